@@ -1,0 +1,214 @@
+"""One pydantic model per JSON document of the contract, and the functions that read and write them.
+
+Models describe what is stored, not how it is produced. Importable on a GPU host (pydantic only).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from gst_assets.errors import ContractError
+
+SCHEMA_VERSION = "v1"
+
+
+class Document(BaseModel):
+    """Base of the stored documents. Keys the contract does not know are kept, so other programs may add theirs."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    schema_version: Literal["v1"] = SCHEMA_VERSION
+
+
+class Hydra(BaseModel):
+    """Which configuration made the result. Named for readers of the contract; it names the scenario file and its overrides."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    config_path: str
+    config_name: str
+    overrides: list[str] = Field(default_factory=list)
+
+
+class WorkloadPaths(BaseModel):
+    """File names relative to the workload directory."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompts: str = "prompts.jsonl"
+    trace_lengths: str = "trace_lengths.csv"
+    trace_intervals: str = "trace_intervals.csv"
+
+
+class WorkloadMeta(Document):
+    """workload_meta.json. `workload_id` derives from `sha256` of the three files, so equal workloads share it."""
+
+    workload_id: str
+    created_at: AwareDatetime
+    model: str
+    seed: int
+    tokenizer_ref: str
+    tokenizer_sha256: str
+    git_commit: str | None
+    git_dirty: bool | None
+    paths: WorkloadPaths = WorkloadPaths()
+    sha256: dict[str, str]
+    num_requests: int = Field(ge=1)
+    params: dict[str, Any]
+    hydra: Hydra
+
+
+class Hardware(BaseModel):
+    """The device a result was measured on, or simulated for."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    hardware_id: str
+    device_name: str
+    device_count: int = Field(ge=1)
+    driver: str | None = None
+
+
+class RunMeta(Document):
+    """run_meta.json of a real run, a simulation, a profile or a comparison.
+
+    `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its digest.
+    """
+
+    run_type: Literal["real", "vidur", "compare", "vidur_profile"]
+    run_id: str
+    started_at: AwareDatetime
+    ended_at: AwareDatetime
+    git_commit: str | None
+    git_dirty: bool | None
+    model: str
+    hardware: Hardware
+    env: dict[str, Any]
+    params: dict[str, Any]
+    hydra: Hydra
+    inputs_sha256: dict[str, str] = Field(default_factory=dict)
+    sha256: dict[str, str] = Field(default_factory=dict)
+
+
+class EngineSettings(BaseModel):
+    """What the running engine reported about itself; a simulation of it must assume the same.
+
+    Read back from the engine, never copied from the scenario.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    backend: str
+    engine_version: str
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_kv_blocks: int
+    enable_chunked_prefill: bool
+    enable_prefix_caching: bool
+    async_scheduling: bool
+    enforce_eager: bool
+    cudagraph_capture_sizes: list[int] = Field(default_factory=list)
+    attention_backend: str
+
+
+class RealRunMeta(RunMeta):
+    """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests."""
+
+    run_type: Literal["real"] = "real"
+    workload_dir: str
+    workload_id: str
+    workload_sha256: dict[str, str]
+    backend: str
+    group_id: str
+    repeat_index: int = Field(ge=0)
+    num_repeats: int = Field(ge=1)
+    engine_settings: EngineSettings
+    warmup: dict[str, Any]
+    lateness_ns: dict[str, int]
+    degraded: bool
+    num_bunched_messages: int = Field(ge=0)
+    num_errors: int = Field(ge=0)
+
+
+class VidurRunMeta(RunMeta):
+    """run_meta.json of a simulation."""
+
+    run_type: Literal["vidur"] = "vidur"
+    workload_dir: str
+    workload_id: str
+    workload_sha256: dict[str, str]
+    profiling_root: str
+    profile_sha256: dict[str, str]
+    variant: str
+    predictor: str
+    simulated_settings: dict[str, Any]
+    num_preemptions: int = Field(ge=0)
+
+
+class ProfileMeta(RunMeta):
+    """run_meta.json of a profiling bundle.
+
+    `engine_settings` are those of the engine the calibration drove; `calibration_sha256` digests each calibration workload, so that
+    a comparison on one of them can be refused; `profile_key` digests the settings that decide what is measured.
+    """
+
+    run_type: Literal["vidur_profile"] = "vidur_profile"
+    profiling_root: str
+    profile_key: str
+    engine_settings: EngineSettings
+    calibration_sha256: dict[str, str] = Field(default_factory=dict)
+
+
+class ComparisonMeta(RunMeta):
+    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant."""
+
+    run_type: Literal["compare"] = "compare"
+    real_run_dir: str
+    sim_run_dir: str
+    real_run_dirs: list[str]
+    sim_run_dirs: dict[str, str]
+    workload_id: str
+    verdict: str
+
+
+D = TypeVar("D", bound=BaseModel)
+
+
+def read_document(model: type[D], path: Path) -> D:
+    """Read and validate one JSON document.
+
+    Raises:
+        ContractError: missing, not JSON (with its line), or a key that breaks the contract.
+    """
+    try:
+        raw = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ContractError(
+            f"{path}: file missing, so {path.parent} is not a complete artifact. Materialize it again, or point to a complete directory."
+        ) from None
+    try:
+        return model.model_validate(json.loads(raw))
+    except json.JSONDecodeError as error:
+        raise ContractError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}).") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ContractError(f"{path}: key {key}: {first['msg']} (found {first['input']!r:.80}).") from None
+
+
+def write_document(document: BaseModel, path: Path) -> None:
+    """Write a document as indented JSON with keys in the order of its model, newline at the end."""
+    path.write_text(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def timestamp_slug(moment: datetime) -> str:
+    """UTC time as a sortable part of a run id, e.g. `20260102T030405Z`."""
+    return moment.strftime("%Y%m%dT%H%M%SZ")

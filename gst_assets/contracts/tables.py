@@ -1,0 +1,480 @@
+"""One Pandera model per contract table, and the only two functions that read and write them.
+
+The models are the contract: columns, order, types, and every invariant that one table can show. Invariants between two
+tables are at the end (`check_run_tables`, `check_workload_tables`). CSV bytes belong to `csv_files`; nothing here computes a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Optional
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from pandera.typing import Series
+
+from gst_assets.contracts import csv_files
+from gst_assets.errors import ContractError
+
+Int = pd.Int64Dtype
+
+
+class Table(pa.DataFrameModel):
+    """Base of the contract tables. Columns the contract does not know are allowed and left alone."""
+
+    file_name: ClassVar[str]
+
+    class Config:
+        strict = False
+        coerce = False
+        unique_column_names = True
+
+    @classmethod
+    def column_types(cls) -> tuple[dict[str, str], dict[str, str]]:
+        """Required and optional columns in contract order, each mapped to a `csv_files` type."""
+        required: dict[str, str] = {}
+        optional: dict[str, str] = {}
+        for name, column in cls.to_schema().columns.items():
+            (required if column.required else optional)[name] = _csv_type(str(column.dtype))
+        return required, optional
+
+
+def _csv_type(dtype: str) -> str:
+    if dtype.startswith("Int64"):
+        return csv_files.INTEGER
+    if dtype == "float64":
+        return csv_files.FLOAT
+    if dtype == "bool":
+        return csv_files.BOOLEAN
+    return csv_files.STRING
+
+
+# --- workload ---------------------------------------------------------------------------------------------------------
+
+
+class TraceLengths(Table):
+    """Token counts of each request: primary key `request_id`, ascending and gap-free from 0."""
+
+    file_name: ClassVar[str] = "trace_lengths.csv"
+
+    request_id: Series[Int] = pa.Field(description="0..N-1, ascending, gap-free")
+    prompt_id: Series[str] = pa.Field(description="joins prompts.jsonl", str_length={"min_value": 1})
+    num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt length in tokens")
+    num_decode_tokens: Series[Int] = pa.Field(ge=0, description="tokens requested of the engine")
+
+    @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
+    def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
+        return _gap_free(df)
+
+
+class TraceIntervals(Table):
+    """Arrival schedule in integer nanoseconds from workload start."""
+
+    file_name: ClassVar[str] = "trace_intervals.csv"
+
+    request_id: Series[Int] = pa.Field(description="0..N-1, ascending, gap-free")
+    inter_arrival_ns: Series[Int] = pa.Field(ge=0, description="time since the previous request arrived")
+    arrival_time_ns: Series[Int] = pa.Field(
+        ge=0, description="time since workload start; equals cumsum(inter_arrival_ns)"
+    )
+
+    @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
+    def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
+        return _gap_free(df)
+
+    @pa.dataframe_check(error="arrival_time_ns must equal cumsum(inter_arrival_ns)")
+    def arrivals_are_the_cumulative_sum(cls, df: pd.DataFrame) -> pd.Series:
+        return df["arrival_time_ns"] == df["inter_arrival_ns"].cumsum()
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+TIME_COLUMNS = ("first_token_time_ns", "ttft_ns", "completion_time_ns")
+
+
+class RequestMetrics(Table):
+    """One row per request. Times are nanoseconds since run start on a monotonic clock; `arrival_time_ns` is the intended arrival.
+
+    A request that failed or produced no token has empty time columns.
+    """
+
+    file_name: ClassVar[str] = "request_metrics.csv"
+
+    request_id: Series[Int] = pa.Field(description="primary key, 0..N-1")
+    arrival_time_ns: Series[Int] = pa.Field(ge=0, description="intended arrival, from the workload")
+    first_token_time_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="first token seen")
+    ttft_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="first_token_time_ns - arrival_time_ns")
+    num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt length in tokens")
+    num_decode_tokens: Series[Int] = pa.Field(ge=0, description="tokens requested")
+    num_decode_tokens_actual: Series[Int] = pa.Field(ge=0, description="tokens produced; fewer on an early stop")
+    status: Series[str] = pa.Field(isin=["ok", "error"], description="ok, or error (see error_type)")
+    completion_time_ns: Optional[Series[Int]] = pa.Field(ge=0, nullable=True, description="last token seen")
+    prompt_id: Optional[Series[str]] = pa.Field(description="joins prompts.jsonl")
+    backend: Optional[Series[str]] = pa.Field(description="what served the request")
+    scheduled_time_ns: Optional[Series[Int]] = pa.Field(nullable=True, description="first scheduled by the engine")
+    send_time_ns: Optional[Series[Int]] = pa.Field(nullable=True, description="when the driver handed the request over")
+    num_preemptions: Optional[Series[Int]] = pa.Field(
+        ge=0, nullable=True, description="times the engine preempted the request"
+    )
+    error_type: Optional[Series[str]] = pa.Field(description="class of the failure, empty when ok")
+    error_msg: Optional[Series[str]] = pa.Field(description="the failure in words, empty when ok")
+
+    @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
+    def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
+        return _gap_free(df)
+
+    @pa.dataframe_check(error="ttft_ns must equal first_token_time_ns - arrival_time_ns")
+    def ttft_is_consistent(cls, df: pd.DataFrame) -> pd.Series:
+        both_missing = df["ttft_ns"].isna() & df["first_token_time_ns"].isna()
+        equal = df["ttft_ns"] == df["first_token_time_ns"] - df["arrival_time_ns"]
+        return equal.fillna(False) | both_missing
+
+    @pa.dataframe_check(
+        error="a request with status error or without a token must have empty time columns, and any other request must have them filled"
+    )
+    def times_match_status(cls, df: pd.DataFrame) -> pd.Series:
+        has_token = (df["status"] == "ok") & (df["num_decode_tokens_actual"] > 0)
+        good = pd.Series(True, index=df.index)
+        for name in TIME_COLUMNS:
+            if name in df.columns:
+                good &= df[name].notna() == has_token
+        return good
+
+    @pa.dataframe_check(error="num_decode_tokens_actual must not exceed num_decode_tokens")
+    def not_more_tokens_than_asked(cls, df: pd.DataFrame) -> pd.Series:
+        return df["num_decode_tokens_actual"] <= df["num_decode_tokens"]
+
+    @pa.dataframe_check(error="completion_time_ns must not be before first_token_time_ns")
+    def completes_after_first_token(cls, df: pd.DataFrame) -> pd.Series:
+        if "completion_time_ns" not in df.columns:
+            return pd.Series(True, index=df.index)
+        return (df["completion_time_ns"] >= df["first_token_time_ns"]).fillna(True)
+
+
+class TokenMetrics(Table):
+    """One row per produced token, ordered by request and index.
+
+    `token_latency_ns` is the gap to the previous token and 0 at index 0, which never enters a latency statistic.
+    """
+
+    file_name: ClassVar[str] = "token_metrics.csv"
+
+    request_id: Series[Int] = pa.Field(ge=0, description="joins request_metrics")
+    token_index: Series[Int] = pa.Field(ge=0, description="0..num_decode_tokens_actual-1, gap-free")
+    token_time_ns: Series[Int] = pa.Field(ge=0, description="when the token was seen, since run start")
+    token_latency_ns: Series[Int] = pa.Field(ge=0, description="gap to the previous token; 0 at index 0")
+    token_id: Optional[Series[Int]] = pa.Field(ge=0, nullable=True, description="vocabulary id")
+
+    @pa.dataframe_check(error="rows must be ordered by request_id")
+    def ordered_by_request(cls, df: pd.DataFrame) -> pd.Series:
+        ids = df["request_id"].to_numpy(dtype="int64")
+        return pd.Series(np.diff(ids, prepend=ids[:1]) >= 0, index=df.index)
+
+    @pa.dataframe_check(error="token_index must count 0, 1, 2, ... without gaps within each request")
+    def indexes_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
+        first, index = _first_of_request(df), df["token_index"].to_numpy(dtype="int64")
+        expected = np.where(first, 0, np.roll(index, 1) + 1)
+        return pd.Series(index == expected, index=df.index)
+
+    @pa.dataframe_check(error="token_time_ns must not decrease within a request")
+    def times_do_not_decrease(cls, df: pd.DataFrame) -> pd.Series:
+        times = df["token_time_ns"].to_numpy(dtype="int64")
+        return pd.Series(_first_of_request(df) | (np.diff(times, prepend=times[:1]) >= 0), index=df.index)
+
+    @pa.dataframe_check(
+        error="token_latency_ns must be the difference to the previous token_time_ns, and 0 at token_index 0"
+    )
+    def latency_is_the_difference(cls, df: pd.DataFrame) -> pd.Series:
+        times = df["token_time_ns"].to_numpy(dtype="int64")
+        expected = np.where(_first_of_request(df), 0, np.diff(times, prepend=times[:1]))
+        return pd.Series(df["token_latency_ns"].to_numpy(dtype="int64") == expected, index=df.index)
+
+
+class Iterations(Table):
+    """One row per engine iteration (step), real or simulated, in order of execution. Times are since run start and may be negative
+    for steps that began before it (none are written by this project)."""
+
+    file_name: ClassVar[str] = "iterations.csv"
+
+    iteration_id: Series[Int] = pa.Field(ge=0, description="0.. in order of scheduling")
+    scheduled_time_ns: Series[Int] = pa.Field(description="when the scheduler formed the batch")
+    completion_time_ns: Series[Int] = pa.Field(description="when its outputs were processed")
+    num_prefill_requests: Series[Int] = pa.Field(ge=0, description="requests whose prompt was being processed")
+    num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt tokens in the step")
+    num_decode_requests: Series[Int] = pa.Field(ge=0, description="requests that decoded one token")
+    num_context_tokens: Series[Int] = pa.Field(
+        ge=0, description="KV tokens present before the step, over all its requests"
+    )
+    num_running: Series[Int] = pa.Field(ge=0, description="requests running after scheduling")
+    num_waiting: Series[Int] = pa.Field(ge=0, description="requests waiting after scheduling")
+
+    @pa.dataframe_check(error="completion_time_ns must not be before scheduled_time_ns")
+    def ends_after_start(cls, df: pd.DataFrame) -> pd.Series:
+        return df["completion_time_ns"] >= df["scheduled_time_ns"]
+
+
+# --- profiling bundle -------------------------------------------------------------------------------------------------
+
+
+class MlpProfile(Table):
+    """Per-layer operator times in milliseconds by `num_tokens`, in Vidur's column names (Vidur 0.0.26,
+    `SklearnExecutionTimePredictor._train_general_models`)."""
+
+    file_name: ClassVar[str] = "mlp.csv"
+
+    input_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.input_layernorm.median")
+    attn_pre_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_pre_proj.median")
+    attn_rope: Series[float] = pa.Field(
+        gt=0, alias="time_stats.attn_rope.median", description="q/k norm and rotary embedding"
+    )
+    attn_post_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_post_proj.median")
+    post_attention_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.post_attention_layernorm.median")
+    mlp_up_proj: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_up_proj.median")
+    mlp_act: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_act.median")
+    mlp_down_proj: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_down_proj.median")
+    add: Series[float] = pa.Field(
+        ge=0, alias="time_stats.add.median", description="0 where the engine fuses the residual add into a norm"
+    )
+    n_head: Series[Int] = pa.Field(gt=0)
+    n_kv_head: Series[Int] = pa.Field(gt=0)
+    n_embd: Series[Int] = pa.Field(gt=0)
+    n_expanded_embd: Series[Int] = pa.Field(gt=0)
+    vocab_size: Series[Int] = pa.Field(gt=0)
+    use_gated_mlp: Series[bool]
+    num_tokens: Series[Int] = pa.Field(gt=0, unique=True)
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
+
+
+class AttentionProfile(Table):
+    """Per-layer attention times in milliseconds. `kv_cache_size` is the number of tokens cached before the step.
+
+    Prefill rows (`is_prefill`): one sequence, `prefill_chunk_size` new tokens; `attn_decode` empty.
+    Decode rows: `batch_size` sequences of `kv_cache_size` tokens each; `attn_prefill` empty.
+    """
+
+    file_name: ClassVar[str] = "attention.csv"
+
+    n_embd: Series[Int] = pa.Field(gt=0)
+    n_q_head: Series[Int] = pa.Field(gt=0)
+    n_kv_head: Series[Int] = pa.Field(gt=0)
+    head_dim: Series[Int] = pa.Field(gt=0)
+    block_size: Series[Int] = pa.Field(gt=0)
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
+    max_model_len: Series[Int] = pa.Field(gt=0)
+    attention_backend: Series[str]
+    is_prefill: Series[bool]
+    batch_size: Series[Int] = pa.Field(gt=0)
+    prefill_chunk_size: Series[Int] = pa.Field(ge=0)
+    kv_cache_size: Series[Int] = pa.Field(ge=0)
+    attn_prefill: Series[float] = pa.Field(gt=0, nullable=True, alias="time_stats.attn_prefill.median")
+    attn_decode: Series[float] = pa.Field(gt=0, nullable=True, alias="time_stats.attn_decode.median")
+    attn_kv_cache_save: Series[float] = pa.Field(gt=0, alias="time_stats.attn_kv_cache_save.median")
+
+    @pa.dataframe_check(
+        error="a prefill row needs attn_prefill and a chunk and no attn_decode; a decode row the reverse"
+    )
+    def kind_matches_columns(cls, df: pd.DataFrame) -> pd.Series:
+        prefill = df["is_prefill"]
+        has_prefill = df["time_stats.attn_prefill.median"].notna()
+        has_decode = df["time_stats.attn_decode.median"].notna()
+        return (has_prefill == prefill) & (has_decode != prefill) & ((df["prefill_chunk_size"] > 0) == prefill)
+
+    @pa.dataframe_check(
+        error="two rows describe the same point (is_prefill, batch_size, prefill_chunk_size, kv_cache_size)"
+    )
+    def points_are_unique(cls, df: pd.DataFrame) -> pd.Series:
+        return ~df.duplicated(["is_prefill", "batch_size", "prefill_chunk_size", "kv_cache_size"])
+
+
+class Overheads(Table):
+    """What an engine step and a request cost beyond the modelled operators, measured on calibration batches.
+
+    `term` is `step` (one iteration, end to end), `handover` (driver's send to the engine's first look) or `delivery` (step end to the
+    client seeing the token). For `handover` and `delivery`, `operators_ns` is 0 and `overhead_ns` is the median itself.
+    """
+
+    file_name: ClassVar[str] = "overheads.csv"
+
+    term: Series[str] = pa.Field(isin=["step", "handover", "delivery"])
+    step_kind: Series[str] = pa.Field(
+        isin=["decode", "mixed", "mixed_eager", "none"],
+        description="decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes",
+    )
+    num_prefill_requests: Series[Int] = pa.Field(ge=0, description="requests whose prompt was in the step")
+    num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt tokens in the step")
+    num_decode_requests: Series[Int] = pa.Field(ge=0, description="requests that decoded one token in the step")
+    num_context_tokens: Series[Int] = pa.Field(
+        ge=0, description="KV tokens present before the step over all its requests, median over samples"
+    )
+    num_samples: Series[Int] = pa.Field(gt=0)
+    p10_ns: Series[Int] = pa.Field(ge=0)
+    median_ns: Series[Int] = pa.Field(gt=0)
+    p90_ns: Series[Int] = pa.Field(gt=0)
+    operators_ns: Series[Int] = pa.Field(
+        ge=0, description="what the operator profile predicts for the same composition"
+    )
+    overhead_ns: Series[Int] = pa.Field(
+        description="median_ns - operators_ns; negative where operators run faster inside the engine than alone"
+    )
+
+    @pa.dataframe_check(error="overhead_ns must equal median_ns - operators_ns")
+    def overhead_is_the_difference(cls, df: pd.DataFrame) -> pd.Series:
+        return df["overhead_ns"] == df["median_ns"] - df["operators_ns"]
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+class LatencyErrors(Table):
+    """The comparison's headline: one row per metric, statistic and simulation variant.
+
+    `real_ns` is the median over repeats of the statistic computed in each repeat; `real_spread` is (max - min) / `real_ns` over the
+    repeats, empty with a single repeat. `relative_error` is (sim - real) / real.
+    """
+
+    file_name: ClassVar[str] = "latency_errors.csv"
+
+    metric: Series[str] = pa.Field(description="ttft, itl or e2e")
+    statistic: Series[str] = pa.Field(description="p50, p90 or p99")
+    variant: Series[str] = pa.Field(description="simulation variant")
+    real_ns: Series[float] = pa.Field(ge=0, nullable=True)
+    sim_ns: Series[float] = pa.Field(ge=0, nullable=True)
+    error_ns: Series[float] = pa.Field(nullable=True, description="sim_ns - real_ns")
+    relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
+    real_spread: Series[float] = pa.Field(ge=0, nullable=True, description="(max - min) / median over real repeats")
+    num_real_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest repeat")
+    num_sim_samples: Series[Int] = pa.Field(ge=0)
+    verdict: Series[str] = pa.Field(
+        description="measured, or insufficient (fewer than ten samples beyond the percentile)"
+    )
+
+
+class RepeatLatencies(Table):
+    """The same statistics for every real repeat: the noise floor that a simulation error is read against."""
+
+    file_name: ClassVar[str] = "repeat_latencies.csv"
+
+    run_id: Series[str]
+    metric: Series[str]
+    statistic: Series[str]
+    value_ns: Series[float] = pa.Field(ge=0, nullable=True)
+    num_samples: Series[Int] = pa.Field(ge=0)
+
+
+# --- reading, writing, checking ---------------------------------------------------------------------------------------
+
+
+def read_table(model: type[Table], path: Path) -> pd.DataFrame:
+    """Read and validate one contract table.
+
+    Raises:
+        ContractError: names the file, the first offending row and column, and what was expected.
+    """
+    required, optional = model.column_types()
+    return validate(model, csv_files.read_csv(path, required, optional=optional), path)
+
+
+def write_table(model: type[Table], frame: pd.DataFrame, directory: Path) -> Path:
+    """Validate `frame` and write it under its contract name into `directory`; returns the path."""
+    path = directory / model.file_name
+    csv_files.write_csv(validate(model, frame, path), path)
+    return path
+
+
+def validate(model: type[Table], frame: pd.DataFrame, path: Path | str) -> pd.DataFrame:
+    """Validate `frame` against `model`; `path` is only named in the error.
+
+    Raises:
+        ContractError: the first violation, with row and value.
+    """
+    try:
+        return model.validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        raise ContractError(_first_failure(path, frame, error)) from None
+
+
+def _first_failure(path: Path | str, frame: pd.DataFrame, error: Any) -> str:
+    cases = error.failure_cases
+    total = len(cases)
+    case = cases.iloc[0]
+    check = str(case["check"])
+    row = case["index"]
+    where = "" if pd.isna(row) else f" row {int(row)} (line {int(row) + 2}),"
+    column = case["column"]
+    named = f" column {column}:" if isinstance(column, str) and column in frame.columns else ""
+    value = "" if not named or pd.isna(row) else f" found {frame.at[row, column]},"
+    if check == "column_in_dataframe":
+        return f"{path}: column {case['failure_case']} missing. Write the file with the columns of the contract."
+    if check == "not_nullable":
+        check = "empty or NaN where a value is required"
+    more = f" ({total} violations in all)" if total > 1 else ""
+    return f"{path}:{where}{named}{value} expected: {check}{more}."
+
+
+def check_workload_tables(
+    lengths: pd.DataFrame, intervals: pd.DataFrame, prompt_ids: list[str], where: Path | str
+) -> None:
+    """Both traces list the same requests, and every request's prompt exists.
+
+    Raises:
+        ContractError
+    """
+    if len(lengths) != len(intervals):
+        raise ContractError(
+            f"{where}: trace_lengths has {len(lengths)} requests, trace_intervals {len(intervals)}. Materialize both again."
+        )
+    unknown = ~lengths["prompt_id"].isin(set(prompt_ids))
+    if unknown.any():
+        row = int(unknown.to_numpy().argmax())
+        raise ContractError(
+            f"{where}: trace_lengths row {row} names prompt_id {lengths['prompt_id'].iloc[row]!r}, which prompts.jsonl does not have."
+        )
+
+
+def check_run_tables(requests: pd.DataFrame, tokens: pd.DataFrame, where: Path | str) -> None:
+    """The token table holds exactly the tokens that the request table counts, and the first token's time agrees.
+
+    Raises:
+        ContractError: names the first request that disagrees.
+    """
+    counts = tokens.groupby("request_id").size()
+    expected = requests.set_index("request_id")["num_decode_tokens_actual"]
+    unknown = counts.index.difference(expected.index)
+    if len(unknown):
+        raise ContractError(
+            f"{where}: token_metrics.csv has tokens of request {unknown[0]}, which request_metrics.csv does not list."
+        )
+    found = counts.reindex(expected.index, fill_value=0).astype("Int64")
+    differs = found != expected
+    if differs.any():
+        request = expected.index[differs.to_numpy().argmax()]
+        raise ContractError(
+            f"{where}: request {request} has {found[request]} rows in token_metrics.csv but num_decode_tokens_actual "
+            f"{expected[request]} in request_metrics.csv. The two files are not of one run, or one is cut off."
+        )
+    first = tokens.loc[tokens["token_index"] == 0].set_index("request_id")["token_time_ns"]
+    ok = requests.loc[requests["first_token_time_ns"].notna()].set_index("request_id")["first_token_time_ns"]
+    wrong = first.reindex(ok.index) != ok
+    if wrong.any():
+        request = ok.index[wrong.to_numpy().argmax()]
+        raise ContractError(
+            f"{where}: request {request} has first_token_time_ns {ok[request]} but its token 0 is at {first[request]}."
+        )
+
+
+def column_descriptions(model: type[Table]) -> Mapping[str, str]:
+    """Column name to description, for a UI."""
+    return {name: column.description or "" for name, column in model.to_schema().columns.items()}
+
+
+def _gap_free(df: pd.DataFrame) -> pd.Series:
+    return pd.Series(df["request_id"].to_numpy(dtype="int64", na_value=-1) == np.arange(len(df)), index=df.index)
+
+
+def _first_of_request(df: pd.DataFrame) -> np.ndarray:
+    ids = df["request_id"].to_numpy(dtype="int64")
+    first = np.ones(len(ids), dtype=bool)
+    first[1:] = ids[1:] != ids[:-1]
+    return first

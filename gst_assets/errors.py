@@ -1,0 +1,43 @@
+"""The exceptions that reach a user.
+
+Each carries one message that names the place (file, row, column or setting), what was expected, and the remedy.
+Programming errors stay ordinary Python exceptions and do not belong here.
+"""
+
+from __future__ import annotations
+
+
+class GstError(Exception):
+    """Base of every error meant for a user: bad input, missing artifact, mismatched hardware, failed engine."""
+
+
+class ScenarioError(GstError):
+    """A scenario file or an override is unknown, of the wrong type, or impossible."""
+
+
+class WorkloadError(GstError):
+    """Prompts, token lengths or an arrival schedule cannot be built from what was given."""
+
+
+class ContractError(GstError):
+    """A table or document breaks the artifact contract (see docs/contract.md)."""
+
+
+class ArtifactError(GstError):
+    """An artifact directory is missing, incomplete, altered, or already taken."""
+
+
+class EngineError(GstError):
+    """The engine is not installed, does not match the scenario, or failed while measuring."""
+
+
+class ProfileError(GstError):
+    """A Vidur profiling bundle is missing, incomplete, or made for something else."""
+
+
+class SimulationError(GstError):
+    """The workload cannot be simulated under the scenario's settings."""
+
+
+class ComparisonError(GstError):
+    """Two runs cannot be compared honestly."""
