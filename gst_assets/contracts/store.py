@@ -73,7 +73,7 @@ class Staging:
         final.parent.mkdir(parents=True, exist_ok=True)
         _flush(self.path)
         try:
-            os.rename(self.path, final)
+            self.path.rename(final)
         except OSError:
             if not final.exists():
                 raise
@@ -151,7 +151,7 @@ class ArtifactStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        beside.replace(path)
 
     def current(self, scenario: str, slot: str) -> dict[str, Any] | None:
         """What `set_current` last stored, or None."""

@@ -4,11 +4,9 @@ The models are the contract: columns, order, types, and every invariant that one
 tables are at the end (`check_run_tables`, `check_workload_tables`). CSV bytes belong to `csv_files`; nothing here computes a result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +22,15 @@ Int = pd.Int64Dtype
 class Table(pa.DataFrameModel):
     """Base of the contract tables. Columns the contract does not know are allowed and left alone."""
 
-    file_name: ClassVar[str]
-
     class Config:
         strict = False
         coerce = False
         unique_column_names = True
+
+    @classmethod
+    def file_name(cls) -> str:
+        """The file this table is stored in, e.g. `request_metrics.csv`."""
+        return str(cls.to_schema().name)
 
     @classmethod
     def column_types(cls) -> tuple[dict[str, str], dict[str, str]]:
@@ -57,7 +58,8 @@ def _csv_type(dtype: str) -> str:
 class TraceLengths(Table):
     """Token counts of each request: primary key `request_id`, ascending and gap-free from 0."""
 
-    file_name: ClassVar[str] = "trace_lengths.csv"
+    class Config(Table.Config):
+        name = "trace_lengths.csv"
 
     request_id: Series[Int] = pa.Field(description="0..N-1, ascending, gap-free")
     prompt_id: Series[str] = pa.Field(description="joins prompts.jsonl", str_length={"min_value": 1})
@@ -72,7 +74,8 @@ class TraceLengths(Table):
 class TraceIntervals(Table):
     """Arrival schedule in integer nanoseconds from workload start."""
 
-    file_name: ClassVar[str] = "trace_intervals.csv"
+    class Config(Table.Config):
+        name = "trace_intervals.csv"
 
     request_id: Series[Int] = pa.Field(description="0..N-1, ascending, gap-free")
     inter_arrival_ns: Series[Int] = pa.Field(ge=0, description="time since the previous request arrived")
@@ -100,7 +103,8 @@ class RequestMetrics(Table):
     A request that failed or produced no token has empty time columns.
     """
 
-    file_name: ClassVar[str] = "request_metrics.csv"
+    class Config(Table.Config):
+        name = "request_metrics.csv"
 
     request_id: Series[Int] = pa.Field(description="primary key, 0..N-1")
     arrival_time_ns: Series[Int] = pa.Field(ge=0, description="intended arrival, from the workload")
@@ -110,16 +114,16 @@ class RequestMetrics(Table):
     num_decode_tokens: Series[Int] = pa.Field(ge=0, description="tokens requested")
     num_decode_tokens_actual: Series[Int] = pa.Field(ge=0, description="tokens produced; fewer on an early stop")
     status: Series[str] = pa.Field(isin=["ok", "error"], description="ok, or error (see error_type)")
-    completion_time_ns: Optional[Series[Int]] = pa.Field(ge=0, nullable=True, description="last token seen")
-    prompt_id: Optional[Series[str]] = pa.Field(description="joins prompts.jsonl")
-    backend: Optional[Series[str]] = pa.Field(description="what served the request")
-    scheduled_time_ns: Optional[Series[Int]] = pa.Field(nullable=True, description="first scheduled by the engine")
-    send_time_ns: Optional[Series[Int]] = pa.Field(nullable=True, description="when the driver handed the request over")
-    num_preemptions: Optional[Series[Int]] = pa.Field(
+    completion_time_ns: Series[Int] | None = pa.Field(ge=0, nullable=True, description="last token seen")
+    prompt_id: Series[str] | None = pa.Field(description="joins prompts.jsonl")
+    backend: Series[str] | None = pa.Field(description="what served the request")
+    scheduled_time_ns: Series[Int] | None = pa.Field(nullable=True, description="first scheduled by the engine")
+    send_time_ns: Series[Int] | None = pa.Field(nullable=True, description="when the driver handed the request over")
+    num_preemptions: Series[Int] | None = pa.Field(
         ge=0, nullable=True, description="times the engine preempted the request"
     )
-    error_type: Optional[Series[str]] = pa.Field(description="class of the failure, empty when ok")
-    error_msg: Optional[Series[str]] = pa.Field(description="the failure in words, empty when ok")
+    error_type: Series[str] | None = pa.Field(description="class of the failure, empty when ok")
+    error_msg: Series[str] | None = pa.Field(description="the failure in words, empty when ok")
 
     @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
     def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
@@ -159,13 +163,14 @@ class TokenMetrics(Table):
     `token_latency_ns` is the gap to the previous token and 0 at index 0, which never enters a latency statistic.
     """
 
-    file_name: ClassVar[str] = "token_metrics.csv"
+    class Config(Table.Config):
+        name = "token_metrics.csv"
 
     request_id: Series[Int] = pa.Field(ge=0, description="joins request_metrics")
     token_index: Series[Int] = pa.Field(ge=0, description="0..num_decode_tokens_actual-1, gap-free")
     token_time_ns: Series[Int] = pa.Field(ge=0, description="when the token was seen, since run start")
     token_latency_ns: Series[Int] = pa.Field(ge=0, description="gap to the previous token; 0 at index 0")
-    token_id: Optional[Series[Int]] = pa.Field(ge=0, nullable=True, description="vocabulary id")
+    token_id: Series[Int] | None = pa.Field(ge=0, nullable=True, description="vocabulary id")
 
     @pa.dataframe_check(error="rows must be ordered by request_id")
     def ordered_by_request(cls, df: pd.DataFrame) -> pd.Series:
@@ -196,7 +201,8 @@ class Iterations(Table):
     """One row per engine iteration (step), real or simulated, in order of execution. Times are since run start and may be negative
     for steps that began before it (none are written by this project)."""
 
-    file_name: ClassVar[str] = "iterations.csv"
+    class Config(Table.Config):
+        name = "iterations.csv"
 
     iteration_id: Series[Int] = pa.Field(ge=0, description="0.. in order of scheduling")
     scheduled_time_ns: Series[Int] = pa.Field(description="when the scheduler formed the batch")
@@ -222,7 +228,8 @@ class MlpProfile(Table):
     """Per-layer operator times in milliseconds by `num_tokens`, in Vidur's column names (Vidur 0.0.26,
     `SklearnExecutionTimePredictor._train_general_models`)."""
 
-    file_name: ClassVar[str] = "mlp.csv"
+    class Config(Table.Config):
+        name = "mlp.csv"
 
     input_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.input_layernorm.median")
     attn_pre_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_pre_proj.median")
@@ -254,7 +261,8 @@ class AttentionProfile(Table):
     Decode rows: `batch_size` sequences of `kv_cache_size` tokens each; `attn_prefill` empty.
     """
 
-    file_name: ClassVar[str] = "attention.csv"
+    class Config(Table.Config):
+        name = "attention.csv"
 
     n_embd: Series[Int] = pa.Field(gt=0)
     n_q_head: Series[Int] = pa.Field(gt=0)
@@ -295,7 +303,8 @@ class Overheads(Table):
     client seeing the token). For `handover` and `delivery`, `operators_ns` is 0 and `overhead_ns` is the median itself.
     """
 
-    file_name: ClassVar[str] = "overheads.csv"
+    class Config(Table.Config):
+        name = "overheads.csv"
 
     term: Series[str] = pa.Field(isin=["step", "handover", "delivery"])
     step_kind: Series[str] = pa.Field(
@@ -334,7 +343,8 @@ class LatencyErrors(Table):
     repeats, empty with a single repeat. `relative_error` is (sim - real) / real.
     """
 
-    file_name: ClassVar[str] = "latency_errors.csv"
+    class Config(Table.Config):
+        name = "latency_errors.csv"
 
     metric: Series[str] = pa.Field(description="ttft, itl or e2e")
     statistic: Series[str] = pa.Field(description="p50, p90 or p99")
@@ -354,7 +364,8 @@ class LatencyErrors(Table):
 class RepeatLatencies(Table):
     """The same statistics for every real repeat: the noise floor that a simulation error is read against."""
 
-    file_name: ClassVar[str] = "repeat_latencies.csv"
+    class Config(Table.Config):
+        name = "repeat_latencies.csv"
 
     run_id: Series[str]
     metric: Series[str]
@@ -378,7 +389,7 @@ def read_table(model: type[Table], path: Path) -> pd.DataFrame:
 
 def write_table(model: type[Table], frame: pd.DataFrame, directory: Path) -> Path:
     """Validate `frame` and write it under its contract name into `directory`; returns the path."""
-    path = directory / model.file_name
+    path = directory / model.file_name()
     csv_files.write_csv(validate(model, frame, path), path)
     return path
 
