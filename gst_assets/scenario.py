@@ -253,6 +253,12 @@ class Comparison(Settings):
     pass_band: float = Field(0.05, gt=0)
     warn_band: float = Field(0.10, gt=0)
 
+    @model_validator(mode="after")
+    def _bands_are_nested(self) -> Comparison:
+        if self.warn_band < self.pass_band:
+            raise ValueError(f"warn_band {self.warn_band} is below pass_band {self.pass_band}")
+        return self
+
 
 class Scenario(Settings):
     """One run, resolved: everything that decides what is measured, simulated and compared."""

@@ -63,6 +63,17 @@ class WorkloadMeta(Document):
     hydra: Hydra
 
 
+class PartMeta(Document):
+    """part_meta.json: one file of a workload in the making, before workload_spec joins the three."""
+
+    part: Literal["prompts", "trace_lengths", "trace_intervals"]
+    created_at: AwareDatetime
+    sha256: dict[str, str]
+    inputs_sha256: dict[str, str] = Field(default_factory=dict)
+    params: dict[str, Any]
+    hydra: Hydra
+
+
 class Hardware(BaseModel):
     """The device a result was measured on, or simulated for."""
 
@@ -168,7 +179,10 @@ class ProfileMeta(RunMeta):
 
 
 class ComparisonMeta(RunMeta):
-    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant."""
+    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant.
+
+    `verdict` is the headline variant's outcome; `marks` are the reasons why it cannot be a pass (settings that differ, degraded runs).
+    """
 
     run_type: Literal["compare"] = "compare"
     real_run_dir: str
@@ -176,7 +190,9 @@ class ComparisonMeta(RunMeta):
     real_run_dirs: list[str]
     sim_run_dirs: dict[str, str]
     workload_id: str
-    verdict: str
+    headline_variant: str
+    verdict: Literal["pass", "warn", "fail", "insufficient"]
+    marks: list[str] = Field(default_factory=list)
 
 
 D = TypeVar("D", bound=BaseModel)

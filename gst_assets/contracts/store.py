@@ -131,6 +131,15 @@ class ArtifactStore:
             if path.exists():
                 shutil.rmtree(path, ignore_errors=True)
 
+    def adopt(self, kind: Kind, artifact_id: str, directory: Path, *, replace: bool = False) -> Path:
+        """Commit a complete directory that another process wrote below the root; returns the final path. `replace` as in `Staging.commit`.
+
+        Raises:
+            ArtifactError: incomplete or altered, or the name is taken.
+        """
+        open_directory(directory, kind)
+        return Staging(self, kind, artifact_id, directory).commit(replace=replace)
+
     def open(self, kind: Kind, artifact_id: str, *, verify: bool = True) -> Path:
         """Path of a complete artifact. With `verify`, every file listed in its metadata must have its recorded digest.
 

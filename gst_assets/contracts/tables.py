@@ -340,7 +340,9 @@ class LatencyErrors(Table):
     """The comparison's headline: one row per metric, statistic and simulation variant.
 
     `real_ns` is the median over repeats of the statistic computed in each repeat; `real_spread` is (max - min) / `real_ns` over the
-    repeats, empty with a single repeat. `relative_error` is (sim - real) / real.
+    repeats, empty with a single repeat. `sim_ns` is the median over repeats of the simulation's statistic after alignment to each
+    repeat; without early stops and errors these are equal. `relative_error` is (sim - real) / real, empty where `real_ns` is 0 and
+    `sim_ns` is not.
     """
 
     class Config(Table.Config):
@@ -355,9 +357,10 @@ class LatencyErrors(Table):
     relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
     real_spread: Series[float] = pa.Field(ge=0, nullable=True, description="(max - min) / median over real repeats")
     num_real_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest repeat")
-    num_sim_samples: Series[Int] = pa.Field(ge=0)
+    num_sim_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest alignment")
     verdict: Series[str] = pa.Field(
-        description="measured, or insufficient (fewer than ten samples beyond the percentile)"
+        isin=["pass", "warn", "fail", "insufficient"],
+        description="relative_error against the bands; insufficient: fewer than ten samples beyond the percentile",
     )
 
 
@@ -372,6 +375,63 @@ class RepeatLatencies(Table):
     statistic: Series[str]
     value_ns: Series[float] = pa.Field(ge=0, nullable=True)
     num_samples: Series[Int] = pa.Field(ge=0)
+
+
+class RequestErrors(Table):
+    """Simulated against real, paired request by request: one row per real repeat, variant and compared request."""
+
+    class Config(Table.Config):
+        name = "request_errors.csv"
+
+    run_id: Series[str] = pa.Field(description="real repeat")
+    variant: Series[str] = pa.Field(description="simulation variant")
+    request_id: Series[Int] = pa.Field(ge=0)
+    num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt length in tokens")
+    num_tokens: Series[Int] = pa.Field(gt=0, description="tokens compared: what the real engine produced")
+    real_ttft_ns: Series[Int] = pa.Field(ge=0)
+    sim_ttft_ns: Series[Int] = pa.Field(ge=0)
+    ttft_error_ns: Series[Int] = pa.Field(description="sim_ttft_ns - real_ttft_ns")
+    real_e2e_ns: Series[Int] = pa.Field(ge=0, description="last compared token - arrival")
+    sim_e2e_ns: Series[Int] = pa.Field(ge=0, description="last compared token - arrival")
+    e2e_error_ns: Series[Int] = pa.Field(description="sim_e2e_ns - real_e2e_ns")
+
+
+class AlignmentCounts(Table):
+    """What alignment kept and left out: one row per real repeat and variant."""
+
+    class Config(Table.Config):
+        name = "alignment_counts.csv"
+
+    run_id: Series[str] = pa.Field(description="real repeat")
+    variant: Series[str] = pa.Field(description="simulation variant")
+    num_requests: Series[Int] = pa.Field(ge=0, description="requests in the workload")
+    num_compared: Series[Int] = pa.Field(ge=0, description="requests in every statistic")
+    num_errors: Series[Int] = pa.Field(ge=0, description="real requests with status error; left out of both sides")
+    num_no_token: Series[Int] = pa.Field(
+        ge=0, description="real requests ok but without a token; left out of both sides"
+    )
+    num_early_stops: Series[Int] = pa.Field(ge=0, description="compared requests with fewer real tokens than requested")
+    num_tokens_compared: Series[Int] = pa.Field(ge=0, description="tokens on each side")
+    num_tokens_cut: Series[Int] = pa.Field(
+        ge=0, description="simulated tokens of compared requests beyond the real count"
+    )
+
+    @pa.dataframe_check(error="num_requests must equal num_compared + num_errors + num_no_token")
+    def counts_add_up(cls, df: pd.DataFrame) -> pd.Series:
+        return df["num_requests"] == df["num_compared"] + df["num_errors"] + df["num_no_token"]
+
+
+class SettingsParity(Table):
+    """Engine settings beside what each simulation assumed: one row per variant and setting."""
+
+    class Config(Table.Config):
+        name = "settings_parity.csv"
+
+    variant: Series[str] = pa.Field(description="simulation variant")
+    setting: Series[str] = pa.Field(description="name in engine_settings of run_meta.json")
+    real: Series[str] = pa.Field(description="what the engine reported; several values where repeats differ")
+    simulated: Series[str] = pa.Field(description="what the simulation assumed; empty where it did not record it")
+    parity: Series[str] = pa.Field(isin=["equal", "differs", "not_recorded"])
 
 
 # --- reading, writing, checking ---------------------------------------------------------------------------------------

@@ -1,0 +1,37 @@
+# Two commands do all the set-up: `make demo` and `make test`. PYTHON chooses the interpreter (3.11 or 3.12).
+SHELL := /bin/bash
+PY := .venv/bin/python
+SCENARIO ?= smoke
+UI_PORT ?= 3000
+export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home
+
+.PHONY: demo test lint ui install lock instance clean
+
+demo: install instance  ## every asset of the scenario, then where its report is
+	@started=$$SECONDS; \
+	$(PY) -W ignore -m dagster asset materialize -m gst_assets.definitions --select '*' --partition $(SCENARIO) \
+	  && echo "materialized in $$((SECONDS - started)) s" && $(PY) -m gst_assets.latest $(SCENARIO)
+
+test: install
+	$(PY) -m pytest --cov=gst_assets --cov-report=term
+
+lint: install
+	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
+
+ui: install instance  ## Dagster UI and daemon on loopback
+	.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+
+install:
+	@scripts/install.sh
+
+instance:
+	@mkdir -p $(DAGSTER_HOME) && { [ -f $(DAGSTER_HOME)/dagster.yaml ] || cp dagster.yaml.example $(DAGSTER_HOME)/dagster.yaml; }
+
+lock: install  ## resolve requirements/*.in anew (needs the package indexes)
+	.venv/bin/uv pip compile requirements/project.in --override requirements/overrides.in --universal --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -q -o requirements/lock.txt
+	@# every line is for Linux x86-64 below 3.13, so that marker says nothing
+	sed -i "s/ ; python_full_version < '3.13' and platform_machine == 'x86_64' and sys_platform == 'linux'$$//; s/ and platform_machine == 'x86_64' and sys_platform == 'linux'$$//" requirements/lock.txt
+
+clean:
+	rm -rf .venv tmp

@@ -1,0 +1,424 @@
+"""Comparing real repeats with simulated variants: gates, errors per statistic, and the verdict. Writes nothing, draws nothing.
+
+Gates, by severity:
+- refused (ComparisonError): different workloads, request sets, models or hardware; a run given twice; a workload on which the profile
+  was calibrated.
+- marked: engine settings that differ from what a simulation assumed or that it did not record; a degraded real run. A marked
+  comparison is never a `pass`.
+- noted: failed requests, early stops, bunched tokens, preemptions, one repeat only, calibration digests not at hand.
+
+Verdict rule. Each cell (metric x percentile x variant) is `insufficient` with fewer than ten samples beyond the percentile in the
+smallest repeat; else by |relative error|: at most `pass_band` -> pass, at most `warn_band` -> warn, beyond -> fail. The comparison's
+outcome is the worst of the headline variant's sufficient P50 and P90 cells over TTFT, ITL and E2E; `insufficient` if there is none; and a
+marked comparison is at best `warn`. P99 is shown and does not decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.analysis.alignment import AlignedPair, align, check_same_workload
+from gst_assets.analysis.latencies import (
+    METRIC_NAMES,
+    METRICS,
+    PERCENTILES,
+    is_sufficient,
+    percentile_ns,
+    samples_ns,
+    statistic_name,
+)
+from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.contracts.tables import (
+    AlignmentCounts,
+    LatencyErrors,
+    RepeatLatencies,
+    RequestErrors,
+    SettingsParity,
+    Table,
+    validate,
+)
+from gst_assets.errors import ComparisonError
+from gst_assets.scenario import Comparison as Bands
+
+Outcome = Literal["pass", "warn", "fail", "insufficient"]
+
+COMPARED_SETTINGS = (
+    "max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enable_chunked_prefill",
+    "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager",
+)  # fmt: skip
+"""Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
+
+DECIDING_PERCENTILES = (50, 90)
+"""Percentiles that enter the verdict."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The headline variant's outcome.
+
+    `cells` are the rows of `LatencyErrors` that decided (worst first), `unjudged` those that had too few samples.
+    """
+
+    outcome: Outcome
+    cells: pd.DataFrame
+    unjudged: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything the report shows. Frames are those of the `contracts.tables` models of the same name.
+
+    `pairs` maps (real run id, variant) to the aligned pair; `variants` keeps the order given.
+    """
+
+    real_repeats: tuple[RealRun, ...]
+    simulations: Mapping[str, SimulatedRun]
+    headline: str
+    bands: Bands
+    verdict: Verdict
+    marks: tuple[str, ...]
+    notes: tuple[str, ...]
+    latency_errors: pd.DataFrame
+    repeat_latencies: pd.DataFrame
+    request_errors: pd.DataFrame
+    alignment_counts: pd.DataFrame
+    settings_parity: pd.DataFrame
+    pairs: Mapping[tuple[str, str], AlignedPair]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the simulated variants, in the order given."""
+        return tuple(self.simulations)
+
+
+def compare(
+    real_repeats: Sequence[RealRun],
+    simulations: Mapping[str, SimulatedRun],
+    *,
+    bands: Bands,
+    calibration_sha256: Collection[str] | None = None,
+) -> Comparison:
+    """Compare repeats of one real run with simulations of the same workload, by variant name.
+
+    The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given. `calibration_sha256`
+    holds the profile's calibration digests; None where the profile is not at hand, which is noted.
+
+    Raises:
+        ComparisonError: a refused gate (see the module), or no run on one of the sides.
+    """
+    _check_runs(real_repeats, simulations)
+    _check_not_calibrated_on(real_repeats[0], calibration_sha256)
+    pairs = {
+        (real.meta.run_id, variant): align(real, sim) for real in real_repeats for variant, sim in simulations.items()
+    }
+    errors = _latency_errors(real_repeats, simulations, pairs, bands)
+    counts = _frame(
+        AlignmentCounts,
+        [{"run_id": run, "variant": variant, **asdict(pair.counts)} for (run, variant), pair in pairs.items()],
+    )
+    parity = _settings_parity(real_repeats, simulations)
+    marks = _marks(real_repeats, parity)
+    headline = headline_variant(simulations)
+    return Comparison(
+        real_repeats=tuple(real_repeats),
+        simulations=dict(simulations),
+        headline=headline,
+        bands=bands,
+        verdict=_verdict(errors, headline, marked=bool(marks)),
+        marks=marks,
+        notes=_notes(real_repeats, simulations, counts, calibration_sha256),
+        latency_errors=errors,
+        repeat_latencies=_repeat_latencies(real_repeats, simulations, pairs),
+        request_errors=_request_errors(pairs),
+        alignment_counts=counts,
+        settings_parity=parity,
+        pairs=pairs,
+    )
+
+
+def headline_variant(simulations: Mapping[str, SimulatedRun]) -> str:
+    """The variant that the verdict is about: the last of the scenario's `simulation.variants` that is present, or the last one given."""
+    given = list(simulations)
+    asked = simulations[given[-1]].meta.params.get("simulation", {}).get("variants", [])
+    present = [name for name in asked if name in simulations]
+    return present[-1] if present else given[-1]
+
+
+def judge(relative_error: float, num_samples: int, percentile: int, bands: Bands) -> Outcome:
+    """Outcome of one cell. An undefined relative error (real 0, simulated not) is a fail: it is outside every band."""
+    if not is_sufficient(num_samples, percentile):
+        return "insufficient"
+    size = abs(relative_error)
+    if size <= bands.pass_band:
+        return "pass"
+    return "warn" if size <= bands.warn_band else "fail"
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def _check_runs(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> None:
+    if not real_repeats:
+        raise ComparisonError("no real run given, expected at least one directory under real_runs/.")
+    if not simulations:
+        raise ComparisonError("no simulation given, expected at least one directory under vidur_runs/.")
+    ids = [run.meta.run_id for run in real_repeats]
+    twice = [run_id for run_id in ids if ids.count(run_id) > 1]
+    if twice:
+        raise ComparisonError(
+            f"real run {twice[0]} is given more than once, which would hide the spread between repeats. Name it once."
+        )
+    for variant, sim in simulations.items():
+        if sim.meta.variant != variant:
+            raise ComparisonError(f"{sim.directory} is of variant {sim.meta.variant!r}, but was given as {variant!r}.")
+    check_same_workload([run.meta for run in (*real_repeats, *simulations.values())])
+    first = real_repeats[0]
+    for other in (*real_repeats[1:], *simulations.values()):
+        _check_same_subject(first, other)
+
+
+def _check_same_subject(first: RealRun, other: RealRun | SimulatedRun) -> None:
+    """Same model and same device."""
+    one, two = first.meta, other.meta
+    if one.model != two.model:
+        raise ComparisonError(
+            f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one model."
+        )
+    ours = (one.hardware.hardware_id, one.hardware.device_name, one.hardware.device_count)
+    theirs = (two.hardware.hardware_id, two.hardware.device_name, two.hardware.device_count)
+    if ours != theirs:
+        verb, remedy = (
+            ("was simulated for", "Simulate with a profile made on the hardware of the real run.")
+            if two.run_type == "vidur"
+            else ("was measured on", "Repeats must come from one machine.")
+        )
+        raise ComparisonError(
+            f"run {one.run_id} was measured on {_device(ours)}, run {two.run_id} {verb} {_device(theirs)}. {remedy}"
+        )
+
+
+def _device(hardware: tuple[str, str, int]) -> str:
+    hardware_id, name, count = hardware
+    return f"{count} x {name} ({hardware_id})"
+
+
+def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] | None) -> None:
+    digests = {"workload_id": real.meta.workload_id, **real.meta.workload_sha256}
+    for name, digest in digests.items():
+        if digest in (calibration_sha256 or ()):
+            raise ComparisonError(
+                f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the comparison would only "
+                "show the fit. Compare on a workload that the calibration never saw."
+            )
+
+
+def _settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> pd.DataFrame:
+    rows = []
+    for variant, sim in simulations.items():
+        assumed = sim.meta.simulated_settings
+        for name in COMPARED_SETTINGS:
+            reported = list(dict.fromkeys(getattr(run.meta.engine_settings, name) for run in real_repeats))
+            if assumed.get(name) is None:
+                parity = "not_recorded"
+            else:
+                parity = "equal" if reported == [assumed[name]] else "differs"
+            rows.append(
+                {
+                    "variant": variant,
+                    "setting": name,
+                    "real": " / ".join(str(value) for value in reported),
+                    "simulated": "" if parity == "not_recorded" else str(assumed[name]),
+                    "parity": parity,
+                }
+            )
+    return _frame(SettingsParity, rows)
+
+
+def _marks(real_repeats: Sequence[RealRun], parity: pd.DataFrame) -> tuple[str, ...]:
+    marks = []
+    unequal = parity.loc[parity["parity"] != "equal"]
+    for (setting, real, simulated, kind), rows in unequal.groupby(
+        ["setting", "real", "simulated", "parity"], sort=False
+    ):
+        variants = ", ".join(rows["variant"])
+        found = (
+            f"simulated with {simulated}"
+            if kind == "differs"
+            else "not recorded by the simulation, so parity is unknown"
+        )
+        marks.append(f"setting {setting}: engine {real}, {found} ({variants})")
+    for run in real_repeats:
+        if run.meta.degraded:
+            lateness = run.meta.lateness_ns
+            worst = f", send lateness P99 {lateness['p99'] / 1e6:.1f} ms" if "p99" in lateness else ""
+            marks.append(f"real run {run.meta.run_id} is degraded{worst}")
+    return tuple(marks)
+
+
+def _notes(
+    real_repeats: Sequence[RealRun],
+    simulations: Mapping[str, SimulatedRun],
+    counts: pd.DataFrame,
+    calibration_sha256: Collection[str] | None,
+) -> tuple[str, ...]:
+    notes = []
+    per_repeat = counts.drop_duplicates("run_id").set_index("run_id")
+    for run in real_repeats:
+        row = per_repeat.loc[run.meta.run_id]
+        if row["num_errors"] or row["num_no_token"]:
+            notes.append(
+                f"real run {run.meta.run_id}: {row['num_errors']} failed and {row['num_no_token']} gave no token, of {row['num_requests']} "
+                "requests; left out on both sides"
+            )
+        if run.meta.num_bunched_messages:
+            notes.append(
+                f"real run {run.meta.run_id}: {run.meta.num_bunched_messages} messages carried more than one token, whose gaps read as 0"
+            )
+    if per_repeat["num_early_stops"].any():
+        notes.append(
+            "requests stopped early in the real run, while the simulation ran each to its requested length: after the first early stop "
+            "it carries more load than the engine did"
+        )
+    for variant, sim in simulations.items():
+        if sim.meta.num_preemptions:
+            notes.append(f"simulation {variant}: {sim.meta.num_preemptions} preemptions")
+    if len(real_repeats) == 1:
+        notes.append("one real repeat only: no real-against-real spread to read the errors against")
+    if calibration_sha256 is None:
+        notes.append("the profile's calibration digests were not at hand: not checked that this workload is held out")
+    return tuple(notes)
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def _latency_errors(
+    real_repeats: Sequence[RealRun],
+    simulations: Mapping[str, SimulatedRun],
+    pairs: Mapping[tuple[str, str], AlignedPair],
+    bands: Bands,
+) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for metric in METRICS:
+        for variant in simulations:
+            aligned = [pairs[run.meta.run_id, variant] for run in real_repeats]
+            real_samples = [samples_ns(pair.real, metric) for pair in aligned]
+            sim_samples = [samples_ns(pair.sim, metric) for pair in aligned]
+            for percentile in PERCENTILES:
+                real = [percentile_ns(samples, percentile).value_ns for samples in real_samples]
+                sim = [percentile_ns(samples, percentile).value_ns for samples in sim_samples]
+                real_ns, sim_ns = float(np.median(real)), float(np.median(sim))
+                relative = relative_error(sim_ns, real_ns)
+                samples = min(len(each) for each in real_samples)
+                rows.append(
+                    {
+                        "metric": metric,
+                        "statistic": statistic_name(percentile),
+                        "variant": variant,
+                        "real_ns": real_ns,
+                        "sim_ns": sim_ns,
+                        "error_ns": sim_ns - real_ns,
+                        "relative_error": relative,
+                        "real_spread": _spread(real, real_ns),
+                        "num_real_samples": samples,
+                        "num_sim_samples": min(len(each) for each in sim_samples),
+                        "verdict": judge(relative, samples, percentile, bands),
+                    }
+                )
+    order = {
+        (metric, statistic_name(p)): i for i, (metric, p) in enumerate((m, p) for m in METRICS for p in PERCENTILES)
+    }
+    rows.sort(key=lambda row: order[row["metric"], row["statistic"]])
+    return _frame(LatencyErrors, rows)
+
+
+def relative_error(sim: float, real: float) -> float:
+    """(sim - real) / real; 0 where both are 0, NaN where only the real value is 0 or either is missing."""
+    if real == 0:
+        return 0.0 if sim == 0 else math.nan
+    return (sim - real) / real
+
+
+def _spread(values: list[float], median: float) -> float:
+    if len(values) < 2 or not median > 0:
+        return math.nan
+    return (max(values) - min(values)) / median
+
+
+def _repeat_latencies(
+    real_repeats: Sequence[RealRun],
+    simulations: Mapping[str, SimulatedRun],
+    pairs: Mapping[tuple[str, str], AlignedPair],
+) -> pd.DataFrame:
+    # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves.
+    variant = next(iter(simulations))
+    rows = []
+    for run in real_repeats:
+        side = pairs[run.meta.run_id, variant].real
+        for metric in METRICS:
+            samples = samples_ns(side, metric)
+            for percentile in PERCENTILES:
+                found = percentile_ns(samples, percentile)
+                rows.append(
+                    {
+                        "run_id": run.meta.run_id,
+                        "metric": metric,
+                        "statistic": statistic_name(percentile),
+                        "value_ns": found.value_ns,
+                        "num_samples": found.num_samples,
+                    }
+                )
+    return _frame(RepeatLatencies, rows)
+
+
+def _request_errors(pairs: Mapping[tuple[str, str], AlignedPair]) -> pd.DataFrame:
+    parts = []
+    for (run_id, variant), pair in pairs.items():
+        real, sim = pair.real.requests, pair.sim.requests
+        part = pd.DataFrame({"run_id": run_id, "variant": variant, "request_id": real["request_id"]})
+        part["num_prefill_tokens"] = real["num_prefill_tokens"]
+        part["num_tokens"] = real["num_tokens"]
+        for metric in ("ttft", "e2e"):
+            part[f"real_{metric}_ns"] = real[f"{metric}_ns"]
+            part[f"sim_{metric}_ns"] = sim[f"{metric}_ns"]
+            part[f"{metric}_error_ns"] = sim[f"{metric}_ns"] - real[f"{metric}_ns"]
+        parts.append(part)
+    return _typed(RequestErrors, pd.concat(parts, ignore_index=True))
+
+
+def _verdict(errors: pd.DataFrame, headline: str, *, marked: bool) -> Verdict:
+    names = [statistic_name(percentile) for percentile in DECIDING_PERCENTILES]
+    cells = errors.loc[(errors["variant"] == headline) & errors["statistic"].isin(names)]
+    insufficient = cells["verdict"] == "insufficient"
+    # An undefined relative error sorts as the worst there is.
+    size = cells["relative_error"].abs().fillna(math.inf)
+    judged = cells.loc[size.loc[~insufficient].sort_values(ascending=False, kind="stable").index]
+    outcome: Outcome = "insufficient" if judged.empty else judged["verdict"].iloc[0]
+    if marked and outcome == "pass":
+        outcome = "warn"
+    return Verdict(outcome, judged.reset_index(drop=True), cells.loc[insufficient].reset_index(drop=True))
+
+
+def cell_name(row: pd.Series) -> str:
+    """A cell in words, e.g. `TTFT P50`."""
+    metric = next(metric for metric in METRICS if metric == row["metric"])
+    return f"{METRIC_NAMES[metric]} {row['statistic'].upper()}"
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+def _frame(model: type[Table], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return _typed(model, pd.DataFrame(rows, columns=list(model.to_schema().columns)))
+
+
+def _typed(model: type[Table], frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` in the contract's column types, validated."""
+    required, _ = model.column_types()
+    return validate(model, frame.astype(required)[list(required)], model.file_name())

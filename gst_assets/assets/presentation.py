@@ -1,0 +1,92 @@
+"""How results look in the Dagster UI: column schemas, table previews, embedded figures, and the check every table asset reports.
+
+Only presentation; the values come from the domain packages.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from gst_assets.contracts.tables import Table
+
+_PREVIEW_ROWS = 8
+_FIGURE_LIMIT_BYTES = 400_000
+CONTRACT_CHECK = "contract"
+
+
+def column_schema(model: type[Table]) -> dg.TableSchema:
+    """A contract table's columns, types, constraints and descriptions."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=name,
+                type=str(column.dtype),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=column.unique),
+            )
+            for name, column in model.to_schema().columns.items()
+        ]
+    )
+
+
+def table_definition_metadata(model: type[Table]) -> dict[str, dg.TableSchema | str]:
+    """Definition metadata of an asset stored as one contract table."""
+    return {"dagster/column_schema": column_schema(model), "file": model.file_name()}
+
+
+def markdown_table(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """A frame as a markdown table; callers format the cells."""
+    header = "| " + " | ".join(str(name) for name in frame.columns) + " |"
+    rule = "|" + "---|" * len(frame.columns)
+    rows = [
+        "| " + " | ".join("" if pd.isna(cell) else str(cell) for cell in row) + " |"
+        for row in frame.itertuples(index=False)
+    ]
+    return dg.MetadataValue.md("\n".join([header, rule, *rows]))
+
+
+def preview(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """The first rows of a table."""
+    return markdown_table(frame.head(_PREVIEW_ROWS))
+
+
+def figure(path: Path) -> dg.MetadataValue:
+    """A PNG embedded in metadata, or a link when it is too large for the event log."""
+    data = path.read_bytes()
+    if len(data) > _FIGURE_LIMIT_BYTES:
+        return dg.MetadataValue.path(str(path))
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(data).decode()})")
+
+
+def contract_check_specs(assets: Sequence[str]) -> list[dg.AssetCheckSpec]:
+    """One blocking contract check for each of an op's assets."""
+    return [
+        dg.AssetCheckSpec(
+            CONTRACT_CHECK,
+            asset=asset,
+            blocking=True,
+            description="Columns, types and invariants of the artifact contract hold. Validated before the file is committed.",
+        )
+        for asset in assets
+    ]
+
+
+def contract_passed(asset: str, **facts: int | str) -> dg.AssetCheckResult:
+    """The contract check of an asset whose tables validated; `facts` say what was looked at."""
+    return dg.AssetCheckResult(passed=True, check_name=CONTRACT_CHECK, asset_key=asset, metadata=dict(facts))
+
+
+def contract_failed(asset: str, error: Exception) -> dg.AssetCheckResult:
+    """The contract check of an asset whose tables broke the contract; the op fails right after, and nothing is committed."""
+    return dg.AssetCheckResult(
+        passed=False,
+        check_name=CONTRACT_CHECK,
+        asset_key=asset,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"violation": dg.MetadataValue.text(str(error))},
+    )

@@ -1,0 +1,103 @@
+"""The Vidur profiling bundle of a scenario's hardware and model: measured once, then reused while it still fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview
+from gst_assets.assets.real_runs import ENGINE_POOL
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.errors import ProfileError
+from gst_assets.partitions import SCENARIOS
+from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
+from gst_assets.provenance import sha256_bytes
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
+from gst_assets.scenario import Scenario
+
+
+@dg.asset(
+    partitions_def=SCENARIOS,
+    group_name="simulation",
+    kinds={"vllm", "csv"},
+    check_specs=contract_check_specs(["vidur_profile"]),
+    pool=ENGINE_POOL,
+    description=(
+        "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them (overheads.csv), "
+        "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused."
+    ),
+)
+def vidur_profile(
+    context: dg.AssetExecutionContext,
+    scenario: ScenarioResource,
+    artifacts: ArtifactRoot,
+    engine: EngineResource,
+    profiling_root: VidurProfilingRoot,
+) -> dg.MaterializeResult:
+    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    fixed = profiling_root.fixed(chosen)
+    bundle = current_bundle(store, chosen, fixed) if fixed else _reusable(store, chosen, context)
+    reused = bundle is not None
+    if bundle is None:
+        artifact_id = f"{chosen.hardware.hardware_id}/{chosen.model.name}"
+        with store.stage(Kind.PROFILE, artifact_id) as staging:
+            measured = staging.path / "bundle"
+            engine.profile(chosen, scenario.overrides, measured, context.log.info)
+            check_bundle(load_bundle(measured), chosen)
+            bundle = load_bundle(store.adopt(Kind.PROFILE, artifact_id, measured, replace=True))
+    steps = bundle.overheads[bundle.overheads["term"] == "step"]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(sha256_bytes("".join(bundle.sha256[name] for name in sorted(bundle.sha256)).encode())),
+        check_results=[contract_passed("vidur_profile", mlp_rows=len(bundle.mlp), attention_rows=len(bundle.attention))],
+        metadata={
+            "path": dg.MetadataValue.path(str(bundle.directory)),
+            "reused": reused,
+            "device": bundle.meta.hardware.device_name,
+            "measured_at": bundle.meta.ended_at.isoformat(),
+            "mlp_rows": len(bundle.mlp),
+            "attention_rows": len(bundle.attention),
+            "calibrated_compositions": len(steps),
+            "operators_share_of_decode_step": _operators_share(bundle),
+            "overheads": preview(bundle.overheads),
+        },
+    )
+
+
+def current_bundle(store: ArtifactStore, scenario: Scenario, fixed: Path | None) -> Bundle:
+    """The scenario's bundle, loaded and checked against the scenario.
+
+    Raises:
+        ProfileError, ContractError, ArtifactError
+    """
+    bundle = load_bundle(find_bundle(fixed or store.root / Kind.PROFILE.value, scenario))
+    check_bundle(bundle, scenario)
+    return bundle
+
+
+def _reusable(store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext) -> Bundle | None:
+    """The bundle in the artifact root if it was measured with the same settings on this very device; None when one must be measured."""
+    from gst_assets.engine.hardware import check_hardware
+
+    present = check_hardware(scenario.hardware)
+    path = store.path(Kind.PROFILE, f"{scenario.hardware.hardware_id}/{scenario.model.name}")
+    if not path.is_dir():
+        return None
+    try:
+        bundle = current_bundle(store, scenario, None)
+    except ProfileError as error:
+        context.log.info(f"measuring again: {error}")
+        return None
+    if bundle.meta.profile_key != profile_key(scenario) or bundle.meta.hardware.device_name != present.device_name:
+        context.log.info(f"measuring again: {path} was made with other settings or on {bundle.meta.hardware.device_name}")
+        return None
+    context.log.info(f"reusing {path}, measured {bundle.meta.ended_at.isoformat()}")
+    return bundle
+
+
+def _operators_share(bundle: Bundle) -> float | str:
+    """Median share of a measured decode-only step that the operator profile explains."""
+    steps = bundle.overheads[(bundle.overheads["term"] == "step") & (bundle.overheads["step_kind"] == "decode")]
+    if steps.empty:
+        return "no decode-only steps"
+    return round(float((steps["operators_ns"] / steps["median_ns"]).median()), 3)

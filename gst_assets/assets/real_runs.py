@@ -1,0 +1,132 @@
+"""The real engine's assets: request and token tables of every repeat, measured in one engine start."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_failed,
+    contract_passed,
+    markdown_table,
+    preview,
+    table_definition_metadata,
+)
+from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.contracts.documents import timestamp_slug
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
+from gst_assets.errors import ArtifactError, ContractError
+from gst_assets.partitions import SCENARIOS
+from gst_assets.provenance import sha256_bytes
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource
+from gst_assets.scenario import Scenario
+
+ENGINE_POOL = "engine"
+_NAMES = ("real_request_metrics", "real_token_metrics")
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "real_request_metrics",
+            deps=[workload_spec],
+            partitions_def=SCENARIOS,
+            group_name="real_engine",
+            kinds={"vllm", "csv"},
+            metadata=table_definition_metadata(RequestMetrics),
+            description="What the real engine did with each request: intended arrival, send, first token, completion. One run directory per repeat.",
+        ),
+        dg.AssetSpec(
+            "real_token_metrics",
+            deps=[workload_spec],
+            partitions_def=SCENARIOS,
+            group_name="real_engine",
+            kinds={"vllm", "csv"},
+            metadata=table_definition_metadata(TokenMetrics),
+            description="When each token of the real run was seen by the client.",
+        ),
+    ],
+    check_specs=contract_check_specs(_NAMES),
+    pool=ENGINE_POOL,
+)
+def real_metrics(
+    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, engine: EngineResource
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    workload = current_workload(store, chosen)
+    group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
+    with store.stage(Kind.REAL_RUN, group_id) as staging:
+        staged = engine.measure(chosen, scenario.overrides, workload.directory, group_id, staging.path, context.log.info)
+        try:
+            for directory in staged:
+                load_run(directory, "real")
+        except ContractError as error:
+            yield from (contract_failed(name, error) for name in _NAMES)
+            raise
+        runs = [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in staged]
+    store.set_current(chosen.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
+    first = runs[0]
+    shared = {
+        "group_id": group_id,
+        "num_repeats": len(runs),
+        "paths": dg.MetadataValue.md("\n".join(f"- `{run.directory}`" for run in runs)),
+    }
+    rows = {name: sum(len(getattr(run, table)) for run in runs) for name, table in zip(_NAMES, ("requests", "tokens"), strict=True)}
+    yield from (contract_passed(name, rows=rows[name], repeats=len(runs)) for name in _NAMES)
+    yield dg.MaterializeResult(
+        asset_key="real_request_metrics",
+        data_version=_data_version(runs, RequestMetrics.file_name()),
+        metadata={
+            **shared,
+            "dagster/row_count": rows["real_request_metrics"],
+            "num_errors": sum(run.meta.num_errors for run in runs),
+            "degraded_repeats": sum(run.meta.degraded for run in runs),
+            "lateness_p99_ms": round(max(run.meta.lateness_ns["p99"] for run in runs) / 1e6, 3),
+            "ttft_p50_ms": _median_ms(runs, "requests", "ttft_ns"),
+            "engine_settings": dg.MetadataValue.json(first.meta.engine_settings.model_dump(mode="json")),
+            "device": first.meta.hardware.device_name,
+            "preview": preview(first.requests),
+            "columns": markdown_table(first.requests.describe().round(0).reset_index(names="statistic")),
+        },
+    )
+    yield dg.MaterializeResult(
+        asset_key="real_token_metrics",
+        data_version=_data_version(runs, TokenMetrics.file_name()),
+        metadata={
+            **shared,
+            "dagster/row_count": rows["real_token_metrics"],
+            "itl_p50_ms": _median_ms(runs, "tokens", "token_latency_ns"),
+            "preview": preview(first.tokens),
+        },
+    )
+
+
+def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]:
+    """The repeats last measured for a scenario, loaded and validated.
+
+    Raises:
+        ArtifactError: none measured, or one incomplete.
+    """
+    pointer = store.current(scenario.name, "real_runs")
+    if pointer is None:
+        raise ArtifactError(f"{store.root}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first.")
+    return [load_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
+
+
+def _data_version(runs: list[RealRun], file_name: str) -> dg.DataVersion:
+    return dg.DataVersion(sha256_bytes("".join(run.meta.sha256[file_name] for run in runs).encode()))
+
+
+def _median_ms(runs: list[RealRun], table: str, column: str) -> float | str:
+    """Median over all repeats in milliseconds; token latencies without index 0."""
+    frames = [getattr(run, table) for run in runs]
+    if column == "token_latency_ns":
+        frames = [frame[frame["token_index"] > 0] for frame in frames]
+    values = [value for frame in frames for value in frame[column].dropna()]
+    return round(sorted(values)[len(values) // 2] / 1e6, 3) if values else "no samples"

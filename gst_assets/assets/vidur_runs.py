@@ -1,0 +1,157 @@
+"""The simulation's assets: the same two tables as the real run, one run directory per variant."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from gst_assets.analysis.runs import SimulatedRun, load_run
+from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
+from gst_assets.assets.profiles import current_bundle, vidur_profile
+from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.contracts.documents import Hydra, VidurRunMeta, timestamp_slug, write_document
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
+from gst_assets.errors import ArtifactError
+from gst_assets.partitions import SCENARIOS
+from gst_assets.profiling.bundle import Bundle, check_bundle
+from gst_assets.provenance import environment, git_state, sha256_bytes
+from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
+from gst_assets.scenario import Scenario
+from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets.workload.spec import LoadedWorkload
+
+TABLE_CACHE = ".cache/vidur_tables"
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "vidur_request_metrics",
+            deps=[workload_spec, vidur_profile],
+            partitions_def=SCENARIOS,
+            group_name="simulation",
+            kinds={"vidur", "csv"},
+            metadata=table_definition_metadata(RequestMetrics),
+            description="What Vidur predicts for each request, in every variant (kernels: operators only; calibrated: with measured overheads).",
+        ),
+        dg.AssetSpec(
+            "vidur_token_metrics",
+            deps=[workload_spec, vidur_profile],
+            partitions_def=SCENARIOS,
+            group_name="simulation",
+            kinds={"vidur", "csv"},
+            metadata=table_definition_metadata(TokenMetrics),
+            description="When each token appears in the simulation: the ends of simulated steps, never interpolated.",
+        ),
+    ],
+    check_specs=contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
+)
+def vidur_metrics(
+    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, profiling_root: VidurProfilingRoot
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    workload = current_workload(store, chosen)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+    check_bundle(bundle, chosen, workload.lengths)
+    group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
+    runs = {
+        variant: _simulate_and_commit(chosen, scenario.overrides, workload, bundle, variant, f"{group_id}-{variant}", store)
+        for variant in chosen.simulation.variants
+    }
+    store.set_current(chosen.name, "vidur_runs", {"run_ids": {variant: run.meta.run_id for variant, run in runs.items()}})
+    headline = runs[chosen.simulation.variants[-1]]
+    for name, model, table in (
+        ("vidur_request_metrics", RequestMetrics, "requests"),
+        ("vidur_token_metrics", TokenMetrics, "tokens"),
+    ):
+        rows = sum(len(getattr(run, table)) for run in runs.values())
+        yield contract_passed(name, rows=rows, variants=", ".join(runs))
+        yield dg.MaterializeResult(
+            asset_key=name,
+            data_version=dg.DataVersion(
+                sha256_bytes("".join(run.meta.sha256[model.file_name()] for run in runs.values()).encode())
+            ),
+            metadata={
+                "dagster/row_count": rows,
+                "variants": ", ".join(runs),
+                "num_preemptions": headline.meta.num_preemptions,
+                "paths": dg.MetadataValue.md("\n".join(f"- {variant}: `{run.directory}`" for variant, run in runs.items())),
+                "simulated_settings": dg.MetadataValue.json(headline.meta.simulated_settings),
+                "preview": preview(getattr(headline, table)),
+            },
+        )
+
+
+def _simulate_and_commit(
+    scenario: Scenario, overrides: list[str], workload: LoadedWorkload, bundle: Bundle, variant: str, run_id: str, store: ArtifactStore
+) -> SimulatedRun:
+    started = datetime.now(timezone.utc)
+    result = simulate(scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE)
+    commit, dirty = git_state()
+    with store.stage(Kind.VIDUR_RUN, run_id) as staging:
+        write_table(RequestMetrics, result.requests, staging.path)
+        write_table(TokenMetrics, result.tokens, staging.path)
+        write_table(Iterations, result.iterations, staging.path)
+        (staging.path / "summary.md").write_text(_summary(run_id, variant, workload, bundle, result), encoding="utf-8")
+        meta = VidurRunMeta(
+            run_id=run_id,
+            started_at=started,
+            ended_at=datetime.now(timezone.utc),
+            git_commit=commit,
+            git_dirty=dirty,
+            model=scenario.model.name,
+            hardware=bundle.meta.hardware,
+            env=environment(),
+            params=scenario.model_dump(mode="json"),
+            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+            inputs_sha256={**workload.meta.sha256, **{f"profile/{name}": digest for name, digest in bundle.sha256.items()}},
+            sha256=staging.digests(),
+            workload_dir=str(workload.directory),
+            workload_id=workload.meta.workload_id,
+            workload_sha256=workload.meta.sha256,
+            profiling_root=str(bundle.directory),
+            profile_sha256=bundle.sha256,
+            variant=variant,
+            predictor=scenario.simulation.predictor,
+            simulated_settings=result.settings,
+            num_preemptions=result.num_preemptions,
+        )
+        write_document(meta, staging.path / Kind.VIDUR_RUN.meta_name)
+        return load_run(staging.commit(), "vidur")
+
+
+def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle, result: SimulationResult) -> str:
+    tokens = result.tokens[result.tokens["token_index"] > 0]["token_latency_ns"].astype("float64")
+    ttft = result.requests["ttft_ns"].dropna().astype("float64")
+    lines = [
+        f"# Simulation {run_id}",
+        "",
+        f"Vidur, variant `{variant}`, of workload `{workload.meta.workload_id}` ({workload.meta.num_requests} requests) on the profile of "
+        f"{bundle.meta.hardware.device_name}.",
+        "",
+        "| metric | P50 ms | P90 ms | P99 ms | samples |",
+        "|---|---|---|---|---|",
+    ]
+    for name, values in (("TTFT", ttft), ("ITL", tokens)):
+        cells = " | ".join(f"{values.quantile(q) / 1e6:.3f}" for q in (0.5, 0.9, 0.99)) if len(values) else "- | - | -"
+        lines.append(f"| {name} | {cells} | {len(values)} |")
+    lines += ["", f"Preemptions: {result.num_preemptions}. Steps: {len(result.iterations)}.", ""]
+    return "\n".join(lines)
+
+
+def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, SimulatedRun]:
+    """The simulations last made for a scenario, by variant, loaded and validated.
+
+    Raises:
+        ArtifactError: none made, or one incomplete.
+    """
+    pointer = store.current(scenario.name, "vidur_runs")
+    if pointer is None:
+        raise ArtifactError(f"{store.root}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first.")
+    return {
+        variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()
+    }

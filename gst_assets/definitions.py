@@ -1,0 +1,20 @@
+"""The one Definitions object and nothing else."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from gst_assets.assets import comparisons, profiles, real_runs, vidur_runs, workloads
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_modules([workloads, real_runs, profiles, vidur_runs, comparisons]),
+    resources={
+        "scenario": ScenarioResource(),
+        "artifacts": ArtifactRoot(),
+        "tokenizer": TokenizerResource(),
+        "engine": EngineResource(),
+        "profiling_root": VidurProfilingRoot(),
+    },
+    executor=dg.in_process_executor,
+)

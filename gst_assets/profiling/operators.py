@@ -1,0 +1,205 @@
+"""The operator tables of a bundle: which batches are timed, and how their times become `mlp.csv`, `attention.csv` and `unmodelled.csv`.
+
+Timing one batch belongs to `worker_ops`, reading between the points to `operator_model`. What the columns contain:
+
+- `time_stats.<operator>.median`: milliseconds per layer; the median over repeats of a walk through all layers, divided by their number.
+- `mlp.csv` rows are one prompt of `num_tokens` without context. `time_stats.add` is 0: vLLM fuses the residual add into the norms.
+- `attn_prefill` and `attn_decode` are the attention module's call without its KV-cache write, which is `attn_kv_cache_save`. Vidur 0.0.26
+  leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in `overheads.csv` it is part of the overhead.
+- `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens, `lm_head` by sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from statistics import median
+from typing import Any, Protocol
+
+import pandas as pd
+
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.worker_ops import LAYER_OPERATORS, Sequences
+from gst_assets.scenario import Scenario
+
+_SWEEPS = 2
+"""Times the whole grid is gone through, so that a disturbance of seconds does not decide a point."""
+_BLOCK = 12
+"""Batches of one call into the worker: how often progress can be told."""
+
+Batch = tuple[tuple[int, int], ...]
+Progress = Callable[[str, float], None]
+"""Called with what is being measured and the share of it that is done."""
+
+
+class Worker(Protocol):
+    """What is needed of a running engine here: calls into its worker process."""
+
+    def collective_rpc(self, method: str, *arguments: Any) -> Awaitable[list[Any]]:
+        """Call `method` of the worker extension on every worker; returns one result each."""
+
+
+def prefill_batch(context: int, chunk: int) -> Batch:
+    """One sequence with `context` cached tokens and `chunk` new ones."""
+    return ((context, chunk),)
+
+
+def decode_batch(batch_size: int, context: int) -> Batch:
+    """`batch_size` sequences with `context` cached tokens each, one new token each."""
+    return ((context, 1),) * batch_size
+
+
+def grid(scenario: Scenario) -> list[Batch]:
+    """Every batch the scenario's profile needs, each once."""
+    profile = scenario.profile
+    batches: list[Batch] = [prefill_batch(0, tokens) for tokens in profile.num_tokens]
+    batches += [prefill_batch(k, c) for k in profile.prefill_context_sizes for c in profile.prefill_chunk_sizes]
+    batches += [decode_batch(b, k) for b in profile.decode_batch_sizes for k in profile.decode_context_sizes]
+    return list(dict.fromkeys(batches))
+
+
+async def measure_operators(
+    engine: Worker, scenario: Scenario, progress: Progress
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker).
+
+    Raises:
+        ProfileError: the engine runs another model than the scenario describes, or several devices.
+    """
+    facts = await _facts(engine, scenario)
+    samples = await time_batches(engine, grid(scenario), scenario.profile.operator_repeats, progress)
+    layers = facts["num_layers"]
+    medians = {
+        batch: {
+            name: median(walk[name] for walk in walks) / 1e6 / (layers if name in LAYER_OPERATORS else 1)
+            for name in walks[0]
+        }
+        for batch, walks in samples.items()
+    }
+    return (
+        _mlp_table(scenario, facts, medians),
+        _attention_table(scenario, facts, medians),
+        _unmodelled_table(scenario, medians),
+        facts,
+    )
+
+
+async def time_batches(
+    engine: Worker, batches: Iterable[Batch], repeats: int, progress: Progress
+) -> dict[Batch, list[dict[str, int]]]:
+    """Nanoseconds by operator for each batch and repeat (see `OperatorTimer.gst_time_batches`)."""
+    remaining = list(batches)
+    samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in remaining}
+    # Work done grows with tokens and context; it only paces the progress report.
+    work = {batch: 200 + sum(new * (40 + (context + new) / 60) + context / 8 for context, new in batch) for batch in remaining}
+    total, done = _SWEEPS * sum(work.values()), 0.0
+    for sweep in range(_SWEEPS):
+        share = (repeats * (sweep + 1)) // _SWEEPS - (repeats * sweep) // _SWEEPS
+        for start in range(0, len(remaining), _BLOCK):
+            block = remaining[start : start + _BLOCK]
+            (answer,) = await engine.collective_rpc(
+                "gst_time_batches", [[list(pair) for pair in batch] for batch in block], share, 1
+            )
+            for batch, walks in zip(block, answer, strict=True):
+                samples[batch] += walks
+            done += sum(work[batch] for batch in block)
+            progress("operators", done / total)
+    return samples
+
+
+async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
+    workers = await engine.collective_rpc("gst_operator_facts")
+    if len(workers) != 1:
+        raise ProfileError(
+            f"the engine runs {len(workers)} workers; the profiler supports one device. Profile with tensor parallel size 1."
+        )
+    facts: dict[str, Any] = workers[0]
+    geometry = scenario.model.geometry
+    for name in ("num_layers", "hidden_size", "num_q_heads", "num_kv_heads", "head_dim", "mlp_hidden_size", "vocab_size"):
+        if facts[name] != getattr(geometry, name):
+            raise ProfileError(
+                f"model.geometry.{name} is {getattr(geometry, name)} in scenario {scenario.name}, but the engine runs {facts[name]}. "
+                "Correct the scenario or its checkpoint."
+            )
+    return facts
+
+
+def _mlp_table(scenario: Scenario, facts: dict[str, Any], medians: dict[Batch, dict[str, float]]) -> pd.DataFrame:
+    rows = []
+    for tokens in scenario.profile.num_tokens:
+        times = medians[prefill_batch(0, tokens)]
+        rows.append(
+            {
+                **{_column(name): times[name] for name in _MLP_OPERATORS},
+                _column("add"): 0.0,
+                "n_head": facts["num_q_heads"],
+                "n_kv_head": facts["num_kv_heads"],
+                "n_embd": facts["hidden_size"],
+                "n_expanded_embd": facts["mlp_hidden_size"],
+                "vocab_size": facts["vocab_size"],
+                "use_gated_mlp": True,
+                "num_tokens": tokens,
+                "num_tensor_parallel_workers": facts["tensor_parallel_size"],
+            }
+        )
+    return _typed(rows)
+
+
+def _attention_table(scenario: Scenario, facts: dict[str, Any], medians: dict[Batch, dict[str, float]]) -> pd.DataFrame:
+    profile = scenario.profile
+    points: list[tuple[bool, int, int, int]] = [
+        (True, 1, chunk, context) for context in profile.prefill_context_sizes for chunk in profile.prefill_chunk_sizes
+    ]
+    points += [
+        (False, batch, 0, context) for batch in profile.decode_batch_sizes for context in profile.decode_context_sizes
+    ]
+    rows = []
+    for is_prefill, batch, chunk, context in points:
+        times = medians[prefill_batch(context, chunk) if is_prefill else decode_batch(batch, context)]
+        rows.append(
+            {
+                "n_embd": facts["hidden_size"],
+                "n_q_head": facts["num_q_heads"],
+                "n_kv_head": facts["num_kv_heads"],
+                "head_dim": facts["head_dim"],
+                "block_size": facts["block_size"],
+                "num_tensor_parallel_workers": facts["tensor_parallel_size"],
+                "max_model_len": facts["max_model_len"],
+                "attention_backend": facts["attention_backend"],
+                "is_prefill": is_prefill,
+                "batch_size": batch,
+                "prefill_chunk_size": chunk,
+                "kv_cache_size": context,
+                _column("attn_prefill"): times["attn"] if is_prefill else float("nan"),
+                _column("attn_decode"): float("nan") if is_prefill else times["attn"],
+                _column("attn_kv_cache_save"): times["attn_kv_cache_save"],
+            }
+        )
+    return _typed(rows)
+
+
+def _unmodelled_table(scenario: Scenario, medians: dict[Batch, dict[str, float]]) -> pd.DataFrame:
+    profile = scenario.profile
+    rows = [
+        {"operator": name, "num_rows": tokens, "median_ms": medians[prefill_batch(0, tokens)][name]}
+        for name in ("embedding", "final_norm")
+        for tokens in profile.num_tokens
+    ]
+    context = profile.decode_context_sizes[0]
+    rows += [
+        {"operator": "lm_head", "num_rows": batch, "median_ms": medians[decode_batch(batch, context)]["lm_head"]}
+        for batch in profile.decode_batch_sizes
+    ]
+    return _typed(rows)
+
+
+_MLP_OPERATORS = tuple(name for name in LAYER_OPERATORS if name not in ("attn", "attn_kv_cache_save"))
+
+
+def _column(operator: str) -> str:
+    return f"time_stats.{operator}.median"
+
+
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    integers = [name for name in frame.columns if frame[name].dtype == "int64"]
+    return frame.astype(dict.fromkeys(integers, "Int64"))

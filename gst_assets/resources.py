@@ -1,0 +1,118 @@
+"""Dagster resources: where artifacts live, which tokenizer, which engine, which profiles, and what a run overrides.
+
+Resources hand configuration to the domain packages; what the packages do does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore
+from gst_assets.scenario import Scenario, load_scenario, resolve_path
+from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
+
+
+class ScenarioResource(dg.ConfigurableResource):
+    """Resolves the partition's scenario. Overrides given here hold for every asset of the run."""
+
+    overrides: list[str] = Field(
+        default_factory=list,
+        description="dotted.key=value, e.g. workload.num_decode_tokens=32; see gst_assets/scenarios/",
+    )
+
+    def load(self, name: str) -> Scenario:
+        """The scenario `name` with this run's overrides."""
+        return load_scenario(name, self.overrides)
+
+
+class ArtifactRoot(dg.ConfigurableResource):
+    """Where artifacts are written."""
+
+    root: str = Field(default="", description=f"directory; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout")
+
+    def store(self) -> ArtifactStore:
+        """The artifact store under this root."""
+        return ArtifactStore(self.root) if self.root else ArtifactStore.from_environment()
+
+
+class TokenizerResource(dg.ConfigurableResource):
+    """Loads the scenario's tokenizer."""
+
+    def load(self, scenario: Scenario) -> Tokenizer:
+        """The tokenizer that `model.tokenizer` names."""
+        return load_tokenizer(scenario.model.tokenizer)
+
+
+class EngineResource(dg.ConfigurableResource):
+    """Runs the real engine in a child process of its own, one at a time on this machine.
+
+    A child, because the engine needs its environment set before torch loads, because its interpreter must be free of the orchestrator's
+    threads while it measures, and because it can then be ended as a whole.
+    """
+
+    lock_timeout_s: float = Field(
+        default=7200.0, gt=0, description="how long to wait for another engine run on this machine to end"
+    )
+
+    def measure(
+        self,
+        scenario: Scenario,
+        overrides: list[str],
+        workload: Path,
+        group_id: str,
+        out: Path,
+        log: Callable[[str], None],
+    ) -> list[Path]:
+        """Play the workload against the engine; returns the complete run directories written under `out`, by repeat.
+
+        Raises:
+            EngineError: hardware or settings differ from the scenario, or the engine failed.
+        """
+        arguments = ["--workload", str(workload), "--out", str(out), "--group-id", group_id]
+        self._run("gst_assets.engine.run", arguments, scenario, overrides, out, log)
+        return sorted(out.glob(f"{group_id}-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))
+
+    def profile(self, scenario: Scenario, overrides: list[str], out: Path, log: Callable[[str], None]) -> None:
+        """Measure a profiling bundle into the directory `out`.
+
+        Raises:
+            EngineError, ProfileError
+        """
+        self._run("gst_assets.profiling.run", ["--out", str(out)], scenario, overrides, out.parent, log)
+
+    def _run(
+        self,
+        module: str,
+        arguments: list[str],
+        scenario: Scenario,
+        overrides: list[str],
+        area: Path,
+        log: Callable[[str], None],
+    ) -> None:
+        from gst_assets.engine.launch import run_module
+        from gst_assets.engine.machine_lock import machine_lock
+
+        # The child gets the resolved scenario, so that both sides mean exactly the same settings.
+        file = area / "scenario.json"
+        file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
+        chosen = [word for override in overrides for word in ("--override", override)]
+        with machine_lock(self.lock_timeout_s, log):
+            run_module(module, ["--scenario", str(file), *chosen, *arguments], on_line=log)
+
+
+class VidurProfilingRoot(dg.ConfigurableResource):
+    """Where Vidur's profiling bundles are: `<root>/<hardware_id>/<model name>/`."""
+
+    root: str = Field(
+        default="",
+        description="directory; empty: the scenario's profile.root, or vidur_profiling/ under the artifact root",
+    )
+
+    def fixed(self, scenario: Scenario) -> Path | None:
+        """A profiling root to use as it is, or None when bundles are measured into the artifact root."""
+        chosen = self.root or scenario.profile.root
+        return resolve_path(chosen) if chosen else None

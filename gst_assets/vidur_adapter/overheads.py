@@ -1,0 +1,183 @@
+"""What a step and a request cost beyond the modelled operators, between and beyond the calibrated points.
+
+Reads the terms of overheads.csv (`contracts.tables.Overheads`). How long the operators of a step take is asked of the caller, so that a
+calibrated composition simulates to exactly its measured time. Measuring belongs to `profiling`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from gst_assets.errors import ProfileError
+from gst_assets.vidur_adapter.steps import CapturedGraphs, StepKind
+
+
+@dataclass(frozen=True)
+class Knots:
+    """A continuous function through measured points that need not fill a grid.
+
+    Points are grouped by their first coordinate, each group is a function of the remaining ones, and values are linear between groups: on
+    a full grid this is multilinear interpolation. Beyond the outermost group its value is held.
+    """
+
+    positions: tuple[float, ...]
+    values: tuple[float | Knots, ...]
+
+    @classmethod
+    def through(cls, points: Sequence[tuple[tuple[float, ...], float, int]]) -> Knots:
+        """`points` are (coordinates, value, number of samples), all with the same number of coordinates, at least one.
+
+        Points with equal coordinates become their mean, weighted by samples.
+        """
+        groups: dict[float, list[tuple[tuple[float, ...], float, int]]] = {}
+        for coordinates, value, samples in points:
+            groups.setdefault(coordinates[0], []).append((coordinates[1:], value, samples))
+        values: list[float | Knots] = []
+        for position in sorted(groups):
+            group = groups[position]
+            if group[0][0]:
+                values.append(cls.through(group))
+            elif len(group) == 1:  # not through the mean: a calibrated point keeps its value to the last bit
+                values.append(group[0][1])
+            else:
+                values.append(sum(v * n for _, v, n in group) / sum(n for _, _, n in group))
+        return cls(tuple(sorted(groups)), tuple(values))
+
+    def at(self, *coordinates: float) -> float:
+        """Value at `coordinates`."""
+        x, rest = coordinates[0], coordinates[1:]
+        index = bisect_left(self.positions, x)
+        if index == len(self.positions):
+            return self._value(index - 1, rest)
+        if index == 0 or self.positions[index] == x:
+            return self._value(index, rest)
+        low, high = self.positions[index - 1], self.positions[index]
+        below = self._value(index - 1, rest)
+        return below + (x - low) / (high - low) * (self._value(index, rest) - below)
+
+    def _value(self, index: int, rest: tuple[float, ...]) -> float:
+        value = self.values[index]
+        return value.at(*rest) if isinstance(value, Knots) else value
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a step holds: `context_tokens` is KV tokens present before it, over all its requests."""
+
+    num_prefill_requests: int
+    num_prefill_tokens: int
+    num_decode_requests: int
+    num_context_tokens: int
+
+
+class StepOverheads:
+    """Nanoseconds a step takes beyond its operators: measured step less operator time, at calibrated compositions and between them.
+
+    Decode steps: by (padded) decode requests, then mean context. Mixed steps: by prefill tokens, decode requests, then prefill requests.
+    """
+
+    def __init__(
+        self,
+        overheads: pd.DataFrame,
+        operators_ns: Callable[[Composition], float],
+        graphs: CapturedGraphs,
+        required_kinds: Sequence[StepKind],
+        where: str,
+    ) -> None:
+        """`operators_ns` is what the simulation's own predictor says of a composition.
+
+        Raises:
+            ProfileError: no `step` row of a kind the simulation may meet, or a row's kind differs from that of its composition.
+        """
+        self._graphs = graphs
+        self._knots: dict[StepKind, Knots] = {}
+        self._bounds: dict[StepKind, tuple[tuple[float, float], ...]] = {}
+        points: dict[StepKind, list[tuple[tuple[float, ...], float, int]]] = {}
+        steps = overheads[overheads["term"] == "step"]
+        for index, row in steps.iterrows():
+            step = Composition(
+                int(row["num_prefill_requests"]),
+                int(row["num_prefill_tokens"]),
+                int(row["num_decode_requests"]),
+                int(row["num_context_tokens"]),
+            )
+            kind = graphs.kind(step.num_prefill_tokens, step.num_decode_requests)
+            if kind != row["step_kind"]:
+                raise ProfileError(
+                    f"{where}: row {index} (line {int(str(index)) + 2}), column step_kind: found {row['step_kind']}, but {step.num_prefill_tokens} prompt "
+                    f"tokens and {step.num_decode_requests} decodes make a {kind} step under the engine settings of the bundle. Profile again."
+                )
+            point = (self._coordinates(kind, step), float(row["median_ns"]) - operators_ns(step), int(row["num_samples"]))
+            points.setdefault(kind, []).append(point)
+        for kind in required_kinds:
+            if kind not in points:
+                raise ProfileError(
+                    f"{where}: no row with term step and step_kind {kind}, which the simulation needs. Profile again with calibration of {kind} steps."
+                )
+        for kind, found in points.items():
+            self._knots[kind] = Knots.through(found)
+            axes = 1 if kind is StepKind.DECODE else 2
+            self._bounds[kind] = tuple(
+                (min(p[0][axis] for p in found), max(p[0][axis] for p in found)) for axis in range(axes)
+            )
+
+    def at(self, step: Composition) -> tuple[float, bool]:
+        """Overhead of a step in ns, and whether its tokens or requests lie outside what was calibrated (then the edge's value holds)."""
+        kind = self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests)
+        coordinates = self._coordinates(kind, step)
+        outside = any(not low <= x <= high for x, (low, high) in zip(coordinates, self._bounds[kind], strict=False))
+        return self._knots[kind].at(*coordinates), outside
+
+    def _coordinates(self, kind: StepKind, step: Composition) -> tuple[float, ...]:
+        if kind is StepKind.DECODE:
+            return (
+                float(self._graphs.padded(step.num_decode_requests)),
+                step.num_context_tokens / step.num_decode_requests,
+            )
+        return (float(step.num_prefill_tokens), float(step.num_decode_requests), float(step.num_prefill_requests))
+
+
+class RequestOverheads:
+    """Nanoseconds between driver and scheduler: `handover_ns` by prompt tokens, `delivery_ns` by tokens handed out in a step."""
+
+    def __init__(self, overheads: pd.DataFrame, where: str) -> None:
+        """Raises:
+        ProfileError: a term has no row.
+        """
+        self._handover = self._term(overheads, "handover", "num_prefill_tokens", where)
+        self._delivery = self._term(overheads, "delivery", "num_decode_requests", where)
+
+    def handover_ns(self, num_prefill_tokens: int) -> int:
+        """From the request's arrival to the earliest moment the scheduler can see it."""
+        return round(self._handover.at(num_prefill_tokens))
+
+    def delivery_ns(self, num_tokens: int) -> int:
+        """From the end of a step to the client seeing its tokens, of which there are `num_tokens`, one per request."""
+        return round(self._delivery.at(num_tokens))
+
+    def as_settings(self) -> dict[str, dict[str, float]]:
+        """The terms' points, for the record."""
+        return {
+            "handover_ns_by_prefill_tokens": _as_dict(self._handover),
+            "delivery_ns_by_tokens_in_step": _as_dict(self._delivery),
+        }
+
+    @staticmethod
+    def _term(overheads: pd.DataFrame, term: str, axis: str, where: str) -> Knots:
+        rows = overheads[overheads["term"] == term]
+        if rows.empty:
+            raise ProfileError(f"{where}: no row with term {term}, which variant calibrated needs. Profile again.")
+        return Knots.through(
+            [
+                ((float(position),), float(median), int(samples))
+                for position, median, samples in zip(rows[axis], rows["median_ns"], rows["num_samples"], strict=True)
+            ]
+        )
+
+
+def _as_dict(knots: Knots) -> dict[str, float]:
+    return {f"{position:g}": value for position, value in zip(knots.positions, knots.values, strict=True) if not isinstance(value, Knots)}

@@ -1,0 +1,88 @@
+"""Reading and writing prompts.jsonl: one JSON object a line with `prompt_id` and `text`, order kept.
+
+Counting tokens belongs to `tokenizer`. Importable on a GPU host (standard library only).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gst_assets.errors import WorkloadError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. `extra` holds the further keys of its line, which are kept as they are."""
+
+    prompt_id: str
+    text: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read prompts in file order. Blank lines are skipped.
+
+    Raises:
+        WorkloadError: file missing, not UTF-8 or without prompts; a line that is not a JSON object, lacks `prompt_id` or `text`, has an
+            empty one, or repeats a `prompt_id` (names file and line).
+    """
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise WorkloadError(f"{path}: no such prompts file. Correct workload.prompts in the scenario.") from None
+    except IsADirectoryError:
+        raise WorkloadError(f"{path}: is a directory, expected a prompts.jsonl file.") from None
+    except UnicodeDecodeError as error:
+        raise WorkloadError(f"{path}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
+    prompts: list[Prompt] = []
+    lines: dict[str, int] = {}
+    # Only "\n" ends a line: str.splitlines would also cut at U+2028 inside a text.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            prompt = _parse(path, number, line)
+            if prompt.prompt_id in lines:
+                raise WorkloadError(
+                    f"{path}: line {number}: prompt_id {prompt.prompt_id!r} was already used on line {lines[prompt.prompt_id]}. "
+                    "Give each prompt an id of its own."
+                )
+            lines[prompt.prompt_id] = number
+            prompts.append(prompt)
+    if not prompts:
+        raise WorkloadError(f"{path}: no prompts. Expected one JSON object with prompt_id and text a line.")
+    return prompts
+
+
+def _parse(path: Path, number: int, line: str) -> Prompt:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise WorkloadError(f"{path}: line {number}: not valid JSON ({error.msg} at column {error.colno}).") from None
+    if not isinstance(value, dict):
+        raise WorkloadError(
+            f"{path}: line {number}: expected a JSON object with prompt_id and text, found {line.strip():.60}."
+        )
+    for key in ("prompt_id", "text"):
+        if key not in value:
+            raise WorkloadError(f"{path}: line {number}: {key} is missing. Each line needs prompt_id and text.")
+        if not isinstance(value[key], str) or not value[key]:
+            raise WorkloadError(f"{path}: line {number}: {key} must be a non-empty string, found {value[key]!r:.60}.")
+    extra = {key: item for key, item in value.items() if key not in ("prompt_id", "text")}
+    return Prompt(value["prompt_id"], value["text"], extra)
+
+
+def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:
+    """Write prompts in the given order: the same prompts give the same bytes."""
+    with path.open("w", encoding="utf-8", newline="\n") as handle:
+        for prompt in prompts:
+            line = {"prompt_id": prompt.prompt_id, "text": prompt.text, **prompt.extra}
+            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def prompts_of_requests(prompts: Sequence[Prompt], num_requests: int | None) -> list[Prompt]:
+    """The prompt of each request: prompts in order, starting over at the end; one request per prompt when `num_requests` is None."""
+    count = len(prompts) if num_requests is None else num_requests
+    return [prompts[index % len(prompts)] for index in range(count)]

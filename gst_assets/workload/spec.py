@@ -1,0 +1,108 @@
+"""The workload directory as a whole: its content-derived id, its metadata, and loading it back with every check of the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gst_assets.contracts.documents import Hydra, WorkloadMeta, WorkloadPaths, read_document
+from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.errors import WorkloadError
+from gst_assets.provenance import git_state, sha256_bytes
+from gst_assets.scenario import Scenario
+from gst_assets.workload.prompts import Prompt, read_prompts
+from gst_assets.workload.tokenizer import Tokenizer
+
+PATHS = WorkloadPaths()
+
+
+@dataclass(frozen=True)
+class LoadedWorkload:
+    """A complete workload directory: every table validated, every digest checked."""
+
+    directory: Path
+    meta: WorkloadMeta
+    prompts: list[Prompt]
+    lengths: pd.DataFrame
+    intervals: pd.DataFrame
+
+
+def workload_id(sha256: dict[str, str]) -> str:
+    """Id derived from the digests of the three files, so that equal workloads share it whatever scenario asked for them."""
+    chosen = {name: sha256[name] for name in (PATHS.prompts, PATHS.trace_lengths, PATHS.trace_intervals)}
+    return "wl-" + sha256_bytes(json.dumps(chosen, sort_keys=True).encode())[:16]
+
+
+def workload_meta(
+    scenario: Scenario, overrides: list[str], tokenizer_sha256: str, sha256: dict[str, str], num_requests: int
+) -> WorkloadMeta:
+    """workload_meta.json of a directory whose files have the given digests."""
+    commit, dirty = git_state()
+    return WorkloadMeta(
+        workload_id=workload_id(sha256),
+        created_at=datetime.now(timezone.utc),
+        model=scenario.model.name,
+        seed=scenario.workload.seed,
+        tokenizer_ref=scenario.model.tokenizer,
+        tokenizer_sha256=tokenizer_sha256,
+        git_commit=commit,
+        git_dirty=dirty,
+        sha256=sha256,
+        num_requests=num_requests,
+        params=scenario.model_dump(mode="json"),
+        hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+    )
+
+
+def load_workload(directory: Path) -> LoadedWorkload:
+    """Load and check a workload directory.
+
+    Raises:
+        ArtifactError: incomplete or altered directory.
+        ContractError, WorkloadError: a file that breaks the contract.
+    """
+    from gst_assets.contracts.tables import TraceIntervals, TraceLengths, check_workload_tables, read_table
+
+    open_directory(directory, Kind.WORKLOAD)
+    meta = read_document(WorkloadMeta, directory / Kind.WORKLOAD.meta_name)
+    prompts = read_prompts(directory / meta.paths.prompts)
+    lengths = read_table(TraceLengths, directory / meta.paths.trace_lengths)
+    intervals = read_table(TraceIntervals, directory / meta.paths.trace_intervals)
+    check_workload_tables(lengths, intervals, [prompt.prompt_id for prompt in prompts], directory)
+    return LoadedWorkload(directory, meta, prompts, lengths, intervals)
+
+
+def check_same_request(built_params: Mapping[str, Any], scenario: Scenario, directory: Path) -> None:
+    """What lies in `directory` was built for what `scenario` asks now. `built_params` is the resolved scenario it was built for.
+
+    Raises:
+        WorkloadError: names the first setting that differs, with both values.
+    """
+    now = scenario.model_dump(mode="json")
+    for section, keys in (("workload", tuple(now["workload"])), ("model", ("tokenizer",))):
+        for key in keys:
+            built = built_params.get(section, {}).get(key)
+            if built != now[section][key]:
+                raise WorkloadError(
+                    f"{directory}: built with {section}.{key} = {built}, but scenario {scenario.name} now asks for {now[section][key]}. "
+                    "Materialize prompts, trace_lengths, trace_intervals and workload_spec with the same overrides."
+                )
+
+
+def check_tokenizer(tokenizer: Tokenizer, meta: WorkloadMeta, directory: Path) -> None:
+    """The tokenizer is the one that counted the workload.
+
+    Raises:
+        WorkloadError
+    """
+    if tokenizer.sha256 != meta.tokenizer_sha256:
+        raise WorkloadError(
+            f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but {tokenizer.reference} is "
+            f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize trace_lengths again."
+        )

@@ -1,0 +1,76 @@
+"""The tokenizer that counts prompts and turns them into ids: any Hugging Face directory or hub id.
+
+Importable on a GPU host; transformers is imported when a tokenizer is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gst_assets.errors import WorkloadError
+from gst_assets.provenance import sha256_file
+from gst_assets.scenario import resolve_path
+
+_FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """A loaded tokenizer with the digest of the file that defines it."""
+
+    def __init__(self, reference: str, sha256: str, encoder: Any) -> None:
+        self.reference = reference
+        self.sha256 = sha256
+        self._encoder = encoder
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without added special tokens: what the engine is given is exactly what is counted."""
+        if not texts:
+            return []
+        return self._encoder(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text."""
+        return [len(ids) for ids in self.encode(texts)]
+
+
+def load_tokenizer(reference: str) -> Tokenizer:
+    """Load a tokenizer from a directory (absolute, or relative to the project root) or, failing that, a hub id.
+
+    Raises:
+        WorkloadError: no such directory and not loadable from the hub, or a directory without tokenizer.json.
+    """
+    directory = resolve_path(reference)
+    if directory.is_dir():
+        if not (directory / _FILE).is_file():
+            raise WorkloadError(
+                f"{directory}: no {_FILE}. model.tokenizer needs a Hugging Face tokenizer directory with a fast tokenizer."
+            )
+        return Tokenizer(reference, sha256_file(directory / _FILE), _load(str(directory), reference))
+    if directory.is_absolute() and (reference.startswith((".", "/", "~", "data/")) or reference.count("/") > 1):
+        raise WorkloadError(
+            f"{directory}: tokenizer directory missing. Correct model.tokenizer, or name a hub id such as Qwen/Qwen3-0.6B."
+        )
+    encoder = _load(reference, reference)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(reference, _FILE)
+    if not isinstance(cached, str):
+        raise WorkloadError(
+            f"model.tokenizer {reference}: the hub repository has no {_FILE}. A fast tokenizer is required."
+        )
+    return Tokenizer(reference, sha256_file(Path(cached)), encoder)
+
+
+def _load(location: str, reference: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(location, use_fast=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise WorkloadError(
+            f"model.tokenizer {reference!r}: neither a directory nor loadable from the hub ({reason:.200}). "
+            "Name a Hugging Face tokenizer directory; data/tokenizer/qwen3 ships with the project."
+        ) from None
