@@ -31,18 +31,25 @@ def utc_now() -> str:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit and whether tracked files differ from it; (None, None) where git or the repository is absent (unknown, not clean)."""
+    """Commit of this code and whether tracked files differ from it.
+
+    Where git or the repository is absent, the environment variable GST_GIT_COMMIT (set it in an image built from a checkout) or None,
+    and None: unknown, not clean. A repository that merely surrounds an installed copy does not count.
+    """
     try:
+        _git("ls-files", "--error-unmatch", "--", str(Path(__file__).resolve().relative_to(PROJECT_ROOT)))
         commit = _git("rev-parse", "HEAD")
         dirty = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("GST_GIT_COMMIT"), None
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return os.environ.get("GST_GIT_COMMIT") or None, None
     return commit.strip(), bool(dirty.strip())
 
 
 def _git(*arguments: str) -> str:
+    # Inside a git hook GIT_DIR and its like name the repository of the hook, whatever `-C` says.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
-        ["git", "-C", str(PROJECT_ROOT), *arguments], check=True, capture_output=True, text=True
+        ["git", "-C", str(PROJECT_ROOT), *arguments], check=True, capture_output=True, text=True, env=environ
     ).stdout
 
 
@@ -65,7 +72,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
-        "packages": package_versions(),
+        "packages": dict(package_versions()),
     }
 
 

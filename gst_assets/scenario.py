@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,12 +21,13 @@ from gst_assets.provenance import PROJECT_ROOT
 SCENARIO_DIR = Path(__file__).resolve().parent / "scenarios"
 _EXTENDS = "extends"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+_DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 class Settings(BaseModel):
-    """Base of all scenario sections: frozen, and an unknown key is an error."""
+    """Base of all scenario sections: frozen; an unknown key and a number that is not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --- workload ---------------------------------------------------------------------------------------------------------
@@ -43,7 +44,7 @@ class Poisson(Settings):
     """Exponentially distributed gaps at a mean rate; the first request arrives after the first gap."""
 
     kind: Literal["poisson"]
-    rate_per_s: float = Field(gt=0, allow_inf_nan=False, description="mean arrivals per second")
+    rate_per_s: float = Field(gt=0, description="mean arrivals per second")
 
 
 class Static(Settings):
@@ -143,7 +144,9 @@ class Sampling(Settings):
 
     temperature: float = Field(0.0, ge=0)
     ignore_eos: bool = True
-    stop_token_ids: tuple[int, ...] = Field((), description="token ids that end a request early")
+    stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="token ids that end a request early"
+    )
     stop_token_id_below: int = Field(
         0, ge=0, description="additionally, every token id below this ends a request early"
     )
@@ -225,10 +228,15 @@ class Profile(Settings):
     @model_validator(mode="after")
     def _ascending(self) -> Profile:
         for name, value in self:
-            if isinstance(value, tuple) and list(value) != sorted(set(value)):
+            if not isinstance(value, tuple):
+                continue
+            if list(value) != sorted(set(value)):
                 raise ValueError(f"{name} must be ascending without repeats, found {list(value)}")
-            if isinstance(value, tuple) and not value:
+            if not value:
                 raise ValueError(f"{name} must not be empty")
+            lowest = 0 if name == "prefill_context_sizes" else 1
+            if value[0] < lowest:
+                raise ValueError(f"{name} must hold values of at least {lowest}, found {value[0]}")
         return self
 
 
@@ -297,7 +305,8 @@ def scenario_names(directory: Path = SCENARIO_DIR) -> list[str]:
 def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SCENARIO_DIR) -> Scenario:
     """Compose and validate the scenario `name`.
 
-    `overrides` are `dotted.key=value` with a YAML value, e.g. `workload.num_decode_tokens=32`.
+    `overrides` are `dotted.key=value` with a YAML value, e.g. `workload.num_decode_tokens=32` or `profile.num_tokens=[1, 2, 4]` (a list is
+    given whole). Of several for one key the last counts. `workload.arrivals.kind=static` drops the settings of the former kind.
 
     Raises:
         ScenarioError: unknown scenario, parent or key, wrong type, or impossible value; names the key, the file and what is allowed.
@@ -312,42 +321,43 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config = _compose(name, directory, ())
+    source = str(directory / f"{name}.yaml")
+    values, origins = _compose(name, directory, ())
+    # Joined first, so that their order does not matter where one names a kind and another a setting of that kind.
+    chosen: dict[str, Any] = {}
     for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise ScenarioError(
-                f"override {override!r}: expected dotted.key=value, e.g. workload.num_decode_tokens=32."
-            )
-        if key.split(".")[0] in ("name", _EXTENDS):
-            raise ScenarioError(f"override {override!r}: {key} cannot be overridden.")
-        try:
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
-        except OmegaConfBaseException as error:
-            raise ScenarioError(f"override {override!r} of scenario {name}: {error}") from None
+        parsed = _parse_override(override)
+        chosen = _merge(chosen, parsed)
+        origins |= dict.fromkeys(_dotted_keys(parsed), f"override {override!r} of scenario {name}")
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(_merge(values, chosen)), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ScenarioError(f"{directory / name}.yaml: {str(error).splitlines()[0]}") from None
-    assert isinstance(values, dict)
-    return _validate({**values, "name": name}, f"{directory / name}.yaml", overrides)
+        key = str(error.full_key or "")
+        raise ScenarioError(f"{origins.get(key, source)}: {key}: {str(error).splitlines()[0]}.") from None
+    assert isinstance(resolved, dict)
+    return _validate(json.dumps({**resolved, "name": name}, default=repr), source, origins)
 
 
 def read_resolved(path: Path) -> Scenario:
     """Read a scenario that was resolved to JSON, as carried to a host without this project's configuration library.
 
     Raises:
-        ScenarioError
+        ScenarioError: missing, not JSON (with its line), or not a scenario; names the file and the key.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
     except FileNotFoundError:
         raise ScenarioError(
             f"{path}: no such file. Write it with `python -m gst_assets.scenario NAME > FILE.json`."
         ) from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
         raise ScenarioError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}).") from None
-    return _validate(values, str(path), ())
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: not UTF-8 ({error.reason}).") from None
+    return _validate(text, str(path), {})
 
 
 def resolve_path(text: str) -> Path:
@@ -356,66 +366,193 @@ def resolve_path(text: str) -> Path:
     return path if path.is_absolute() else PROJECT_ROOT / path
 
 
-def _compose(name: str, directory: Path, seen: tuple[str, ...]) -> Any:
-    from omegaconf import DictConfig, OmegaConf
-    from yaml import YAMLError
-
+def _compose(name: str, directory: Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's settings over its parents', interpolations unresolved, and for each dotted key the file and line it comes from."""
     path = directory / f"{name}.yaml"
     if name in seen:
-        raise ScenarioError(f"{path}: {_EXTENDS} goes in a circle: {' -> '.join([*seen, name])}.")
-    if not path.is_file():
-        raise ScenarioError(f"{directory / seen[-1]}.yaml: {_EXTENDS} names {name!r}, but {path} does not exist.")
-    try:
-        own = OmegaConf.load(path)
-    except YAMLError as error:
-        raise ScenarioError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(own, DictConfig):
-        raise ScenarioError(f"{path}: expected a mapping of settings at the top level.")
+        raise ScenarioError(
+            f"{path}: {_EXTENDS} goes in a circle: {' -> '.join([*seen, name])}. Take one of them out of {_EXTENDS}."
+        )
+    own, origins = _read_file(path)
+    if "name" in own:
+        raise ScenarioError(f"{origins['name']}: name: the file's name is the scenario's name. Remove the key.")
     parents = own.pop(_EXTENDS, [])
-    merged = OmegaConf.create({})
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = OmegaConf.merge(merged, _compose(parent, directory, (*seen, name)))
-    return OmegaConf.merge(merged, own)
+    names = [parents] if isinstance(parents, str) else parents
+    if not isinstance(names, list) or not all(isinstance(parent, str) for parent in names):
+        raise ScenarioError(
+            f"{origins[_EXTENDS]}: {_EXTENDS}: expected a scenario name or a list of them, found {parents!r}."
+        )
+    merged: dict[str, Any] = {}
+    merged_origins: dict[str, str] = {}
+    for parent in names:
+        known = sorted(file.stem for file in directory.glob("*.yaml"))
+        if parent not in known:
+            raise ScenarioError(
+                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r}, but {directory} has no {parent}.yaml; it has {', '.join(known)}."
+            )
+        values, where = _compose(parent, directory, (*seen, name))
+        merged, merged_origins = _merge(merged, values), merged_origins | where
+    return _merge(merged, own), merged_origins | origins
 
 
-def _validate(values: dict[str, Any], source: str, overrides: Sequence[str]) -> Scenario:
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        return Scenario.model_validate(values)
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise ScenarioError(f"{path}: expected a mapping of settings at the top level, found {text.strip()!r:.60}.")
+        own = OmegaConf.to_container(OmegaConf.create(text))
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        raise ScenarioError(f"{path}:{line} not valid YAML ({error.problem or error.context}).") from None
+    except yaml.YAMLError as error:
+        raise ScenarioError(f"{path}: not valid YAML ({error}).") from None
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        where = _lines(root).get(key)
+        line = f" line {where}:" if where else ""
+        raise ScenarioError(f"{path}:{line} {key}: not a valid interpolation ({str(error).splitlines()[0]}).") from None
+    assert isinstance(own, dict)
+    return {str(key): value for key, value in own.items()}, {
+        key: f"{path}: line {line}" for key, line in _lines(root).items()
+    }
+
+
+def _lines(node: Any, prefix: str = "") -> dict[str, int]:
+    """Line (from 1) of each dotted key of a YAML mapping node."""
+    found: dict[str, int] = {}
+    for key, value in node.value if node is not None and node.id == "mapping" else ():
+        found[f"{prefix}{key.value}"] = key.start_mark.line + 1
+        found |= _lines(value, f"{prefix}{key.value}.")
+    return found
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    key, equals, _ = override.partition("=")
+    if not equals or not _DOTTED_KEY.fullmatch(key):
+        raise ScenarioError(
+            f"override {override!r}: expected dotted.key=value, e.g. workload.num_decode_tokens=32 or profile.num_tokens=[1, 2, 4] (a list is given whole)."
+        )
+    if key.split(".")[0] in ("name", _EXTENDS):
+        raise ScenarioError(f"override {override!r}: {key} cannot be overridden; choose another scenario instead.")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+    except YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise ScenarioError(f"override {override!r}: {key}: the value is not valid YAML ({problem}).") from None
+    except OmegaConfBaseException as error:
+        raise ScenarioError(
+            f"override {override!r}: {key}: not a valid interpolation ({str(error).splitlines()[0]})."
+        ) from None
+    assert isinstance(parsed, dict)
+    return {str(name): value for name, value in parsed.items()}
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` wins; lists are replaced whole, and so is a section whose `kind` changes: the old kind's settings mean nothing to the new one."""
+    merged = dict(base)
+    for key, value in over.items():
+        before = merged.get(key)
+        if (
+            isinstance(before, dict)
+            and isinstance(value, dict)
+            and value.get("kind") in (None, before.get("kind", value.get("kind")))
+        ):
+            merged[key] = _merge(before, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _dotted_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys += [f"{prefix}{key}", *(_dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return keys
+
+
+def _validate(text: str, source: str, origins: dict[str, str]) -> Scenario:
+    """Validate a scenario in JSON. Strictly: neither `"32"` nor `true` is an integer."""
+    try:
+        return Scenario.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        touched = [text for text in overrides if key.startswith(text.partition("=")[0]) or text.startswith(key)]
-        origin = f"{source} with override {touched[0]!r}" if touched else source
-        raise ScenarioError(f"{origin}: {key or 'scenario'}: {_explain(first)}") from None
+        key, problem = _explain(first)
+        more = f" ({error.error_count()} settings are wrong in all)" if error.error_count() > 1 else ""
+        raise ScenarioError(f"{_origin(key, source, origins)}: {key or 'scenario'}: {problem}{more}") from None
 
 
-def _explain(error: Any) -> str:
-    location = error["loc"]
+def _origin(key: str, source: str, origins: dict[str, str]) -> str:
+    """Where the setting `key` was made; for a section or a missing key, the scenario's file and the overrides that touch the section."""
+    if key in origins and not any(other.startswith(f"{key}.") for other in origins):
+        return origins[key]
+    section = key if any(other.startswith(f"{key}.") for other in origins) else key.rpartition(".")[0]
+    touching = [
+        where for other, where in origins.items() if where.startswith("override") and other.startswith(f"{section}.")
+    ]
+    return " with ".join([source, *dict.fromkeys(touching)])
+
+
+def _explain(error: Any) -> tuple[str, str]:
+    """The dotted key of a validation error, and what is wrong with what is allowed."""
+    keys, model, kinds = _follow(error["loc"])
+    found = f"found {error['input']!r:.120}"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        tag = error["ctx"].get("tag")
+        return ".".join(
+            [*keys, "kind"]
+        ), f"expected one of {', '.join(kinds)}, found {'none' if tag is None else repr(tag)}."
+    key = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        return f"unknown key. Allowed here: {', '.join(_allowed_keys(location[:-1]))}."
+        _, section, _ = _follow(error["loc"][:-1])
+        return key, f"unknown key. Allowed here: {', '.join(sorted(section.model_fields)) if section else 'none'}."
     if error["type"] == "missing":
-        return "required key is missing."
-    return f"{error['msg']} (found {error['input']!r:.120})."
+        return key, "required key is missing."
+    if error["type"] == "value_error":
+        return key, f"{error['ctx']['error']}."
+    if model is not None or kinds:
+        return key, f"expected a mapping of settings, {found}."
+    return key, f"{error['msg']} ({found})."
 
 
-def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Scenario
+def _follow(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None, dict[str, type[BaseModel]]]:
+    """The keys along an error's location (which also holds the tags of tagged unions), and the section or the kinds it ends at."""
+    keys: list[str] = []
+    model: type[BaseModel] | None = Scenario
+    kinds: dict[str, type[BaseModel]] = {}
     for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-        else:  # a tagged union: the tag names the member
-            members = [
-                member
-                for member in (FixedInterval, Poisson, Static)
-                if member.model_fields["kind"].annotation.__args__[0] == part
-            ]  # type: ignore[union-attr]
-            model = members[0] if members else Scenario
-    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        if kinds:
+            model, kinds = kinds[str(part)], {}
+            continue
+        keys.append(str(part))
+        field = model.model_fields.get(str(part)) if model else None
+        annotation: Any = field.annotation if field else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        if field and isinstance(field.discriminator, str):
+            kinds = {
+                get_args(member.model_fields[field.discriminator].annotation)[0]: member
+                for member in get_args(annotation)
+            }
+    return keys, model, kinds
 
 
 if __name__ == "__main__":
     import sys
 
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m gst_assets.scenario NAME [dotted.key=value ...]")
     try:
         print(json.dumps(load_scenario(sys.argv[1], sys.argv[2:]).model_dump(mode="json"), indent=2))
     except ScenarioError as problem:

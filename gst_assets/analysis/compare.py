@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
-from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run
-from gst_assets.contracts.documents import ProfileMeta, read_document, write_document
+from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256
+from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.errors import ComparisonError, GstError
 from gst_assets.scenario import Comparison as Bands
@@ -77,7 +77,7 @@ def compare_directories(
         repeats,
         variants,
         bands=_bands(repeats, pass_band, warn_band),
-        calibration_sha256=_calibration_sha256(profile, variants),
+        calibration_sha256=read_calibration_sha256(list(variants.values()), profile),
     )
     _write_whole(comparison, out, started_at)
     return comparison
@@ -109,28 +109,6 @@ def _bands(repeats: Sequence[RealRun], pass_band: float | None, warn_band: float
         raise ComparisonError(
             f"bands of the verdict: {error.errors()[0]['msg']}. Correct --pass-band or --warn-band."
         ) from None
-
-
-def _calibration_sha256(profile: Path | None, variants: dict[str, SimulatedRun]) -> set[str] | None:
-    """Calibration digests of the bundles that the simulations used; None where one of them is not at hand."""
-    found: set[str] = set()
-    for sim in variants.values():
-        root = profile or Path(sim.meta.profiling_root)
-        path = root / Kind.PROFILE.meta_name
-        if profile is None and not path.is_file():
-            return None
-        meta = read_document(ProfileMeta, path)
-        changed = [
-            name for name, digest in sim.meta.profile_sha256.items() if meta.sha256.get(name) not in (None, digest)
-        ]
-        if changed and profile is None:
-            return None
-        if changed:
-            raise ComparisonError(
-                f"{path}: {changed[0]} is not the file that {sim.directory} was simulated with. Point --profile to the bundle it used."
-            )
-        found |= set(meta.calibration_sha256.values())
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,6 +28,7 @@ from gst_assets.analysis.latencies import (
     METRIC_NAMES,
     METRICS,
     PERCENTILES,
+    Metric,
     is_sufficient,
     percentile_ns,
     samples_ns,
@@ -44,6 +45,7 @@ from gst_assets.contracts.tables import (
     validate,
 )
 from gst_assets.errors import ComparisonError
+from gst_assets.profiling.calibration import workload_digest
 from gst_assets.scenario import Comparison as Bands
 
 Outcome = Literal["pass", "warn", "fail", "insufficient"]
@@ -59,22 +61,49 @@ DECIDING_PERCENTILES = (50, 90)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The headline variant's outcome.
+class Cell:
+    """One metric, percentile and variant: a row of `contracts.tables.LatencyErrors`, whose docstring defines the columns.
 
-    `cells` are the rows of `LatencyErrors` that decided (worst first), `unjudged` those that had too few samples.
+    Missing values are NaN.
     """
 
+    metric: Metric
+    statistic: str
+    variant: str
+    real_ns: float
+    sim_ns: float
+    error_ns: float
+    relative_error: float
+    real_spread: float
+    num_real_samples: int
+    num_sim_samples: int
+    verdict: Outcome
+
+    @property
+    def name(self) -> str:
+        """The cell in words, e.g. `TTFT P50`."""
+        return f"{METRIC_NAMES[self.metric]} {self.statistic.upper()}"
+
+    @property
+    def error_size(self) -> float:
+        """|relative_error|; an undefined one is larger than any other."""
+        return math.inf if math.isnan(self.relative_error) else abs(self.relative_error)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The headline variant's outcome. `cells` decided it (worst first); `unjudged` had too few samples to."""
+
     outcome: Outcome
-    cells: pd.DataFrame
-    unjudged: pd.DataFrame
+    cells: tuple[Cell, ...]
+    unjudged: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Everything the report shows. Frames are those of the `contracts.tables` models of the same name.
 
-    `pairs` maps (real run id, variant) to the aligned pair; `variants` keeps the order given.
+    `cells` go by metric, percentile and variant; `pairs` maps (real run id, variant) to the aligned pair.
     """
 
     real_repeats: tuple[RealRun, ...]
@@ -84,7 +113,7 @@ class Comparison:
     verdict: Verdict
     marks: tuple[str, ...]
     notes: tuple[str, ...]
-    latency_errors: pd.DataFrame
+    cells: tuple[Cell, ...]
     repeat_latencies: pd.DataFrame
     request_errors: pd.DataFrame
     alignment_counts: pd.DataFrame
@@ -95,6 +124,11 @@ class Comparison:
     def variants(self) -> tuple[str, ...]:
         """Names of the simulated variants, in the order given."""
         return tuple(self.simulations)
+
+    @property
+    def latency_errors(self) -> pd.DataFrame:
+        """`cells` as a `LatencyErrors` frame."""
+        return _frame(LatencyErrors, [asdict(cell) for cell in self.cells])
 
 
 def compare(
@@ -107,7 +141,7 @@ def compare(
     """Compare repeats of one real run with simulations of the same workload, by variant name.
 
     The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given. `calibration_sha256`
-    holds the profile's calibration digests; None where the profile is not at hand, which is noted.
+    holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted.
 
     Raises:
         ComparisonError: a refused gate (see the module), or no run on one of the sides.
@@ -117,7 +151,7 @@ def compare(
     pairs = {
         (real.meta.run_id, variant): align(real, sim) for real in real_repeats for variant, sim in simulations.items()
     }
-    errors = _latency_errors(real_repeats, simulations, pairs, bands)
+    cells = _cells(real_repeats, simulations, pairs, bands)
     counts = _frame(
         AlignmentCounts,
         [{"run_id": run, "variant": variant, **asdict(pair.counts)} for (run, variant), pair in pairs.items()],
@@ -130,10 +164,10 @@ def compare(
         simulations=dict(simulations),
         headline=headline,
         bands=bands,
-        verdict=_verdict(errors, headline, marked=bool(marks)),
+        verdict=_verdict(cells, headline, marked=bool(marks)),
         marks=marks,
         notes=_notes(real_repeats, simulations, counts, calibration_sha256),
-        latency_errors=errors,
+        cells=cells,
         repeat_latencies=_repeat_latencies(real_repeats, simulations, pairs),
         request_errors=_request_errors(pairs),
         alignment_counts=counts,
@@ -177,10 +211,10 @@ def _check_runs(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simul
     for variant, sim in simulations.items():
         if sim.meta.variant != variant:
             raise ComparisonError(f"{sim.directory} is of variant {sim.meta.variant!r}, but was given as {variant!r}.")
-    check_same_workload([run.meta for run in (*real_repeats, *simulations.values())])
-    first = real_repeats[0]
-    for other in (*real_repeats[1:], *simulations.values()):
-        _check_same_subject(first, other)
+    runs: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
+    check_same_workload([run.meta for run in runs])
+    for other in runs[1:]:
+        _check_same_subject(real_repeats[0], other)
 
 
 def _check_same_subject(first: RealRun, other: RealRun | SimulatedRun) -> None:
@@ -209,7 +243,14 @@ def _device(hardware: tuple[str, str, int]) -> str:
 
 
 def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] | None) -> None:
-    digests = {"workload_id": real.meta.workload_id, **real.meta.workload_sha256}
+    requests = real.requests
+    arrivals = requests["arrival_time_ns"] - requests["arrival_time_ns"].min()
+    lengths = zip(requests["num_prefill_tokens"], requests["num_decode_tokens"], strict=True)
+    digests = {
+        "workload_id": real.meta.workload_id,
+        "lengths and arrivals": workload_digest(lengths, arrivals),
+        **real.meta.workload_sha256,
+    }
     for name, digest in digests.items():
         if digest in (calibration_sha256 or ()):
             raise ComparisonError(
@@ -298,44 +339,43 @@ def _notes(
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 
-def _latency_errors(
+def _cells(
     real_repeats: Sequence[RealRun],
     simulations: Mapping[str, SimulatedRun],
     pairs: Mapping[tuple[str, str], AlignedPair],
     bands: Bands,
-) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
+) -> tuple[Cell, ...]:
+    cells = []
     for metric in METRICS:
+        real_samples: dict[str, list[np.ndarray]] = {}
+        sim_samples: dict[str, list[np.ndarray]] = {}
         for variant in simulations:
             aligned = [pairs[run.meta.run_id, variant] for run in real_repeats]
-            real_samples = [samples_ns(pair.real, metric) for pair in aligned]
-            sim_samples = [samples_ns(pair.sim, metric) for pair in aligned]
-            for percentile in PERCENTILES:
-                real = [percentile_ns(samples, percentile).value_ns for samples in real_samples]
-                sim = [percentile_ns(samples, percentile).value_ns for samples in sim_samples]
+            real_samples[variant] = [samples_ns(pair.real, metric) for pair in aligned]
+            sim_samples[variant] = [samples_ns(pair.sim, metric) for pair in aligned]
+        for percentile in PERCENTILES:
+            for variant in simulations:
+                real = [percentile_ns(samples, percentile).value_ns for samples in real_samples[variant]]
+                sim = [percentile_ns(samples, percentile).value_ns for samples in sim_samples[variant]]
                 real_ns, sim_ns = float(np.median(real)), float(np.median(sim))
-                relative = relative_error(sim_ns, real_ns)
-                samples = min(len(each) for each in real_samples)
-                rows.append(
-                    {
-                        "metric": metric,
-                        "statistic": statistic_name(percentile),
-                        "variant": variant,
-                        "real_ns": real_ns,
-                        "sim_ns": sim_ns,
-                        "error_ns": sim_ns - real_ns,
-                        "relative_error": relative,
-                        "real_spread": _spread(real, real_ns),
-                        "num_real_samples": samples,
-                        "num_sim_samples": min(len(each) for each in sim_samples),
-                        "verdict": judge(relative, samples, percentile, bands),
-                    }
+                error = relative_error(sim_ns, real_ns)
+                smallest = min(len(samples) for samples in real_samples[variant])
+                cells.append(
+                    Cell(
+                        metric=metric,
+                        statistic=statistic_name(percentile),
+                        variant=variant,
+                        real_ns=real_ns,
+                        sim_ns=sim_ns,
+                        error_ns=sim_ns - real_ns,
+                        relative_error=error,
+                        real_spread=_spread(real, real_ns),
+                        num_real_samples=smallest,
+                        num_sim_samples=min(len(samples) for samples in sim_samples[variant]),
+                        verdict=judge(error, smallest, percentile, bands),
+                    )
                 )
-    order = {
-        (metric, statistic_name(p)): i for i, (metric, p) in enumerate((m, p) for m in METRICS for p in PERCENTILES)
-    }
-    rows.sort(key=lambda row: order[row["metric"], row["statistic"]])
-    return _frame(LatencyErrors, rows)
+    return tuple(cells)
 
 
 def relative_error(sim: float, real: float) -> float:
@@ -392,23 +432,16 @@ def _request_errors(pairs: Mapping[tuple[str, str], AlignedPair]) -> pd.DataFram
     return _typed(RequestErrors, pd.concat(parts, ignore_index=True))
 
 
-def _verdict(errors: pd.DataFrame, headline: str, *, marked: bool) -> Verdict:
+def _verdict(cells: Sequence[Cell], headline: str, *, marked: bool) -> Verdict:
     names = [statistic_name(percentile) for percentile in DECIDING_PERCENTILES]
-    cells = errors.loc[(errors["variant"] == headline) & errors["statistic"].isin(names)]
-    insufficient = cells["verdict"] == "insufficient"
-    # An undefined relative error sorts as the worst there is.
-    size = cells["relative_error"].abs().fillna(math.inf)
-    judged = cells.loc[size.loc[~insufficient].sort_values(ascending=False, kind="stable").index]
-    outcome: Outcome = "insufficient" if judged.empty else judged["verdict"].iloc[0]
+    deciding = [cell for cell in cells if cell.variant == headline and cell.statistic in names]
+    unjudged = [cell for cell in deciding if cell.verdict == "insufficient"]
+    # All cells share the bands, so the largest error is also the worst verdict.
+    judged = sorted((cell for cell in deciding if cell not in unjudged), key=lambda cell: cell.error_size, reverse=True)
+    outcome: Outcome = judged[0].verdict if judged else "insufficient"
     if marked and outcome == "pass":
         outcome = "warn"
-    return Verdict(outcome, judged.reset_index(drop=True), cells.loc[insufficient].reset_index(drop=True))
-
-
-def cell_name(row: pd.Series) -> str:
-    """A cell in words, e.g. `TTFT P50`."""
-    metric = next(metric for metric in METRICS if metric == row["metric"])
-    return f"{METRIC_NAMES[metric]} {row['statistic'].upper()}"
+    return Verdict(outcome, tuple(judged), tuple(unjudged))
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,10 @@ _DPI = 110
 _NS_PER_MS = 1e6
 _MAX_CURVE_POINTS = 1000
 _MAX_SCATTER_POINTS = 2000
+_DISTRIBUTIONS: dict[Metric, str] = {
+    "ttft": "time to first token",
+    "itl": "per-token latency (gap to the previous token)",
+}
 _REAL_COLOUR = "#000000"
 _STYLES = (
     ("#0072B2", "solid", "o"),
@@ -37,9 +41,10 @@ _STYLES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One PNG: its file name inside `figs/` and what it shows."""
+    """One PNG: its file name inside `figs/`, a title of a few words, and what it shows."""
 
     file_name: str
+    title: str
     caption: str
 
 
@@ -49,16 +54,18 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
     A metric without samples (one token a request has no inter-token latency) gets no figure rather than an empty one.
     """
     figures = []
-    for metric, what in (("ttft", "time to first token"), ("itl", "per-token latency (gap to the previous token)")):
+    for metric, what in _DISTRIBUTIONS.items():
         if _has_samples(comparison, metric):
             figure = Figure(
                 f"{metric}_cdf.png",
+                f"Distribution of {METRIC_NAMES[metric]}",
                 f"Cumulative distribution of {METRIC_NAMES[metric]}, {what}. Thin black: one line per real repeat.",
             )
             _draw(directory / figure.file_name, _cdf, comparison, metric)
             figures.append(figure)
     figure = Figure(
         "ttft_per_request.png",
+        "TTFT per request",
         "TTFT of each request, simulated against real (median over repeats). On the diagonal the simulation is exact; above it, it is "
         f"too slow. Shaded: within {100 * comparison.bands.warn_band:g} %.",
     )
@@ -71,11 +78,11 @@ def _has_samples(comparison: Comparison, metric: Metric) -> bool:
 
 
 def _draw(path: Path, draw: Callable[[Axes, Comparison, Metric], None], comparison: Comparison, metric: Metric) -> None:
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure as Canvas
 
     # A user's own matplotlibrc must not change the report.
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+    with style.context("default"):
         canvas = Canvas(figsize=_INCHES, layout="constrained")
         axes = canvas.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
@@ -83,6 +90,7 @@ def _draw(path: Path, draw: Callable[[Axes, Comparison, Metric], None], comparis
         axes.set_axisbelow(True)
         draw(axes, comparison, metric)
         # Without the version string the bytes depend on the drawing only.
+        canvas.legend(loc="outside upper left", ncols=5, frameon=False)
         canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
@@ -92,7 +100,7 @@ def _cdf(axes: Axes, comparison: Comparison, metric: Metric) -> None:
     for number, run in enumerate(repeats):
         samples = samples_ns(comparison.pairs[run.meta.run_id, comparison.variants[0]].real, metric)
         label = "real" if len(repeats) == 1 else f"real ({len(repeats)} repeats)"
-        axes.plot(*_curve(samples), color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=3)
+        axes.plot(*_curve(samples), color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=5)
         shown.append(samples)
     for variant, (colour, line, _) in _styled(comparison).items():
         # Alignments to several repeats differ only by early stops and errors; pooled, equal ones leave the curve as it is.
@@ -106,7 +114,6 @@ def _cdf(axes: Axes, comparison: Comparison, metric: Metric) -> None:
     axes.set_yticks([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
     axes.set_ylim(0, 1.02)
     _log_if_wide(axes, np.concatenate(shown), ("x",))
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.12), ncols=1 + len(comparison.variants), frameon=False)
 
 
 def _curve(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +133,7 @@ def _scatter(axes: Axes, comparison: Comparison, metric: Metric) -> None:
     # 5 % of room beyond the outermost points, and an extent even where all are equal.
     low, high = shown.min() * 0.95, max(shown.max() * 1.05, 1e-6)
     line = np.array([low, high])
-    axes.plot(line, line, color="#666666", linewidth=1.0, zorder=2)
+    axes.plot(line, line, color="#666666", linewidth=1.0, label="exact", zorder=2)
     band = comparison.bands.warn_band
     axes.fill_between(line, line * (1 - band), line * (1 + band), color="#000000", alpha=0.08, linewidth=0, zorder=1)
     for variant, (colour, _, marker) in _styled(comparison).items():
@@ -143,7 +150,6 @@ def _scatter(axes: Axes, comparison: Comparison, metric: Metric) -> None:
     _log_if_wide(axes, shown, ("x", "y"))
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
-    axes.legend(loc="upper left", frameon=False)
 
 
 def _styled(comparison: Comparison) -> dict[str, tuple[str, object, str]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.comparison import COMPARED_SETTINGS, DECIDING_PERCENTILES, Comparison, cell_name
+from gst_assets.analysis.comparison import COMPARED_SETTINGS, DECIDING_PERCENTILES, Comparison
 from gst_assets.analysis.figures import Figure, write_figures
-from gst_assets.analysis.latencies import METRIC_NAMES, METRICS, PERCENTILES
+from gst_assets.analysis.latencies import METRIC_NAMES, METRICS
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
@@ -36,6 +36,7 @@ _METRIC_WORDS = {
     "itl": "inter-token latency: gap to the previous token, pooled over all tokens after the first",
     "e2e": "end-to-end latency: last compared token - intended arrival, one sample a request",
 }
+_SHOWN_PARITY = {"equal": "{}", "differs": "**{} (differs)**", "not_recorded": "**not recorded**"}
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
@@ -64,6 +65,7 @@ def comparison_meta(
     """The comparison's run_meta.json. `sha256` digests the files written so far; scenario, model and hardware are the first repeat's."""
     commit, dirty = git_state()
     first = comparison.real_repeats[0]
+    runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]
     return ComparisonMeta.model_validate(
         {
             "run_id": run_id,
@@ -77,9 +79,7 @@ def comparison_meta(
             "params": first.meta.params,
             "hydra": first.meta.hydra.model_dump(),
             "inputs_sha256": {
-                f"{run.meta.run_id}/{file}": digest
-                for run in (*comparison.real_repeats, *comparison.simulations.values())
-                for file, digest in _run_digests(run).items()
+                f"{run.meta.run_id}/{file}": digest for run in runs for file, digest in _run_digests(run).items()
             },
             "sha256": dict(sha256),
             "real_run_dir": str(first.directory),
@@ -111,7 +111,7 @@ def summary(comparison: Comparison, figures: Sequence[Figure]) -> str:
         *_caveats(comparison),
         latency_table(comparison),
         _table_notes(comparison),
-        *[f"![{figure.caption}]({FIGURES}/{figure.file_name})\n\n*{figure.caption}*" for figure in figures],
+        *[f"![{figure.title}]({FIGURES}/{figure.file_name})\n\n*{figure.caption}*" for figure in figures],
         *_without_figure(comparison),
         "## Alignment",
         _alignment(comparison),
@@ -137,24 +137,23 @@ def _title(comparison: Comparison) -> str:
 def verdict_sentence(comparison: Comparison) -> str:
     """The result in one or two sentences of Markdown, e.g. `**FAIL**: Vidur calibrated is +18 % off at TTFT P50 ...`."""
     verdict, headline, bands = comparison.verdict, comparison.headline, comparison.bands
-    deciding = " and ".join(f"P{percentile}" for percentile in DECIDING_PERCENTILES)
-    if verdict.cells.empty:
+    deciding = " or ".join(f"P{percentile}" for percentile in DECIDING_PERCENTILES)
+    if not verdict.cells:
         requests = comparison.alignment_counts["num_compared"].min()
         return (
             f"**INSUFFICIENT**: {requests} compared requests are too few for a verdict; no {deciding} of TTFT, ITL or E2E has ten samples "
             "beyond it."
         )
-    worst = verdict.cells.iloc[0]
-    cell = f"{_percent(worst['relative_error'])} at {cell_name(worst)}"
-    spread = worst["real_spread"]
-    noise = "" if math.isnan(spread) else f" (real repeats spread {100 * spread:.1f} % there)"
+    worst = verdict.cells[0]
+    cell = f"{_percent(worst.relative_error)} at {worst.name}"
+    noise = "" if math.isnan(worst.real_spread) else f" (real repeats spread {_spread(worst.real_spread)} there)"
     count = "the one cell" if len(verdict.cells) == 1 else f"all {len(verdict.cells)} cells"
-    limit = f"{100 * bands.pass_band:g} %" if worst["verdict"] == "pass" else f"{100 * bands.warn_band:g} %"
-    if worst["verdict"] == "fail":
-        text = f"Vidur `{headline}` is off by {cell}{noise}, beyond the {limit} band"
+    if worst.verdict == "fail":
+        text = f"Vidur `{headline}` is off by {cell}{noise}, beyond the {100 * bands.warn_band:g} % band"
     else:
-        text = f"Vidur `{headline}` is within {limit} in {count} judged; largest error {cell}{noise}"
-    if comparison.marks and worst["verdict"] == "pass":
+        band = bands.pass_band if worst.verdict == "pass" else bands.warn_band
+        text = f"Vidur `{headline}` is within {100 * band:g} % in {count} judged; largest error {cell}{noise}"
+    if comparison.marks and worst.verdict == "pass":
         text += ". Not a pass, because the comparison is marked (below)"
     others = [_largest_of(comparison, name) for name in comparison.variants if name != headline]
     return " ".join([f"**{verdict.outcome.upper()}**: {text}.", *others])
@@ -162,17 +161,18 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 def _largest_of(comparison: Comparison, variant: str) -> str:
     """The largest error of another variant over the cells that decided."""
-    cells = comparison.verdict.cells[["metric", "statistic"]]
-    errors = comparison.latency_errors
-    same = cells.merge(errors.loc[errors["variant"] == variant], on=["metric", "statistic"])
-    worst = same.loc[same["relative_error"].abs().fillna(math.inf).idxmax()]
-    return f"For comparison, `{variant}`: largest error {_percent(worst['relative_error'])} at {cell_name(worst)}."
+    deciding = {(cell.metric, cell.statistic) for cell in comparison.verdict.cells}
+    worst = max(
+        (cell for cell in comparison.cells if cell.variant == variant and (cell.metric, cell.statistic) in deciding),
+        key=lambda cell: cell.error_size,
+    )
+    return f"For comparison, `{variant}`: largest error {_percent(worst.relative_error)} at {worst.name}."
 
 
 def _caveats(comparison: Comparison) -> list[str]:
     lines = [f"- **Marked**: {text}." for text in comparison.marks]
-    if len(comparison.verdict.unjudged) and len(comparison.verdict.cells):
-        cells = ", ".join(cell_name(row) for _, row in comparison.verdict.unjudged.iterrows())
+    if comparison.verdict.unjudged and comparison.verdict.cells:
+        cells = ", ".join(cell.name for cell in comparison.verdict.unjudged)
         lines.append(f"- Too few samples to judge: {cells}.")
     lines += [f"- Note: {text}." for text in comparison.notes]
     return ["\n".join(lines)] if lines else []
@@ -180,45 +180,40 @@ def _caveats(comparison: Comparison) -> list[str]:
 
 def latency_table(comparison: Comparison) -> str:
     """The Markdown table of real and simulated latencies in milliseconds, one row per metric and percentile."""
-    errors = comparison.latency_errors
     variants = comparison.variants
     repeats = len(comparison.real_repeats)
     real = "real" if repeats == 1 else f"real (median of {repeats})"
     header = ["latency [ms]", real, "real spread", *[text for name in variants for text in (name, "error")], "samples"]
     rows = []
-    for metric in METRICS:
-        for percentile in PERCENTILES:
-            cells = errors.loc[(errors["metric"] == metric) & (errors["statistic"] == f"p{percentile}")]
-            by_variant = cells.set_index("variant")
-            first = cells.iloc[0]
-            flag = " †" if first["verdict"] == "insufficient" else ""
-            row = [f"{cell_name(first)}{flag}", _ms(first["real_ns"]), _spread(first["real_spread"])]
-            for name in variants:
-                cell = by_variant.loc[name]
-                error = _percent(cell["relative_error"])
-                row += [_ms(cell["sim_ns"]), f"**{error}**" if name == comparison.headline else error]
-            rows.append([*row, f"{first['num_real_samples']:,}"])
+    # Cells go by metric, percentile and variant, so each run of len(variants) cells is a row.
+    for start in range(0, len(comparison.cells), len(variants)):
+        cells = comparison.cells[start : start + len(variants)]
+        first = cells[0]
+        row = [
+            first.name + (" †" if first.verdict == "insufficient" else ""),
+            _ms(first.real_ns),
+            _spread(first.real_spread),
+        ]
+        for cell in cells:
+            error = _percent(cell.relative_error) if cell.num_real_samples else "–"
+            row += [_ms(cell.sim_ns), f"**{error}**" if cell.variant == comparison.headline else error]
+        rows.append([*row, f"{first.num_real_samples:,}"])
     return _markdown(header, rows, numeric_from=1)
 
 
 def _table_notes(comparison: Comparison) -> str:
-    errors = comparison.latency_errors
     lines = ["error = (simulated - real) / real: negative where the simulation is too fast."]
     if len(comparison.real_repeats) > 1:
         lines.append(
-            "Real spread = (max - min) / median over the real repeats: an error below it cannot be told from run-to-run noise."
+            "Real spread = (max - min) / median over the real repeats: an error no larger than it is within run-to-run noise."
         )
-    if (errors["verdict"] == "insufficient").any():
+    if any(cell.verdict == "insufficient" for cell in comparison.cells):
         lines.append("† Fewer than ten samples beyond the percentile: shown, not judged.")
     return " ".join(lines)
 
 
 def _without_figure(comparison: Comparison) -> list[str]:
-    empty = [
-        metric
-        for metric in METRICS
-        if not comparison.latency_errors.set_index("metric").loc[metric, "num_real_samples"].any()
-    ]
+    empty = dict.fromkeys(cell.metric for cell in comparison.cells if not cell.num_real_samples)
     return [f"{METRIC_NAMES[metric]} has no samples, so it has no figure." for metric in empty]
 
 
@@ -248,19 +243,14 @@ def _alignment(comparison: Comparison) -> str:
 
 
 def _settings(comparison: Comparison) -> str:
-    parity = comparison.settings_parity.pivot(index="setting", columns="variant", values=["simulated", "parity"])
-    real = comparison.settings_parity.drop_duplicates("setting").set_index("setting")["real"]
+    parity = comparison.settings_parity
     rows = []
     for setting in COMPARED_SETTINGS:
-        row = [f"`{setting}`", real[setting]]
-        for name in comparison.variants:
-            state = parity.loc[setting, ("parity", name)]
-            value = parity.loc[setting, ("simulated", name)]
-            row.append({"equal": value, "differs": f"**{value} (differs)**", "not_recorded": "**not recorded**"}[state])
-        rows.append(row)
-    return _markdown(
-        ["setting", "engine reported", *[f"{name} assumed" for name in comparison.variants]], rows, numeric_from=9
-    )
+        found = parity.loc[parity["setting"] == setting].to_dict("records")
+        shown = {row["variant"]: _SHOWN_PARITY[row["parity"]].format(row["simulated"]) for row in found}
+        rows.append([f"`{setting}`", found[0]["real"], *[shown[name] for name in comparison.variants]])
+    header = ["setting", "engine reported", *[f"{name} assumed" for name in comparison.variants]]
+    return _markdown(header, rows, numeric_from=len(header))
 
 
 def _runs(comparison: Comparison) -> str:

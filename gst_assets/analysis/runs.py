@@ -1,17 +1,19 @@
-"""Loading a run directory, real or simulated, with every check of the contract. Nothing is compared here."""
+"""Loading a run directory, real or simulated, with every check of the contract, and the calibration digests of a simulation's profile.
+Nothing is compared here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, overload
 
 import pandas as pd
 
-from gst_assets.contracts.documents import RealRunMeta, RunMeta, VidurRunMeta, read_document
+from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, RunMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, check_run_tables, read_table
-from gst_assets.errors import ArtifactError
+from gst_assets.errors import ArtifactError, ComparisonError
 
 RunKind = Literal["real", "vidur"]
 M = TypeVar("M", RealRunMeta, VidurRunMeta)
@@ -76,3 +78,30 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     check_run_tables(requests, tokens, directory)
     iterations = directory / Iterations.file_name()
     return Run(directory, meta, requests, tokens, read_table(Iterations, iterations) if iterations.is_file() else None)
+
+
+def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path | None = None) -> set[str] | None:
+    """Digests of the workloads that the simulations' profile was calibrated on.
+
+    Reads the bundle `profile`, or without it the one that each simulation names. None where such a bundle is no longer there, or was
+    measured again since: then nobody can tell whether a workload is held out.
+
+    Raises:
+        ComparisonError: `profile` is not the bundle that was simulated with.
+        ContractError: no readable metadata document in `profile`.
+    """
+    found: set[str] = set()
+    for sim in simulations:
+        path = (profile or Path(sim.meta.profiling_root)) / Kind.PROFILE.meta_name
+        if profile is None and not path.is_file():
+            return None
+        meta = read_document(ProfileMeta, path)
+        changed = [name for name, digest in sim.meta.profile_sha256.items() if meta.sha256.get(name, digest) != digest]
+        if changed and profile is None:
+            return None
+        if changed:
+            raise ComparisonError(
+                f"{path}: {changed[0]} is not the file that {sim.directory} was simulated with. Point to the bundle it used."
+            )
+        found |= set(meta.calibration_sha256.values())
+    return found

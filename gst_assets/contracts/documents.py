@@ -6,7 +6,7 @@ Models describe what is stored, not how it is produced. Importable on a GPU host
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from gst_assets.errors import ContractError
 
-SCHEMA_VERSION = "v1"
+SCHEMA_VERSION: Literal["v1"] = "v1"
 
 
 class Document(BaseModel):
@@ -199,10 +199,10 @@ D = TypeVar("D", bound=BaseModel)
 
 
 def read_document(model: type[D], path: Path) -> D:
-    """Read and validate one JSON document.
+    """Read and validate one JSON document. Types are exact: `"7"` is no number.
 
     Raises:
-        ContractError: missing, not JSON (with its line), or a key that breaks the contract.
+        ContractError: missing or unreadable, not UTF-8 or JSON (with its line), or a key that is missing or breaks the contract.
     """
     try:
         raw = path.read_text(encoding="utf-8")
@@ -210,21 +210,58 @@ def read_document(model: type[D], path: Path) -> D:
         raise ContractError(
             f"{path}: file missing, so {path.parent} is not a complete artifact. Materialize it again, or point to a complete directory."
         ) from None
+    except OSError as error:
+        raise ContractError(f"{path}: cannot be read ({error.strerror}). Expected a readable JSON file.") from None
+    except UnicodeDecodeError as error:
+        raise ContractError(f"{path}: not UTF-8 ({error.reason}). Write the file as UTF-8.") from None
     try:
-        return model.model_validate(json.loads(raw))
+        json.loads(raw, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise ContractError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}).") from None
+        raise ContractError(
+            f"{path}: line {error.lineno}: not valid JSON ({error.msg}). The file may be cut off; materialize it again."
+        ) from None
+    except ValueError as error:
+        raise ContractError(f"{path}: not valid JSON ({error}). Materialize it again.") from None
+    try:
+        return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if not key:
+            raise ContractError(
+                f"{path}: {first['msg']}; expected a JSON object with the keys of the contract."
+            ) from None
+        if first["type"] == "missing":
+            raise ContractError(f"{path}: key {key} missing. Write the file with the keys of the contract.") from None
         raise ContractError(f"{path}: key {key}: {first['msg']} (found {first['input']!r:.80}).") from None
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
 def write_document(document: BaseModel, path: Path) -> None:
-    """Write a document as indented JSON with keys in the order of its model, newline at the end."""
-    path.write_text(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a document as indented JSON with keys in the order of its model, newline at the end.
+
+    Raises:
+        ContractError: a value JSON cannot hold (NaN, infinity, half of a surrogate pair).
+    """
+    try:
+        text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        data = (text + "\n").encode("utf-8")
+    except ValueError as error:
+        raise ContractError(
+            f"{path}: {type(document).__name__} holds a value that JSON cannot ({error}). Leave it out or use null."
+        ) from None
+    path.write_bytes(data)
 
 
 def timestamp_slug(moment: datetime) -> str:
-    """UTC time as a sortable part of a run id, e.g. `20260102T030405Z`."""
-    return moment.strftime("%Y%m%dT%H%M%SZ")
+    """UTC time as a sortable part of a run id, e.g. `20260102T030405Z`. `moment` must carry its zone.
+
+    Raises:
+        ValueError: `moment` has no zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no zone")
+    return moment.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")

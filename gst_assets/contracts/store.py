@@ -7,6 +7,8 @@ file, has been written last. Nothing here knows what the files mean. Importable 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import secrets
@@ -24,6 +26,8 @@ from gst_assets.provenance import PROJECT_ROOT, sha256_file
 ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
 _STAGING = ".staging"
 _CURRENT = "current"
+_CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 class Kind(StrEnum):
@@ -63,31 +67,50 @@ class Staging:
         artifacts). `replace`: an existing directory is swapped for this one (profiling bundles).
 
         Raises:
-            ArtifactError: metadata missing, or the name is taken by other content.
+            ArtifactError: metadata missing or without the digest of a file, the name is taken by other content, or the disk failed.
         """
-        if not (self.path / self.kind.meta_name).is_file():
+        if self.committed:
+            raise RuntimeError(f"{self.committed} was already committed")
+        meta = self.path / self.kind.meta_name
+        if not meta.is_file():
             raise ArtifactError(
                 f"{self.path}: {self.kind.meta_name} was not written, refusing to commit an incomplete directory."
             )
+        unlisted = _files(self.path, self.kind.meta_name) - _recorded_digests(meta).keys()
+        if unlisted:
+            raise ArtifactError(
+                f"{meta}: sha256 does not list {min(unlisted)}, so a later change to it would go unseen. Write the metadata file last."
+            )
         final = self._store.path(self.kind, self.artifact_id)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _flush(self.path)
-        try:
-            self.path.rename(final)
-        except OSError:
-            if not final.exists():
-                raise
-            if replace:
-                _exchange(self.path, final)
-                shutil.rmtree(self.path)
-            elif share and directory_digests(final, self.kind.meta_name) == self.digests():
-                shutil.rmtree(self.path)
-            else:
-                raise ArtifactError(
-                    f"{final}: already exists with other content. Artifacts are never overwritten; remove it or use another id."
-                ) from None
+        with _disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _flush(self.path)
+            try:
+                self.path.rename(final)
+            except OSError:
+                if not final.exists():
+                    raise
+                self._settle(final, replace=replace, share=share)
+            for parent in (final.parent, *final.parent.parents):
+                _sync(parent)  # the new name, and those of folders created for it, survive a power failure
+                if parent == self._store.root:
+                    break
         self.committed = final
         return final
+
+    def _settle(self, final: Path, *, replace: bool, share: bool) -> None:
+        """The name is taken: swap, share or refuse. What is not kept is removed."""
+        if not final.is_dir():
+            raise ArtifactError(f"{final}: expected a directory, found a file. Remove it or use another id.")
+        if replace:
+            _exchange(self.path, final)
+        elif not share or directory_digests(final, self.kind.meta_name) != self.digests():
+            raise ArtifactError(
+                f"{final}: already exists{' with other content' if share else ''}. Artifacts are never overwritten; remove it or use another id."
+            )
+        else:
+            open_directory(final, self.kind, verify=False)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 class ArtifactStore:
@@ -107,29 +130,47 @@ class ArtifactStore:
         return cls(os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
 
     def path(self, kind: Kind, artifact_id: str) -> Path:
-        """Where an artifact is or would be. `artifact_id` may hold `/` only for profiles (`<hardware>/<model>`)."""
+        """Where an artifact is or would be. `artifact_id` is a plain name; for profiles `<hardware>/<model>`.
+
+        Raises:
+            ArtifactError: not such a name.
+        """
         parts = artifact_id.split("/")
-        if any(part in ("", ".", "..") or part.startswith(".") for part in parts) or (
-            len(parts) > 1 and kind is not Kind.PROFILE
-        ):
-            raise ArtifactError(f"{artifact_id!r} is not a usable {kind.value} id.")
+        if len(parts) != _levels(kind) or not all(map(_is_plain, parts)):
+            wanted = "<hardware>/<model>" if kind is Kind.PROFILE else "one name"
+            raise ArtifactError(
+                f"{artifact_id!r} is not a usable {kind.value} id: expected {wanted} of printable characters without slashes or a leading dot."
+            )
         return self.root / kind.value / artifact_id
 
     @contextmanager
     def stage(self, kind: Kind, artifact_id: str) -> Iterator[Staging]:
-        """Stage a directory for `artifact_id`. Whatever is not committed when the block ends is removed; so is what killed processes left."""
+        """Stage a directory for `artifact_id`. Whatever is not committed when the block ends is removed; so is what killed processes left.
+
+        Raises:
+            ArtifactError: the root cannot be written, or the disk failed or filled up inside the block.
+        """
         self.path(kind, artifact_id)
         area = self.root / _STAGING
-        area.mkdir(parents=True, exist_ok=True)
-        _sweep(area)
-        path = area / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
-        path.mkdir()
-        staging = Staging(self, kind, artifact_id, path)
+        name = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+        path, lock_file = area / name, area / f"{name}.lock"
+        with _disk_errors(area):
+            area.mkdir(parents=True, exist_ok=True)
+            # Under one lock, so that no other process sweeps this directory before its own lock is held.
+            with _locked(area / ".lock"):
+                _sweep(area)
+                lock = _lock(lock_file)
+                path.mkdir()
         try:
-            yield staging
+            yield Staging(self, kind, artifact_id, path)
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise _disk_error(path, error) from error
+            raise
         finally:
-            if path.exists():
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
+            lock_file.unlink(missing_ok=True)
+            os.close(lock)
 
     def adopt(self, kind: Kind, artifact_id: str, directory: Path, *, replace: bool = False) -> Path:
         """Commit a complete directory that another process wrote below the root; returns the final path. `replace` as in `Staging.commit`.
@@ -151,24 +192,41 @@ class ArtifactStore:
     def list(self, kind: Kind) -> list[str]:
         """Ids of the complete artifacts of a kind, sorted."""
         base = self.root / kind.value
-        pattern = f"*/*/{kind.meta_name}" if kind is Kind.PROFILE else f"*/{kind.meta_name}"
-        return sorted(str(meta.parent.relative_to(base)) for meta in base.glob(pattern))
+        found = (meta.parent.relative_to(base) for meta in base.glob("*/" * _levels(kind) + kind.meta_name))
+        return sorted(path.as_posix() for path in found if all(map(_is_plain, path.parts)))
 
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
-        """Point `slot` of a scenario (e.g. `workload`) at the artifacts last materialized for it. Replaced in one step."""
-        path = self.root / _CURRENT / scenario / f"{slot}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Point `slot` of a scenario (e.g. `workload`) at the artifacts last materialized for it. Replaced in one step.
+
+        Raises:
+            ArtifactError: the root cannot be written.
+        """
+        path = self._pointer(scenario, slot)
         beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                beside.write_text(text, encoding="utf-8")
+                _sync(beside)
+                beside.replace(path)
+                _sync(path.parent)
+            finally:
+                beside.unlink(missing_ok=True)
 
     def current(self, scenario: str, slot: str) -> dict[str, Any] | None:
-        """What `set_current` last stored, or None."""
-        path = self.root / _CURRENT / scenario / f"{slot}.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        """What `set_current` last stored, or None.
+
+        Raises:
+            ArtifactError: the file is not what `set_current` writes.
+        """
+        path = self._pointer(scenario, slot)
+        return _read_object(path) if path.exists() else None
+
+    def _pointer(self, scenario: str, slot: str) -> Path:
+        if not _is_plain(scenario) or not _is_plain(slot):
+            raise ArtifactError(f"{scenario!r}, {slot!r}: expected the plain names of a scenario and a slot.")
+        return self.root / _CURRENT / scenario / f"{slot}.json"
 
 
 def open_directory(path: Path, kind: Kind, *, verify: bool = True) -> Path:
@@ -177,6 +235,26 @@ def open_directory(path: Path, kind: Kind, *, verify: bool = True) -> Path:
     Raises:
         ArtifactError: missing, without its metadata file, or with a file whose digest differs from the recorded one.
     """
+    while True:
+        found = _identity(path)
+        try:
+            _check(path, kind, verify)
+            return path
+        except ArtifactError:
+            # Swapped for another one while it was read (`commit(replace=True)`): what was read belongs to neither, so look again.
+            if _identity(path) == found:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns
+
+
+def _check(path: Path, kind: Kind, verify: bool) -> None:
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such directory. Materialize the asset that writes it, or correct the path.")
     meta = path / kind.meta_name
@@ -184,35 +262,81 @@ def open_directory(path: Path, kind: Kind, *, verify: bool = True) -> Path:
         raise ArtifactError(
             f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Remove it and materialize again."
         )
-    if verify:
-        try:
-            recorded = json.loads(meta.read_text(encoding="utf-8")).get("sha256", {})
-        except json.JSONDecodeError as error:
-            raise ArtifactError(f"{meta}: line {error.lineno}: not valid JSON ({error.msg}).") from None
-        for name, digest in recorded.items():
-            file = path / name
-            if not file.is_file():
-                raise ArtifactError(
-                    f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again."
-                )
-            if sha256_file(file) != digest:
-                raise ArtifactError(
-                    f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written. Remove {path} and materialize again."
-                )
-    return path
+    if not verify:
+        return
+    for name, digest in _recorded_digests(meta).items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
+        with _disk_errors(file, "cannot be read", "Check the disk and the permissions."):
+            found = sha256_file(file)
+        if found != digest:
+            raise ArtifactError(
+                f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written. Remove {path} and materialize again."
+            )
+
+
+def _recorded_digests(meta: Path) -> dict[str, str]:
+    recorded = _read_object(meta).get("sha256")
+    if not isinstance(recorded, dict) or not all(isinstance(digest, str) for digest in recorded.values()):
+        raise ArtifactError(
+            f"{meta}: key sha256: expected an object of file names and digests. Remove {meta.parent} and materialize again."
+        )
+    for name in recorded:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(f"{meta}: key sha256: {name!r} is not a file of this directory.")
+    return recorded
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    remedy = f"Remove {path} and materialize again."
+    with _disk_errors(path, "cannot be read", "Check the disk and the permissions."):
+        data = path.read_bytes()
+    try:
+        value = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}). {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not UTF-8 ({error.reason}). {remedy}") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, found {type(value).__name__}. {remedy}")
+    return value
 
 
 def directory_digests(path: Path, meta_name: str) -> dict[str, str]:
     """sha256 of every file below `path` but the metadata file, by relative path, sorted."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / meta_name)
-    return {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
+    return {name: sha256_file(path / name) for name in sorted(_files(path, meta_name))}
+
+
+def _files(path: Path, meta_name: str) -> set[str]:
+    files = (file for file in path.rglob("*") if file.is_file() and file != path / meta_name)
+    return {file.relative_to(path).as_posix() for file in files}
+
+
+def _levels(kind: Kind) -> int:
+    return 2 if kind is Kind.PROFILE else 1
+
+
+def _is_plain(name: str) -> bool:
+    """Whether `name` is one path part that cannot lead elsewhere, hide, or break a message."""
+    return (
+        name.isprintable() and 0 < len(name.encode()) <= 200 and not name.startswith(".") and not set(name) & set("/\\")
+    )
 
 
 def _flush(directory: Path) -> None:
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    for found in directory.rglob("*"):
+        if found.is_file() or found.is_dir():
+            _sync(found)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> None:
@@ -221,13 +345,56 @@ def _exchange(one: Path, other: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) != 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"cannot swap {one} and {other}: {os.strerror(error)}")
+        if error in (errno.EINVAL, errno.ENOSYS):
+            raise ArtifactError(
+                f"{other}: its filesystem cannot swap two directories in one step. Put {ROOT_VARIABLE} on a local one (ext4, xfs, btrfs, tmpfs), or remove {other} first."
+            )
+        raise OSError(error, os.strerror(error), str(other))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    handle = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock of a file, created where absent. The kernel frees it when the process ends, however it ends."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
 
 
 def _sweep(area: Path) -> None:
-    """Remove staging directories of processes of this host that no longer exist."""
-    host = socket.gethostname()
-    for left in area.iterdir():
-        name_host, _, rest = left.name.rpartition(".")[0].rpartition(".")
-        if name_host == host and rest.isdigit() and not Path(f"/proc/{rest}").exists():
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove staging directories whose lock no living process holds. Call with the area locked."""
+    for name in {left.name.removesuffix(".lock") for left in area.iterdir()} - {""}:
+        lock_file = area / f"{name}.lock"
+        handle = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(area / name, ignore_errors=True)
+            lock_file.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _disk_errors(
+    path: Path,
+    what: str = "cannot be written",
+    remedy: str = _CHECK_ROOT,
+) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(path, error, what, remedy) from error
+
+
+def _disk_error(path: Path, error: OSError, what: str = "cannot be written", remedy: str = _CHECK_ROOT) -> ArtifactError:
+    return ArtifactError(f"{path}: {what} ({error.strerror}). {remedy}")

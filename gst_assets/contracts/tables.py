@@ -4,9 +4,9 @@ The models are the contract: columns, order, types, and every invariant that one
 tables are at the end (`check_run_tables`, `check_workload_tables`). CSV bytes belong to `csv_files`; nothing here computes a result.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,23 @@ class Table(pa.DataFrameModel):
             (required if column.required else optional)[name] = _csv_type(str(column.dtype))
         return required, optional
 
+    @pa.dataframe_check(error="every number must be finite")
+    def numbers_are_finite(cls, df: pd.DataFrame) -> pd.Series:
+        known = set(cls.to_schema().columns)
+        good = np.ones(len(df), dtype=bool)
+        for name in _float_columns(df):
+            if name in known:
+                good &= ~np.isinf(df[name].to_numpy())
+        return pd.Series(good, index=df.index)
+
+
+class FilledTable(Table):
+    """Base of the tables that mean nothing without a row: no workload and no run is empty."""
+
+    @pa.dataframe_check(error="there must be at least one row")
+    def has_rows(cls, df: pd.DataFrame) -> bool:
+        return len(df) > 0
+
 
 def _csv_type(dtype: str) -> str:
     if dtype.startswith("Int64"):
@@ -55,7 +72,7 @@ def _csv_type(dtype: str) -> str:
 # --- workload ---------------------------------------------------------------------------------------------------------
 
 
-class TraceLengths(Table):
+class TraceLengths(FilledTable):
     """Token counts of each request: primary key `request_id`, ascending and gap-free from 0."""
 
     class Config(Table.Config):
@@ -71,7 +88,7 @@ class TraceLengths(Table):
         return _gap_free(df)
 
 
-class TraceIntervals(Table):
+class TraceIntervals(FilledTable):
     """Arrival schedule in integer nanoseconds from workload start."""
 
     class Config(Table.Config):
@@ -97,7 +114,7 @@ class TraceIntervals(Table):
 TIME_COLUMNS = ("first_token_time_ns", "ttft_ns", "completion_time_ns")
 
 
-class RequestMetrics(Table):
+class RequestMetrics(FilledTable):
     """One row per request. Times are nanoseconds since run start on a monotonic clock; `arrival_time_ns` is the intended arrival.
 
     A request that failed or produced no token has empty time columns.
@@ -136,7 +153,7 @@ class RequestMetrics(Table):
         return equal.fillna(False) | both_missing
 
     @pa.dataframe_check(
-        error="a request with status error or without a token must have empty time columns, and any other request must have them filled"
+        error="first_token_time_ns, ttft_ns and completion_time_ns must be filled where status is ok and num_decode_tokens_actual above 0, and empty elsewhere"
     )
     def times_match_status(cls, df: pd.DataFrame) -> pd.Series:
         has_token = (df["status"] == "ok") & (df["num_decode_tokens_actual"] > 0)
@@ -224,7 +241,7 @@ class Iterations(Table):
 # --- profiling bundle -------------------------------------------------------------------------------------------------
 
 
-class MlpProfile(Table):
+class MlpProfile(FilledTable):
     """Per-layer operator times in milliseconds by `num_tokens`, in Vidur's column names (Vidur 0.0.26,
     `SklearnExecutionTimePredictor._train_general_models`)."""
 
@@ -254,7 +271,7 @@ class MlpProfile(Table):
     num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
 
 
-class AttentionProfile(Table):
+class AttentionProfile(FilledTable):
     """Per-layer attention times in milliseconds. `kv_cache_size` is the number of tokens cached before the step.
 
     Prefill rows (`is_prefill`): one sequence, `prefill_chunk_size` new tokens; `attn_decode` empty.
@@ -281,7 +298,7 @@ class AttentionProfile(Table):
     attn_kv_cache_save: Series[float] = pa.Field(gt=0, alias="time_stats.attn_kv_cache_save.median")
 
     @pa.dataframe_check(
-        error="a prefill row needs attn_prefill and a chunk and no attn_decode; a decode row the reverse"
+        error="a row with is_prefill True needs prefill_chunk_size above 0, attn_prefill and no attn_decode; one with False the reverse"
     )
     def kind_matches_columns(cls, df: pd.DataFrame) -> pd.Series:
         prefill = df["is_prefill"]
@@ -296,7 +313,7 @@ class AttentionProfile(Table):
         return ~df.duplicated(["is_prefill", "batch_size", "prefill_chunk_size", "kv_cache_size"])
 
 
-class Overheads(Table):
+class Overheads(FilledTable):
     """What an engine step and a request cost beyond the modelled operators, measured on calibration batches.
 
     `term` is `step` (one iteration, end to end), `handover` (driver's send to the engine's first look) or `delivery` (step end to the
@@ -441,14 +458,19 @@ def read_table(model: type[Table], path: Path) -> pd.DataFrame:
     """Read and validate one contract table.
 
     Raises:
-        ContractError: names the file, the first offending row and column, and what was expected.
+        ContractError: names the file, the first offending line and column, and what was expected.
     """
     required, optional = model.column_types()
-    return validate(model, csv_files.read_csv(path, required, optional=optional), path)
+    frame = csv_files.read_csv(path, required, optional=optional)
+    return _validate(model, frame, path, lambda row: f"line {csv_files.line_of_row(path, row)}")
 
 
 def write_table(model: type[Table], frame: pd.DataFrame, directory: Path) -> Path:
-    """Validate `frame` and write it under its contract name into `directory`; returns the path."""
+    """Validate `frame` and write it under its contract name into `directory`; returns the path.
+
+    Raises:
+        ContractError: nothing was written; names the first offending row and column, and what was expected.
+    """
     path = directory / model.file_name()
     csv_files.write_csv(validate(model, frame, path), path)
     return path
@@ -458,30 +480,95 @@ def validate(model: type[Table], frame: pd.DataFrame, path: Path | str) -> pd.Da
     """Validate `frame` against `model`; `path` is only named in the error.
 
     Raises:
-        ContractError: the first violation, with row and value.
+        ContractError: the first violation, with row (position from 0), column and value.
     """
+    return _validate(model, frame, path, lambda row: f"row {row}")
+
+
+def _validate(model: type[Table], frame: pd.DataFrame, path: Path | str, place: Callable[[int], str]) -> pd.DataFrame:
     try:
         return model.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        raise ContractError(_first_failure(path, frame, error)) from None
+        # Lazily, so that the cause is told and not what follows from it: a missing value also breaks sums and orders.
+        first = min(error.schema_errors, key=lambda one: _BY_CAUSE.get(one.reason_code, len(_BY_CAUSE)))
+        raise ContractError(f"{path}: {_describe(first, frame, place)}") from None
 
 
-def _first_failure(path: Path | str, frame: pd.DataFrame, error: Any) -> str:
-    cases = error.failure_cases
-    total = len(cases)
-    case = cases.iloc[0]
-    check = str(case["check"])
-    row = case["index"]
-    where = "" if pd.isna(row) else f" row {int(row)} (line {int(row) + 2}),"
-    column = case["column"]
-    named = f" column {column}:" if isinstance(column, str) and column in frame.columns else ""
-    value = "" if not named or pd.isna(row) else f" found {frame.at[row, column]},"
-    if check == "column_in_dataframe":
-        return f"{path}: column {case['failure_case']} missing. Write the file with the columns of the contract."
-    if check == "not_nullable":
-        check = "empty or NaN where a value is required"
-    more = f" ({total} violations in all)" if total > 1 else ""
-    return f"{path}:{where}{named}{value} expected: {check}{more}."
+_REASON = pa.errors.SchemaErrorReason
+_BY_CAUSE = {
+    reason: rank
+    for rank, reason in enumerate(
+        (
+            _REASON.DUPLICATE_COLUMN_LABELS,
+            _REASON.COLUMN_NOT_IN_DATAFRAME,
+            _REASON.WRONG_DATATYPE,
+            _REASON.SERIES_CONTAINS_NULLS,
+            _REASON.DATAFRAME_CHECK,
+            _REASON.SERIES_CONTAINS_DUPLICATES,
+        )
+    )
+}
+
+
+def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable[[int], str]) -> str:
+    """One violation in words, with the first offending row by position (never by index label)."""
+    column = str(error.schema.name)
+    match error.reason_code:
+        case _REASON.COLUMN_NOT_IN_DATAFRAME:
+            return f"column {error.failure_cases} missing. Write the file with the columns of the contract."
+        case _REASON.DUPLICATE_COLUMN_LABELS:
+            twice = frame.columns[frame.columns.duplicated()]
+            return f"column {twice[0]} occurs more than once. Keep one."
+        case _REASON.WRONG_DATATYPE:
+            return f"column {column}: found {frame[column].dtype} values, expected {error.schema.dtype}."
+        case _REASON.SERIES_CONTAINS_NULLS:
+            bad, rule = frame[column].isna(), "expected a value in every row"
+        case _REASON.SERIES_CONTAINS_DUPLICATES:
+            bad, rule = frame[column].duplicated(), "expected no value twice"
+        case _ if isinstance(error.check, pa.Check) and isinstance(error.check_output, pd.Series):
+            bad, rule = ~error.check_output.fillna(True).astype(bool), _rule(error.check)
+        case _ if isinstance(error.check, pa.Check):
+            return f"found {len(frame)} rows, but {error.check.error}."
+        case _:
+            return f"{error}."
+    row = int(bad.to_numpy(dtype=bool).argmax())
+    if column in frame.columns:
+        found = f"column {column}: found {_shown(frame[column].iloc[row])}"
+    else:
+        named = _mentioned(rule, frame) or [name for name in _float_columns(frame) if np.isinf(frame[name].iloc[row])]
+        found = "found " + ", ".join(f"{name} {_shown(frame[name].iloc[row])}" for name in named)
+    more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
+    return f"{place(row)}, {found}, {rule}{more}."
+
+
+def _rule(check: pa.Check) -> str:
+    given = check.statistics or {}
+    match check.name:
+        case "greater_than_or_equal_to":
+            return f"expected at least {given['min_value']}"
+        case "greater_than":
+            return f"expected more than {given['min_value']}"
+        case "isin":
+            return f"expected one of {', '.join(map(str, given['allowed_values']))}"
+        case "str_length":
+            return f"expected text of at least {given['min_value']} character"
+    return f"but {check.error}"
+
+
+def _shown(value: object) -> str:
+    if value is pd.NA or value != value:
+        return "no value"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _mentioned(rule: str, frame: pd.DataFrame) -> list[str]:
+    """The columns that `rule` is about, in its order. Vidur's column names are told by their middle part."""
+    by_word = {str(name).removeprefix("time_stats.").removesuffix(".median"): str(name) for name in frame.columns}
+    return list(dict.fromkeys(by_word[word] for word in re.findall(r"\w+", rule) if word in by_word))
+
+
+def _float_columns(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name, dtype in frame.dtypes.items() if dtype == np.float64]
 
 
 def check_workload_tables(
@@ -515,23 +602,27 @@ def check_run_tables(requests: pd.DataFrame, tokens: pd.DataFrame, where: Path |
     unknown = counts.index.difference(expected.index)
     if len(unknown):
         raise ContractError(
-            f"{where}: token_metrics.csv has tokens of request {unknown[0]}, which request_metrics.csv does not list."
+            f"{where}: token_metrics.csv has tokens of request {int(unknown[0])}, which request_metrics.csv does not list. "
+            "The two files are not of one run; materialize the run again."
         )
     found = counts.reindex(expected.index, fill_value=0).astype("Int64")
     differs = found != expected
     if differs.any():
-        request = expected.index[differs.to_numpy().argmax()]
+        position = int(differs.to_numpy(dtype=bool).argmax())
         raise ContractError(
-            f"{where}: request {request} has {found[request]} rows in token_metrics.csv but num_decode_tokens_actual "
-            f"{expected[request]} in request_metrics.csv. The two files are not of one run, or one is cut off."
+            f"{where}: request {int(expected.index[position])} has {int(found.iloc[position])} rows in token_metrics.csv but "
+            f"num_decode_tokens_actual {int(expected.iloc[position])} in request_metrics.csv. "
+            "The two files are not of one run, or one is cut off; materialize the run again."
         )
     first = tokens.loc[tokens["token_index"] == 0].set_index("request_id")["token_time_ns"]
-    ok = requests.loc[requests["first_token_time_ns"].notna()].set_index("request_id")["first_token_time_ns"]
-    wrong = first.reindex(ok.index) != ok
+    stated = requests.loc[requests["first_token_time_ns"].notna()].set_index("request_id")["first_token_time_ns"]
+    told = first.reindex(stated.index)
+    wrong = (told != stated).fillna(True)
     if wrong.any():
-        request = ok.index[wrong.to_numpy().argmax()]
+        position = int(wrong.to_numpy(dtype=bool).argmax())
         raise ContractError(
-            f"{where}: request {request} has first_token_time_ns {ok[request]} but its token 0 is at {first[request]}."
+            f"{where}: request {int(stated.index[position])} has first_token_time_ns {int(stated.iloc[position])} in request_metrics.csv "
+            f"but its token 0 is at {told.iloc[position]} in token_metrics.csv. Materialize the run again."
         )
 
 

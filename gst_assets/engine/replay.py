@@ -9,6 +9,7 @@ import asyncio
 import bisect
 import ctypes
 import gc
+import itertools
 import sys
 import threading
 import time
@@ -81,7 +82,7 @@ async def replay(
     none, or (without `may_stop_early`) fewer, is an error too.
     """
     arrivals = [item.arrival_time_ns for item in planned]
-    if any(later < earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(arrivals)):
         raise ValueError("planned requests must be in order of arrival")
     loop = asyncio.get_running_loop()
     results = [RequestResult() for _ in planned]
@@ -119,7 +120,7 @@ async def replay(
         except Exception as error:  # whatever a backend raises for one request is that request's result
             if isinstance(error, TimeoutError) and limit.expired():
                 result.fail("RequestTimeout", f"not finished {request_timeout_s:g} s after its intended arrival")
-                await engine.abort(item.request.request_id)
+                await _give_up(engine, item.request.request_id, settle)
             else:
                 result.fail(type(error).__name__, str(error))
         unfinished -= 1
@@ -145,9 +146,16 @@ async def replay(
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
     for result in results:
-        if result.send_ns is None or (death and not result.error_type and not result.token_times_ns):
+        if result.send_ns is None:
             result.fail(EngineDied.__name__, death or "the replay ended before this request was sent")
     return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death)
+
+
+async def _give_up(engine: Engine, request_id: str, settle: Callable[[str], None]) -> None:
+    try:
+        await engine.abort(request_id)
+    except EngineError as error:  # not even aborting works: nothing else will
+        settle(str(error))
 
 
 def _check_token_count(request: EngineRequest, result: RequestResult, may_stop_early: bool) -> None:

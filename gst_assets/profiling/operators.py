@@ -21,10 +21,8 @@ from gst_assets.errors import ProfileError
 from gst_assets.profiling.worker_ops import LAYER_OPERATORS, Sequences
 from gst_assets.scenario import Scenario
 
-_SWEEPS = 2
-"""Times the whole grid is gone through, so that a disturbance of seconds does not decide a point."""
-_BLOCK = 12
-"""Batches of one call into the worker: how often progress can be told."""
+_BLOCK = 16
+"""Batches of one call into the worker, which is deaf to all else meanwhile."""
 
 Batch = tuple[tuple[int, int], ...]
 Progress = Callable[[str, float], None]
@@ -86,23 +84,22 @@ async def measure_operators(
 async def time_batches(
     engine: Worker, batches: Iterable[Batch], repeats: int, progress: Progress
 ) -> dict[Batch, list[dict[str, int]]]:
-    """Nanoseconds by operator for each batch and repeat (see `OperatorTimer.gst_time_batches`)."""
-    remaining = list(batches)
-    samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in remaining}
-    # Work done grows with tokens and context; it only paces the progress report.
-    work = {batch: 200 + sum(new * (40 + (context + new) / 60) + context / 8 for context, new in batch) for batch in remaining}
-    total, done = _SWEEPS * sum(work.values()), 0.0
-    for sweep in range(_SWEEPS):
-        share = (repeats * (sweep + 1)) // _SWEEPS - (repeats * sweep) // _SWEEPS
-        for start in range(0, len(remaining), _BLOCK):
-            block = remaining[start : start + _BLOCK]
-            (answer,) = await engine.collective_rpc(
-                "gst_time_batches", [[list(pair) for pair in batch] for batch in block], share, 1
-            )
-            for batch, walks in zip(block, answer, strict=True):
-                samples[batch] += walks
-            done += sum(work[batch] for batch in block)
-            progress("operators", done / total)
+    """Nanoseconds by operator for each batch and repeat (see `OperatorTimer.gst_time_batches`).
+
+    Goes through all batches once per repeat: the repeats of a point lie as far apart as the measurement is long, so that a machine that
+    is slow for some seconds does not decide single points.
+    """
+    samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in batches}
+    order = list(samples)
+    for sweep in range(repeats):
+        for start in range(0, len(order), _BLOCK):
+            block = order[start : start + _BLOCK]
+            plain = [[list(pair) for pair in batch] for batch in block]
+            # The first pass through a shape prepares kernels and memory for it.
+            (walks,) = await engine.collective_rpc("gst_time_batches", plain, 1 if sweep == 0 else 0)
+            for batch, times in zip(block, walks, strict=True):
+                samples[batch].append(times)
+        progress("operators", (sweep + 1) / repeats)
     return samples
 
 

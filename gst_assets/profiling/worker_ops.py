@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import ProfileError
 
 LAYER_OPERATORS = (
@@ -39,11 +40,8 @@ Sequences = list[tuple[int, int]]
 """A batch: for each sequence its tokens already cached and its new tokens."""
 
 
-class OperatorTimer:
+class OperatorTimer(WorkerReport):
     """vLLM worker extension (`worker_extension_cls`). Every argument and result is plain data: it crosses processes."""
-
-    model_runner: Any
-    vllm_config: Any
 
     def gst_operator_facts(self) -> dict[str, Any]:
         """What the running worker says about itself: device, attention backend and the shapes of its layers (per device).
@@ -83,29 +81,25 @@ class OperatorTimer:
             "max_model_len": self.vllm_config.model_config.max_model_len,
         }
 
-    def gst_time_batches(
-        self, batches: Sequence[Sequence[Sequence[int]]], repeats: int, warmups: int
-    ) -> list[list[dict[str, int]]]:
-        """Time every batch `repeats` times, going round the batches so that a disturbance does not fall on one of them alone.
+    def gst_time_batches(self, batches: Sequence[Sequence[Sequence[int]]], warmups: int) -> list[dict[str, int]]:
+        """Time each of `batches` (`Sequences`) once, after `warmups` untimed passes.
 
-        `batches` are `Sequences`. Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed
-        over all layers.
+        Returns for each batch the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all layers.
         """
         import torch
         from vllm.forward_context import set_forward_context
 
-        samples: list[list[dict[str, int]]] = [[] for _ in batches]
+        timed: list[dict[str, int]] = []
         with torch.inference_mode():
-            prepared = [self._gst_prepare([(int(k), int(c)) for k, c in batch]) for batch in batches]
-            for round_index in range(warmups + repeats):
-                for index, (inputs, metadata, slots) in enumerate(prepared):
-                    with set_forward_context(
-                        metadata, self.vllm_config, num_tokens=len(inputs["token_ids"]), slot_mapping=slots
-                    ):
-                        times = self._gst_walk(inputs)
-                    if round_index >= warmups:
-                        samples[index].append(times)
-        return samples
+            for batch in batches:
+                inputs, metadata, slots = self._gst_prepare([(int(context), int(new)) for context, new in batch])
+                with set_forward_context(
+                    metadata, self.vllm_config, num_tokens=len(inputs["token_ids"]), slot_mapping=slots
+                ):
+                    for _ in range(warmups):
+                        self._gst_walk(inputs)
+                    timed.append(self._gst_walk(inputs))
+        return timed
 
     def _gst_layers(self) -> list[Any]:
         return list(self.model_runner.model.model.layers)

@@ -111,7 +111,11 @@ class StepOverheads:
                     f"{where}: row {index} (line {int(str(index)) + 2}), column step_kind: found {row['step_kind']}, but {step.num_prefill_tokens} prompt "
                     f"tokens and {step.num_decode_requests} decodes make a {kind} step under the engine settings of the bundle. Profile again."
                 )
-            point = (self._coordinates(kind, step), float(row["median_ns"]) - operators_ns(step), int(row["num_samples"]))
+            point = (
+                self._coordinates(kind, step),
+                float(row["median_ns"]) - operators_ns(step),
+                int(row["num_samples"]),
+            )
             points.setdefault(kind, []).append(point)
         for kind in required_kinds:
             if kind not in points:
@@ -180,4 +184,8 @@ class RequestOverheads:
 
 
 def _as_dict(knots: Knots) -> dict[str, float]:
-    return {f"{position:g}": value for position, value in zip(knots.positions, knots.values, strict=True) if not isinstance(value, Knots)}
+    return {
+        f"{position:g}": value
+        for position, value in zip(knots.positions, knots.values, strict=True)
+        if not isinstance(value, Knots)
+    }

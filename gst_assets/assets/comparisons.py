@@ -1,0 +1,83 @@
+"""The comparison report: real repeats beside every simulated variant of the same workload."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from datetime import datetime, timezone
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.report import SUMMARY, comparison_meta, latency_table, verdict_sentence, write_comparison
+from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.real_runs import current_real_runs, real_metrics
+from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
+from gst_assets.contracts.documents import timestamp_slug, write_document
+from gst_assets.contracts.store import Kind
+from gst_assets.contracts.tables import LatencyErrors
+from gst_assets.partitions import SCENARIOS
+from gst_assets.resources import ArtifactRoot, ScenarioResource
+
+
+@dg.asset(
+    partitions_def=SCENARIOS,
+    group_name="comparison",
+    kinds={"markdown", "matplotlib"},
+    deps=[*real_metrics.keys, *vidur_metrics.keys],
+    metadata=table_definition_metadata(LatencyErrors),
+    check_specs=contract_check_specs(["comparison_report"]),
+    description=(
+        "How far the simulation is from the real engine: P50/P90/P99 of TTFT, per-token and end-to-end latency side by side, signed errors, "
+        "the spread between real repeats, and how the runs were aligned. Uses the scenario's latest complete runs."
+    ),
+)
+def comparison_report(
+    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
+) -> dg.MaterializeResult:
+    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    started = datetime.now(timezone.utc)
+    comparison = compare(current_real_runs(store, chosen), current_vidur_runs(store, chosen), bands=chosen.comparison)
+    comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
+    with store.stage(Kind.COMPARISON, comparison_id) as staging:
+        write_comparison(comparison, staging.path)
+        meta = comparison_meta(comparison, run_id=comparison_id, started_at=started, sha256=staging.digests())
+        write_document(meta, staging.path / Kind.COMPARISON.meta_name)
+        final = staging.commit()
+    store.set_current(chosen.name, "comparison", {"comparison_id": comparison_id})
+    context.log.info(verdict_sentence(comparison))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
+        check_results=[contract_passed("comparison_report", rows=len(comparison.latency_errors))],
+        metadata={
+            "verdict": verdict_sentence(comparison),
+            "report": dg.MetadataValue.path(str(final / SUMMARY)),
+            "latencies": dg.MetadataValue.md(latency_table(comparison)),
+            **_figures(final),
+            **_trends(comparison),
+            "num_repeats": len(comparison.real_repeats),
+        },
+    )
+
+
+def _figures(directory: Path) -> dict[str, dg.MetadataValue]:
+    return {path.stem: figure(path) for path in sorted((directory / "figs").glob("*.png"))}
+
+
+def _trends(comparison: Comparison) -> dict[str, float]:
+    """Headline errors and real medians as numbers, which the UI plots over materializations. Undefined ones are left out."""
+    rows = comparison.latency_errors
+    rows = rows[(rows["variant"] == comparison.headline) & rows["statistic"].isin(["p50", "p90"])]
+    values: dict[str, float] = {}
+    for row in rows.itertuples(index=False):
+        key = f"{row.metric}_{row.statistic}"
+        _put(values, f"{key}_error_percent", row.relative_error, 100, 2)
+        _put(values, f"{key}_real_ms", row.real_ns, 1e-6, 3)
+    return values
+
+
+def _put(values: dict[str, float], key: str, value: object, factor: float, digits: int) -> None:
+    if isinstance(value, float) and not pd.isna(value) and math.isfinite(value):
+        values[key] = round(value * factor, digits)

@@ -1,0 +1,82 @@
+"""Which device is present, and whether it is the one the scenario names. Engine settings are compared by the backends."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from gst_assets import scenario as scenario_settings
+from gst_assets.contracts.documents import Hardware
+from gst_assets.errors import EngineError
+from gst_assets.provenance import cpu_name
+
+CPU = "cpu"
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+# Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking afterwards.
+_LIST_GPUS = """
+import json
+try:
+    import torch
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+except ImportError:
+    names = []
+print(json.dumps(names))
+"""
+
+
+def present_gpus() -> list[str]:
+    """Names of the CUDA devices torch sees on this machine, in torch's order; empty without a GPU or without torch (takes seconds)."""
+    asked = subprocess.run([sys.executable, "-c", _LIST_GPUS], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = (asked.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EngineError(f"torch cannot list this machine's GPUs: {reason}. Check the driver with nvidia-smi.")
+    return json.loads(asked.stdout.strip().splitlines()[-1])
+
+
+def check_hardware(wanted: scenario_settings.Hardware) -> Hardware:
+    """The device present, if it is the one the scenario names: for `cpu` the processor, else GPU 0 (the one an engine uses).
+
+    `device_count` is 1 for a CPU, else the GPUs visible.
+
+    Raises:
+        EngineError: no GPU, or a device whose name does not contain `device_name`; says what was expected, what is present and the remedy.
+    """
+    if wanted.hardware_id == CPU:
+        _check_name(wanted, cpu_name())
+        return Hardware(hardware_id=CPU, device_name=cpu_name(), device_count=1)
+    names = present_gpus()
+    if not names:
+        raise EngineError(
+            f"hardware_id {wanted.hardware_id}: expected a GPU named like {wanted.device_name!r}, but this machine has none (processor: {cpu_name()}). "
+            f"{_REMEDY}"
+        )
+    _check_name(wanted, names[0])
+    return Hardware(
+        hardware_id=wanted.hardware_id, device_name=names[0], device_count=len(names), driver=_nvidia_driver()
+    )
+
+
+_REMEDY = (
+    "Choose a scenario with hardware_id cpu, or run on the GPU host with "
+    "`python -m gst_assets.engine.run --workload DIR --scenario FILE.json --out DIR`."
+)
+
+
+def _check_name(wanted: scenario_settings.Hardware, found: str) -> None:
+    if wanted.device_name and wanted.device_name not in found:
+        raise EngineError(
+            f"hardware_id {wanted.hardware_id}: expected a device whose name contains {wanted.device_name!r}, but this machine has {found!r}. "
+            f"{_REMEDY}"
+        )
+
+
+def _nvidia_driver() -> str | None:
+    """Version of the loaded NVIDIA kernel driver, e.g. `580.95.05`; None where it is not that driver."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER_FILE.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found.group() if found else None

@@ -1,0 +1,132 @@
+"""Measuring in a child process that never outlives its parent: starting one, following it, and ending it with all its descendants.
+
+The child leads a process group of its own. It goes with its parent in every case: the parent kills the group when it leaves `run_module` for
+any reason, and the child itself kills the group once the parent is gone (`die_with_parent`), which also covers `kill -9`. What the child
+measures is the business of the module it runs. POSIX only.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from gst_assets.errors import EngineError
+from gst_assets.provenance import PROJECT_ROOT
+
+_PIPE_VARIABLE = "GST_PARENT_PIPE"
+_ERROR_PREFIX = "error: "
+_TAIL_LINES = 20
+_POLL_S = 1.0
+
+
+def run_module(
+    module: str,
+    args: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Run `python -m module *args` to its end and return its lines (stdout and stderr in the order written).
+
+    `env` adds to this process's environment; `on_line` is called with each line as it comes, in the calling thread. However this function
+    is left, the child and every process of its group are dead then.
+
+    Raises:
+        EngineError: the child failed; carries its last `error: ` line, or how it ended and its last lines.
+    """
+    read_end, write_end = os.pipe()
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-u", "-m", module, *args],
+            env={**os.environ, "PYTHONPATH": _search_path(), **(env or {}), _PIPE_VARIABLE: str(read_end)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(read_end,),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+    lines: list[str] = []
+    # The child's death, not the end of its output, ends the reading: a process it leaves behind may hold the output open.
+    sweeper = threading.Thread(target=_sweep_when_dead, args=(child.pid,), name="child-sweeper", daemon=True)
+    sweeper.start()
+    try:
+        assert child.stdout is not None
+        for raw in child.stdout:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            lines.append(line)
+            if on_line:
+                on_line(line)
+    finally:
+        _kill_group(child.pid)
+        sweeper.join()
+        code = child.wait()
+        os.close(write_end)
+        if child.stdout:
+            child.stdout.close()
+    if code:
+        raise EngineError(_failure(module, code, lines))
+    return lines
+
+
+def _search_path() -> str:
+    """The checkout first, so that the child finds this package wherever it is started."""
+    return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _sweep_when_dead(pid: int) -> None:
+    # Not reaped yet: while the child is a zombie its group's number cannot be taken by others.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    _kill_group(pid)
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # nobody left; macOS answers EPERM for a group of zombies
+        return
+
+
+def _failure(module: str, code: int, lines: Sequence[str]) -> str:
+    stated = [line for line in lines if line.startswith(_ERROR_PREFIX)]
+    if stated:
+        return stated[-1].removeprefix(_ERROR_PREFIX)
+    how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+    tail = "\n".join(deque(lines, _TAIL_LINES))
+    return f"python -m {module} {how} without an error line (SIGKILL often means that memory ran out). Its last lines:\n{tail}"
+
+
+def die_with_parent() -> None:
+    """Called once by a module that `run_module` starts: from now on this process and its group die when the parent does.
+
+    Also turns SIGTERM into SystemExit, so that the engine is shut down on the way. Without `run_module` as parent only the latter happens.
+    """
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    descriptor = os.environ.pop(_PIPE_VARIABLE, None)
+    if descriptor is None:
+        return
+    # Descendants must not take the pipe for theirs, nor this process's parent for their own.
+    threading.Thread(target=_watch, args=(int(descriptor), os.getppid()), name="parent-watch", daemon=True).start()
+
+
+def _exit_on_sigterm(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _watch(descriptor: int, parent: int) -> None:
+    """The parent never writes: readable means that its end is closed. A changed parent is looked for too, since a process the parent forked
+    at the wrong moment may hold that end open."""
+    while os.getppid() == parent and not select.select([descriptor], [], [], _POLL_S)[0]:
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,0 +1,417 @@
+"""Measure a workload on the real engine: `python -m gst_assets.engine.run --workload DIR --scenario NAME|FILE.json --out DIR`.
+
+One engine start, `replay.repeats` repeats; each becomes a complete run directory `OUT/<group_id>-r<k>/`. Also how the Dagster asset
+measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+
+A run is `degraded` (kept, but said to be of lower worth) when any of these holds: the p99 of hand-over minus intended arrival exceeds
+`replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gst_assets import provenance
+from gst_assets.contracts import csv_files
+from gst_assets.contracts.documents import (
+    EngineSettings,
+    Hardware,
+    Hydra,
+    RealRunMeta,
+    WorkloadMeta,
+    read_document,
+    timestamp_slug,
+    write_document,
+)
+from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.engine import records
+from gst_assets.engine.hardware import check_hardware
+from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
+from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
+from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
+from gst_assets.errors import EngineError, GstError, WorkloadError
+from gst_assets.scenario import Scenario, load_scenario, read_resolved
+
+_LENGTHS = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
+_INTERVALS = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
+
+
+@dataclass(frozen=True)
+class WorkloadRequest:
+    """One request of a workload directory, tokenized."""
+
+    prompt_id: str
+    prompt_token_ids: list[int]
+    num_decode_tokens: int
+    arrival_time_ns: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What every repeat of one engine start has in common."""
+
+    scenario: Scenario
+    overrides: list[str]
+    workload_dir: Path
+    workload: WorkloadMeta
+    hardware: Hardware
+    settings: EngineSettings
+    warm_up: WarmUp
+    engine_start_s: float
+    group_id: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    die_with_parent()
+    arguments = _parser().parse_args(argv)
+    try:
+        scenario = _scenario(arguments.scenario, arguments.override)
+        os.environ.update(engine_environment(scenario))
+        group_id = arguments.group_id or f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}"
+        asyncio.run(measure(scenario, arguments.override, arguments.workload.resolve(), arguments.out, group_id))
+    except GstError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.run", description=__doc__)
+    parser.add_argument("--workload", type=Path, required=True, help="complete workload directory")
+    parser.add_argument(
+        "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory in which the run directories appear")
+    parser.add_argument("--group-id", help="prefix of the run ids; default: scenario name and time")
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="applied to a scenario name; only recorded with a resolved scenario",
+    )
+    return parser
+
+
+def _scenario(reference: str, overrides: list[str]) -> Scenario:
+    return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
+
+
+async def measure(scenario: Scenario, overrides: list[str], workload: Path, out: Path, group_id: str) -> list[Path]:
+    """Play the workload `replay.repeats` times on one engine start; returns the run directories in order.
+
+    Raises:
+        EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a repeat, that repeat is
+            written with its error rows first.
+        WorkloadError, ArtifactError, ContractError: the workload directory is incomplete, altered, or does not fit the scenario.
+    """
+    for repeat in range(scenario.replay.repeats):
+        if (out / f"{group_id}-r{repeat}").exists():
+            raise EngineError(
+                f"{out / f'{group_id}-r{repeat}'}: already exists. Runs are kept; use another --group-id."
+            )
+    hardware = check_hardware(scenario.hardware)
+    _say(f"hardware: {hardware.device_name}")
+    meta = read_document(WorkloadMeta, open_directory(workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
+    requests = read_requests(workload, meta, scenario)
+    _say(f"workload {meta.workload_id}: {len(requests)} requests; starting {scenario.engine.backend}")
+    began = time.monotonic()
+    written: list[Path] = []
+    async with open_vllm_engine(scenario) as engine:
+        started_s = time.monotonic() - began
+        _say(f"engine ready after {started_s:.1f} s: {engine.settings().engine_version}")
+        warmed = await warm_up(
+            engine, _warm_up_requests(scenario, requests), request_timeout_s=scenario.replay.request_timeout_s
+        )
+        _say(f"warm-up: {warmed.num_requests} requests in {warmed.seconds:.1f} s")
+        common = Measurement(
+            scenario, overrides, workload, meta, hardware, engine.settings(), warmed, started_s, group_id
+        )
+        for repeat in range(scenario.replay.repeats):
+            directory, died = await _repeat(engine, common, requests, repeat, out)
+            written.append(directory)
+            if died:
+                raise EngineError(
+                    f"{died} {directory} holds what was measured until then; repeats {repeat + 1} to {scenario.replay.repeats} "
+                    "of the scenario could not be finished. See the engine's lines above and run again."
+                )
+    return written
+
+
+async def _repeat(
+    engine: Engine, common: Measurement, requests: Sequence[WorkloadRequest], repeat: int, out: Path
+) -> tuple[Path, str | None]:
+    """Play once and write the run directory; returns it and why the engine died, if it did."""
+    scenario = common.scenario
+    await engine.forget()
+    _say(f"repeat {repeat + 1} of {scenario.replay.repeats}: playing")
+    started_at = datetime.now(timezone.utc)
+    played = await replay(
+        engine,
+        _plan(requests, scenario, repeat),
+        request_timeout_s=scenario.replay.request_timeout_s,
+        may_stop_early=scenario.engine.sampling.may_stop_early,
+    )
+    last_ns = max((result.times.last_token_ns or 0 for result in played.results if result.times), default=0)
+    steps = await engine.iterations(last_ns)
+    directory = write_run(common, played, steps, repeat, started_at, engine.backend, out)
+    failed = sum(bool(result.error_type) for result in played.results)
+    _say(
+        f"repeat {repeat + 1} of {scenario.replay.repeats}: {len(requests) - failed} requests ok, {failed} failed: {directory}"
+    )
+    return directory, played.death
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def read_requests(directory: Path, meta: WorkloadMeta, scenario: Scenario) -> list[WorkloadRequest]:
+    """The requests of a workload directory whose digests were checked, tokenized for the scenario's model.
+
+    Raises:
+        WorkloadError: traces that do not join, another tokenizer or count than the workload's, a request that asks for no token or exceeds
+            model.max_model_len, or a token id outside the vocabulary (names the request).
+    """
+    from gst_assets.workload.prompts import read_prompts
+    from gst_assets.workload.tokenizer import load_tokenizer
+
+    lengths = csv_files.read_csv(directory / meta.paths.trace_lengths, _LENGTHS)
+    intervals = csv_files.read_csv(directory / meta.paths.trace_intervals, _INTERVALS)
+    if lengths["request_id"].tolist() != intervals["request_id"].tolist():
+        raise WorkloadError(f"{directory}: the two traces list different requests. Materialize workload_spec again.")
+    texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(directory / meta.paths.prompts)}
+    unknown = [name for name in lengths["prompt_id"] if name not in texts]
+    if unknown:
+        raise WorkloadError(
+            f"{directory}: trace_lengths names prompt_id {unknown[0]!r}, which prompts.jsonl lacks. Materialize workload_spec again."
+        )
+    tokenizer = load_tokenizer(scenario.model.tokenizer)
+    if tokenizer.sha256 != meta.tokenizer_sha256:
+        raise WorkloadError(
+            f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but {tokenizer.reference} is "
+            f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize trace_lengths again."
+        )
+    used = list(dict.fromkeys(lengths["prompt_id"]))
+    ids = dict(zip(used, tokenizer.encode([texts[name] for name in used]), strict=True))
+    columns = [lengths[name].tolist() for name in _LENGTHS] + [intervals["arrival_time_ns"].tolist()]
+    requests = []
+    for request_id, prompt_id, num_prefill, num_decode, arrival_ns in zip(*columns, strict=True):
+        where = f"{directory}: request {request_id} (prompt {prompt_id!r})"
+        tokens = ids[prompt_id]
+        if len(tokens) != num_prefill:
+            raise WorkloadError(
+                f"{where}: has {len(tokens)} tokens under {tokenizer.reference}, but trace_lengths says {num_prefill}. Materialize trace_lengths again."
+            )
+        if num_prefill < 1 or num_decode < 1:
+            raise WorkloadError(
+                f"{where}: has {num_prefill} prompt tokens and asks for {num_decode}; an engine needs at least 1 of each."
+            )
+        if num_prefill + num_decode > scenario.model.max_model_len:
+            raise WorkloadError(
+                f"{where}: {num_prefill} prompt and {num_decode} output tokens exceed model.max_model_len {scenario.model.max_model_len}. "
+                "Shorten the prompt, ask for fewer tokens, or raise the limit."
+            )
+        requests.append(WorkloadRequest(prompt_id, fit_vocabulary(tokens, scenario, where), num_decode, arrival_ns))
+    return requests
+
+
+def fit_vocabulary(tokens: list[int], scenario: Scenario, where: str) -> list[int]:
+    """Token ids as the model knows them: unchanged, or modulo the vocabulary with `model.fold_token_ids`.
+
+    Raises:
+        WorkloadError: an id outside the vocabulary without folding; begins with `where`.
+    """
+    vocabulary = scenario.model.geometry.vocab_size
+    if scenario.model.fold_token_ids:
+        return [token % vocabulary for token in tokens]
+    if max(tokens) >= vocabulary:
+        raise WorkloadError(
+            f"{where}: token id {max(tokens)} is outside the model's vocabulary of {vocabulary}. Use the model's own tokenizer, or set model.fold_token_ids=true."
+        )
+    return tokens
+
+
+def _plan(requests: Sequence[WorkloadRequest], scenario: Scenario, repeat: int) -> list[PlannedRequest]:
+    seed = scenario.engine.sampling.seed
+    return [
+        PlannedRequest(
+            EngineRequest(f"r{repeat}-{index}", item.prompt_token_ids, item.num_decode_tokens, seed + index),
+            item.arrival_time_ns,
+            item.prompt_id,
+        )
+        for index, item in enumerate(requests)
+    ]
+
+
+def _warm_up_requests(scenario: Scenario, requests: Sequence[WorkloadRequest]) -> list[EngineRequest]:
+    """Prompts as long as the workload's, of random tokens: the workload's own would warm a prefix cache."""
+    rng = np.random.Generator(np.random.PCG64(scenario.workload.seed))
+    model, replay_settings = scenario.model, scenario.replay
+    prompts = [requests[index % len(requests)].prompt_token_ids for index in range(replay_settings.warmup_requests)]
+    return [
+        EngineRequest(
+            f"warm-{index}",
+            rng.integers(0, model.geometry.vocab_size, len(prompt)).tolist(),
+            min(replay_settings.warmup_decode_tokens, model.max_model_len - len(prompt)),
+            scenario.engine.sampling.seed + index,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def write_run(
+    common: Measurement,
+    played: ReplayResult,
+    steps: np.ndarray | None,
+    repeat: int,
+    started_at: datetime,
+    backend: str,
+    out: Path,
+) -> Path:
+    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path.
+
+    Raises:
+        EngineError: the directory exists.
+    """
+    scenario, run_id = common.scenario, f"{common.group_id}-r{repeat}"
+    requests, tokens = records.request_metrics(played, backend), records.token_metrics(played)
+    missing = steps is not None and records.steps_are_missing(steps, played)
+    lateness = records.lateness_ns(played)
+    late = lateness.get("p99", 0) > scenario.replay.lateness_limit_ns
+    num_errors = int((requests["status"] == "error").sum())
+    with _staged(out, run_id) as folder:
+        csv_files.write_csv(requests, folder / "request_metrics.csv")
+        csv_files.write_csv(tokens, folder / "token_metrics.csv")
+        facts: dict[str, Any] = {
+            "lateness_ns": lateness,
+            "degraded": bool(late or missing or not lateness or played.death),
+            "num_bunched_messages": sum(result.num_bunched_messages for result in played.results),
+            "num_errors": num_errors,
+            "num_early_stops": _early_stops(played),
+            "iterations_missing": missing,
+        }
+        if steps is not None:
+            inside = records.steps_inside(steps, played)
+            csv_files.write_csv(records.iterations(steps, played), folder / "iterations.csv")
+            facts["tracing_ns_per_step"] = records.percentiles(inside[:, IterationField.TRACING_NS].tolist())
+        latencies = records.latency_percentiles(requests, tokens)
+        (folder / "summary.md").write_text(_summary(common, run_id, facts, latencies, len(requests)), encoding="utf-8")
+        commit, dirty = provenance.git_state()
+        meta = RealRunMeta(
+            run_id=run_id,
+            started_at=started_at,
+            ended_at=datetime.now(timezone.utc),
+            git_commit=commit,
+            git_dirty=dirty,
+            model=scenario.model.name,
+            hardware=common.hardware,
+            env=provenance.environment(),
+            params=scenario.model_dump(mode="json"),
+            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=common.overrides),
+            inputs_sha256={f"workload/{name}": digest for name, digest in common.workload.sha256.items()},
+            sha256=directory_digests(folder, Kind.REAL_RUN.meta_name),
+            workload_dir=str(common.workload_dir),
+            workload_id=common.workload.workload_id,
+            workload_sha256=common.workload.sha256,
+            backend=backend,
+            group_id=common.group_id,
+            repeat_index=repeat,
+            num_repeats=scenario.replay.repeats,
+            engine_settings=common.settings,
+            warmup=asdict(common.warm_up),
+            engine_start_s=round(common.engine_start_s, 3),
+            **facts,
+        )
+        write_document(meta, folder / Kind.REAL_RUN.meta_name)
+    return out / run_id
+
+
+def _early_stops(played: ReplayResult) -> int:
+    return sum(
+        not result.error_type and len(result.token_ids) < item.request.num_decode_tokens
+        for item, result in zip(played.planned, played.results, strict=True)
+    )
+
+
+@contextmanager
+def _staged(out: Path, run_id: str) -> Iterator[Path]:
+    """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+        try:
+            folder.rename(out / run_id)
+        except OSError as error:
+            raise EngineError(
+                f"{out / run_id}: cannot be created ({error.strerror}). Runs are kept; use another --group-id."
+            ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _summary(
+    common: Measurement,
+    run_id: str,
+    facts: dict[str, Any],
+    latencies: dict[str, dict[str, int]],
+    num_requests: int,
+) -> str:
+    settings = common.settings
+    rows = [
+        f"| {label} | " + " | ".join(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99")) + " |"
+        for key, label in (("ttft", "TTFT"), ("itl", "ITL"))
+    ]
+    return "\n".join(
+        [
+            f"# Real run {run_id}",
+            "",
+            f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {common.hardware.device_name}.",
+            f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
+            f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
+            f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
+            "",
+            "| ms | P50 | P90 | P99 |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
+            f"Messages with more than one token: {facts['num_bunched_messages']}.",
+            f"Driver lateness (hand-over minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
+            f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
+            f"Degraded: {'yes' if facts['degraded'] else 'no'}.",
+            "",
+        ]
+    )
+
+
+def _ms(nanoseconds: int | None) -> str:
+    return "-" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

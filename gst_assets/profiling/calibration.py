@@ -1,0 +1,422 @@
+"""Whole engine steps on designed batches: what a step, a hand-over and a delivery cost, as `overheads.csv`.
+
+The batches are made of random prompts and share nothing with a comparison workload. Three kinds are driven through the running engine, in
+rounds, so that a disturbance does not fall on one of them alone:
+
+- lone prompts to an idle engine: the prefill step without decodes, the hand-over, the delivery of a first token;
+- batches of b sequences of mixed lengths that decode together: decode-only steps;
+- the same batches with prompts injected one at a time: mixed steps.
+
+Operator times belong to `operators`; how a simulation uses the table belongs to `vidur_adapter`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.contracts.documents import EngineSettings
+from gst_assets.engine.protocol import EngineRequest, IterationField, TokenMessage
+from gst_assets.engine.replay import quiet_interpreter
+from gst_assets.errors import GstError, ProfileError
+from gst_assets.profiling.operator_model import OperatorModel
+from gst_assets.profiling.operators import Progress
+from gst_assets.scenario import Scenario
+
+ROUNDS = 4
+MIN_SAMPLES = 5
+"""A composition seen less often is left out: chance steps while a batch fills or empties."""
+
+_STEPS_PER_INJECTION = 4
+"""Decode steps between two injections: the running one, the mixed one, and at least one that is decode-only again."""
+_MAX_INJECTED_BATCHES = 4
+_SHORTEST_CONTEXT, _LONGEST_CONTEXT = 16, 512
+_IDLE_PAUSE_S = 0.004
+_STAMP_ROUNDING_NS = 1_000  # vLLM stamps requests in float seconds
+
+_STEP_COLUMNS = ("step_kind", "num_prefill_requests", "num_prefill_tokens", "num_decode_requests")
+
+
+class CalibratedEngine(Protocol):
+    """What is needed of a running engine here; a part of `engine.protocol.Engine`."""
+
+    def settings(self) -> EngineSettings: ...
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]: ...
+
+    async def iterations(self, until_ns: int) -> np.ndarray | None: ...
+
+
+# --- what is driven ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A prompt of `num_prefill_tokens` that yields one token, sent once the batch's last request has yielded `after_tokens`."""
+
+    num_prefill_tokens: int
+    after_tokens: int
+
+
+@dataclass(frozen=True)
+class CalibrationBatch:
+    """Requests sent together to an idle engine, as (prompt, output) lengths in tokens, and what is injected while they decode."""
+
+    name: str
+    lengths: tuple[tuple[int, int], ...]
+    injections: tuple[Injection, ...] = ()
+
+
+def plan(scenario: Scenario, num_kv_blocks: int) -> list[CalibrationBatch]:
+    """The batches of all rounds, in order; the same for the same scenario.
+
+    Raises:
+        ProfileError: a batch that the engine's settings cannot hold (names the setting).
+    """
+    profile, engine = scenario.profile, scenario.engine
+    batch_sizes, prompts = profile.calibration_decode_batch_sizes, profile.calibration_prefill_sizes
+    if batch_sizes[-1] > engine.max_num_seqs:
+        raise ProfileError(
+            f"profile.calibration_decode_batch_sizes has {batch_sizes[-1]}, but engine.max_num_seqs is {engine.max_num_seqs}. Lower the largest batch."
+        )
+    injected = _injected(batch_sizes)
+    most = min(max(injected), engine.max_num_seqs - 1) + prompts[-1]
+    if most > engine.max_num_batched_tokens:
+        raise ProfileError(
+            f"profile.calibration_prefill_sizes has {prompts[-1]}: with {most - prompts[-1]} decodes that is more than "
+            f"engine.max_num_batched_tokens {engine.max_num_batched_tokens}, so the prompt would be cut in two. Lower the largest size."
+        )
+    rng = np.random.default_rng(profile.seed)
+    repeats = -(-profile.calibration_steps // (3 * ROUNDS))
+    batches = []
+    for index in range(ROUNDS):
+        for size in np.repeat(prompts, repeats):
+            batches.append(CalibrationBatch(f"round {index} prompt {size}", ((int(size), 1),)))
+        for batch_size in batch_sizes:
+            sizes = rng.permutation(np.repeat(prompts, repeats)).tolist() if batch_size in injected else []
+            batches.append(_decode_batch(index, batch_size, sizes, scenario, num_kv_blocks, rng))
+    return batches
+
+
+def _injected(batch_sizes: Sequence[int]) -> set[int]:
+    """Up to `_MAX_INJECTED_BATCHES` of the batch sizes, evenly taken, with both ends."""
+    chosen = np.linspace(0, len(batch_sizes) - 1, min(_MAX_INJECTED_BATCHES, len(batch_sizes)))
+    return {batch_sizes[round(place)] for place in chosen}
+
+
+def _decode_batch(
+    round_index: int, batch_size: int, injected: list[int], scenario: Scenario, num_kv_blocks: int, rng: np.random.Generator
+) -> CalibrationBatch:
+    engine, steps = scenario.engine, -(-scenario.profile.calibration_steps // ROUNDS)
+    # Until every prompt is in: at worst a step for each, and one for each full budget.
+    longest = _LONGEST_CONTEXT
+    filling = batch_size + batch_size * longest // engine.max_num_batched_tokens
+    outputs = filling + steps + _STEPS_PER_INJECTION * (len(injected) + 1 if injected else 0)
+    room = min(
+        scenario.model.max_model_len - outputs,
+        num_kv_blocks * engine.block_size // batch_size - outputs - engine.block_size,
+        scenario.profile.decode_context_sizes[-1] - outputs,
+    )
+    if room < _SHORTEST_CONTEXT:
+        raise ProfileError(
+            f"a calibration batch of {batch_size} sequences of at least {_SHORTEST_CONTEXT} + {outputs} tokens does not fit: engine.num_kv_blocks is "
+            f"{num_kv_blocks}, engine.block_size {engine.block_size}, model.max_model_len {scenario.model.max_model_len}. "
+            "Lower the largest of profile.calibration_decode_batch_sizes or profile.calibration_steps, or raise these."
+        )
+    bounds = np.log([_SHORTEST_CONTEXT, min(longest, room) + 1])
+    contexts = np.exp(rng.uniform(*bounds, batch_size)).astype(int).tolist()
+    lengths = [(context, outputs) for context in contexts]
+    if injected and batch_size == engine.max_num_seqs:
+        # A full engine takes no further prompt: one sequence leaves before the injections begin.
+        lengths[0] = (contexts[0], filling + steps)
+    first = filling + steps
+    return CalibrationBatch(
+        f"round {round_index} batch {batch_size}",
+        tuple(lengths),
+        tuple(Injection(size, first + _STEPS_PER_INJECTION * place) for place, size in enumerate(injected)),
+    )
+
+
+def workload_digest(lengths: Iterable[tuple[int, int]], arrivals_ns: Iterable[int]) -> str:
+    """sha256 of a workload's (prompt, output) lengths and arrival times in nanoseconds since its first request, in order of request."""
+    content = [[list(map(int, pair)) for pair in lengths], [int(arrival) for arrival in arrivals_ns]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+# --- driving ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Request:
+    """One request as it was seen by the client. All times on the monotonic clock."""
+
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    send_ns: int = 0
+    token_times_ns: list[int] = field(default_factory=list)
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+
+
+@dataclass
+class _Played:
+    batch: CalibrationBatch
+    started: list[_Request]
+    injected: list[_Request]
+
+    def digest(self) -> str:
+        requests = self.started + self.injected
+        begin = min(request.send_ns for request in requests)
+        return workload_digest(
+            [(request.num_prefill_tokens, request.num_decode_tokens) for request in requests],
+            [request.send_ns - begin for request in requests],
+        )
+
+
+async def measure_overheads(
+    engine: CalibratedEngine, scenario: Scenario, operators: OperatorModel, progress: Progress
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Drive every batch of `plan`; returns the table `contracts.tables.Overheads` and a digest of each calibration workload.
+
+    The engine must be idle and record its iterations.
+
+    Raises:
+        ProfileError: a batch does not fit the engine, the engine did not run it as designed, or a step kind was not seen often enough.
+    """
+    settings = engine.settings()
+    batches = plan(scenario, settings.num_kv_blocks)
+    rng = np.random.default_rng(scenario.profile.seed + 1)
+    driver = _Driver(engine, scenario.model.geometry.vocab_size, rng)
+    work = [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in batches]
+    played = []
+    with quiet_interpreter():
+        await driver.play(CalibrationBatch("warm-up", batches[0].lengths))
+        for index, batch in enumerate(batches):
+            played.append(await driver.play(batch))
+            progress("calibration", sum(work[: index + 1]) / sum(work))
+    end_ns = max(request.token_times_ns[-1] for request in played[-1].started + played[-1].injected)
+    steps = await engine.iterations(end_ns)
+    if steps is None:
+        raise ProfileError("the engine does not record its iterations. Set replay.record_iterations=true and profile again.")
+    steps = steps[steps[:, IterationField.SCHEDULED_NS] >= played[0].started[0].send_ns]
+    samples = _collect(played, steps, settings, operators)
+    return overheads_table(samples), {item.batch.name: item.digest() for item in _last_of_name(played)}
+
+
+def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
+    # Lone prompts repeat under one name within a round; they are one workload each, so they are numbered.
+    seen: dict[str, int] = defaultdict(int)
+    for item in played:
+        seen[item.batch.name] += 1
+        number = seen[item.batch.name]
+        name = item.batch.name if number == 1 else f"{item.batch.name} repeat {number}"
+        yield _Played(CalibrationBatch(name, item.batch.lengths, item.batch.injections), item.started, item.injected)
+
+
+class _Driver:
+    """Sends calibration batches to the engine, one at a time."""
+
+    def __init__(self, engine: CalibratedEngine, vocab_size: int, rng: np.random.Generator) -> None:
+        self._engine, self._vocab_size, self._rng = engine, vocab_size, rng
+        self._ids = count()
+
+    async def play(self, batch: CalibrationBatch) -> _Played:
+        """Send the batch to the idle engine and wait until all of it has ended."""
+        await asyncio.sleep(_IDLE_PAUSE_S)
+        prepared = [self._prepare(*lengths) for lengths in batch.lengths]
+        injections = [(item, *self._prepare(item.num_prefill_tokens, 1)) for item in batch.injections]
+        jitter = self._rng.uniform(size=len(injections))
+        due: dict[int, asyncio.Event] = {item.after_tokens: asyncio.Event() for item, _, _ in injections}
+
+        def seen(request: _Request) -> None:
+            if event := due.get(len(request.token_times_ns)):
+                event.set()
+
+        async def run(request: _Request, wire: EngineRequest, watch: Callable[[_Request], None] | None = None) -> None:
+            request.send_ns = time.monotonic_ns()
+            async for message in self._engine.generate(wire):
+                request.token_times_ns += [message.received_ns] * len(message.token_ids)
+                if watch:
+                    watch(request)
+                if message.times:
+                    request.first_token_ns = message.times.first_token_ns or 0
+                    request.last_token_ns = message.times.last_token_ns or 0
+            if len(request.token_times_ns) != request.num_decode_tokens or not request.first_token_ns:
+                raise ProfileError(
+                    f"calibration {batch.name}: the engine yielded {len(request.token_times_ns)} tokens of {request.num_decode_tokens}, "
+                    f"engine-side times {'present' if request.first_token_ns else 'absent'}. A calibration request must run to its end; check the engine's log."
+                )
+
+        async def inject(place: int) -> None:
+            item, request, wire = injections[place]
+            await due[item.after_tokens].wait()
+            times = prepared[-1][0].token_times_ns
+            # At any moment of a step, as a request that knows nothing of the engine would arrive.
+            await asyncio.sleep(jitter[place] * (times[-1] - times[-2]) / 1e9)
+            await run(request, wire)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for request, wire in prepared:
+                    group.create_task(run(request, wire, seen if request is prepared[-1][0] else None))
+                for place in range(len(injections)):
+                    group.create_task(inject(place))
+        except* GstError as failed:
+            raise _first_of(failed) from None
+        return _Played(batch, [request for request, _ in prepared], [request for _, request, _ in injections])
+
+    def _prepare(self, num_prefill_tokens: int, num_decode_tokens: int) -> tuple[_Request, EngineRequest]:
+        number = next(self._ids)
+        tokens = self._rng.integers(0, self._vocab_size, num_prefill_tokens).tolist()
+        wire = EngineRequest(f"calibration-{number}", tokens, num_decode_tokens, number)
+        return _Request(num_prefill_tokens, num_decode_tokens), wire
+
+
+def _first_of(failed: BaseExceptionGroup[GstError]) -> GstError:
+    first = failed.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+# --- what was seen ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Samples:
+    """Nanoseconds by composition. A step sample is (duration, context tokens, operator time)."""
+
+    steps: dict[tuple[str, int, int, int], list[tuple[float, int, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    handover: list[int] = field(default_factory=list)
+    delivery: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+def step_kind(num_prefill_tokens: int, num_decode_requests: int, capture_sizes: Sequence[int]) -> str:
+    """`decode`, `mixed`, or `mixed_eager` for a mixed step with more tokens than the largest captured graph (`capture_sizes`, tokens)."""
+    if num_prefill_tokens == 0:
+        return "decode"
+    beyond = bool(capture_sizes) and num_prefill_tokens + num_decode_requests > max(capture_sizes)
+    return "mixed_eager" if beyond else "mixed"
+
+
+def _collect(
+    played: Sequence[_Played], steps: np.ndarray, settings: EngineSettings, operators: OperatorModel
+) -> Samples:
+    samples = Samples()
+    completion = steps[:, IterationField.COMPLETION_NS]
+    scheduled = steps[:, IterationField.SCHEDULED_NS]
+    captured = settings.cudagraph_capture_sizes
+    for item in played:
+        tokens_of_step: dict[int, list[int]] = defaultdict(list)
+        for request in item.started + item.injected:
+            first = _step_of(request, completion, item)
+            for place, seen_ns in enumerate(request.token_times_ns):
+                tokens_of_step[first + place].append(seen_ns)
+        lone = len(item.started) == 1 and not item.injected and item.started[0].num_decode_tokens == 1
+        prompts = item.started if lone else item.injected
+        prefilled = {int(np.searchsorted(completion, r.first_token_ns - _STAMP_ROUNDING_NS)): r for r in prompts}
+        for step, seen in tokens_of_step.items():
+            requests, tokens, decodes, context = (int(steps[step, column]) for column in _COMPOSITION)
+            request = prefilled.get(step)
+            # A prompt that met another one, or was cut, is no designed step.
+            designed = requests == 0 or (request is not None and (requests, tokens) == (1, request.num_prefill_tokens))
+            if not designed:
+                continue
+            # An idle engine begins a step when it schedules it, a busy one when the step before is complete.
+            began = scheduled[step] if lone else completion[step - 1]
+            chunks = [(0, tokens)] if requests else []
+            predicted = operators.step_ns(tokens + decodes, chunks, [context / decodes] * decodes if decodes else [])
+            key = (step_kind(tokens, decodes, captured), requests, tokens, decodes)
+            samples.steps[key].append((float(completion[step] - began), context, predicted))
+            if lone or requests == 0:
+                samples.delivery[decodes].append(float(np.median(seen) - completion[step]))
+            if lone and request is not None:
+                samples.handover.append(int(scheduled[step] - request.send_ns))
+    return samples
+
+
+_COMPOSITION = (
+    IterationField.PREFILL_REQUESTS,
+    IterationField.PREFILL_TOKENS,
+    IterationField.DECODE_REQUESTS,
+    IterationField.CONTEXT_TOKENS,
+)
+
+
+def _step_of(request: _Request, completion: np.ndarray, item: _Played) -> int:
+    """Index of the step that yielded the request's first token. Its later tokens come one a step from there.
+
+    Raises:
+        ProfileError: the records do not agree with that, so a step was lost or the request did not run in every step.
+    """
+    first, last = (
+        int(np.searchsorted(completion, stamp - _STAMP_ROUNDING_NS))
+        for stamp in (request.first_token_ns, request.last_token_ns)
+    )
+    if last >= len(completion) or last - first != request.num_decode_tokens - 1:
+        raise ProfileError(
+            f"calibration {item.batch.name}: a request with {request.num_decode_tokens} tokens took {last - first + 1} recorded engine steps. "
+            "Steps were lost or the request was preempted; give the engine more KV blocks (engine.num_kv_blocks) and profile again."
+        )
+    return first
+
+
+def overheads_table(samples: Samples) -> pd.DataFrame:
+    """The table `contracts.tables.Overheads`: one row per composition seen at least `MIN_SAMPLES` times, one `handover` row (requests sent to
+    an idle engine), and `delivery` rows by decode requests in the step (0: the first token of a lone prompt).
+
+    Durations are per step. `operators_ns` is the median over the samples of what the operator tables say for each.
+
+    Raises:
+        ProfileError: no composition of a step kind, no hand-over or no delivery was seen often enough.
+    """
+    rows: list[dict[str, Any]] = []
+    for key in sorted(samples.steps):
+        found = np.array(samples.steps[key])
+        if len(found) >= MIN_SAMPLES:
+            composition = dict(zip(_STEP_COLUMNS, key, strict=True))
+            rows.append(_row("step", composition, found[:, 0], int(np.median(found[:, 1])), float(np.median(found[:, 2]))))
+    steps_seen = {row["step_kind"] for row in rows}
+    missing = {"decode"} - steps_seen or (set() if steps_seen & {"mixed", "mixed_eager"} else {"mixed"})
+    none = dict(zip(_STEP_COLUMNS, ("none", 0, 0, 0), strict=True))
+    if len(samples.handover) >= MIN_SAMPLES:
+        rows.append(_row("handover", none, np.array(samples.handover, dtype=float), 0, 0.0))
+    else:
+        missing |= {"handover"}
+    deliveries = {decodes: seen for decodes, seen in sorted(samples.delivery.items()) if len(seen) >= MIN_SAMPLES}
+    for decodes, seen in deliveries.items():
+        rows.append(_row("delivery", none | {"num_decode_requests": decodes}, np.array(seen), 0, 0.0))
+    missing |= set() if deliveries else {"delivery"}
+    if missing:
+        raise ProfileError(
+            f"overheads.csv: {', '.join(sorted(missing))} seen fewer than {MIN_SAMPLES} times in the calibration. Raise profile.calibration_steps."
+        )
+    integers = {name: "Int64" for name in rows[0] if name not in ("term", "step_kind")}
+    return pd.DataFrame(rows).astype({**integers, "term": "str", "step_kind": "str"})
+
+
+def _row(
+    term: str, composition: dict[str, Any], durations: np.ndarray, context: int, operators_ns: float
+) -> dict[str, Any]:
+    low, middle, high = (round(float(value)) for value in np.percentile(durations, [10, 50, 90]))
+    return {
+        "term": term,
+        **composition,
+        "num_context_tokens": context,
+        "num_samples": len(durations),
+        "p10_ns": low,
+        "median_ns": middle,
+        "p90_ns": high,
+        "operators_ns": round(operators_ns),
+        "overhead_ns": middle - round(operators_ns),
+    }

@@ -1,0 +1,189 @@
+"""Measure a profiling bundle: `python -m gst_assets.profiling.run --scenario NAME|FILE.json --out DIR`.
+
+One engine start serves the operators and the calibration; DIR appears complete or not at all. Also how the Dagster asset measures, in a
+child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pandas as pd
+
+from gst_assets import provenance
+from gst_assets.contracts import csv_files
+from gst_assets.contracts.documents import Hydra, ProfileMeta, timestamp_slug, write_document
+from gst_assets.contracts.store import Kind, directory_digests
+from gst_assets.engine.hardware import check_hardware
+from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
+from gst_assets.errors import GstError, ProfileError
+from gst_assets.profiling.bundle import profile_key
+from gst_assets.profiling.calibration import measure_overheads
+from gst_assets.profiling.operator_model import OperatorModel
+from gst_assets.profiling.operators import measure_operators
+from gst_assets.scenario import Sampling, Scenario, load_scenario, read_resolved
+
+_WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
+_REPORT_EVERY_S = 2.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    die_with_parent()
+    arguments = _parser().parse_args(argv)
+    try:
+        scenario = _scenario(arguments.scenario, arguments.override)
+        os.environ.update(engine_environment(scenario))
+        asyncio.run(measure(scenario, arguments.override, arguments.out, arguments.profiling_root))
+    except GstError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.run", description=__doc__)
+    parser.add_argument(
+        "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the bundle's directory; must be absent or empty")
+    parser.add_argument(
+        "--profiling-root",
+        help="recorded as the root the bundle belongs to, where OUT is not yet its final place; default: two levels above OUT",
+    )
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="applied to a scenario name; only recorded with a resolved scenario",
+    )
+    return parser
+
+
+def _scenario(reference: str, overrides: list[str]) -> Scenario:
+    return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
+
+
+async def measure(scenario: Scenario, overrides: list[str], out: Path, profiling_root: str | None = None) -> Path:
+    """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded.
+
+    Raises:
+        EngineError: hardware or settings differ from the scenario, or the engine failed.
+        ProfileError: `out` exists and is not empty, or a measurement is not what was designed.
+    """
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
+    hardware = check_hardware(scenario.hardware)
+    print(f"hardware: {hardware.device_name}; starting {scenario.engine.backend}", flush=True)
+    started_at = datetime.now(timezone.utc)
+    clock = _Clock()
+    async with open_vllm_engine(_without_early_stops(scenario), worker_extension_cls=_WORKER_EXTENSION) as engine:
+        clock.phase_ends("engine_start")
+        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress)
+        clock.phase_ends("operators")
+        model = OperatorModel(mlp, attention, facts["num_layers"])
+        overheads, digests = await measure_overheads(engine, scenario, model, clock.progress)
+        clock.phase_ends("calibration")
+        settings = engine.settings()
+    tables: dict[str, pd.DataFrame] = {
+        "mlp.csv": mlp,
+        "attention.csv": attention,
+        "overheads.csv": overheads,
+        "unmodelled.csv": unmodelled,
+    }
+    with _staged(out) as folder:
+        for name, table in tables.items():
+            csv_files.write_csv(table, folder / name)
+        commit, dirty = provenance.git_state()
+        meta = ProfileMeta(
+            run_id=f"{scenario.hardware.hardware_id}-{scenario.model.name}-{timestamp_slug(started_at)}",
+            started_at=started_at,
+            ended_at=datetime.now(timezone.utc),
+            git_commit=commit,
+            git_dirty=dirty,
+            model=scenario.model.name,
+            hardware=hardware,
+            env=provenance.environment(),
+            params=scenario.model_dump(mode="json"),
+            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+            sha256=directory_digests(folder, Kind.PROFILE.meta_name),
+            profiling_root=profiling_root or str(out.parent.parent),
+            profile_key=profile_key(scenario),
+            engine_settings=settings,
+            calibration_sha256=digests,
+            worker=facts,
+            seconds=clock.seconds,
+        )
+        write_document(meta, folder / Kind.PROFILE.meta_name)
+    print(f"profile written: {out}; seconds: {clock.seconds}", flush=True)
+    return out
+
+
+def _without_early_stops(scenario: Scenario) -> Scenario:
+    """The scenario with every request running to its end, so that calibration batches keep their size; tokens are still drawn as it says."""
+    sampling = scenario.engine.sampling
+    kept = Sampling(temperature=sampling.temperature, seed=sampling.seed)
+    return scenario.model_copy(
+        update={
+            "engine": scenario.engine.model_copy(update={"sampling": kept}),
+            "replay": scenario.replay.model_copy(update={"record_iterations": True}),
+        }
+    )
+
+
+class _Clock:
+    """Seconds by phase, and progress lines with an estimate of the time left in the phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = self._told = time.monotonic()
+
+    def phase_ends(self, name: str) -> None:
+        """Book the time since the last phase ended."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._began, 2)
+        self._began = self._told = now
+        print(f"{name}: done in {self.seconds[name]:.1f} s", flush=True)
+
+    def progress(self, what: str, share: float) -> None:
+        """Tell how far the phase is, every few seconds."""
+        now = time.monotonic()
+        if now - self._told >= _REPORT_EVERY_S and share < 1:
+            self._told = now
+            left = (now - self._began) * (1 - share) / share
+            print(f"{what}: {share:.0%}, about {left:.0f} s left", flush=True)
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes it when the block ends well, and is removed otherwise."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+        try:
+            folder.rename(out)
+        except OSError as error:
+            raise ProfileError(
+                f"{out}: cannot be created ({error.strerror}). Bundles are kept; remove it or use another --out."
+            ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

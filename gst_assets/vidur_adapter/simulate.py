@@ -1,0 +1,363 @@
+"""Simulating a workload with Vidur: checks of the input, the run, and the contract's tables.
+
+The only module of this package that others need. Vidur and scikit-learn are imported when a simulation begins. Reading and checking a
+bundle belongs to `profiling.bundle`, writing the tables to `contracts`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.contracts.csv_files import INTEGER
+from gst_assets.errors import ProfileError, SimulationError
+from gst_assets.scenario import Scenario
+from gst_assets.vidur_adapter.overheads import RequestOverheads
+from gst_assets.vidur_adapter.steps import CapturedGraphs
+
+if TYPE_CHECKING:
+    from gst_assets.profiling.bundle import Bundle
+
+BACKEND = "vidur"
+NUM_NULL_BLOCKS = 1
+"""KV blocks that vLLM counts among its blocks and gives to no request (`vllm.v1.core.block_pool.BlockPool.null_block`)."""
+_BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a simulation yields.
+
+    `requests`, `tokens` and `iterations` follow `contracts.tables.RequestMetrics`, `TokenMetrics` and `Iterations`, in integer nanoseconds
+    since run start. `settings` is everything that was assumed, engine settings under the names of `EngineSettings`. `stats` has the seconds
+    that each phase took and belongs in no stored table.
+    """
+
+    requests: pd.DataFrame
+    tokens: pd.DataFrame
+    iterations: pd.DataFrame
+    settings: dict[str, Any]
+    num_preemptions: int
+    stats: dict[str, float]
+
+
+def simulate(
+    scenario: Scenario,
+    lengths: pd.DataFrame,
+    intervals: pd.DataFrame,
+    bundle: Bundle,
+    variant: str,
+    *,
+    cache_dir: Path | None,
+) -> SimulationResult:
+    """Run Vidur on a workload under the engine's settings.
+
+    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `kernels` (operator times as Vidur
+    sums them) or `calibrated` (with the bundle's measured overheads). `cache_dir` keeps forest tables between runs; None keeps none.
+    Equal inputs give equal tables, byte for byte.
+
+    Raises:
+        SimulationError: an unknown variant, engine settings Vidur cannot simulate, or a request that can never complete.
+        ProfileError: the workload leaves the profiled range, or overheads needed by `calibrated` are missing.
+    """
+    _check_settings(scenario, bundle, variant)
+    num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
+    _check_requests(scenario, lengths, intervals, num_kv_blocks)
+    request_overheads = _request_overheads(bundle) if variant == "calibrated" else None
+
+    started = time.perf_counter()
+    from gst_assets.vidur_adapter import simulation
+
+    imported = time.perf_counter()
+    arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
+    seen = arrivals
+    if request_overheads is not None:
+        handover = [request_overheads.handover_ns(int(n)) for n in lengths["num_prefill_tokens"]]
+        # The driver hands requests over in order, so none is seen before one that arrived earlier.
+        seen = np.maximum.accumulate(arrivals + np.array(handover, dtype="int64"))
+    with simulation.quiet():
+        simulator = simulation.RecordedSimulator(
+            _config(scenario, lengths, seen, bundle, variant, num_kv_blocks, cache_dir)
+        )
+        prepared = time.perf_counter()
+        simulator.run()
+        ran = time.perf_counter()
+    recorder, predictor = simulator.recorder, simulator.predictor
+
+    tokens = _token_table(recorder.steps, _delivery_times(recorder.steps, request_overheads))
+    requests = _request_table(lengths, arrivals, tokens, recorder.requests)
+    settings = _settings(scenario, bundle, variant, num_kv_blocks, simulator)
+    if request_overheads is not None:
+        settings |= request_overheads.as_settings() | {"steps_outside_calibration": predictor.steps_outside_calibration}
+    return SimulationResult(
+        requests=requests,
+        tokens=tokens,
+        iterations=_iteration_table(recorder.steps),
+        settings=settings,
+        num_preemptions=int(requests["num_preemptions"].sum()),
+        stats={
+            "import_s": imported - started,
+            "tables_s": predictor.table_seconds,
+            "prepare_s": prepared - imported,
+            "event_loop_s": ran - prepared,
+            "output_s": time.perf_counter() - ran,
+        },
+    )
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
+    if variant not in ("kernels", "calibrated"):
+        raise SimulationError(f"unknown variant {variant!r}; simulation.variants allows kernels and calibrated.")
+    reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
+    if engine.enable_prefix_caching or reported.enable_prefix_caching:
+        raise SimulationError(
+            "engine.enable_prefix_caching: Vidur 0.0.26 has no prefix cache, so prompts would be simulated in full. Set it to false and profile with it off."
+        )
+    if not reported.enable_chunked_prefill:
+        raise SimulationError(
+            f"{bundle.directory}: enable_chunked_prefill is off in the profiled engine, but Vidur's sarathi always splits prompts at max_num_batched_tokens. Profile an engine with chunked prefill."
+        )
+    if engine.block_size != reported.block_size:
+        raise SimulationError(
+            f"engine.block_size is {engine.block_size}, but {bundle.directory} was profiled with blocks of {reported.block_size} tokens. Profile again, or set engine.block_size={reported.block_size}."
+        )
+    if geometry.hidden_size % geometry.num_q_heads:
+        raise SimulationError(
+            f"model.geometry: Vidur 0.0.26 needs hidden_size to be a multiple of num_q_heads, found {geometry.hidden_size} and {geometry.num_q_heads}."
+        )
+
+
+def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.DataFrame, num_kv_blocks: int) -> None:
+    if lengths.empty or not lengths["request_id"].equals(intervals["request_id"]):
+        raise SimulationError(
+            f"trace_lengths has {len(lengths)} requests and trace_intervals {len(intervals)}; the same requests are needed in both, at least one. Materialize both again."
+        )
+    prefill = lengths["num_prefill_tokens"].to_numpy(dtype="int64")
+    decode = lengths["num_decode_tokens"].to_numpy(dtype="int64")
+    limit, block_size = scenario.model.max_model_len, scenario.engine.block_size
+    blocks = -(-(prefill + decode - 1) // block_size)  # the last token's keys and values are never computed
+    for wrong, problem in (
+        (prefill == 0, "has num_prefill_tokens 0; Vidur needs at least 1. Give it a prompt, or leave the request out."),
+        (decode == 0, "has num_decode_tokens 0; Vidur needs at least 1. Ask for a token, or leave the request out."),
+        (
+            prefill + decode > limit,
+            f"needs {{total}} tokens (prompt and decode), more than model.max_model_len {limit}. Shorten it, or raise the limit.",
+        ),
+        (
+            blocks > num_kv_blocks - NUM_NULL_BLOCKS,
+            f"needs {{blocks}} KV blocks of {block_size} tokens, but the engine has {num_kv_blocks - NUM_NULL_BLOCKS} to give. Shorten it, or raise engine.num_kv_blocks.",
+        ),
+    ):
+        if wrong.any():
+            row = int(wrong.argmax())
+            found = problem.format(total=prefill[row] + decode[row], blocks=blocks[row])
+            more = f" ({int(wrong.sum())} such requests in all)" if wrong.sum() > 1 else ""
+            raise SimulationError(f"request {lengths['request_id'].iloc[row]} {found}{more}")
+
+
+def _request_overheads(bundle: Bundle) -> RequestOverheads:
+    if bundle.overheads is None:
+        raise ProfileError(
+            f"{bundle.directory}: no overheads.csv, which variant calibrated needs. Profile again with calibration, or set simulation.variants=[kernels]."
+        )
+    return RequestOverheads(bundle.overheads, f"{bundle.directory}/overheads.csv")
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def _config(
+    scenario: Scenario,
+    lengths: pd.DataFrame,
+    seen_ns: Any,
+    bundle: Bundle,
+    variant: str,
+    num_kv_blocks: int,
+    cache_dir: Path | None,
+) -> Any:
+    from gst_assets.vidur_adapter import predictor, registration
+
+    model, engine, settings = scenario.model, scenario.engine, scenario.simulation
+    reported, granularity = bundle.meta.engine_settings, settings.kv_cache_granularity
+    # Tables cover what the simulated engine can reach, and what the profiled one could: calibration rows are looked up in them too.
+    step_tokens = max(engine.max_num_batched_tokens, reported.max_num_batched_tokens)
+    sequence_tokens = max(model.max_model_len, reported.max_model_len)
+    common: dict[str, Any] = {
+        "mlp": bundle.mlp,
+        "attention": bundle.attention,
+        "interpolate": settings.predictor == "interpolation",
+        "seed": settings.seed,
+        "table_cache": cache_dir,
+        "versions": _versions(),
+        "kv_cache_prediction_granularity": granularity,
+        "prediction_max_tokens_per_request": max(_round_up(step_tokens, 8), _round_up(sequence_tokens, granularity)),
+        "prediction_max_batch_size": max(engine.max_num_seqs, reported.max_num_seqs),
+        "prediction_max_prefill_chunk_size": _round_up(step_tokens, 32),
+        "attention_decode_batching_overhead_fraction": 0.0,
+    }
+    if variant == "kernels":
+        step_times = predictor.KernelsConfig(**common)
+    else:
+        step_times = predictor.CalibratedConfig(
+            **common,
+            overheads=bundle.overheads,
+            overheads_name=f"{bundle.directory}/overheads.csv",
+            graphs=_graphs(bundle),
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+        )
+    columns = (lengths["request_id"], seen_ns, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
+    rows = [(int(i), int(t), int(p), int(d)) for i, t, p, d in zip(*columns, strict=True)]
+    return registration.simulation_config(
+        registration.EngineReplica(
+            model_name=registration.model_name(model.geometry, model.max_model_len),
+            head_dim=model.geometry.head_dim,
+            num_kv_tokens=num_kv_blocks * engine.block_size,
+        ),
+        block_size=engine.block_size,
+        num_kv_blocks=num_kv_blocks,
+        num_null_blocks=NUM_NULL_BLOCKS,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        requests=registration.WorkloadRequestsConfig(rows=rows, max_tokens=model.max_model_len),
+        predictor=step_times,
+    )
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _versions() -> str:
+    """Whatever may change what a forest predicts. This package's own version stands for its code."""
+    from gst_assets import __version__
+
+    found = [f"{name} {metadata.version(name)}" for name in ("vidur", "scikit-learn", "numpy")]
+    return ", ".join([*found, f"gst-assets {__version__}"])
+
+
+def _graphs(bundle: Bundle) -> CapturedGraphs:
+    reported = bundle.meta.engine_settings
+    return CapturedGraphs(reported.enforce_eager, reported.cudagraph_capture_sizes)
+
+
+def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int, simulator: Any) -> dict[str, Any]:
+    """Everything simulated, under the names of `EngineSettings` where it has one."""
+    from gst_assets.vidur_adapter.predictor import FOREST
+
+    reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
+    replica = simulator._config.cluster_config.replica_config
+    interpolate = scenario.simulation.predictor == "interpolation"
+    is_exact = variant == "calibrated" and interpolate
+    return {
+        "variant": variant,
+        "scheduler": "sarathi",
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "max_model_len": scenario.model.max_model_len,
+        "block_size": engine.block_size,
+        "num_kv_blocks": num_kv_blocks,
+        "num_null_blocks": NUM_NULL_BLOCKS,
+        "watermark_blocks_fraction": 0.0,
+        "enable_chunked_prefill": True,
+        "enable_prefix_caching": False,
+        "async_scheduling": False,
+        # Properties of the profile: the operators and overheads were measured in an engine of these settings.
+        "dtype": reported.dtype,
+        "enforce_eager": reported.enforce_eager,
+        "cudagraph_capture_sizes": [] if reported.enforce_eager else list(reported.cudagraph_capture_sizes),
+        "head_dim": replica.attention_head_dim,
+        "kv_bytes_per_token": 2
+        * geometry.num_layers
+        * geometry.num_kv_heads
+        * replica.attention_head_dim
+        * _BYTES_PER_VALUE[scenario.model.dtype],
+        "num_replicas": 1,
+        "tensor_parallel_size": 1,
+        "predictor": scenario.simulation.predictor,
+        "forest": None if interpolate else {**FOREST, "random_state": scenario.simulation.seed},
+        "rounding_tokens": {
+            "step_tokens": "captured graph size, else exact" if variant == "calibrated" else 8,
+            "prefill_chunk": 1 if is_exact else 32,
+            "context": 1 if is_exact else scenario.simulation.kv_cache_granularity,
+        },
+        "attention_batching_overhead_fraction": 0.0,
+        "step_overheads": variant == "calibrated",
+    }
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _delivery_times(steps: list[Any], overheads: RequestOverheads | None) -> Any:
+    """When the client sees the tokens of each step, in ns. Outputs are delivered in order, so none overtakes those of an earlier step."""
+    ends = np.array([step.completed_ns for step in steps], dtype="int64")
+    if overheads is None:
+        return ends
+    delays = [overheads.delivery_ns(len(step.token_requests)) if step.token_requests else 0 for step in steps]
+    return np.maximum.accumulate(ends + np.array(delays, dtype="int64"))
+
+
+def _token_table(steps: list[Any], times: Any) -> pd.DataFrame:
+    counts = [len(step.token_requests) for step in steps]
+    ids = np.array([request for step in steps for request in step.token_requests], dtype="int64")
+    order = np.argsort(ids, kind="stable")
+    ids, token_times = ids[order], np.repeat(times, counts)[order]
+    first = np.diff(ids, prepend=-1) != 0
+    start = np.maximum.accumulate(np.where(first, np.arange(len(ids)), 0))
+    return pd.DataFrame(
+        {
+            "request_id": ids,
+            "token_index": np.arange(len(ids)) - start,
+            "token_time_ns": token_times,
+            "token_latency_ns": np.where(first, 0, np.diff(token_times, prepend=0)),
+        }
+    ).astype(INTEGER)
+
+
+def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, simulated: list[Any]) -> pd.DataFrame:
+    by_request = tokens.groupby("request_id")["token_time_ns"]
+    first, last, counts = by_request.first(), by_request.last(), by_request.size()
+    by_id = {request.id: request for request in simulated}
+    ids = [int(i) for i in lengths["request_id"]]
+    integers = {
+        "request_id": ids,
+        "arrival_time_ns": arrivals,
+        "first_token_time_ns": first.loc[ids].to_numpy(dtype="int64"),
+        "ttft_ns": first.loc[ids].to_numpy(dtype="int64") - arrivals,
+        "num_prefill_tokens": lengths["num_prefill_tokens"].to_numpy(dtype="int64"),
+        "num_decode_tokens": lengths["num_decode_tokens"].to_numpy(dtype="int64"),
+        "num_decode_tokens_actual": counts.loc[ids].to_numpy(dtype="int64"),
+    }
+    requests = pd.DataFrame(integers).astype(INTEGER)
+    requests["status"] = "ok"
+    requests["completion_time_ns"] = pd.array(last.loc[ids].to_numpy(dtype="int64"), dtype=INTEGER)
+    requests["prompt_id"] = lengths["prompt_id"].to_numpy()
+    requests["backend"] = BACKEND
+    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids], dtype=INTEGER)
+    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids], dtype=INTEGER)
+    return requests
+
+
+def _iteration_table(steps: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "iteration_id": range(len(steps)),
+            "scheduled_time_ns": [step.scheduled_ns for step in steps],
+            "completion_time_ns": [step.completed_ns for step in steps],
+            "num_prefill_requests": [step.num_prefill_requests for step in steps],
+            "num_prefill_tokens": [step.num_prefill_tokens for step in steps],
+            "num_decode_requests": [step.num_decode_requests for step in steps],
+            "num_context_tokens": [step.num_context_tokens for step in steps],
+            "num_running": [step.num_running for step in steps],
+            "num_waiting": [step.num_waiting for step in steps],
+        }
+    ).astype(INTEGER)

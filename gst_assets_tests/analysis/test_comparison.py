@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gst_assets.analysis.comparison import Comparison, compare, judge, relative_error
+from gst_assets.analysis.runs import load_run
+from gst_assets.contracts.tables import (
+    AlignmentCounts,
+    LatencyErrors,
+    RepeatLatencies,
+    RequestErrors,
+    SettingsParity,
+    validate,
+)
+from gst_assets.errors import ComparisonError
+from gst_assets.profiling.calibration import workload_digest
+from gst_assets.scenario import Comparison as Bands
+from gst_assets_tests.analysis.run_directories import (
+    ENGINE_SETTINGS,
+    HARDWARE,
+    MS,
+    WORKLOAD_SHA256,
+    Recipe,
+    Request,
+    steady,
+    write_real,
+    write_simulation,
+)
+
+BANDS = Bands(pass_band=0.05, warn_band=0.10)
+
+
+def _compare(folder: Path, reals: list[Recipe], sims: dict[str, Recipe], **options: Any) -> Comparison:
+    real = [load_run(write_real(folder / f"r{i}", recipe), "real") for i, recipe in enumerate(reals)]
+    sim = {
+        name: load_run(write_simulation(folder / f"s-{name}", recipe, name), "vidur") for name, recipe in sims.items()
+    }
+    return compare(real, sim, **{"bands": BANDS, "calibration_sha256": set(), **options})
+
+
+def _cell(comparison: Comparison, name: str, variant: str = "calibrated") -> Any:
+    return next(cell for cell in comparison.cells if cell.name == name and cell.variant == variant)
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def test_values_by_hand(tmp_path: Path) -> None:
+    """TTFT 20, 21, ... 29 ms and gaps 4, 5, ... 13 ms over ten requests of three tokens; the simulation adds 1 ms to each TTFT."""
+    real = steady(10, 3, step_ns=MS)
+    sim = steady(10, 3, ttft_ns=21 * MS, step_ns=MS)
+    found = _compare(tmp_path, [real], {"calibrated": sim})
+    ttft = _cell(found, "TTFT P50")
+    assert (ttft.real_ns, ttft.sim_ns, ttft.error_ns) == (24.5 * MS, 25.5 * MS, MS)
+    assert ttft.relative_error == pytest.approx(1 / 24.5)
+    assert (ttft.num_real_samples, ttft.num_sim_samples) == (10, 10)
+    assert _cell(found, "TTFT P90").real_ns == pytest.approx(28.1 * MS)
+    # Twenty gaps: 4, 4, 5, 5, ... 13, 13 ms.
+    assert _cell(found, "ITL P50").real_ns == 8.5 * MS
+    assert _cell(found, "ITL P50").relative_error == 0
+    # E2E of request i: 20 + i + 2 (4 + i) = 28 + 3 i ms.
+    assert _cell(found, "E2E P50").real_ns == 41.5 * MS
+    assert math.isnan(ttft.real_spread), "one repeat has no spread"
+
+
+def test_repeats_give_a_median_and_a_spread(tmp_path: Path) -> None:
+    reals = [steady(30, 3, ttft_ns=t * MS) for t in (20, 26, 22)]
+    found = _compare(tmp_path, reals, {"calibrated": steady(30, 3, ttft_ns=23 * MS)})
+    cell = _cell(found, "TTFT P50")
+    assert (cell.real_ns, cell.sim_ns) == (22 * MS, 23 * MS)
+    assert cell.real_spread == pytest.approx(6 / 22)
+    repeats = found.repeat_latencies
+    mine = repeats[(repeats["metric"] == "ttft") & (repeats["statistic"] == "p50")]
+    assert mine["value_ns"].tolist() == [20 * MS, 26 * MS, 22 * MS]
+    assert mine["run_id"].tolist() == ["r0", "r1", "r2"]
+
+
+def test_the_smallest_repeat_decides_what_is_sufficient(tmp_path: Path) -> None:
+    whole = steady(20, 2)
+    requests = [*whole.requests[:19], Request(whole.requests[19].arrival_ns, (), asked=2, status="error")]
+    found = _compare(tmp_path, [whole, Recipe(requests)], {"calibrated": whole})
+    cell = _cell(found, "TTFT P50")
+    assert (cell.num_real_samples, cell.num_sim_samples, cell.verdict) == (19, 19, "insufficient")
+
+
+def test_the_simulation_is_aligned_to_each_repeat(tmp_path: Path) -> None:
+    """The second repeat stops after its first token, so that the simulated gaps count once, for the first repeat."""
+    full = steady(1, 3)
+    stopped = Recipe([Request(0, full.requests[0].token_ns[:1], asked=3)])
+    found = _compare(tmp_path, [full, stopped], {"calibrated": full})
+    counts = found.alignment_counts.set_index("run_id")
+    assert counts["num_tokens_cut"].to_dict() == {"r0": 0, "r1": 2}
+    assert _cell(found, "E2E P50").sim_ns == (28 + 20) / 2 * MS
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.2, 5), st.integers(1, 5), st.integers(1, 4))
+def test_a_planted_scale_is_recovered(factor: float, num_requests: int, num_tokens: int) -> None:
+    real = steady(num_requests, num_tokens, step_ns=MS)
+    with tempfile.TemporaryDirectory() as folder:
+        found = _compare(Path(folder), [real], {"calibrated": real.scaled(factor)})
+    for cell in found.cells:
+        if cell.num_real_samples:
+            assert cell.relative_error == pytest.approx(factor - 1, abs=1e-6)
+    errors = found.request_errors
+    assert (errors["ttft_error_ns"] / errors["real_ttft_ns"]).tolist() == pytest.approx(
+        [factor - 1] * num_requests, abs=1e-6
+    )
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
+def test_identical_runs_have_no_error(num_requests: int, num_tokens: int, repeats: int) -> None:
+    recipe = steady(num_requests, num_tokens, step_ns=MS)
+    with tempfile.TemporaryDirectory() as folder:
+        found = _compare(Path(folder), [recipe] * repeats, {"calibrated": recipe})
+    assert {cell.relative_error for cell in found.cells if cell.num_real_samples} == {0.0}
+    assert (found.request_errors[["ttft_error_ns", "e2e_error_ns"]] == 0).all(axis=None)
+
+
+def test_every_frame_keeps_its_contract(tmp_path: Path) -> None:
+    found = _compare(tmp_path, [steady(3, 1)] * 2, {"kernels": steady(3, 1), "calibrated": steady(3, 1)})
+    for model, frame in (
+        (LatencyErrors, found.latency_errors),
+        (RepeatLatencies, found.repeat_latencies),
+        (RequestErrors, found.request_errors),
+        (AlignmentCounts, found.alignment_counts),
+        (SettingsParity, found.settings_parity),
+    ):
+        validate(model, frame, "frame")
+        assert len(frame)
+    assert len(found.request_errors) == 3 * 2 * 2
+
+
+@pytest.mark.parametrize(("sim", "real", "expected"), [(11, 10, 0.1), (9, 10, -0.1), (0, 0, 0.0), (1, 0, math.nan)])
+def test_relative_error(sim: float, real: float, expected: float) -> None:
+    assert relative_error(sim, real) == pytest.approx(expected, nan_ok=True)
+
+
+# --- verdict ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("factor", "outcome"),
+    [(1.0, "pass"), (1.04, "pass"), (0.96, "pass"), (1.08, "warn"), (0.92, "warn"), (1.2, "fail"), (0.5, "fail")],
+)
+def test_outcome_by_bands(tmp_path: Path, factor: float, outcome: str) -> None:
+    real = steady(100, 3)
+    found = _compare(tmp_path, [real], {"kernels": real.scaled(0.1), "calibrated": real.scaled(factor)})
+    assert found.headline == "calibrated"
+    assert found.verdict.outcome == outcome
+    assert len(found.verdict.cells) == 6 and not found.verdict.unjudged
+
+
+def test_bands_include_their_edge() -> None:
+    assert judge(0.05, 20, 50, BANDS) == "pass"
+    assert judge(-0.1, 20, 50, BANDS) == "warn"
+    assert judge(0.1000001, 20, 50, BANDS) == "fail"
+    assert judge(0.0, 19, 50, BANDS) == "insufficient"
+    assert judge(math.nan, 20, 50, BANDS) == "fail"
+
+
+def test_too_few_samples_for_any_verdict(tmp_path: Path) -> None:
+    found = _compare(tmp_path, [steady(8, 2)], {"calibrated": steady(8, 2)})
+    assert found.verdict.outcome == "insufficient"
+    assert found.verdict.cells == () and len(found.verdict.unjudged) == 6
+
+
+def test_cells_with_enough_samples_decide_and_the_others_are_named(tmp_path: Path) -> None:
+    """Eight requests of 30 tokens: 232 gaps judge ITL P50 and P90, while TTFT, though far off, has too few requests."""
+    found = _compare(tmp_path, [steady(8, 30)], {"calibrated": steady(8, 30, ttft_ns=90 * MS)})
+    assert found.verdict.outcome == "pass"
+    assert {cell.name for cell in found.verdict.cells} == {"ITL P50", "ITL P90"}
+    assert {cell.name for cell in found.verdict.unjudged} == {"TTFT P50", "TTFT P90", "E2E P50", "E2E P90"}
+
+
+def test_a_p99_does_not_decide(tmp_path: Path) -> None:
+    real = steady(1000, 1)
+    tail = [*real.requests[:985], *real.scaled(3).requests[985:]]
+    found = _compare(tmp_path, [real], {"calibrated": Recipe(tail)})
+    assert _cell(found, "TTFT P99").verdict == "fail"
+    assert found.verdict.outcome == "pass"
+
+
+def test_all_gaps_zero_in_the_real_run_fails_unless_simulated_so(tmp_path: Path) -> None:
+    bunched = steady(25, 3, itl_ns=0)
+    found = _compare(tmp_path, [bunched], {"kernels": bunched, "calibrated": steady(25, 3)})
+    assert math.isnan(_cell(found, "ITL P50").relative_error)
+    assert (_cell(found, "ITL P50").verdict, found.verdict.outcome) == ("fail", "fail")
+    assert found.verdict.cells[0].name == "ITL P50", "an undefined error is the worst"
+    assert _cell(found, "ITL P50", "kernels").verdict == "pass"
+
+
+def test_the_headline_is_the_last_variant_of_the_scenario_that_is_given(tmp_path: Path) -> None:
+    recipe = steady(2, 2)
+    assert _compare(tmp_path / "a", [recipe], {"calibrated": recipe, "kernels": recipe}).headline == "calibrated"
+    assert _compare(tmp_path / "b", [recipe], {"kernels": recipe}).headline == "kernels"
+    foreign = recipe.with_meta(params={})
+    assert _compare(tmp_path / "c", [foreign], {"one": foreign, "two": foreign}).headline == "two"
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_that_differ_are_listed_and_mark_the_comparison(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    assumed = {**ENGINE_SETTINGS, "num_kv_blocks": 512, "dtype": None}
+    found = _compare(
+        tmp_path, [recipe], {"kernels": recipe, "calibrated": recipe.with_meta(simulated_settings=assumed)}
+    )
+    parity = found.settings_parity.set_index(["variant", "setting"])["parity"]
+    assert parity["calibrated", "num_kv_blocks"] == "differs"
+    assert parity["calibrated", "dtype"] == "not_recorded"
+    assert (parity["kernels"] == "equal").all() and len(parity) == 18
+    assert found.marks == (
+        "setting num_kv_blocks: engine 1024, simulated with 512 (calibrated)",
+        "setting dtype: engine bfloat16, not recorded by the simulation, so parity is unknown (calibrated)",
+    )
+    assert found.verdict.outcome == "warn", "identical latencies, yet marked"
+
+
+def test_settings_that_differ_between_repeats(tmp_path: Path) -> None:
+    recipe = steady(2, 2)
+    reported = {
+        **ENGINE_SETTINGS, "num_kv_blocks": 999, "backend": "vllm", "engine_version": "0.32.0", "max_model_len": 2048, "attention_backend": "A",
+    }  # fmt: skip
+    found = _compare(tmp_path, [recipe, recipe.with_meta(engine_settings=reported)], {"calibrated": recipe})
+    assert found.marks == ("setting num_kv_blocks: engine 1024 / 999, simulated with 1024 (calibrated)",)
+
+
+def test_a_degraded_run_marks_the_comparison(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    late = recipe.with_meta(degraded=True, lateness_ns={"p50": 1, "p99": 7 * MS, "max": 9 * MS})
+    found = _compare(tmp_path, [recipe, late], {"calibrated": recipe})
+    assert found.marks == ("real run r1 is degraded, send lateness P99 7.0 ms",)
+    assert found.verdict.outcome == "warn"
+
+
+def test_a_mark_does_not_hide_a_failure(tmp_path: Path) -> None:
+    recipe = steady(100, 3).with_meta(degraded=True)
+    assert _compare(tmp_path, [recipe], {"calibrated": steady(100, 3).scaled(2)}).verdict.outcome == "fail"
+
+
+def test_notes(tmp_path: Path) -> None:
+    real = Recipe([Request(0, (5, 6), asked=3), Request(1, (), asked=3, status="error"), Request(2, (), asked=3)])
+    sim = Recipe([Request(0, (5, 6, 7)), Request(1, (5, 6, 7)), Request(2, (5, 6, 7))])
+    found = _compare(
+        tmp_path,
+        [real.with_meta(num_bunched_messages=4)],
+        {"calibrated": sim.with_meta(num_preemptions=2)},
+        calibration_sha256=None,
+    )
+    notes = "\n".join(found.notes)
+    assert "real run r0: 1 failed and 1 gave no token, of 3 requests; left out on both sides" in notes
+    assert "4 messages carried more than one token" in notes
+    assert "stopped early" in notes
+    assert "simulation calibrated: 2 preemptions" in notes
+    assert "one real repeat only" in notes
+    assert "not checked that this workload is held out" in notes
+    assert len(found.notes) == 6
+
+
+def test_a_clean_comparison_has_no_note(tmp_path: Path) -> None:
+    assert _compare(tmp_path, [steady(2, 2)] * 2, {"calibrated": steady(2, 2)}).notes == ()
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        WORKLOAD_SHA256["trace_lengths.csv"],
+        "wl-0000000000000001",
+        # As the profiler states it: (prompt, output) lengths and arrivals since the first request.
+        workload_digest([(8, 2), (8, 2)], [0, 10 * MS]),
+    ],
+)
+def test_a_calibration_workload_is_refused(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ComparisonError, match=r"workload wl-0000000000000001 .* is one the profile was calibrated on"):
+        _compare(tmp_path, [steady(2, 2)], {"calibrated": steady(2, 2)}, calibration_sha256={digest})
+
+
+@pytest.mark.parametrize("key", ["hardware_id", "device_name"])
+def test_simulated_for_other_hardware(tmp_path: Path, key: str) -> None:
+    other = {**HARDWARE, key: "other"}
+    with pytest.raises(
+        ComparisonError,
+        match=r"run r0 was measured on 1 x Test CPU \(cpu\), run s-calibrated was simulated for 1 x .*other",
+    ):
+        _compare(tmp_path, [steady(2, 2)], {"calibrated": steady(2, 2).with_meta(hardware=other)})
+
+
+def test_repeats_of_two_machines(tmp_path: Path) -> None:
+    other = steady(2, 2).with_meta(hardware={**HARDWARE, "device_name": "Other CPU"})
+    with pytest.raises(
+        ComparisonError, match=r"run r1 was measured on 1 x Other CPU \(cpu\). Repeats must come from one machine"
+    ):
+        _compare(tmp_path, [steady(2, 2), other], {"calibrated": steady(2, 2)})
+
+
+def test_another_model(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="run r0 is of model qwen3-tiny, run s-calibrated of model other"):
+        _compare(tmp_path, [steady(2, 2)], {"calibrated": steady(2, 2).with_meta(model="other")})
+
+
+def test_repeats_of_two_workloads(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="run r0 is of workload wl-0000000000000001, run r1 of workload wl-2"):
+        _compare(tmp_path, [steady(2, 2), steady(2, 2).with_meta(workload_id="wl-2")], {"calibrated": steady(2, 2)})
+
+
+def test_one_run_given_twice(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="real run r0 is given more than once"):
+        _compare(tmp_path, [steady(2, 2), steady(2, 2).with_meta(run_id="r0")], {"calibrated": steady(2, 2)})
+
+
+def test_a_variant_under_another_name(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="is of variant 'kernels', but was given as 'calibrated'"):
+        _compare(tmp_path, [steady(2, 2)], {"calibrated": steady(2, 2).with_meta(variant="kernels")})
+
+
+def test_a_side_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="no real run given"):
+        _compare(tmp_path / "a", [], {"calibrated": steady(1, 1)})
+    with pytest.raises(ComparisonError, match="no simulation given"):
+        _compare(tmp_path / "b", [steady(1, 1)], {})

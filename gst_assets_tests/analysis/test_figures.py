@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.figures import write_figures
+from gst_assets.analysis.runs import load_run
+from gst_assets.scenario import Comparison as Bands
+from gst_assets_tests.analysis.run_directories import MS, Recipe, steady, write_real, write_simulation
+
+
+def _comparison(folder: Path, reals: list[Recipe], sim: Recipe) -> Comparison:
+    real = [load_run(write_real(folder / f"r{i}", recipe), "real") for i, recipe in enumerate(reals)]
+    names = ("kernels", "calibrated")
+    sims = {name: load_run(write_simulation(folder / name, sim, name), "vidur") for name in names}
+    return compare(real, sims, bands=Bands())
+
+
+def _draw(comparison: Comparison, folder: Path) -> dict[str, bytes]:
+    folder.mkdir()
+    return {figure.file_name: (folder / figure.file_name).read_bytes() for figure in write_figures(comparison, folder)}
+
+
+def test_same_comparison_same_bytes_whatever_the_user_configured(tmp_path: Path) -> None:
+    import matplotlib
+
+    comparison = _comparison(tmp_path, [steady(40, 4, step_ns=MS)] * 2, steady(40, 4, ttft_ns=2 * MS))
+    first = _draw(comparison, tmp_path / "one")
+    assert list(first) == ["ttft_cdf.png", "itl_cdf.png", "ttft_per_request.png"]
+    with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 300}):
+        assert _draw(comparison, tmp_path / "two") == first
+        assert matplotlib.rcParams["font.size"] == 20, "nothing global is touched"
+
+
+@pytest.mark.parametrize(
+    ("real", "sim"),
+    [
+        (steady(1, 3), steady(1, 3)),
+        (steady(30, 3), steady(30, 3)),
+        (steady(3, 3, ttft_ns=0, itl_ns=0), steady(3, 3, ttft_ns=0, itl_ns=0)),
+        (steady(3000, 3, step_ns=MS // 10), steady(3000, 3, ttft_ns=MS, step_ns=MS // 20)),
+    ],
+    ids=["one request", "all equal", "all zero", "many"],
+)
+def test_figures_stay_small_and_whole(tmp_path: Path, real: Recipe, sim: Recipe) -> None:
+    drawn = _draw(_comparison(tmp_path, [real], sim), tmp_path / "figs")
+    assert len(drawn) == 3
+    for data in drawn.values():
+        assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
+        assert len(data) < 120_000
+
+
+def test_one_token_only_has_no_latency_figure(tmp_path: Path) -> None:
+    assert "itl_cdf.png" not in _draw(_comparison(tmp_path, [steady(3, 1)], steady(3, 1)), tmp_path / "figs")

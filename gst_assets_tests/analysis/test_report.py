@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
+from gst_assets.analysis.runs import load_run
+from gst_assets.contracts.documents import ComparisonMeta, read_document, write_document
+from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.contracts.tables import (
+    AlignmentCounts,
+    LatencyErrors,
+    RepeatLatencies,
+    RequestErrors,
+    SettingsParity,
+    read_table,
+)
+from gst_assets.scenario import Comparison as Bands
+from gst_assets_tests.analysis.run_directories import (
+    ENGINE_SETTINGS,
+    MS,
+    Recipe,
+    Request,
+    steady,
+    write_real,
+    write_simulation,
+)
+
+
+def _comparison(folder: Path, reals: list[Recipe], sims: dict[str, Recipe]) -> Comparison:
+    real = [load_run(write_real(folder / f"r{i}", recipe), "real") for i, recipe in enumerate(reals)]
+    sim = {name: load_run(write_simulation(folder / name, recipe, name), "vidur") for name, recipe in sims.items()}
+    return compare(real, sim, bands=Bands(), calibration_sha256=set())
+
+
+def _write(comparison: Comparison, folder: Path) -> str:
+    folder.mkdir()
+    write_comparison(comparison, folder)
+    return (folder / "summary.md").read_text()
+
+
+@pytest.fixture
+def usual(tmp_path: Path) -> Comparison:
+    """Three repeats; kernels at 40 % of the latencies, calibrated 4 % above them."""
+    real = steady(120, 4)
+    return _comparison(
+        tmp_path,
+        [real, real.scaled(1.02), real.scaled(0.99)],
+        {"kernels": real.scaled(0.4), "calibrated": real.scaled(1.04)},
+    )
+
+
+def test_the_verdict_comes_first_and_the_table_next(usual: Comparison, tmp_path: Path) -> None:
+    text = _write(usual, tmp_path / "out")
+    lines = [line for line in text.splitlines() if line]
+    assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
+    assert lines[1] == (
+        "**PASS**: Vidur `calibrated` is within 5 % in all 6 cells judged; largest error +4.0 % at TTFT P50 (real repeats spread 3.0 % there). "
+        "For comparison, `kernels`: largest error -60.0 % at TTFT P50."
+    )
+    assert (
+        lines[2]
+        == "| latency [ms] | real (median of 3) | real spread | kernels | error | calibrated | error | samples |"
+    )
+    assert lines[4] == "| TTFT P50 | 20.0 | 3.0 % | 8.00 | -60.0 % | 20.8 | **+4.0 %** | 120 |"
+    assert "| TTFT P99 † | 20.0 |" in text and "† Fewer than ten samples beyond the percentile" in text
+    assert len([line for line in lines if re.match(r"\| (TTFT|ITL|E2E) P(50|90|99)", line)]) == 9
+
+
+def test_every_link_leads_to_a_file_and_every_file_is_listed(usual: Comparison, tmp_path: Path) -> None:
+    text = _write(usual, tmp_path / "out")
+    linked = set(re.findall(r"\]\(([^)]+)\)", text))
+    there = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")} - {"summary.md"}
+    assert linked == there
+    assert text.count("![") == 3
+
+
+def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path) -> None:
+    _write(usual, tmp_path / "out")
+    for model, rows in (
+        (LatencyErrors, 18),
+        (RepeatLatencies, 27),
+        (RequestErrors, 720),
+        (AlignmentCounts, 6),
+        (SettingsParity, 18),
+    ):
+        assert len(read_table(model, tmp_path / "out" / "tables" / model.file_name())) == rows
+
+
+def test_same_comparison_same_bytes(usual: Comparison, tmp_path: Path) -> None:
+    _write(usual, tmp_path / "one")
+    _write(usual, tmp_path / "two")
+    assert directory_digests(tmp_path / "one", "-") == directory_digests(tmp_path / "two", "-")
+
+
+def test_metadata_completes_the_directory(usual: Comparison, tmp_path: Path) -> None:
+    out = tmp_path / "cmp-1"
+    _write(usual, out)
+    meta = comparison_meta(
+        usual, run_id="cmp-1", started_at=datetime.now(timezone.utc), sha256=directory_digests(out, "run_meta.json")
+    )
+    write_document(meta, out / "run_meta.json")
+    open_directory(out, Kind.COMPARISON)
+    found = read_document(ComparisonMeta, out / "run_meta.json")
+    assert (found.run_type, found.verdict, found.headline_variant, found.marks) == ("compare", "pass", "calibrated", [])
+    assert found.sim_run_dir == str(tmp_path / "calibrated") == found.sim_run_dirs["calibrated"]
+    assert found.real_run_dirs == [str(tmp_path / f"r{i}") for i in range(3)]
+    assert {
+        f"{run}/{name}"
+        for run in ("r0", "r1", "r2", "kernels", "calibrated")
+        for name in ("request_metrics.csv", "run_meta.json")
+    } <= set(found.inputs_sha256)
+
+
+def _sentence(folder: Path, real: Recipe, sim: Recipe, **meta: Any) -> str:
+    return verdict_sentence(_comparison(folder, [real.with_meta(**meta)], {"calibrated": sim}))
+
+
+def test_sentences(tmp_path: Path) -> None:
+    real = steady(100, 3)
+    assert _sentence(tmp_path / "a", real, real.scaled(1.5)) == (
+        "**FAIL**: Vidur `calibrated` is off by +50.0 % at TTFT P50, beyond the 10 % band."
+    )
+    assert _sentence(tmp_path / "b", real, real.scaled(0.93)) == (
+        "**WARN**: Vidur `calibrated` is within 10 % in all 6 cells judged; largest error -7.0 % at TTFT P50."
+    )
+    assert _sentence(tmp_path / "c", real, real, degraded=True) == (
+        "**WARN**: Vidur `calibrated` is within 5 % in all 6 cells judged; largest error +0.0 % at TTFT P50. "
+        "Not a pass, because the comparison is marked (below)."
+    )
+    assert _sentence(tmp_path / "d", steady(3, 2), steady(3, 2)) == (
+        "**INSUFFICIENT**: 3 compared requests are too few for a verdict; no P50 or P90 of TTFT, ITL or E2E has ten samples beyond it."
+    )
+    assert _sentence(tmp_path / "e", steady(20, 1), steady(20, 1)).startswith(
+        "**PASS**: Vidur `calibrated` is within 5 % in all 2 cells judged"
+    )
+
+
+def test_marks_notes_and_unjudged_cells_follow_the_verdict(tmp_path: Path) -> None:
+    real = steady(30, 2).with_meta(degraded=True)
+    sim = steady(30, 2).with_meta(simulated_settings={**ENGINE_SETTINGS, "block_size": 16})
+    text = _write(_comparison(tmp_path, [real], {"calibrated": sim}), tmp_path / "out")
+    head = text[: text.index("| latency")]
+    assert "- **Marked**: setting block_size: engine 32, simulated with 16 (calibrated)." in head
+    assert "- **Marked**: real run r0 is degraded, send lateness P99 0.9 ms." in head
+    assert "- Too few samples to judge: TTFT P90, ITL P90, E2E P90." in head
+    assert "- Note: one real repeat only" in head
+    assert "| `block_size` | 32 | **16 (differs)** |" in text
+    assert "real spread | calibrated" in text and "| TTFT P50 | 20.0 | – |" in text
+
+
+def test_early_stops_and_failures_are_counted_in_the_report(tmp_path: Path) -> None:
+    real = Recipe(
+        [Request(0, (5 * MS, 9 * MS), asked=4), Request(1, (), asked=4, status="error"), Request(2, (), asked=4)]
+    )
+    sim = Recipe([Request(i, tuple((5 + 4 * k) * MS for k in range(4))) for i in range(3)])
+    text = _write(_comparison(tmp_path, [real], {"calibrated": sim}), tmp_path / "out")
+    assert "| r0 | calibrated | 3 | 1 | 1 | 1 | 1 | 2 | 2 |" in text
+    assert "1 failed and 1 gave no token, of 3 requests" in text
+    assert "stopped early in the real run" in text
+
+
+def test_one_token_a_request(tmp_path: Path) -> None:
+    text = _write(_comparison(tmp_path, [steady(3, 1)], {"calibrated": steady(3, 1)}), tmp_path / "out")
+    assert "| ITL P50 † | – | – | – | **–** | 0 |" in text
+    assert "ITL has no samples, so it has no figure." in text
+    assert "nan" not in text

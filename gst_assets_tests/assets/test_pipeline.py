@@ -1,0 +1,218 @@
+"""The whole graph through the real command line: real engine, real profile, real Vidur, real report.
+
+One full materialization (small overrides of `smoke`) is shared; the tests then look at what it left, reuse it, and kill runs in its middle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gst_assets.analysis.runs import load_run
+from gst_assets.contracts.documents import ComparisonMeta, read_document
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.provenance import PROJECT_ROOT, sha256_file
+
+pytestmark = pytest.mark.engine
+
+OVERRIDES = [
+    "workload.num_requests=24",
+    "workload.num_decode_tokens=12",
+    "replay.repeats=2",
+    "profile.num_tokens=[1,8,32,128,512]",
+    "profile.prefill_chunk_sizes=[8,64,512]",
+    "profile.prefill_context_sizes=[0,1536]",
+    "profile.decode_batch_sizes=[1,8,32]",
+    "profile.decode_context_sizes=[16,512,2048]",
+    "profile.operator_repeats=3",
+    "profile.calibration_decode_batch_sizes=[1,8,32]",
+    "profile.calibration_prefill_sizes=[8,128,448]",
+    "profile.calibration_steps=6",
+]
+
+
+def materialize(root: Path, select: str, *, home: Path | None = None, overrides: list[str] = OVERRIDES, wait: bool = True) -> subprocess.Popen[str]:
+    """`dagster asset materialize` in a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "DAGSTER_HOME"}
+    environment |= {"GST_ARTIFACT_ROOT": str(root)}
+    if home is not None:
+        home.mkdir(exist_ok=True)
+        (home / "dagster.yaml").write_text((PROJECT_ROOT / "dagster.yaml.example").read_text())
+        environment["DAGSTER_HOME"] = str(home)
+    config = json.dumps({"resources": {"scenario": {"config": {"overrides": overrides}}}})
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "gst_assets.definitions"]
+    log = (root.parent / f"log-{time.monotonic_ns()}.txt").open("w+")
+    process = subprocess.Popen(
+        [*command, "--select", select, "--partition", "smoke", "--config-json", config],
+        cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    process.log = Path(log.name)  # type: ignore[attr-defined]
+    if wait:
+        process.wait(timeout=800)
+    return process
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    return process.log.read_text()  # type: ignore[attr-defined]
+
+
+def assert_succeeds(process: subprocess.Popen[str]) -> None:
+    assert process.returncode == 0, output(process)[-6000:]
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifact root after every asset of the graph was materialized once, without DAGSTER_HOME."""
+    path = tmp_path_factory.mktemp("pipeline") / "artifacts"
+    path.mkdir()
+    assert_succeeds(materialize(path, "*"))
+    return path
+
+
+def test_full_graph_leaves_complete_artifacts(root: Path) -> None:
+    store = ArtifactStore(root)
+    assert len(store.list(Kind.WORKLOAD)) == 1
+    runs = [load_run(store.open(Kind.REAL_RUN, name), "real") for name in store.list(Kind.REAL_RUN)]
+    assert [run.meta.repeat_index for run in runs] == [0, 1]
+    assert len({run.meta.group_id for run in runs}) == 1
+    for run in runs:
+        assert (run.requests["status"] == "ok").all()
+        assert len(run.tokens) == 24 * 12
+        assert run.iterations is not None
+        produced = run.iterations["num_decode_requests"].sum() + run.iterations["num_prefill_requests"].sum()
+        assert produced >= len(run.tokens)
+    simulations = {run.meta.variant: run for run in (load_run(store.open(Kind.VIDUR_RUN, name), "vidur") for name in store.list(Kind.VIDUR_RUN))}
+    assert set(simulations) == {"kernels", "calibrated"}
+    engine = runs[0].meta.engine_settings
+    for run in simulations.values():
+        assert run.meta.workload_sha256 == runs[0].meta.workload_sha256
+        assert run.meta.simulated_settings["num_kv_blocks"] == engine.num_kv_blocks
+        assert len(run.tokens) == 24 * 12
+    assert not list((root / ".staging").iterdir())
+
+
+def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
+    store = ArtifactStore(root)
+    directory = store.open(Kind.COMPARISON, store.list(Kind.COMPARISON)[0])
+    summary = (directory / "summary.md").read_text()
+    errors = pd.read_csv(directory / "tables" / "latency_errors.csv")
+    assert set(errors["variant"]) == {"kernels", "calibrated"}
+    assert set(errors["metric"]) == {"ttft", "itl", "e2e"}
+    for figure in (directory / "figs").glob("*.png"):
+        assert f"figs/{figure.name}" in summary
+    assert len(list((directory / "figs").glob("*_cdf.png"))) == 2
+    meta = read_document(ComparisonMeta, directory / "run_meta.json")
+    assert len(meta.real_run_dirs) == 2
+    # Operators alone must miss much of a step of this small model; the calibration exists to add what they miss.
+    p50 = errors[(errors["statistic"] == "p50") & (errors["metric"] == "itl")].set_index("variant")["relative_error"].abs()
+    assert p50["calibrated"] < p50["kernels"]
+
+
+def test_report_alone_reuses_the_latest_runs(root: Path, tmp_path: Path) -> None:
+    store = ArtifactStore(root)
+    before = {kind: store.list(kind) for kind in Kind}
+    assert_succeeds(materialize(root, "comparison_report", home=tmp_path / "home"))
+    after = {kind: store.list(kind) for kind in Kind}
+    assert len(after[Kind.COMPARISON]) == len(before[Kind.COMPARISON]) + 1
+    assert {kind: after[kind] for kind in Kind if kind is not Kind.COMPARISON} == {kind: before[kind] for kind in Kind if kind is not Kind.COMPARISON}
+    reports = [store.open(Kind.COMPARISON, name) / "tables" / "latency_errors.csv" for name in after[Kind.COMPARISON]]
+    assert len({sha256_file(report) for report in reports}) == 1
+
+
+def test_simulating_again_gives_the_same_bytes_and_reuses_the_profile(root: Path) -> None:
+    store = ArtifactStore(root)
+    before = store.list(Kind.VIDUR_RUN)
+    process = materialize(root, "vidur_profile,vidur_request_metrics,vidur_token_metrics")
+    assert_succeeds(process)
+    assert "reusing" in output(process)
+    new = [name for name in store.list(Kind.VIDUR_RUN) if name not in before]
+    for name in new:
+        variant = name.rpartition("-")[2]
+        old = next(other for other in before if other.endswith(variant))
+        for file in ("request_metrics.csv", "token_metrics.csv", "iterations.csv"):
+            assert sha256_file(store.path(Kind.VIDUR_RUN, name) / file) == sha256_file(store.path(Kind.VIDUR_RUN, old) / file)
+    assert len(new) == 2
+
+
+def test_other_overrides_than_the_workload_was_built_with_are_refused(root: Path) -> None:
+    process = materialize(root, "vidur_request_metrics,vidur_token_metrics", overrides=[*OVERRIDES, "workload.num_decode_tokens=13"])
+    assert process.returncode != 0
+    assert "built with workload.num_decode_tokens = 12, but scenario smoke now asks for 13" in output(process)
+
+
+def test_missing_upstream_says_what_to_materialize(tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    process = materialize(root, "comparison_report")
+    assert process.returncode != 0
+    assert "no real run for scenario smoke. Materialize real_request_metrics for this partition first" in output(process)
+    assert ArtifactStore(root).list(Kind.COMPARISON) == []
+
+
+def test_unknown_override_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    process = materialize(root, "prompts", overrides=["workload.colour=red"])
+    assert process.returncode != 0
+    assert "workload.colour: unknown key. Allowed here: arrivals, num_decode_tokens" in output(process)
+    assert not (root / "workload_parts").exists()
+
+
+def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path) -> None:
+    store = ArtifactStore(root)
+    before, pointer = store.list(Kind.REAL_RUN), store.current("smoke", "real_runs")
+    process = materialize(root, "real_request_metrics,real_token_metrics", wait=False)
+    wait_until(lambda: "repeat 2 of 2: playing" in output(process), "the second repeat")
+    assert list((root / ".staging").iterdir())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not _engine_processes(root), "the engine's processes ending with their parent", 60)
+    assert store.list(Kind.REAL_RUN) == before
+    assert store.current("smoke", "real_runs") == pointer
+    assert_succeeds(materialize(root, "real_request_metrics,real_token_metrics"))
+    assert len(store.list(Kind.REAL_RUN)) == len(before) + 2
+    assert not list((root / ".staging").iterdir())
+
+
+def test_killed_report_leaves_nothing_and_the_next_one_succeeds(root: Path) -> None:
+    store = ArtifactStore(root)
+    before = store.list(Kind.COMPARISON)
+    process = materialize(root, "comparison_report", wait=False)
+    wait_until(lambda: any((root / ".staging").glob("*/figs")), "the report being written")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list((root / ".staging").iterdir())
+    assert store.list(Kind.COMPARISON) == before
+    assert_succeeds(materialize(root, "comparison_report"))
+    assert len(store.list(Kind.COMPARISON)) == len(before) + 1
+    assert not list((root / ".staging").iterdir())
+
+
+def _engine_processes(root: Path) -> list[int]:
+    """Processes whose command line names this artifact root: the measuring child and nothing of other tests."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+            if "gst_assets.engine.run" in command and str(root) in command:
+                found.append(int(entry.name))
+    return found

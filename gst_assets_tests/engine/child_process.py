@@ -1,0 +1,65 @@
+"""What the launch tests start: a child that talks, fails, stays or leaves a process behind, and a parent to be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from gst_assets.engine.launch import die_with_parent, run_module
+
+_HOUR_S = 3600
+
+
+def _grandchild() -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({_HOUR_S})"])
+    print(f"pid {os.getpid()}", flush=True)
+    print(f"pid {sleeper.pid}", flush=True)
+
+
+def main(what: str, *words: str) -> int:
+    if what == "parent":
+        if words[0] == "forked":
+            _fork_a_bystander_during_the_run()
+        run_module("gst_assets_tests.engine.child_process", ["stay"], on_line=lambda line: print(line, flush=True))
+        return 0
+    die_with_parent()
+    if what == "talk":
+        print("out", *words, flush=True)
+        print("err", os.environ["GST_TEST_WORD"], file=sys.stderr, flush=True)
+        print("out end", flush=True)
+    elif what == "fail":
+        print("error: not this one", file=sys.stderr, flush=True)
+        print("error: the engine is on fire. Put it out.", file=sys.stderr, flush=True)
+        return 1
+    elif what == "exit":
+        print("last words", flush=True)
+        return 3
+    elif what == "suicide":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "leave":
+        _grandchild()
+    elif what == "stay":
+        _grandchild()
+        time.sleep(_HOUR_S)
+    return 0
+
+
+def _fork_a_bystander_during_the_run() -> None:
+    """Fork, a second from now, a process that keeps every descriptor of this one open and does nothing."""
+
+    def fork(*_: object) -> None:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(_HOUR_S)
+            os._exit(0)
+        print(f"bystander {pid}", flush=True)
+
+    signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

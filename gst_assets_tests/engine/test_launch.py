@@ -1,0 +1,104 @@
+"""A child and all its descendants end with `run_module`, and with the parent even when that is killed with -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gst_assets.engine.launch import run_module
+from gst_assets.errors import EngineError
+
+CHILD = "gst_assets_tests.engine.child_process"
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has died and waits to be collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def _all_gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not any(_is_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _pids(lines: list[str]) -> list[int]:
+    return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
+
+
+def test_lines_come_in_order_and_the_environment_is_added() -> None:
+    seen: list[str] = []
+    lines = run_module(CHILD, ["talk", "a b"], env={"GST_TEST_WORD": "hello"}, on_line=seen.append)
+    assert lines == seen == ["out a b", "err hello", "out end"]
+
+
+def test_the_error_line_of_the_child_becomes_the_error() -> None:
+    with pytest.raises(EngineError, match=r"^the engine is on fire\. Put it out\.$"):
+        run_module(CHILD, ["fail"])
+
+
+def test_a_child_without_an_error_line_shows_its_end() -> None:
+    with pytest.raises(EngineError, match=r"(?s)ended with exit status 3 without an error line.*last words"):
+        run_module(CHILD, ["exit"])
+    with pytest.raises(EngineError, match="was killed by signal SIGKILL without an error line"):
+        run_module(CHILD, ["suicide"])
+
+
+def test_what_a_child_leaves_behind_is_killed_and_does_not_hold_up_the_reader() -> None:
+    """The grandchild inherits the child's output and would hold it open for an hour."""
+    lines = run_module(CHILD, ["leave"])
+    assert len(_pids(lines)) == 2
+    assert _all_gone(_pids(lines))
+
+
+def test_an_exception_in_the_parent_ends_the_child() -> None:
+    pids: list[int] = []
+
+    def stop(line: str) -> None:
+        if line.startswith("pid "):
+            pids.append(int(line.split()[1]))
+        if len(pids) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_module(CHILD, ["stay"], on_line=stop)
+    assert _all_gone(pids)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("fork", ["alone", "forked"])
+def test_a_killed_parent_takes_child_and_grandchild_along(how: signal.Signals, fork: str) -> None:
+    """`forked`: another process forked from the parent keeps the parent's end of the pipe open."""
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "gst_assets_tests.engine.child_process", "parent", fork],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    lines: list[str] = []
+    while len(_pids(lines)) < 2 or (fork == "forked" and not any(line.startswith("bystander ") for line in lines)):
+        lines.append(parent.stdout.readline())
+        assert lines[-1], f"the parent ended: {lines}"
+    pids = _pids(lines)
+    assert all(_is_alive(pid) for pid in pids)
+    os.kill(parent.pid, how)
+    parent.wait()
+    try:
+        assert _all_gone(pids)
+    finally:
+        for line in lines:
+            if line.startswith("bystander "):
+                os.kill(int(line.split()[1]), signal.SIGKILL)

@@ -1,0 +1,118 @@
+"""Recorded replays become tables that the contract's models accept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gst_assets.contracts import tables
+from gst_assets.engine import records
+from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes
+from gst_assets.engine.replay import PlannedRequest, ReplayResult, RequestResult
+
+START = 7_000_000_000
+
+
+@st.composite
+def replays(draw: st.DrawFn) -> ReplayResult:
+    """Any mixture of finished, early-stopped, failed and never-sent requests."""
+    planned, results, arrival = [], [], 0
+    for index in range(draw(st.integers(1, 8))):
+        arrival += draw(st.integers(0, 10**9))
+        asked = draw(st.integers(1, 6))
+        planned.append(
+            PlannedRequest(EngineRequest(str(index), [1] * draw(st.integers(1, 9)), asked, 0), arrival, f"NA{index}")
+        )
+        result = RequestResult()
+        if draw(st.booleans()):
+            result.send_ns = START + arrival + draw(st.integers(0, 10**6))
+            gaps = draw(st.lists(st.integers(0, 10**7), min_size=1, max_size=asked))
+            result.token_times_ns = (result.send_ns + np.cumsum(gaps)).tolist()
+            result.token_ids = draw(st.lists(st.integers(0, 8191), min_size=len(gaps), max_size=len(gaps)))
+            known = draw(st.booleans())
+            result.times = RequestTimes(scheduled_ns=result.send_ns, num_preemptions=1) if known else None
+        if not result.token_ids or draw(st.booleans()):
+            result.fail("EngineError", "broke, with a comma\nand a line end")
+        results.append(result)
+    return ReplayResult(planned, results, START, START + 10**12, None)
+
+
+@settings(deadline=None, max_examples=60)
+@given(replays())
+def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) -> None:
+    requests, tokens = records.request_metrics(played, "memory"), records.token_metrics(played)
+    tables.validate(tables.RequestMetrics, requests, "requests")
+    tables.validate(tables.TokenMetrics, tokens, "tokens")
+    tables.check_run_tables(requests, tokens, "run")
+    required, optional = tables.RequestMetrics.column_types()
+    assert list(requests.columns) == [*required, *optional]
+    assert len(tokens) == sum(len(result.token_ids) for result in played.results)
+
+
+@settings(deadline=None, max_examples=20)
+@given(played=replays())
+def test_tables_survive_the_files(played: ReplayResult, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    for model, frame in (
+        (tables.RequestMetrics, records.request_metrics(played, "memory")),
+        (tables.TokenMetrics, records.token_metrics(played)),
+    ):
+        path = tables.write_table(model, frame, folder)
+        pd.testing.assert_frame_equal(tables.read_table(model, path), frame)
+
+
+def _played(tokens: int = 3) -> ReplayResult:
+    item = PlannedRequest(EngineRequest("0", [1, 2], tokens, 0), 10, "p")
+    times = [START + 100 * (index + 1) for index in range(tokens)]
+    result = RequestResult(send_ns=START + 15, token_times_ns=times, token_ids=list(range(tokens)))
+    return ReplayResult([item], [result], START, START + 10_000, None)
+
+
+def test_times_are_relative_to_run_start_and_lateness_to_the_intended_arrival() -> None:
+    played = _played()
+    row = records.request_metrics(played, "memory").iloc[0]
+    assert (row["arrival_time_ns"], row["send_time_ns"]) == (10, 15)
+    assert (row["first_token_time_ns"], row["ttft_ns"], row["completion_time_ns"]) == (100, 90, 300)
+    assert records.token_metrics(played)["token_latency_ns"].tolist() == [0, 100, 100]
+    assert records.lateness_ns(played) == {"p50": 5, "p99": 5, "max": 5}
+
+
+def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
+    row = [0] * len(IterationField)
+    row[IterationField.SCHEDULED_NS], row[IterationField.COMPLETION_NS] = START + scheduled, START + scheduled + 50
+    row[IterationField.PREFILL_REQUESTS], row[IterationField.DECODE_REQUESTS] = prefill, decode
+    row[IterationField.PREFILL_TOKENS] = 2 * prefill
+    return row
+
+
+def test_iterations_are_those_inside_the_run() -> None:
+    steps = np.array([_step(-500, 1, 0), _step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1), _step(20_000, 0, 1)])
+    frame = records.iterations(steps, _played())
+    tables.validate(tables.Iterations, frame, "iterations")
+    assert frame["iteration_id"].tolist() == [0, 1, 2]
+    assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
+    assert frame["num_decode_requests"].tolist() == [0, 1, 1]
+    assert not records.steps_are_missing(steps, _played())
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_step_is_noticed(lost: int) -> None:
+    steps = [_step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1)]
+    del steps[lost]
+    assert records.steps_are_missing(np.array(steps), _played())
+
+
+def test_no_iterations_are_an_empty_table() -> None:
+    frame = records.iterations(np.empty((0, len(IterationField)), dtype=np.int64), _played())
+    tables.validate(tables.Iterations, frame, "iterations")
+    assert frame.empty
+
+
+def test_percentiles_exclude_token_zero_and_failed_requests() -> None:
+    played = _played()
+    latencies = records.latency_percentiles(records.request_metrics(played, "m"), records.token_metrics(played))
+    assert latencies == {"ttft": {"p50": 90, "p90": 90, "p99": 90}, "itl": {"p50": 100, "p90": 100, "p99": 100}}
+    assert records.percentiles([]) == {}

@@ -1,0 +1,153 @@
+"""The replay against an engine whose behaviour the test arranges. Orders and identities are asserted, never absolute times."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from gst_assets.engine.protocol import EngineRequest
+from gst_assets.engine.replay import PlannedRequest, ReplayResult, quiet_interpreter, replay, warm_up
+from gst_assets.errors import EngineError
+from gst_assets_tests.engine.memory_engine import MemoryEngine
+
+MS = 1_000_000
+
+
+def plan(arrivals_ms: Sequence[float], num_decode_tokens: int = 4) -> list[PlannedRequest]:
+    return [
+        PlannedRequest(EngineRequest(f"q{index}", [1, 2, 3], num_decode_tokens, index), int(at * MS), f"p{index}")
+        for index, at in enumerate(arrivals_ms)
+    ]
+
+
+def play(
+    engine: MemoryEngine, planned: list[PlannedRequest], timeout_s: float = 30, *, may_stop_early: bool = False
+) -> ReplayResult:
+    return asyncio.run(replay(engine, planned, request_timeout_s=timeout_s, may_stop_early=may_stop_early))
+
+
+def test_later_requests_do_not_wait_for_earlier_ones() -> None:
+    engine = MemoryEngine(step_s=0.2)
+    played = play(engine, plan([0, 10, 20, 30], num_decode_tokens=2))
+    begun = [name for what, name in engine.log if what == "begin"]
+    assert begun == ["q0", "q1", "q2", "q3"]
+    assert engine.log.index(("end", "q0")) > engine.log.index(("begin", "q3"))
+    assert all(len(result.token_times_ns) == 2 and not result.error_type for result in played.results)
+
+
+def test_nothing_is_sent_before_its_time_and_stamps_are_in_order() -> None:
+    played = play(MemoryEngine(), plan([0, 3, 3.1, 7, 20]))
+    for item, result in zip(played.planned, played.results, strict=True):
+        assert result.send_ns is not None
+        assert result.send_ns >= played.start_ns + item.arrival_time_ns
+        assert result.token_times_ns == sorted(result.token_times_ns)
+        assert result.token_times_ns[0] >= result.send_ns
+        assert result.token_ids == [0, 1, 2, 3]
+        assert result.times is not None and result.times.scheduled_ns is not None
+    assert played.death is None
+
+
+def test_requests_due_together_are_released_together() -> None:
+    engine = MemoryEngine()
+    play(engine, plan([5] * 50))
+    assert [what for what, _ in engine.log[:50]] == ["begin"] * 50
+
+
+def test_bunched_messages_are_counted_and_their_tokens_share_a_stamp() -> None:
+    played = play(MemoryEngine(bunch={"q1"}), plan([0, 1]))
+    alone, bunched = played.results
+    assert (alone.num_bunched_messages, bunched.num_bunched_messages) == (0, 2)
+    assert len(set(alone.token_times_ns)) == 4
+    assert len(bunched.token_times_ns) == 4 and len(set(bunched.token_times_ns)) == 2
+
+
+def test_a_timed_out_request_is_an_error_and_leaves_the_others_alone() -> None:
+    engine = MemoryEngine(hang={"q1"})
+    played = play(engine, plan([0, 1, 2]), timeout_s=0.2)
+    assert [result.error_type for result in played.results] == ["", "RequestTimeout", ""]
+    assert "not finished 0.2 s" in played.results[1].error_msg
+    assert played.results[1].token_times_ns == []
+    assert engine.aborted == ["q1"]
+
+
+def test_a_failing_request_is_an_error_and_leaves_the_others_alone() -> None:
+    played = play(MemoryEngine(fail={"q0"}), plan([0, 1]))
+    assert [result.error_type for result in played.results] == ["EngineError", ""]
+    assert played.results[0].error_msg == "out of luck (1 tokens had arrived)"
+    assert (played.results[0].token_ids, played.results[0].token_times_ns) == ([], [])
+
+
+def test_when_the_engine_dies_every_unfinished_request_says_so_and_the_replay_ends() -> None:
+    engine = MemoryEngine(step_s=0.005, die_at_token=12)
+    # q0 finishes before the death, q1 and q2 are in flight, q3 would come an hour later.
+    played = play(engine, plan([0, 40, 41, 3_600_000], num_decode_tokens=6))
+    assert [result.error_type for result in played.results] == ["", "EngineDied", "EngineDied", "EngineDied"]
+    assert played.death == "the engine was killed"
+    assert played.results[3].send_ns is None
+    assert all("the engine was killed" in result.error_msg for result in played.results[1:])
+
+
+def test_early_stops_need_a_scenario_that_allows_them() -> None:
+    played = play(MemoryEngine(stop_after={"q0": 2}), plan([0]))
+    assert played.results[0].error_type == "EngineError"
+    assert "with 2 tokens, expected 4" in played.results[0].error_msg
+    allowed = play(MemoryEngine(stop_after={"q0": 2}), plan([0]), may_stop_early=True)
+    assert allowed.results[0].error_type == "" and len(allowed.results[0].token_ids) == 2
+
+
+@pytest.mark.parametrize("produced", [0, 9])
+def test_no_token_and_too_many_tokens_are_errors(produced: int) -> None:
+    played = play(MemoryEngine(stop_after={"q0": produced}), plan([0]), may_stop_early=True)
+    assert f"with {produced} tokens, expected 4" in played.results[0].error_msg
+
+
+def test_arrivals_must_ascend() -> None:
+    with pytest.raises(ValueError, match="order of arrival"):
+        play(MemoryEngine(), plan([1, 0]))
+
+
+def test_an_empty_plan_ends_at_once() -> None:
+    assert play(MemoryEngine(), []).results == []
+
+
+def test_a_cancelled_replay_leaves_no_thread_and_no_setting_behind() -> None:
+    interval = sys.getswitchinterval()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(
+            replay(MemoryEngine(), plan([0, 3_600_000]), request_timeout_s=30, may_stop_early=False)
+        )
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert not [thread for thread in threading.enumerate() if thread.name == "replay-pacer"]
+    assert gc.isenabled() and sys.getswitchinterval() == interval and gc.get_freeze_count() == 0
+
+
+def test_the_collector_is_off_in_a_replay_and_restored_as_it_was() -> None:
+    with quiet_interpreter():
+        assert not gc.isenabled() and gc.get_freeze_count() > 0
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    gc.disable()
+    try:
+        with quiet_interpreter():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_warm_up_reports_what_it_played_and_refuses_a_failing_engine() -> None:
+    requests = [item.request for item in plan([0, 0])]
+    report = asyncio.run(warm_up(MemoryEngine(), requests, request_timeout_s=30))
+    assert (report.num_requests, report.num_prefill_tokens, report.num_decode_tokens) == (2, 6, 8)
+    with pytest.raises(EngineError, match="warm-up request q1: EngineError: out of luck"):
+        asyncio.run(warm_up(MemoryEngine(fail={"q1"}), requests, request_timeout_s=30))

@@ -1,0 +1,85 @@
+"""Step records: composition, matching with two steps under way, and the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from gst_assets.engine.protocol import IterationField as F
+from gst_assets.engine.step_recorder import FILE_VARIABLE, StepRecorder, read_steps
+from gst_assets.errors import EngineError
+
+
+@dataclass
+class Request:
+    num_prompt_tokens: int
+    num_computed_tokens: int
+
+
+@dataclass
+class Output:
+    num_scheduled_tokens: dict[str, int]
+
+
+@dataclass
+class Scheduler:
+    requests: dict[str, Request]
+    running: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+
+
+def test_composition_of_a_mixed_step(tmp_path: Path) -> None:
+    # Counts after scheduling: `new` is in its first chunk, `next` in its second, `old` decodes, `again` is computed again after preemption.
+    scheduler = Scheduler(
+        {"new": Request(100, 64), "next": Request(100, 100), "old": Request(10, 31), "again": Request(10, 25)},
+        running=["new", "next", "old", "again"],
+        waiting=["one"],
+    )
+    recorder = StepRecorder(tmp_path / "steps")
+    output = Output({"new": 64, "next": 36, "old": 1, "again": 12})
+    recorder.scheduled(scheduler, output, 1000, 1100)
+    recorder.completed(output, 2000)
+    recorder.flush()
+    row = read_steps(tmp_path / "steps")[0]
+    assert (row[F.SCHEDULED_NS], row[F.COMPLETION_NS]) == (1000, 2000)
+    assert (row[F.PREFILL_REQUESTS], row[F.PREFILL_TOKENS], row[F.DECODE_REQUESTS]) == (3, 64 + 36 + 12, 1)
+    assert row[F.CONTEXT_TOKENS] == 0 + 64 + 30 + 13
+    assert (row[F.RUNNING], row[F.WAITING]) == (4, 1)
+    assert row[F.TRACING_NS] > 0
+
+
+def test_two_steps_under_way_are_matched_by_their_output(tmp_path: Path) -> None:
+    """Asynchronous scheduling: step n+1 is scheduled before step n completes, and equal outputs are not the same output."""
+    scheduler = Scheduler({"a": Request(1, 5)})
+    recorder = StepRecorder(tmp_path / "steps")
+    first, second, third = Output({"a": 1}), Output({"a": 1}), Output({"a": 1})
+    recorder.scheduled(scheduler, first, 10, 11)
+    recorder.scheduled(scheduler, second, 20, 21)
+    recorder.completed(first, 25)
+    recorder.scheduled(scheduler, third, 30, 31)
+    recorder.completed(second, 35)
+    recorder.completed(third, 45)
+    recorder.flush()
+    steps = read_steps(tmp_path / "steps")
+    assert steps[:, [F.SCHEDULED_NS, F.COMPLETION_NS]].tolist() == [[10, 25], [20, 35], [30, 45]]
+
+
+def test_flushes_append_and_an_empty_one_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "steps"))
+    recorder, scheduler = StepRecorder.from_environment(), Scheduler({"a": Request(1, 5)})
+    for began in (10, 20):
+        output = Output({"a": 1})
+        recorder.scheduled(scheduler, output, began, began + 1)
+        recorder.completed(output, began + 5)
+        recorder.flush()
+        recorder.flush()
+    assert read_steps(tmp_path / "steps")[:, F.SCHEDULED_NS].tolist() == [10, 20]
+
+
+def test_no_file_has_no_steps_and_half_a_record_is_an_error(tmp_path: Path) -> None:
+    assert read_steps(tmp_path / "none").shape == (0, len(F))
+    (tmp_path / "cut").write_bytes(bytes(8 * (len(F) + 1)))
+    with pytest.raises(EngineError, match="no whole number of step records"):
+        read_steps(tmp_path / "cut")
