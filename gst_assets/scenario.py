@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -322,20 +323,21 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     from omegaconf.errors import OmegaConfBaseException
 
     source = str(directory / f"{name}.yaml")
-    values, origins = _compose(name, directory, ())
+    values, lines = _compose(name, directory, ())
     # Joined first, so that their order does not matter where one names a kind and another a setting of that kind.
     chosen: dict[str, Any] = {}
+    origins = _Origins(source, lines, {})
     for override in overrides:
         parsed = _parse_override(override)
         chosen = _merge(chosen, parsed)
-        origins |= dict.fromkeys(_dotted_keys(parsed), f"override {override!r} of scenario {name}")
+        origins.overrides |= dict.fromkeys(_dotted_keys(parsed), f"override {override!r} of scenario {name}")
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(_merge(values, chosen)), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")
-        raise ScenarioError(f"{origins.get(key, source)}: {key}: {str(error).splitlines()[0]}.") from None
+        raise ScenarioError(f"{origins.of(key)}: {key}: {str(error).splitlines()[0]}.") from None
     assert isinstance(resolved, dict)
-    return _validate(json.dumps({**resolved, "name": name}, default=repr), source, origins)
+    return _validate(json.dumps({**resolved, "name": name}, default=repr), origins)
 
 
 def read_resolved(path: Path) -> Scenario:
@@ -357,7 +359,7 @@ def read_resolved(path: Path) -> Scenario:
         raise ScenarioError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: not UTF-8 ({error.reason}).") from None
-    return _validate(text, str(path), {})
+    return _validate(text, _Origins(str(path), {}, {}))
 
 
 def resolve_path(text: str) -> Path:
@@ -477,32 +479,48 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dotted_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys of the values that are no mappings."""
     keys = []
     for key, value in values.items():
-        keys += [f"{prefix}{key}", *(_dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+        keys += _dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
     return keys
 
 
-def _validate(text: str, source: str, origins: dict[str, str]) -> Scenario:
+@dataclass
+class _Origins:
+    """Where settings were made, by dotted key: `lines` (file and line) and, over them, `overrides`."""
+
+    source: str
+    lines: dict[str, str]
+    overrides: dict[str, str]
+
+    def of(self, key: str, *, missing: bool = False) -> str:
+        """The override or line that set `key`; for a section, or the section of a `missing` key, the overrides that touch it as well."""
+        for set_key, override in self.overrides.items():
+            if f"{key}.".startswith(f"{set_key}."):
+                return override
+        section = key.rpartition(".")[0] if missing else key
+        touching = [
+            where for set_key, where in self.overrides.items() if not section or set_key.startswith(f"{section}.")
+        ]
+        own = self.source
+        if not missing and not touching:
+            parts = key.split(".")
+            ancestors = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+            own = next((self.lines[one] for one in ancestors if one in self.lines), self.source)
+        return " with ".join([own, *dict.fromkeys(touching)])
+
+
+def _validate(text: str, origins: _Origins) -> Scenario:
     """Validate a scenario in JSON. Strictly: neither `"32"` nor `true` is an integer."""
     try:
         return Scenario.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key, problem = _explain(first)
+        where = origins.of(key, missing=first["type"] in ("missing", "union_tag_not_found"))
         more = f" ({error.error_count()} settings are wrong in all)" if error.error_count() > 1 else ""
-        raise ScenarioError(f"{_origin(key, source, origins)}: {key or 'scenario'}: {problem}{more}") from None
-
-
-def _origin(key: str, source: str, origins: dict[str, str]) -> str:
-    """Where the setting `key` was made; for a section or a missing key, the scenario's file and the overrides that touch the section."""
-    if key in origins and not any(other.startswith(f"{key}.") for other in origins):
-        return origins[key]
-    section = key if any(other.startswith(f"{key}.") for other in origins) else key.rpartition(".")[0]
-    touching = [
-        where for other, where in origins.items() if where.startswith("override") and other.startswith(f"{section}.")
-    ]
-    return " with ".join([source, *dict.fromkeys(touching)])
+        raise ScenarioError(f"{where}: {key or 'scenario'}: {problem}{more}") from None
 
 
 def _explain(error: Any) -> tuple[str, str]:

@@ -122,7 +122,7 @@ class Comparison:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Names of the simulated variants, in the order given."""
+        """Names of the simulated variants in the order of the scenario; the last is the headline."""
         return tuple(self.simulations)
 
     @property
@@ -148,6 +148,7 @@ def compare(
     """
     _check_runs(real_repeats, simulations)
     _check_not_calibrated_on(real_repeats[0], calibration_sha256)
+    simulations = _in_scenario_order(simulations)
     pairs = {
         (real.meta.run_id, variant): align(real, sim) for real in real_repeats for variant, sim in simulations.items()
     }
@@ -158,10 +159,10 @@ def compare(
     )
     parity = _settings_parity(real_repeats, simulations)
     marks = _marks(real_repeats, parity)
-    headline = headline_variant(simulations)
+    headline = list(simulations)[-1]
     return Comparison(
         real_repeats=tuple(real_repeats),
-        simulations=dict(simulations),
+        simulations=simulations,
         headline=headline,
         bands=bands,
         verdict=_verdict(cells, headline, marked=bool(marks)),
@@ -176,12 +177,11 @@ def compare(
     )
 
 
-def headline_variant(simulations: Mapping[str, SimulatedRun]) -> str:
-    """The variant that the verdict is about: the last of the scenario's `simulation.variants` that is present, or the last one given."""
-    given = list(simulations)
-    asked = simulations[given[-1]].meta.params.get("simulation", {}).get("variants", [])
-    present = [name for name in asked if name in simulations]
-    return present[-1] if present else given[-1]
+def _in_scenario_order(simulations: Mapping[str, SimulatedRun]) -> dict[str, SimulatedRun]:
+    """The scenario's `simulation.variants` in its order, after any that it does not name; the last one is the headline."""
+    last_given = list(simulations.values())[-1]
+    asked = last_given.meta.params.get("simulation", {}).get("variants", [])
+    return dict(sorted(simulations.items(), key=lambda item: asked.index(item[0]) if item[0] in asked else -1))
 
 
 def judge(relative_error: float, num_samples: int, percentile: int, bands: Bands) -> Outcome:

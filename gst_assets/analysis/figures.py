@@ -153,10 +153,9 @@ def _scatter(axes: Axes, comparison: Comparison, metric: Metric) -> None:
 
 
 def _styled(comparison: Comparison) -> dict[str, tuple[str, object, str]]:
-    """Each variant's style, in the order given."""
-    ranked = sorted(comparison.variants, key=lambda name: name != comparison.headline)
-    styles = {name: _STYLES[number % len(_STYLES)] for number, name in enumerate(ranked)}
-    return {name: styles[name] for name in comparison.variants}
+    """Each variant's style, in the order of the scenario, the headline last and so with the first style."""
+    last = len(comparison.variants) - 1
+    return {name: _STYLES[(last - number) % len(_STYLES)] for number, name in enumerate(comparison.variants)}
 
 
 def _log_if_wide(axes: Axes, values_ms: np.ndarray, which: tuple[str, ...]) -> None:

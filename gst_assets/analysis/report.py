@@ -141,12 +141,16 @@ def verdict_sentence(comparison: Comparison) -> str:
     if not verdict.cells:
         requests = comparison.alignment_counts["num_compared"].min()
         return (
-            f"**INSUFFICIENT**: {requests} compared requests are too few for a verdict; no {deciding} of TTFT, ITL or E2E has ten samples "
+            f"**INSUFFICIENT**: too few compared requests ({requests}) for a verdict; no {deciding} of TTFT, ITL or E2E has ten samples "
             "beyond it."
         )
     worst = verdict.cells[0]
     cell = f"{_percent(worst.relative_error)} at {worst.name}"
-    noise = "" if math.isnan(worst.real_spread) else f" (real repeats spread {_spread(worst.real_spread)} there)"
+    noise = ""
+    if worst.error_size <= worst.real_spread:
+        noise = f" (no more than the real repeats differ there: {_spread(worst.real_spread)})"
+    elif not math.isnan(worst.real_spread):
+        noise = f" (real repeats differ by {_spread(worst.real_spread)} there)"
     count = "the one cell" if len(verdict.cells) == 1 else f"all {len(verdict.cells)} cells"
     if worst.verdict == "fail":
         text = f"Vidur `{headline}` is off by {cell}{noise}, beyond the {100 * bands.warn_band:g} % band"

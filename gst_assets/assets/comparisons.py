@@ -1,7 +1,5 @@
 """The comparison report: real repeats beside every simulated variant of the same workload."""
 
-from __future__ import annotations
-
 import math
 import secrets
 from datetime import datetime, timezone

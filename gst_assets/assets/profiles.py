@@ -1,7 +1,5 @@
 """The Vidur profiling bundle of a scenario's hardware and model: measured once, then reused while it still fits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg
@@ -48,8 +46,12 @@ def vidur_profile(
             bundle = load_bundle(store.adopt(Kind.PROFILE, artifact_id, measured, replace=True))
     steps = bundle.overheads[bundle.overheads["term"] == "step"]
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(sha256_bytes("".join(bundle.sha256[name] for name in sorted(bundle.sha256)).encode())),
-        check_results=[contract_passed("vidur_profile", mlp_rows=len(bundle.mlp), attention_rows=len(bundle.attention))],
+        data_version=dg.DataVersion(
+            sha256_bytes("".join(bundle.sha256[name] for name in sorted(bundle.sha256)).encode())
+        ),
+        check_results=[
+            contract_passed("vidur_profile", mlp_rows=len(bundle.mlp), attention_rows=len(bundle.attention))
+        ],
         metadata={
             "path": dg.MetadataValue.path(str(bundle.directory)),
             "reused": reused,
@@ -89,7 +91,9 @@ def _reusable(store: ArtifactStore, scenario: Scenario, context: dg.AssetExecuti
         context.log.info(f"measuring again: {error}")
         return None
     if bundle.meta.profile_key != profile_key(scenario) or bundle.meta.hardware.device_name != present.device_name:
-        context.log.info(f"measuring again: {path} was made with other settings or on {bundle.meta.hardware.device_name}")
+        context.log.info(
+            f"measuring again: {path} was made with other settings or on {bundle.meta.hardware.device_name}"
+        )
         return None
     context.log.info(f"reusing {path}, measured {bundle.meta.ended_at.isoformat()}")
     return bundle

@@ -1,19 +1,17 @@
 """The real engine's assets: request and token tables of every repeat, measured in one engine start."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import dagster as dg
+import pandas as pd
 
 from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.assets.presentation import (
     contract_check_specs,
     contract_failed,
     contract_passed,
-    markdown_table,
     preview,
     table_definition_metadata,
 )
@@ -62,7 +60,9 @@ def real_metrics(
     workload = current_workload(store, chosen)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging:
-        staged = engine.measure(chosen, scenario.overrides, workload.directory, group_id, staging.path, context.log.info)
+        staged = engine.measure(
+            chosen, scenario.overrides, workload.directory, group_id, staging.path, context.log.info
+        )
         try:
             for directory in staged:
                 load_run(directory, "real")
@@ -77,7 +77,10 @@ def real_metrics(
         "num_repeats": len(runs),
         "paths": dg.MetadataValue.md("\n".join(f"- `{run.directory}`" for run in runs)),
     }
-    rows = {name: sum(len(getattr(run, table)) for run in runs) for name, table in zip(_NAMES, ("requests", "tokens"), strict=True)}
+    rows = {
+        name: sum(len(getattr(run, table)) for run in runs)
+        for name, table in zip(_NAMES, ("requests", "tokens"), strict=True)
+    }
     yield from (contract_passed(name, rows=rows[name], repeats=len(runs)) for name in _NAMES)
     yield dg.MaterializeResult(
         asset_key="real_request_metrics",
@@ -92,7 +95,6 @@ def real_metrics(
             "engine_settings": dg.MetadataValue.json(first.meta.engine_settings.model_dump(mode="json")),
             "device": first.meta.hardware.device_name,
             "preview": preview(first.requests),
-            "columns": markdown_table(first.requests.describe().round(0).reset_index(names="statistic")),
         },
     )
     yield dg.MaterializeResult(
@@ -115,7 +117,9 @@ def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]
     """
     pointer = store.current(scenario.name, "real_runs")
     if pointer is None:
-        raise ArtifactError(f"{store.root}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first.")
+        raise ArtifactError(
+            f"{store.root}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
+        )
     return [load_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
 
 
@@ -128,5 +132,5 @@ def _median_ms(runs: list[RealRun], table: str, column: str) -> float | str:
     frames = [getattr(run, table) for run in runs]
     if column == "token_latency_ns":
         frames = [frame[frame["token_index"] > 0] for frame in frames]
-    values = [value for frame in frames for value in frame[column].dropna()]
-    return round(sorted(values)[len(values) // 2] / 1e6, 3) if values else "no samples"
+    values = pd.concat([frame[column] for frame in frames]).dropna().astype("float64")
+    return round(float(values.median()) / 1e6, 3) if len(values) else "no samples"

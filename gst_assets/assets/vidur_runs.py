@@ -1,7 +1,5 @@
 """The simulation's assets: the same two tables as the real run, one run directory per variant."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -51,7 +49,10 @@ TABLE_CACHE = ".cache/vidur_tables"
     check_specs=contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
 )
 def vidur_metrics(
-    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, profiling_root: VidurProfilingRoot
+    context: dg.AssetExecutionContext,
+    scenario: ScenarioResource,
+    artifacts: ArtifactRoot,
+    profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     workload = current_workload(store, chosen)
@@ -59,10 +60,14 @@ def vidur_metrics(
     check_bundle(bundle, chosen, workload.lengths)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     runs = {
-        variant: _simulate_and_commit(chosen, scenario.overrides, workload, bundle, variant, f"{group_id}-{variant}", store)
+        variant: _simulate_and_commit(
+            chosen, scenario.overrides, workload, bundle, variant, f"{group_id}-{variant}", store
+        )
         for variant in chosen.simulation.variants
     }
-    store.set_current(chosen.name, "vidur_runs", {"run_ids": {variant: run.meta.run_id for variant, run in runs.items()}})
+    store.set_current(
+        chosen.name, "vidur_runs", {"run_ids": {variant: run.meta.run_id for variant, run in runs.items()}}
+    )
     headline = runs[chosen.simulation.variants[-1]]
     for name, model, table in (
         ("vidur_request_metrics", RequestMetrics, "requests"),
@@ -79,7 +84,9 @@ def vidur_metrics(
                 "dagster/row_count": rows,
                 "variants": ", ".join(runs),
                 "num_preemptions": headline.meta.num_preemptions,
-                "paths": dg.MetadataValue.md("\n".join(f"- {variant}: `{run.directory}`" for variant, run in runs.items())),
+                "paths": dg.MetadataValue.md(
+                    "\n".join(f"- {variant}: `{run.directory}`" for variant, run in runs.items())
+                ),
                 "simulated_settings": dg.MetadataValue.json(headline.meta.simulated_settings),
                 "preview": preview(getattr(headline, table)),
             },
@@ -87,10 +94,18 @@ def vidur_metrics(
 
 
 def _simulate_and_commit(
-    scenario: Scenario, overrides: list[str], workload: LoadedWorkload, bundle: Bundle, variant: str, run_id: str, store: ArtifactStore
+    scenario: Scenario,
+    overrides: list[str],
+    workload: LoadedWorkload,
+    bundle: Bundle,
+    variant: str,
+    run_id: str,
+    store: ArtifactStore,
 ) -> SimulatedRun:
     started = datetime.now(timezone.utc)
-    result = simulate(scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE)
+    result = simulate(
+        scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE
+    )
     commit, dirty = git_state()
     with store.stage(Kind.VIDUR_RUN, run_id) as staging:
         write_table(RequestMetrics, result.requests, staging.path)
@@ -108,7 +123,10 @@ def _simulate_and_commit(
             env=environment(),
             params=scenario.model_dump(mode="json"),
             hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
-            inputs_sha256={**workload.meta.sha256, **{f"profile/{name}": digest for name, digest in bundle.sha256.items()}},
+            inputs_sha256={
+                **workload.meta.sha256,
+                **{f"profile/{name}": digest for name, digest in bundle.sha256.items()},
+            },
             sha256=staging.digests(),
             workload_dir=str(workload.directory),
             workload_id=workload.meta.workload_id,
@@ -151,7 +169,9 @@ def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, Si
     """
     pointer = store.current(scenario.name, "vidur_runs")
     if pointer is None:
-        raise ArtifactError(f"{store.root}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first.")
+        raise ArtifactError(
+            f"{store.root}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."
+        )
     return {
         variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()
     }

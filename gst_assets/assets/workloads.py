@@ -1,7 +1,5 @@
 """The workload's assets: prompts, trace_lengths, trace_intervals, and workload_spec, which joins the three into one directory."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -42,7 +40,9 @@ _FILES = {"prompts": PATHS.prompts, "trace_lengths": PATHS.trace_lengths, "trace
     check_specs=contract_check_specs(["prompts"]),
     description="The scenario's prompts, in stable order, copied into the artifact root with their digest.",
 )
-def prompts(context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot) -> dg.MaterializeResult:
+def prompts(
+    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
+) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     source = resolve_path(chosen.workload.prompts)
     items = read_prompts(source)
@@ -103,7 +103,9 @@ def trace_lengths(
     check_specs=contract_check_specs(["trace_intervals"]),
     description="When each request arrives, in integer nanoseconds from workload start.",
 )
-def trace_intervals(context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot) -> dg.MaterializeResult:
+def trace_intervals(
+    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
+) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     source, prompts_digest = _current_part(store, chosen, "prompts")
     count = len(prompts_of_requests(read_prompts(source), chosen.workload.num_requests))
@@ -131,7 +133,9 @@ def trace_intervals(context: dg.AssetExecutionContext, scenario: ScenarioResourc
     check_specs=contract_check_specs(["workload_spec"]),
     description="The complete workload directory that drives both the real engine and the simulation. Its id comes from its content.",
 )
-def workload_spec(context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot) -> dg.MaterializeResult:
+def workload_spec(
+    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
+) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     sources = {part: _current_part(store, chosen, part) for part in _FILES}
     prompts_digest = sources["prompts"][1]

@@ -396,5 +396,7 @@ def _disk_errors(
         raise _disk_error(path, error, what, remedy) from error
 
 
-def _disk_error(path: Path, error: OSError, what: str = "cannot be written", remedy: str = _CHECK_ROOT) -> ArtifactError:
+def _disk_error(
+    path: Path, error: OSError, what: str = "cannot be written", remedy: str = _CHECK_ROOT
+) -> ArtifactError:
     return ArtifactError(f"{path}: {what} ({error.strerror}). {remedy}")

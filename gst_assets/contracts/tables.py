@@ -526,7 +526,7 @@ def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable
         case _REASON.SERIES_CONTAINS_DUPLICATES:
             bad, rule = frame[column].duplicated(), "expected no value twice"
         case _ if isinstance(error.check, pa.Check) and isinstance(error.check_output, pd.Series):
-            bad, rule = ~error.check_output.fillna(True).astype(bool), _rule(error.check)
+            bad, rule = _failed_rows(error.check_output, frame, column), _rule(error.check)
         case _ if isinstance(error.check, pa.Check):
             return f"found {len(frame)} rows, but {error.check.error}."
         case _:
@@ -539,6 +539,16 @@ def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable
         found = "found " + ", ".join(f"{name} {_shown(frame[name].iloc[row])}" for name in named)
     more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
     return f"{place(row)}, {found}, {rule}{more}."
+
+
+def _failed_rows(output: pd.Series, frame: pd.DataFrame, column: str) -> pd.Series:
+    """Which rows of `frame` a check refused. Pandera leaves rows without a value out of the check of a column."""
+    failed = np.zeros(len(frame), dtype=bool)
+    checked = (
+        np.ones(len(frame), dtype=bool) if len(output) == len(frame) else frame[column].notna().to_numpy(dtype=bool)
+    )
+    failed[checked] = ~output.fillna(True).to_numpy(dtype=bool)
+    return pd.Series(failed)
 
 
 def _rule(check: pa.Check) -> str:

@@ -27,6 +27,8 @@ _COARSE_MARGIN_NS = 2_000_000
 _FINE_SLEEP_NS = 100_000
 _SWITCH_INTERVAL_S = 0.0005
 _PR_SET_TIMERSLACK = 29
+_CANCEL_ATTEMPTS = 5
+_CANCEL_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class RequestResult:
     times: RequestTimes | None = None
     error_type: str = ""
     error_msg: str = ""
+    ended: bool = False
 
     def fail(self, error_type: str, message: str) -> None:
         """Turn this into an error row; the first failure stands."""
@@ -123,6 +126,7 @@ async def replay(
                 await _give_up(engine, item.request.request_id, settle)
             else:
                 result.fail(type(error).__name__, str(error))
+        result.ended = True
         unfinished -= 1
         if not unfinished:
             settle(None)
@@ -141,14 +145,23 @@ async def replay(
             death = await over
         finally:
             pacer.stop()
-            running = list(tasks)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-    for result in results:
-        if result.send_ns is None:
-            result.fail(EngineDied.__name__, death or "the replay ended before this request was sent")
+            await _cancel(tasks)
+    for index, result in enumerate(results):
+        if not result.ended:  # not sent yet, or deaf to its cancellation: a copy, so that a late token cannot reach it
+            results[index] = RequestResult(result.send_ns, list(result.token_times_ns))
+            results[index].fail(EngineDied.__name__, death or "the replay ended first")
     return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel what still runs. Several times: code that waits with `asyncio.wait_for` may swallow a cancellation (Python 3.11)."""
+    for _ in range(_CANCEL_ATTEMPTS):
+        running = [task for task in tasks if not task.done()]
+        if not running:
+            return
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=_CANCEL_WAIT_S)
 
 
 async def _give_up(engine: Engine, request_id: str, settle: Callable[[str], None]) -> None:

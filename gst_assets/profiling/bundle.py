@@ -168,7 +168,10 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
 
 def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None) -> None:
     engine = scenario.engine
-    prefill, decode = bundle.attention[bundle.attention["is_prefill"]], bundle.attention[~bundle.attention["is_prefill"]]
+    prefill, decode = (
+        bundle.attention[bundle.attention["is_prefill"]],
+        bundle.attention[~bundle.attention["is_prefill"]],
+    )
     budget = "engine.max_num_batched_tokens"
     _covers(bundle, "mlp.csv", "num_tokens", bundle.mlp["num_tokens"], 1, engine.max_num_batched_tokens, budget)
     _covers(bundle, _DECODE, "batch_size", decode["batch_size"], 1, engine.max_num_seqs, "engine.max_num_seqs")
@@ -182,7 +185,13 @@ def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | 
     _covers(bundle, _PREFILL, "prefill_chunk_size", prefill["prefill_chunk_size"], 1, chunk, "the longest prompt chunk")
     # A prompt may be cut anywhere, its last token alone included.
     _covers(
-        bundle, _PREFILL, "kv_cache_size", prefill["kv_cache_size"], 0, longest_prompt - 1, "the workload's longest prompt"
+        bundle,
+        _PREFILL,
+        "kv_cache_size",
+        prefill["kv_cache_size"],
+        0,
+        longest_prompt - 1,
+        "the workload's longest prompt",
     )
 
 

@@ -34,11 +34,11 @@ from gst_assets.profiling.operators import Progress
 from gst_assets.scenario import Scenario
 
 ROUNDS = 4
-MIN_SAMPLES = 5
-"""A composition seen less often is left out: chance steps while a batch fills or empties."""
+MIN_SAMPLES = 4
+"""A composition seen less often is left out."""
 
-_STEPS_PER_INJECTION = 4
-"""Decode steps between two injections: the running one, the mixed one, and at least one that is decode-only again."""
+_STEPS_PER_INJECTION = 3
+"""Steps from one injection to the next: the one under way, the mixed one, and one that is decode-only again."""
 _MAX_INJECTED_BATCHES = 4
 _SHORTEST_CONTEXT, _LONGEST_CONTEXT = 16, 512
 _IDLE_PAUSE_S = 0.004
@@ -76,6 +76,19 @@ class CalibrationBatch:
     lengths: tuple[tuple[int, int], ...]
     injections: tuple[Injection, ...] = ()
 
+    @property
+    def is_lone_prompt(self) -> bool:
+        """Whether this is one prompt that yields one token."""
+        return len(self.lengths) == 1 and self.lengths[0][1] == 1 and not self.injections
+
+    @property
+    def designed_decodes(self) -> set[int]:
+        """Requests that decode together once the batch is complete: all, and all but one where one leaves before the injections."""
+        if self.is_lone_prompt:
+            return {0}
+        one_leaves = len({output for _, output in self.lengths}) > 2
+        return {len(self.lengths), len(self.lengths) - one_leaves}
+
 
 def plan(scenario: Scenario, num_kv_blocks: int) -> list[CalibrationBatch]:
     """The batches of all rounds, in order; the same for the same scenario.
@@ -97,7 +110,7 @@ def plan(scenario: Scenario, num_kv_blocks: int) -> list[CalibrationBatch]:
             f"engine.max_num_batched_tokens {engine.max_num_batched_tokens}, so the prompt would be cut in two. Lower the largest size."
         )
     rng = np.random.default_rng(profile.seed)
-    repeats = -(-profile.calibration_steps // (3 * ROUNDS))
+    repeats = max(2, round(profile.calibration_steps / (3 * ROUNDS)))
     batches = []
     for index in range(ROUNDS):
         for size in np.repeat(prompts, repeats):
@@ -115,35 +128,47 @@ def _injected(batch_sizes: Sequence[int]) -> set[int]:
 
 
 def _decode_batch(
-    round_index: int, batch_size: int, injected: list[int], scenario: Scenario, num_kv_blocks: int, rng: np.random.Generator
+    round_index: int,
+    batch_size: int,
+    injected: list[int],
+    scenario: Scenario,
+    num_kv_blocks: int,
+    rng: np.random.Generator,
 ) -> CalibrationBatch:
     engine, steps = scenario.engine, -(-scenario.profile.calibration_steps // ROUNDS)
-    # Until every prompt is in: at worst a step for each, and one for each full budget.
-    longest = _LONGEST_CONTEXT
-    filling = batch_size + batch_size * longest // engine.max_num_batched_tokens
-    outputs = filling + steps + _STEPS_PER_INJECTION * (len(injected) + 1 if injected else 0)
+    # Once the last request's prompt is in: decode-only steps, then the injections, then time for the last of them to end.
+    first_injection = steps + 2
+    outputs = first_injection + _STEPS_PER_INJECTION * len(injected)
+    budget = engine.max_num_batched_tokens - batch_size if batch_size < engine.max_num_batched_tokens else 1
+    # Until then: steps filled with prompts, one that was under way when the first request came, and one for the last piece.
+    most_filling = -(-batch_size * _LONGEST_CONTEXT // budget) + 2
     room = min(
-        scenario.model.max_model_len - outputs,
-        num_kv_blocks * engine.block_size // batch_size - outputs - engine.block_size,
-        scenario.profile.decode_context_sizes[-1] - outputs,
+        scenario.model.max_model_len,
+        num_kv_blocks * engine.block_size // batch_size - engine.block_size,
+        scenario.profile.decode_context_sizes[-1],
     )
-    if room < _SHORTEST_CONTEXT:
+    longest = min(_LONGEST_CONTEXT, room - most_filling - outputs)
+    if longest < _SHORTEST_CONTEXT:
         raise ProfileError(
-            f"a calibration batch of {batch_size} sequences of at least {_SHORTEST_CONTEXT} + {outputs} tokens does not fit: engine.num_kv_blocks is "
-            f"{num_kv_blocks}, engine.block_size {engine.block_size}, model.max_model_len {scenario.model.max_model_len}. "
-            "Lower the largest of profile.calibration_decode_batch_sizes or profile.calibration_steps, or raise these."
+            f"a calibration batch of {batch_size} sequences of at least {_SHORTEST_CONTEXT + most_filling + outputs} tokens does not fit: "
+            f"engine.num_kv_blocks is {num_kv_blocks} of engine.block_size {engine.block_size}, model.max_model_len {scenario.model.max_model_len}, "
+            f"the largest of profile.decode_context_sizes {scenario.profile.decode_context_sizes[-1]}. "
+            "Raise these, or lower profile.calibration_steps or the largest of profile.calibration_decode_batch_sizes."
         )
-    bounds = np.log([_SHORTEST_CONTEXT, min(longest, room) + 1])
-    contexts = np.exp(rng.uniform(*bounds, batch_size)).astype(int).tolist()
-    lengths = [(context, outputs) for context in contexts]
+    contexts = np.exp(rng.uniform(np.log(_SHORTEST_CONTEXT), np.log(longest + 1), batch_size)).astype(int).tolist()
+    filling = -(-sum(contexts) // budget) + 2
+    # Prompts go in one after the other: the earlier ones decode longer, so that all end together.
+    lengths = [(context, filling + outputs) for context in contexts[:-1]] + [(contexts[-1], outputs)]
     if injected and batch_size == engine.max_num_seqs:
-        # A full engine takes no further prompt: one sequence leaves before the injections begin.
-        lengths[0] = (contexts[0], filling + steps)
-    first = filling + steps
+        if batch_size == 1:
+            injected = []  # no decode runs beside a prompt in an engine of one sequence
+        else:
+            # A full engine takes no further prompt: one sequence leaves before the injections begin.
+            lengths[-2] = (contexts[-2], steps)
     return CalibrationBatch(
         f"round {round_index} batch {batch_size}",
         tuple(lengths),
-        tuple(Injection(size, first + _STEPS_PER_INJECTION * place) for place, size in enumerate(injected)),
+        tuple(Injection(size, first_injection + _STEPS_PER_INJECTION * place) for place, size in enumerate(injected)),
     )
 
 
@@ -207,7 +232,9 @@ async def measure_overheads(
     end_ns = max(request.token_times_ns[-1] for request in played[-1].started + played[-1].injected)
     steps = await engine.iterations(end_ns)
     if steps is None:
-        raise ProfileError("the engine does not record its iterations. Set replay.record_iterations=true and profile again.")
+        raise ProfileError(
+            "the engine does not record its iterations. Set replay.record_iterations=true and profile again."
+        )
     steps = steps[steps[:, IterationField.SCHEDULED_NS] >= played[0].started[0].send_ns]
     samples = _collect(played, steps, settings, operators)
     return overheads_table(samples), {item.batch.name: item.digest() for item in _last_of_name(played)}
@@ -297,7 +324,7 @@ class Samples:
     steps: dict[tuple[str, int, int, int], list[tuple[float, int, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    handover: list[int] = field(default_factory=list)
+    handover: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     delivery: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -318,19 +345,21 @@ def _collect(
     captured = settings.cudagraph_capture_sizes
     for item in played:
         tokens_of_step: dict[int, list[int]] = defaultdict(list)
-        for request in item.started + item.injected:
-            first = _step_of(request, completion, item)
-            for place, seen_ns in enumerate(request.token_times_ns):
+        prefilled: dict[int, _Request] = {}
+        for played_request in item.started + item.injected:
+            first = _step_of(played_request, completion, item)
+            prefilled[first] = played_request
+            for place, seen_ns in enumerate(played_request.token_times_ns):
                 tokens_of_step[first + place].append(seen_ns)
-        lone = len(item.started) == 1 and not item.injected and item.started[0].num_decode_tokens == 1
-        prompts = item.started if lone else item.injected
-        prefilled = {int(np.searchsorted(completion, r.first_token_ns - _STAMP_ROUNDING_NS)): r for r in prompts}
+        lone = item.batch.is_lone_prompt
         for step, seen in tokens_of_step.items():
             requests, tokens, decodes, context = (int(steps[step, column]) for column in _COMPOSITION)
             request = prefilled.get(step)
-            # A prompt that met another one, or was cut, is no designed step.
-            designed = requests == 0 or (request is not None and (requests, tokens) == (1, request.num_prefill_tokens))
-            if not designed:
+            # A batch that is filling or emptying, a prompt that met another one or was cut: no designed step.
+            if decodes not in item.batch.designed_decodes or (requests, tokens) not in (
+                (0, 0),
+                (1, request.num_prefill_tokens if request else None),
+            ):
                 continue
             # An idle engine begins a step when it schedules it, a busy one when the step before is complete.
             began = scheduled[step] if lone else completion[step - 1]
@@ -341,7 +370,7 @@ def _collect(
             if lone or requests == 0:
                 samples.delivery[decodes].append(float(np.median(seen) - completion[step]))
             if lone and request is not None:
-                samples.handover.append(int(scheduled[step] - request.send_ns))
+                samples.handover[tokens].append(int(scheduled[step] - request.send_ns))
     return samples
 
 
@@ -372,8 +401,8 @@ def _step_of(request: _Request, completion: np.ndarray, item: _Played) -> int:
 
 
 def overheads_table(samples: Samples) -> pd.DataFrame:
-    """The table `contracts.tables.Overheads`: one row per composition seen at least `MIN_SAMPLES` times, one `handover` row (requests sent to
-    an idle engine), and `delivery` rows by decode requests in the step (0: the first token of a lone prompt).
+    """The table `contracts.tables.Overheads`: one row per composition seen at least `MIN_SAMPLES` times, `handover` rows by
+    prompt tokens (requests sent to an idle engine), and `delivery` rows by decode requests in the step (0: the first token of a lone prompt).
 
     Durations are per step. `operators_ns` is the median over the samples of what the operator tables say for each.
 
@@ -385,18 +414,20 @@ def overheads_table(samples: Samples) -> pd.DataFrame:
         found = np.array(samples.steps[key])
         if len(found) >= MIN_SAMPLES:
             composition = dict(zip(_STEP_COLUMNS, key, strict=True))
-            rows.append(_row("step", composition, found[:, 0], int(np.median(found[:, 1])), float(np.median(found[:, 2]))))
+            rows.append(
+                _row("step", composition, found[:, 0], int(np.median(found[:, 1])), float(np.median(found[:, 2])))
+            )
     steps_seen = {row["step_kind"] for row in rows}
     missing = {"decode"} - steps_seen or (set() if steps_seen & {"mixed", "mixed_eager"} else {"mixed"})
-    none = dict(zip(_STEP_COLUMNS, ("none", 0, 0, 0), strict=True))
-    if len(samples.handover) >= MIN_SAMPLES:
-        rows.append(_row("handover", none, np.array(samples.handover, dtype=float), 0, 0.0))
-    else:
-        missing |= {"handover"}
-    deliveries = {decodes: seen for decodes, seen in sorted(samples.delivery.items()) if len(seen) >= MIN_SAMPLES}
-    for decodes, seen in deliveries.items():
-        rows.append(_row("delivery", none | {"num_decode_requests": decodes}, np.array(seen), 0, 0.0))
-    missing |= set() if deliveries else {"delivery"}
+    for term, axis, seen in (
+        ("handover", "num_prefill_tokens", samples.handover),
+        ("delivery", "num_decode_requests", samples.delivery),
+    ):
+        often = {place: np.array(seen[place], dtype=float) for place in sorted(seen) if len(seen[place]) >= MIN_SAMPLES}
+        for place, durations in often.items():
+            composition = {"step_kind": "none", **dict.fromkeys(_STEP_COLUMNS[1:], 0), axis: place}
+            rows.append(_row(term, composition, durations, 0, 0.0))
+        missing |= set() if often else {term}
     if missing:
         raise ProfileError(
             f"overheads.csv: {', '.join(sorted(missing))} seen fewer than {MIN_SAMPLES} times in the calibration. Raise profile.calibration_steps."

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.worker_ops import LAYER_OPERATORS, Sequences
+from gst_assets.profiling.worker_ops import LAYER_OPERATORS
 from gst_assets.scenario import Scenario
 
 _BLOCK = 16
@@ -110,11 +110,12 @@ async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
             f"the engine runs {len(workers)} workers; the profiler supports one device. Profile with tensor parallel size 1."
         )
     facts: dict[str, Any] = workers[0]
-    geometry = scenario.model.geometry
-    for name in ("num_layers", "hidden_size", "num_q_heads", "num_kv_heads", "head_dim", "mlp_hidden_size", "vocab_size"):
-        if facts[name] != getattr(geometry, name):
+    # What a layer's shape does not show is left to the engine's own reading of the same configuration.
+    shapes = scenario.model.geometry.model_dump(exclude={"max_position_embeddings", "tie_word_embeddings"})
+    for name, wanted in shapes.items():
+        if facts[name] != wanted:
             raise ProfileError(
-                f"model.geometry.{name} is {getattr(geometry, name)} in scenario {scenario.name}, but the engine runs {facts[name]}. "
+                f"model.geometry.{name} is {wanted} in scenario {scenario.name}, but the engine runs {facts[name]}. "
                 "Correct the scenario or its checkpoint."
             )
     return facts

@@ -97,8 +97,10 @@ class OperatorTimer(WorkerReport):
                     metadata, self.vllm_config, num_tokens=len(inputs["token_ids"]), slot_mapping=slots
                 ):
                     for _ in range(warmups):
-                        self._gst_walk(inputs)
-                    timed.append(self._gst_walk(inputs))
+                        self._gst_walk(inputs, self._gst_clock())
+                    clock = self._gst_clock()
+                    self._gst_walk(inputs, clock)
+                    timed.append(clock.totals())
         return timed
 
     def _gst_layers(self) -> list[Any]:
@@ -151,14 +153,16 @@ class OperatorTimer(WorkerReport):
             "positions": (positions % runner.model_config.max_model_len).to(device),
             "last_rows": (query_start[1:].to(torch.int64) - 1).to(device),
         }
-        by_layer = dict.fromkeys(group.layer_names)
-        return inputs, by_layer | dict.fromkeys(by_layer, metadata), dict.fromkeys(by_layer, common.slot_mapping)
+        names = group.layer_names
+        return inputs, dict.fromkeys(names, metadata), dict.fromkeys(names, common.slot_mapping)
 
-    def _gst_walk(self, inputs: dict[str, Any]) -> dict[str, int]:
-        """One pass through the model as its own `forward` does it (vLLM's Qwen3), with a stamp after every operator."""
+    def _gst_clock(self) -> _HostLaps | _CudaLaps:
+        return _CudaLaps() if self.model_runner.device.type == "cuda" else _HostLaps()
+
+    def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps | _CudaLaps) -> Any:
+        """One pass through the model as its own `forward` does it (vLLM's Qwen3), with a lap after every operator; returns the logits."""
         model = self.model_runner.model
         positions, residual = inputs["positions"], None
-        clock = _CudaLaps() if positions.device.type == "cuda" else _HostLaps()
         with self._gst_stamped_kv_cache_writes(clock):
             clock.start()
             hidden = model.model.embed_tokens(inputs["token_ids"])
@@ -192,9 +196,9 @@ class OperatorTimer(WorkerReport):
                 clock.lap("mlp_down_proj")
             hidden, _ = model.model.norm(hidden, residual)
             clock.lap("final_norm")
-            model.compute_logits(hidden[inputs["last_rows"]])
+            logits = model.compute_logits(hidden[inputs["last_rows"]])
             clock.lap("lm_head")
-            return clock.totals()
+            return logits
 
     @contextmanager
     def _gst_stamped_kv_cache_writes(self, clock: _HostLaps | _CudaLaps) -> Iterator[None]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from gst_assets.errors import ProfileError
-from gst_assets.vidur_adapter.steps import CapturedGraphs, StepKind
+from gst_assets.vidur_adapter.steps import CapturedGraphs
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StepOverheads:
         overheads: pd.DataFrame,
         operators_ns: Callable[[Composition], float],
         graphs: CapturedGraphs,
-        required_kinds: Sequence[StepKind],
+        required_kinds: Sequence[str],
         where: str,
     ) -> None:
         """`operators_ns` is what the simulation's own predictor says of a composition.
@@ -94,9 +94,9 @@ class StepOverheads:
             ProfileError: no `step` row of a kind the simulation may meet, or a row's kind differs from that of its composition.
         """
         self._graphs = graphs
-        self._knots: dict[StepKind, Knots] = {}
-        self._bounds: dict[StepKind, tuple[tuple[float, float], ...]] = {}
-        points: dict[StepKind, list[tuple[tuple[float, ...], float, int]]] = {}
+        self._knots: dict[str, Knots] = {}
+        self._bounds: dict[str, tuple[tuple[float, float], ...]] = {}
+        points: dict[str, list[tuple[tuple[float, ...], float, int]]] = {}
         steps = overheads[overheads["term"] == "step"]
         for index, row in steps.iterrows():
             step = Composition(
@@ -124,7 +124,7 @@ class StepOverheads:
                 )
         for kind, found in points.items():
             self._knots[kind] = Knots.through(found)
-            axes = 1 if kind is StepKind.DECODE else 2
+            axes = 1 if kind == "decode" else 2
             self._bounds[kind] = tuple(
                 (min(p[0][axis] for p in found), max(p[0][axis] for p in found)) for axis in range(axes)
             )
@@ -136,8 +136,8 @@ class StepOverheads:
         outside = any(not low <= x <= high for x, (low, high) in zip(coordinates, self._bounds[kind], strict=False))
         return self._knots[kind].at(*coordinates), outside
 
-    def _coordinates(self, kind: StepKind, step: Composition) -> tuple[float, ...]:
-        if kind is StepKind.DECODE:
+    def _coordinates(self, kind: str, step: Composition) -> tuple[float, ...]:
+        if kind == "decode":
             return (
                 float(self._graphs.padded(step.num_decode_requests)),
                 step.num_context_tokens / step.num_decode_requests,
@@ -146,7 +146,7 @@ class StepOverheads:
 
 
 class RequestOverheads:
-    """Nanoseconds between driver and scheduler: `handover_ns` by prompt tokens, `delivery_ns` by tokens handed out in a step."""
+    """Nanoseconds between driver and scheduler: `handover_ns` by prompt tokens, `delivery_ns` by decoding requests in the step."""
 
     def __init__(self, overheads: pd.DataFrame, where: str) -> None:
         """Raises:
@@ -159,15 +159,15 @@ class RequestOverheads:
         """From the request's arrival to the earliest moment the scheduler can see it."""
         return round(self._handover.at(num_prefill_tokens))
 
-    def delivery_ns(self, num_tokens: int) -> int:
-        """From the end of a step to the client seeing its tokens, of which there are `num_tokens`, one per request."""
-        return round(self._delivery.at(num_tokens))
+    def delivery_ns(self, num_decode_requests: int) -> int:
+        """From the end of a step to the client seeing its tokens, first tokens included."""
+        return round(self._delivery.at(num_decode_requests))
 
     def as_settings(self) -> dict[str, dict[str, float]]:
         """The terms' points, for the record."""
         return {
             "handover_ns_by_prefill_tokens": _as_dict(self._handover),
-            "delivery_ns_by_tokens_in_step": _as_dict(self._delivery),
+            "delivery_ns_by_decode_requests": _as_dict(self._delivery),
         }
 
     @staticmethod

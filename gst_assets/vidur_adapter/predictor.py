@@ -55,7 +55,7 @@ class KernelsConfig(RandomForrestExecutionTimePredictorConfig):
     versions: str = ""
 
     @staticmethod
-    def get_type() -> AdapterType:
+    def get_type() -> Any:
         return AdapterType.KERNELS
 
 
@@ -69,7 +69,7 @@ class CalibratedConfig(KernelsConfig):
     max_num_batched_tokens: int = 0
 
     @staticmethod
-    def get_type() -> AdapterType:
+    def get_type() -> Any:
         return AdapterType.CALIBRATED
 
 
@@ -114,7 +114,6 @@ class KernelsPredictor(RandomForrestExecutionTimePredictor):
                 "max_batch_size": config.prediction_max_batch_size,
                 "max_prefill_chunk_size": config.prediction_max_prefill_chunk_size,
                 "kv_cache_granularity": config.kv_cache_prediction_granularity,
-                "block_size": self._block_size,
             }
             key = content_key({"mlp": config.mlp, "attention": config.attention}, settings)
             cache = TableCache(config.table_cache, key)
@@ -250,7 +249,8 @@ def batch_of(step: Composition) -> Batch:
     chunks = _spread(step.num_prefill_tokens, step.num_prefill_requests)
     decode_context = _spread(step.num_context_tokens, step.num_decode_requests)
     prefill_context = _spread(0 if decode_context else step.num_context_tokens, step.num_prefill_requests)
-    requests, new_tokens = [], [1] * len(decode_context) + chunks
+    requests: list[EngineRequest] = []
+    new_tokens = [1] * len(decode_context) + chunks
     for context in decode_context:
         request = EngineRequest(len(requests), 0, context, 2)
         request._is_prefill_complete = True

@@ -104,7 +104,7 @@ class EngineDevice(BaseDeviceSKUConfig):
     total_memory_gb: int = 0
 
     @staticmethod
-    def get_type() -> AdapterType:
+    def get_type() -> Any:
         return AdapterType.DEVICE
 
 
@@ -116,7 +116,7 @@ class EngineNode(BaseNodeSKUConfig):
     num_devices_per_node: int = 1
 
     @staticmethod
-    def get_type() -> AdapterType:
+    def get_type() -> Any:
         return AdapterType.NODE
 
 
@@ -181,7 +181,7 @@ class WorkloadRequestsConfig(BaseRequestGeneratorConfig):
     rows: Sequence[tuple[int, int, int, int]] = ()
 
     @staticmethod
-    def get_type() -> AdapterType:
+    def get_type() -> Any:
         return AdapterType.REQUESTS
 
 
@@ -200,7 +200,7 @@ class EngineSchedulerConfig(SarathiSchedulerConfig):
     num_null_blocks: int = 0
 
     @staticmethod
-    def get_type() -> AdapterType:
+    def get_type() -> Any:
         return AdapterType.SCHEDULER
 
 

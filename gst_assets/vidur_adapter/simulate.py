@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gst_assets.contracts.csv_files import INTEGER
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.overheads import RequestOverheads
@@ -211,7 +210,7 @@ def _config(
             **common,
             overheads=bundle.overheads,
             overheads_name=f"{bundle.directory}/overheads.csv",
-            graphs=_graphs(bundle),
+            graphs=CapturedGraphs(reported.cudagraph_capture_sizes),
             max_num_batched_tokens=engine.max_num_batched_tokens,
         )
     columns = (lengths["request_id"], seen_ns, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
@@ -244,11 +243,6 @@ def _versions() -> str:
     return ", ".join([*found, f"gst-assets {__version__}"])
 
 
-def _graphs(bundle: Bundle) -> CapturedGraphs:
-    reported = bundle.meta.engine_settings
-    return CapturedGraphs(reported.enforce_eager, reported.cudagraph_capture_sizes)
-
-
 def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int, simulator: Any) -> dict[str, Any]:
     """Everything simulated, under the names of `EngineSettings` where it has one."""
     from gst_assets.vidur_adapter.predictor import FOREST
@@ -273,7 +267,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         # Properties of the profile: the operators and overheads were measured in an engine of these settings.
         "dtype": reported.dtype,
         "enforce_eager": reported.enforce_eager,
-        "cudagraph_capture_sizes": [] if reported.enforce_eager else list(reported.cudagraph_capture_sizes),
+        "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
         "head_dim": replica.attention_head_dim,
         "kv_bytes_per_token": 2
         * geometry.num_layers
@@ -302,7 +296,7 @@ def _delivery_times(steps: list[Any], overheads: RequestOverheads | None) -> Any
     ends = np.array([step.completed_ns for step in steps], dtype="int64")
     if overheads is None:
         return ends
-    delays = [overheads.delivery_ns(len(step.token_requests)) if step.token_requests else 0 for step in steps]
+    delays = [overheads.delivery_ns(step.num_decode_requests) if step.token_requests else 0 for step in steps]
     return np.maximum.accumulate(ends + np.array(delays, dtype="int64"))
 
 
@@ -320,7 +314,7 @@ def _token_table(steps: list[Any], times: Any) -> pd.DataFrame:
             "token_time_ns": token_times,
             "token_latency_ns": np.where(first, 0, np.diff(token_times, prepend=0)),
         }
-    ).astype(INTEGER)
+    ).astype(pd.Int64Dtype())
 
 
 def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, simulated: list[Any]) -> pd.DataFrame:
@@ -337,13 +331,13 @@ def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, s
         "num_decode_tokens": lengths["num_decode_tokens"].to_numpy(dtype="int64"),
         "num_decode_tokens_actual": counts.loc[ids].to_numpy(dtype="int64"),
     }
-    requests = pd.DataFrame(integers).astype(INTEGER)
+    requests = pd.DataFrame(integers).astype(pd.Int64Dtype())
     requests["status"] = "ok"
-    requests["completion_time_ns"] = pd.array(last.loc[ids].to_numpy(dtype="int64"), dtype=INTEGER)
+    requests["completion_time_ns"] = pd.array(last.loc[ids].to_numpy(dtype="int64"), dtype=pd.Int64Dtype())
     requests["prompt_id"] = lengths["prompt_id"].to_numpy()
     requests["backend"] = BACKEND
-    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids], dtype=INTEGER)
-    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids], dtype=INTEGER)
+    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids], dtype=pd.Int64Dtype())
+    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids], dtype=pd.Int64Dtype())
     return requests
 
 
@@ -360,4 +354,4 @@ def _iteration_table(steps: list[Any]) -> pd.DataFrame:
             "num_running": [step.num_running for step in steps],
             "num_waiting": [step.num_waiting for step in steps],
         }
-    ).astype(INTEGER)
+    ).astype(pd.Int64Dtype())

@@ -200,7 +200,8 @@ def test_all_gaps_zero_in_the_real_run_fails_unless_simulated_so(tmp_path: Path)
 
 def test_the_headline_is_the_last_variant_of_the_scenario_that_is_given(tmp_path: Path) -> None:
     recipe = steady(2, 2)
-    assert _compare(tmp_path / "a", [recipe], {"calibrated": recipe, "kernels": recipe}).headline == "calibrated"
+    both = _compare(tmp_path / "a", [recipe], {"calibrated": recipe, "kernels": recipe})
+    assert (both.headline, both.variants) == ("calibrated", ("kernels", "calibrated"))
     assert _compare(tmp_path / "b", [recipe], {"kernels": recipe}).headline == "kernels"
     foreign = recipe.with_meta(params={})
     assert _compare(tmp_path / "c", [foreign], {"one": foreign, "two": foreign}).headline == "two"

@@ -60,7 +60,7 @@ def test_the_verdict_comes_first_and_the_table_next(usual: Comparison, tmp_path:
     lines = [line for line in text.splitlines() if line]
     assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert lines[1] == (
-        "**PASS**: Vidur `calibrated` is within 5 % in all 6 cells judged; largest error +4.0 % at TTFT P50 (real repeats spread 3.0 % there). "
+        "**PASS**: Vidur `calibrated` is within 5 % in all 6 cells judged; largest error +4.0 % at TTFT P50 (real repeats differ by 3.0 % there). "
         "For comparison, `kernels`: largest error -60.0 % at TTFT P50."
     )
     assert (
@@ -134,10 +134,20 @@ def test_sentences(tmp_path: Path) -> None:
         "Not a pass, because the comparison is marked (below)."
     )
     assert _sentence(tmp_path / "d", steady(3, 2), steady(3, 2)) == (
-        "**INSUFFICIENT**: 3 compared requests are too few for a verdict; no P50 or P90 of TTFT, ITL or E2E has ten samples beyond it."
+        "**INSUFFICIENT**: too few compared requests (3) for a verdict; no P50 or P90 of TTFT, ITL or E2E has ten samples beyond it."
     )
     assert _sentence(tmp_path / "e", steady(20, 1), steady(20, 1)).startswith(
         "**PASS**: Vidur `calibrated` is within 5 % in all 2 cells judged"
+    )
+
+
+def test_an_error_within_the_noise_is_said_to_be(tmp_path: Path) -> None:
+    real = steady(100, 3)
+    found = _comparison(tmp_path, [real, real.scaled(1.4)], {"calibrated": real.scaled(1.5)})
+    # Median 1.2, spread 0.4 / 1.2, error 0.3 / 1.2.
+    assert verdict_sentence(found) == (
+        "**FAIL**: Vidur `calibrated` is off by +25.0 % at TTFT P50 (no more than the real repeats differ there: 33.3 %), "
+        "beyond the 10 % band."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,8 @@ class MemoryEngine:
     step_s: float = 0.001
     hang: set[str] = field(default_factory=set)
     fail: set[str] = field(default_factory=set)
+    deaf: set[str] = field(default_factory=set)
+    """Requests that hang and never let themselves be cancelled."""
     bunch: set[str] = field(default_factory=set)
     stop_after: dict[str, int] = field(default_factory=dict)
     die_at_token: int | None = None
@@ -49,6 +52,11 @@ class MemoryEngine:
         queued_ns = time.monotonic_ns()
         if name in self.hang:
             await self._wait(3600)
+        while name in self.deaf:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+        if self.died.is_set():
+            return
         count = self.stop_after.get(name, request.num_decode_tokens)
         width = 2 if name in self.bunch else 1
         for first in range(0, count, width):
@@ -66,12 +74,9 @@ class MemoryEngine:
         self.log.append(("end", name))
 
     async def _wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self.died.wait(), seconds)
-        except TimeoutError:
-            return
-        # Like vLLM, tell only some of the requests in flight at once: the others just never hear again.
-        await asyncio.sleep(3600)
+        await asyncio.sleep(seconds)
+        if self.died.is_set():
+            await asyncio.sleep(3600)  # only the request that met the death hears of it; the others never hear again
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)

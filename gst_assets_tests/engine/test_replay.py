@@ -83,13 +83,25 @@ def test_a_failing_request_is_an_error_and_leaves_the_others_alone() -> None:
 
 
 def test_when_the_engine_dies_every_unfinished_request_says_so_and_the_replay_ends() -> None:
-    engine = MemoryEngine(step_s=0.005, die_at_token=12)
-    # q0 finishes before the death, q1 and q2 are in flight, q3 would come an hour later.
-    played = play(engine, plan([0, 40, 41, 3_600_000], num_decode_tokens=6))
+    engine = MemoryEngine(step_s=0.005, die_at_token=9, stop_after={"q0": 1})
+    # q0 is long over by then, q1 and q2 are in flight, q3 would come an hour later.
+    played = play(engine, plan([0, 500, 500, 3_600_000], num_decode_tokens=6), may_stop_early=True)
     assert [result.error_type for result in played.results] == ["", "EngineDied", "EngineDied", "EngineDied"]
     assert played.death == "the engine was killed"
     assert played.results[3].send_ns is None
     assert all("the engine was killed" in result.error_msg for result in played.results[1:])
+
+
+def test_a_request_deaf_to_cancellation_does_not_hold_up_the_end() -> None:
+    async def run() -> ReplayResult:
+        engine = MemoryEngine(deaf={"q0"}, die_at_token=1)
+        played = await replay(engine, plan([0, 10]), request_timeout_s=3600, may_stop_early=False)
+        engine.deaf.clear()  # so that the loop of the test can close
+        return played
+
+    played = asyncio.run(run())
+    assert [result.error_type for result in played.results] == ["EngineDied", "EngineDied"]
+    assert played.results[0].send_ns is not None
 
 
 def test_early_stops_need_a_scenario_that_allows_them() -> None:

