@@ -66,7 +66,9 @@ class Workload(Settings):
         gt=0,
         description="requests to send, taking prompts in order and starting over at the end; null: one per prompt",
     )
-    num_decode_tokens: int = Field(gt=0, description="tokens requested of each request")
+    num_decode_tokens: int | None = Field(
+        None, gt=0, description="tokens requested of each request; null: what each prompt's own num_decode_tokens key says"
+    )
     arrivals: Arrivals
     seed: int = Field(ge=0, lt=2**63)
 

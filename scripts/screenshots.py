@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 from playwright.sync_api import Page, Request, sync_playwright
 
@@ -40,15 +40,18 @@ def main(url: str, scenario: str) -> int:
 
 
 def _graph(page: Page, url: str) -> None:
-    page.goto(f"{url}/asset-groups~expanded", wait_until="networkidle")
-    page.get_by_text("comparison_report").first.wait_for(timeout=60_000)
-    page.wait_for_timeout(3_000)  # the layout settles after the data arrived
+    groups = ("workload", "real_engine", "simulation", "comparison")
+    page.set_viewport_size({"width": 2000, "height": 700})
+    page.goto(f"{url}/asset-groups?expanded={quote(','.join(f'global@global:{group}' for group in groups))}")
+    page.locator("foreignObject").get_by_text("comparison_report").first.wait_for(timeout=60_000)
+    page.get_by_text("Hide navigation").first.click()
+    page.wait_for_timeout(4_000)  # the layout settles after the data arrived
     page.screenshot(path=IMAGES / "graph.png")
 
 
 def _report(page: Page, url: str, scenario: str) -> None:
     page.set_viewport_size({"width": 1500, "height": 1700})
-    page.goto(f"{url}/assets/comparison_report?view=partitions&partition={scenario}", wait_until="networkidle")
+    page.goto(f"{url}/assets/comparison_report?view=partitions&partition={scenario}")
     page.get_by_text("verdict").first.wait_for(timeout=60_000)
     page.wait_for_timeout(3_000)
     page.screenshot(path=IMAGES / "report_metadata.png")

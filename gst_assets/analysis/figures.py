@@ -59,7 +59,8 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
             figure = Figure(
                 f"{metric}_cdf.png",
                 f"Distribution of {METRIC_NAMES[metric]}",
-                f"Cumulative distribution of {METRIC_NAMES[metric]}, {what}. Thin black: one line per real repeat.",
+                f"Cumulative distribution of {METRIC_NAMES[metric]}, {what}. Thin black: one line per real repeat. A logarithmic axis "
+                "begins at the lowest 1 %; what lies below enters at its left edge.",
             )
             _draw(directory / figure.file_name, _cdf, comparison, metric)
             figures.append(figure)
@@ -113,7 +114,12 @@ def _cdf(axes: Axes, comparison: Comparison, metric: Metric) -> None:
     axes.set_ylabel("share of " + ("tokens" if metric == "itl" else "requests"))
     axes.set_yticks([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
     axes.set_ylim(0, 1.02)
-    _log_if_wide(axes, np.concatenate(shown), ("x",))
+    # Bunched tokens have gaps of nearly 0, which would stretch the axis: it begins at the lowest 1 % of the positive values, and what
+    # lies below enters at the left edge with its share.
+    lows = [np.percentile(samples[samples > 0], 1) for samples in shown if (samples > 0).any()]
+    low, high = min(lows, default=0) / _NS_PER_MS, max(samples.max() for samples in shown) / _NS_PER_MS
+    if _log_if_wide(axes, low, high, ("x",)):
+        axes.set_xlim(low / 1.1, high * 1.1)
 
 
 def _curve(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +153,7 @@ def _scatter(axes: Axes, comparison: Comparison, metric: Metric) -> None:
         )  # fmt: skip
     axes.set_xlabel(f"real {METRIC_NAMES[metric]} [ms]")
     axes.set_ylabel(f"simulated {METRIC_NAMES[metric]} [ms]")
-    _log_if_wide(axes, shown, ("x", "y"))
+    _log_if_wide(axes, shown.min(), shown.max(), ("x", "y"))
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
 
@@ -158,16 +164,16 @@ def _styled(comparison: Comparison) -> dict[str, tuple[str, object, str]]:
     return {name: _STYLES[(last - number) % len(_STYLES)] for number, name in enumerate(comparison.variants)}
 
 
-def _log_if_wide(axes: Axes, values_ms: np.ndarray, which: tuple[str, ...]) -> None:
-    """Logarithmic axes where the values span more than a decade; linear where one of them is 0."""
+def _log_if_wide(axes: Axes, low: float, high: float, which: tuple[str, ...]) -> bool:
+    """Make axes logarithmic, and return True, where the range spans more than a decade; a range from 0 stays linear."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = values_ms.min(), values_ms.max()
     if not (low > 0 and high > 10 * low):
-        return
+        return False
     for name in which:
         axis = axes.xaxis if name == "x" else axes.yaxis
         axes.set(**{f"{name}scale": "log"})
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+    return True

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.report import SUMMARY, comparison_meta, latency_table, verdict_sentence, write_comparison
+from gst_assets.analysis.runs import read_calibration_sha256
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.real_runs import current_real_runs, real_metrics
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
@@ -37,7 +38,13 @@ def comparison_report(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
-    comparison = compare(current_real_runs(store, chosen), current_vidur_runs(store, chosen), bands=chosen.comparison)
+    simulations = current_vidur_runs(store, chosen)
+    comparison = compare(
+        current_real_runs(store, chosen),
+        simulations,
+        bands=chosen.comparison,
+        calibration_sha256=read_calibration_sha256(list(simulations.values())),
+    )
     comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     with store.stage(Kind.COMPARISON, comparison_id) as staging:
         write_comparison(comparison, staging.path)
@@ -50,7 +57,7 @@ def comparison_report(
         data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
         check_results=[contract_passed("comparison_report", rows=len(comparison.latency_errors))],
         metadata={
-            "verdict": verdict_sentence(comparison),
+            "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "latencies": dg.MetadataValue.md(latency_table(comparison)),
             **_figures(final),

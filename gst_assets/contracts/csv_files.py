@@ -45,10 +45,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         ContractError: text that UTF-8 cannot hold (half of a surrogate pair).
     """
     text = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
-    # The csv module quotes a field for the line end in use, `\n`, only; unquoted, a lone `\r` would read back as the end of a row.
-    has_return = any(frame[name].astype("str").str.contains("\r", regex=False).any() for name in text)
-    quoting: Literal[0, 2] = 2 if has_return else 0  # csv.QUOTE_NONNUMERIC, csv.QUOTE_MINIMAL
     try:
+        # The csv module quotes a field for the line end in use, `\n`, only; unquoted, a lone `\r` would read back as the end of a row.
+        has_return = any(frame[name].astype("str").str.contains("\r", regex=False).any() for name in text)
+        quoting: Literal[0, 2] = 2 if has_return else 0  # csv.QUOTE_NONNUMERIC, csv.QUOTE_MINIMAL
         frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
     except UnicodeEncodeError as error:
         raise ContractError(

@@ -17,18 +17,21 @@ from gst_assets.errors import ContractError
 SCHEMA_VERSION: Literal["v1"] = "v1"
 
 
-class Document(BaseModel):
-    """Base of the stored documents. Keys the contract does not know are kept, so other programs may add theirs."""
+class Stored(BaseModel):
+    """Base of everything stored. Keys the contract does not know are kept, so other programs may add theirs."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    # "constants": pydantic would else turn NaN into null; kept, it is refused by `write_document`.
+    model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
+
+
+class Document(Stored):
+    """Base of the stored documents, one file each."""
 
     schema_version: Literal["v1"] = SCHEMA_VERSION
 
 
-class Hydra(BaseModel):
+class Hydra(Stored):
     """Which configuration made the result. Named for readers of the contract; it names the scenario file and its overrides."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     config_path: str
     config_name: str
@@ -74,10 +77,8 @@ class PartMeta(Document):
     hydra: Hydra
 
 
-class Hardware(BaseModel):
+class Hardware(Stored):
     """The device a result was measured on, or simulated for."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     hardware_id: str
     device_name: str
@@ -106,13 +107,11 @@ class RunMeta(Document):
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Stored):
     """What the running engine reported about itself; a simulation of it must assume the same.
 
     Read back from the engine, never copied from the scenario.
     """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     backend: str
     engine_version: str

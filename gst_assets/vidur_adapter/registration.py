@@ -9,8 +9,9 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
   while token budget, request limit and KV blocks last; a request is admitted only if its whole prompt fits the free blocks
   (`scheduler_reserve_full_isl`); the request admitted last is preempted first, loses its blocks, goes to the head of the waiting queue and
   recomputes prompt and generated tokens.
-- Corrected in `EngineScheduler`: Vidur preempts whenever no block is free, also when the request has room in its last one; it admits
-  waiting requests in a step that preempted; it uses every block, while vLLM keeps block 0 as its null block.
+- Corrected in `EngineScheduler`: Vidur preempts whenever no block is free, also when the request has room in its last one; it uses every
+  block, while vLLM keeps block 0 as its null block. With the first corrected, a step that preempts admits nobody, as in vLLM: the preempted
+  request heads the queue and needs one block more than it gave up.
 - Corrected in `EngineRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
   half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
@@ -39,7 +40,7 @@ from vidur.config.config import BaseExecutionTimePredictorConfig, LORGlobalSched
 from vidur.config.device_sku_config import BaseDeviceSKUConfig
 from vidur.config.model_config import BaseModelConfig
 from vidur.config.node_sku_config import BaseNodeSKUConfig
-from vidur.entities import Batch, Request
+from vidur.entities import Request
 from vidur.request_generator import RequestGeneratorRegistry
 from vidur.request_generator.base_request_generator import BaseRequestGenerator
 from vidur.scheduler.replica_scheduler.replica_scheduler_registry import ReplicaSchedulerRegistry
@@ -210,30 +211,11 @@ class EngineScheduler(SarathiReplicaScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._num_allocated_blocks = self._config.num_null_blocks
-        self._is_forming_batch = False
-        self._has_preempted = False
 
     def _can_allocate_request(self, request: Request) -> bool:
-        held = self._allocation_map.get(request.id)
-        if held is None:
-            return not self._has_preempted and super()._can_allocate_request(request)
-        has_room = request.num_processed_tokens <= held * self._cache_config.block_size
+        held = self._allocation_map.get(request.id, 0)
+        has_room = 0 < request.num_processed_tokens <= held * self._cache_config.block_size
         return has_room or super()._can_allocate_request(request)
-
-    def _get_next_batch(self, time: int) -> Batch | None:
-        self._is_forming_batch, self._has_preempted = True, False
-        batch = super()._get_next_batch(time)
-        if batch is None and self._has_preempted:
-            # The only running request was preempted: the engine's next, immediate, scheduling pass admits it again.
-            self._has_preempted = False
-            batch = super()._get_next_batch(time)
-        self._is_forming_batch = self._has_preempted = False
-        return batch
-
-    def free(self, *request_ids: int) -> None:
-        # While a batch is formed, blocks are freed by preemption only.
-        self._has_preempted |= self._is_forming_batch
-        super().free(*request_ids)
 
     @property
     def num_running(self) -> int:

@@ -8,7 +8,7 @@ from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.figures import write_figures
 from gst_assets.analysis.runs import load_run
 from gst_assets.scenario import Comparison as Bands
-from gst_assets_tests.analysis.run_directories import MS, Recipe, steady, write_real, write_simulation
+from gst_assets_tests.analysis.run_directories import MS, Recipe, Request, steady, write_real, write_simulation
 
 
 def _comparison(folder: Path, reals: list[Recipe], sim: Recipe) -> Comparison:
@@ -40,9 +40,10 @@ def test_same_comparison_same_bytes_whatever_the_user_configured(tmp_path: Path)
         (steady(1, 3), steady(1, 3)),
         (steady(30, 3), steady(30, 3)),
         (steady(3, 3, ttft_ns=0, itl_ns=0), steady(3, 3, ttft_ns=0, itl_ns=0)),
+        (Recipe([Request(0, (0, 0, 1, 5 * MS, 90 * MS))]), Recipe([Request(0, (MS, 2 * MS, 3 * MS, 4 * MS, 99 * MS))])),
         (steady(3000, 3, step_ns=MS // 10), steady(3000, 3, ttft_ns=MS, step_ns=MS // 20)),
     ],
-    ids=["one request", "all equal", "all zero", "many"],
+    ids=["one request", "all equal", "all zero", "bunched", "many"],
 )
 def test_figures_stay_small_and_whole(tmp_path: Path, real: Recipe, sim: Recipe) -> None:
     drawn = _draw(_comparison(tmp_path, [real], sim), tmp_path / "figs")

@@ -82,7 +82,7 @@ def test_what_is_no_finite_number_is_refused(tmp_path: Path, text: str) -> None:
     assert message == f"line 3, column x: {text!r} is not a finite number."
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.none(), min_size=1, max_size=5))
 def test_floats_keep_every_digit(values: list[float | None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def test_floats_keep_every_digit(values: list[float | None]) -> None:
         ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.sampled_from(AWKWARD_TEXT),
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, content: bytes, s
     assert _error(tmp_path, content, {"n": INTEGER, "s": STRING}).startswith(says)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=7))
 def test_a_line_with_other_than_the_expected_fields_never_passes(counts: list[int]) -> None:
     """Also where short and long lines add up to the right number of fields."""

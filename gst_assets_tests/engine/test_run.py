@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import signal
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -98,6 +101,15 @@ def test_a_workload_counted_with_another_tokenizer_is_refused(workload: Path) ->
 
 
 # --- the command line, as far as it goes without an engine ------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command sets environment variables and a signal handler for the rest of its process; here that is the tests'."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -37,7 +37,7 @@ def test_vllm_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_cpu_build_does_not_measure_for_a_gpu_scenario() -> None:
     """The device check comes first in `run`; this guards against a CUDA scenario on a GPU host with vLLM's CPU build."""
     gpu = load_scenario("smoke", ["hardware.hardware_id=a100", "hardware.device_name=A100"])
-    with pytest.raises(EngineError, match="hardware_id a100: the installed vLLM .* runs on 'cpu'"):
+    with pytest.raises(EngineError, match=r"hardware_id a100: the installed vLLM .* runs on 'cpu'"):
         _open(gpu)
 
 
@@ -112,7 +112,7 @@ def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:
         check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"enable_chunked_prefill": False}))
     graphs = load_scenario("smoke", ["engine.enforce_eager=false", "engine.cudagraph_max_capture_size=512"])
     found = SETTINGS.model_copy(update={"enforce_eager": False, "cudagraph_capture_sizes": [1, 2, 256]})
-    with pytest.raises(EngineError, match="cudagraph_max_capture_size: the scenario asks for 512, .* runs with 256"):
+    with pytest.raises(EngineError, match=r"cudagraph_max_capture_size: the scenario asks for 512, .* runs with 256"):
         check_settings(graphs, found)
 
 

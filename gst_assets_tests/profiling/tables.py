@@ -131,9 +131,7 @@ def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | N
         git_commit=None,
         git_dirty=None,
         model=scenario.model.name,
-        hardware=Hardware(
-            hardware_id=scenario.hardware.hardware_id, device_name="Formula processor", device_count=1
-        ),
+        hardware=Hardware(hardware_id=scenario.hardware.hardware_id, device_name="Formula processor", device_count=1),
         env={},
         params=scenario.model_dump(mode="json"),
         hydra=Hydra(config_path=scenario.file, config_name=scenario.name),

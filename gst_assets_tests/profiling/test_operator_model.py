@@ -80,7 +80,10 @@ def test_the_sum_is_the_one_vidur_computes() -> None:
         (lambda: MODEL.per_token_ms("mlp_act", 513), "mlp.csv: num_tokens 513 is outside the profiled range 1 to 512"),
         (lambda: MODEL.per_token_ms("mlp_act", [1, 0]), "num_tokens 0 is outside"),
         (lambda: MODEL.per_token_ms("mlp_act", float("nan")), "num_tokens nan is outside"),
-        (lambda: MODEL.attn_decode_ms(33, 10), r"attention.csv \(decode\): batch_size 33 is outside the profiled range 1 to 32"),
+        (
+            lambda: MODEL.attn_decode_ms(33, 10),
+            r"attention.csv \(decode\): batch_size 33 is outside the profiled range 1 to 32",
+        ),
         (lambda: MODEL.attn_decode_ms(1, 2049), "kv_cache_size 2049 is outside"),
         (lambda: MODEL.attn_prefill_ms(1537, 1), r"attention.csv \(prefill\): kv_cache_size 1537 is outside"),
         (lambda: MODEL.attn_prefill_ms(0, 513), "prefill_chunk_size 513 is outside"),

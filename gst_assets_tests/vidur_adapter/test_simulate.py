@@ -230,8 +230,8 @@ def test_graphs_pad_steps_to_captured_sizes() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_preempted_requests_complete_and_are_counted(variant: str) -> None:
-    # 9 blocks of 32 to give: two prompts of 100 tokens take 8, their growth beyond 128 tokens does not fit for both.
-    result = run([(0, 100, 80), (1 * MS, 100, 80)], "engine.num_kv_blocks=10", variant=variant)
+    # 9 blocks of 32 to give: two prompts of 100 tokens take 8; beyond 128 tokens each needs a fifth.
+    result = run([(0, 100, 50), (1 * MS, 100, 50)], "engine.num_kv_blocks=10", variant=variant)
     assert result.requests["num_preemptions"].tolist() == [0, 1]
     assert result.num_preemptions == 1
     # The preempted request computes its prompt and the tokens it had handed out again.
@@ -244,12 +244,10 @@ def test_a_request_that_fills_the_cache_is_not_preempted() -> None:
 
 
 def test_a_step_that_preempts_admits_nobody() -> None:
-    result = run([(0, 100, 80), (1 * MS, 100, 80), (1 * MS, 10, 5)], "engine.num_kv_blocks=10")
-    steps = result.iterations
-    running = steps["num_running"].to_numpy()
-    preempting = steps[1:][
-        (running[1:] < running[:-1]) & (steps["num_waiting"].to_numpy()[1:] > steps["num_waiting"].to_numpy()[:-1])
-    ]
+    rows = [(0, 100, 80), (1 * MS, 100, 80), (1 * MS, 100, 5), (0, 10, 5)]
+    steps = run(rows, "engine.num_kv_blocks=10").iterations
+    running, waiting = steps["num_running"].to_numpy(), steps["num_waiting"].to_numpy()
+    preempting = steps[1:][(running[1:] < running[:-1]) & (waiting[1:] > waiting[:-1])]
     assert len(preempting)
     assert (preempting["num_prefill_requests"] == 0).all()
 

@@ -1,0 +1,178 @@
+"""JSON documents: what is written reads back, and each wrong key, line or file is named."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from gst_assets.contracts.documents import (
+    ComparisonMeta,
+    Document,
+    PartMeta,
+    ProfileMeta,
+    RealRunMeta,
+    RunMeta,
+    VidurRunMeta,
+    WorkloadMeta,
+    read_document,
+    timestamp_slug,
+    write_document,
+)
+from gst_assets.errors import ContractError
+
+_HYDRA = {"config_path": "scenarios/s.yaml", "config_name": "s", "overrides": ["a=1"]}
+_ENGINE = {
+    "backend": "vllm", "engine_version": "1", "dtype": "bfloat16", "max_model_len": 10, "max_num_seqs": 2, "max_num_batched_tokens": 8,
+    "block_size": 16, "num_kv_blocks": 4, "enable_chunked_prefill": True, "enable_prefix_caching": False, "async_scheduling": False,
+    "enforce_eager": True, "attention_backend": "TORCH_SDPA",
+}  # fmt: skip
+_RUN = {
+    "run_id": "r", "started_at": "2026-01-02T03:04:05Z", "ended_at": "2026-01-02T03:04:06.5+02:00", "git_commit": None, "git_dirty": None,
+    "model": "m", "hardware": {"hardware_id": "cpu", "device_name": "é", "device_count": 1}, "env": {"x": [1, {"y": 2.5}]}, "params": {},
+    "hydra": _HYDRA, "sha256": {"a.csv": "00"},
+}  # fmt: skip
+_VALID: dict[type[BaseModel], dict[str, Any]] = {
+    WorkloadMeta: {
+        "workload_id": "w", "created_at": "2026-01-02T03:04:05+00:00", "model": "m", "seed": 7, "tokenizer_ref": "t",
+        "tokenizer_sha256": "00", "git_commit": "abc", "git_dirty": True, "sha256": {}, "num_requests": 1, "params": {}, "hydra": _HYDRA,
+    },
+    PartMeta: {"part": "prompts", "created_at": "2026-01-02T03:04:05Z", "sha256": {}, "params": {}, "hydra": _HYDRA},
+    RunMeta: {**_RUN, "run_type": "real"},
+    RealRunMeta: {
+        **_RUN, "workload_dir": "d", "workload_id": "w", "workload_sha256": {}, "backend": "vllm", "group_id": "g", "repeat_index": 0,
+        "num_repeats": 1, "engine_settings": _ENGINE, "warmup": {}, "lateness_ns": {"p50": 1}, "degraded": False,
+        "num_bunched_messages": 0, "num_errors": 0,
+    },
+    VidurRunMeta: {
+        **_RUN, "workload_dir": "d", "workload_id": "w", "workload_sha256": {}, "profiling_root": "p", "profile_sha256": {},
+        "variant": "kernels", "predictor": "interpolation", "simulated_settings": {}, "num_preemptions": 0,
+    },
+    ProfileMeta: {**_RUN, "profiling_root": "p", "profile_key": "k", "engine_settings": _ENGINE},
+    ComparisonMeta: {
+        **_RUN, "real_run_dir": "d", "sim_run_dir": "s", "real_run_dirs": ["d"], "sim_run_dirs": {"kernels": "s"}, "workload_id": "w",
+        "headline_variant": "kernels", "verdict": "pass",
+    },
+}  # fmt: skip
+each_document = pytest.mark.parametrize("model", list(_VALID), ids=lambda model: model.__name__)
+
+
+def _write(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def _error(model: type[BaseModel], path: Path) -> str:
+    with pytest.raises(ContractError) as error:
+        read_document(model, path)
+    assert str(error.value).startswith(f"{path}: ")
+    return str(error.value).removeprefix(f"{path}: ")
+
+
+def test_every_document_has_a_valid_example() -> None:
+    named: set[type] = set()
+    waiting: list[type] = [Document]
+    while waiting:
+        children = waiting.pop().__subclasses__()
+        named |= set(children)
+        waiting += children
+    assert named == set(_VALID)
+
+
+@each_document
+def test_round_trip_keeps_everything_and_its_bytes_are_stable(model: type[BaseModel], tmp_path: Path) -> None:
+    document = read_document(model, _write(tmp_path / "in.json", _VALID[model]))
+    write_document(document, tmp_path / "out.json")
+    first = (tmp_path / "out.json").read_bytes()
+    again = read_document(model, tmp_path / "out.json")
+    assert again == document
+    write_document(again, tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_bytes() == first
+    assert first.endswith(b"}\n")
+    assert list(json.loads(first))[: len(model.model_fields)] == list(model.model_fields)
+    assert json.loads(first)["schema_version"] == "v1"
+
+
+@each_document
+def test_a_missing_key_is_named(model: type[BaseModel], tmp_path: Path) -> None:
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    assert required
+    for name in required:
+        value = {key: item for key, item in _VALID[model].items() if key != name}
+        message = _error(model, _write(tmp_path / "meta.json", value))
+        assert message == f"key {name} missing. Write the file with the keys of the contract."
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_errors": "0"}, "key num_errors: Input should be a valid integer (found '0')"),
+        ({"num_errors": 1.0}, "key num_errors: Input should be a valid integer"),
+        ({"num_errors": True}, "key num_errors: Input should be a valid integer"),
+        ({"num_errors": -1}, "key num_errors: Input should be greater than or equal to 0 (found -1)"),
+        ({"degraded": "no"}, "key degraded: Input should be a valid boolean"),
+        ({"run_type": "vidur"}, "key run_type: Input should be 'real' (found 'vidur')"),
+        ({"schema_version": "v2"}, "key schema_version: Input should be 'v1' (found 'v2')"),
+        ({"started_at": "2026-01-02T03:04:05"}, "key started_at: Input should have timezone info"),
+        ({"started_at": 1767323045}, "key started_at: "),
+        ({"lateness_ns": {"p50": 0.5}}, "key lateness_ns.p50: Input should be a valid integer"),
+        ({"engine_settings": {**_ENGINE, "block_size": None}}, "key engine_settings.block_size: "),
+        ({"hardware": []}, "key hardware: "),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_wrong_value_is_named(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    assert _error(RealRunMeta, _write(tmp_path / "run_meta.json", _VALID[RealRunMeta] | change)).startswith(says)
+
+
+def test_unknown_keys_are_kept(tmp_path: Path) -> None:
+    value = _VALID[RunMeta] | {"theirs": {"deep": [1, None]}, "hardware": {**_RUN["hardware"], "rack": 7}}
+    document = read_document(RunMeta, _write(tmp_path / "in.json", value))
+    write_document(document, tmp_path / "out.json")
+    stored = json.loads((tmp_path / "out.json").read_text())
+    assert stored["theirs"] == {"deep": [1, None]}
+    assert stored["hardware"]["rack"] == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "line 1: not valid JSON (Expecting value)"),
+        (b'{\n "run_id": "r",\n', "line 3: not valid JSON (Expecting property name"),
+        (b'{\n "run_id": "r"\n "model": 1}', "line 3: not valid JSON (Expecting ',' delimiter)"),
+        (b'{"seed": NaN}', "not valid JSON (NaN is not a JSON value)"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b"[]", "Input should be an object; expected a JSON object"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "run_meta.json"
+    path.write_bytes(content)
+    assert _error(RunMeta, path).startswith(says)
+
+
+def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
+    assert "is not a complete artifact" in _error(RunMeta, tmp_path / "run_meta.json")
+    assert _error(RunMeta, tmp_path).startswith("cannot be read (Is a directory)")
+
+
+@pytest.mark.parametrize("key", ["params", "env", "hardware"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+def test_a_value_that_json_cannot_hold_is_not_written(key: str, value: object, tmp_path: Path) -> None:
+    """NaN least of all as null."""
+    document = RunMeta.model_validate(_VALID[RunMeta] | {key: _VALID[RunMeta][key] | {"x": value}})
+    path = tmp_path / "run_meta.json"
+    with pytest.raises(ContractError, match="RunMeta holds a value that JSON cannot"):
+        write_document(document, path)
+    assert not path.exists()
+
+
+def test_timestamp_slug_is_utc() -> None:
+    moment = datetime(2026, 1, 2, 1, 4, 5, tzinfo=timezone(timedelta(hours=2)))
+    assert timestamp_slug(moment) == "20260101T230405Z"
+    with pytest.raises(ValueError, match="no zone"):
+        timestamp_slug(datetime(2026, 1, 2))

@@ -1,0 +1,378 @@
+"""Scenario files compose and validate; each mistake names its key, its file or override, and what is allowed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gst_assets.errors import ScenarioError
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import (
+    SCENARIO_DIR,
+    FixedInterval,
+    Poisson,
+    Scenario,
+    Static,
+    load_scenario,
+    read_resolved,
+    resolve_path,
+    scenario_names,
+)
+
+_BASE = (SCENARIO_DIR / "smoke.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A folder with the shipped parents and an own `mine.yaml`."""
+    for parent in SCENARIO_DIR.glob("_*.yaml"):
+        (tmp_path / parent.name).write_text(parent.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(_BASE, encoding="utf-8")
+    return tmp_path
+
+
+def _error(*overrides: str, directory: Path = SCENARIO_DIR, name: str = "smoke") -> str:
+    with pytest.raises(ScenarioError) as error:
+        load_scenario(name, overrides, directory)
+    return str(error.value)
+
+
+# --- what works -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_shipped_scenario_is_valid_and_survives_json(name: str, tmp_path: Path) -> None:
+    scenario = load_scenario(name)
+    assert scenario.name == name
+    assert (PROJECT_ROOT / scenario.file).is_file()
+    path = tmp_path / "resolved.json"
+    path.write_text(scenario.model_dump_json())
+    assert read_resolved(path) == scenario
+    sections = list(Scenario.model_fields)
+    assert read_resolved(path).digest(*sections) == scenario.digest(*sections)
+
+
+def test_names_are_the_files_without_parents(directory: Path) -> None:
+    (directory / "notes.txt").write_text("")
+    assert scenario_names(directory) == ["mine"]
+    assert scenario_names(directory / "none") == []
+
+
+def test_a_scenario_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        load_scenario("smoke").workload.seed = 1  # type: ignore[misc]
+
+
+def test_later_parents_then_the_file_then_overrides_win(directory: Path) -> None:
+    for name, seed, requests in (("_one", 1, 10), ("_two", 2, 20)):
+        (directory / f"{name}.yaml").write_text(f"workload: {{seed: {seed}, num_requests: {requests}}}\n")
+    text = _BASE.replace("extends: _base", "extends: [_base, _one, _two]").replace("  num_requests: 96\n", "")
+    (directory / "mine.yaml").write_text(text)
+    assert load_scenario("mine", directory=directory).workload.num_requests == 20
+    assert load_scenario("mine", directory=directory).workload.seed == 20260101
+    assert load_scenario("mine", ["workload.seed=3", "workload.seed=4"], directory).workload.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("workload.num_requests=null", None),
+        ("workload.num_requests=", None),
+        ("workload.num_requests=7", 7),
+        ("workload.seed=${engine.block_size}", 32),
+        ("workload.seed=9223372036854775807", 2**63 - 1),
+        ("profile.num_tokens=[1, 2,4]", (1, 2, 4)),
+        ("engine.sampling.stop_token_ids=[]", ()),
+        ("description=a, b = c", "a, b = c"),
+        ("description='1, 2'", "1, 2"),
+        ("description=http://x/y?z=1", "http://x/y?z=1"),
+        ("description='a: b'", "a: b"),
+        ("model.checkpoint=data/none", "data/none"),
+        ("engine.start_timeout_s=1e3", 1000.0),
+        ("engine.start_timeout_s=5", 5.0),
+        ("nightly=false", False),
+        ("workload.arrivals.rate_per_s=0.5", 0.5),
+        ("simulation.variants=[kernels]", ("kernels",)),
+        ("workload.prompts=data/prompts/no_such_file.jsonl", "data/prompts/no_such_file.jsonl"),
+    ],
+)
+def test_overrides(override: str, value: object) -> None:
+    found: Any = load_scenario("smoke", [override])
+    for key in override.partition("=")[0].split("."):
+        found = getattr(found, key)
+    assert found == value and type(found) is type(value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20))
+def test_any_text_can_be_given_as_a_quoted_value(text: str) -> None:
+    quoted = text.replace("'", "''").replace("\\", "\\\\").replace("${", "$ {")
+    expected = text.replace("\\", "\\\\").replace("${", "$ {")
+    assert load_scenario("smoke", [f"description='{quoted}'"]).description == expected
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["workload.arrivals.kind=fixed_interval", "workload.arrivals.interval_ns=5"],
+        ["workload.arrivals.interval_ns=5", "workload.arrivals.kind=fixed_interval"],
+        ["workload.arrivals={kind: fixed_interval, interval_ns: 5}"],
+    ],
+)
+def test_another_kind_drops_the_settings_of_the_former(overrides: list[str]) -> None:
+    assert load_scenario("smoke", overrides).workload.arrivals == FixedInterval(kind="fixed_interval", interval_ns=5)
+    assert load_scenario("smoke", ["workload.arrivals.kind=static"]).workload.arrivals == Static(kind="static")
+    assert load_scenario("smoke", ["workload.arrivals.kind=poisson"]).workload.arrivals == Poisson(
+        kind="poisson", rate_per_s=6.0
+    )
+
+
+def test_another_kind_in_a_file_drops_the_settings_of_its_parent(directory: Path) -> None:
+    (directory / "child.yaml").write_text("extends: mine\ndescription: a child\nworkload: {arrivals: {kind: static}}\n")
+    assert load_scenario("child", directory=directory).workload.arrivals == Static(kind="static")
+    assert load_scenario("child", directory=directory).workload.num_requests == 96
+
+
+def test_digest_depends_on_the_named_sections_alone() -> None:
+    one, other = load_scenario("smoke"), load_scenario("smoke", ["replay.repeats=2"])
+    assert one.digest("engine", "model") == other.digest("engine", "model")
+    assert one.digest("replay") != other.digest("replay")
+    assert len(one.digest("engine")) == 16
+
+
+def test_resolve_path() -> None:
+    assert resolve_path("data/x") == PROJECT_ROOT / "data/x"
+    assert resolve_path("/a/b") == Path("/a/b")
+    assert resolve_path("~/x") == Path.home() / "x"
+
+
+def test_early_stop_is_known() -> None:
+    assert not load_scenario("smoke").engine.sampling.may_stop_early
+    assert load_scenario("early_stop").engine.sampling.may_stop_early
+    assert load_scenario("smoke", ["engine.sampling.ignore_eos=false"]).engine.sampling.may_stop_early
+
+
+# --- overrides that are wrong -----------------------------------------------------------------------------------------
+
+_EXPECTED_FORM = "expected dotted.key=value, e.g. workload.num_decode_tokens=32"
+_ARRIVALS = "workload.arrivals"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("workload.num_decode_tokens", _EXPECTED_FORM),
+        ("=3", _EXPECTED_FORM),
+        ("workload..seed=3", _EXPECTED_FORM),
+        ("profile.num_tokens[0]=3", f"{_EXPECTED_FORM} or profile.num_tokens=[1, 2, 4] (a list is given whole)"),
+        ("profile.num_tokens.0=3", _EXPECTED_FORM),
+        ("name=other", "name cannot be overridden"),
+        ("extends=_base", "extends cannot be overridden"),
+        ("foo=1", "foo: unknown key. Allowed here: comparison, description, engine, "),
+        ("workload.foo=1", "workload.foo: unknown key. Allowed here: arrivals, num_decode_tokens, num_requests, prompts, seed."),
+        (f"{_ARRIVALS}.rate=1", f"{_ARRIVALS}.rate: unknown key. Allowed here: kind, rate_per_s."),
+        (f"{_ARRIVALS}.rate_per_s=-1", f"{_ARRIVALS}.rate_per_s: Input should be greater than 0 (found -1)."),
+        (f"{_ARRIVALS}.rate_per_s=0", f"{_ARRIVALS}.rate_per_s: Input should be greater than 0 (found 0)."),
+        (f"{_ARRIVALS}.rate_per_s=.inf", f"{_ARRIVALS}.rate_per_s: Input should be a finite number"),
+        (f"{_ARRIVALS}.rate_per_s='6'", f"{_ARRIVALS}.rate_per_s: Input should be a valid number (found '6')."),
+        (f"{_ARRIVALS}.kind=gamma", f"{_ARRIVALS}.kind: expected one of fixed_interval, poisson, static, found 'gamma'."),
+        (f"{_ARRIVALS}.kind=null", f"{_ARRIVALS}.kind: expected one of fixed_interval, poisson, static, found 'None'."),
+        (f"{_ARRIVALS}=5", f"{_ARRIVALS}: expected a mapping of settings, found 5."),
+        (f"{_ARRIVALS}=", f"{_ARRIVALS}: expected a mapping of settings, found None."),
+        ("engine=1", "engine: expected a mapping of settings, found 1."),
+        ("engine.max_num_seqs=true", "engine.max_num_seqs: Input should be a valid integer (found True)."),
+        ("engine.max_num_seqs=2.0", "engine.max_num_seqs: Input should be a valid integer (found 2.0)."),
+        ("engine.backend=sglang", "engine.backend: Input should be 'vllm'"),
+        ("nightly=1", "nightly: Input should be a valid boolean (found 1)."),
+        ("workload.seed=-1", "workload.seed: Input should be greater than or equal to 0 (found -1)."),
+        ("workload.seed=???", "workload.seed: Missing mandatory value"),
+        ("workload.seed=${nope}", "workload.seed: Interpolation key 'nope' not found."),
+        ("workload.seed=${workload.seed}", "workload.seed: "),
+        ("workload.seed=${nope", "workload.seed: not a valid interpolation"),
+        ("profile.num_tokens=[1,2", "profile.num_tokens: the value is not valid YAML"),
+        ("profile.num_tokens=1,2", "profile.num_tokens: Input should be a valid array (found '1,2')."),
+        ("profile.num_tokens=[1,x]", "profile.num_tokens.1: Input should be a valid integer (found 'x')."),
+        ("engine.sampling.stop_token_ids=[-1]", "engine.sampling.stop_token_ids.0: Input should be greater than or equal to 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_named_with_its_key(override: str, says: str) -> None:
+    message = _error("workload.num_decode_tokens=8", override)
+    assert message.startswith(f"override {override!r}") and says in message
+    assert "num_decode_tokens=8" not in message
+    assert "poisson." not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("engine.max_num_seqs=600", "engine: max_num_batched_tokens 512 is below max_num_seqs 600"),
+        ("engine.block_size.x=1", "engine.block_size: Input should be a valid integer (found {'x': 1})."),
+        ("model.geometry.num_kv_heads=3", "model.geometry: num_q_heads 4 is not a multiple of num_kv_heads 3."),
+        ("model.max_model_len=5000", "model: max_model_len 5000 exceeds geometry.max_position_embeddings 4096."),
+        ("hardware.hardware_id=a100", "hardware: device_name is required for an accelerator, e.g. device_name: A100."),
+        ("profile.num_tokens=[2, 1]", "profile: num_tokens must be ascending without repeats, found [2, 1]."),
+        ("profile.decode_batch_sizes=[]", "profile: decode_batch_sizes must not be empty."),
+        ("profile.decode_batch_sizes=[0, 1]", "profile: decode_batch_sizes must hold values of at least 1, found 0."),
+        ("comparison.warn_band=0.01", "comparison: warn_band 0.01 is below pass_band 0.05."),
+        ("workload.arrivals.kind=fixed_interval", "workload.arrivals.interval_ns: required key is missing."),
+    ],
+)
+def test_settings_that_contradict_each_other_name_the_file_and_the_override(override: str, says: str) -> None:
+    message = _error("replay.repeats=2", override)
+    assert message.startswith(f"{SCENARIO_DIR / 'smoke.yaml'}") or message.startswith(str(SCENARIO_DIR))
+    assert f" with override {override!r}" in message and says in message
+    assert "replay.repeats" not in message
+
+
+def test_several_mistakes_are_counted() -> None:
+    assert "(2 settings are wrong in all)" in _error("engine.foo=1", "engine.bar=1")
+
+
+# --- files that are wrong ---------------------------------------------------------------------------------------------
+
+
+def test_unknown_scenarios_are_answered_with_the_known_ones(directory: Path) -> None:
+    assert _error(name="smokey") == f"unknown scenario 'smokey'; {SCENARIO_DIR} has {', '.join(scenario_names())}."
+    assert "unknown scenario '../smoke'" in _error(name="../smoke")
+    assert "unknown scenario '_base'" in _error(name="_base", directory=directory)
+    (directory / "My-Own.yaml").write_text(_BASE)
+    assert "names are lower-case letters, digits and underscores" in _error(name="My-Own", directory=directory)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("num_requests: 96", "num_requests: -3", 6, "workload.num_requests: Input should be greater than 0 (found -3)."),
+        ("num_requests: 96", "num_requestz: 96", 6, "workload.num_requestz: unknown key. Allowed here: arrivals"),
+        ("rate_per_s: 6.0", "rate: 6.0", 8, "workload.arrivals.rate: unknown key. Allowed here: kind, rate_per_s."),
+        ("rate_per_s: 6.0", "rate_per_s: fast", 8, "workload.arrivals.rate_per_s: Input should be a valid number (found 'fast')"),
+        ("kind: poisson", "kind: gamma", 8, "workload.arrivals.kind: expected one of fixed_interval, poisson, static"),
+        ("seed: 20260101", "seed: ${nope}", 9, "workload.seed: Interpolation key 'nope' not found."),
+        ("seed: 20260101", "seed: ${nope", 9, "workload.seed: not a valid interpolation"),
+        ("seed: 20260101", "seed: [1", 10, "not valid YAML (did not find expected ',' or ']')"),
+        ("seed: 20260101", "seed: 1\n  seed: 2", 10, "not valid YAML (found duplicate key"),
+        ("seed: 20260101", "\tseed: 1", 9, "not valid YAML ("),
+        ("extends: _base", "extends: _bass", 1, "extends names '_bass', but"),
+        ("extends: _base", "extends: 3", 1, "extends: expected a scenario name or a list of them, found 3."),
+        ("extends: _base", "extends: [_base, {a: 1}]", 1, "extends: expected a scenario name or a list of them"),
+        ("nightly: true", "name: other", 3, "name: the file's name is the scenario's name. Remove the key."),
+        ("repeats: 3", "repeats: 0", 11, "replay.repeats: Input should be greater than 0 (found 0)."),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_named_with_its_line_and_key(directory: Path, old: str, new: str, line: int, says: str) -> None:
+    assert _BASE.count(old) == 1
+    path = directory / "mine.yaml"
+    path.write_text(_BASE.replace(old, new))
+    message = _error(name="mine", directory=directory)
+    assert message.startswith(f"{path}: line {line}: ") and says in message, message
+    assert ".poisson" not in message
+
+
+def test_a_mistake_in_a_parent_names_the_parent(directory: Path) -> None:
+    path = directory / "_base.yaml"
+    text = path.read_text().replace("block_size: 32", "block_size: 0")
+    path.write_text(text)
+    line = text[: text.index("block_size: 0")].count("\n") + 1
+    message = _error(name="mine", directory=directory)
+    assert message == f"{path}: line {line}: engine.block_size: Input should be greater than 0 (found 0)."
+    assert f"line {line}" not in _error("engine.block_size=-1", name="mine", directory=directory)
+
+
+def test_a_missing_key_names_the_scenario_file(directory: Path) -> None:
+    path = directory / "mine.yaml"
+    path.write_text(_BASE.replace("  num_decode_tokens: 32\n", ""))
+    assert _error(name="mine", directory=directory) == f"{path}: workload.num_decode_tokens: required key is missing."
+    path.write_text(_BASE.replace("kind: poisson, ", ""))
+    assert "workload.arrivals.kind: expected one of fixed_interval, poisson, static, found none." in _error(
+        name="mine", directory=directory
+    )
+
+
+def test_parents_in_a_circle(directory: Path) -> None:
+    (directory / "_one.yaml").write_text("extends: _two\n")
+    (directory / "_two.yaml").write_text("extends: [_base, _one]\n")
+    (directory / "mine.yaml").write_text("extends: _one\n")
+    message = _error(name="mine", directory=directory)
+    assert message.startswith(f"{directory / '_one.yaml'}: extends goes in a circle: mine -> _one -> _two -> _one.")
+    (directory / "mine.yaml").write_text("extends: mine\n")
+    assert "extends goes in a circle: mine -> mine." in _error(name="mine", directory=directory)
+
+
+def test_a_parent_is_a_file_of_the_same_folder(directory: Path) -> None:
+    (directory / "sub").mkdir()
+    (directory / "sub" / "mine.yaml").write_text("extends: ../_base\n")
+    message = _error(name="mine", directory=directory / "sub")
+    assert "extends names '../_base', but" in message and "it has mine" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"- 1\n- 2\n", "expected a mapping of settings at the top level, found '- 1"),
+        (b"just text\n", "expected a mapping of settings at the top level, found 'just text'"),
+        (b"description: \xff\n", "not UTF-8"),
+        (b"", "description: required key is missing. ("),
+        (b"a: 1\n---\nb: 2\n", "line 2: not valid YAML (but found another document)"),
+        (b"a: !!python/name:os.system x\n", "line 1: not valid YAML (could not determine a constructor"),
+        (b"a: \x00\n", "not valid YAML ("),
+    ],
+)
+def test_a_file_that_is_no_scenario(directory: Path, content: bytes, says: str) -> None:
+    path = directory / "mine.yaml"
+    path.write_bytes(content)
+    message = _error(name="mine", directory=directory)
+    assert message.startswith(f"{path}: ") and says in message
+
+
+# --- resolved scenarios and the command line --------------------------------------------------------------------------
+
+
+def test_a_resolved_scenario_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "resolved.json"
+
+    def error() -> str:
+        with pytest.raises(ScenarioError) as raised:
+            read_resolved(path)
+        return str(raised.value)
+
+    assert error() == f"{path}: no such file. Write it with `python -m gst_assets.scenario NAME > FILE.json`."
+    path.write_text('{\n"name": 1,\n')
+    assert error().startswith(f"{path}: line 3: not valid JSON")
+    path.write_bytes(b'"\xff"')
+    assert error().startswith(f"{path}: not UTF-8")
+    path.write_text("[]")
+    assert error().startswith(f"{path}: scenario: ")
+    values = load_scenario("smoke").model_dump(mode="json")
+    values["workload"]["arrivals"]["rate_per_s"] = "6"
+    path.write_text(json.dumps(values))
+    assert error() == f"{path}: workload.arrivals.rate_per_s: Input should be a valid number (found '6')."
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gst_assets.scenario", *arguments],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_prints_the_resolved_scenario(tmp_path: Path) -> None:
+    done = _command("smoke", "workload.num_requests=5")
+    assert done.returncode == 0
+    path = tmp_path / "resolved.json"
+    path.write_text(done.stdout)
+    assert read_resolved(path) == load_scenario("smoke", ["workload.num_requests=5"])
+    wrong = _command("smoke", "foo=1")
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: override 'foo=1' of scenario smoke: foo: unknown")
+    assert _command().stderr.startswith("usage: ")
