@@ -67,7 +67,9 @@ class Workload(Settings):
         description="requests to send, taking prompts in order and starting over at the end; null: one per prompt",
     )
     num_decode_tokens: int | None = Field(
-        None, gt=0, description="tokens requested of each request; null: what each prompt's own num_decode_tokens key says"
+        None,
+        gt=0,
+        description="tokens requested of each request; null: what each prompt's own num_decode_tokens key says",
     )
     arrivals: Arrivals
     seed: int = Field(ge=0, lt=2**63)
@@ -518,7 +520,8 @@ def _validate(text: str, origins: _Origins) -> Scenario:
     try:
         return Scenario.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelled key is often also a missing one: the key that stands there is the better hint.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key, problem = _explain(first)
         where = origins.of(key, missing=first["type"] in ("missing", "union_tag_not_found"))
         more = f" ({error.error_count()} settings are wrong in all)" if error.error_count() > 1 else ""

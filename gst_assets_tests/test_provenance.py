@@ -40,7 +40,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_git_state_outside_a_repository_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("checkout")
+def test_git_state_outside_a_repository_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance.git_state() == (None, None)
     monkeypatch.setenv("GST_GIT_COMMIT", "")
     assert provenance.git_state() == (None, None)

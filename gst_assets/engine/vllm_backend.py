@@ -7,8 +7,6 @@ asked and when does not. vLLM is imported only when an engine is opened. Written
 from __future__ import annotations
 
 import asyncio
-import atexit
-import gc
 import hashlib
 import importlib
 import json
@@ -92,14 +90,16 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
     with tempfile.TemporaryDirectory(prefix="gst-engine-") as folder:
         steps = Path(folder) / "steps.bin" if scenario.replay.record_iterations else None
         llm = _start(scenario, worker_extension_cls or _WORKER_REPORT, steps)
-        atexit.register(gc.collect)  # AsyncLLM's finalizer fails noisily when it first runs after the modules are gone
         try:
             reported = (await llm.collective_rpc("report_settings"))[0]
             settings = EngineSettings(backend=BACKEND, engine_version=_version(), **reported)
             check_settings(scenario, settings)
+            if scenario.hardware.hardware_id == CPU and scenario.engine.sampling.temperature > 0:
+                await llm.collective_rpc("make_seeds_rewindable")
             yield VllmEngine(llm, scenario, settings, steps)
         finally:
             llm.shutdown()
+            llm.shutdown = lambda *_: None  # its finalizer calls this again, noisily when modules are gone already
 
 
 def _check_extension(name: str | None) -> None:

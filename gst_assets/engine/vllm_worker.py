@@ -1,4 +1,5 @@
-"""What vLLM's worker process reports about itself: the settings it really runs with. Called through `collective_rpc`.
+"""What this package runs inside vLLM's worker process, called through `collective_rpc`: the report of the settings it really runs with,
+and a repair without which a seeded request can end vLLM's CPU build.
 
 A class of a further package that is to run inside the worker derives from `WorkerReport`, since vLLM takes one extension only.
 Importing this module imports nothing of vLLM.
@@ -35,3 +36,30 @@ class WorkerReport:
             "cudagraph_capture_sizes": sorted(config.compilation_config.cudagraph_capture_sizes or []),
             "attention_backend": ",".join(sorted(backends)),
         }
+
+    def make_seeds_rewindable(self) -> None:
+        """Let requests with a seed of their own have their prompt cut into chunks on vLLM's CPU build.
+
+        After a step that processed only part of a prompt, vLLM (`GPUModelRunner._bookkeeping_sync`, 0.32.0) drops the token it sampled and
+        winds the request's generator back through its offset. A CPU generator has none: it raises, and the engine dies. Here every generator
+        gets an offset of its own kind: winding back means starting again from the seed, which is exact since no token was kept yet.
+        """
+        import torch
+
+        class RewindableGenerator(torch.Generator):
+            def get_offset(self) -> int:
+                return 0
+
+            def set_offset(self, offset: int) -> None:  # noqa: ARG002
+                self.manual_seed(self.initial_seed())
+
+        class Generators(dict[int, torch.Generator]):
+            def __setitem__(self, index: int, generator: torch.Generator) -> None:
+                if not isinstance(generator, RewindableGenerator):
+                    seed = generator.initial_seed()
+                    generator = RewindableGenerator(device="cpu")
+                    generator.manual_seed(seed)
+                super().__setitem__(index, generator)
+
+        batch = self.model_runner.input_batch
+        batch.generators = Generators(batch.generators)

@@ -18,7 +18,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
@@ -70,11 +70,15 @@ class Injection:
 
 @dataclass(frozen=True)
 class CalibrationBatch:
-    """Requests sent together to an idle engine, as (prompt, output) lengths in tokens, and what is injected while they decode."""
+    """Requests sent together to an idle engine, as (prompt, output) lengths in tokens, and what is injected while they decode.
+
+    `one_leaves`: one of them ends before the injections begin.
+    """
 
     name: str
     lengths: tuple[tuple[int, int], ...]
     injections: tuple[Injection, ...] = ()
+    one_leaves: bool = False
 
     @property
     def is_lone_prompt(self) -> bool:
@@ -83,11 +87,8 @@ class CalibrationBatch:
 
     @property
     def designed_decodes(self) -> set[int]:
-        """Requests that decode together once the batch is complete: all, and all but one where one leaves before the injections."""
-        if self.is_lone_prompt:
-            return {0}
-        one_leaves = len({output for _, output in self.lengths}) > 2
-        return {len(self.lengths), len(self.lengths) - one_leaves}
+        """Requests that decode together once the batch is complete, before and after one leaves."""
+        return {0} if self.is_lone_prompt else {len(self.lengths), len(self.lengths) - self.one_leaves}
 
 
 def plan(scenario: Scenario, num_kv_blocks: int) -> list[CalibrationBatch]:
@@ -136,10 +137,12 @@ def _decode_batch(
     rng: np.random.Generator,
 ) -> CalibrationBatch:
     engine, steps = scenario.engine, -(-scenario.profile.calibration_steps // ROUNDS)
-    # Once the last request's prompt is in: decode-only steps, then the injections, then time for the last of them to end.
-    first_injection = steps + 2
-    outputs = first_injection + _STEPS_PER_INJECTION * len(injected)
     budget = engine.max_num_batched_tokens - batch_size if batch_size < engine.max_num_batched_tokens else 1
+    # Once the last request's prompt is in: decode-only steps of the whole batch (one that leaves may have begun as many steps earlier as
+    # the last prompt took), then the injections, then time for the last of them to end.
+    whole = steps + 2 + -(-_LONGEST_CONTEXT // budget)
+    first_injection = whole + 2
+    outputs = first_injection + _STEPS_PER_INJECTION * len(injected)
     # Until then: steps filled with prompts, one that was under way when the first request came, and one for the last piece.
     most_filling = -(-batch_size * _LONGEST_CONTEXT // budget) + 2
     room = min(
@@ -159,16 +162,17 @@ def _decode_batch(
     filling = -(-sum(contexts) // budget) + 2
     # Prompts go in one after the other: the earlier ones decode longer, so that all end together.
     lengths = [(context, filling + outputs) for context in contexts[:-1]] + [(contexts[-1], outputs)]
-    if injected and batch_size == engine.max_num_seqs:
-        if batch_size == 1:
-            injected = []  # no decode runs beside a prompt in an engine of one sequence
-        else:
-            # A full engine takes no further prompt: one sequence leaves before the injections begin.
-            lengths[-2] = (contexts[-2], steps)
+    if batch_size == engine.max_num_seqs == 1:
+        injected = []  # no decode runs beside a prompt in an engine of one sequence
+    # A full engine takes no further prompt: one sequence leaves before the injections begin.
+    one_leaves = bool(injected) and batch_size == engine.max_num_seqs
+    if one_leaves:
+        lengths[-2] = (contexts[-2], whole)
+    injections = [
+        Injection(size, first_injection + _STEPS_PER_INJECTION * place) for place, size in enumerate(injected)
+    ]
     return CalibrationBatch(
-        f"round {round_index} batch {batch_size}",
-        tuple(lengths),
-        tuple(Injection(size, first_injection + _STEPS_PER_INJECTION * place) for place, size in enumerate(injected)),
+        f"round {round_index} batch {batch_size}", tuple(lengths), tuple(injections), one_leaves=one_leaves
     )
 
 
@@ -247,7 +251,7 @@ def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
         seen[item.batch.name] += 1
         number = seen[item.batch.name]
         name = item.batch.name if number == 1 else f"{item.batch.name} repeat {number}"
-        yield _Played(CalibrationBatch(name, item.batch.lengths, item.batch.injections), item.started, item.injected)
+        yield _Played(replace(item.batch, name=name), item.started, item.injected)
 
 
 class _Driver:

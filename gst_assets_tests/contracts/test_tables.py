@@ -21,7 +21,7 @@ by_table = pytest.mark.parametrize("model", all_tables(), ids=lambda model: mode
 
 
 @by_table
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_valid_frame_survives_the_disk_and_its_bytes_are_stable(model: type[Table], data: st.DataObject) -> None:
     frame = data.draw(frames(model))

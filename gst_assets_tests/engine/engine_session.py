@@ -82,7 +82,7 @@ async def session(scenario_file: Path) -> dict[str, Any]:
         facts["same_tokens"] = twice[0][0].results[0].token_ids == twice[1][0].results[0].token_ids
 
         # More at once than the engine may run together, and more prompt than fits one step.
-        lengths = [(60, 3)] * 40
+        lengths = [(60, 12)] * 40
         burst, facts["burst"] = await play(engine, plan("burst", lengths))
         last_ns = max(result.times.last_token_ns or 0 for result in burst.results if result.times)
         steps = await engine.iterations(last_ns)

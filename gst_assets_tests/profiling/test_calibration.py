@@ -21,7 +21,7 @@ from gst_assets.profiling.calibration import (
     workload_digest,
 )
 from gst_assets.profiling.operator_model import OperatorModel
-from gst_assets.scenario import load_scenario
+from gst_assets.scenario import load_scenario, scenario_names
 from gst_assets_tests.profiling import tables
 
 SCENARIO = load_scenario("smoke")
@@ -36,11 +36,12 @@ def test_the_plan_is_the_same_every_time_and_follows_the_seed() -> None:
     assert plan(SCENARIO, 1024) != plan(load_scenario("smoke", ["profile.seed=1"]), 1024)
 
 
-@pytest.mark.parametrize("name", ["smoke", "early_stop", "cpu_qwen3_0_6b"])
+@pytest.mark.parametrize("name", scenario_names())
 def test_every_batch_fits_the_engine_and_the_operator_grid(name: str) -> None:
     scenario = load_scenario(name)
     engine, profile = scenario.engine, scenario.profile
-    batches = plan(scenario, engine.num_kv_blocks or 0)
+    num_kv_blocks = engine.num_kv_blocks or 40_000  # null: what the engine finds room for, known once it runs
+    batches = plan(scenario, num_kv_blocks)
     injected = [batch for batch in batches if batch.injections]
     assert {len(batch.lengths) for batch in batches if not batch.is_lone_prompt} == set(
         profile.calibration_decode_batch_sizes
@@ -51,7 +52,7 @@ def test_every_batch_fits_the_engine_and_the_operator_grid(name: str) -> None:
     for batch in batches:
         longest = [prompt + output for prompt, output in batch.lengths]
         blocks = sum(-(-tokens // engine.block_size) for tokens in longest)
-        assert blocks <= (engine.num_kv_blocks or 0) - 1
+        assert blocks <= num_kv_blocks - 1
         assert max(longest) <= min(scenario.model.max_model_len, profile.decode_context_sizes[-1])
         running = max(batch.designed_decodes - {engine.max_num_seqs}, default=0)
         for injection in batch.injections:
@@ -72,6 +73,10 @@ def test_a_full_batch_makes_room_for_the_injected_prompt() -> None:
     assert full.designed_decodes == {32, 31}
     leaver = min(full.lengths, key=lambda pair: pair[1])
     assert leaver[1] < full.injections[0].after_tokens
+    two = load_scenario("smoke", ["engine.max_num_seqs=2", "profile.calibration_decode_batch_sizes=[1,2]"])
+    assert {frozenset(batch.designed_decodes) for batch in plan(two, 1024)} == {
+        frozenset(d) for d in ({0}, {1}, {1, 2})
+    }
 
 
 def test_an_engine_of_one_sequence_is_planned_without_injections() -> None:
