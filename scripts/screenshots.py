@@ -14,7 +14,15 @@ from urllib.parse import quote, urlparse
 from playwright.sync_api import Page, Request, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def main(url: str, scenario: str) -> int:
@@ -27,7 +35,9 @@ def main(url: str, scenario: str) -> int:
             outside.add(request.url)
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=ARGUMENTS
+        )
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.on("request", watch)
         _graph(page, url)

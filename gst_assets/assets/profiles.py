@@ -44,7 +44,6 @@ def vidur_profile(
             engine.profile(chosen, scenario.overrides, measured, context.log.info)
             check_bundle(load_bundle(measured), chosen)
             bundle = load_bundle(store.adopt(Kind.PROFILE, artifact_id, measured, replace=True))
-    steps = bundle.overheads[bundle.overheads["term"] == "step"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(
             sha256_bytes("".join(bundle.sha256[name] for name in sorted(bundle.sha256)).encode())
@@ -59,9 +58,7 @@ def vidur_profile(
             "measured_at": bundle.meta.ended_at.isoformat(),
             "mlp_rows": len(bundle.mlp),
             "attention_rows": len(bundle.attention),
-            "calibrated_compositions": len(steps),
-            "operators_share_of_decode_step": _operators_share(bundle),
-            "overheads": preview(bundle.overheads),
+            **_calibration(bundle),
         },
     )
 
@@ -99,9 +96,14 @@ def _reusable(store: ArtifactStore, scenario: Scenario, context: dg.AssetExecuti
     return bundle
 
 
-def _operators_share(bundle: Bundle) -> float | str:
-    """Median share of a measured decode-only step that the operator profile explains."""
-    steps = bundle.overheads[(bundle.overheads["term"] == "step") & (bundle.overheads["step_kind"] == "decode")]
-    if steps.empty:
-        return "no decode-only steps"
-    return round(float((steps["operators_ns"] / steps["median_ns"]).median()), 3)
+def _calibration(bundle: Bundle) -> dict[str, dg.MetadataValue | float | int | str]:
+    """What the calibration measured, and the median share of a decode-only step that the operator profile explains."""
+    if bundle.overheads is None:
+        return {"calibration": "none: the bundle has no overheads.csv and serves the kernels variant only"}
+    steps = bundle.overheads[bundle.overheads["term"] == "step"]
+    decode = steps[steps["step_kind"] == "decode"]
+    return {
+        "calibrated_compositions": len(steps),
+        "operators_share_of_decode_step": round(float((decode["operators_ns"] / decode["median_ns"]).median()), 3),
+        "overheads": preview(bundle.overheads),
+    }

@@ -72,7 +72,7 @@ def real_metrics(
         runs = [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in staged]
     store.set_current(chosen.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
     first = runs[0]
-    shared = {
+    shared: dict[str, dg.MetadataValue | str | int] = {
         "group_id": group_id,
         "num_repeats": len(runs),
         "paths": dg.MetadataValue.md("\n".join(f"- `{run.directory}`" for run in runs)),

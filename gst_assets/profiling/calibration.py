@@ -224,8 +224,7 @@ async def measure_overheads(
     """
     settings = engine.settings()
     batches = plan(scenario, settings.num_kv_blocks)
-    rng = np.random.default_rng(scenario.profile.seed + 1)
-    driver = _Driver(engine, scenario.model.geometry.vocab_size, rng)
+    driver = _Driver(engine, scenario)
     work = [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in batches]
     played = []
     with quiet_interpreter():
@@ -257,8 +256,11 @@ def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
 class _Driver:
     """Sends calibration batches to the engine, one at a time."""
 
-    def __init__(self, engine: CalibratedEngine, vocab_size: int, rng: np.random.Generator) -> None:
-        self._engine, self._vocab_size, self._rng = engine, vocab_size, rng
+    def __init__(self, engine: CalibratedEngine, scenario: Scenario) -> None:
+        self._engine = engine
+        self._vocab_size = scenario.model.geometry.vocab_size
+        self._timeout_s = scenario.replay.request_timeout_s
+        self._rng = np.random.default_rng(scenario.profile.seed + 1)
         self._ids = count()
 
     async def play(self, batch: CalibrationBatch) -> _Played:
@@ -270,18 +272,27 @@ class _Driver:
         due: dict[int, asyncio.Event] = {item.after_tokens: asyncio.Event() for item, _, _ in injections}
 
         def seen(request: _Request) -> None:
-            if event := due.get(len(request.token_times_ns)):
-                event.set()
+            # Tokens may arrive several at a time when the client is held up, so a count may never be met exactly.
+            for after_tokens, event in due.items():
+                if len(request.token_times_ns) >= after_tokens:
+                    event.set()
 
         async def run(request: _Request, wire: EngineRequest, watch: Callable[[_Request], None] | None = None) -> None:
             request.send_ns = time.monotonic_ns()
-            async for message in self._engine.generate(wire):
-                request.token_times_ns += [message.received_ns] * len(message.token_ids)
-                if watch:
-                    watch(request)
-                if message.times:
-                    request.first_token_ns = message.times.first_token_ns or 0
-                    request.last_token_ns = message.times.last_token_ns or 0
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    async for message in self._engine.generate(wire):
+                        request.token_times_ns += [message.received_ns] * len(message.token_ids)
+                        if watch:
+                            watch(request)
+                        if message.times:
+                            request.first_token_ns = message.times.first_token_ns or 0
+                            request.last_token_ns = message.times.last_token_ns or 0
+            except TimeoutError:
+                raise ProfileError(
+                    f"calibration {batch.name}: a request of {request.num_decode_tokens} tokens had {len(request.token_times_ns)} after "
+                    f"replay.request_timeout_s {self._timeout_s:g} s. Raise it, or shorten the calibration (profile.calibration_steps)."
+                ) from None
             if len(request.token_times_ns) != request.num_decode_tokens or not request.first_token_ns:
                 raise ProfileError(
                     f"calibration {batch.name}: the engine yielded {len(request.token_times_ns)} tokens of {request.num_decode_tokens}, "

@@ -40,7 +40,9 @@ OVERRIDES = [
 ]
 
 
-def materialize(root: Path, select: str, *, home: Path | None = None, overrides: list[str] = OVERRIDES, wait: bool = True) -> subprocess.Popen[str]:
+def materialize(
+    root: Path, select: str, *, home: Path | None = None, overrides: list[str] = OVERRIDES, wait: bool = True
+) -> subprocess.Popen[str]:
     """`dagster asset materialize` in a process of its own."""
     environment = {key: value for key, value in os.environ.items() if key != "DAGSTER_HOME"}
     environment |= {"GST_ARTIFACT_ROOT": str(root)}
@@ -97,7 +99,10 @@ def test_full_graph_leaves_complete_artifacts(root: Path) -> None:
         assert run.iterations is not None
         produced = run.iterations["num_decode_requests"].sum() + run.iterations["num_prefill_requests"].sum()
         assert produced >= len(run.tokens)
-    simulations = {run.meta.variant: run for run in (load_run(store.open(Kind.VIDUR_RUN, name), "vidur") for name in store.list(Kind.VIDUR_RUN))}
+    simulations = {
+        run.meta.variant: run
+        for run in (load_run(store.open(Kind.VIDUR_RUN, name), "vidur") for name in store.list(Kind.VIDUR_RUN))
+    }
     assert set(simulations) == {"kernels", "calibrated"}
     engine = runs[0].meta.engine_settings
     for run in simulations.values():
@@ -120,7 +125,11 @@ def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
     meta = read_document(ComparisonMeta, directory / "run_meta.json")
     assert len(meta.real_run_dirs) == 2
     # Operators alone must miss much of a step of this small model; the calibration exists to add what they miss.
-    p50 = errors[(errors["statistic"] == "p50") & (errors["metric"] == "itl")].set_index("variant")["relative_error"].abs()
+    p50 = (
+        errors[(errors["statistic"] == "p50") & (errors["metric"] == "itl")]
+        .set_index("variant")["relative_error"]
+        .abs()
+    )
     assert p50["calibrated"] < p50["kernels"]
 
 
@@ -130,7 +139,9 @@ def test_report_alone_reuses_the_latest_runs(root: Path, tmp_path: Path) -> None
     assert_succeeds(materialize(root, "comparison_report", home=tmp_path / "home"))
     after = {kind: store.list(kind) for kind in Kind}
     assert len(after[Kind.COMPARISON]) == len(before[Kind.COMPARISON]) + 1
-    assert {kind: after[kind] for kind in Kind if kind is not Kind.COMPARISON} == {kind: before[kind] for kind in Kind if kind is not Kind.COMPARISON}
+    assert {kind: after[kind] for kind in Kind if kind is not Kind.COMPARISON} == {
+        kind: before[kind] for kind in Kind if kind is not Kind.COMPARISON
+    }
     reports = [store.open(Kind.COMPARISON, name) / "tables" / "latency_errors.csv" for name in after[Kind.COMPARISON]]
     assert len({sha256_file(report) for report in reports}) == 1
 
@@ -146,12 +157,16 @@ def test_simulating_again_gives_the_same_bytes_and_reuses_the_profile(root: Path
         variant = name.rpartition("-")[2]
         old = next(other for other in before if other.endswith(variant))
         for file in ("request_metrics.csv", "token_metrics.csv", "iterations.csv"):
-            assert sha256_file(store.path(Kind.VIDUR_RUN, name) / file) == sha256_file(store.path(Kind.VIDUR_RUN, old) / file)
+            assert sha256_file(store.path(Kind.VIDUR_RUN, name) / file) == sha256_file(
+                store.path(Kind.VIDUR_RUN, old) / file
+            )
     assert len(new) == 2
 
 
 def test_other_overrides_than_the_workload_was_built_with_are_refused(root: Path) -> None:
-    process = materialize(root, "vidur_request_metrics,vidur_token_metrics", overrides=[*OVERRIDES, "workload.num_decode_tokens=13"])
+    process = materialize(
+        root, "vidur_request_metrics,vidur_token_metrics", overrides=[*OVERRIDES, "workload.num_decode_tokens=13"]
+    )
     assert process.returncode != 0
     assert "built with workload.num_decode_tokens = 12, but scenario smoke now asks for 13" in output(process)
 
@@ -161,7 +176,9 @@ def test_missing_upstream_says_what_to_materialize(tmp_path: Path) -> None:
     root.mkdir()
     process = materialize(root, "comparison_report")
     assert process.returncode != 0
-    assert "no real run for scenario smoke. Materialize real_request_metrics for this partition first" in output(process)
+    assert "no real run for scenario smoke. Materialize real_request_metrics for this partition first" in output(
+        process
+    )
     assert ArtifactStore(root).list(Kind.COMPARISON) == []
 
 

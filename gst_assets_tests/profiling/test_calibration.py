@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gst_assets.contracts import tables as contract
-from gst_assets.engine.protocol import IterationField
+from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.errors import ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.calibration import (
@@ -229,3 +233,37 @@ def test_a_term_that_was_hardly_seen_is_an_error(missing: str) -> None:
             del samples.steps[key]
     with pytest.raises(ProfileError, match=f"overheads.csv: {missing} seen fewer than 4 times"):
         overheads_table(samples)
+
+
+# --- driving ----------------------------------------------------------------------------------------------------------
+
+
+class _BunchingEngine:
+    """Hands tokens out three at a time, as a client sees them that was held up. Real engines cannot be made to."""
+
+    def __init__(self, stall: bool = False) -> None:
+        self._stall = stall
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
+        left = request.num_decode_tokens
+        while left:
+            await asyncio.sleep(3600 if self._stall else 0.001)
+            count, now = min(3, left), time.monotonic_ns()
+            left -= count
+            yield TokenMessage([7] * count, now, None if left else RequestTimes(first_token_ns=now, last_token_ns=now))
+
+
+def test_injections_are_sent_although_token_counts_are_skipped() -> None:
+    batch = CalibrationBatch("batch", ((5, 20),), tuple(Injection(8, after) for after in (4, 7, 8, 10)))
+    driver = calibration._Driver(_BunchingEngine(), SCENARIO)  # type: ignore[arg-type]
+    played = asyncio.run(asyncio.wait_for(driver.play(batch), 20))
+    assert [len(request.token_times_ns) for request in played.injected] == [1, 1, 1, 1]
+
+
+def test_an_engine_that_stalls_ends_the_calibration() -> None:
+    impatient = load_scenario("smoke", ["replay.request_timeout_s=0.05"])
+    driver = calibration._Driver(_BunchingEngine(stall=True), impatient)  # type: ignore[arg-type]
+    with pytest.raises(
+        ProfileError, match=r"calibration batch: a request of 20 tokens had 0 after replay\.request_timeout_s 0\.05 s"
+    ):
+        asyncio.run(asyncio.wait_for(driver.play(CalibrationBatch("batch", ((5, 20),), (Injection(8, 4),))), 20))

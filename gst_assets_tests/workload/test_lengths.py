@@ -46,7 +46,10 @@ def test_requests_cycle_through_prompts(tokenizer: Tokenizer) -> None:
 
 def test_prompt_and_output_beyond_the_model_is_refused(tokenizer: Tokenizer) -> None:
     scenario = load_scenario("smoke", ["workload.num_decode_tokens=2040"])
-    with pytest.raises(WorkloadError, match=r"prompt 'long' has 20 tokens; with 2040 tokens asked of it that is 2060, beyond model.max_model_len 2048"):
+    with pytest.raises(
+        WorkloadError,
+        match=r"prompt 'long' has 20 tokens; with 2040 tokens asked of it that is 2060, beyond model.max_model_len 2048",
+    ):
         build_trace_lengths(scenario, [Prompt("long", "word " * 19 + "x")], tokenizer)
 
 
@@ -55,7 +58,9 @@ def test_prompts_may_say_themselves_how_much_to_ask(tokenizer: Tokenizer) -> Non
     prompts = [Prompt("a", "one", {"num_decode_tokens": 5}), Prompt("b", "two", {"num_decode_tokens": 9})]
     assert build_trace_lengths(scenario, prompts, tokenizer)["num_decode_tokens"].tolist() == [5, 9, 5]
     for wrong in ({}, {"num_decode_tokens": 0}, {"num_decode_tokens": "7"}, {"num_decode_tokens": True}):
-        with pytest.raises(WorkloadError, match="prompt 'c' has num_decode_tokens .*, expected an integer of at least 1"):
+        with pytest.raises(
+            WorkloadError, match="prompt 'c' has num_decode_tokens .*, expected an integer of at least 1"
+        ):
             build_trace_lengths(scenario, [*prompts, Prompt("c", "three", wrong)], tokenizer)
 
 

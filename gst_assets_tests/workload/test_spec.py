@@ -56,7 +56,11 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     for number in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": number}
         run = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / number)], cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", script, str(tmp_path / number)],
+            cwd=PROJECT_ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert run.returncode == 0, run.stderr
         directories.append(Path(run.stdout.strip().splitlines()[-1]))
@@ -90,7 +94,7 @@ def test_altered_incomplete_and_missing_directories_are_refused(tmp_path: Path) 
         load_workload(directory)
     lengths.write_bytes(original)
     (directory / "workload_meta.json").rename(directory / "elsewhere.json")
-    with pytest.raises(ArtifactError, match="workload_meta.json missing"):
+    with pytest.raises(ArtifactError, match=r"workload_meta\.json missing"):
         load_workload(directory)
 
 
@@ -104,12 +108,16 @@ def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
 
     meta["sha256"]["prompts.jsonl"] = sha256_file(directory / "prompts.jsonl")
     meta_path.write_text(json.dumps(meta))
-    with pytest.raises(ContractError, match="names prompt_id 'p7', which prompts.jsonl does not have"):
+    with pytest.raises(ContractError, match=r"names prompt_id 'p7', which prompts\.jsonl does not have"):
         load_workload(directory)
 
 
 def test_a_workload_of_other_settings_is_not_reused(workload: Path) -> None:
     built_for = load_workload(workload).meta.params
     check_same_request(built_for, load_scenario("published_qwen3_prompts", ["replay.repeats=1"]), workload)
-    with pytest.raises(WorkloadError, match=r"workload.num_decode_tokens = 64, but scenario published_qwen3_prompts now asks for 32"):
-        check_same_request(built_for, load_scenario("published_qwen3_prompts", ["workload.num_decode_tokens=32"]), workload)
+    with pytest.raises(
+        WorkloadError, match=r"workload.num_decode_tokens = 64, but scenario published_qwen3_prompts now asks for 32"
+    ):
+        check_same_request(
+            built_for, load_scenario("published_qwen3_prompts", ["workload.num_decode_tokens=32"]), workload
+        )
