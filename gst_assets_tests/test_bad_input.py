@@ -134,7 +134,7 @@ def test_bad_input_is_one_clear_error(name: str, tmp_path: Path) -> None:
     assert message.endswith((".", ")"))
 
 
-def test_vllm_not_installed_is_one_clear_error(tmp_path: Path) -> None:
+def test_vllm_not_installed_is_one_clear_error() -> None:
     script = (
         "import sys, asyncio; sys.modules['vllm'] = None\n"
         "from gst_assets.engine.vllm_backend import open_vllm_engine\n"

@@ -332,6 +332,12 @@ def test_a_mistake_in_a_parent_names_the_parent(directory: Path) -> None:
     assert f"line {line}" not in _error(directory, "engine.block_size=-1")
 
 
+def test_a_mistake_over_a_parents_setting_names_the_file_that_made_it(directory: Path) -> None:
+    path = directory / "mine.yaml"
+    path.write_text(_MINE + "engine:\n  block_size: 0\n")
+    assert _error(directory).startswith(f"{path}: line 13: engine.block_size: Input should be greater than 0")
+
+
 def test_a_missing_key_names_the_scenario_file(directory: Path) -> None:
     path = directory / "mine.yaml"
     path.write_text(_MINE.replace("  seed: 20260101\n", ""))

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
+from gst_assets.engine import replay as replay_module
 from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, quiet_interpreter, replay, warm_up
 from gst_assets.errors import EngineError
@@ -53,9 +55,24 @@ def test_nothing_is_sent_before_its_time_and_stamps_are_in_order() -> None:
 
 
 def test_requests_due_together_are_released_together() -> None:
-    engine = MemoryEngine()
-    play(engine, plan([5] * 50))
-    assert [what for what, _ in engine.log[:50]] == ["begin"] * 50
+    released: list[tuple[int, int]] = []
+
+    async def pace() -> None:
+        done = asyncio.Event()
+
+        def release(first: int, last: int) -> None:
+            released.append((first, last))
+            if last == 60:
+                done.set()
+
+        now = time.monotonic_ns()
+        pacer = replay_module._Pacer(asyncio.get_running_loop(), [now + 5 * MS] * 50 + [now + 200 * MS] * 10, release)
+        pacer.start()
+        await done.wait()
+        pacer.stop()
+
+    asyncio.run(pace())
+    assert released == [(0, 50), (50, 60)]
 
 
 def test_bunched_messages_are_counted_and_their_tokens_share_a_stamp() -> None:

@@ -59,7 +59,7 @@ def test_prompts_may_say_themselves_how_much_to_ask(tokenizer: Tokenizer) -> Non
     assert build_trace_lengths(scenario, prompts, tokenizer)["num_decode_tokens"].tolist() == [5, 9, 5]
     for wrong in ({}, {"num_decode_tokens": 0}, {"num_decode_tokens": "7"}, {"num_decode_tokens": True}):
         with pytest.raises(
-            WorkloadError, match="prompt 'c' has num_decode_tokens .*, expected an integer of at least 1"
+            WorkloadError, match=r"prompt 'c' has num_decode_tokens .*, expected an integer of at least 1"
         ):
             build_trace_lengths(scenario, [*prompts, Prompt("c", "three", wrong)], tokenizer)
 
@@ -67,5 +67,5 @@ def test_prompts_may_say_themselves_how_much_to_ask(tokenizer: Tokenizer) -> Non
 def test_missing_or_incomplete_tokenizer_directory(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="tokenizer directory missing"):
         load_tokenizer("data/tokenizer/none")
-    with pytest.raises(WorkloadError, match="no tokenizer.json"):
+    with pytest.raises(WorkloadError, match=r"no tokenizer\.json"):
         load_tokenizer(str(tmp_path))
