@@ -204,7 +204,6 @@ def _pandas_read(
             usecols=only if only is not None and len(only) < len(header) else None,
             na_filter=False,  # a prompt may be called NA; a number column with empty fields is inferred as text
             skip_blank_lines=False,
-            float_precision="round_trip",
             low_memory=False,
             encoding="utf-8",
         )

@@ -1,7 +1,9 @@
 """Measure a workload on the real engine: `python -m gst_assets.engine.run --workload DIR --scenario NAME|FILE.json --out DIR`.
 
-One engine start, `replay.repeats` repeats; each becomes a complete run directory `OUT/<group_id>-r<k>/`. Also how the Dagster asset
-measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+One engine start, `replay.repeats` repeats; each becomes a complete run directory `OUT/<group_id>-r<k>/`. `--workload` and `--scenario` may be
+given several times, in pairs, to play several workloads on one engine start; the scenarios must then agree about model, hardware and engine.
+Also how the Dagster asset measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a
+bare GPU host.
 
 A run is `degraded` (kept, but said to be of lower worth) when any of these holds: the p99 of hand-over minus intended arrival exceeds
 `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
@@ -62,8 +64,17 @@ class WorkloadRequest:
 
 
 @dataclass(frozen=True)
+class Play:
+    """One workload to be played as its scenario says; its runs are named `<group_id>-r<k>`."""
+
+    scenario: Scenario
+    workload: Path
+    group_id: str
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """What every repeat of one engine start has in common."""
+    """What every repeat of one play has in common."""
 
     scenario: Scenario
     overrides: list[str]
@@ -81,10 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_parent()
     arguments = _parser().parse_args(argv)
     try:
-        scenario = _scenario(arguments.scenario, arguments.override)
-        os.environ.update(engine_environment(scenario))
-        group_id = arguments.group_id or f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}"
-        asyncio.run(measure(scenario, arguments.override, arguments.workload.resolve(), arguments.out, group_id))
+        plays = _plays(arguments)
+        os.environ.update(engine_environment(plays[0].scenario))
+        asyncio.run(measure(plays, arguments.override, arguments.out))
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
@@ -93,12 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.run", description=__doc__)
-    parser.add_argument("--workload", type=Path, required=True, help="complete workload directory")
+    parser.add_argument("--workload", type=Path, action="append", required=True, help="complete workload directory")
     parser.add_argument(
-        "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
+        "--scenario",
+        action="append",
+        required=True,
+        help="scenario name, or a resolved scenario (python -m gst_assets.scenario)",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory in which the run directories appear")
-    parser.add_argument("--group-id", help="prefix of the run ids; default: scenario name and time")
+    parser.add_argument("--group-id", help="prefix of the run ids (one workload only); default: scenario name and time")
     parser.add_argument(
         "--override",
         action="append",
@@ -109,48 +122,89 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _plays(arguments: argparse.Namespace) -> list[Play]:
+    scenarios = [_scenario(reference, arguments.override) for reference in arguments.scenario]
+    if len(scenarios) != len(arguments.workload):
+        raise EngineError(
+            f"{len(arguments.workload)} --workload and {len(scenarios)} --scenario given, expected one scenario for each workload."
+        )
+    if arguments.group_id and len(scenarios) > 1:
+        raise EngineError("--group-id names the runs of one workload. Leave it out to name them after their scenarios.")
+    first = scenarios[0]
+    for other in scenarios[1:]:
+        for section in ("model", "hardware", "engine"):
+            if other.digest(section) != first.digest(section):
+                raise EngineError(
+                    f"scenarios {first.name} and {other.name} differ in {section}, so one engine cannot serve both. Run them apart."
+                )
+    names = [scenario.name for scenario in scenarios]
+    if len(set(names)) < len(names):
+        raise EngineError(f"scenarios {', '.join(names)}: name each scenario once.")
+    now = timestamp_slug(datetime.now(timezone.utc))
+    return [
+        Play(scenario, workload.resolve(), arguments.group_id or f"{scenario.name}-{now}")
+        for scenario, workload in zip(scenarios, arguments.workload, strict=True)
+    ]
+
+
 def _scenario(reference: str, overrides: list[str]) -> Scenario:
     return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
 
 
-async def measure(scenario: Scenario, overrides: list[str], workload: Path, out: Path, group_id: str) -> list[Path]:
-    """Play the workload `replay.repeats` times on one engine start; returns the run directories in order.
+async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> list[Path]:
+    """Play every workload `replay.repeats` times on one engine start; returns the run directories in order.
 
     Raises:
         EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a repeat, that repeat is
             written with its error rows first.
-        WorkloadError, ArtifactError, ContractError: the workload directory is incomplete, altered, or does not fit the scenario.
+        WorkloadError, ArtifactError, ContractError: a workload directory is incomplete, altered, or does not fit its scenario.
     """
-    for repeat in range(scenario.replay.repeats):
-        if (out / f"{group_id}-r{repeat}").exists():
-            raise EngineError(
-                f"{out / f'{group_id}-r{repeat}'}: already exists. Runs are kept; use another --group-id."
-            )
+    for play in plays:
+        for repeat in range(play.scenario.replay.repeats):
+            if (out / f"{play.group_id}-r{repeat}").exists():
+                raise EngineError(
+                    f"{out / f'{play.group_id}-r{repeat}'}: already exists. Runs are kept; use another --group-id."
+                )
+    scenario = plays[0].scenario
     hardware = check_hardware(scenario.hardware)
     _say(f"hardware: {hardware.device_name}")
-    meta = read_document(WorkloadMeta, open_directory(workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
-    requests = read_requests(workload, meta, scenario)
-    _say(f"workload {meta.workload_id}: {len(requests)} requests; starting {scenario.engine.backend}")
+    asked = []
+    for play in plays:
+        meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
+        asked.append((meta, read_requests(play.workload, meta, play.scenario)))
+        _say(f"workload {meta.workload_id}: {len(asked[-1][1])} requests")
     began = time.monotonic()
     written: list[Path] = []
+    _say(f"starting {scenario.engine.backend}")
     async with open_vllm_engine(scenario) as engine:
         started_s = time.monotonic() - began
         _say(f"engine ready after {started_s:.1f} s: {engine.settings().engine_version}")
-        warmed = await warm_up(
-            engine, _warm_up_requests(scenario, requests), request_timeout_s=scenario.replay.request_timeout_s
-        )
-        _say(f"warm-up: {warmed.num_requests} requests in {warmed.seconds:.1f} s")
-        common = Measurement(
-            scenario, overrides, workload, meta, hardware, engine.settings(), warmed, started_s, group_id
-        )
-        for repeat in range(scenario.replay.repeats):
-            directory, died = await _repeat(engine, common, requests, repeat, out)
-            written.append(directory)
-            if died:
-                raise EngineError(
-                    f"{died} {directory} holds what was measured until then; repeats {repeat + 1} to {scenario.replay.repeats} "
-                    "of the scenario could not be finished. See the engine's lines above and run again."
-                )
+        for play, (meta, requests) in zip(plays, asked, strict=True):
+            warmed = await warm_up(
+                engine,
+                _warm_up_requests(play.scenario, requests),
+                request_timeout_s=play.scenario.replay.request_timeout_s,
+            )
+            _say(f"{play.scenario.name}: warm-up of {warmed.num_requests} requests took {warmed.seconds:.1f} s")
+            common = Measurement(
+                play.scenario,
+                overrides,
+                play.workload,
+                meta,
+                hardware,
+                engine.settings(),
+                warmed,
+                started_s,
+                play.group_id,
+            )
+            for repeat in range(play.scenario.replay.repeats):
+                directory, died = await _repeat(engine, common, requests, repeat, out)
+                written.append(directory)
+                if died:
+                    raise EngineError(
+                        f"{died} {directory} holds what was measured until then; repeats {repeat + 1} to {play.scenario.replay.repeats} "
+                        "of the scenario could not be finished. See the engine's lines above and run again."
+                    )
     return written
 
 
@@ -251,7 +305,9 @@ def _plan(requests: Sequence[WorkloadRequest], scenario: Scenario, repeat: int) 
     seed = scenario.engine.sampling.seed
     return [
         PlannedRequest(
-            EngineRequest(f"r{repeat}-{index}", item.prompt_token_ids, item.num_decode_tokens, seed + index),
+            EngineRequest(
+                f"{scenario.name}-r{repeat}-{index}", item.prompt_token_ids, item.num_decode_tokens, seed + index
+            ),
             item.arrival_time_ns,
             item.prompt_id,
         )

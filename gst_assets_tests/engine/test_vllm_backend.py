@@ -145,3 +145,19 @@ def test_stop_tokens_that_cannot_occur_are_refused() -> None:
         vllm_backend._stop_token_ids(
             load_scenario("smoke", ["engine.sampling.stop_token_ids=[8192]"]), _Config(None, None)
         )
+
+
+@pytest.mark.engine
+def test_the_tracing_schedulers_are_vllms_own_kinds() -> None:
+    """vLLM switches asynchronous scheduling off for a scheduler that does not derive from its asynchronous one."""
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from gst_assets.engine import vllm_tracing
+
+    assert issubclass(vllm_tracing.AsyncTracingScheduler, AsyncScheduler)
+    assert issubclass(vllm_tracing.TracingScheduler, Scheduler)
+    assert not issubclass(vllm_tracing.TracingScheduler, AsyncScheduler)
+    for asynchronous, name in vllm_backend._TRACERS.items():
+        scheduler = getattr(vllm_tracing, name.rpartition(".")[2])
+        assert issubclass(scheduler, AsyncScheduler) == asynchronous
