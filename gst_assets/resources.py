@@ -76,13 +76,22 @@ class EngineResource(dg.ConfigurableResource):
         self._run("gst_assets.engine.run", arguments, scenario, overrides, out, log)
         return sorted(out.glob(f"{group_id}-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))
 
-    def profile(self, scenario: Scenario, overrides: list[str], out: Path, log: Callable[[str], None]) -> None:
-        """Measure a profiling bundle into the directory `out`.
+    def profile(
+        self, scenario: Scenario, overrides: list[str], out: Path, root: Path, log: Callable[[str], None]
+    ) -> None:
+        """Measure a profiling bundle into the directory `out`, which will be moved below the profiling root `root`.
 
         Raises:
             EngineError, ProfileError
         """
-        self._run("gst_assets.profiling.run", ["--out", str(out)], scenario, overrides, out.parent, log)
+        self._run(
+            "gst_assets.profiling.run",
+            ["--out", str(out), "--profiling-root", str(root)],
+            scenario,
+            overrides,
+            out.parent,
+            log,
+        )
 
     def _run(
         self,
@@ -101,7 +110,9 @@ class EngineResource(dg.ConfigurableResource):
         file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
         chosen = [word for override in overrides for word in ("--override", override)]
         with machine_lock(self.lock_timeout_s, log):
-            run_module(module, ["--scenario", str(file), *chosen, *arguments], on_line=log)
+            # The engine's libraries warn about themselves at every import; what matters is printed by the program itself.
+            quiet = {"PYTHONWARNINGS": "ignore"}
+            run_module(module, ["--scenario", str(file), *chosen, *arguments], env=quiet, on_line=log)
 
 
 class VidurProfilingRoot(dg.ConfigurableResource):

@@ -41,7 +41,7 @@ def vidur_profile(
         artifact_id = f"{chosen.hardware.hardware_id}/{chosen.model.name}"
         with store.stage(Kind.PROFILE, artifact_id) as staging:
             measured = staging.path / "bundle"
-            engine.profile(chosen, scenario.overrides, measured, context.log.info)
+            engine.profile(chosen, scenario.overrides, measured, store.root / Kind.PROFILE.value, context.log.info)
             check_bundle(load_bundle(measured), chosen)
             bundle = load_bundle(store.adopt(Kind.PROFILE, artifact_id, measured, replace=True))
     return dg.MaterializeResult(

@@ -305,9 +305,7 @@ def _plan(requests: Sequence[WorkloadRequest], scenario: Scenario, repeat: int) 
     seed = scenario.engine.sampling.seed
     return [
         PlannedRequest(
-            EngineRequest(
-                f"{scenario.name}-r{repeat}-{index}", item.prompt_token_ids, item.num_decode_tokens, seed + index
-            ),
+            EngineRequest(f"r{repeat}-{index}", item.prompt_token_ids, item.num_decode_tokens, seed + index),
             item.arrival_time_ns,
             item.prompt_id,
         )
