@@ -163,10 +163,37 @@ class Sampling(Settings):
         return not self.ignore_eos or bool(self.stop_token_ids) or self.stop_token_id_below > 0
 
 
+class Server(Settings):
+    """A running OpenAI-compatible server, for `backend: openai`."""
+
+    base_url: str = Field(
+        pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
+        description="where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given",
+    )
+    served_model: str | None = Field(
+        None, description="name the server knows the model by; null: the only one it lists"
+    )
+    api_key_variable: str | None = Field(
+        None, pattern=r"^[A-Za-z_]\w*$", description="environment variable that holds the API key; null: none is sent"
+    )
+    connect_timeout_s: float = Field(5, gt=0)
+    read_timeout_s: float = Field(
+        60, gt=0, description="longest silence of the server, queueing before the first token included"
+    )
+
+
 class Engine(Settings):
     """Settings of the real engine; the simulation assumes the same, and both sides record what the engine reported."""
 
-    backend: Literal["vllm"] = "vllm"
+    backend: Literal["vllm", "openai", "recorded"] = Field(
+        "vllm",
+        description="vllm: started and measured in-process; openai: a running server, over HTTP; recorded: earlier runs, played back",
+    )
+    server: Server | None = Field(None, description="required by backend openai, meaningless with another")
+    recorded: str | None = Field(
+        None,
+        description="folder of recorded runs, relative to the project root; required by backend recorded, meaningless with another",
+    )
     max_num_seqs: int = Field(gt=0, description="most requests in one step")
     max_num_batched_tokens: int = Field(gt=0, description="most tokens in one step: the prefill chunk budget")
     block_size: int = Field(gt=0, description="tokens per KV block")
@@ -182,6 +209,26 @@ class Engine(Settings):
     cudagraph_max_capture_size: int | None = Field(None, gt=0)
     sampling: Sampling = Sampling()
     start_timeout_s: float = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def _server_is_for_openai(self) -> Engine:
+        if self.backend == "openai" and self.server is None:
+            raise ValueError("backend openai requires server, e.g. server: {base_url: http://gpu-host:8000}")
+        if self.backend != "openai" and self.server is not None:
+            raise ValueError(
+                f"server belongs to backend openai, but backend is {self.backend}. Remove server or choose openai"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_runs_are_for_recorded(self) -> Engine:
+        if self.backend == "recorded" and not self.recorded:
+            raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h200_light")
+        if self.backend != "recorded" and self.recorded is not None:
+            raise ValueError(
+                f"recorded belongs to backend recorded, but backend is {self.backend}. Remove recorded or choose backend recorded"
+            )
+        return self
 
     @model_validator(mode="after")
     def _budget_covers_batch(self) -> Engine:
@@ -206,6 +253,9 @@ class Replay(Settings):
 
 
 # --- profile, simulation, comparison ----------------------------------------------------------------------------------
+
+
+_STARTS_AT_LOWEST = ("num_tokens", "prefill_chunk_sizes", "prefill_context_sizes", "decode_batch_sizes")
 
 
 class Profile(Settings):
@@ -242,6 +292,9 @@ class Profile(Settings):
             lowest = 0 if name == "prefill_context_sizes" else 1
             if value[0] < lowest:
                 raise ValueError(f"{name} must hold values of at least {lowest}, found {value[0]}")
+            # A prompt may be cut so that one token is left, and a lone request decodes alone: without that corner no simulation could begin.
+            if name in _STARTS_AT_LOWEST and value[0] != lowest:
+                raise ValueError(f"{name} must begin with {lowest}, the smallest step a scheduler can form, found {value[0]}")
         return self
 
 

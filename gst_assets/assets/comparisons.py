@@ -38,9 +38,9 @@ def comparison_report(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
-    simulations = current_vidur_runs(store, chosen)
+    real, simulations = current_real_runs(store, chosen), current_vidur_runs(store, chosen)
     comparison = compare(
-        current_real_runs(store, chosen),
+        real,
         simulations,
         bands=chosen.comparison,
         calibration_sha256=read_calibration_sha256(list(simulations.values())),

@@ -7,6 +7,7 @@ import dagster as dg
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview
 from gst_assets.assets.real_runs import ENGINE_POOL
 from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.engine import recorded
 from gst_assets.errors import ProfileError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
@@ -35,7 +36,9 @@ def vidur_profile(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     fixed = profiling_root.fixed(chosen)
-    bundle = current_bundle(store, chosen, fixed) if fixed else _reusable(store, chosen, context)
+    # Recorded runs were measured elsewhere: a bundle measured on this machine would not belong to them, so theirs must be there.
+    measured_elsewhere = fixed is not None or chosen.engine.backend == recorded.BACKEND
+    bundle = current_bundle(store, chosen, fixed) if measured_elsewhere else _reusable(store, chosen, context)
     reused = bundle is not None
     if bundle is None:
         artifact_id = f"{chosen.hardware.hardware_id}/{chosen.model.name}"

@@ -1,8 +1,9 @@
-"""The real engine's assets: request and token tables of every repeat, measured in one engine start."""
+"""The real engine's assets: request and token tables of every repeat, measured in one engine start or played back from recorded runs."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from pathlib import Path
 
 import dagster as dg
 import pandas as pd
@@ -17,13 +18,15 @@ from gst_assets.assets.presentation import (
 )
 from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.contracts.documents import timestamp_slug
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
+from gst_assets.engine import recorded
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import Scenario, resolve_path
+from gst_assets.workload.spec import LoadedWorkload
 
 ENGINE_POOL = "engine"
 _NAMES = ("real_request_metrics", "real_token_metrics")
@@ -58,23 +61,23 @@ def real_metrics(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     workload = current_workload(store, chosen)
-    group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
-    with store.stage(Kind.REAL_RUN, group_id) as staging:
-        staged = engine.measure(
-            chosen, scenario.overrides, workload.directory, group_id, staging.path, context.log.info
-        )
-        try:
-            for directory in staged:
-                load_run(directory, "real")
-        except ContractError as error:
-            yield from (contract_failed(name, error) for name in _NAMES)
-            raise
-        runs = [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in staged]
+    played_back = chosen.engine.backend == recorded.BACKEND
+    try:
+        if played_back:
+            runs = _play_back(store, chosen, workload, context.log.info)
+        else:
+            runs = _measure(store, chosen, scenario.overrides, workload, engine, context.log.info)
+    except ContractError as error:
+        yield from (contract_failed(name, error) for name in _NAMES)
+        raise
     store.set_current(chosen.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
     first = runs[0]
-    shared: dict[str, dg.MetadataValue | str | int] = {
-        "group_id": group_id,
+    shared: dict[str, dg.MetadataValue | str | int | bool] = {
+        "group_id": first.meta.group_id,
         "num_repeats": len(runs),
+        "recorded": played_back,
+        "measured_at": first.meta.started_at.isoformat(),
+        "measured_on": f"{first.meta.hardware.device_name}, {first.meta.env.get('platform', 'platform not recorded')}",
         "paths": dg.MetadataValue.md("\n".join(f"- `{run.directory}`" for run in runs)),
     }
     rows = {
@@ -107,6 +110,55 @@ def real_metrics(
             "preview": preview(first.tokens),
         },
     )
+
+
+def _measure(
+    store: ArtifactStore,
+    scenario: Scenario,
+    overrides: list[str],
+    workload: LoadedWorkload,
+    engine: EngineResource,
+    log: Callable[[str], None],
+) -> list[RealRun]:
+    """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed."""
+    group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
+    with store.stage(Kind.REAL_RUN, group_id) as staging:
+        staged = engine.measure(scenario, overrides, workload.directory, group_id, staging.path, log)
+        for directory in staged:
+            load_run(directory, "real")
+        return [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in staged]
+
+
+def _play_back(
+    store: ArtifactStore, scenario: Scenario, workload: LoadedWorkload, log: Callable[[str], None]
+) -> list[RealRun]:
+    """Expand the scenario's recorded runs into the store; a run that is already there with the same content is reused."""
+    assert scenario.engine.recorded is not None  # the scenario's validation
+    root = resolve_path(scenario.engine.recorded)
+    kept = recorded.list_recorded(root)
+    chosen = recorded.chosen_runs(kept, scenario, workload.meta)
+    log(f"playing back {len(chosen)} of {len(kept)} recorded runs of {root}; nothing is measured")
+    with store.stage(Kind.REAL_RUN, f"{scenario.name}-recorded") as staging:
+        staged = [recorded.expand(run.directory, staging.path) for run in chosen]
+        for directory in staged:
+            load_run(directory, "real")
+        return [load_run(_commit_same(store, directory), "real") for directory in staged]
+
+
+def _commit_same(store: ArtifactStore, directory: Path) -> Path:
+    """Commit an expanded run under its own id, or find it there with the same content.
+
+    Raises:
+        ArtifactError: the id is taken by other content.
+    """
+    meta = (directory / Kind.REAL_RUN.meta_name).read_bytes()
+    final = Staging(store, Kind.REAL_RUN, directory.name, directory).commit(share=True)
+    # The digests that were compared are those of the files the metadata lists, not of the metadata itself.
+    if (final / Kind.REAL_RUN.meta_name).read_bytes() != meta:
+        raise ArtifactError(
+            f"{final / Kind.REAL_RUN.meta_name}: differs from that of the recorded run of this id. Remove {final} and materialize again."
+        )
+    return final
 
 
 def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]:

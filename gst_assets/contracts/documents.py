@@ -84,6 +84,8 @@ class Hardware(Stored):
     device_name: str
     device_count: int = Field(ge=1)
     driver: str | None = None
+    stated: bool = False
+    """The scenario says so; nobody looked (the engine runs on another machine)."""
 
 
 class RunMeta(Document):
@@ -110,7 +112,9 @@ class RunMeta(Document):
 class EngineSettings(Stored):
     """What the running engine reported about itself; a simulation of it must assume the same.
 
-    Read back from the engine, never copied from the scenario.
+    Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server does not tell
+    everything, and these are as the scenario states them (`unknown` or empty where it states nothing). `transport` is the way from the
+    driver to the engine; with `http` it is inside every measured time.
     """
 
     backend: str
@@ -127,6 +131,8 @@ class EngineSettings(Stored):
     enforce_eager: bool
     cudagraph_capture_sizes: list[int] = Field(default_factory=list)
     attention_backend: str
+    transport: Literal["in_process", "http"] = "in_process"
+    not_read_back: list[str] = Field(default_factory=list)
 
 
 class RealRunMeta(RunMeta):

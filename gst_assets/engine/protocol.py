@@ -15,6 +15,9 @@ import numpy as np
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import EngineError
 
+UNKNOWN_TOKEN_ID = -1
+"""A token that arrived without its id; its cell in the token table stays empty."""
+
 
 class EngineDied(EngineError):
     """The engine is gone: no request in flight can finish and no further one can start."""

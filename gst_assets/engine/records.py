@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from gst_assets.engine.protocol import IterationField, RequestTimes
+from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, IterationField, RequestTimes
 from gst_assets.engine.replay import ReplayResult, RequestResult
 
 _REQUEST_COLUMNS = (
@@ -77,7 +77,9 @@ def token_metrics(played: ReplayResult) -> pd.DataFrame:
     """The token_metrics table with `token_id`, ordered by request and index; failed requests have no rows."""
     parts = [_token_rows(index, result, played.start_ns) for index, result in enumerate(played.results)]
     rows = np.concatenate([np.empty((0, len(_TOKEN_COLUMNS)), dtype=np.int64), *parts])
-    return pd.DataFrame(rows, columns=list(_TOKEN_COLUMNS)).astype("Int64")
+    frame = pd.DataFrame(rows, columns=list(_TOKEN_COLUMNS)).astype("Int64")
+    frame["token_id"] = frame["token_id"].mask(frame["token_id"] == UNKNOWN_TOKEN_ID)
+    return frame
 
 
 def _token_rows(index: int, result: RequestResult, start_ns: int) -> np.ndarray:

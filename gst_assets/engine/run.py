@@ -41,11 +41,10 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.engine import records
-from gst_assets.engine.hardware import check_hardware
+from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
-from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import EngineError, GstError, WorkloadError
 from gst_assets.scenario import Scenario, load_scenario, read_resolved
 
@@ -166,8 +165,8 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
                     f"{out / f'{play.group_id}-r{repeat}'}: already exists. Runs are kept; use another --group-id."
                 )
     scenario = plays[0].scenario
-    hardware = check_hardware(scenario.hardware)
-    _say(f"hardware: {hardware.device_name}")
+    hardware = engine_hardware(scenario)
+    _say(f"hardware: {_device(hardware)}")
     asked = []
     for play in plays:
         meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
@@ -175,8 +174,8 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
         _say(f"workload {meta.workload_id}: {len(asked[-1][1])} requests")
     began = time.monotonic()
     written: list[Path] = []
-    _say(f"starting {scenario.engine.backend}")
-    async with open_vllm_engine(scenario) as engine:
+    _say(f"opening {scenario.engine.backend}")
+    async with open_engine(scenario) as engine:
         started_s = time.monotonic() - began
         _say(f"engine ready after {started_s:.1f} s: {engine.settings().engine_version}")
         for play, (meta, requests) in zip(plays, asked, strict=True):
@@ -440,10 +439,11 @@ def _summary(
         [
             f"# Real run {run_id}",
             "",
-            f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {common.hardware.device_name}.",
+            f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {_device(common.hardware)}.",
             f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
             f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
             f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
+            *_remote(settings),
             "",
             "| ms | P50 | P90 | P99 |",
             "|---|---|---|---|",
@@ -457,6 +457,24 @@ def _summary(
             "",
         ]
     )
+
+
+def _device(hardware: Hardware) -> str:
+    return (
+        f"{hardware.device_name} (stated by the scenario, not looked at)" if hardware.stated else hardware.device_name
+    )
+
+
+def _remote(settings: EngineSettings) -> list[str]:
+    """What a reader must know of an engine that is not in this process."""
+    lines = []
+    if settings.transport == "http":
+        lines.append(
+            "**HTTP is inside the measurement**: connection, HTTP and JSON on both sides and the server's front end are part of every time."
+        )
+    if settings.not_read_back:
+        lines.append(f"Stated by the scenario, not read back from the engine: {', '.join(settings.not_read_back)}.")
+    return lines
 
 
 def _ms(nanoseconds: int | None) -> str:

@@ -29,10 +29,10 @@ OVERRIDES = [
     "workload.num_decode_tokens=12",
     "replay.repeats=2",
     "profile.num_tokens=[1,8,32,128,512]",
-    "profile.prefill_chunk_sizes=[8,64,512]",
+    "profile.prefill_chunk_sizes=[1,64,512]",
     "profile.prefill_context_sizes=[0,1536]",
     "profile.decode_batch_sizes=[1,8,32]",
-    "profile.decode_context_sizes=[16,512,2048]",
+    "profile.decode_context_sizes=[1,512,2048]",
     "profile.operator_repeats=3",
     "profile.calibration_decode_batch_sizes=[1,8,32]",
     "profile.calibration_prefill_sizes=[8,128,448]",
@@ -69,6 +69,11 @@ def output(process: subprocess.Popen[str]) -> str:
 
 def assert_succeeds(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output(process)[-6000:]
+
+
+def staged(root: Path) -> list[Path]:
+    """Directories being filled, or left behind by killed processes."""
+    return [path for path in (root / ".staging").iterdir() if path.is_dir()]
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
@@ -109,7 +114,7 @@ def test_full_graph_leaves_complete_artifacts(root: Path) -> None:
         assert run.meta.workload_sha256 == runs[0].meta.workload_sha256
         assert run.meta.simulated_settings["num_kv_blocks"] == engine.num_kv_blocks
         assert len(run.tokens) == 24 * 12
-    assert not list((root / ".staging").iterdir())
+    assert not staged(root)
 
 
 def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
@@ -196,7 +201,7 @@ def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path) ->
     before, pointer = store.list(Kind.REAL_RUN), store.current("smoke", "real_runs")
     process = materialize(root, "real_request_metrics,real_token_metrics", wait=False)
     wait_until(lambda: "repeat 2 of 2: playing" in output(process), "the second repeat")
-    assert list((root / ".staging").iterdir())
+    assert staged(root)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until(lambda: not _engine_processes(root), "the engine's processes ending with their parent", 60)
@@ -204,7 +209,7 @@ def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path) ->
     assert store.current("smoke", "real_runs") == pointer
     assert_succeeds(materialize(root, "real_request_metrics,real_token_metrics"))
     assert len(store.list(Kind.REAL_RUN)) == len(before) + 2
-    assert not list((root / ".staging").iterdir())
+    assert not staged(root)
 
 
 def test_killed_report_leaves_nothing_and_the_next_one_succeeds(root: Path) -> None:
@@ -214,11 +219,11 @@ def test_killed_report_leaves_nothing_and_the_next_one_succeeds(root: Path) -> N
     wait_until(lambda: any((root / ".staging").glob("*/figs")), "the report being written")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert list((root / ".staging").iterdir())
+    assert staged(root)
     assert store.list(Kind.COMPARISON) == before
     assert_succeeds(materialize(root, "comparison_report"))
     assert len(store.list(Kind.COMPARISON)) == len(before) + 1
-    assert not list((root / ".staging").iterdir())
+    assert not staged(root)
 
 
 def _engine_processes(root: Path) -> list[int]:

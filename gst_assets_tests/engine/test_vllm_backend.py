@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from gst_assets.engine import vllm_backend
-from gst_assets.engine.vllm_backend import check_settings, engine_environment, open_vllm_engine, qwen3_config
+from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine, qwen3_config
 from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario, load_scenario
-from gst_assets_tests.engine.memory_engine import SETTINGS
 
 
 def _open(scenario: Scenario, extension: str | None = None) -> None:
@@ -75,45 +74,6 @@ def test_config_of_the_true_qwen3_geometry() -> None:
     assert (config["num_key_value_heads"], config["intermediate_size"], config["num_hidden_layers"]) == (8, 3072, 28)
     assert (config["vocab_size"], config["eos_token_id"]) == (151_936, 151_645)
     assert "eos_token_id" not in qwen3_config(load_scenario("smoke").model.geometry, "bfloat16")
-
-
-def test_equal_settings_pass_and_open_ones_are_not_compared() -> None:
-    check_settings(load_scenario("smoke"), SETTINGS)
-    open_blocks = load_scenario("smoke", ["engine.num_kv_blocks=null"])
-    check_settings(open_blocks, SETTINGS.model_copy(update={"num_kv_blocks": 77}))
-
-
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("model.dtype", "float32"),
-        ("model.max_model_len", 1024),
-        ("engine.max_num_seqs", 16),
-        ("engine.max_num_batched_tokens", 2048),
-        ("engine.block_size", 16),
-        ("engine.num_kv_blocks", 1023),
-        ("engine.enable_prefix_caching", True),
-        ("engine.async_scheduling", True),
-        ("engine.enforce_eager", False),
-    ],
-)
-def test_every_setting_that_differs_is_named_with_both_values(name: str, found: Any) -> None:
-    scenario = load_scenario("smoke")
-    section, key = name.split(".")
-    asked = getattr(getattr(scenario, section), key)
-    with pytest.raises(EngineError) as raised:
-        check_settings(scenario, SETTINGS.model_copy(update={key: found}))
-    assert f"{name}: the scenario asks for {asked}, but memory 1 on this machine runs with {found}" in str(raised.value)
-    assert f"set {name}={found}" in str(raised.value)
-
-
-def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:
-    with pytest.raises(EngineError, match="without chunked prefill"):
-        check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"enable_chunked_prefill": False}))
-    graphs = load_scenario("smoke", ["engine.enforce_eager=false", "engine.cudagraph_max_capture_size=512"])
-    found = SETTINGS.model_copy(update={"enforce_eager": False, "cudagraph_capture_sizes": [1, 2, 256]})
-    with pytest.raises(EngineError, match=r"cudagraph_max_capture_size: the scenario asks for 512, .* runs with 256"):
-        check_settings(graphs, found)
 
 
 class _Config:

@@ -1,0 +1,275 @@
+"""Recorded real runs: run directories kept small, so that a measurement can be compared against without its hardware.
+
+`python -m gst_assets.engine.recorded pack RUN_DIR... --out DIR` keeps runs; a scenario with `engine.backend: recorded` and `engine.recorded: DIR`
+plays them back. A recorded run `DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
+digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import os
+import secrets
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document
+from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.engine.settings_check import check_settings
+from gst_assets.errors import ArtifactError, ContractError, EngineError, GstError, WorkloadError
+from gst_assets.provenance import sha256_bytes
+from gst_assets.scenario import Model, Sampling, Scenario
+
+BACKEND = "recorded"
+_META = Kind.REAL_RUN.meta_name
+_TABLE = ".csv"
+_PACKED = ".gz"
+_PACK = "python -m gst_assets.engine.recorded pack RUN_DIR... --out DIR"
+_RESTORE = "Restore it from version control, or pack the run again."
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A recorded run whose metadata was read; its tables are still packed and unverified."""
+
+    directory: Path
+    meta: RealRunMeta
+
+
+def pack(run_directory: Path, out: Path) -> Path:
+    """Keep a complete run directory as the recorded run `out/<run_id>/`; returns that path. Same input, same bytes.
+
+    run_meta.json changes in one place: an absolute `workload_dir` means nothing on another machine and becomes `workloads/<workload_id>`, the
+    workload's place under any artifact root.
+
+    Raises:
+        ArtifactError: incomplete or altered, not a real run, or `out` already has another run of that id.
+        ContractError: its metadata breaks the contract.
+    """
+    open_directory(run_directory, Kind.REAL_RUN)
+    run = _read(run_directory)
+    with _staged(out, run.meta.run_id) as folder:
+        for name in run.meta.sha256:
+            data = (run_directory / name).read_bytes()
+            (folder / _packed_name(name)).write_bytes(_compress(data) if name.endswith(_TABLE) else data)
+        (folder / _META).write_bytes(_portable_meta(run))
+    return out / run.meta.run_id
+
+
+def expand(recorded_directory: Path, out: Path) -> Path:
+    """Write a recorded run as the complete run directory `out/<run_id>/`, every digest verified; returns that path.
+
+    Raises:
+        ArtifactError: a file missing, altered, or not gzip (names it); or `out/<run_id>` exists.
+        ContractError: its metadata breaks the contract.
+    """
+    run = _read(recorded_directory)
+    with _staged(out, run.meta.run_id) as folder:
+        for name, digest in run.meta.sha256.items():
+            (folder / name).write_bytes(_verified(recorded_directory / _packed_name(name), name, digest))
+        shutil.copyfile(recorded_directory / _META, folder / _META)
+        open_directory(folder, Kind.REAL_RUN)
+    return out / run.meta.run_id
+
+
+def list_recorded(root: Path) -> list[RecordedRun]:
+    """The recorded runs directly under `root`, in the order in which they were measured; at least one.
+
+    Raises:
+        ArtifactError: none there, or a directory that is not a complete recorded run. ContractError: metadata that breaks the contract.
+    """
+    folders = [path for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
+    runs = [_read(folder) for folder in folders if folder.is_dir()]
+    if not runs:
+        raise ArtifactError(
+            f"{root}: no recorded runs there, expected directories named by run id. Correct engine.recorded, or record with `{_PACK}`."
+        )
+    return sorted(runs, key=lambda run: (run.meta.started_at, run.meta.repeat_index))
+
+
+def chosen_runs(runs: Sequence[RecordedRun], scenario: Scenario, workload: WorkloadMeta) -> list[RecordedRun]:
+    """The first `replay.repeats` of the recorded runs, each of which is of this workload and of the scenario's hardware, model and engine.
+
+    Raises:
+        WorkloadError: another workload (names both). EngineError: other hardware, model or settings, or fewer runs than repeats asked for.
+        ContractError: a run whose recorded scenario cannot be read.
+    """
+    repeats = scenario.replay.repeats
+    if len(runs) < repeats:
+        raise EngineError(
+            f"{runs[0].directory.parent}: {len(runs)} runs are recorded, but replay.repeats asks for {repeats}. Set replay.repeats={len(runs)}, or record more."
+        )
+    for run in runs[:repeats]:
+        _check_workload(run, workload)
+        _check_origin(run, scenario)
+    return list(runs[:repeats])
+
+
+# --- what a recorded run must match -----------------------------------------------------------------------------------
+
+
+def _check_workload(run: RecordedRun, workload: WorkloadMeta) -> None:
+    if run.meta.workload_sha256 != workload.sha256:
+        names = sorted(run.meta.workload_sha256.keys() | workload.sha256.keys())
+        differ = [name for name in names if run.meta.workload_sha256.get(name) != workload.sha256.get(name)]
+        raise WorkloadError(
+            f"{run.directory}: recorded with workload {run.meta.workload_id}, but the scenario's workload is {workload.workload_id} "
+            f"({', '.join(differ)} differ). Undo the workload settings that differ from the recorded run's, or record this workload."
+        )
+
+
+def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
+    meta, wanted, found = run.directory / _META, scenario.hardware, run.meta.hardware
+    remedy = "Correct the scenario, or point engine.recorded to runs of its own."
+    if found.hardware_id != wanted.hardware_id or (wanted.device_name or "") not in found.device_name:
+        named = f" named like {wanted.device_name!r}" if wanted.device_name else ""
+        raise EngineError(
+            f"{meta}: measured on {found.device_name!r} (hardware_id {found.hardware_id}), but the scenario asks for hardware_id "
+            f"{wanted.hardware_id}{named}. {remedy}"
+        )
+    # The workload's digests already answer for the tokenizer.
+    sections: list[tuple[str, BaseModel, BaseModel]] = [
+        ("model", scenario.model, _stored(run, Model, "model")),
+        ("engine.sampling", scenario.engine.sampling, _stored(run, Sampling, "engine", "sampling")),
+    ]
+    for section, asked, measured in sections:
+        for key, value in asked:
+            if key != "tokenizer" and getattr(measured, key) != value:
+                raise EngineError(
+                    f"{meta}: params.{section}.{key} is {getattr(measured, key)}, but the scenario asks for {value}. {remedy}"
+                )
+    try:
+        check_settings(scenario, run.meta.engine_settings)
+    except EngineError as error:
+        raise EngineError(f"{meta}: {error}") from None
+
+
+def _stored(run: RecordedRun, model: type[Any], *keys: str) -> Any:
+    """A section of the scenario as it was when measured; settings that did not exist then have their defaults."""
+    section: Any = run.meta.params
+    for key in keys:
+        section = section.get(key) if isinstance(section, dict) else None
+    try:
+        return model.model_validate(section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["params", *keys, *map(str, first["loc"])])
+        raise ContractError(f"{run.directory / _META}: key {where}: {first['msg']}. {_RESTORE}") from None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _read(directory: Path) -> RecordedRun:
+    """The metadata of a run directory, packed or not.
+
+    Raises:
+        ArtifactError, ContractError
+    """
+    path = directory / _META
+    if not path.is_file():
+        raise ArtifactError(f"{directory}: {_META} missing, so this is no complete recorded run. {_RESTORE}")
+    run_type = read_document(RunMeta, path).run_type
+    if run_type != "real":
+        raise ArtifactError(f"{path}: run_type is {run_type!r}, expected 'real'. Only real runs are recorded.")
+    meta = read_document(RealRunMeta, path)
+    if directory.resolve().name != meta.run_id:
+        raise ArtifactError(
+            f"{path}: run_id is {meta.run_id!r}, expected the directory's name. Rename the directory to its run id."
+        )
+    for name in meta.sha256:
+        if Path(name).name != name or name == _META:
+            raise ArtifactError(f"{path}: key sha256: {name!r} is not a file of a run directory. {_RESTORE}")
+    return RecordedRun(directory, meta)
+
+
+def _packed_name(name: str) -> str:
+    return name + _PACKED if name.endswith(_TABLE) else name
+
+
+def _compress(data: bytes) -> bytes:
+    """gzip without time or file name, so that packing again gives the same bytes."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as packed:
+        packed.write(data)
+    return buffer.getvalue()
+
+
+def _verified(path: Path, name: str, digest: str) -> bytes:
+    """Uncompressed content of one recorded file, which has the recorded digest."""
+    try:
+        data = path.read_bytes()
+        content = gzip.decompress(data) if path.name != name else data
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing, but {_META} lists {name}. {_RESTORE}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ArtifactError(f"{path}: not a whole gzip file ({error}). {_RESTORE}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). Check the disk and the permissions.") from None
+    if sha256_bytes(content) != digest:
+        raise ArtifactError(f"{path}: its content differs from the digest of {name} in {_META}: altered. {_RESTORE}")
+    return content
+
+
+def _portable_meta(run: RecordedRun) -> bytes:
+    data = (run.directory / _META).read_bytes()
+    if not Path(run.meta.workload_dir).is_absolute():
+        return data
+    values = json.loads(data)
+    values["workload_dir"] = f"{Kind.WORKLOAD.value}/{run.meta.workload_id}"
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def _staged(out: Path, run_id: str) -> Iterator[Path]:
+    """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
+    final, folder = out / run_id, out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        folder.rename(final)
+    except OSError as error:
+        if final.exists():
+            raise ArtifactError(
+                f"{final}: already exists. Recorded runs are never overwritten; remove it first."
+            ) from None
+        raise ArtifactError(f"{final}: cannot be written ({error.strerror}). Check the folder and the disk.") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.recorded", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("pack", "keep run directories"), ("expand", "make run directories of recorded runs")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("directories", type=Path, nargs="+", metavar="DIRECTORY")
+        command.add_argument("--out", type=Path, required=True, help="folder in which `<run_id>/` appears")
+    arguments = parser.parse_args(argv)
+    work = pack if arguments.command == "pack" else expand
+    try:
+        for directory in arguments.directories:
+            print(work(directory, arguments.out), flush=True)
+    except GstError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Whether a running engine has the settings of the scenario. How they are found out is the backends' business."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gst_assets.contracts.documents import EngineSettings
+from gst_assets.errors import EngineError
+from gst_assets.scenario import Scenario
+
+
+def check_settings(scenario: Scenario, found: EngineSettings) -> None:
+    """The running engine has the scenario's settings; those the scenario leaves open (null) are not compared.
+
+    Raises:
+        EngineError: names the first setting that differs, what was asked, what the engine runs with, and the remedy.
+    """
+    engine, model = scenario.engine, scenario.model
+    asked: dict[str, Any] = {
+        "model.dtype": model.dtype,
+        "model.max_model_len": model.max_model_len,
+        "engine.max_num_seqs": engine.max_num_seqs,
+        "engine.max_num_batched_tokens": engine.max_num_batched_tokens,
+        "engine.block_size": engine.block_size,
+        "engine.enable_prefix_caching": engine.enable_prefix_caching,
+        "engine.async_scheduling": engine.async_scheduling,
+        "engine.enforce_eager": engine.enforce_eager,
+    }
+    if engine.num_kv_blocks is not None:
+        asked["engine.num_kv_blocks"] = engine.num_kv_blocks
+    got = {name: getattr(found, name.split(".")[1]) for name in asked}
+    if engine.cudagraph_max_capture_size is not None and not engine.enforce_eager:
+        asked["engine.cudagraph_max_capture_size"] = engine.cudagraph_max_capture_size
+        got["engine.cudagraph_max_capture_size"] = max(found.cudagraph_capture_sizes, default=0)
+    for name, value in asked.items():
+        if got[name] != value:
+            raise EngineError(
+                f"{name}: the scenario asks for {value}, but {found.backend} {found.engine_version} runs with {got[name]}. The simulation would "
+                f"assume other settings than were measured: set {name}={got[name]} in the scenario, or use a build that supports {value}."
+            )
+    if not found.enable_chunked_prefill:
+        raise EngineError(
+            f"{found.backend} {found.engine_version} runs without chunked prefill, which the simulation assumes. Use a model and build that support it."
+        )

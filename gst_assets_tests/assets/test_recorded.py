@@ -1,0 +1,193 @@
+"""Recorded runs through Dagster on a machine without their GPU: workloads come out identical, runs are expanded, checked and reused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from gst_assets.analysis.comparison import compare
+from gst_assets.analysis.runs import RealRun, Run, SimulatedRun, load_run
+from gst_assets.assets.profiles import vidur_profile
+from gst_assets.assets.real_runs import current_real_runs, real_metrics
+from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
+from gst_assets.contracts.documents import VidurRunMeta
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.engine.recorded import list_recorded
+from gst_assets.errors import ArtifactError, GstError, ProfileError, WorkloadError
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
+from gst_assets.scenario import load_scenario
+
+WORKLOADS = {
+    "h200_spaced": "wl-a284e7531a92fed0",
+    "h200_light": "wl-26f8ab50653f2b52",
+    "h200_busy": "wl-35983f292c3db673",
+}
+WORKLOAD = [prompts, trace_lengths, trace_intervals, workload_spec]
+
+
+def materialize(
+    root: Path, assets: Sequence[dg.AssetsDefinition], scenario: str, overrides: Sequence[str] = ()
+) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [*WORKLOAD, real_metrics, vidur_profile],
+        selection=dg.AssetSelection.assets(*assets),
+        partition_key=scenario,
+        resources={
+            "scenario": ScenarioResource(overrides=list(overrides)),
+            "artifacts": ArtifactRoot(root=str(root)),
+            "tokenizer": TokenizerResource(),
+            "engine": EngineResource(),
+            "profiling_root": VidurProfilingRoot(),
+        },
+    )
+
+
+def refusal(
+    root: Path, assets: Sequence[dg.AssetsDefinition], scenario: str, overrides: Sequence[str] = ()
+) -> GstError:
+    with pytest.raises(GstError) as raised:
+        materialize(root, assets, scenario, overrides)
+    print(raised.value)
+    return raised.value
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifact root with the workload and the recorded runs of every recorded scenario."""
+    path = tmp_path_factory.mktemp("recorded") / "artifacts"
+    for name in WORKLOADS:
+        assert materialize(path, [*WORKLOAD, real_metrics], name).success
+    return path
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_workload_is_the_recorded_one_and_every_repeat_is_there(root: Path, name: str) -> None:
+    store = ArtifactStore(root)
+    pointer = store.current(name, "workload")
+    assert pointer is not None and pointer["workload_id"] == WORKLOADS[name]
+    runs = current_real_runs(store, load_scenario(name))
+    kept = list_recorded(PROJECT_ROOT / "data" / "recorded" / name)
+    assert [run.meta for run in runs] == [run.meta for run in kept]
+    for run in runs:
+        assert run.meta.workload_id == WORKLOADS[name]
+        assert (run.requests["status"] == "ok").all()
+        assert run.iterations is not None
+        assert (root / run.meta.workload_dir).is_dir()
+    assert not [path for path in (root / ".staging").iterdir() if path.is_dir()]
+
+
+def test_playing_back_again_reuses_the_runs_and_says_that_they_are_recorded(root: Path) -> None:
+    store = ArtifactStore(root)
+    before = {name: store.path(Kind.REAL_RUN, name).stat().st_ino for name in store.list(Kind.REAL_RUN)}
+    result = materialize(root, [real_metrics], "h200_spaced")
+    assert {name: store.path(Kind.REAL_RUN, name).stat().st_ino for name in store.list(Kind.REAL_RUN)} == before
+    for event in result.asset_materializations_for_node("real_metrics"):
+        assert event.metadata["recorded"].value is True
+        assert event.metadata["num_repeats"].value == 5
+        assert str(event.metadata["measured_at"].value).startswith("2026-11-22T03:53:21")
+        assert str(event.metadata["measured_on"].value).startswith("NVIDIA H200, Linux")
+
+
+def test_fewer_repeats_take_the_first_runs(root: Path) -> None:
+    materialize(root, [real_metrics], "h200_spaced", ["replay.repeats=2"])
+    runs = current_real_runs(ArtifactStore(root), load_scenario("h200_spaced"))
+    assert [run.meta.repeat_index for run in runs] == [0, 1]
+    materialize(root, [real_metrics], "h200_spaced")
+
+
+def test_a_changed_run_of_the_same_id_in_the_artifact_root_is_refused(tmp_path: Path) -> None:
+    materialize(tmp_path, [*WORKLOAD, real_metrics], "h200_spaced")
+    store = ArtifactStore(tmp_path)
+    names = store.list(Kind.REAL_RUN)
+    table = store.path(Kind.REAL_RUN, names[0]) / "request_metrics.csv"
+    kept = table.read_bytes()
+    table.write_bytes(kept.replace(b"7", b"8", 1))
+    assert f"{table.parent}: already exists with other content" in str(refusal(tmp_path, [real_metrics], "h200_spaced"))
+    table.write_bytes(kept)
+    meta = store.path(Kind.REAL_RUN, names[1]) / "run_meta.json"
+    meta.write_text(meta.read_text().replace('"NVIDIA H200"', '"NVIDIA H100"'))
+    error = refusal(tmp_path, [real_metrics], "h200_spaced")
+    assert isinstance(error, ArtifactError)
+    assert f"{meta}: differs from that of the recorded run" in str(error)
+
+
+def test_another_workload_than_the_recorded_one_is_refused(tmp_path: Path) -> None:
+    overrides = ["workload.num_decode_tokens=32"]
+    error = refusal(tmp_path, [*WORKLOAD, real_metrics], "h200_spaced", overrides)
+    assert isinstance(error, WorkloadError)
+    pointer = ArtifactStore(tmp_path).current("h200_spaced", "workload")
+    assert pointer is not None
+    assert f"recorded with workload {WORKLOADS['h200_spaced']}, but the scenario's workload is {pointer['workload_id']}" in str(error)  # fmt: skip
+    assert "(trace_lengths.csv differ)" in str(error)
+    assert ArtifactStore(tmp_path).list(Kind.REAL_RUN) == []
+    assert ArtifactStore(tmp_path).current("h200_spaced", "real_runs") is None
+
+
+def test_without_a_bundle_of_that_gpu_the_profile_fails_and_no_engine_starts(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    error = refusal(tmp_path, [vidur_profile], "h200_light", [f"profile.root={bundles}"])
+    assert isinstance(error, ProfileError)
+    assert str(error).startswith(
+        f"{bundles / 'h200' / 'qwen3-0.6b'}: no complete profiling bundle for hardware_id h200"
+    )
+    # Without a root of its own either: what this machine could measure would not be a profile of that GPU.
+    error = refusal(tmp_path, [vidur_profile], "h200_light", ["profile.root=null"])
+    assert isinstance(error, ProfileError)
+    assert str(error).startswith(
+        f"{tmp_path / 'vidur_profiling' / 'h200' / 'qwen3-0.6b'}: no complete profiling bundle"
+    )
+
+
+def test_the_analysis_takes_a_recorded_repeat_as_any_other_run(root: Path) -> None:
+    """Real against real: a repeat compared with itself has no error, and with another repeat the difference of the two."""
+    store = ArtifactStore(root)
+    first, second = (
+        load_run(store.path(Kind.REAL_RUN, run.meta.run_id), "real")
+        for run in list_recorded(PROJECT_ROOT / "data" / "recorded" / "h200_light")[:2]
+    )
+    bands = load_scenario("h200_light").comparison
+    same = compare([first], {"kernels": _as_simulation(first)}, bands=bands)
+    assert {cell.error_ns for cell in same.cells} == {0.0}
+    assert same.verdict.outcome == "pass"
+    other = compare([first], {"kernels": _as_simulation(second)}, bands=bands)
+    cell = next(cell for cell in other.cells if cell.name == "ITL P50")
+    gaps = [run.tokens.loc[run.tokens["token_index"] > 0, "token_latency_ns"].median() for run in (first, second)]
+    assert cell.relative_error == pytest.approx(gaps[1] / gaps[0] - 1)
+    print(other.latency_errors[["metric", "statistic", "real_ns", "sim_ns", "relative_error"]].to_string())
+
+
+def _as_simulation(run: RealRun) -> SimulatedRun:
+    """A real run in the place of the simulation, with the engine's own settings as those simulated."""
+    meta = VidurRunMeta.model_validate(
+        json.loads(run.meta.model_dump_json())
+        | {
+            "run_type": "vidur",
+            "profiling_root": "absent",
+            "profile_sha256": {},
+            "variant": "kernels",
+            "predictor": "interpolation",
+            "simulated_settings": run.meta.engine_settings.model_dump(mode="json"),
+            "num_preemptions": 0,
+        }
+    )
+    return Run(run.directory, meta, run.requests, run.tokens, run.iterations)
+
+
+def test_the_page_shows_the_figures_of_the_data() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/recorded_figures.py", "--check"], cwd=PROJECT_ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"run scripts/recorded_figures.py: {done.stderr}"
+    page = (PROJECT_ROOT / "docs" / "recorded.md").read_text()
+    run = list_recorded(PROJECT_ROOT / "data" / "recorded" / "h200_busy")[2].directory
+    tokens = pd.read_csv(run / "token_metrics.csv.gz")
+    median_ms = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].median() / 1e6
+    assert f"| {median_ms:.3f} |" in page

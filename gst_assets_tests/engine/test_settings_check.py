@@ -1,0 +1,51 @@
+"""The settings of a running engine against those of the scenario."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gst_assets.engine.settings_check import check_settings
+from gst_assets.errors import EngineError
+from gst_assets.scenario import load_scenario
+from gst_assets_tests.engine.memory_engine import SETTINGS
+
+
+def test_equal_settings_pass_and_open_ones_are_not_compared() -> None:
+    check_settings(load_scenario("smoke"), SETTINGS)
+    open_blocks = load_scenario("smoke", ["engine.num_kv_blocks=null"])
+    check_settings(open_blocks, SETTINGS.model_copy(update={"num_kv_blocks": 77}))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model.dtype", "float32"),
+        ("model.max_model_len", 1024),
+        ("engine.max_num_seqs", 16),
+        ("engine.max_num_batched_tokens", 2048),
+        ("engine.block_size", 16),
+        ("engine.num_kv_blocks", 1023),
+        ("engine.enable_prefix_caching", True),
+        ("engine.async_scheduling", True),
+        ("engine.enforce_eager", False),
+    ],
+)
+def test_every_setting_that_differs_is_named_with_both_values(name: str, found: Any) -> None:
+    scenario = load_scenario("smoke")
+    section, key = name.split(".")
+    asked = getattr(getattr(scenario, section), key)
+    with pytest.raises(EngineError) as raised:
+        check_settings(scenario, SETTINGS.model_copy(update={key: found}))
+    assert f"{name}: the scenario asks for {asked}, but memory 1 runs with {found}" in str(raised.value)
+    assert f"set {name}={found}" in str(raised.value)
+
+
+def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:
+    with pytest.raises(EngineError, match="without chunked prefill"):
+        check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"enable_chunked_prefill": False}))
+    graphs = load_scenario("smoke", ["engine.enforce_eager=false", "engine.cudagraph_max_capture_size=512"])
+    found = SETTINGS.model_copy(update={"enforce_eager": False, "cudagraph_capture_sizes": [1, 2, 256]})
+    with pytest.raises(EngineError, match=r"cudagraph_max_capture_size: the scenario asks for 512, .* runs with 256"):
+        check_settings(graphs, found)
