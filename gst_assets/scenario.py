@@ -294,7 +294,9 @@ class Profile(Settings):
                 raise ValueError(f"{name} must hold values of at least {lowest}, found {value[0]}")
             # A prompt may be cut so that one token is left, and a lone request decodes alone: without that corner no simulation could begin.
             if name in _STARTS_AT_LOWEST and value[0] != lowest:
-                raise ValueError(f"{name} must begin with {lowest}, the smallest step a scheduler can form, found {value[0]}")
+                raise ValueError(
+                    f"{name} must begin with {lowest}, the smallest step a scheduler can form, found {value[0]}"
+                )
         return self
 
 

@@ -196,10 +196,13 @@ def test_unknown_override_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     assert not (root / "workload_parts").exists()
 
 
-def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path) -> None:
-    store = ArtifactStore(root)
+def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path, tmp_path: Path) -> None:
+    store, home = (
+        ArtifactStore(root),
+        tmp_path / "home",
+    )  # without a home, a killed Dagster leaves its own in the checkout
     before, pointer = store.list(Kind.REAL_RUN), store.current("smoke", "real_runs")
-    process = materialize(root, "real_request_metrics,real_token_metrics", wait=False)
+    process = materialize(root, "real_request_metrics,real_token_metrics", home=home, wait=False)
     wait_until(lambda: "repeat 2 of 2: playing" in output(process), "the second repeat")
     assert staged(root)
     os.kill(process.pid, signal.SIGKILL)
@@ -212,10 +215,10 @@ def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path) ->
     assert not staged(root)
 
 
-def test_killed_report_leaves_nothing_and_the_next_one_succeeds(root: Path) -> None:
+def test_killed_report_leaves_nothing_and_the_next_one_succeeds(root: Path, tmp_path: Path) -> None:
     store = ArtifactStore(root)
     before = store.list(Kind.COMPARISON)
-    process = materialize(root, "comparison_report", wait=False)
+    process = materialize(root, "comparison_report", home=tmp_path / "home", wait=False)
     wait_until(lambda: any((root / ".staging").glob("*/figs")), "the report being written")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
