@@ -25,6 +25,8 @@ def main(scenario: str) -> None:
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        if len(sys.argv) != 2:
+            sys.exit("usage: python -m gst_assets.latest SCENARIO")
+        main(sys.argv[1])
     except GstError as problem:
         sys.exit(f"error: {problem}")

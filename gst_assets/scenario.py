@@ -314,6 +314,12 @@ class Simulation(Settings):
     kv_cache_granularity: int = Field(16, gt=0, description="tokens to which context lengths are rounded up in lookups")
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _variants_differ(self) -> Simulation:
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"variants {list(self.variants)} names one twice")
+        return self
+
 
 class Comparison(Settings):
     """Bands of the verdict, on the absolute relative error of the headline variant."""

@@ -109,6 +109,10 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unknown scenario": (scenario(name="smok"), "unknown scenario 'smok'"),
     "unknown override": (scenario("engine.max_seqs=4"), "engine.max_seqs: unknown key. Allowed here: "),
+    "one variant twice": (
+        scenario("simulation.variants=[kernels,kernels]"),
+        "variants ['kernels', 'kernels'] names one twice",
+    ),
     "profile missing": (lambda folder: find_bundle(folder, load_scenario("smoke")), "cpu/qwen3-tiny"),
     "profile incomplete": (incomplete_profile, "attention.csv: missing"),
     "profile for other hardware": (profile_of_other_hardware, "h200"),

@@ -224,6 +224,13 @@ def _check_same_subject(first: RealRun, other: RealRun | SimulatedRun) -> None:
         raise ComparisonError(
             f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one model."
         )
+    for key in ("geometry", "dtype"):
+        shapes = [meta.params.get("model", {}).get(key) for meta in (one, two)]
+        # Runs written by other programs may not record it; then only the name can be compared.
+        if None not in shapes and shapes[0] != shapes[1]:
+            raise ComparisonError(
+                f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one model."
+            )
     ours = (one.hardware.hardware_id, one.hardware.device_name, one.hardware.device_count)
     theirs = (two.hardware.hardware_id, two.hardware.device_name, two.hardware.device_count)
     if ours != theirs:

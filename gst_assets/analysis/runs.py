@@ -12,7 +12,14 @@ import pandas as pd
 
 from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, RunMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, check_run_tables, read_table
+from gst_assets.contracts.tables import (
+    Iterations,
+    Overheads,
+    RequestMetrics,
+    TokenMetrics,
+    check_run_tables,
+    read_table,
+)
 from gst_assets.errors import ArtifactError, ComparisonError
 
 RunKind = Literal["real", "vidur"]
@@ -73,6 +80,11 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
             f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to the other directory."
         )
     meta = read_document(model, meta_path)
+    for table in (RequestMetrics, TokenMetrics):
+        if table.file_name() not in meta.sha256:
+            raise ArtifactError(
+                f"{meta_path}: key sha256 does not list {table.file_name()}, so nobody can tell whether it was changed. List its digest."
+            )
     requests = read_table(RequestMetrics, directory / RequestMetrics.file_name())
     tokens = read_table(TokenMetrics, directory / TokenMetrics.file_name())
     check_run_tables(requests, tokens, directory)
@@ -96,12 +108,14 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
         if profile is None and not path.is_file():
             return None
         meta = read_document(ProfileMeta, path)
-        changed = [name for name, digest in sim.meta.profile_sha256.items() if meta.sha256.get(name, digest) != digest]
+        changed = [name for name, digest in sim.meta.profile_sha256.items() if meta.sha256.get(name) != digest]
         if changed and profile is None:
             return None
         if changed:
             raise ComparisonError(
                 f"{path}: {changed[0]} is not the file that {sim.directory} was simulated with. Point to the bundle it used."
             )
+        if Overheads.file_name() in sim.meta.profile_sha256 and not meta.calibration_sha256:
+            return None
         found |= set(meta.calibration_sha256.values())
     return found

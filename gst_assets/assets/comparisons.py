@@ -14,11 +14,12 @@ from gst_assets.analysis.runs import read_calibration_sha256
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.real_runs import current_real_runs, real_metrics
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
-from gst_assets.contracts.documents import timestamp_slug, write_document
+from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, ScenarioResource
+from gst_assets.workload.spec import check_made_for
 
 
 @dg.asset(
@@ -39,6 +40,14 @@ def comparison_report(
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
     real, simulations = current_real_runs(store, chosen), current_vidur_runs(store, chosen)
+    # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked when it was expanded.
+    sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
+    for run in real:
+        check_made_for(run.meta.params, chosen, run.directory, sections, "real_request_metrics")
+    for simulation in simulations.values():
+        check_made_for(
+            simulation.meta.params, chosen, simulation.directory, (*sections, "simulation"), "vidur_request_metrics"
+        )
     comparison = compare(
         real,
         simulations,
@@ -49,6 +58,11 @@ def comparison_report(
     with store.stage(Kind.COMPARISON, comparison_id) as staging:
         write_comparison(comparison, staging.path)
         meta = comparison_meta(comparison, run_id=comparison_id, started_at=started, sha256=staging.digests())
+        asked = {
+            "params": chosen.model_dump(mode="json"),
+            "hydra": Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
+        }
+        meta = meta.model_copy(update=asked)
         write_document(meta, staging.path / Kind.COMPARISON.meta_name)
         final = staging.commit()
     store.set_current(chosen.name, "comparison", {"comparison_id": comparison_id})

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -14,7 +15,7 @@ from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import TraceIntervals, TraceLengths, check_workload_tables, read_table, write_table
 from gst_assets.errors import ArtifactError, WorkloadError
 from gst_assets.partitions import SCENARIOS
-from gst_assets.provenance import sha256_bytes
+from gst_assets.provenance import sha256_bytes, sha256_file
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
 from gst_assets.scenario import Scenario, resolve_path
 from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
@@ -30,6 +31,7 @@ from gst_assets.workload.spec import (
 )
 
 GROUP = "workload"
+_SOURCE = "source"
 _FILES = {"prompts": PATHS.prompts, "trace_lengths": PATHS.trace_lengths, "trace_intervals": PATHS.trace_intervals}
 
 
@@ -47,6 +49,7 @@ def prompts(
     source = resolve_path(chosen.workload.prompts)
     items = read_prompts(source)
     part = _PartWriter(store, "prompts", chosen, scenario.overrides)
+    part.inputs = {_SOURCE: sha256_file(source)}
     path, digest = part.write(lambda directory: write_prompts(items, directory / PATHS.prompts))
     return dg.MaterializeResult(
         check_results=[contract_passed("prompts", prompts=len(items))],
@@ -161,7 +164,9 @@ def workload_spec(
         final = staging.commit(share=True)
     load_workload(final)
     # The metadata of a shared directory is the first scenario's; what this scenario asked for is kept with its pointer.
-    store.set_current(chosen.name, "workload", {"workload_id": identity, "params": chosen.model_dump(mode="json")})
+    pointer: dict[str, Any] = {"workload_id": identity, "params": chosen.model_dump(mode="json")}
+    pointer[_SOURCE] = _part_meta(sources["prompts"][0]).inputs_sha256[_SOURCE]
+    store.set_current(chosen.name, "workload", pointer)
     return dg.MaterializeResult(
         check_results=[contract_passed("workload_spec", requests=len(lengths))],
         data_version=dg.DataVersion(identity),
@@ -188,7 +193,22 @@ def current_workload(store: ArtifactStore, scenario: Scenario) -> LoadedWorkload
         )
     loaded = load_workload(store.open(Kind.WORKLOAD, pointer["workload_id"]))
     check_same_request(pointer["params"], scenario, loaded.directory)
+    _check_source(pointer[_SOURCE], scenario, loaded.directory)
     return loaded
+
+
+def _check_source(sha256: str, scenario: Scenario, directory: Path) -> None:
+    """The prompts file that the scenario names still is the one that was read.
+
+    Raises:
+        WorkloadError
+    """
+    source = resolve_path(scenario.workload.prompts)
+    if not source.is_file() or sha256_file(source) != sha256:
+        raise WorkloadError(
+            f"{source}: changed or removed since {directory} was made from it. Materialize prompts, trace_lengths, trace_intervals and "
+            "workload_spec again."
+        )
 
 
 class _PartWriter:
@@ -229,6 +249,8 @@ def _current_part(store: ArtifactStore, scenario: Scenario, part: str) -> tuple[
     directory = store.open(Kind.WORKLOAD_PART, pointer["artifact_id"])
     check_same_request(pointer["params"], scenario, directory)
     path = directory / _FILES[part]
+    if part == "prompts":
+        _check_source(_part_meta(path).inputs_sha256[_SOURCE], scenario, directory)
     return path, _part_meta(path).sha256[path.name]
 
 

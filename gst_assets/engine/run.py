@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -170,8 +172,10 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
     asked = []
     for play in plays:
         meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
+        _check_scenario_of(meta, play)
         asked.append((meta, read_requests(play.workload, meta, play.scenario)))
         _say(f"workload {meta.workload_id}: {len(asked[-1][1])} requests")
+    _check_output(plays, out)
     began = time.monotonic()
     written: list[Path] = []
     _say(f"opening {scenario.engine.backend}")
@@ -205,6 +209,34 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
                         "of the scenario could not be finished. See the engine's lines above and run again."
                     )
     return written
+
+
+def _check_output(plays: Sequence[Play], out: Path) -> None:
+    """The run directories can be created: found out before the engine starts, not after the first repeat."""
+    for play in plays:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", play.group_id):
+            raise EngineError(
+                f"--group-id {play.group_id!r}: expected a plain name of letters, digits, dots, dashes and underscores."
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out):
+            pass
+    except OSError as error:
+        raise EngineError(
+            f"--out {out}: no directory can be created there ({error.strerror}). Name a writable directory."
+        ) from None
+
+
+def _check_scenario_of(meta: WorkloadMeta, play: Play) -> None:
+    """The workload's schedule and output lengths are those of the scenario it is paired with (its prompts may come from another path)."""
+    built, asked = meta.params.get("workload", {}), play.scenario.workload.model_dump(mode="json")
+    for key in ("arrivals", "num_decode_tokens"):
+        if built.get(key) != asked[key]:
+            raise WorkloadError(
+                f"{play.workload}: built with workload.{key} = {built.get(key)}, but scenario {play.scenario.name} asks for {asked[key]}. "
+                "Pair each --workload with its own --scenario."
+            )
 
 
 async def _repeat(

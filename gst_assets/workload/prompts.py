@@ -58,9 +58,11 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _parse(path: Path, number: int, line: str) -> Prompt:
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise WorkloadError(f"{path}: line {number}: not valid JSON ({error.msg} at column {error.colno}).") from None
+    except (ValueError, RecursionError) as error:
+        raise WorkloadError(f"{path}: line {number}: not usable JSON ({error}).") from None
     if not isinstance(value, dict):
         raise WorkloadError(
             f"{path}: line {number}: expected a JSON object with prompt_id and text, found {line.strip():.60}."
@@ -70,8 +72,18 @@ def _parse(path: Path, number: int, line: str) -> Prompt:
             raise WorkloadError(f"{path}: line {number}: {key} is missing. Each line needs prompt_id and text.")
         if not isinstance(value[key], str) or not value[key]:
             raise WorkloadError(f"{path}: line {number}: {key} must be a non-empty string, found {value[key]!r:.60}.")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise WorkloadError(
+            f"{path}: line {number}: holds half of a surrogate pair, which is no character. Write the whole character."
+        ) from None
     extra = {key: item for key, item in value.items() if key not in ("prompt_id", "text")}
     return Prompt(value["prompt_id"], value["text"], extra)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:

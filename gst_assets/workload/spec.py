@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -84,15 +84,41 @@ def check_same_request(built_params: Mapping[str, Any], scenario: Scenario, dire
     Raises:
         WorkloadError: names the first setting that differs, with both values.
     """
+    remedy = "Materialize prompts, trace_lengths, trace_intervals and workload_spec with the same overrides."
     now = scenario.model_dump(mode="json")
-    for section, keys in (("workload", tuple(now["workload"])), ("model", ("tokenizer",))):
-        for key in keys:
-            built = built_params.get(section, {}).get(key)
-            if built != now[section][key]:
-                raise WorkloadError(
-                    f"{directory}: built with {section}.{key} = {built}, but scenario {scenario.name} now asks for {now[section][key]}. "
-                    "Materialize prompts, trace_lengths, trace_intervals and workload_spec with the same overrides."
-                )
+    _compare(built_params, now, "workload", tuple(now["workload"]), scenario, directory, remedy)
+    _compare(built_params, now, "model", ("tokenizer",), scenario, directory, remedy)
+
+
+def check_made_for(
+    made_params: Mapping[str, Any], scenario: Scenario, directory: Path, sections: Sequence[str], asset: str
+) -> None:
+    """What lies in `directory` was made with the settings that `scenario` has now in `sections`; `asset` is named as the remedy.
+
+    Raises:
+        WorkloadError: names the first setting that differs, with both values.
+    """
+    now = scenario.model_dump(mode="json")
+    remedy = f"Materialize {asset} again, with the same overrides."
+    for section in sections:
+        _compare(made_params, now, section, tuple(now[section]), scenario, directory, remedy)
+
+
+def _compare(
+    made: Mapping[str, Any],
+    now: Mapping[str, Any],
+    section: str,
+    keys: Sequence[str],
+    scenario: Scenario,
+    directory: Path,
+    remedy: str,
+) -> None:
+    for key in keys:
+        built = made.get(section, {}).get(key)
+        if built != now[section][key]:
+            raise WorkloadError(
+                f"{directory}: built with {section}.{key} = {built}, but scenario {scenario.name} now asks for {now[section][key]}. {remedy}"
+            )
 
 
 def check_tokenizer(tokenizer: Tokenizer, meta: WorkloadMeta, directory: Path) -> None:

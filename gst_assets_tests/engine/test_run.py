@@ -127,6 +127,30 @@ def resolved(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--group-id", "../x"], "--group-id '../x': expected a plain name"),
+        (["--out", "/proc/none/out"], "--out /proc/none/out: no directory can be created there"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before_the_engine_starts(
+    changes: list[str], message: str, workload: Path, resolved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--workload", str(workload), "--scenario", str(resolved), "--out", str(tmp_path / "out")]
+    assert message in command(capsys, *arguments, *changes)
+
+
+def test_a_workload_of_another_scenario_is_refused(
+    workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scenario.json"
+    settings = SCENARIO.workload.model_copy(update={"num_decode_tokens": 999})
+    path.write_text(SCENARIO.model_copy(update={"workload": settings}).model_dump_json())
+    line = command(capsys, "--workload", str(workload), "--scenario", str(path), "--out", str(tmp_path / "out"))
+    assert "asks for 999. Pair each --workload with its own --scenario" in line
+
+
 def test_an_altered_workload_is_refused(
     workload: Path, resolved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gst_assets.contracts.tables import TraceIntervals, validate
+from gst_assets.errors import WorkloadError
 from gst_assets.scenario import Arrivals, FixedInterval, Poisson, Static
 from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals, inter_arrival_ns
 
@@ -51,3 +52,8 @@ def test_poisson_values_are_pinned() -> None:
 def test_seeds_differ() -> None:
     one, other = (inter_arrival_ns(SCHEDULES[1], 10, seed) for seed in (1, 2))
     assert not np.array_equal(one, other)
+
+
+def test_a_schedule_beyond_64_bits_names_the_rate() -> None:
+    with pytest.raises(WorkloadError, match=r"workload\.arrivals\.rate_per_s 1e-12: 3 arrivals would last"):
+        inter_arrival_ns(Poisson(kind="poisson", rate_per_s=1e-12), 3, seed=1)

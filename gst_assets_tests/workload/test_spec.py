@@ -19,7 +19,7 @@ from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.workload.arrivals import build_trace_intervals
 from gst_assets.workload.lengths import build_trace_lengths
 from gst_assets.workload.prompts import read_prompts, write_prompts
-from gst_assets.workload.spec import check_same_request, load_workload, workload_id, workload_meta
+from gst_assets.workload.spec import check_made_for, check_same_request, load_workload, workload_id, workload_meta
 from gst_assets.workload.tokenizer import load_tokenizer
 
 NAMES = ("prompts.jsonl", "trace_lengths.csv", "trace_intervals.csv")
@@ -121,3 +121,16 @@ def test_a_workload_of_other_settings_is_not_reused(workload: Path) -> None:
         check_same_request(
             built_for, load_scenario("published_qwen3_prompts", ["workload.num_decode_tokens=32"]), workload
         )
+
+
+def test_what_was_made_with_other_settings_is_named(workload: Path) -> None:
+    made = load_scenario("smoke").model_dump(mode="json")
+    check_made_for(
+        made, load_scenario("smoke", ["comparison.pass_band=0.01"]), workload, ("workload", "model", "engine"), "x"
+    )
+    with pytest.raises(
+        WorkloadError,
+        match=r"built with engine\.max_num_seqs = 32, but scenario smoke now asks for 8\. Materialize real_request_metrics again",
+    ):
+        other = load_scenario("smoke", ["engine.max_num_seqs=8"])
+        check_made_for(made, other, workload, ("workload", "model", "engine"), "real_request_metrics")
