@@ -66,6 +66,10 @@ class IterationField(IntEnum):
     WAITING = 7
     TRACING_NS = 8
     """What recording this row cost the engine."""
+    LAUNCHED_NS = 9
+    """When the call that launches the model returned: on a GPU its work is queued by then, not done. 0: not seen."""
+    OUTPUT_NS = 10
+    """When the step's tokens had reached the engine's process, before the scheduler took note of them."""
 
 
 class Engine(Protocol):

@@ -52,12 +52,18 @@ class StepRecorder:
             else:
                 decode_requests += 1
         row = [began_ns, 0, prefill_requests, prefill_tokens, decode_requests, context_tokens]
-        row += [len(scheduler.running), len(scheduler.waiting), time.monotonic_ns() - ended_ns]
+        row += [len(scheduler.running), len(scheduler.waiting), time.monotonic_ns() - ended_ns, 0, 0]
         self._open[id(output)] = (output, row)
 
-    def completed(self, output: Any, ended_ns: int) -> None:
-        """The outputs of the step were processed at `ended_ns`."""
+    def launched(self, output: Any, now_ns: int) -> None:
+        """The step's model was launched by `now_ns`."""
+        _, row = self._open[id(output)]
+        row[IterationField.LAUNCHED_NS] = now_ns
+
+    def completed(self, output: Any, output_ns: int, ended_ns: int) -> None:
+        """The step's tokens were there at `output_ns` and processed at `ended_ns`."""
         _, row = self._open.pop(id(output))
+        row[IterationField.OUTPUT_NS] = output_ns
         row[IterationField.COMPLETION_NS] = ended_ns
         row[IterationField.TRACING_NS] += time.monotonic_ns() - ended_ns
         self._rows.extend(row)

@@ -16,7 +16,7 @@ from gst_assets.engine.step_recorder import StepRecorder
 
 
 class _Traced:
-    """Mixed in before a vLLM scheduler. Its two methods are called by the engine's loop for every step."""
+    """Mixed in before a vLLM scheduler. Its methods are called by the engine's loop for every step, in this order."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -30,10 +30,17 @@ class _Traced:
             self._recorder.scheduled(self, output, began_ns, ended_ns)
         return output
 
+    def get_grammar_bitmask(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        # The loop asks for it between launching the model and launching the sampler (vllm/v1/engine/core.py, 0.22 and 0.32).
+        if scheduler_output.total_num_scheduled_tokens:
+            self._recorder.launched(scheduler_output, time.monotonic_ns())
+        return super().get_grammar_bitmask(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+
     def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        output_ns = time.monotonic_ns()
         outputs = super().update_from_output(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         if scheduler_output.total_num_scheduled_tokens:
-            self._recorder.completed(scheduler_output, time.monotonic_ns())
+            self._recorder.completed(scheduler_output, output_ns, time.monotonic_ns())
         elif not self.get_num_unfinished_requests():  # type: ignore[attr-defined]
             # The empty step with which the engine clears away its last finished requests: their tokens have been handed out already.
             self._recorder.flush()

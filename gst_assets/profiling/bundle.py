@@ -212,10 +212,12 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     kinds = ["decode", "mixed"]
     if settings.cudagraph_capture_sizes and max(settings.cudagraph_capture_sizes) < settings.max_num_batched_tokens:
         kinds.append("mixed_eager")
-    steps = set(bundle.overheads.loc[bundle.overheads["term"] == "step", "step_kind"])
+    term = "host" if settings.async_scheduling else "step"
+    steps = set(bundle.overheads.loc[bundle.overheads["term"] == term, "step_kind"])
     terms = set(bundle.overheads["term"])
-    missing = [f"step rows of step_kind {kind}" for kind in kinds if kind not in steps]
-    missing += [f"{term} rows" for term in ("handover", "delivery") if term not in terms]
+    missing = [f"{term} rows of step_kind {kind}" for kind in kinds if kind not in steps]
+    others = ("process", "turnaround", "device") if settings.async_scheduling else ()
+    missing += [f"{name} rows" for name in ("handover", "delivery", *others) if name not in terms]
     if missing:
         raise ProfileError(
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."

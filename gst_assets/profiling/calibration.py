@@ -29,6 +29,8 @@ from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine.protocol import EngineRequest, IterationField, TokenMessage
 from gst_assets.engine.replay import quiet_interpreter
 from gst_assets.errors import GstError, ProfileError
+from gst_assets.profiling import async_steps
+from gst_assets.profiling.async_steps import DeviceSteps, row, step_kind
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.profiling.operators import Progress
 from gst_assets.scenario import Scenario
@@ -212,15 +214,24 @@ class _Played:
         )
 
 
-async def measure_overheads(
-    engine: CalibratedEngine, scenario: Scenario, operators: OperatorModel, progress: Progress
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Drive every batch of `plan`; returns the table `contracts.tables.Overheads` and a digest of each calibration workload.
+@dataclass(frozen=True)
+class Driven:
+    """What driving the plan left behind: every request as its client saw it, and every recorded step (`Engine.iterations`) since the first."""
 
-    The engine must be idle and record its iterations.
+    played: list[_Played]
+    steps: np.ndarray
+    settings: EngineSettings
+
+    def digests(self) -> dict[str, str]:
+        """A digest of each calibration workload, by the name of its batch."""
+        return {item.batch.name: item.digest() for item in _last_of_name(self.played)}
+
+
+async def drive(engine: CalibratedEngine, scenario: Scenario, progress: Progress) -> Driven:
+    """Drive every batch of `plan`. The engine must be idle and record its iterations.
 
     Raises:
-        ProfileError: a batch does not fit the engine, the engine did not run it as designed, or a step kind was not seen often enough.
+        ProfileError: a batch does not fit the engine, the engine did not run it to its end, or does not record its iterations.
     """
     settings = engine.settings()
     batches = plan(scenario, settings.num_kv_blocks)
@@ -239,8 +250,25 @@ async def measure_overheads(
             "the engine does not record its iterations. Set replay.record_iterations=true and profile again."
         )
     steps = steps[steps[:, IterationField.SCHEDULED_NS] >= played[0].started[0].send_ns]
-    samples = _collect(played, steps, settings, operators)
-    return overheads_table(samples), {item.batch.name: item.digest() for item in _last_of_name(played)}
+    return Driven(played, steps, settings)
+
+
+def overheads(driven: Driven, operators: OperatorModel, device_ns: DeviceSteps | None = None) -> pd.DataFrame:
+    """The table `contracts.tables.Overheads` of what was driven.
+
+    An engine that schedules step by step has `step` rows. One that schedules asynchronously has `host`, `process`, `turnaround` and `device` rows
+    instead (`async_steps`); `device_ns` are the device times of its whole steps, which only a GPU's worker can tell.
+
+    Raises:
+        ProfileError: the engine did not run a batch as designed, or a term was not seen often enough.
+    """
+    samples = _collect(driven.played, driven.steps, driven.settings, operators)
+    if not driven.settings.async_scheduling:
+        return overheads_table(samples)
+    samples.steps.clear()
+    captured = driven.settings.cudagraph_capture_sizes
+    parts = async_steps.collect(driven.steps, captured)
+    return overheads_table(samples, async_steps.rows(parts, device_ns or {}, operators, captured))
 
 
 def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
@@ -343,14 +371,6 @@ class Samples:
     delivery: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
-def step_kind(num_prefill_tokens: int, num_decode_requests: int, capture_sizes: Sequence[int]) -> str:
-    """`decode`, `mixed`, or `mixed_eager` for a mixed step with more tokens than the largest captured graph (`capture_sizes`, tokens)."""
-    if num_prefill_tokens == 0:
-        return "decode"
-    beyond = bool(capture_sizes) and num_prefill_tokens + num_decode_requests > max(capture_sizes)
-    return "mixed_eager" if beyond else "mixed"
-
-
 def _collect(
     played: Sequence[_Played], steps: np.ndarray, settings: EngineSettings, operators: OperatorModel
 ) -> Samples:
@@ -415,24 +435,25 @@ def _step_of(request: _Request, completion: np.ndarray, item: _Played) -> int:
     return first
 
 
-def overheads_table(samples: Samples) -> pd.DataFrame:
+def overheads_table(samples: Samples, asynchronous: Sequence[dict[str, Any]] | None = None) -> pd.DataFrame:
     """The table `contracts.tables.Overheads`: one row per composition seen at least `MIN_SAMPLES` times, `handover` rows by
     prompt tokens (requests sent to an idle engine), and `delivery` rows by decode requests in the step (0: the first token of a lone prompt).
 
-    Durations are per step. `operators_ns` is the median over the samples of what the operator tables say for each.
+    Durations are per step. `operators_ns` is the median over the samples of what the operator tables say for each. `asynchronous` are the rows
+    that stand where the `step` rows of a synchronous engine would.
 
     Raises:
         ProfileError: no composition of a step kind, no hand-over or no delivery was seen often enough.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = list(asynchronous or [])
     for key in sorted(samples.steps):
         found = np.array(samples.steps[key])
         if len(found) >= MIN_SAMPLES:
             composition = dict(zip(_STEP_COLUMNS, key, strict=True))
             rows.append(
-                _row("step", composition, found[:, 0], int(np.median(found[:, 1])), float(np.median(found[:, 2])))
+                row("step", composition, found[:, 0], int(np.median(found[:, 1])), float(np.median(found[:, 2])))
             )
-    steps_seen = {row["step_kind"] for row in rows}
+    steps_seen = {row["step_kind"] for row in rows if row["term"] in ("step", "host")}
     missing = {"decode"} - steps_seen or (set() if steps_seen & {"mixed", "mixed_eager"} else {"mixed"})
     for term, axis, seen in (
         ("handover", "num_prefill_tokens", samples.handover),
@@ -441,7 +462,7 @@ def overheads_table(samples: Samples) -> pd.DataFrame:
         often = {place: np.array(seen[place], dtype=float) for place in sorted(seen) if len(seen[place]) >= MIN_SAMPLES}
         for place, durations in often.items():
             composition = {"step_kind": "none", **dict.fromkeys(_STEP_COLUMNS[1:], 0), axis: place}
-            rows.append(_row(term, composition, durations, 0, 0.0))
+            rows.append(row(term, composition, durations, 0, 0.0))
         missing |= set() if often else {term}
     if missing:
         raise ProfileError(
@@ -449,20 +470,3 @@ def overheads_table(samples: Samples) -> pd.DataFrame:
         )
     integers = {name: "Int64" for name in rows[0] if name not in ("term", "step_kind")}
     return pd.DataFrame(rows).astype({**integers, "term": "str", "step_kind": "str"})
-
-
-def _row(
-    term: str, composition: dict[str, Any], durations: np.ndarray, context: int, operators_ns: float
-) -> dict[str, Any]:
-    low, middle, high = (round(float(value)) for value in np.percentile(durations, [10, 50, 90]))
-    return {
-        "term": term,
-        **composition,
-        "num_context_tokens": context,
-        "num_samples": len(durations),
-        "p10_ns": low,
-        "median_ns": middle,
-        "p90_ns": high,
-        "operators_ns": round(operators_ns),
-        "overhead_ns": middle - round(operators_ns),
-    }

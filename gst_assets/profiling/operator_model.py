@@ -52,6 +52,11 @@ class OperatorModel:
             prefill, "kv_cache_size", "prefill_chunk_size", "prefill", "time_stats.attn_prefill.median"
         )
 
+    @property
+    def shortest_decode_context(self) -> int:
+        """The fewest cached tokens of a sequence in the decode grid."""
+        return int(self._decode.second.values[0])
+
     def per_token_ms(self, operator: str, num_tokens: ArrayLike) -> Floats:
         """Time of one of `PER_TOKEN_OPERATORS` by new tokens in the step; the shape of `num_tokens`."""
         if operator not in self._per_token:

@@ -6,7 +6,8 @@ Timing one batch belongs to `worker_ops`, reading between the points to `operato
 - `mlp.csv` rows are one prompt of `num_tokens` without context. `time_stats.add` is 0: vLLM fuses the residual add into the norms.
 - `attn_prefill` and `attn_decode` are the attention module's call without its KV-cache write, which is `attn_kv_cache_save`. Vidur 0.0.26
   leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in `overheads.csv` it is part of the overhead.
-- `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens, `lm_head` by sequences.
+- `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens, `lm_head` and `sampling`
+  (greedy) by sequences.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.worker_ops import LAYER_OPERATORS
 from gst_assets.scenario import Scenario
@@ -64,7 +66,9 @@ async def measure_operators(
         ProfileError: the engine runs another model than the scenario describes, or several devices.
     """
     facts = await _facts(engine, scenario)
-    samples = await time_batches(engine, grid(scenario), scenario.profile.operator_repeats, progress)
+    # On a GPU the repeats of a point are replays of one captured graph, and capturing is what costs.
+    at_once = scenario.profile.operator_repeats if facts["device_type"] == "cuda" else 1
+    samples = await time_batches(engine, grid(scenario), scenario.profile.operator_repeats, progress, at_once=at_once)
     layers = facts["num_layers"]
     medians = {
         batch: {
@@ -82,25 +86,46 @@ async def measure_operators(
 
 
 async def time_batches(
-    engine: Worker, batches: Iterable[Batch], repeats: int, progress: Progress
+    engine: Worker, batches: Iterable[Batch], repeats: int, progress: Progress, *, at_once: int = 1
 ) -> dict[Batch, list[dict[str, int]]]:
     """Nanoseconds by operator for each batch and repeat (see `OperatorTimer.gst_time_batches`).
 
-    Goes through all batches once per repeat: the repeats of a point lie as far apart as the measurement is long, so that a machine that
-    is slow for some seconds does not decide single points.
+    Goes through all batches once per `at_once` repeats: the repeats of a point then lie as far apart as the measurement is long, so that a
+    machine that is slow for some seconds does not decide single points. `repeats` must be a multiple of `at_once`.
     """
     samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in batches}
     order = list(samples)
-    for sweep in range(repeats):
+    sweeps = repeats // at_once
+    for sweep in range(sweeps):
         for start in range(0, len(order), _BLOCK):
             block = order[start : start + _BLOCK]
             plain = [[list(pair) for pair in batch] for batch in block]
             # The first pass through a shape prepares kernels and memory for it.
-            (walks,) = await engine.collective_rpc("gst_time_batches", plain, 1 if sweep == 0 else 0)
+            (walks,) = await engine.collective_rpc("gst_time_batches", plain, 1 if sweep == 0 else 0, at_once)
             for batch, times in zip(block, walks, strict=True):
-                samples[batch].append(times)
-        progress("operators", (sweep + 1) / repeats)
+                samples[batch] += times
+            progress("operators", (sweep + min(start + _BLOCK, len(order)) / len(order)) / sweeps)
     return samples
+
+
+async def time_steps(engine: Worker, scenario: Scenario, settings: EngineSettings) -> dict[tuple[int, bool], list[int]]:
+    """Device nanoseconds of whole steps on a GPU, by (tokens, whether all are decodes): every decode batch of the scenario's grid, padded to
+    captured graphs, and every number of tokens (see `OperatorTimer.gst_time_steps`)."""
+    captured = sorted(settings.cudagraph_capture_sizes)
+
+    def padded(tokens: int) -> int:
+        return next((size for size in captured if size >= tokens), tokens)
+
+    profile = scenario.profile
+    points = [(padded(batch), True) for batch in profile.decode_batch_sizes]
+    points += [(padded(tokens), False) for tokens in profile.num_tokens]
+    points = list(
+        dict.fromkeys((tokens, decodes) for tokens, decodes in points if tokens <= settings.max_num_batched_tokens)
+    )
+    (times,) = await engine.collective_rpc(
+        "gst_time_steps", [list(point) for point in points], profile.operator_repeats
+    )
+    return dict(zip(points, times, strict=True))
 
 
 async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
@@ -184,7 +209,8 @@ def _unmodelled_table(scenario: Scenario, medians: dict[Batch, dict[str, float]]
     ]
     context = profile.decode_context_sizes[0]
     rows += [
-        {"operator": "lm_head", "num_rows": batch, "median_ms": medians[decode_batch(batch, context)]["lm_head"]}
+        {"operator": name, "num_rows": batch, "median_ms": medians[decode_batch(batch, context)][name]}
+        for name in ("lm_head", "sampling")
         for batch in profile.decode_batch_sizes
     ]
     return _typed(rows)

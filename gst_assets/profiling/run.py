@@ -28,10 +28,10 @@ from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
+from gst_assets.profiling import calibration
 from gst_assets.profiling.bundle import profile_key
-from gst_assets.profiling.calibration import measure_overheads
 from gst_assets.profiling.operator_model import OperatorModel
-from gst_assets.profiling.operators import measure_operators
+from gst_assets.profiling.operators import measure_operators, time_steps
 from gst_assets.scenario import Sampling, Scenario, load_scenario, read_resolved
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
@@ -92,12 +92,13 @@ async def measure(scenario: Scenario, overrides: list[str], out: Path, profiling
     clock = _Clock()
     async with open_vllm_engine(_without_early_stops(scenario), worker_extension_cls=_WORKER_EXTENSION) as engine:
         clock.phase_ends("engine_start")
-        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress)
-        clock.phase_ends("operators")
-        model = OperatorModel(mlp, attention, facts["num_layers"])
-        overheads, digests = await measure_overheads(engine, scenario, model, clock.progress)
+        # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and caches changed.
+        driven = await calibration.drive(engine, scenario, clock.progress)
         clock.phase_ends("calibration")
-        settings = engine.settings()
+        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress)
+        device_steps = await time_steps(engine, scenario, driven.settings) if facts["device_type"] == "cuda" else {}
+        clock.phase_ends("operators")
+    overheads = calibration.overheads(driven, OperatorModel(mlp, attention, facts["num_layers"]), device_steps)
     tables: dict[str, pd.DataFrame] = {
         "mlp.csv": mlp,
         "attention.csv": attention,
@@ -122,8 +123,8 @@ async def measure(scenario: Scenario, overrides: list[str], out: Path, profiling
             sha256=directory_digests(folder, Kind.PROFILE.meta_name),
             profiling_root=profiling_root or str(out.parent.parent),
             profile_key=profile_key(scenario),
-            engine_settings=settings,
-            calibration_sha256=digests,
+            engine_settings=driven.settings,
+            calibration_sha256=driven.digests(),
             worker=facts,
             seconds=clock.seconds,
         )

@@ -1,22 +1,26 @@
 """Operator times of the engine's own modules, taken inside the engine's worker process.
 
 `OperatorTimer` is a vLLM worker extension: its methods run in the worker through `collective_rpc`, where `self.model_runner` holds the real
-model, with its packed weights, and the real KV cache. It walks the model in the order of a real step and stamps the clock between
-operators, so that weights, activations and KV blocks come from whatever level of the cache a real step finds them in. Grids, medians over
-points and tables belong to `operators`. Torch and vLLM are imported inside the functions that run in the worker.
+model, with its packed weights, and the real KV cache. On a CPU it walks the model in the order of a real step and stamps the clock between
+operators, so that weights, activations and KV blocks come from whatever level of the cache a real step finds them in. On a GPU, where launching
+an operator takes longer than running it, each operator is timed in a captured graph that goes through all layers (`worker_graphs`): every
+layer has weights and KV blocks of its own, so that these are as cold as in a real step. Grids, medians over points and tables belong to
+`operators`. Torch and vLLM are imported inside the functions that run in the worker.
 
-Not timed, because they are no part of the model: building attention metadata, copying inputs, sampling, and the scheduler.
+Not timed, because they are no part of the model: building attention metadata, copying inputs, and the scheduler.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import ProfileError
+from gst_assets.profiling.worker_graphs import GraphClock, queued_nanoseconds
 
 LAYER_OPERATORS = (
     "input_layernorm",
@@ -33,8 +37,11 @@ LAYER_OPERATORS = (
 """Operators of one decoder layer by Vidur's names. `attn_rope` is q-norm, k-norm and rotary embedding; the norms include the residual add
 that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes."""
 
-MODEL_OPERATORS = ("embedding", "final_norm", "lm_head")
-"""Operators that run once a step. Vidur has no column for them."""
+MODEL_OPERATORS = ("embedding", "final_norm", "lm_head", "sampling")
+"""Operators that run once a step. Vidur has no column for them. `sampling` is greedy: the logits' conversion to float32 and their argmax."""
+
+_MODEL_OPERATOR_EXECUTIONS = 8
+"""Executions of a once-a-step operator in one captured graph."""
 
 Sequences = list[tuple[int, int]]
 """A batch: for each sequence its tokens already cached and its new tokens."""
@@ -81,27 +88,146 @@ class OperatorTimer(WorkerReport):
             "max_model_len": self.vllm_config.model_config.max_model_len,
         }
 
-    def gst_time_batches(self, batches: Sequence[Sequence[Sequence[int]]], warmups: int) -> list[dict[str, int]]:
-        """Time each of `batches` (`Sequences`) once, after `warmups` untimed passes.
+    def gst_time_batches(
+        self, batches: Sequence[Sequence[Sequence[int]]], warmups: int, repeats: int
+    ) -> list[list[dict[str, int]]]:
+        """Time each of `batches` (`Sequences`) `repeats` times, after `warmups` untimed passes (a graph has warm-ups of its own).
 
-        Returns for each batch the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all layers.
+        Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all layers.
         """
         import torch
         from vllm.forward_context import set_forward_context
 
-        timed: list[dict[str, int]] = []
+        on_gpu = self.model_runner.device.type == "cuda"
+        clock = GraphClock() if on_gpu else None
+        timed: list[list[dict[str, int]]] = []
         with torch.inference_mode():
             for batch in batches:
                 inputs, metadata, slots = self._gst_prepare([(int(context), int(new)) for context, new in batch])
                 with set_forward_context(
                     metadata, self.vllm_config, num_tokens=len(inputs["token_ids"]), slot_mapping=slots
                 ):
+                    if clock is not None:
+                        timed.append(self._gst_replay(inputs, clock, repeats))
+                        continue
                     for _ in range(warmups):
-                        self._gst_walk(inputs, self._gst_clock())
-                    clock = self._gst_clock()
-                    self._gst_walk(inputs, clock)
-                    timed.append(clock.totals())
+                        self._gst_walk(inputs, _HostLaps())
+                    walks = []
+                    for _ in range(repeats):
+                        laps = _HostLaps()
+                        self._gst_walk(inputs, laps)
+                        walks.append(laps.totals())
+                    timed.append(walks)
         return timed
+
+    def gst_time_steps(self, points: Sequence[Sequence[int]], repeats: int) -> list[list[int]]:
+        """Device nanoseconds of whole steps, as the engine's own graphs run them, LM head and greedy sampling included; GPU only.
+
+        `points` are (tokens, whether all of them are decodes of one token each). Decodes have no context; the attention of other steps is
+        left out, since vLLM's dummy run does. Returns `repeats` times for each point.
+        """
+        import torch
+
+        runner = self.model_runner
+
+        def launch(tokens: int, decodes: bool) -> None:
+            hidden, _ = runner._dummy_run(tokens, uniform_decode=decodes, skip_eplb=True)
+            logits = runner.model.compute_logits(hidden[: tokens if decodes else 1])
+            logits.to(torch.float32).argmax(dim=-1)
+
+        with torch.inference_mode():
+            return [
+                queued_nanoseconds(partial(launch, int(tokens), bool(decodes)), repeats) for tokens, decodes in points
+            ]
+
+    def _gst_replay(self, inputs: dict[str, Any], clock: GraphClock, repeats: int) -> list[dict[str, int]]:
+        """Times of every operator in a graph of its own."""
+        walks: list[dict[str, int]] = [{} for _ in range(repeats)]
+        layers = self._gst_layers()
+        per_layer, per_step = self._gst_operators(inputs)
+        with self._gst_without_kv_cache_writes() as writes:
+            # Once, so that every write's arguments are known.
+            for layer in layers:
+                per_layer["attn"](layer)
+            for name, run in per_layer.items():
+                times = clock.nanoseconds(name, partial(_each, run, layers), 1, repeats)
+                for walk, nanoseconds in zip(walks, times, strict=True):
+                    walk[name] = nanoseconds
+        for name, run in {"attn_kv_cache_save": partial(_each, _call, writes)}.items():
+            for walk, nanoseconds in zip(walks, clock.nanoseconds(name, run, 1, repeats), strict=True):
+                walk[name] = nanoseconds
+        for name, once in per_step.items():
+            run = partial(_times, once, _MODEL_OPERATOR_EXECUTIONS)
+            for walk, nanoseconds in zip(
+                walks, clock.nanoseconds(name, run, _MODEL_OPERATOR_EXECUTIONS, repeats), strict=True
+            ):
+                walk[name] = nanoseconds
+        return walks
+
+    def _gst_operators(
+        self, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Callable[[Any], object]], dict[str, Callable[[], object]]]:
+        """Every operator but the KV-cache write as a function of the layer, or of nothing, on inputs of the right shapes."""
+        model, fused = self.model_runner.model, self._gst_fused
+        hidden = model.model.embed_tokens(inputs["token_ids"])
+        attention, mlp = self._gst_layers()[0].self_attn, self._gst_layers()[0].mlp
+        residual, normed = hidden.clone(), hidden.clone()
+        qkv, _ = attention.qkv_proj(hidden)
+        q, k, v = (
+            part.contiguous() for part in qkv.split([attention.q_size, attention.kv_size, attention.kv_size], dim=-1)
+        )
+        heads = (q.shape[0], -1, attention.head_dim)
+        gate_up, _ = mlp.gate_up_proj(hidden)
+        activated = fused(mlp.act_fn)(gate_up)
+        last = hidden[inputs["last_rows"]]
+        logits = model.compute_logits(last)
+
+        def rope(layer: Any) -> None:
+            own = layer.self_attn
+            own_q = fused(own.q_norm)(q.view(heads)).view(q.shape)
+            own_k = fused(own.k_norm)(k.view(heads)).view(k.shape)
+            fused(own.rotary_emb)(inputs["positions"], own_q, own_k)
+
+        import torch
+
+        return {
+            "input_layernorm": lambda layer: fused(layer.input_layernorm)(normed, residual),
+            "attn_pre_proj": lambda layer: layer.self_attn.qkv_proj(hidden),
+            "attn_rope": rope,
+            "attn": lambda layer: layer.self_attn.attn(q, k, v),
+            "attn_post_proj": lambda layer: layer.self_attn.o_proj(q),
+            "post_attention_layernorm": lambda layer: fused(layer.post_attention_layernorm)(normed, residual),
+            "mlp_up_proj": lambda layer: layer.mlp.gate_up_proj(hidden),
+            "mlp_act": lambda layer: fused(layer.mlp.act_fn)(gate_up),
+            "mlp_down_proj": lambda layer: layer.mlp.down_proj(activated),
+        }, {
+            "embedding": lambda: model.model.embed_tokens(inputs["token_ids"]),
+            "final_norm": lambda: fused(model.model.norm)(normed, residual),
+            "lm_head": lambda: model.compute_logits(last),
+            "sampling": lambda: logits.to(torch.float32).argmax(dim=-1),
+        }
+
+    @contextmanager
+    def _gst_without_kv_cache_writes(self) -> Iterator[list[Callable[[], object]]]:
+        """Within the block the attention module writes no KV cache; yields the writes left out, the latest of each layer, as functions."""
+        left_out: dict[int, Callable[[], object]] = {}
+        implementations = [layer.self_attn.attn.impl for layer in self._gst_layers()]
+
+        def keep(index: int, write: Any) -> Any:
+            def call(*arguments: Any, **keywords: Any) -> None:
+                left_out[index] = partial(write, *arguments, **keywords)
+
+            return call
+
+        for index, implementation in enumerate(implementations):
+            implementation.do_kv_cache_update = keep(index, implementation.do_kv_cache_update)
+        writes: list[Callable[[], object]] = []
+        try:
+            yield writes
+            writes += left_out.values()
+        finally:
+            for implementation in implementations:
+                del implementation.do_kv_cache_update
 
     def _gst_layers(self) -> list[Any]:
         return list(self.model_runner.model.model.layers)
@@ -161,12 +287,11 @@ class OperatorTimer(WorkerReport):
         a chain of small ones; vLLM's fused CUDA kernel of the same operator is the nearer stand-in. On the CPU the module is what runs."""
         return getattr(module, "forward_cuda", module) if self.model_runner.device.type == "cuda" else module
 
-    def _gst_clock(self) -> _HostLaps | _CudaLaps:
-        return _CudaLaps() if self.model_runner.device.type == "cuda" else _HostLaps()
-
-    def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps | _CudaLaps) -> Any:
+    def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps) -> Any:
         """One pass through the model as its own `forward` does it (vLLM's Qwen3), with a lap after every operator; returns the logits."""
-        model, fused = self.model_runner.model, self._gst_fused
+        import torch
+
+        model = self.model_runner.model
         positions, residual = inputs["positions"], None
         with self._gst_stamped_kv_cache_writes(clock):
             clock.start()
@@ -175,27 +300,27 @@ class OperatorTimer(WorkerReport):
             for layer in model.model.layers:
                 attention, mlp = layer.self_attn, layer.mlp
                 if residual is None:
-                    residual, hidden = hidden, fused(layer.input_layernorm)(hidden)
+                    residual, hidden = hidden, layer.input_layernorm(hidden)
                 else:
-                    hidden, residual = fused(layer.input_layernorm)(hidden, residual)
+                    hidden, residual = layer.input_layernorm(hidden, residual)
                 clock.lap("input_layernorm")
                 qkv, _ = attention.qkv_proj(hidden)
                 clock.lap("attn_pre_proj")
                 q, k, v = qkv.split([attention.q_size, attention.kv_size, attention.kv_size], dim=-1)
                 heads = (*q.shape[:-1], -1, attention.head_dim)
-                q = fused(attention.q_norm)(q.view(heads)).view(q.shape)
-                k = fused(attention.k_norm)(k.view(heads)).view(k.shape)
-                q, k = fused(attention.rotary_emb)(positions, q, k)
+                q = attention.q_norm(q.view(heads)).view(q.shape)
+                k = attention.k_norm(k.view(heads)).view(k.shape)
+                q, k = attention.rotary_emb(positions, q, k)
                 clock.lap("attn_rope")
                 hidden = attention.attn(q, k, v)
                 clock.lap("attn")
                 hidden, _ = attention.o_proj(hidden)
                 clock.lap("attn_post_proj")
-                hidden, residual = fused(layer.post_attention_layernorm)(hidden, residual)
+                hidden, residual = layer.post_attention_layernorm(hidden, residual)
                 clock.lap("post_attention_layernorm")
                 gate_up, _ = mlp.gate_up_proj(hidden)
                 clock.lap("mlp_up_proj")
-                hidden = fused(mlp.act_fn)(gate_up)
+                hidden = mlp.act_fn(gate_up)
                 clock.lap("mlp_act")
                 hidden, _ = mlp.down_proj(hidden)
                 clock.lap("mlp_down_proj")
@@ -203,10 +328,12 @@ class OperatorTimer(WorkerReport):
             clock.lap("final_norm")
             logits = model.compute_logits(hidden[inputs["last_rows"]])
             clock.lap("lm_head")
+            logits.to(torch.float32).argmax(dim=-1)
+            clock.lap("sampling")
             return logits
 
     @contextmanager
-    def _gst_stamped_kv_cache_writes(self, clock: _HostLaps | _CudaLaps) -> Iterator[None]:
+    def _gst_stamped_kv_cache_writes(self, clock: _HostLaps) -> Iterator[None]:
         """Within the attention module, book the KV-cache write as an operator of its own."""
         implementations = [layer.self_attn.attn.impl for layer in self._gst_layers()]
 
@@ -246,43 +373,15 @@ class _HostLaps:
         return self._totals
 
 
-class _CudaLaps:
-    """The same on the device's clock. The stream first waits, so that the host launches everything ahead.
+def _each(run: Callable[[Any], object], items: Sequence[Any]) -> None:
+    for item in items:
+        run(item)
 
-    Known limit: a GPU takes some thousand launches ahead, and a walk of 28 layers with its events is more than that. On an H200 host the laps
-    of such a model came out at the rate of the host's launches (25 us and more each), not of the kernels: such a table must not be used.
-    """
 
-    _HEAD_START_CYCLES = 200_000_000  # some 100 ms at GPU clock rates, more than the launches of one walk take
+def _call(function: Callable[[], object]) -> None:
+    function()
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._events: list[Any] = []
 
-    def start(self) -> None:
-        import torch
-
-        torch.cuda.synchronize()
-        torch.cuda._sleep(self._HEAD_START_CYCLES)
-        self._record()
-
-    def lap(self, name: str) -> None:
-        self._names.append(name)
-        self._record()
-
-    def totals(self) -> dict[str, int]:
-        """Nanoseconds by name."""
-        import torch
-
-        torch.cuda.synchronize()
-        totals: dict[str, int] = {}
-        for name, begin, end in zip(self._names, self._events, self._events[1:], strict=False):
-            totals[name] = totals.get(name, 0) + round(begin.elapsed_time(end) * 1e6)
-        return totals
-
-    def _record(self) -> None:
-        import torch
-
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._events.append(event)
+def _times(run: Callable[[], object], number: int) -> None:
+    for _ in range(number):
+        run()

@@ -1,6 +1,6 @@
 """To how many tokens the engine's captured graphs pad a step, and which kinds of step a simulation can meet.
 
-What a kind is stands in `profiling.calibration.step_kind`, so that calibrated and simulated steps are told apart alike. Costs of steps belong
+What a kind is stands in `profiling.async_steps.step_kind`, so that calibrated and simulated steps are told apart alike. Costs of steps belong
 to `overheads` and `predictor`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gst_assets.profiling.calibration import step_kind
+from gst_assets.profiling.async_steps import step_kind
 
 
 class CapturedGraphs:

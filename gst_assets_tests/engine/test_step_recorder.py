@@ -40,10 +40,12 @@ def test_composition_of_a_mixed_step(tmp_path: Path) -> None:
     recorder = StepRecorder(tmp_path / "steps")
     output = Output({"new": 64, "next": 36, "old": 1, "again": 12})
     recorder.scheduled(scheduler, output, 1000, 1100)
-    recorder.completed(output, 2000)
+    recorder.launched(output, 1300)
+    recorder.completed(output, 1900, 2000)
     recorder.flush()
     row = read_steps(tmp_path / "steps")[0]
     assert (row[F.SCHEDULED_NS], row[F.COMPLETION_NS]) == (1000, 2000)
+    assert (row[F.LAUNCHED_NS], row[F.OUTPUT_NS]) == (1300, 1900)
     assert (row[F.PREFILL_REQUESTS], row[F.PREFILL_TOKENS], row[F.DECODE_REQUESTS]) == (3, 64 + 36 + 12, 1)
     assert row[F.CONTEXT_TOKENS] == 0 + 64 + 30 + 13
     assert (row[F.RUNNING], row[F.WAITING]) == (4, 1)
@@ -57,10 +59,10 @@ def test_two_steps_under_way_are_matched_by_their_output(tmp_path: Path) -> None
     first, second, third = Output({"a": 1}), Output({"a": 1}), Output({"a": 1})
     recorder.scheduled(scheduler, first, 10, 11)
     recorder.scheduled(scheduler, second, 20, 21)
-    recorder.completed(first, 25)
+    recorder.completed(first, 24, 25)
     recorder.scheduled(scheduler, third, 30, 31)
-    recorder.completed(second, 35)
-    recorder.completed(third, 45)
+    recorder.completed(second, 34, 35)
+    recorder.completed(third, 44, 45)
     recorder.flush()
     steps = read_steps(tmp_path / "steps")
     assert steps[:, [F.SCHEDULED_NS, F.COMPLETION_NS]].tolist() == [[10, 25], [20, 35], [30, 45]]
@@ -72,7 +74,7 @@ def test_flushes_append_and_an_empty_one_writes_nothing(tmp_path: Path, monkeypa
     for began in (10, 20):
         output = Output({"a": 1})
         recorder.scheduled(scheduler, output, began, began + 1)
-        recorder.completed(output, began + 5)
+        recorder.completed(output, began + 4, began + 5)
         recorder.flush()
         recorder.flush()
     assert read_steps(tmp_path / "steps")[:, F.SCHEDULED_NS].tolist() == [10, 20]

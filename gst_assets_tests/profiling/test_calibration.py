@@ -15,13 +15,13 @@ from gst_assets.contracts import tables as contract
 from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.errors import ProfileError
 from gst_assets.profiling import calibration
+from gst_assets.profiling.async_steps import step_kind
 from gst_assets.profiling.calibration import (
     ROUNDS,
     CalibrationBatch,
     Injection,
     overheads_table,
     plan,
-    step_kind,
     workload_digest,
 )
 from gst_assets.profiling.operator_model import OperatorModel
