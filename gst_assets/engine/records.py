@@ -33,7 +33,11 @@ _ITERATION_COLUMNS = {
     "num_context_tokens": IterationField.CONTEXT_TOKENS,
     "num_running": IterationField.RUNNING,
     "num_waiting": IterationField.WAITING,
+    "launched_time_ns": IterationField.LAUNCHED_NS,
+    "output_time_ns": IterationField.OUTPUT_NS,
 }
+
+_ITERATION_TIMES = tuple(name for name in _ITERATION_COLUMNS if name.endswith("_time_ns"))
 
 _P50_P90_P99 = {"p50": 50, "p90": 90, "p99": 99}
 
@@ -99,7 +103,7 @@ def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:
     """The iterations table: the steps (`Engine.iterations`) scheduled inside the run, numbered from 0, times from run start."""
     inside = steps_inside(steps, played)
     frame = pd.DataFrame({name: inside[:, column] for name, column in _ITERATION_COLUMNS.items()})
-    for name in ("scheduled_time_ns", "completion_time_ns"):
+    for name in _ITERATION_TIMES:
         frame[name] -= played.start_ns
     frame.insert(0, "iteration_id", np.arange(len(frame), dtype=np.int64))
     return frame.astype("Int64")
