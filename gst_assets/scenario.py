@@ -278,6 +278,10 @@ class Profile(Settings):
         description="prompt lengths of mixed steps driven through the engine, ascending"
     )
     calibration_steps: int = Field(24, gt=4, description="engine steps per calibration batch")
+    traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="rates of open-loop calibration traffic, with a burst after them, for an engine that schedules asynchronously"
+    )
+    traffic_segment_s: float = Field(3.0, gt=0, description="how long each rate is played in each round")
     seed: int = Field(1_000_003, ge=0)
 
     @model_validator(mode="after")
@@ -287,6 +291,8 @@ class Profile(Settings):
                 continue
             if list(value) != sorted(set(value)):
                 raise ValueError(f"{name} must be ascending without repeats, found {list(value)}")
+            if name == "traffic_rates_per_s":
+                continue
             if not value:
                 raise ValueError(f"{name} must not be empty")
             lowest = 0 if name == "prefill_context_sizes" else 1

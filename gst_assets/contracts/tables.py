@@ -235,7 +235,9 @@ class Iterations(Table):
     launched_time_ns: Series[Int] | None = pa.Field(
         description="when the call that launches the model returned; on a GPU its work is queued by then, not done"
     )
-    output_time_ns: Series[Int] | None = pa.Field(description="when the step's tokens had reached the scheduler's process")
+    output_time_ns: Series[Int] | None = pa.Field(
+        description="when the step's tokens had reached the scheduler's process"
+    )
 
     @pa.dataframe_check(error="completion_time_ns must not be before scheduled_time_ns")
     def ends_after_start(cls, df: pd.DataFrame) -> pd.Series:
@@ -356,6 +358,26 @@ class Overheads(FilledTable):
     @pa.dataframe_check(error="overhead_ns must equal median_ns - operators_ns")
     def overhead_is_the_difference(cls, df: pd.DataFrame) -> pd.Series:
         return df["overhead_ns"] == df["median_ns"] - df["operators_ns"]
+
+
+class HostSpeed(FilledTable):
+    """How fast the host of an engine that schedules asynchronously was during calibration: one row per step, in order of time.
+
+    Present where overheads.csv has `host` rows. A simulation replays the sequence, so that its slow moments last as long as the real ones.
+    """
+
+    class Config(Table.Config):
+        name = "host_speed.csv"
+
+    time_ns: Series[Int] = pa.Field(ge=0, description="since the first step; longer idle times are shortened")
+    has_prefill: Series[bool] = pa.Field(description="whether a prompt was in the step")
+    ratio: Series[float] = pa.Field(
+        gt=0, description="time to form and launch the step over the median of its composition"
+    )
+
+    @pa.dataframe_check(error="time_ns must not decrease")
+    def in_order(cls, df: pd.DataFrame) -> pd.Series:
+        return df["time_ns"].diff().fillna(0) >= 0
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

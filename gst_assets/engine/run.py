@@ -172,10 +172,10 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
     asked = []
     for play in plays:
         meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
-        _check_scenario_of(meta, play)
+        check_scenario_of(meta, play)
         asked.append((meta, read_requests(play.workload, meta, play.scenario)))
         _say(f"workload {meta.workload_id}: {len(asked[-1][1])} requests")
-    _check_output(plays, out)
+    check_output(plays, out)
     began = time.monotonic()
     written: list[Path] = []
     _say(f"opening {scenario.engine.backend}")
@@ -185,7 +185,7 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
         for play, (meta, requests) in zip(plays, asked, strict=True):
             warmed = await warm_up(
                 engine,
-                _warm_up_requests(play.scenario, requests),
+                warm_up_requests(play.scenario, requests),
                 request_timeout_s=play.scenario.replay.request_timeout_s,
             )
             _say(f"{play.scenario.name}: warm-up of {warmed.num_requests} requests took {warmed.seconds:.1f} s")
@@ -201,7 +201,7 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
                 play.group_id,
             )
             for repeat in range(play.scenario.replay.repeats):
-                directory, died = await _repeat(engine, common, requests, repeat, out)
+                directory, died = await play_repeat(engine, common, requests, repeat, out)
                 written.append(directory)
                 if died:
                     raise EngineError(
@@ -211,7 +211,7 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
     return written
 
 
-def _check_output(plays: Sequence[Play], out: Path) -> None:
+def check_output(plays: Sequence[Play], out: Path) -> None:
     """The run directories can be created: found out before the engine starts, not after the first repeat."""
     for play in plays:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", play.group_id):
@@ -228,7 +228,7 @@ def _check_output(plays: Sequence[Play], out: Path) -> None:
         ) from None
 
 
-def _check_scenario_of(meta: WorkloadMeta, play: Play) -> None:
+def check_scenario_of(meta: WorkloadMeta, play: Play) -> None:
     """The workload's schedule and output lengths are those of the scenario it is paired with (its prompts may come from another path)."""
     built, asked = meta.params.get("workload", {}), play.scenario.workload.model_dump(mode="json")
     for key in ("arrivals", "num_decode_tokens"):
@@ -239,7 +239,7 @@ def _check_scenario_of(meta: WorkloadMeta, play: Play) -> None:
             )
 
 
-async def _repeat(
+async def play_repeat(
     engine: Engine, common: Measurement, requests: Sequence[WorkloadRequest], repeat: int, out: Path
 ) -> tuple[Path, str | None]:
     """Play once and write the run directory; returns it and why the engine died, if it did."""
@@ -344,7 +344,7 @@ def _plan(requests: Sequence[WorkloadRequest], scenario: Scenario, repeat: int) 
     ]
 
 
-def _warm_up_requests(scenario: Scenario, requests: Sequence[WorkloadRequest]) -> list[EngineRequest]:
+def warm_up_requests(scenario: Scenario, requests: Sequence[WorkloadRequest]) -> list[EngineRequest]:
     """Prompts as long as the workload's, of random tokens: the workload's own would warm a prefix cache."""
     rng = np.random.Generator(np.random.PCG64(scenario.workload.seed))
     model, replay_settings = scenario.model, scenario.replay

@@ -4,8 +4,9 @@ vLLM forms and launches step n+1 before it waits for the tokens of step n (`Engi
 no property of one of them. The stamps of a recorded step (`protocol.IterationField`) are: formed, model launched, tokens there, tokens
 processed. From them:
 
-- `host`: from forming a step until all of it, the sampler included, is launched. The sampler's launch is not stamped. It ends at the latest when
-  the tokens of the step before are there, or when the next step is formed; that it often does is what the low quantile below uses.
+- `host`: from forming a step until the host takes the tokens of the step before: forming, launching the model and the sampler. A device
+  that is behind makes it longer, which a simulation then reproduces, since it waits for the later of both. Where no step was out, until the
+  next step is formed.
 - `process`: from tokens being there to the forming of the next step, in an engine that goes on.
 - `turnaround`: from forming a step until its tokens are there, of a step that nothing was launched behind.
 - `device`: what the device needs for a step that was launched in time. Told by the worker (`worker_ops.gst_time_steps`).
@@ -16,7 +17,7 @@ How a simulation puts them together belongs to `vidur_adapter`; driving the batc
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +33,6 @@ Key = tuple[str, int, int, int]
 """(step kind, prefill requests, prefill tokens, decode requests)."""
 
 COLUMNS = ("step_kind", "num_prefill_requests", "num_prefill_tokens", "num_decode_requests")
-
-_SAMPLER_QUANTILE = 0.1
-"""Of the waits that bound the sampler's launch from above, this quantile is taken: most of them wait for nothing else."""
-_LONGEST_PAUSE_NS = 2_000_000
-"""A longer time between processing tokens and forming a step is an engine that had nothing to do."""
 
 
 @dataclass
@@ -58,51 +54,43 @@ def step_kind(num_prefill_tokens: int, num_decode_requests: int, capture_sizes: 
 
 def collect(steps: np.ndarray, capture_sizes: Sequence[int]) -> Parts:
     """Every part that the recorded `steps` show, in order of forming. All steps count, designed or not: a part belongs to one step alone."""
-    formed, launched, output = (
-        steps[:, column]
-        for column in (IterationField.SCHEDULED_NS, IterationField.LAUNCHED_NS, IterationField.OUTPUT_NS)
-    )
-    keys: list[Key] = []
-    for requests, tokens, decodes in steps[
-        :, [IterationField.PREFILL_REQUESTS, IterationField.PREFILL_TOKENS, IterationField.DECODE_REQUESTS]
-    ].tolist():
-        keys.append((step_kind(tokens, decodes, capture_sizes), requests, tokens, decodes))
+    formed, output = steps[:, IterationField.SCHEDULED_NS], steps[:, IterationField.OUTPUT_NS]
     contexts = steps[:, IterationField.CONTEXT_TOKENS].tolist()
-    last = len(steps) - 1
-
-    sampler_bounds: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for n, key in enumerate(keys):
-        bound = None
-        if n > 0 and output[n - 1] > formed[n]:
-            bound = output[n - 1] - launched[n]
-        elif n < last and formed[n + 1] < output[n]:
-            bound = formed[n + 1] - launched[n]
-        if bound is not None:
-            sampler_bounds[key[0], _bucket(key)].append(int(bound))
-    sampler = {place: float(np.quantile(found, _SAMPLER_QUANTILE)) for place, found in sampler_bounds.items()}
-
+    keys, last = _keys(steps, capture_sizes), len(steps) - 1
     parts = Parts()
+    for n, key, host_ns in _hosts(steps, keys):
+        parts.host[key].append((host_ns, contexts[n]))
     for n, key in enumerate(keys):
-        launch = sampler.get((key[0], _bucket(key)))
-        if launch is None:
-            continue
-        parts.host[key].append((float(launched[n] - formed[n]) + launch, contexts[n]))
-        followed = n < last and formed[n + 1] < output[n]
-        if not followed:
+        if not (n < last and formed[n + 1] < output[n]):
             parts.turnaround[key].append((float(output[n] - formed[n]), contexts[n]))
-            continue
-        # The step formed next after these tokens, while step n+1 is still out.
-        following = n + 2
-        if following <= last and output[n] < formed[following] < output[n + 1]:
-            pause = float(formed[following] - output[n])
-            if pause < _LONGEST_PAUSE_NS:
-                parts.process[key].append((pause, contexts[n]))
+        # The step formed next after these tokens, while step n+1 is still out: the engine goes on.
+        elif n + 2 <= last and output[n] < formed[n + 2] < output[n + 1]:
+            parts.process[key].append((float(formed[n + 2] - output[n]), contexts[n]))
     return parts
 
 
-def _bucket(key: Key) -> int:
-    """Requests whose sampling is launched, on a scale of powers of two."""
-    return int(np.ceil(np.log2(max(key[1] + key[3], 1))))
+def host_samples(steps: np.ndarray, capture_sizes: Sequence[int]) -> list[tuple[int, Key, float]]:
+    """When each step was formed, its composition and its `host` time in ns, in order; steps that do not show theirs are left out."""
+    formed = steps[:, IterationField.SCHEDULED_NS].tolist()
+    return [(formed[n], key, host_ns) for n, key, host_ns in _hosts(steps, _keys(steps, capture_sizes))]
+
+
+def _hosts(steps: np.ndarray, keys: Sequence[Key]) -> Iterator[tuple[int, Key, float]]:
+    formed, output = steps[:, IterationField.SCHEDULED_NS].tolist(), steps[:, IterationField.OUTPUT_NS].tolist()
+    for n, key in enumerate(keys):
+        if n > 0 and output[n - 1] > formed[n]:
+            yield n, key, float(output[n - 1] - formed[n])
+        elif n + 1 < len(keys) and formed[n + 1] < output[n]:
+            yield n, key, float(formed[n + 1] - formed[n])
+
+
+def _keys(steps: np.ndarray, capture_sizes: Sequence[int]) -> list[Key]:
+    counts = steps[
+        :, [IterationField.PREFILL_REQUESTS, IterationField.PREFILL_TOKENS, IterationField.DECODE_REQUESTS]
+    ].tolist()
+    return [
+        (step_kind(tokens, decodes, capture_sizes), requests, tokens, decodes) for requests, tokens, decodes in counts
+    ]
 
 
 def rows(

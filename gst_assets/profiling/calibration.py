@@ -17,20 +17,21 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import EngineSettings
-from gst_assets.engine.protocol import EngineRequest, IterationField, TokenMessage
-from gst_assets.engine.replay import quiet_interpreter
+from gst_assets.engine.protocol import Engine, EngineRequest, IterationField, RequestTimes
+from gst_assets.engine.replay import ReplayResult, quiet_interpreter
 from gst_assets.errors import GstError, ProfileError
-from gst_assets.profiling import async_steps
+from gst_assets.profiling import async_steps, traffic
 from gst_assets.profiling.async_steps import DeviceSteps, row, step_kind
+from gst_assets.profiling.host_model import HostModel, speed_trace
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.profiling.operators import Progress
 from gst_assets.scenario import Scenario
@@ -44,19 +45,14 @@ _STEPS_PER_INJECTION = 3
 _MAX_INJECTED_BATCHES = 4
 _SHORTEST_CONTEXT, _LONGEST_CONTEXT = 16, 512
 _IDLE_PAUSE_S = 0.004
+_LONGEST_GAP_NS = 50_000_000
+"""Of a time in which the engine had nothing to do, this much is kept in the trace of the host's speed."""
 _STAMP_ROUNDING_NS = 1_000  # vLLM stamps requests in float seconds
 
+_TRAFFIC_WORK = 3_000.0
+"""What a segment of traffic counts in the estimate of the time left, in tokens of a batch."""
+
 _STEP_COLUMNS = ("step_kind", "num_prefill_requests", "num_prefill_tokens", "num_decode_requests")
-
-
-class CalibratedEngine(Protocol):
-    """What is needed of a running engine here; a part of `engine.protocol.Engine`."""
-
-    def settings(self) -> EngineSettings: ...
-
-    def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]: ...
-
-    async def iterations(self, until_ns: int) -> np.ndarray | None: ...
 
 
 # --- what is driven ---------------------------------------------------------------------------------------------------
@@ -81,11 +77,13 @@ class CalibrationBatch:
     lengths: tuple[tuple[int, int], ...]
     injections: tuple[Injection, ...] = ()
     one_leaves: bool = False
+    is_traffic: bool = False
+    """Sent at the times of `traffic`, not together."""
 
     @property
     def is_lone_prompt(self) -> bool:
         """Whether this is one prompt that yields one token."""
-        return len(self.lengths) == 1 and self.lengths[0][1] == 1 and not self.injections
+        return not self.is_traffic and len(self.lengths) == 1 and self.lengths[0][1] == 1 and not self.injections
 
     @property
     def designed_decodes(self) -> set[int]:
@@ -117,11 +115,15 @@ def plan(scenario: Scenario, num_kv_blocks: int) -> list[CalibrationBatch]:
     batches = []
     for index in range(ROUNDS):
         for size in np.repeat(prompts, repeats):
-            batches.append(CalibrationBatch(f"round {index} prompt {size}", ((int(size), 1),)))
+            batches.append(CalibrationBatch(f"{_round_name(index)}prompt {size}", ((int(size), 1),)))
         for batch_size in batch_sizes:
             sizes = rng.permutation(np.repeat(prompts, repeats)).tolist() if batch_size in injected else []
             batches.append(_decode_batch(index, batch_size, sizes, scenario, num_kv_blocks, rng))
     return batches
+
+
+def _round_name(index: int) -> str:
+    return f"round {index} "
 
 
 def _injected(batch_sizes: Sequence[int]) -> set[int]:
@@ -174,7 +176,7 @@ def _decode_batch(
         Injection(size, first_injection + _STEPS_PER_INJECTION * place) for place, size in enumerate(injected)
     ]
     return CalibrationBatch(
-        f"round {round_index} batch {batch_size}", tuple(lengths), tuple(injections), one_leaves=one_leaves
+        f"{_round_name(round_index)}batch {batch_size}", tuple(lengths), tuple(injections), one_leaves=one_leaves
     )
 
 
@@ -216,7 +218,7 @@ class _Played:
 
 @dataclass(frozen=True)
 class Driven:
-    """What driving the plan left behind: every request as its client saw it, and every recorded step (`Engine.iterations`) since the first."""
+    """What calibration left behind: every request as its client saw it, and every step (`Engine.iterations`) recorded meanwhile."""
 
     played: list[_Played]
     steps: np.ndarray
@@ -227,30 +229,82 @@ class Driven:
         return {item.batch.name: item.digest() for item in _last_of_name(self.played)}
 
 
-async def drive(engine: CalibratedEngine, scenario: Scenario, progress: Progress) -> Driven:
-    """Drive every batch of `plan`. The engine must be idle and record its iterations.
+class Calibrator:
+    """Drives the plan, round by round, so that other work can be done on the same engine between rounds.
 
-    Raises:
-        ProfileError: a batch does not fit the engine, the engine did not run it to its end, or does not record its iterations.
+    The engine must be idle at the beginning of a round and record its iterations.
     """
-    settings = engine.settings()
-    batches = plan(scenario, settings.num_kv_blocks)
-    driver = _Driver(engine, scenario)
-    work = [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in batches]
-    played = []
-    with quiet_interpreter():
-        await driver.play(CalibrationBatch("warm-up", batches[0].lengths))
-        for index, batch in enumerate(batches):
-            played.append(await driver.play(batch))
-            progress("calibration", sum(work[: index + 1]) / sum(work))
-    end_ns = max(request.token_times_ns[-1] for request in played[-1].started + played[-1].injected)
-    steps = await engine.iterations(end_ns)
-    if steps is None:
-        raise ProfileError(
-            "the engine does not record its iterations. Set replay.record_iterations=true and profile again."
+
+    def __init__(self, engine: Engine, scenario: Scenario) -> None:
+        """Raises:
+        ProfileError: a batch does not fit the engine.
+        """
+        self._engine, self._scenario = engine, scenario
+        self._settings = engine.settings()
+        self._batches = plan(scenario, self._settings.num_kv_blocks)
+        self._driver = _Driver(engine, scenario)
+        self._played: list[_Played] = []
+        self._windows: list[tuple[int, int]] = []
+
+    async def play_round(self, index: int, progress: Progress) -> None:
+        """Play round `index` of `ROUNDS`: its designed batches, then its traffic.
+
+        Raises:
+            ProfileError: the engine did not run a batch to its end.
+        """
+        mine = [batch for batch in self._batches if batch.name.startswith(_round_name(index))]
+        flowing = traffic.segments(self._scenario, index)
+        began = time.monotonic_ns()
+        done, work = 0.0, [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in mine]
+        total = sum(work) + _TRAFFIC_WORK * len(flowing)
+        with quiet_interpreter():
+            await self._driver.play(CalibrationBatch("warm-up", self._batches[0].lengths))
+            for batch, share in zip(mine, work, strict=True):
+                self._played.append(await self._driver.play(batch))
+                done += share
+                progress("calibration", (index + done / total) / ROUNDS)
+        for segment in flowing:
+            result = await traffic.play(self._engine, self._scenario, segment, index)
+            self._played.append(_of_traffic(segment.name, result))
+            done += _TRAFFIC_WORK
+            progress("calibration", (index + done / total) / ROUNDS)
+        self._windows.append((began, time.monotonic_ns()))
+
+    async def driven(self) -> Driven:
+        """What all rounds so far left behind.
+
+        Raises:
+            ProfileError: the engine does not record its iterations.
+        """
+        last = self._played[-1]
+        steps = await self._engine.iterations(max(r.last_token_ns for r in last.started + last.injected))
+        if steps is None:
+            raise ProfileError(
+                "the engine does not record its iterations. Set replay.record_iterations=true and profile again."
+            )
+        scheduled = steps[:, IterationField.SCHEDULED_NS]
+        inside = np.zeros(len(steps), dtype=bool)
+        for began, ended in self._windows:
+            inside |= (scheduled >= began) & (scheduled <= ended)
+        return Driven(list(self._played), steps[inside], self._settings)
+
+
+def _of_traffic(name: str, result: ReplayResult) -> _Played:
+    requests = []
+    for item, seen in zip(result.planned, result.results, strict=True):
+        times = seen.times or RequestTimes()
+        requests.append(
+            _Request(
+                len(item.request.prompt_token_ids),
+                item.request.num_decode_tokens,
+                seen.send_ns or 0,
+                list(seen.token_times_ns),
+                times.first_token_ns or 0,
+                times.last_token_ns or 0,
+            )
         )
-    steps = steps[steps[:, IterationField.SCHEDULED_NS] >= played[0].started[0].send_ns]
-    return Driven(played, steps, settings)
+    lengths = tuple((request.num_prefill_tokens, request.num_decode_tokens) for request in requests)
+    return _Played(CalibrationBatch(name, lengths, is_traffic=True), requests, [])
 
 
 def overheads(driven: Driven, operators: OperatorModel, device_ns: DeviceSteps | None = None) -> pd.DataFrame:
@@ -262,13 +316,20 @@ def overheads(driven: Driven, operators: OperatorModel, device_ns: DeviceSteps |
     Raises:
         ProfileError: the engine did not run a batch as designed, or a term was not seen often enough.
     """
-    samples = _collect(driven.played, driven.steps, driven.settings, operators)
-    if not driven.settings.async_scheduling:
-        return overheads_table(samples)
-    samples.steps.clear()
-    captured = driven.settings.cudagraph_capture_sizes
+    settings = driven.settings
+    if not settings.async_scheduling:
+        return overheads_table(_collect(driven.played, driven.steps, settings, operators))
+    captured = settings.cudagraph_capture_sizes
     parts = async_steps.collect(driven.steps, captured)
-    return overheads_table(samples, async_steps.rows(parts, device_ns or {}, operators, captured))
+    rows = async_steps.rows(parts, device_ns or {}, operators, captured)
+    return overheads_table(_collect_ways(driven.played, driven.steps), rows)
+
+
+def host_speed(driven: Driven, overheads: pd.DataFrame) -> pd.DataFrame:
+    """The table `contracts.tables.HostSpeed`: how fast the host of an engine that schedules asynchronously was, step by step, beside the
+    medians of its `overheads`."""
+    samples = async_steps.host_samples(driven.steps, driven.settings.cudagraph_capture_sizes)
+    return speed_trace(samples, HostModel(overheads, "overheads.csv"), _LONGEST_GAP_NS)
 
 
 def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
@@ -284,7 +345,7 @@ def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
 class _Driver:
     """Sends calibration batches to the engine, one at a time."""
 
-    def __init__(self, engine: CalibratedEngine, scenario: Scenario) -> None:
+    def __init__(self, engine: Engine, scenario: Scenario) -> None:
         self._engine = engine
         self._vocab_size = scenario.model.geometry.vocab_size
         self._timeout_s = scenario.replay.request_timeout_s
@@ -378,7 +439,7 @@ def _collect(
     completion = steps[:, IterationField.COMPLETION_NS]
     scheduled = steps[:, IterationField.SCHEDULED_NS]
     captured = settings.cudagraph_capture_sizes
-    for item in played:
+    for item in (one for one in played if not one.batch.is_traffic):
         tokens_of_step: dict[int, list[int]] = defaultdict(list)
         prefilled: dict[int, _Request] = {}
         for played_request in item.started + item.injected:
@@ -407,6 +468,33 @@ def _collect(
             if lone and request is not None:
                 samples.handover[tokens].append(int(scheduled[step] - request.send_ns))
     return samples
+
+
+def _collect_ways(played: Sequence[_Played], steps: np.ndarray) -> Samples:
+    """The ways from driver to engine and back in an engine that schedules asynchronously: of every request that met an idle engine, and of
+    every step's tokens."""
+    samples = Samples()
+    formed = steps[:, IterationField.SCHEDULED_NS]
+    output, completion = steps[:, IterationField.OUTPUT_NS], steps[:, IterationField.COMPLETION_NS]
+    for item in played:
+        seen_of_step: dict[int, list[int]] = defaultdict(list)
+        for request in item.started + item.injected:
+            first = _step_of(request, completion, item)
+            for place, seen_ns in enumerate(request.token_times_ns):
+                seen_of_step[first + place].append(seen_ns)
+            if (first == 0 or output[first - 1] < request.send_ns) and steps[
+                first, IterationField.PREFILL_REQUESTS
+            ] == 1:
+                samples.handover[_to_grid(request.num_prefill_tokens)].append(int(formed[first] - request.send_ns))
+        for step, seen in seen_of_step.items():
+            decodes = int(steps[step, IterationField.DECODE_REQUESTS])
+            samples.delivery[_to_grid(decodes)].append(float(np.median(seen) - output[step]))
+    return samples
+
+
+def _to_grid(count: int) -> int:
+    """The power of two next to a count, so that traffic's many counts are seen often enough; 0 stays."""
+    return 2 ** round(np.log2(count)) if count else 0
 
 
 _COMPOSITION = (

@@ -12,7 +12,8 @@ Timing one batch belongs to `worker_ops`, reading between the points to `operato
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ import pandas as pd
 
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.worker_ops import LAYER_OPERATORS
+from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
 from gst_assets.scenario import Scenario
 
 _BLOCK = 16
@@ -50,11 +51,24 @@ def decode_batch(batch_size: int, context: int) -> Batch:
 
 def grid(scenario: Scenario) -> list[Batch]:
     """Every batch the scenario's profile needs, each once."""
+    return list(_wanted(scenario))
+
+
+def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
+    """The operators whose time is needed of each batch."""
     profile = scenario.profile
-    batches: list[Batch] = [prefill_batch(0, tokens) for tokens in profile.num_tokens]
-    batches += [prefill_batch(k, c) for k in profile.prefill_context_sizes for c in profile.prefill_chunk_sizes]
-    batches += [decode_batch(b, k) for b in profile.decode_batch_sizes for k in profile.decode_context_sizes]
-    return list(dict.fromkeys(batches))
+    attention, per_sequence = ("attn", "attn_kv_cache_save"), ("lm_head", "sampling")
+    found: dict[Batch, tuple[str, ...]] = {
+        prefill_batch(0, tokens): (*LAYER_OPERATORS, *MODEL_OPERATORS) for tokens in profile.num_tokens
+    }
+    for context in profile.prefill_context_sizes:
+        for chunk in profile.prefill_chunk_sizes:
+            found.setdefault(prefill_batch(context, chunk), attention)
+    for batch in profile.decode_batch_sizes:
+        for context in profile.decode_context_sizes:
+            more = per_sequence if context == profile.decode_context_sizes[0] else ()
+            found.setdefault(decode_batch(batch, context), (*attention, *more))
+    return found
 
 
 async def measure_operators(
@@ -68,7 +82,9 @@ async def measure_operators(
     facts = await _facts(engine, scenario)
     # On a GPU the repeats of a point are replays of one captured graph, and capturing is what costs.
     at_once = scenario.profile.operator_repeats if facts["device_type"] == "cuda" else 1
-    samples = await time_batches(engine, grid(scenario), scenario.profile.operator_repeats, progress, at_once=at_once)
+    samples = await time_batches(
+        engine, _wanted(scenario), scenario.profile.operator_repeats, progress, at_once=at_once
+    )
     layers = facts["num_layers"]
     medians = {
         batch: {
@@ -86,26 +102,35 @@ async def measure_operators(
 
 
 async def time_batches(
-    engine: Worker, batches: Iterable[Batch], repeats: int, progress: Progress, *, at_once: int = 1
+    engine: Worker, wanted: Mapping[Batch, Sequence[str]], repeats: int, progress: Progress, *, at_once: int = 1
 ) -> dict[Batch, list[dict[str, int]]]:
-    """Nanoseconds by operator for each batch and repeat (see `OperatorTimer.gst_time_batches`).
+    """Nanoseconds by operator for each batch and repeat; `wanted` are the operators needed of each (see `OperatorTimer.gst_time_batches`).
 
     Goes through all batches once per `at_once` repeats: the repeats of a point then lie as far apart as the measurement is long, so that a
     machine that is slow for some seconds does not decide single points. `repeats` must be a multiple of `at_once`.
     """
-    samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in batches}
-    order = list(samples)
+    samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in wanted}
+    blocks = list(_blocks(wanted))
     sweeps = repeats // at_once
     for sweep in range(sweeps):
-        for start in range(0, len(order), _BLOCK):
-            block = order[start : start + _BLOCK]
+        for number, (names, block) in enumerate(blocks):
             plain = [[list(pair) for pair in batch] for batch in block]
             # The first pass through a shape prepares kernels and memory for it.
-            (walks,) = await engine.collective_rpc("gst_time_batches", plain, 1 if sweep == 0 else 0, at_once)
+            (walks,) = await engine.collective_rpc(
+                "gst_time_batches", plain, 1 if sweep == 0 else 0, at_once, list(names)
+            )
             for batch, times in zip(block, walks, strict=True):
                 samples[batch] += times
-            progress("operators", (sweep + min(start + _BLOCK, len(order)) / len(order)) / sweeps)
+            progress("operators", (sweep + (number + 1) / len(blocks)) / sweeps)
     return samples
+
+
+def _blocks(wanted: Mapping[Batch, Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Batch]]]:
+    """Batches of which the same operators are wanted, at most `_BLOCK` together, in order."""
+    for names, group in itertools.groupby(wanted, key=lambda batch: wanted[batch]):
+        batches = list(group)
+        for start in range(0, len(batches), _BLOCK):
+            yield names, batches[start : start + _BLOCK]
 
 
 async def time_steps(engine: Worker, scenario: Scenario, settings: EngineSettings) -> dict[tuple[int, bool], list[int]]:

@@ -26,10 +26,12 @@ from gst_assets.contracts.documents import Hydra, ProfileMeta, timestamp_slug, w
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.run import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.bundle import profile_key
+from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.profiling.operators import measure_operators, time_steps
 from gst_assets.scenario import Sampling, Scenario, load_scenario, read_resolved
@@ -45,7 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scenario = _scenario(arguments.scenario, arguments.override)
         os.environ.update(engine_environment(scenario))
-        asyncio.run(measure(scenario, arguments.override, arguments.out, arguments.profiling_root))
+        plays = _plays(arguments.between)
+        if bool(plays) != bool(arguments.runs):
+            raise ProfileError(
+                "--between and --runs belong together: what is played between rounds, and where its runs go."
+            )
+        asyncio.run(
+            measure(scenario, arguments.override, arguments.out, arguments.profiling_root, plays, arguments.runs)
+        )
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
@@ -63,6 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         help="recorded as the root the bundle belongs to, where OUT is not yet its final place; default: two levels above OUT",
     )
     parser.add_argument(
+        "--between",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("WORKLOAD", "SCENARIO"),
+        help="a workload directory and its scenario, whose repeats are measured between the calibration rounds on the same engine start",
+    )
+    parser.add_argument("--runs", type=Path, help="directory in which the runs of --between appear")
+    parser.add_argument(
         "--override",
         action="append",
         default=[],
@@ -76,8 +94,25 @@ def _scenario(reference: str, overrides: list[str]) -> Scenario:
     return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
 
 
-async def measure(scenario: Scenario, overrides: list[str], out: Path, profiling_root: str | None = None) -> Path:
-    """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded.
+def _plays(between: Sequence[Sequence[str]]) -> list[Play]:
+    now = timestamp_slug(datetime.now(timezone.utc))
+    plays = []
+    for workload, reference in between:
+        scenario = _scenario(reference, [])
+        plays.append(Play(scenario, Path(workload).resolve(), f"{scenario.name}-{now}"))
+    return plays
+
+
+async def measure(
+    scenario: Scenario,
+    overrides: list[str],
+    out: Path,
+    profiling_root: str | None = None,
+    plays: Sequence[Play] = (),
+    runs: Path | None = None,
+) -> Path:
+    """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded. The repeats of `plays` are
+    measured between the calibration rounds, into `runs`.
 
     Raises:
         EngineError: hardware or settings differ from the scenario, or the engine failed.
@@ -87,13 +122,19 @@ async def measure(scenario: Scenario, overrides: list[str], out: Path, profiling
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware)
+    between = InterleavedRuns(plays, scenario, hardware, overrides, runs) if plays and runs else None
     print(f"hardware: {hardware.device_name}; starting {scenario.engine.backend}", flush=True)
     started_at = datetime.now(timezone.utc)
     clock = _Clock()
     async with open_vllm_engine(_without_early_stops(scenario), worker_extension_cls=_WORKER_EXTENSION) as engine:
         clock.phase_ends("engine_start")
         # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and caches changed.
-        driven = await calibration.drive(engine, scenario, clock.progress)
+        calibrator = calibration.Calibrator(engine, scenario)
+        for index in range(calibration.ROUNDS):
+            await calibrator.play_round(index, clock.progress)
+            if between is not None:
+                await between.play_after(engine, index)
+        driven = await calibrator.driven()
         clock.phase_ends("calibration")
         mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress)
         device_steps = await time_steps(engine, scenario, driven.settings) if facts["device_type"] == "cuda" else {}
@@ -105,6 +146,8 @@ async def measure(scenario: Scenario, overrides: list[str], out: Path, profiling
         "overheads.csv": overheads,
         "unmodelled.csv": unmodelled,
     }
+    if driven.settings.async_scheduling:
+        tables["host_speed.csv"] = calibration.host_speed(driven, overheads)
     with _staged(out) as folder:
         for name, table in tables.items():
             csv_files.write_csv(table, folder / name)

@@ -27,6 +27,12 @@ class GraphClock:
 
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
+        # A pool dies with its last graph: this one keeps it.
+        self._keeper = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            self._keeper.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            torch.zeros(1, device="cuda")
+            self._keeper.capture_end()
 
     def nanoseconds(self, name: str, run: Callable[[], object], executions: int, repeats: int) -> list[int]:
         """Device time of one execution, `repeats` times. `run` makes `executions` of them and must be capturable.

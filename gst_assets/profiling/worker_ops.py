@@ -89,11 +89,12 @@ class OperatorTimer(WorkerReport):
         }
 
     def gst_time_batches(
-        self, batches: Sequence[Sequence[Sequence[int]]], warmups: int, repeats: int
+        self, batches: Sequence[Sequence[Sequence[int]]], warmups: int, repeats: int, wanted: Sequence[str]
     ) -> list[list[dict[str, int]]]:
         """Time each of `batches` (`Sequences`) `repeats` times, after `warmups` untimed passes (a graph has warm-ups of its own).
 
-        Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all layers.
+        Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all layers. On a GPU only the
+        operators `wanted` are timed, as capturing the others would cost time; a walk on the CPU goes through all.
         """
         import torch
         from vllm.forward_context import set_forward_context
@@ -108,7 +109,7 @@ class OperatorTimer(WorkerReport):
                     metadata, self.vllm_config, num_tokens=len(inputs["token_ids"]), slot_mapping=slots
                 ):
                     if clock is not None:
-                        timed.append(self._gst_replay(inputs, clock, repeats))
+                        timed.append(self._gst_replay(inputs, clock, repeats, wanted))
                         continue
                     for _ in range(warmups):
                         self._gst_walk(inputs, _HostLaps())
@@ -140,35 +141,36 @@ class OperatorTimer(WorkerReport):
                 queued_nanoseconds(partial(launch, int(tokens), bool(decodes)), repeats) for tokens, decodes in points
             ]
 
-    def _gst_replay(self, inputs: dict[str, Any], clock: GraphClock, repeats: int) -> list[dict[str, int]]:
-        """Times of every operator in a graph of its own."""
-        walks: list[dict[str, int]] = [{} for _ in range(repeats)]
+    def _gst_replay(
+        self, inputs: dict[str, Any], clock: GraphClock, repeats: int, wanted: Sequence[str]
+    ) -> list[dict[str, int]]:
+        """Times of the operators `wanted`, each in a graph of its own."""
         layers = self._gst_layers()
         per_layer, per_step = self._gst_operators(inputs)
+        times: dict[str, list[int]] = {}
         with self._gst_without_kv_cache_writes() as writes:
-            # Once, so that every write's arguments are known.
-            for layer in layers:
-                per_layer["attn"](layer)
+            _each(per_layer["attn"], layers)  # so that the arguments of every write are known
             for name, run in per_layer.items():
-                times = clock.nanoseconds(name, partial(_each, run, layers), 1, repeats)
-                for walk, nanoseconds in zip(walks, times, strict=True):
-                    walk[name] = nanoseconds
-        for name, run in {"attn_kv_cache_save": partial(_each, _call, writes)}.items():
-            for walk, nanoseconds in zip(walks, clock.nanoseconds(name, run, 1, repeats), strict=True):
-                walk[name] = nanoseconds
+                if name in wanted:
+                    times[name] = clock.nanoseconds(name, partial(_each, run, layers), 1, repeats)
+        if "attn_kv_cache_save" in wanted:
+            times["attn_kv_cache_save"] = clock.nanoseconds(
+                "attn_kv_cache_save", partial(_each, _call, writes), 1, repeats
+            )
         for name, once in per_step.items():
-            run = partial(_times, once, _MODEL_OPERATOR_EXECUTIONS)
-            for walk, nanoseconds in zip(
-                walks, clock.nanoseconds(name, run, _MODEL_OPERATOR_EXECUTIONS, repeats), strict=True
-            ):
-                walk[name] = nanoseconds
-        return walks
+            if name in wanted:
+                run_all = partial(_times, once, _MODEL_OPERATOR_EXECUTIONS)
+                times[name] = clock.nanoseconds(name, run_all, _MODEL_OPERATOR_EXECUTIONS, repeats)
+        return [dict(zip(times, walk, strict=True)) for walk in zip(*times.values(), strict=True)]
 
     def _gst_operators(
         self, inputs: dict[str, Any]
     ) -> tuple[dict[str, Callable[[Any], object]], dict[str, Callable[[], object]]]:
         """Every operator but the KV-cache write as a function of the layer, or of nothing, on inputs of the right shapes."""
-        model, fused = self.model_runner.model, self._gst_fused
+        import torch
+        from vllm import _custom_ops as kernels
+
+        model = self.model_runner.model
         hidden = model.model.embed_tokens(inputs["token_ids"])
         attention, mlp = self._gst_layers()[0].self_attn, self._gst_layers()[0].mlp
         residual, normed = hidden.clone(), hidden.clone()
@@ -177,32 +179,37 @@ class OperatorTimer(WorkerReport):
             part.contiguous() for part in qkv.split([attention.q_size, attention.kv_size, attention.kv_size], dim=-1)
         )
         heads = (q.shape[0], -1, attention.head_dim)
+        q_heads, k_heads = q.view(heads), k.view(heads)
+        q_normed, k_normed = q_heads.clone(), k_heads.clone()
         gate_up, _ = mlp.gate_up_proj(hidden)
-        activated = fused(mlp.act_fn)(gate_up)
+        activated = mlp.act_fn.forward_cuda(gate_up)
         last = hidden[inputs["last_rows"]]
         logits = model.compute_logits(last)
 
+        # In the engine's graphs these run as compiled, fused kernels; a module called by itself would fall back to a chain of small ones. vLLM's
+        # own CUDA kernels of the same operators are the nearest that can be called one by one.
+        def add_and_norm(norm: Any) -> None:
+            kernels.fused_add_rms_norm(normed, residual, norm.weight, norm.variance_epsilon)
+
         def rope(layer: Any) -> None:
             own = layer.self_attn
-            own_q = fused(own.q_norm)(q.view(heads)).view(q.shape)
-            own_k = fused(own.k_norm)(k.view(heads)).view(k.shape)
-            fused(own.rotary_emb)(inputs["positions"], own_q, own_k)
-
-        import torch
+            kernels.rms_norm(q_normed, q_heads, own.q_norm.weight, own.q_norm.variance_epsilon)
+            kernels.rms_norm(k_normed, k_heads, own.k_norm.weight, own.k_norm.variance_epsilon)
+            own.rotary_emb.forward_cuda(inputs["positions"], q_normed.view(q.shape), k_normed.view(k.shape))
 
         return {
-            "input_layernorm": lambda layer: fused(layer.input_layernorm)(normed, residual),
+            "input_layernorm": lambda layer: add_and_norm(layer.input_layernorm),
             "attn_pre_proj": lambda layer: layer.self_attn.qkv_proj(hidden),
             "attn_rope": rope,
             "attn": lambda layer: layer.self_attn.attn(q, k, v),
             "attn_post_proj": lambda layer: layer.self_attn.o_proj(q),
-            "post_attention_layernorm": lambda layer: fused(layer.post_attention_layernorm)(normed, residual),
+            "post_attention_layernorm": lambda layer: add_and_norm(layer.post_attention_layernorm),
             "mlp_up_proj": lambda layer: layer.mlp.gate_up_proj(hidden),
-            "mlp_act": lambda layer: fused(layer.mlp.act_fn)(gate_up),
+            "mlp_act": lambda layer: layer.mlp.act_fn.forward_cuda(gate_up),
             "mlp_down_proj": lambda layer: layer.mlp.down_proj(activated),
         }, {
             "embedding": lambda: model.model.embed_tokens(inputs["token_ids"]),
-            "final_norm": lambda: fused(model.model.norm)(normed, residual),
+            "final_norm": lambda: add_and_norm(model.model.norm),
             "lm_head": lambda: model.compute_logits(last),
             "sampling": lambda: logits.to(torch.float32).argmax(dim=-1),
         }
@@ -281,11 +288,6 @@ class OperatorTimer(WorkerReport):
         }
         names = group.layer_names
         return inputs, dict.fromkeys(names, metadata), dict.fromkeys(names, common.slot_mapping)
-
-    def _gst_fused(self, module: Any) -> Any:
-        """How `module` runs as one kernel. On a GPU the engine's graphs hold compiled kernels, while a module called by itself falls back to
-        a chain of small ones; vLLM's fused CUDA kernel of the same operator is the nearer stand-in. On the CPU the module is what runs."""
-        return getattr(module, "forward_cuda", module) if self.model_runner.device.type == "cuda" else module
 
     def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps) -> Any:
         """One pass through the model as its own `forward` does it (vLLM's Qwen3), with a lap after every operator; returns the logits."""

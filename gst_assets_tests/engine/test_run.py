@@ -204,7 +204,7 @@ def _common(workload: Path, scenario: Scenario = SCENARIO) -> run.Measurement:
 
 
 def _repeat(engine: MemoryEngine, workload: Path, out: Path) -> tuple[Path, str | None]:
-    return asyncio.run(run._repeat(engine, _common(workload), read(workload), 0, out))
+    return asyncio.run(run.play_repeat(engine, _common(workload), read(workload), 0, out))
 
 
 def test_a_repeat_becomes_a_complete_run_directory(workload: Path, tmp_path: Path) -> None:
@@ -269,10 +269,10 @@ def test_a_late_driver_makes_a_run_degraded(workload: Path, tmp_path: Path) -> N
 
 def test_warm_up_prompts_are_as_long_as_the_workloads_but_not_the_same(workload: Path) -> None:
     requests = read(workload)
-    warm = run._warm_up_requests(SCENARIO, requests)
+    warm = run.warm_up_requests(SCENARIO, requests)
     assert len(warm) == SCENARIO.replay.warmup_requests
     assert [len(item.prompt_token_ids) for item in warm[:6]] == [len(item.prompt_token_ids) for item in requests]
     assert all(item.prompt_token_ids != request.prompt_token_ids for item, request in zip(warm, requests, strict=False))
-    assert [list(item.prompt_token_ids) for item in run._warm_up_requests(SCENARIO, requests)] == [
+    assert [list(item.prompt_token_ids) for item in run.warm_up_requests(SCENARIO, requests)] == [
         list(item.prompt_token_ids) for item in warm
     ]

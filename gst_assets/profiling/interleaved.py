@@ -1,0 +1,99 @@
+"""Measured runs between the rounds of a calibration, on one engine start.
+
+A host's speed drifts over minutes and from one engine start to the next. Where a simulation's own error is the question, and not how a profile
+travels, calibration and runs must meet the same drift: here repeats of workloads are played between calibration rounds. Playing and writing a
+repeat belong to `engine.run`, calibrating to `calibration`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gst_assets.contracts.documents import Hardware, WorkloadMeta, read_document
+from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.engine.replay import warm_up
+from gst_assets.engine.run import (
+    Measurement,
+    Play,
+    WorkloadRequest,
+    check_output,
+    check_scenario_of,
+    play_repeat,
+    read_requests,
+    warm_up_requests,
+)
+from gst_assets.engine.vllm_backend import VllmEngine
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.calibration import ROUNDS
+from gst_assets.scenario import Scenario
+
+
+class InterleavedRuns:
+    """Plays whose repeats are spread over the calibration rounds."""
+
+    def __init__(
+        self, plays: Sequence[Play], scenario: Scenario, hardware: Hardware, overrides: list[str], out: Path
+    ) -> None:
+        """Read everything that is to be played, before an engine starts. `scenario` is the calibrated one.
+
+        Raises:
+            ProfileError: a play needs another engine than the calibrated one, or may end requests early.
+            EngineError, WorkloadError, ArtifactError, ContractError: as `engine.run.measure`.
+        """
+        self._asked: list[tuple[Play, WorkloadMeta, list[WorkloadRequest]]] = []
+        for play in plays:
+            for section in ("model", "hardware", "engine"):
+                if play.scenario.digest(section) != scenario.digest(section):
+                    raise ProfileError(
+                        f"scenario {play.scenario.name} differs from the calibrated {scenario.name} in {section}, so one engine cannot serve both."
+                    )
+            if play.scenario.engine.sampling.may_stop_early:
+                raise ProfileError(
+                    f"scenario {play.scenario.name} may end requests early, which calibration switches off in its engine. Run it apart."
+                )
+            meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
+            check_scenario_of(meta, play)
+            self._asked.append((play, meta, read_requests(play.workload, meta, play.scenario)))
+        check_output(plays, out)
+        self._hardware, self._overrides, self._out = hardware, overrides, out
+        self._created = time.monotonic()
+        self._measurements: list[Measurement] = []
+
+    async def play_after(self, engine: VllmEngine, round_index: int) -> None:
+        """Play the repeats that belong after calibration round `round_index`: of R repeats an equal share after each round."""
+        if not self._measurements:
+            await self._warm_up(engine)
+        for (play, _, requests), measurement in zip(self._asked, self._measurements, strict=True):
+            repeats = play.scenario.replay.repeats
+            for repeat in range(repeats * round_index // ROUNDS, repeats * (round_index + 1) // ROUNDS):
+                _, died = await play_repeat(engine, measurement, requests, repeat, self._out)
+                if died:
+                    raise ProfileError(f"the engine died in a repeat of {play.scenario.name}: {died}")
+
+    async def _warm_up(self, engine: VllmEngine) -> None:
+        started_s = time.monotonic() - self._created
+        for play, meta, requests in self._asked:
+            warmed = await warm_up(
+                engine,
+                [
+                    replace(request, request_id=f"{play.scenario.name}-{request.request_id}")
+                    for request in warm_up_requests(play.scenario, requests)
+                ],
+                request_timeout_s=play.scenario.replay.request_timeout_s,
+            )
+            self._measurements.append(
+                Measurement(
+                    play.scenario,
+                    self._overrides,
+                    play.workload,
+                    meta,
+                    self._hardware,
+                    engine.settings(),
+                    warmed,
+                    started_s,
+                    play.group_id,
+                )
+            )

@@ -1,0 +1,89 @@
+"""Open-loop calibration traffic: what an engine is given so that its steps cost what they cost while serving.
+
+Designed batches (`calibration`) put every composition before the engine, but a host that works in short bursts is slower than one that serves
+steadily. This traffic is random prompts at several rates and bursts, played by the same replay as a workload, and nothing of a comparison's
+workload is in it. What it shows is read off by `calibration` and `async_steps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gst_assets.engine.protocol import Engine, EngineRequest
+from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
+from gst_assets.errors import ProfileError
+from gst_assets.scenario import Scenario
+
+_SHORTEST, _LONGEST_OUTPUT = 16, 300
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Requests with exponential gaps at `rate_per_s`; None: all together."""
+
+    name: str
+    rate_per_s: float | None
+    num_requests: int
+
+
+def segments(scenario: Scenario, round_index: int) -> list[Segment]:
+    """One segment for each of the profile's traffic rates, `traffic_segment_s` long, then a burst that fills the engine."""
+    profile = scenario.profile
+    found = [
+        Segment(f"round {round_index} traffic {rate:g}/s", rate, max(2, round(rate * profile.traffic_segment_s)))
+        for rate in profile.traffic_rates_per_s
+    ]
+    if found:
+        found.append(Segment(f"round {round_index} burst", None, scenario.engine.max_num_seqs))
+    return found
+
+
+def requests(segment: Segment, scenario: Scenario, round_index: int) -> list[PlannedRequest]:
+    """The segment's requests: prompts log-uniform from 16 tokens to the largest calibrated prompt, outputs log-uniform from 16 to 300."""
+    profile, model = scenario.profile, scenario.model
+    rng = np.random.Generator(np.random.PCG64([profile.seed, round_index, int((segment.rate_per_s or 0) * 1000)]))
+    number = segment.num_requests
+    prompts = _log_uniform(rng, _SHORTEST, profile.calibration_prefill_sizes[-1], number)
+    outputs = _log_uniform(rng, _SHORTEST, _LONGEST_OUTPUT, number)
+    gaps = rng.exponential(1e9 / segment.rate_per_s, number) if segment.rate_per_s else np.zeros(number)
+    arrivals = np.cumsum(np.rint(gaps).astype(np.int64)).tolist()
+    return [
+        PlannedRequest(
+            EngineRequest(
+                f"{segment.name.replace(' ', '-')}-{index}",
+                rng.integers(0, model.geometry.vocab_size, prompt).tolist(),
+                min(output, model.max_model_len - prompt),
+                index,
+            ),
+            arrival,
+            "",
+        )
+        for index, (prompt, output, arrival) in enumerate(zip(prompts, outputs, arrivals, strict=True))
+    ]
+
+
+def _log_uniform(rng: np.random.Generator, low: int, high: int, number: int) -> list[int]:
+    drawn: list[int] = np.exp(rng.uniform(np.log(low), np.log(high + 1), number)).astype(int).tolist()
+    return drawn
+
+
+async def play(engine: Engine, scenario: Scenario, segment: Segment, round_index: int) -> ReplayResult:
+    """Play one segment.
+
+    Raises:
+        ProfileError: a request failed.
+    """
+    played = await replay(
+        engine,
+        requests(segment, scenario, round_index),
+        request_timeout_s=scenario.replay.request_timeout_s,
+        may_stop_early=False,
+    )
+    failed = next((result for result in played.results if result.error_type), None)
+    if failed is not None:
+        raise ProfileError(
+            f"calibration {segment.name}: a request failed ({failed.error_type}: {failed.error_msg}). Check the engine's log and profile again."
+        )
+    return played
