@@ -279,7 +279,8 @@ class Profile(Settings):
     )
     calibration_steps: int = Field(24, gt=4, description="engine steps per calibration batch")
     traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (), description="rates of open-loop calibration traffic, with a burst after them, for an engine that schedules asynchronously"
+        (),
+        description="rates of open-loop calibration traffic, with a burst after them, for an engine that schedules asynchronously",
     )
     traffic_segment_s: float = Field(3.0, gt=0, description="how long each rate is played in each round")
     seed: int = Field(1_000_003, ge=0)

@@ -1,0 +1,140 @@
+"""What a step costs a simulated engine that schedules asynchronously: the host's time, the device's, and the ends between them.
+
+Reads the terms `host`, `process`, `turnaround` and `device` of overheads.csv and host_speed.csv (`contracts.tables`). How they add up is
+`clocks.AsynchronousClock`; measuring belongs to `profiling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.async_steps import Key
+from gst_assets.profiling.host_model import HostModel
+from gst_assets.vidur_adapter.overheads import Composition, Knots
+from gst_assets.vidur_adapter.steps import CapturedGraphs
+
+
+class HostSpeedTrace:
+    """The measured sequence of the host's speed, played from a seeded moment on and over again. Ratios are to the median composition."""
+
+    def __init__(self, table: pd.DataFrame, seed: int) -> None:
+        """`table` is `contracts.tables.HostSpeed`."""
+        when = table["time_ns"].to_numpy(dtype=np.int64)
+        ratios, has_prefill = table["ratio"].to_numpy(dtype=np.float64), table["has_prefill"].to_numpy(dtype=bool)
+        self._length = int(when[-1]) + 1
+        self._offset = int(np.random.Generator(np.random.PCG64(seed)).integers(self._length))
+        self._traces = {kind: (when[has_prefill == kind], ratios[has_prefill == kind]) for kind in (False, True)}
+
+    def ratio(self, has_prefill: bool, at_ns: int) -> float:
+        """Of the step of that sort that follows in the trace at simulated time `at_ns`."""
+        when, ratios = self._traces[has_prefill]
+        place = int(np.searchsorted(when, (at_ns + self._offset) % self._length))
+        return float(ratios[place % len(ratios)])
+
+
+class AsynchronousStepCosts:
+    """Nanoseconds by composition, and for the host by time."""
+
+    def __init__(
+        self,
+        overheads: pd.DataFrame,
+        speed: HostSpeedTrace | None,
+        operators_ns: Callable[[Composition], float],
+        graphs: CapturedGraphs,
+        required_kinds: tuple[str, ...],
+        where: str,
+    ) -> None:
+        """`operators_ns` is what the simulation's own predictor says of a composition; without `speed` the host always takes its median.
+
+        Raises:
+            ProfileError: a term, or a step kind that the simulation may meet, has no row.
+        """
+        self._graphs, self._speed, self._operators_ns = graphs, speed, operators_ns
+        self._host = HostModel(overheads, where)
+        missing = [f"host rows of step_kind {kind}" for kind in required_kinds if kind not in self._host.kinds]
+        terms = {name: overheads[overheads["term"] == name] for name in ("process", "turnaround", "device")}
+        missing += [f"{name} rows" for name, rows in terms.items() if rows.empty]
+        if missing:
+            raise ProfileError(
+                f"{where}: no {', no '.join(missing)}, which variant calibrated needs of an engine with async_scheduling. Profile again."
+            )
+        process, turnaround, device = terms["process"], terms["turnaround"], terms["device"]
+        self._process = Knots.through(
+            [
+                (
+                    (float(row["num_prefill_requests"] + row["num_decode_requests"]),),
+                    float(row["median_ns"]),
+                    int(row["num_samples"]),
+                )
+                for _, row in process.iterrows()
+            ]
+        )
+        # Rows that hold decodes only, and rows that hold prompt tokens, by the tokens that the device processed.
+        self._device = {
+            kind == "decode": Knots.through(
+                [
+                    (
+                        (float(row["num_prefill_tokens"] + row["num_decode_requests"]),),
+                        float(row["overhead_ns"]),
+                        int(row["num_samples"]),
+                    )
+                    for _, row in device[(device["step_kind"] == "decode") == (kind == "decode")].iterrows()
+                ]
+            )
+            for kind in ("decode", "mixed")
+        }
+        self._tail = {kind: self._median_tail(turnaround, kind, where) for kind in required_kinds}
+
+    def host_ns(self, step: Composition, at_ns: int) -> int:
+        """For which forming and launching the step at `at_ns` keeps the host busy."""
+        ratio = self._speed.ratio(step.num_prefill_tokens > 0, at_ns) if self._speed else 1.0
+        return round(self._host.ns(self._key(step)) * ratio)
+
+    def device_ns(self, step: Composition) -> int:
+        """For which the step keeps a device busy that never waits for the host."""
+        tokens = float(self._graphs.padded(step.num_prefill_tokens + step.num_decode_requests))
+        return round(self._operators_ns(step) + self._device[step.num_prefill_tokens == 0].at(tokens))
+
+    def tail_ns(self, step: Composition) -> int:
+        """From the end of the launch to the step's tokens, where the device was not behind; negative where they are there before the launch ends."""
+        return self._tail[self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests)]
+
+    def process_ns(self, step: Composition) -> int:
+        """From the step's tokens at the host until it forms a step again."""
+        return round(self._process.at(float(step.num_prefill_requests + step.num_decode_requests)))
+
+    def is_outside(self, step: Composition) -> bool:
+        """Whether more requests decode in the step than were calibrated."""
+        return step.num_decode_requests > self._host.largest_decode_batch * _BIN_TOLERANCE
+
+    def _key(self, step: Composition) -> Key:
+        kind = self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests)
+        return kind, step.num_prefill_requests, step.num_prefill_tokens, step.num_decode_requests
+
+    def _median_tail(self, turnaround: pd.DataFrame, kind: str, where: str) -> int:
+        rows = turnaround[turnaround["step_kind"] == kind]
+        if rows.empty:
+            raise ProfileError(
+                f"{where}: no turnaround rows of step_kind {kind}, which variant calibrated needs of an engine with async_scheduling. Profile again."
+            )
+        tails = [
+            float(row["median_ns"])
+            - self._host.ns(
+                (
+                    kind,
+                    int(row["num_prefill_requests"]),
+                    int(row["num_prefill_tokens"]),
+                    int(row["num_decode_requests"]),
+                )
+            )
+            for _, row in rows.iterrows()
+        ]
+        return round(float(np.median(np.repeat(tails, rows["num_samples"].to_numpy(dtype=int)))))
+
+
+_BIN_TOLERANCE = 1.1
+"""Batches calibrated together have a mean size; this much above it is still among them."""
