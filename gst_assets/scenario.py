@@ -318,6 +318,14 @@ class Simulation(Settings):
     predictor: Literal["interpolation", "forest"] = Field(
         "interpolation", description="how operator times are read between profiled points"
     )
+    loop: Literal["direct", "event"] = Field(
+        "direct",
+        description="direct: our loop over Vidur's scheduler; event: Vidur's own loop, the slow reference, without async scheduling",
+    )
+    host_variability: bool = Field(
+        True,
+        description="replay the measured sequence of the host's speed, where the profiled engine schedules asynchronously; false: medians",
+    )
     kv_cache_granularity: int = Field(16, gt=0, description="tokens to which context lengths are rounded up in lookups")
     seed: int = Field(0, ge=0)
 

@@ -325,15 +325,17 @@ class Overheads(FilledTable):
     `term` is `step` (one iteration, end to end), `handover` (driver's send to the engine's first look) or `delivery` (step end to the
     client seeing the token). For `handover` and `delivery`, `operators_ns` is 0 and `overhead_ns` is the median itself.
 
-    An engine that schedules asynchronously has no `step` rows but `host` (forming and launching a step), `process` (from a step's tokens to
-    the forming of the next step), `turnaround` (from forming a step to its tokens, with nothing launched behind it) and `device` (what the
-    device needs for a step launched in time; attention only of decodes without context).
+    An engine that schedules asynchronously has no `step` rows but `host` (forming and launching a step; `host_after_idle`: of one formed when
+    none was out), `process` (from a step's tokens to the forming of the next step), `turnaround` (from forming a step to its tokens, with
+    nothing launched behind it) and `device` (what the device needs for a step launched in time, its tokens those of requests without context).
     """
 
     class Config(Table.Config):
         name = "overheads.csv"
 
-    term: Series[str] = pa.Field(isin=["step", "handover", "delivery", "host", "process", "turnaround", "device"])
+    term: Series[str] = pa.Field(
+        isin=["step", "handover", "delivery", "host", "host_after_idle", "process", "turnaround", "device"]
+    )
     step_kind: Series[str] = pa.Field(
         isin=["decode", "mixed", "mixed_eager", "none"],
         description="decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes",

@@ -5,8 +5,8 @@ no property of one of them. The stamps of a recorded step (`protocol.IterationFi
 processed. From them:
 
 - `host`: from forming a step until the host takes the tokens of the step before: forming, launching the model and the sampler. A device
-  that is behind makes it longer, which a simulation then reproduces, since it waits for the later of both. Where no step was out, until the
-  next step is formed.
+  that is behind makes it longer, which a simulation then reproduces, since it waits for the later of both.
+- `host_after_idle`: the same of a step formed when none was out, until the next step is formed. A host that was idle is slower at first.
 - `process`: from tokens being there to the forming of the next step, in an engine that goes on.
 - `turnaround`: from forming a step until its tokens are there, of a step that nothing was launched behind.
 - `device`: what the device needs for a step that was launched in time. Told by the worker (`worker_ops.gst_time_steps`).
@@ -27,7 +27,8 @@ from gst_assets.engine.protocol import IterationField
 from gst_assets.profiling.operator_model import OperatorModel
 
 DeviceSteps = Mapping[tuple[int, bool], Sequence[int]]
-"""Device times in ns of whole steps by (tokens, whether all are decodes of one token without context); others are without attention."""
+"""Device times in ns of whole steps by (tokens, whether all are decodes). In both the tokens are those of as many requests without context as
+the engine takes; decodes run in the graphs of decode steps, others in those of mixed steps or beyond them."""
 
 Key = tuple[str, int, int, int]
 """(step kind, prefill requests, prefill tokens, decode requests)."""
@@ -40,6 +41,7 @@ class Parts:
     """Samples by composition: (nanoseconds, context tokens)."""
 
     host: dict[Key, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+    host_after_idle: dict[Key, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     process: dict[Key, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     turnaround: dict[Key, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -61,6 +63,8 @@ def collect(steps: np.ndarray, capture_sizes: Sequence[int]) -> Parts:
     for n, key, host_ns in _hosts(steps, keys):
         parts.host[key].append((host_ns, contexts[n]))
     for n, key in enumerate(keys):
+        if (n == 0 or output[n - 1] < formed[n]) and n < last and formed[n + 1] < output[n]:
+            parts.host_after_idle[key].append((float(formed[n + 1] - formed[n]), contexts[n]))
         if not (n < last and formed[n + 1] < output[n]):
             parts.turnaround[key].append((float(output[n] - formed[n]), contexts[n]))
         # The step formed next after these tokens, while step n+1 is still out: the engine goes on.
@@ -80,8 +84,6 @@ def _hosts(steps: np.ndarray, keys: Sequence[Key]) -> Iterator[tuple[int, Key, f
     for n, key in enumerate(keys):
         if n > 0 and output[n - 1] > formed[n]:
             yield n, key, float(output[n - 1] - formed[n])
-        elif n + 1 < len(keys) and formed[n + 1] < output[n]:
-            yield n, key, float(formed[n + 1] - formed[n])
 
 
 def _keys(steps: np.ndarray, capture_sizes: Sequence[int]) -> list[Key]:
@@ -94,11 +96,11 @@ def _keys(steps: np.ndarray, capture_sizes: Sequence[int]) -> list[Key]:
 
 
 def rows(
-    parts: Parts, device_ns: DeviceSteps, operators: OperatorModel, capture_sizes: Sequence[int]
+    parts: Parts, device_ns: DeviceSteps, operators: OperatorModel, capture_sizes: Sequence[int], max_num_seqs: int
 ) -> list[dict[str, Any]]:
     """Rows of the overheads table, one for each composition seen, were it once: prompts differ in length, so mixed ones hardly repeat."""
     found: list[dict[str, Any]] = []
-    for term, samples in (("host", parts.host), ("process", parts.process), ("turnaround", parts.turnaround)):
+    for term, samples in vars(parts).items():
         for key in sorted(samples):
             values = np.array(samples[key])
             found.append(
@@ -106,7 +108,7 @@ def rows(
             )
     shortest = operators.shortest_decode_context
     for (tokens, decodes), times in sorted(device_ns.items()):
-        operators_ns = operators.step_ns(tokens, [], [shortest] * tokens if decodes else [])
+        operators_ns = operators.step_ns(tokens, [], [shortest] * min(tokens, max_num_seqs))
         composition = {
             "step_kind": step_kind(0 if decodes else tokens, 0, capture_sizes),
             "num_prefill_requests": 0 if decodes else 1,

@@ -28,12 +28,13 @@ _REMEASURE = "Measure again with `python -m gst_assets.profiling.run`, or point 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory. Frames are as `contracts.tables` describes them; `overheads` is None where the file is absent."""
+    """A bundle in memory. Frames are as `contracts.tables` describes them; `overheads` and `host_speed` are None where the file is absent."""
 
     directory: Path
     mlp: pd.DataFrame
     attention: pd.DataFrame
     overheads: pd.DataFrame | None
+    host_speed: pd.DataFrame | None
     meta: ProfileMeta
     sha256: dict[str, str]
     """Digest of every file of the bundle but run_meta.json."""
@@ -100,11 +101,13 @@ def load_bundle(directory: Path) -> Bundle:
     open_directory(directory, Kind.PROFILE)
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     overheads = directory / tables.Overheads.file_name()
+    speed = directory / tables.HostSpeed.file_name()
     bundle = Bundle(
         directory=directory,
         mlp=tables.read_table(tables.MlpProfile, directory / tables.MlpProfile.file_name()),
         attention=tables.read_table(tables.AttentionProfile, directory / tables.AttentionProfile.file_name()),
         overheads=tables.read_table(tables.Overheads, overheads) if overheads.is_file() else None,
+        host_speed=tables.read_table(tables.HostSpeed, speed) if speed.is_file() else None,
         meta=meta,
         sha256=directory_digests(directory, Kind.PROFILE.meta_name),
     )
@@ -216,8 +219,13 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     steps = set(bundle.overheads.loc[bundle.overheads["term"] == term, "step_kind"])
     terms = set(bundle.overheads["term"])
     missing = [f"{term} rows of step_kind {kind}" for kind in kinds if kind not in steps]
-    others = ("process", "turnaround", "device") if settings.async_scheduling else ()
+    others = ("host_after_idle", "process", "turnaround", "device") if settings.async_scheduling else ()
     missing += [f"{name} rows" for name in ("handover", "delivery", *others) if name not in terms]
+    if settings.async_scheduling and scenario.simulation.host_variability and bundle.host_speed is None:
+        raise ProfileError(
+            f"{bundle.directory / 'host_speed.csv'}: missing, but simulation.host_variability is on. {_REMEASURE}, or set "
+            "simulation.host_variability=false."
+        )
     if missing:
         raise ProfileError(
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."

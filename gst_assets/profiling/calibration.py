@@ -321,7 +321,7 @@ def overheads(driven: Driven, operators: OperatorModel, device_ns: DeviceSteps |
         return overheads_table(_collect(driven.played, driven.steps, settings, operators))
     captured = settings.cudagraph_capture_sizes
     parts = async_steps.collect(driven.steps, captured)
-    rows = async_steps.rows(parts, device_ns or {}, operators, captured)
+    rows = async_steps.rows(parts, device_ns or {}, operators, captured, settings.max_num_seqs)
     return overheads_table(_collect_ways(driven.played, driven.steps), rows)
 
 

@@ -124,8 +124,8 @@ class OperatorTimer(WorkerReport):
     def gst_time_steps(self, points: Sequence[Sequence[int]], repeats: int) -> list[list[int]]:
         """Device nanoseconds of whole steps, as the engine's own graphs run them, LM head and greedy sampling included; GPU only.
 
-        `points` are (tokens, whether all of them are decodes of one token each). Decodes have no context; the attention of other steps is
-        left out, since vLLM's dummy run does. Returns `repeats` times for each point.
+        `points` are (tokens, whether they are decodes). vLLM's dummy run makes them the tokens of as many requests without context as the
+        engine takes, one token each or shared evenly. Returns `repeats` times for each point.
         """
         import torch
 

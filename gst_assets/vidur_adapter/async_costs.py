@@ -17,22 +17,30 @@ from gst_assets.profiling.host_model import HostModel
 from gst_assets.vidur_adapter.overheads import Composition, Knots
 from gst_assets.vidur_adapter.steps import CapturedGraphs
 
+_BLOCK_NS = 1_000_000_000
+"""Slow moments of a host last about this long; within a block their sequence is kept."""
+
 
 class HostSpeedTrace:
-    """The measured sequence of the host's speed, played from a seeded moment on and over again. Ratios are to the median composition."""
+    """The measured sequence of the host's speed, its blocks of a second in a seeded order, over and over again.
+
+    A moving-block resampling (Kuensch 1989) of one trace: a simulation of some seconds then meets a fair mix of the calibration's moments and
+    not one stretch of it. Ratios are to the median of a step's composition.
+    """
 
     def __init__(self, table: pd.DataFrame, seed: int) -> None:
         """`table` is `contracts.tables.HostSpeed`."""
         when = table["time_ns"].to_numpy(dtype=np.int64)
         ratios, has_prefill = table["ratio"].to_numpy(dtype=np.float64), table["has_prefill"].to_numpy(dtype=bool)
-        self._length = int(when[-1]) + 1
-        self._offset = int(np.random.Generator(np.random.PCG64(seed)).integers(self._length))
+        blocks = max(int(when[-1]) // _BLOCK_NS, 1)
+        self._order = np.random.Generator(np.random.PCG64(seed)).permutation(blocks).tolist()
         self._traces = {kind: (when[has_prefill == kind], ratios[has_prefill == kind]) for kind in (False, True)}
 
     def ratio(self, has_prefill: bool, at_ns: int) -> float:
         """Of the step of that sort that follows in the trace at simulated time `at_ns`."""
         when, ratios = self._traces[has_prefill]
-        place = int(np.searchsorted(when, (at_ns + self._offset) % self._length))
+        block, within = divmod(at_ns, _BLOCK_NS)
+        place = int(when.searchsorted(self._order[block % len(self._order)] * _BLOCK_NS + within))
         return float(ratios[place % len(ratios)])
 
 
@@ -56,7 +64,8 @@ class AsynchronousStepCosts:
         self._graphs, self._speed, self._operators_ns = graphs, speed, operators_ns
         self._host = HostModel(overheads, where)
         missing = [f"host rows of step_kind {kind}" for kind in required_kinds if kind not in self._host.kinds]
-        terms = {name: overheads[overheads["term"] == name] for name in ("process", "turnaround", "device")}
+        names = ("host_after_idle", "process", "turnaround", "device")
+        terms = {name: overheads[overheads["term"] == name] for name in names}
         missing += [f"{name} rows" for name, rows in terms.items() if rows.empty]
         if missing:
             raise ProfileError(
@@ -87,11 +96,17 @@ class AsynchronousStepCosts:
             )
             for kind in ("decode", "mixed")
         }
+        after_idle = overheads[overheads["term"] == "host_after_idle"]
+        ratios = [float(row["median_ns"]) / self._host.ns(_key_of(row)) for _, row in after_idle.iterrows()]
+        samples = after_idle["num_samples"].to_numpy(dtype=int)
+        self._after_idle = float(np.median(np.repeat(ratios, samples)))
         self._tail = {kind: self._median_tail(turnaround, kind, where) for kind in required_kinds}
 
-    def host_ns(self, step: Composition, at_ns: int) -> int:
-        """For which forming and launching the step at `at_ns` keeps the host busy."""
+    def host_ns(self, step: Composition, at_ns: int, after_idle: bool) -> int:
+        """For which forming and launching the step at `at_ns` keeps the host busy; `after_idle`: no step was out."""
         ratio = self._speed.ratio(step.num_prefill_tokens > 0, at_ns) if self._speed else 1.0
+        if after_idle:
+            ratio *= self._after_idle
         return round(self._host.ns(self._key(step)) * ratio)
 
     def device_ns(self, step: Composition) -> int:
@@ -121,20 +136,18 @@ class AsynchronousStepCosts:
             raise ProfileError(
                 f"{where}: no turnaround rows of step_kind {kind}, which variant calibrated needs of an engine with async_scheduling. Profile again."
             )
-        tails = [
-            float(row["median_ns"])
-            - self._host.ns(
-                (
-                    kind,
-                    int(row["num_prefill_requests"]),
-                    int(row["num_prefill_tokens"]),
-                    int(row["num_decode_requests"]),
-                )
-            )
-            for _, row in rows.iterrows()
-        ]
+        tails = [float(row["median_ns"]) - self._host.ns(_key_of(row)) for _, row in rows.iterrows()]
         return round(float(np.median(np.repeat(tails, rows["num_samples"].to_numpy(dtype=int)))))
 
 
 _BIN_TOLERANCE = 1.1
 """Batches calibrated together have a mean size; this much above it is still among them."""
+
+
+def _key_of(row: pd.Series) -> Key:
+    return (
+        str(row["step_kind"]),
+        int(row["num_prefill_requests"]),
+        int(row["num_prefill_tokens"]),
+        int(row["num_decode_requests"]),
+    )

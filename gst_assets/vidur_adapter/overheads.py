@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import pandas as pd
 
@@ -72,6 +73,25 @@ class Composition:
     num_prefill_tokens: int
     num_decode_requests: int
     num_context_tokens: int
+
+
+class StepCosts(Protocol):
+    """What a step costs under asynchronous scheduling, in ns, by its composition; see `clocks.AsynchronousClock` for how they add up."""
+
+    def host_ns(self, step: Composition, at_ns: int, after_idle: bool) -> int:
+        """For which forming and launching the step at simulated time `at_ns` keeps the host busy; `after_idle`: no step is out."""
+
+    def device_ns(self, step: Composition) -> int:
+        """For which the step keeps a device busy that never waits for the host."""
+
+    def tail_ns(self, step: Composition) -> int:
+        """From the end of the launch to the step's output, where the device was not behind; negative where the output is there earlier."""
+
+    def process_ns(self, step: Composition) -> int:
+        """From the step's output at the host until the host can form a step again."""
+
+    def is_outside(self, step: Composition) -> bool:
+        """Whether the composition lies outside what was calibrated."""
 
 
 class StepOverheads:

@@ -26,7 +26,8 @@ from vidur.types import ReplicaId
 
 from gst_assets.errors import SimulationError
 from gst_assets.profiling.operator_model import OperatorModel
-from gst_assets.vidur_adapter.overheads import Composition, StepOverheads
+from gst_assets.vidur_adapter.async_costs import AsynchronousStepCosts, HostSpeedTrace
+from gst_assets.vidur_adapter.overheads import Composition, StepCosts, StepOverheads
 from gst_assets.vidur_adapter.registration import AdapterType, EngineRequest
 from gst_assets.vidur_adapter.steps import CapturedGraphs
 from gst_assets.vidur_adapter.tables import Table, TableCache, content_key, interpolated_tables
@@ -61,12 +62,15 @@ class KernelsConfig(RandomForrestExecutionTimePredictorConfig):
 
 @dataclass
 class CalibratedConfig(KernelsConfig):
-    """The same with the bundle's measured overheads. `overheads_name` is named in errors."""
+    """The same with the bundle's measured overheads. `overheads_name` is named in errors. `host_speed` is the trace of an asynchronous engine's
+    host; None: it always takes its median."""
 
     overheads: Any = None
     overheads_name: str = "overheads.csv"
     graphs: Any = None
     max_num_batched_tokens: int = 0
+    asynchronous: bool = False
+    host_speed: Any = None
 
     @staticmethod
     def get_type() -> Any:
@@ -175,13 +179,20 @@ class CalibratedPredictor(KernelsPredictor):
     ) -> None:
         super().__init__(predictor_config, replica_config, cache_config)
         self._graphs: CapturedGraphs = predictor_config.graphs
-        self._overheads = StepOverheads(
-            predictor_config.overheads,
-            lambda step: self._operators_ns(batch_of(step)),
-            self._graphs,
-            self._graphs.reachable_kinds(predictor_config.max_num_batched_tokens),
-            predictor_config.overheads_name,
-        )
+        self.step_costs: StepCosts | None = None
+        """Costs under asynchronous scheduling; then a step has no time of its own, and `get_execution_time` is not for use."""
+        kinds = self._graphs.reachable_kinds(predictor_config.max_num_batched_tokens)
+        where = predictor_config.overheads_name
+        if predictor_config.asynchronous:
+            table = predictor_config.host_speed
+            speed = None if table is None else HostSpeedTrace(table, predictor_config.seed)
+            self.step_costs = AsynchronousStepCosts(
+                predictor_config.overheads, speed, lambda s: self._operators_ns(batch_of(s)), self._graphs, kinds, where
+            )
+        else:
+            self._overheads = StepOverheads(
+                predictor_config.overheads, lambda s: self._operators_ns(batch_of(s)), self._graphs, kinds, where
+            )
 
     def get_execution_time(self, batch: Batch, pipeline_stage: int) -> StepTime:  # noqa: ARG002 - Vidur's signature
         """Step time of `batch`.

@@ -40,7 +40,7 @@ from vidur.config.config import BaseExecutionTimePredictorConfig, LORGlobalSched
 from vidur.config.device_sku_config import BaseDeviceSKUConfig
 from vidur.config.model_config import BaseModelConfig
 from vidur.config.node_sku_config import BaseNodeSKUConfig
-from vidur.entities import Request
+from vidur.entities import Batch, Request
 from vidur.request_generator import RequestGeneratorRegistry
 from vidur.request_generator.base_request_generator import BaseRequestGenerator
 from vidur.scheduler.replica_scheduler.replica_scheduler_registry import ReplicaSchedulerRegistry
@@ -166,6 +166,9 @@ class EngineRequest(Request):
 
     def restart(self) -> None:
         """Vidur's, less two faults in 0.0.26 (see the module's docstring)."""
+        if self._completed:  # preempted while its last step runs: there is nothing to compute again
+            self._num_restarts += 1
+            return
         prefill_tokens, decode_tokens = self.size
         had_completed_prefill = self._is_prefill_complete
         super().restart()
@@ -185,12 +188,16 @@ class WorkloadRequestsConfig(BaseRequestGeneratorConfig):
     def get_type() -> Any:
         return AdapterType.REQUESTS
 
+    def requests(self) -> list[EngineRequest]:
+        """One new entity per row."""
+        return [EngineRequest(*row) for row in self.rows]
+
 
 class WorkloadRequests(BaseRequestGenerator):
     """Hands the rows over as they are; Vidur's trace readers rescale, clip and shuffle."""
 
     def generate_requests(self) -> list[EngineRequest]:
-        return [EngineRequest(*row) for row in self.config.rows]
+        return self.config.requests()
 
 
 @dataclass
@@ -212,7 +219,42 @@ class EngineScheduler(SarathiReplicaScheduler):
         super().__init__(*args, **kwargs)
         self._num_allocated_blocks = self._config.num_null_blocks
 
+    # What follows is used by `direct_loop` in place of Vidur's events. Vidur keeps the running requests in `_preempted_requests`; a completed
+    # one stays among them until the output of its last step is handed out.
+
+    def next_batch(self, time_ns: int) -> Batch | None:
+        """The next step as the scheduler sees it, or None where nothing can be scheduled."""
+        batch: Batch | None = self._get_next_batch(time_ns)
+        return batch
+
+    def advance(self, batch: Batch, time_ns: int) -> None:
+        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests."""
+        for request, num_tokens in zip(batch._requests, batch._num_q_tokens, strict=True):
+            request.on_batch_schedule(time_ns)
+            request.on_batch_stage_end(time_ns, 0, 0, 0, num_tokens)
+            request.on_batch_end(time_ns, num_tokens)
+        self._preempted_requests.extend(batch._requests)
+
+    def release(self, batch: Batch) -> None:
+        """The output of a step is handed out: its completed requests give up what they hold."""
+        for request in batch._requests:
+            if not request._completed:
+                continue
+            if request._id in self._allocation_map:
+                self.free(request._id)
+                self._preempted_requests.remove(request)
+            else:  # it was preempted while its last step ran
+                self._request_queue.remove(request)
+
+    def _get_request_next_num_q_tokens(self, request: Request, num_batch_tokens: int) -> int:
+        if request._completed:
+            return 0
+        num_tokens: int = super()._get_request_next_num_q_tokens(request, num_batch_tokens)
+        return num_tokens
+
     def _can_allocate_request(self, request: Request) -> bool:
+        if request._completed:
+            return False
         held = self._allocation_map.get(request.id, 0)
         has_room = 0 < request.num_processed_tokens <= held * self._cache_config.block_size
         return has_room or super()._can_allocate_request(request)

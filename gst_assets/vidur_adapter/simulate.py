@@ -71,7 +71,7 @@ def simulate(
     request_overheads = _request_overheads(bundle) if variant == "calibrated" else None
 
     started = time.perf_counter()
-    from gst_assets.vidur_adapter import simulation
+    from gst_assets.vidur_adapter import direct_loop, simulation
 
     imported = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
@@ -81,30 +81,33 @@ def simulate(
         # The driver hands requests over in order, so none is seen before one that arrived earlier.
         seen = np.maximum.accumulate(arrivals + np.array(handover, dtype="int64"))
     with simulation.quiet():
-        simulator = simulation.RecordedSimulator(
-            _config(scenario, lengths, seen, bundle, variant, num_kv_blocks, cache_dir)
+        config = _config(scenario, lengths, seen, bundle, variant, num_kv_blocks, cache_dir)
+        simulator: Any = (
+            simulation.RecordedSimulator(config)
+            if scenario.simulation.loop == "event"
+            else direct_loop.DirectSimulator(config)
         )
         prepared = time.perf_counter()
         simulator.run()
         ran = time.perf_counter()
-    recorder, predictor = simulator.recorder, simulator.predictor
 
-    tokens = _token_table(recorder.steps, _delivery_times(recorder.steps, request_overheads))
-    requests = _request_table(lengths, arrivals, tokens, recorder.requests)
-    settings = _settings(scenario, bundle, variant, num_kv_blocks, simulator)
+    steps = simulator.steps
+    tokens = _token_table(steps, _delivery_times(steps, request_overheads))
+    requests = _request_table(lengths, arrivals, tokens, simulator.requests)
+    settings = _settings(scenario, bundle, variant, num_kv_blocks, config)
     if request_overheads is not None:
-        settings |= request_overheads.as_settings() | {"steps_outside_calibration": predictor.steps_outside_calibration}
+        settings |= request_overheads.as_settings() | {"steps_outside_calibration": simulator.steps_outside_calibration}
     return SimulationResult(
         requests=requests,
         tokens=tokens,
-        iterations=_iteration_table(recorder.steps),
+        iterations=_iteration_table(steps),
         settings=settings,
         num_preemptions=int(requests["num_preemptions"].sum()),
         stats={
             "import_s": imported - started,
-            "tables_s": predictor.table_seconds,
+            "tables_s": simulator.predictor.table_seconds,
             "prepare_s": prepared - imported,
-            "event_loop_s": ran - prepared,
+            "loop_s": ran - prepared,
             "output_s": time.perf_counter() - ran,
         },
     )
@@ -124,6 +127,11 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
     if not reported.enable_chunked_prefill:
         raise SimulationError(
             f"{bundle.directory}: enable_chunked_prefill is off in the profiled engine, but Vidur's sarathi always splits prompts at max_num_batched_tokens. Profile an engine with chunked prefill."
+        )
+    if scenario.simulation.loop == "event" and _is_asynchronous(bundle, variant):
+        raise SimulationError(
+            f"simulation.loop is event, but {bundle.directory} is of an engine with async_scheduling, which Vidur's event loop cannot simulate. "
+            "Set simulation.loop=direct."
         )
     if engine.block_size != reported.block_size:
         raise SimulationError(
@@ -161,6 +169,11 @@ def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.Dat
             found = problem.format(total=prefill[row] + decode[row], blocks=blocks[row])
             more = f" ({int(wrong.sum())} such requests in all)" if wrong.sum() > 1 else ""
             raise SimulationError(f"request {lengths['request_id'].iloc[row]} {found}{more}")
+
+
+def _is_asynchronous(bundle: Bundle, variant: str) -> bool:
+    """Whether steps are formed one ahead. Vidur as published forms none before the one before it is complete."""
+    return variant == "calibrated" and bundle.meta.engine_settings.async_scheduling
 
 
 def _request_overheads(bundle: Bundle) -> RequestOverheads:
@@ -212,6 +225,8 @@ def _config(
             overheads_name=f"{bundle.directory}/overheads.csv",
             graphs=CapturedGraphs(reported.cudagraph_capture_sizes),
             max_num_batched_tokens=engine.max_num_batched_tokens,
+            asynchronous=_is_asynchronous(bundle, variant),
+            host_speed=bundle.host_speed if settings.host_variability else None,
         )
     columns = (lengths["request_id"], seen_ns, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
     rows = [(int(i), int(t), int(p), int(d)) for i, t, p, d in zip(*columns, strict=True)]
@@ -243,12 +258,12 @@ def _versions() -> str:
     return ", ".join([*found, f"gst-assets {__version__}"])
 
 
-def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int, simulator: Any) -> dict[str, Any]:
+def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int, config: Any) -> dict[str, Any]:
     """Everything simulated, under the names of `EngineSettings` where it has one."""
     from gst_assets.vidur_adapter.predictor import FOREST
 
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
-    replica = simulator._config.cluster_config.replica_config
+    replica = config.cluster_config.replica_config
     interpolate = scenario.simulation.predictor == "interpolation"
     is_exact = variant == "calibrated" and interpolate
     return {
@@ -263,7 +278,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "watermark_blocks_fraction": 0.0,
         "enable_chunked_prefill": True,
         "enable_prefix_caching": False,
-        "async_scheduling": False,
+        "async_scheduling": _is_asynchronous(bundle, variant),
         # Properties of the profile: the operators and overheads were measured in an engine of these settings.
         "dtype": reported.dtype,
         "enforce_eager": reported.enforce_eager,

@@ -108,9 +108,19 @@ class RecordedSimulator(Simulator):
         self._init_event_queue()
 
     @property
-    def recorder(self) -> Recorder:
+    def requests(self) -> list[Request]:
+        """The requests, in order of arrival."""
+        return self._metric_store.requests
+
+    @property
+    def steps(self) -> list[Step]:
         """What happened."""
-        return self._metric_store
+        return self._metric_store.steps
+
+    @property
+    def steps_outside_calibration(self) -> int:
+        """Steps whose composition lies outside what was calibrated."""
+        return self.predictor.steps_outside_calibration
 
     @property
     def predictor(self) -> KernelsPredictor:
@@ -119,6 +129,17 @@ class RecordedSimulator(Simulator):
         assert scheduler is not None
         predictor: KernelsPredictor = scheduler._execution_time_predictor
         return predictor
+
+
+def replica_scheduler(config: SimulationConfig) -> EngineScheduler:
+    """The scheduler of the one replica, as Vidur's simulator makes it."""
+    cluster = Cluster(config.cluster_config, config.metrics_config)
+    made = GlobalSchedulerRegistry.get(
+        config.cluster_config.global_scheduler_config.get_type(), config, cluster.replicas
+    )
+    (scheduler,) = made._replica_schedulers.values()
+    assert isinstance(scheduler, EngineScheduler)
+    return scheduler
 
 
 @contextmanager

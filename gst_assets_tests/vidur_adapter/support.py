@@ -59,6 +59,7 @@ class SyntheticBundle:
     meta: Meta
     sha256: dict[str, str] = field(default_factory=dict)
     directory: Path = Path("bundle")
+    host_speed: pd.DataFrame | None = None
 
 
 def scenario(*overrides: str) -> Scenario:
