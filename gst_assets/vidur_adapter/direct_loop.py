@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from vidur.entities import Batch
+from vidur.entities import Batch, Request
 
 from gst_assets.errors import SimulationError
 from gst_assets.vidur_adapter.clocks import AsynchronousClock, EngineClock, SynchronousClock
@@ -31,7 +31,7 @@ class DirectSimulator:
         self.scheduler: EngineScheduler = replica_scheduler(config)
         self.predictor: KernelsPredictor = self.scheduler._execution_time_predictor
         self.clock: EngineClock = _clock(self.predictor)
-        self._outstanding: deque[tuple[Step, Batch]] = deque()
+        self._outstanding: deque[tuple[Step, list[Request]]] = deque()
 
     def run(self) -> None:
         """Simulate until every request has its tokens.
@@ -74,15 +74,15 @@ class DirectSimulator:
             scheduler.num_pending_requests,
         )
         self.clock.launch(batch)
-        scheduler.advance(batch, now)
+        completed = scheduler.advance(batch, now)
         step.token_requests = [r._id for r in batch._requests if r._is_prefill_complete]
         self.steps.append(step)
-        self._outstanding.append((step, batch))
+        self._outstanding.append((step, completed))
 
     def _hand_out(self) -> None:
-        step, batch = self._outstanding.popleft()
+        step, completed = self._outstanding.popleft()
         step.completed_ns = self.clock.hand_out()
-        self.scheduler.release(batch)
+        self.scheduler.release(completed)
 
     @property
     def steps_outside_calibration(self) -> int:

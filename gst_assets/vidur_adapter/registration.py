@@ -227,19 +227,19 @@ class EngineScheduler(SarathiReplicaScheduler):
         batch: Batch | None = self._get_next_batch(time_ns)
         return batch
 
-    def advance(self, batch: Batch, time_ns: int) -> None:
-        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests."""
+    def advance(self, batch: Batch, time_ns: int) -> list[Request]:
+        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests; returns those it completes."""
         for request, num_tokens in zip(batch._requests, batch._num_q_tokens, strict=True):
             request.on_batch_schedule(time_ns)
             request.on_batch_stage_end(time_ns, 0, 0, 0, num_tokens)
             request.on_batch_end(time_ns, num_tokens)
         self._preempted_requests.extend(batch._requests)
+        # None of them was completed before: a completed request is in no later step.
+        return [request for request in batch._requests if request._completed]
 
-    def release(self, batch: Batch) -> None:
-        """The output of a step is handed out: its completed requests give up what they hold."""
-        for request in batch._requests:
-            if not request._completed:
-                continue
+    def release(self, completed: Sequence[Request]) -> None:
+        """The output of a step is handed out: the requests that it completed give up what they hold."""
+        for request in completed:
             if request._id in self._allocation_map:
                 self.free(request._id)
                 self._preempted_requests.remove(request)
