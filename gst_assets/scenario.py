@@ -185,9 +185,10 @@ class Server(Settings):
 class Engine(Settings):
     """Settings of the real engine; the simulation assumes the same, and both sides record what the engine reported."""
 
-    backend: Literal["vllm", "openai", "recorded"] = Field(
+    backend: Literal["vllm", "transformers", "openai", "recorded"] = Field(
         "vllm",
-        description="vllm: started and measured in-process; openai: a running server, over HTTP; recorded: earlier runs, played back",
+        description="vllm: started and measured in-process; transformers: that library's own continuous batching, another scheduler; "
+        "openai: a running server, over HTTP; recorded: earlier runs, played back",
     )
     server: Server | None = Field(None, description="required by backend openai, meaningless with another")
     recorded: str | None = Field(

@@ -32,6 +32,7 @@ import numpy as np
 from gst_assets import provenance
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
+    VLLM_POLICY,
     EngineSettings,
     Hardware,
     Hydra,
@@ -475,7 +476,7 @@ def _summary(
             f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
             f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
             f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
-            *_remote(settings),
+            *_labels(settings),
             "",
             "| ms | P50 | P90 | P99 |",
             "|---|---|---|---|",
@@ -497,9 +498,13 @@ def _device(hardware: Hardware) -> str:
     )
 
 
-def _remote(settings: EngineSettings) -> list[str]:
-    """What a reader must know of an engine that is not in this process."""
+def _labels(settings: EngineSettings) -> list[str]:
+    """What a reader must know of an engine that is not vLLM started by this program."""
     lines = []
+    if settings.scheduling_policy != VLLM_POLICY:
+        lines.append(
+            f"**Not vLLM's scheduler**: steps are formed by policy {settings.scheduling_policy} of {settings.backend}; a simulation of vLLM's assumes another."
+        )
     if settings.transport == "http":
         lines.append(
             "**HTTP is inside the measurement**: connection, HTTP and JSON on both sides and the server's front end are part of every time."
