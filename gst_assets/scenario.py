@@ -248,6 +248,9 @@ class Replay(Settings):
     warmup_decode_tokens: int = Field(32, gt=0)
     request_timeout_s: float = Field(120, gt=0, description="a request without its last token by then is an error")
     record_iterations: bool = True
+    realtime_priority: bool = Field(
+        True, description="run the driver's thread before ordinary programs where the machine permits it"
+    )
     lateness_limit_ns: int = Field(
         5_000_000, gt=0, description="p99 of send - intended arrival above which a run is marked degraded"
     )

@@ -150,8 +150,21 @@ class EngineSettings(Stored):
         return values
 
 
+class Pacing(Stored):
+    """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at `priority`; `priority_reason`
+    says why that is not realtime."""
+
+    timer: Literal["timerfd", "event_loop"]
+    spin_ns: int = Field(ge=0)
+    priority: Literal["realtime", "normal"]
+    priority_reason: str
+
+
 class RealRunMeta(RunMeta):
-    """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests."""
+    """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests.
+
+    `degraded_reasons` says why a run is degraded, one sentence each; it and `pacing` are null where an earlier version recorded neither.
+    """
 
     run_type: Literal["real"] = "real"
     workload_dir: str
@@ -165,6 +178,8 @@ class RealRunMeta(RunMeta):
     warmup: dict[str, Any]
     lateness_ns: dict[str, int]
     degraded: bool
+    degraded_reasons: list[str] | None = None
+    pacing: Pacing | None = None
     num_bunched_messages: int = Field(ge=0)
     num_errors: int = Field(ge=0)
 

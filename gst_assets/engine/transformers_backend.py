@@ -194,9 +194,7 @@ class TransformersEngine:
         ended = False
         try:
             self._send(
-                Asked(
-                    request.request_id, request.prompt_token_ids, request.num_decode_tokens, self._stop_token_ids
-                )
+                Asked(request.request_id, request.prompt_token_ids, request.num_decode_tokens, self._stop_token_ids)
             )
             while not ended:
                 received_ns, answer = await answers.get()

@@ -106,7 +106,9 @@ def main(connection: Connection, scenario_json: str) -> None:
             elif isinstance(message, StepsWanted):
                 with lock:
                     connection.send(Steps(bytes(manager.batch_processor.scheduler.rows)))
-    os._exit(0)  # the library's thread may be in the middle of a step, and would keep the process for as long as it has requests
+    os._exit(
+        0
+    )  # the library's thread may be in the middle of a step, and would keep the process for as long as it has requests
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -227,7 +227,7 @@ async def measure_overheads(
     driver = _Driver(engine, scenario)
     work = [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in batches]
     played = []
-    with quiet_interpreter():
+    with quiet_interpreter(scenario.replay.realtime_priority):
         await driver.play(CalibrationBatch("warm-up", batches[0].lengths))
         for index, batch in enumerate(batches):
             played.append(await driver.play(batch))
