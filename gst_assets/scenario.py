@@ -431,6 +431,64 @@ def read_resolved(path: Path) -> Scenario:
     return _validate(text, _Origins(str(path), {}, {}))
 
 
+def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
+    """The scenario that a command line names: a scenario's name, to which `overrides` are applied, or a resolved `FILE.json`, in which they
+    must hold already (they are then only recorded).
+
+    Raises:
+        ScenarioError: see `load_scenario` and `read_resolved`; or an override that the resolved file does not have.
+    """
+    if not reference.endswith(".json"):
+        return load_scenario(reference, overrides)
+    scenario = read_resolved(Path(reference))
+    values: dict[str, Any] = scenario.model_dump(mode="json")
+    chosen: dict[str, Any] = {}
+    for override in overrides:
+        chosen = _merge(chosen, _plain_override(override))
+    for key in _dotted_keys(chosen):
+        asked, found = _at(chosen, key), _at(values, key)
+        try:
+            holds = Scenario.model_validate(_merge(values, _nested(key, asked))) == scenario
+        except ValidationError:
+            holds = False
+        if not holds:
+            raise ScenarioError(
+                f"override {key}={json.dumps(asked)}: {reference} is resolved and has {json.dumps(found)} there. Resolve the scenario again with "
+                "the override, or leave it out."
+            )
+    return scenario
+
+
+def _plain_override(override: str) -> dict[str, Any]:
+    """An override as a mapping, without OmegaConf: a host that reads resolved scenarios need not have it."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not _DOTTED_KEY.fullmatch(key):
+        raise ScenarioError(f"override {override!r}: expected dotted.key=value, e.g. workload.num_decode_tokens=32.")
+    if "${" in text:
+        raise ScenarioError(
+            f"override {override!r}: whether a resolved scenario has an interpolated value cannot be told. Give the value itself, or leave it out."
+        )
+    try:
+        return _nested(key, yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise ScenarioError(f"override {override!r}: {key}: the value is not valid YAML.") from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _at(values: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
 def resolve_path(text: str) -> Path:
     """A path of a scenario file: absolute, or relative to the project root."""
     path = Path(text).expanduser()

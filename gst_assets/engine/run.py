@@ -51,7 +51,7 @@ from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
-from gst_assets.scenario import Scenario, load_scenario, read_resolved
+from gst_assets.scenario import Scenario, read_reference
 
 _LENGTHS = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
 _INTERVALS = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
@@ -121,13 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; only recorded with a resolved scenario",
+        help="applied to a scenario name; must hold in a resolved scenario already",
     )
     return parser
 
 
 def _plays(arguments: argparse.Namespace) -> list[Play]:
-    scenarios = [_scenario(reference, arguments.override) for reference in arguments.scenario]
+    scenarios = [read_reference(reference, arguments.override) for reference in arguments.scenario]
     if len(scenarios) != len(arguments.workload):
         raise EngineError(
             f"{len(arguments.workload)} --workload and {len(scenarios)} --scenario given, expected one scenario for each workload."
@@ -149,10 +149,6 @@ def _plays(arguments: argparse.Namespace) -> list[Play]:
         Play(scenario, workload.resolve(), arguments.group_id or f"{scenario.name}-{now}")
         for scenario, workload in zip(scenarios, arguments.workload, strict=True)
     ]
-
-
-def _scenario(reference: str, overrides: list[str]) -> Scenario:
-    return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
 
 
 async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import queue
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -180,6 +182,9 @@ class TransformersEngine:
         self._open: dict[str, asyncio.Queue[tuple[int, Answer | None]]] = {}
         self._steps: asyncio.Future[bytes] | None = None
         self._death: str | None = None
+        # A process that does not read must not hold up the event loop: messages wait in a queue, not in a blocked write.
+        self._outbox: queue.SimpleQueue[Asked | Cancelled | StepsWanted | None] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="transformers-requests", daemon=True).start()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection.fileno(), self._receive)
 
@@ -208,8 +213,7 @@ class TransformersEngine:
         finally:
             self._open.pop(request.request_id, None)
             if not ended and self._death is None:
-                with suppress(EngineDied):
-                    self._send(Cancelled(request.request_id))
+                self._send(Cancelled(request.request_id))
 
     async def abort(self, request_id: str) -> None:
         """See `protocol.Engine.abort`."""
@@ -227,7 +231,11 @@ class TransformersEngine:
         while self._death is None:
             self._steps = self._loop.create_future()
             self._send(StepsWanted())
-            rows = np.frombuffer(await self._steps, dtype=np.int64).reshape(-1, len(IterationField))
+            try:
+                found = await asyncio.wait_for(self._steps, _RECORDS_WAIT_S)
+            except TimeoutError:
+                break
+            rows = np.frombuffer(found, dtype=np.int64).reshape(-1, len(IterationField))
             if rows[:, IterationField.COMPLETION_NS].max(initial=0) >= until_ns or time.monotonic() > deadline:
                 break
             await asyncio.sleep(_RECORDS_POLL_S)
@@ -238,16 +246,18 @@ class TransformersEngine:
         if not self._connection.closed:
             self._loop.remove_reader(self._connection.fileno())
             self._fail("the transformers engine was shut down")
+        self._outbox.put(None)
         _stop(self._connection, self._process)
 
     def _send(self, message: Asked | Cancelled | StepsWanted) -> None:
         if self._death is not None:
             raise EngineDied(self._death)
-        try:
-            self._connection.send(message)
-        except OSError:
-            self._receive_end()
-            raise EngineDied(self._death or "the transformers engine is gone") from None
+        self._outbox.put(message)
+
+    def _write(self) -> None:
+        with suppress(OSError):  # the process is gone, which the reading side notices
+            while (message := self._outbox.get()) is not None:
+                self._connection.send(message)
 
     def _receive(self) -> None:
         """Called by the event loop when something of the engine can be read."""
