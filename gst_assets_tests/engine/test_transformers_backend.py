@@ -179,11 +179,16 @@ def session() -> dict[str, Any]:
             found["crowded"] = await play(engine, plan("c", [(60, 110)] * 6), 120)
             last_ns = max(result.times.last_token_ns or 0 for result in found["crowded"].results if result.times)
             found["steps"] = await engine.iterations(last_ns)
+            (process,) = _processes()
+            os.kill(process.pid, signal.SIGSTOP)
+            # More than a pipe holds: writing must not wait for a process that does not read.
+            found["stopped"] = await play(engine, plan("s", [(400, 8)] * 300), 1.0)
+            os.kill(process.pid, signal.SIGCONT)
+            found["resumed"] = await play(engine, plan("r", [(8, 4)]), 60)
             doomed = [
                 *plan("d", [(8, 490)] * 3),
                 PlannedRequest(EngineRequest("late", [1], 1, 0), 3_600_000_000_000, "p"),
             ]
-            (process,) = _processes()
             asyncio.get_running_loop().call_later(0.5, os.kill, process.pid, signal.SIGKILL)
             began = time.monotonic()
             found["death"] = await play(engine, doomed, 3600)
@@ -217,6 +222,13 @@ def test_requests_that_lose_their_blocks_still_yield_every_token_and_are_counted
     assert not records.steps_are_missing(session["steps"], crowded)
     for result in crowded.results:
         assert result.times.first_token_ns <= result.token_times_ns[0] + 1_000
+
+
+@pytest.mark.engine
+def test_an_engine_that_hangs_costs_its_requests_by_their_timeout_and_may_come_back(session: dict[str, Any]) -> None:
+    assert error_types(session["stopped"]) == ["RequestTimeout"] * 300
+    assert session["stopped"].death is None
+    assert error_types(session["resumed"]) == [""]
 
 
 @pytest.mark.engine
