@@ -1,11 +1,12 @@
 """How late requests are handed over: `replay`'s pacer beside a plain `asyncio.sleep`, against an engine that answers at once.
 
-    python benchmarks/pacer_lateness.py [--rates 32 1000] [--seconds 10] [--rounds 3] [--realtime]
+    python benchmarks/pacer_lateness.py [--rates 32 1000] [--seconds 10] [--rounds 3]
 
 Poisson arrivals, one token per request, in this process: what is late is the driver alone. Lateness is hand-over minus intended arrival. The
-rounds of both pacers alternate; the table has the median, least and most over the rounds. The last column is how long the event loop's thread was
-ready but had to wait for a CPU (Linux, /proc/self/schedstat): what other programs add. `--realtime` takes them out by running before all others
-(SCHED_FIFO, needs the privilege). For the plain pacer each request is a task that sleeps until its time, as in common load generators.
+rounds of all pacers alternate; the table has the median, least and most over the rounds. `replay` runs before all ordinary programs where the
+machine permits it (else it says so), as in a measurement. For `asyncio.sleep` each request is a task that sleeps until its time, as in common
+load generators. The last columns say what the machine did meanwhile (Linux): how long the event loop's thread was ready but had to wait for a
+CPU (/proc/thread-self/schedstat), how busy all CPUs were, and what the hypervisor took (/proc/stat).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from gst_assets.engine.replay import (
     quiet_interpreter,
     replay,
 )
+
+Pacer = Callable[[Sequence[PlannedRequest]], Coroutine[Any, Any, ReplayResult]]
 
 
 class InstantEngine:
@@ -63,30 +66,40 @@ def plan(rate_per_s: float, seconds: float, seed: int) -> list[PlannedRequest]:
     ]
 
 
-async def paced(planned: Sequence[PlannedRequest]) -> ReplayResult:
+def replayed(realtime: bool) -> Pacer:
     """The package's own replay."""
-    return await replay(InstantEngine(), planned, request_timeout_s=60, may_stop_early=False)
+
+    async def play(planned: Sequence[PlannedRequest]) -> ReplayResult:
+        return await replay(InstantEngine(), planned, request_timeout_s=60, may_stop_early=False, realtime=realtime)
+
+    return play
 
 
-async def plain(planned: Sequence[PlannedRequest]) -> ReplayResult:
+def asleep(realtime: bool) -> Pacer:
     """Every request a task that sleeps until its time."""
-    engine, results = InstantEngine(), [RequestResult() for _ in planned]
 
-    async def play(item: PlannedRequest, result: RequestResult) -> None:
-        await asyncio.sleep((start_ns + item.arrival_time_ns - time.monotonic_ns()) / 1e9)
-        result.send_ns = time.monotonic_ns()
-        async for message in engine.generate(item.request):
-            result.token_times_ns.append(message.received_ns)
+    async def play(planned: Sequence[PlannedRequest]) -> ReplayResult:
+        engine, results = InstantEngine(), [RequestResult() for _ in planned]
 
-    with quiet_interpreter():
-        start_ns = time.monotonic_ns() + LEAD_TIME_NS
-        await asyncio.gather(*map(play, planned, results))
-    return ReplayResult(planned, results, start_ns, time.monotonic_ns(), None)
+        async def one(item: PlannedRequest, result: RequestResult) -> None:
+            await asyncio.sleep((start_ns + item.arrival_time_ns - time.monotonic_ns()) / 1e9)
+            result.send_ns = time.monotonic_ns()
+            async for message in engine.generate(item.request):
+                result.token_times_ns.append(message.received_ns)
+
+        with quiet_interpreter(realtime):
+            start_ns = time.monotonic_ns() + LEAD_TIME_NS
+            await asyncio.gather(*map(one, planned, results))
+        return ReplayResult(planned, results, start_ns, time.monotonic_ns(), None)
+
+    return play
 
 
-PACERS: dict[str, Callable[[Sequence[PlannedRequest]], Coroutine[Any, Any, ReplayResult]]] = {
-    "replay": paced,
-    "asyncio.sleep": plain,
+PACERS: dict[str, Pacer] = {
+    "replay": replayed(realtime=True),
+    "replay, normal priority": replayed(realtime=False),
+    "asyncio.sleep": asleep(realtime=False),
+    "asyncio.sleep, realtime": asleep(realtime=True),
 }
 
 
@@ -95,35 +108,58 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[32, 1000], help="requests per second")
     parser.add_argument("--seconds", type=float, default=10, help="length of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--realtime", action="store_true", help="run before all other programs (SCHED_FIFO)")
     arguments = parser.parse_args()
-    if arguments.realtime:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} before the first round\n")
-    print("| requests/s | pacer | lateness P50 [ms] | P99 [ms] | max [ms] | waited for a CPU [ms/s] |")
-    print("|---|---|---|---|---|---|")
+    with quiet_interpreter() as priority:
+        print(
+            f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} before the first round; priority of `replay`: {priority.name}",
+            end="",
+        )
+    print(f" ({priority.reason})\n" if priority.reason else "\n")
+    print(
+        "| requests/s | pacer | lateness P50 [ms] | P99 [ms] | max [ms] | waited for a CPU [ms/s] | CPUs busy [%] | stolen [%] |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for rate in arguments.rates:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in PACERS}
         for seed in range(arguments.rounds):
             planned = plan(rate, arguments.seconds, seed)
             for name, pacer in PACERS.items():
-                waited_ns, began = _waited_for_cpu_ns(), time.monotonic()
+                before = _machine()
                 late = lateness_ns(asyncio.run(pacer(planned)))
-                waited = (_waited_for_cpu_ns() - waited_ns) / (time.monotonic() - began)
-                found[name].append({**late, "waited": waited})
+                found[name].append({name: value / 1e6 for name, value in late.items()} | _since(before))
         for name, rounds in found.items():
-            cells = [_over_rounds([values[key] for values in rounds]) for key in ("p50", "p99", "max", "waited")]
+            cells = [_over_rounds([values[key] for values in rounds], digits) for key, digits in _COLUMNS.items()]
             print(f"| {rate:g} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _waited_for_cpu_ns() -> int:
-    """Nanoseconds this thread spent ready to run without running, so far."""
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+_COLUMNS = {"p50": 3, "p99": 3, "max": 3, "waited": 1, "busy": 0, "stolen": 1}
 
 
-def _over_rounds(values_ns: Sequence[float]) -> str:
-    least, most = min(values_ns) / 1e6, max(values_ns) / 1e6
-    return f"{statistics.median(values_ns) / 1e6:.3f} ({least:.3f} to {most:.3f})"
+def _machine() -> dict[str, float]:
+    """Counters so far: seconds, this thread's wait for a CPU in ms, and the CPUs' ticks in all, at work and stolen."""
+    # user nice system idle iowait irq softirq steal (proc(5))
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    waited_ns = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    return {
+        "seconds": time.monotonic(),
+        "waited_ms": waited_ns / 1e6,
+        "ticks": sum(ticks),
+        "busy": sum(ticks) - ticks[3] - ticks[4],
+        "stolen": ticks[7],
+    }
+
+
+def _since(before: dict[str, float]) -> dict[str, float]:
+    passed = {name: value - before[name] for name, value in _machine().items()}
+    return {
+        "waited": passed["waited_ms"] / passed["seconds"],
+        "busy": 100 * passed["busy"] / max(passed["ticks"], 1),
+        "stolen": 100 * passed["stolen"] / max(passed["ticks"], 1),
+    }
+
+
+def _over_rounds(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -185,9 +185,10 @@ class Server(Settings):
 class Engine(Settings):
     """Settings of the real engine; the simulation assumes the same, and both sides record what the engine reported."""
 
-    backend: Literal["vllm", "openai", "recorded"] = Field(
+    backend: Literal["vllm", "transformers", "openai", "recorded"] = Field(
         "vllm",
-        description="vllm: started and measured in-process; openai: a running server, over HTTP; recorded: earlier runs, played back",
+        description="vllm: started and measured in-process; transformers: that library's own continuous batching, another scheduler; "
+        "openai: a running server, over HTTP; recorded: earlier runs, played back",
     )
     server: Server | None = Field(None, description="required by backend openai, meaningless with another")
     recorded: str | None = Field(
@@ -247,6 +248,9 @@ class Replay(Settings):
     warmup_decode_tokens: int = Field(32, gt=0)
     request_timeout_s: float = Field(120, gt=0, description="a request without its last token by then is an error")
     record_iterations: bool = True
+    realtime_priority: bool = Field(
+        True, description="run the driver's thread before ordinary programs where the machine permits it"
+    )
     lateness_limit_ns: int = Field(
         5_000_000, gt=0, description="p99 of send - intended arrival above which a run is marked degraded"
     )
@@ -440,6 +444,64 @@ def read_resolved(path: Path) -> Scenario:
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: not UTF-8 ({error.reason}).") from None
     return _validate(text, _Origins(str(path), {}, {}))
+
+
+def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
+    """The scenario that a command line names: a scenario's name, to which `overrides` are applied, or a resolved `FILE.json`, in which they
+    must hold already (they are then only recorded).
+
+    Raises:
+        ScenarioError: see `load_scenario` and `read_resolved`; or an override that the resolved file does not have.
+    """
+    if not reference.endswith(".json"):
+        return load_scenario(reference, overrides)
+    scenario = read_resolved(Path(reference))
+    values: dict[str, Any] = scenario.model_dump(mode="json")
+    chosen: dict[str, Any] = {}
+    for override in overrides:
+        chosen = _merge(chosen, _plain_override(override))
+    for key in _dotted_keys(chosen):
+        asked, found = _at(chosen, key), _at(values, key)
+        try:
+            holds = Scenario.model_validate(_merge(values, _nested(key, asked))) == scenario
+        except ValidationError:
+            holds = False
+        if not holds:
+            raise ScenarioError(
+                f"override {key}={json.dumps(asked)}: {reference} is resolved and has {json.dumps(found)} there. Resolve the scenario again with "
+                "the override, or leave it out."
+            )
+    return scenario
+
+
+def _plain_override(override: str) -> dict[str, Any]:
+    """An override as a mapping, without OmegaConf: a host that reads resolved scenarios need not have it."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not _DOTTED_KEY.fullmatch(key):
+        raise ScenarioError(f"override {override!r}: expected dotted.key=value, e.g. workload.num_decode_tokens=32.")
+    if "${" in text:
+        raise ScenarioError(
+            f"override {override!r}: whether a resolved scenario has an interpolated value cannot be told. Give the value itself, or leave it out."
+        )
+    try:
+        return _nested(key, yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise ScenarioError(f"override {override!r}: {key}: the value is not valid YAML.") from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _at(values: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def resolve_path(text: str) -> Path:

@@ -23,6 +23,7 @@ from gst_assets.scenario import (
     Scenario,
     Static,
     load_scenario,
+    read_reference,
     read_resolved,
     resolve_path,
     scenario_names,
@@ -426,3 +427,31 @@ def test_the_command_prints_the_resolved_scenario(tmp_path: Path) -> None:
     wrong = _command("smoke", "foo=1")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: override 'foo=1' of scenario smoke: foo: unknown")
     assert _command().stderr.startswith("usage: ")
+
+
+# --- what a command line names ----------------------------------------------------------------------------------------
+
+
+def test_overrides_of_a_resolved_scenario_must_hold_in_it(tmp_path: Path) -> None:
+    overrides = [
+        "workload.num_requests=3",
+        "workload.num_requests=5",
+        "workload.arrivals.kind=static",
+        "profile.num_tokens=[1, 2]",
+    ]
+    scenario = load_scenario("smoke", overrides)
+    path = tmp_path / "scenario.json"
+    path.write_text(scenario.model_dump_json())
+    assert read_reference(str(path), overrides) == scenario == read_reference("smoke", overrides)
+    assert read_reference(str(path), []) == scenario
+    for override, message in (
+        ("workload.num_requests=6", "override workload.num_requests=6: .* is resolved and has 5 there"),
+        ("workload.arrivals={kind: poisson, rate_per_s: 1}", "override workload.arrivals.kind=.*has .static. there"),
+        ("engine.nosuch=1", "override engine.nosuch=1: .* has null there"),
+        ("engine.max_num_seqs=many", "has 32 there"),
+        ("engine.max_num_seqs=${engine.block_size}", "interpolated value cannot be told"),
+        ("engine.max_num_seqs", "expected dotted.key=value"),
+        ("engine.max_num_seqs=[", "not valid YAML"),
+    ):
+        with pytest.raises(ScenarioError, match=message):
+            read_reference(str(path), [*overrides, override])

@@ -52,7 +52,7 @@ Outcome = Literal["pass", "warn", "fail", "insufficient"]
 
 COMPARED_SETTINGS = (
     "max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enable_chunked_prefill",
-    "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager",
+    "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager", "scheduling_policy",
 )  # fmt: skip
 """Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gst_assets.errors import ContractError
 
@@ -109,12 +109,18 @@ class RunMeta(Document):
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
+VLLM_POLICY = "vllm_v1"
+"""Chunked prefill under one token budget, running requests before waiting ones, first come first served, preemption of the youngest."""
+UNKNOWN_POLICY = "unknown"
+
+
 class EngineSettings(Stored):
     """What the running engine reported about itself; a simulation of it must assume the same.
 
     Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server does not tell
     everything, and these are as the scenario states them (`unknown` or empty where it states nothing). `transport` is the way from the
-    driver to the engine; with `http` it is inside every measured time.
+    driver to the engine; with `http` it is inside every measured time. `scheduling_policy` names the rules by which steps are formed;
+    the simulation knows only vLLM's.
     """
 
     backend: str
@@ -133,10 +139,32 @@ class EngineSettings(Stored):
     attention_backend: str
     transport: Literal["in_process", "http"] = "in_process"
     not_read_back: list[str] = Field(default_factory=list)
+    scheduling_policy: str = UNKNOWN_POLICY
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_of_vllm(cls, values: Any) -> Any:
+        """Backend `vllm` is vLLM's V1 engine, which has one policy; its runs were also recorded before the key existed."""
+        if isinstance(values, dict) and values.get("backend") == "vllm" and "scheduling_policy" not in values:
+            return {**values, "scheduling_policy": VLLM_POLICY}
+        return values
+
+
+class Pacing(Stored):
+    """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at `priority`; `priority_reason`
+    says why that is not realtime."""
+
+    timer: Literal["timerfd", "event_loop"]
+    spin_ns: int = Field(ge=0)
+    priority: Literal["realtime", "normal"]
+    priority_reason: str
 
 
 class RealRunMeta(RunMeta):
-    """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests."""
+    """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests.
+
+    `degraded_reasons` says why a run is degraded, one sentence each; it and `pacing` are null where an earlier version recorded neither.
+    """
 
     run_type: Literal["real"] = "real"
     workload_dir: str
@@ -150,6 +178,8 @@ class RealRunMeta(RunMeta):
     warmup: dict[str, Any]
     lateness_ns: dict[str, int]
     degraded: bool
+    degraded_reasons: list[str] | None = None
+    pacing: Pacing | None = None
     num_bunched_messages: int = Field(ge=0)
     num_errors: int = Field(ge=0)
 

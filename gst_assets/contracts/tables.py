@@ -233,10 +233,11 @@ class Iterations(Table):
     num_running: Series[Int] = pa.Field(ge=0, description="requests running after scheduling")
     num_waiting: Series[Int] = pa.Field(ge=0, description="requests waiting after scheduling")
     launched_time_ns: Series[Int] | None = pa.Field(
-        description="when the call that launches the model returned; on a GPU its work is queued by then, not done"
+        nullable=True,
+        description="when the call that launches the model returned; on a GPU its work is queued by then, not done",
     )
     output_time_ns: Series[Int] | None = pa.Field(
-        description="when the step's tokens had reached the scheduler's process"
+        nullable=True, description="when the step's tokens had reached the scheduler's process"
     )
 
     @pa.dataframe_check(error="completion_time_ns must not be before scheduled_time_ns")

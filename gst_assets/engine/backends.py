@@ -22,6 +22,10 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
             from gst_assets.engine import vllm_backend
 
             return vllm_backend.engine_environment(scenario)
+        case "transformers":
+            from gst_assets.engine import transformers_backend
+
+            return transformers_backend.engine_environment(scenario)
         case "openai":
             return {}
         case _:
@@ -53,6 +57,10 @@ def open_engine(scenario: Scenario) -> AbstractAsyncContextManager[Engine]:
             from gst_assets.engine.vllm_backend import open_vllm_engine
 
             return open_vllm_engine(scenario)
+        case "transformers":
+            from gst_assets.engine.transformers_backend import open_transformers_engine
+
+            return open_transformers_engine(scenario)
         case "openai":
             from gst_assets.engine.openai_backend import open_openai_engine
 
@@ -63,6 +71,6 @@ def open_engine(scenario: Scenario) -> AbstractAsyncContextManager[Engine]:
 
 def _nothing_to_measure(scenario: Scenario) -> EngineError:
     return EngineError(
-        f"engine.backend {scenario.engine.backend}: there is no engine to measure. Choose a scenario with backend vllm or openai; "
+        f"engine.backend {scenario.engine.backend}: there is no engine to measure. Choose a scenario with backend vllm, transformers or openai; "
         "recorded runs are read by the asset real_request_metrics."
     )

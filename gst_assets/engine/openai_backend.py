@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from gst_assets.contracts.documents import EngineSettings
+from gst_assets.contracts.documents import UNKNOWN_POLICY, VLLM_POLICY, EngineSettings
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, EngineDied, EngineRequest, TokenMessage
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import EngineError
@@ -217,6 +217,7 @@ async def _read_settings(http: _Http, scenario: Scenario, max_model_len: int | N
         "enforce_eager": engine.enforce_eager,
         "cudagraph_capture_sizes": [],
         "attention_backend": _UNKNOWN,
+        "scheduling_policy": UNKNOWN_POLICY,
     }
     if told.get("num_kv_blocks", engine.num_kv_blocks) is None:
         raise EngineError(
@@ -227,9 +228,9 @@ async def _read_settings(http: _Http, scenario: Scenario, max_model_len: int | N
 
 
 async def _version(http: _Http) -> dict[str, Any]:
-    """vLLM's version from /version."""
+    """vLLM's version from /version, which tells also whose scheduler it is."""
     version = (await _json(http, "/version")).get("version")
-    return {"engine_version": f"vLLM {version}"} if version else {}
+    return {"engine_version": f"vLLM {version}", "scheduling_policy": VLLM_POLICY} if version else {}
 
 
 async def _cache_settings(http: _Http) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:
     inside = steps_inside(steps, played)
     frame = pd.DataFrame({name: inside[:, column] for name, column in _ITERATION_COLUMNS.items()})
     for name in _ITERATION_TIMES:
-        frame[name] -= played.start_ns
+        seen = frame[name] != 0  # 0: the engine did not tell
+        frame[name] = (frame[name] - played.start_ns).astype("Int64").where(seen)
     frame.insert(0, "iteration_id", np.arange(len(frame), dtype=np.int64))
     return frame.astype("Int64")
 
@@ -119,11 +120,13 @@ def steps_are_missing(steps: np.ndarray, played: ReplayResult) -> bool:
     """Whether the steps recorded inside the run cannot account for every token the clients saw.
 
     A step yields at most one token for each request that decodes in it, and a request's first token ends a prefill: fewer decodes than tokens
-    after the first, or fewer prefills than requests with a token, mean that records are lost.
+    after the first, or fewer prefills than requests with a token, mean that records are lost. A preempted request is computed again as a
+    prefill, which yields its next token in place of a decode.
     """
     inside = steps_inside(steps, played)
     decoded = int(inside[:, IterationField.DECODE_REQUESTS].sum())
     expected = sum(max(len(result.token_ids) - 1, 0) for result in played.results)
+    expected -= sum(result.times.num_preemptions or 0 for result in played.results if result.times)
     prefilled = int(inside[:, IterationField.PREFILL_REQUESTS].sum())
     return decoded < expected or prefilled < sum(bool(result.token_ids) for result in played.results)
 

@@ -10,12 +10,14 @@ import bisect
 import ctypes
 import gc
 import itertools
+import os
+import select
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gst_assets.engine.protocol import Engine, EngineDied, EngineRequest, RequestTimes
 from gst_assets.errors import EngineError
@@ -23,10 +25,14 @@ from gst_assets.errors import EngineError
 LEAD_TIME_NS = 50_000_000
 """Between the call and intended arrival 0, so that the first request can be on time."""
 
-_COARSE_MARGIN_NS = 2_000_000
-_FINE_SLEEP_NS = 100_000
+_SPIN_NS = (50_000, 300_000)
+"""Least and most of the window that is spun away before a request is due."""
+_NAPS = 16
+_NAP_NS = 5_000_000
 _SWITCH_INTERVAL_S = 0.0005
+_HAS_TIMERFD = sys.platform == "linux"
 _PR_SET_TIMERSLACK = 29
+_TFD_TIMER_ABSTIME = 1
 _CANCEL_ATTEMPTS = 5
 _CANCEL_WAIT_S = 0.5
 
@@ -63,6 +69,23 @@ class RequestResult:
         self.token_times_ns, self.token_ids, self.times = [], [], None
 
 
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """`realtime` or `normal`, and why it is not realtime."""
+
+    name: Literal["realtime", "normal"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """How requests were handed over on time: woken by `timer` `spin_ns` before a request is due, which was then waited for in a tight loop."""
+
+    timer: Literal["timerfd", "event_loop"]
+    spin_ns: int
+    priority: Priority
+
+
 @dataclass(frozen=True)
 class ReplayResult:
     """One replay. `results[i]` belongs to `planned[i]`; `start_ns` is the moment of intended arrival 0."""
@@ -73,16 +96,23 @@ class ReplayResult:
     end_ns: int
     death: str | None
     """Why the engine died during the replay; None if it did not."""
+    pacing: Pacing | None = None
+    """None where another driver played."""
 
 
 async def replay(
-    engine: Engine, planned: Sequence[PlannedRequest], *, request_timeout_s: float, may_stop_early: bool
+    engine: Engine,
+    planned: Sequence[PlannedRequest],
+    *,
+    request_timeout_s: float,
+    may_stop_early: bool,
+    realtime: bool = True,
 ) -> ReplayResult:
     """Play `planned` (ascending arrival times) against the engine and wait until every request has ended.
 
     A request that fails, or has not ended `request_timeout_s` after its intended arrival, becomes an error result and leaves the others alone.
     When the engine dies, every unfinished request becomes one and the replay returns at once. A request that yields more tokens than asked,
-    none, or (without `may_stop_early`) fewer, is an error too.
+    none, or (without `may_stop_early`) fewer, is an error too. `realtime`: see `quiet_interpreter`.
     """
     arrivals = [item.arrival_time_ns for item in planned]
     if any(later < earlier for earlier, later in itertools.pairwise(arrivals)):
@@ -101,8 +131,12 @@ async def replay(
 
     async def play(item: PlannedRequest, result: RequestResult, start_ns: int) -> None:
         nonlocal unfinished
-        result.send_ns = time.monotonic_ns()
-        deadline_ns = start_ns + item.arrival_time_ns + int(request_timeout_s * 1e9)
+        due_ns = start_ns + item.arrival_time_ns
+        # Released a moment early: a sleep this short would end late, and the first turn of a task after a pause is slow.
+        while (now_ns := time.monotonic_ns()) < due_ns:
+            pass
+        result.send_ns = now_ns
+        deadline_ns = due_ns + int(request_timeout_s * 1e9)
         limit = asyncio.timeout((deadline_ns - result.send_ns) / 1e9)
         try:
             async with limit:
@@ -137,9 +171,11 @@ async def replay(
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-    with quiet_interpreter():
+    with quiet_interpreter(realtime) as priority:
+        spin_ns = min(max(_wake_up_lateness_ns(), _SPIN_NS[0]), _SPIN_NS[1])
+        pacing = Pacing("timerfd" if _HAS_TIMERFD else "event_loop", spin_ns, priority)
         start_ns = time.monotonic_ns() + LEAD_TIME_NS
-        pacer = _Pacer(loop, [start_ns + arrival for arrival in arrivals], release)
+        pacer = _Pacer(loop, [start_ns + arrival for arrival in arrivals], release, spin_ns)
         pacer.start()
         try:
             death = await over
@@ -150,7 +186,7 @@ async def replay(
         if not result.ended:  # not sent yet, or deaf to its cancellation: a copy, so that a late token cannot reach it
             results[index] = RequestResult(result.send_ns, list(result.token_times_ns))
             results[index].fail(EngineDied.__name__, death or "the replay ended first")
-    return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death)
+    return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death, pacing)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
@@ -210,17 +246,21 @@ async def warm_up(engine: Engine, requests: Sequence[EngineRequest], *, request_
 
 
 @contextmanager
-def quiet_interpreter() -> Iterator[None]:
-    """Keep this interpreter out of the way of the measurement: no garbage collection (it stalls for up to half a second in a large heap),
-    and threads handed the interpreter lock within half a millisecond instead of five, so that the pacer is not held up by the event loop.
-    Both are restored at the end."""
+def quiet_interpreter(realtime: bool = True) -> Iterator[Priority]:
+    """Keep this interpreter and the machine's other programs out of the way of the thread that measures; what was before is restored at the end.
+
+    No garbage collection (it stalls for up to half a second in a large heap), threads handed the interpreter lock within half a millisecond
+    instead of five, and with `realtime` this thread runs before all ordinary ones (SCHED_FIFO) where the machine permits it. Threads and
+    processes it starts do not inherit that. Yields the priority the thread has.
+    """
     collecting, interval = gc.isenabled(), sys.getswitchinterval()
     gc.collect()
     gc.freeze()
     gc.disable()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
-        yield
+        with _priority(realtime) as priority:
+            yield priority
     finally:
         sys.setswitchinterval(interval)
         gc.unfreeze()
@@ -228,50 +268,124 @@ def quiet_interpreter() -> Iterator[None]:
             gc.enable()
 
 
-class _Pacer(threading.Thread):
-    """Wakes the event loop at given moments. `release(first, last)` is called in the loop for the requests `first` to `last - 1`.
+@contextmanager
+def _priority(realtime: bool) -> Iterator[Priority]:
+    if not realtime:
+        yield Priority("normal", "not asked for")
+        return
+    try:
+        before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except (AttributeError, OSError) as error:  # not Linux, or not permitted
+        yield Priority("normal", f"realtime refused: {getattr(error, 'strerror', None) or error}")
+        return
+    try:
+        yield Priority("realtime", "")
+    finally:
+        os.sched_setscheduler(0, before, parameters)
 
-    A thread, because an event loop's own timers were late by 0.5 ms at the median and 2 ms at p99. It never wakes early.
+
+class _Pacer:
+    """Calls `release(first, last)` in the event loop `early_ns` before the requests `first` to `last - 1` are due, all of that window together.
+
+    The wake-up is a kernel timer that the loop watches (Linux, timerfd). Handing over must happen in the loop, where the engine's client lives, so
+    a thread of its own for the timing would add a second wake-up and a change of the interpreter lock: measured at 1,000 requests/s, it waited
+    for a CPU 4 times as long. The loop's own timers are rounded up to a whole millisecond; they serve where there is no timerfd.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, due_ns: Sequence[int], release: Callable[[int, int], None]
+        self, loop: asyncio.AbstractEventLoop, due_ns: Sequence[int], release: Callable[[int, int], None], early_ns: int
     ) -> None:
-        super().__init__(name="replay-pacer", daemon=True)
         self._loop = loop
         self._due_ns = due_ns
         self._release = release
-        self._stopped = threading.Event()
+        self._early_ns = early_ns
+        self._index = 0
+        self._timer = _Timer() if _HAS_TIMERFD else None
+        self._handle: asyncio.TimerHandle | None = None
 
-    def run(self) -> None:
-        _sharpen_timers()
-        index = 0
-        while index < len(self._due_ns):
-            if not self._sleep_until(self._due_ns[index]):
-                return
-            upto = bisect.bisect_right(self._due_ns, time.monotonic_ns(), lo=index)
-            with suppress(RuntimeError):  # the loop was closed under us: the replay is over
-                self._loop.call_soon_threadsafe(self._release, index, upto)
-            index = upto
+    def start(self) -> None:
+        """Begin; returns at once."""
+        if self._timer is not None:
+            self._loop.add_reader(self._timer.descriptor, self._fire)
+        self._arm()
 
     def stop(self) -> None:
-        """End the thread without releasing the rest."""
-        self._stopped.set()
-        self.join()
+        """Release nothing more."""
+        self._index = len(self._due_ns)
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._timer is not None:
+            self._loop.remove_reader(self._timer.descriptor)
+            self._timer.close()
+            self._timer = None
 
-    def _sleep_until(self, due_ns: int) -> bool:
-        """Sleep coarsely (and stoppably), then in ever shorter naps; False when stopped."""
-        while (left := due_ns - time.monotonic_ns()) > 0:
-            if left > 2 * _COARSE_MARGIN_NS:
-                if self._stopped.wait((left - _COARSE_MARGIN_NS) / 1e9):
-                    return False
-            else:
-                # Half of what is left: a late wake-up then costs nothing until the last nap.
-                time.sleep(left / 1e9 if left < _FINE_SLEEP_NS else left / 2e9)
-        return not self._stopped.is_set()
+    def _arm(self) -> None:
+        if self._index == len(self._due_ns):
+            return
+        wake_ns = self._due_ns[self._index] - self._early_ns
+        if self._timer is not None:
+            self._timer.arm(wake_ns)
+        else:
+            self._handle = self._loop.call_later(max(wake_ns - time.monotonic_ns(), 0) / 1e9, self._fire)
+
+    def _fire(self) -> None:
+        if self._timer is not None:
+            self._timer.clear()
+        first = self._index
+        self._index = bisect.bisect_right(self._due_ns, time.monotonic_ns() + self._early_ns, lo=first)
+        self._arm()
+        if self._index > first:
+            self._release(first, self._index)
 
 
-def _sharpen_timers() -> None:
-    """Ask Linux to wake this thread without its usual 50 µs of timer slack (prctl(2), PR_SET_TIMERSLACK); elsewhere do without."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
+class _TimerSpec(ctypes.Structure):
+    """struct itimerspec (timerfd_create(2)): interval and first expiry, seconds and nanoseconds each."""
+
+    _fields_ = tuple((name, ctypes.c_long) for name in ("interval_s", "interval_ns", "value_s", "value_ns"))
+
+
+class _Timer:
+    """A Linux timerfd on the clock of `time.monotonic_ns`, without blocking. Python has `os.timerfd_create` from 3.13 on."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        # Wake this thread without its usual 50 µs of timer slack (prctl(2)).
+        self._libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
+        self.descriptor = self._checked(self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def arm(self, moment_ns: int) -> None:
+        """Become readable at `moment_ns`; at once if that is past."""
+        seconds, nanoseconds = divmod(max(moment_ns, 1), 10**9)
+        spec = _TimerSpec(0, 0, seconds, nanoseconds)
+        self._checked(self._libc.timerfd_settime(self.descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None))
+
+    def clear(self) -> None:
+        """Be unreadable until armed again."""
+        with suppress(BlockingIOError):
+            os.read(self.descriptor, 8)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "timerfd")
+        return result
+
+
+def _wake_up_lateness_ns() -> int:
+    """How late this thread is woken by a timer here and now: the 90th percentile of a few naps of 5 ms (after shorter ones a CPU wakes sooner); 0 without timerfd."""
+    if not _HAS_TIMERFD:
+        return 0
+    timer, late = _Timer(), []
+    try:
+        for _ in range(_NAPS):
+            due_ns = time.monotonic_ns() + _NAP_NS
+            timer.arm(due_ns)
+            select.select([timer.descriptor], [], [])
+            late.append(time.monotonic_ns() - due_ns)
+            timer.clear()
+    finally:
+        timer.close()
+    return sorted(late)[_NAPS * 9 // 10]

@@ -5,8 +5,8 @@ given several times, in pairs, to play several workloads on one engine start; th
 Also how the Dagster asset measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a
 bare GPU host.
 
-A run is `degraded` (kept, but said to be of lower worth) when any of these holds: the p99 of hand-over minus intended arrival exceeds
-`replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
+A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of hand-over minus intended arrival
+exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ import numpy as np
 from gst_assets import provenance
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
+    VLLM_POLICY,
     EngineSettings,
     Hardware,
     Hydra,
+    Pacing,
     RealRunMeta,
     WorkloadMeta,
     read_document,
@@ -43,12 +45,13 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.engine import records
+from gst_assets.engine import replay as replay_module
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
-from gst_assets.scenario import Scenario, load_scenario, read_resolved
+from gst_assets.scenario import Scenario, read_reference
 
 _LENGTHS = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
 _INTERVALS = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
@@ -118,13 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; only recorded with a resolved scenario",
+        help="applied to a scenario name; must hold in a resolved scenario already",
     )
     return parser
 
 
 def _plays(arguments: argparse.Namespace) -> list[Play]:
-    scenarios = [_scenario(reference, arguments.override) for reference in arguments.scenario]
+    scenarios = [read_reference(reference, arguments.override) for reference in arguments.scenario]
     if len(scenarios) != len(arguments.workload):
         raise EngineError(
             f"{len(arguments.workload)} --workload and {len(scenarios)} --scenario given, expected one scenario for each workload."
@@ -146,10 +149,6 @@ def _plays(arguments: argparse.Namespace) -> list[Play]:
         Play(scenario, workload.resolve(), arguments.group_id or f"{scenario.name}-{now}")
         for scenario, workload in zip(scenarios, arguments.workload, strict=True)
     ]
-
-
-def _scenario(reference: str, overrides: list[str]) -> Scenario:
-    return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
 
 
 async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> list[Path]:
@@ -252,6 +251,7 @@ async def play_repeat(
         _plan(requests, scenario, repeat),
         request_timeout_s=scenario.replay.request_timeout_s,
         may_stop_early=scenario.engine.sampling.may_stop_early,
+        realtime=scenario.replay.realtime_priority,
     )
     last_ns = max((result.times.last_token_ns or 0 for result in played.results if result.times), default=0)
     steps = await engine.iterations(last_ns)
@@ -381,14 +381,16 @@ def write_run(
     requests, tokens = records.request_metrics(played, backend), records.token_metrics(played)
     missing = steps is not None and records.steps_are_missing(steps, played)
     lateness = records.lateness_ns(played)
-    late = lateness.get("p99", 0) > scenario.replay.lateness_limit_ns
+    reasons = _degraded_reasons(played, lateness, scenario.replay.lateness_limit_ns, missing)
     num_errors = int((requests["status"] == "error").sum())
     with _staged(out, run_id) as folder:
         csv_files.write_csv(requests, folder / "request_metrics.csv")
         csv_files.write_csv(tokens, folder / "token_metrics.csv")
         facts: dict[str, Any] = {
             "lateness_ns": lateness,
-            "degraded": bool(late or missing or not lateness or played.death),
+            "degraded": bool(reasons),
+            "degraded_reasons": reasons,
+            "pacing": _pacing(played.pacing),
             "num_bunched_messages": sum(result.num_bunched_messages for result in played.results),
             "num_errors": num_errors,
             "num_early_stops": _early_stops(played),
@@ -428,6 +430,34 @@ def write_run(
         )
         write_document(meta, folder / Kind.REAL_RUN.meta_name)
     return out / run_id
+
+
+def _degraded_reasons(
+    played: ReplayResult, lateness_ns: dict[str, int], limit_ns: int, steps_missing: bool
+) -> list[str]:
+    reasons = []
+    if not lateness_ns:
+        reasons.append("no request was handed over")
+    elif lateness_ns["p99"] > limit_ns:
+        reasons.append(
+            f"lateness p99 {_ms(lateness_ns['p99'])} ms exceeds replay.lateness_limit_ns, {_ms(limit_ns)} ms"
+        )
+    if played.death:
+        reasons.append(f"the engine died: {played.death}")
+    if steps_missing:
+        reasons.append("the recorded iterations cannot account for every token")
+    return reasons
+
+
+def _pacing(pacing: replay_module.Pacing | None) -> Pacing | None:
+    if pacing is None:
+        return None
+    return Pacing(
+        timer=pacing.timer,
+        spin_ns=pacing.spin_ns,
+        priority=pacing.priority.name,
+        priority_reason=pacing.priority.reason,
+    )
 
 
 def _early_stops(played: ReplayResult) -> int:
@@ -475,7 +505,7 @@ def _summary(
             f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
             f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
             f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
-            *_remote(settings),
+            *_labels(settings),
             "",
             "| ms | P50 | P90 | P99 |",
             "|---|---|---|---|",
@@ -485,10 +515,18 @@ def _summary(
             f"Messages with more than one token: {facts['num_bunched_messages']}.",
             f"Driver lateness (hand-over minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
             f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
-            f"Degraded: {'yes' if facts['degraded'] else 'no'}.",
+            _pacing_line(facts["pacing"]),
+            f"Degraded: {'yes: ' + '; '.join(facts['degraded_reasons']) if facts['degraded'] else 'no'}.",
             "",
         ]
     )
+
+
+def _pacing_line(pacing: Pacing | None) -> str:
+    if pacing is None:
+        return "How the driver was paced is not recorded."
+    reason = f" ({pacing.priority_reason})" if pacing.priority_reason else ""
+    return f"Driver paced by {pacing.timer} and a spin of {_ms(pacing.spin_ns)} ms, its thread at {pacing.priority} priority{reason}."
 
 
 def _device(hardware: Hardware) -> str:
@@ -497,9 +535,13 @@ def _device(hardware: Hardware) -> str:
     )
 
 
-def _remote(settings: EngineSettings) -> list[str]:
-    """What a reader must know of an engine that is not in this process."""
+def _labels(settings: EngineSettings) -> list[str]:
+    """What a reader must know of an engine that is not vLLM started by this program."""
     lines = []
+    if settings.scheduling_policy != VLLM_POLICY:
+        lines.append(
+            f"**Not vLLM's scheduler**: steps are formed by policy {settings.scheduling_policy} of {settings.backend}; a simulation of vLLM's assumes another."
+        )
     if settings.transport == "http":
         lines.append(
             "**HTTP is inside the measurement**: connection, HTTP and JSON on both sides and the server's front end are part of every time."

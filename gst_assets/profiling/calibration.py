@@ -257,7 +257,7 @@ class Calibrator:
         began = time.monotonic_ns()
         done, work = 0.0, [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in mine]
         total = sum(work) + _TRAFFIC_WORK * len(flowing)
-        with quiet_interpreter():
+        with quiet_interpreter(self._scenario.replay.realtime_priority):
             await self._driver.play(CalibrationBatch("warm-up", self._batches[0].lengths))
             for batch, share in zip(mine, work, strict=True):
                 self._played.append(await self._driver.play(batch))

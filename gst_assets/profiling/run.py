@@ -34,7 +34,7 @@ from gst_assets.profiling.bundle import profile_key
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.profiling.operators import measure_operators, time_steps
-from gst_assets.scenario import Sampling, Scenario, load_scenario, read_resolved
+from gst_assets.scenario import Sampling, Scenario, read_reference
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
 _REPORT_EVERY_S = 2.0
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_parent()
     arguments = _parser().parse_args(argv)
     try:
-        scenario = _scenario(arguments.scenario, arguments.override)
+        scenario = read_reference(arguments.scenario, arguments.override)
         os.environ.update(engine_environment(scenario))
         plays = _plays(arguments.between)
         if bool(plays) != bool(arguments.runs):
@@ -85,20 +85,16 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; only recorded with a resolved scenario",
+        help="applied to a scenario name; must hold in a resolved scenario already",
     )
     return parser
-
-
-def _scenario(reference: str, overrides: list[str]) -> Scenario:
-    return read_resolved(Path(reference)) if reference.endswith(".json") else load_scenario(reference, overrides)
 
 
 def _plays(between: Sequence[Sequence[str]]) -> list[Play]:
     now = timestamp_slug(datetime.now(timezone.utc))
     plays = []
     for workload, reference in between:
-        scenario = _scenario(reference, [])
+        scenario = read_reference(reference, [])
         plays.append(Play(scenario, Path(workload).resolve(), f"{scenario.name}-{now}"))
     return plays
 

@@ -80,6 +80,7 @@ async def play(engine: Engine, scenario: Scenario, segment: Segment, round_index
         requests(segment, scenario, round_index),
         request_timeout_s=scenario.replay.request_timeout_s,
         may_stop_early=False,
+        realtime=scenario.replay.realtime_priority,
     )
     failed = next((result for result in played.results if result.error_type), None)
     if failed is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.overheads import RequestOverheads
@@ -269,6 +270,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
     return {
         "variant": variant,
         "scheduler": "sarathi",
+        "scheduling_policy": VLLM_POLICY,  # what sarathi, as the adapter registers it, comes down to
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,
         "max_model_len": scenario.model.max_model_len,

@@ -28,6 +28,7 @@ ENGINE_SETTINGS = {
     "dtype": "bfloat16",
     "async_scheduling": False,
     "enforce_eager": True,
+    "scheduling_policy": "vllm_v1",
 }
 HARDWARE = {"hardware_id": "cpu", "device_name": "Test CPU", "device_count": 1}
 

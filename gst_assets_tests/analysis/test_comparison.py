@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis.comparison import Comparison, compare, judge, relative_error
+from gst_assets.analysis.comparison import COMPARED_SETTINGS, Comparison, compare, judge, relative_error
 from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.tables import (
     AlignmentCounts,
@@ -219,12 +219,23 @@ def test_settings_that_differ_are_listed_and_mark_the_comparison(tmp_path: Path)
     parity = found.settings_parity.set_index(["variant", "setting"])["parity"]
     assert parity["calibrated", "num_kv_blocks"] == "differs"
     assert parity["calibrated", "dtype"] == "not_recorded"
-    assert (parity["kernels"] == "equal").all() and len(parity) == 18
+    assert (parity["kernels"] == "equal").all() and len(parity) == 2 * len(COMPARED_SETTINGS)
     assert found.marks == (
         "setting num_kv_blocks: engine 1024, simulated with 512 (calibrated)",
         "setting dtype: engine bfloat16, not recorded by the simulation, so parity is unknown (calibrated)",
     )
     assert found.verdict.outcome == "warn", "identical latencies, yet marked"
+
+
+def test_an_engine_with_another_scheduler_than_the_simulated_one_marks_the_comparison(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    reported = {
+        **ENGINE_SETTINGS, "scheduling_policy": "transformers_fifo", "backend": "transformers", "engine_version": "5", "max_model_len": 2048,
+        "attention_backend": "A",
+    }  # fmt: skip
+    found = _compare(tmp_path, [recipe.with_meta(engine_settings=reported)], {"calibrated": recipe})
+    assert found.marks == ("setting scheduling_policy: engine transformers_fifo, simulated with vllm_v1 (calibrated)",)
+    assert found.verdict.outcome == "warn"
 
 
 def test_settings_that_differ_between_repeats(tmp_path: Path) -> None:

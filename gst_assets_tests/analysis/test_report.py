@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.comparison import COMPARED_SETTINGS, Comparison, compare
 from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
 from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import ComparisonMeta, read_document, write_document
@@ -87,7 +87,7 @@ def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path
         (RepeatLatencies, 27),
         (RequestErrors, 720),
         (AlignmentCounts, 6),
-        (SettingsParity, 18),
+        (SettingsParity, 2 * len(COMPARED_SETTINGS)),
     ):
         assert len(read_table(model, tmp_path / "out" / "tables" / model.file_name())) == rows
 

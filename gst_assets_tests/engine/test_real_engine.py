@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from gst_assets.analysis.runs import load_run
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.launch import run_module
+from gst_assets.errors import EngineError
+from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets_tests.engine.workloads import build_workload
 
@@ -117,6 +120,59 @@ def test_iterations_account_for_every_token(early_stop_runs: tuple[list[Path], l
         assert (steps["completion_time_ns"][:-1].to_numpy() <= steps["scheduled_time_ns"][1:].to_numpy()).all()
         # A client sees a request's last token after the step that made it.
         assert steps["completion_time_ns"].max() <= requests["completion_time_ns"].max() + 10**9
+
+
+# --- several workloads on one start, as on a GPU host -------------------------------------------------------------------
+
+_NOT_ON_A_GPU_HOST = ("dagster", "pandera", "vidur", "omegaconf", "matplotlib")
+_BLOCK = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {_NOT_ON_A_GPU_HOST!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}} on a GPU host", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_several_workloads_share_a_start_on_a_host_without_the_platform(tmp_path: Path) -> None:
+    """Two arrival rates, resolved scenarios, and neither Dagster, Pandera, Vidur nor OmegaConf in any process."""
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / "sitecustomize.py").write_text(_BLOCK)
+    arguments = []
+    for name, rate in (("slow", 10), ("fast", 40)):
+        overrides = ["workload.num_requests=8", "workload.num_decode_tokens=6", f"workload.arrivals.rate_per_s={rate}"]
+        scenario = load_scenario("smoke", [*overrides, "replay.repeats=2", "replay.warmup_requests=2"])
+        scenario = scenario.model_copy(update={"name": name})
+        folder = tmp_path / name
+        workload = build_workload(folder / "workload", scenario)
+        arguments += ["--workload", str(workload), "--scenario", str(resolved(folder, scenario))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "absent"), str(PROJECT_ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-m", "gst_assets.engine.run", *arguments, "--out", str(tmp_path / "out")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("engine ready after") == 1
+    metas = [read_document(RealRunMeta, path / "run_meta.json") for path in sorted((tmp_path / "out").iterdir())]
+    assert [(meta.hydra.config_name, meta.repeat_index) for meta in metas] == [
+        ("fast", 0), ("fast", 1), ("slow", 0), ("slow", 1),
+    ]  # fmt: skip
+    assert len({meta.group_id for meta in metas}) == 2 and len({meta.engine_start_s for meta in metas}) == 1  # type: ignore[attr-defined]
+    assert {meta.params["workload"]["arrivals"]["rate_per_s"] for meta in metas} == {10, 40}
+    for path in (tmp_path / "out").iterdir():  # as they are validated when they come home
+        load_run(path, "real")
+
+
+def test_memory_that_is_not_there_is_one_error(tmp_path: Path) -> None:
+    """vLLM's CPU build cannot set aside a petabyte for its KV cache; on a GPU the same line reports CUDA's shortage."""
+    scenario = load_scenario("smoke", ["engine.cpu_kv_cache_gib=1000000"])
+    workload = build_workload(tmp_path / "workload", scenario)
+    arguments = ["--workload", str(workload), "--scenario", str(resolved(tmp_path, scenario))]
+    with pytest.raises(EngineError) as raised:
+        run_module("gst_assets.engine.run", [*arguments, "--out", str(tmp_path / "out")])
+    assert "did not start" in str(raised.value) and "with little memory lower engine.num_kv_blocks" in str(raised.value)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 # --- one engine session -----------------------------------------------------------------------------------------------

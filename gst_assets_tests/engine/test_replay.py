@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -66,13 +68,45 @@ def test_requests_due_together_are_released_together() -> None:
                 done.set()
 
         now = time.monotonic_ns()
-        pacer = replay_module._Pacer(asyncio.get_running_loop(), [now + 5 * MS] * 50 + [now + 200 * MS] * 10, release)
+        due = [now + 5 * MS] * 50 + [now + 200 * MS] * 10
+        pacer = replay_module._Pacer(asyncio.get_running_loop(), due, release, early_ns=0)
         pacer.start()
         await done.wait()
         pacer.stop()
 
     asyncio.run(pace())
     assert released == [(0, 50), (50, 60)]
+
+
+def test_without_a_kernel_timer_the_loops_own_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "_HAS_TIMERFD", False)
+    played = play(MemoryEngine(), plan([0, 3, 3.1, 7]))
+    assert [result.error_type for result in played.results] == [""] * 4
+    for item, result in zip(played.planned, played.results, strict=True):
+        assert result.send_ns is not None and result.send_ns >= played.start_ns + item.arrival_time_ns
+    assert played.pacing is not None and played.pacing.timer == "event_loop"
+
+
+def test_the_threads_priority_is_said_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    with quiet_interpreter() as priority:
+        inside = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        assert (inside == os.SCHED_FIFO) == (priority.name == "realtime")
+        child = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"], capture_output=True
+        )
+        assert int(child.stdout) == os.SCHED_OTHER  # what it starts does not inherit it
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
+    with quiet_interpreter(realtime=False) as priority:
+        assert os.sched_getscheduler(0) == before[0]
+        assert (priority.name, priority.reason) == ("normal", "not asked for")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    with quiet_interpreter() as priority:
+        assert (priority.name, priority.reason) == ("normal", "realtime refused: Operation not permitted")
 
 
 def test_bunched_messages_are_counted_and_their_tokens_share_a_stamp() -> None:
@@ -144,8 +178,12 @@ def test_an_empty_plan_ends_at_once() -> None:
     assert play(MemoryEngine(), []).results == []
 
 
-def test_a_cancelled_replay_leaves_no_thread_and_no_setting_behind() -> None:
-    interval = sys.getswitchinterval()
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_cancelled_replay_leaves_no_timer_and_no_setting_behind() -> None:
+    interval, scheduler, descriptors = sys.getswitchinterval(), os.sched_getscheduler(0), open_descriptors()
 
     async def cancel() -> None:
         task = asyncio.create_task(
@@ -157,7 +195,7 @@ def test_a_cancelled_replay_leaves_no_thread_and_no_setting_behind() -> None:
             await task
 
     asyncio.run(cancel())
-    assert not [thread for thread in threading.enumerate() if thread.name == "replay-pacer"]
+    assert os.sched_getscheduler(0) == scheduler and open_descriptors() == descriptors
     assert gc.isenabled() and sys.getswitchinterval() == interval and gc.get_freeze_count() == 0
 
 

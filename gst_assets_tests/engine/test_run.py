@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gst_assets.contracts.documents import RealRunMeta, WorkloadMeta, read_docum
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine import run
 from gst_assets.engine.hardware import check_hardware
+from gst_assets.engine.protocol import EngineRequest, TokenMessage
 from gst_assets.engine.replay import WarmUp
 from gst_assets.errors import EngineError, WorkloadError
 from gst_assets.scenario import Scenario, load_scenario
@@ -238,6 +240,7 @@ def test_an_engine_that_dies_leaves_a_complete_run_of_error_rows(workload: Path,
     assert set(requests["error_type"]) == {"EngineDied"}
     meta = read_document(RealRunMeta, directory / "run_meta.json")
     assert (meta.num_errors, meta.degraded) == (6, True)
+    assert meta.degraded_reasons is not None and "the engine died: the engine was killed" in meta.degraded_reasons
 
 
 def test_a_run_is_never_overwritten_and_a_failed_write_leaves_nothing(workload: Path, tmp_path: Path) -> None:
@@ -265,6 +268,38 @@ def test_a_late_driver_makes_a_run_degraded(workload: Path, tmp_path: Path) -> N
     assert not (late / "iterations.csv").exists()
     slow = read_document(RealRunMeta, fine / "run_meta.json").lateness_ns["p99"] > SCENARIO.replay.lateness_limit_ns
     assert read_document(RealRunMeta, fine / "run_meta.json").degraded == slow
+
+
+class StallingEngine(MemoryEngine):
+    """Holds up the event loop when it takes a request, as a client does that computes."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
+        time.sleep(0.02)
+        async for message in super().generate(request):
+            yield message
+
+
+def test_a_driver_that_is_held_up_makes_the_run_degraded_and_says_why(workload: Path, tmp_path: Path) -> None:
+    """Six requests 2 ms apart, each holding up the next by 20 ms: the last is late by far more than the limit of 5 ms."""
+    directory, died = _repeat(StallingEngine(), workload, tmp_path / "out")
+    assert died is None
+    meta = read_document(RealRunMeta, directory / "run_meta.json")
+    assert meta.degraded and meta.lateness_ns["p99"] > SCENARIO.replay.lateness_limit_ns
+    assert meta.degraded_reasons is not None and meta.degraded_reasons[0].startswith("lateness p99 ")
+    assert "exceeds replay.lateness_limit_ns, 5.000 ms" in meta.degraded_reasons[0]
+    assert f"Degraded: yes: {meta.degraded_reasons[0]}" in (directory / "summary.md").read_text()
+    requests = tables.read_table(tables.RequestMetrics, directory / "request_metrics.csv")
+    # The lateness stays inside TTFT, and is told for each request.
+    late_ns = requests["send_time_ns"] - requests["arrival_time_ns"]
+    assert late_ns.max() == meta.lateness_ns["max"] and (requests["ttft_ns"] >= late_ns).all()
+
+
+def test_how_the_driver_was_paced_is_recorded(workload: Path, tmp_path: Path) -> None:
+    directory, _ = _repeat(MemoryEngine(), workload, tmp_path / "out")
+    meta = read_document(RealRunMeta, directory / "run_meta.json")
+    assert meta.pacing is not None and meta.pacing.timer in ("timerfd", "event_loop")
+    assert (meta.pacing.priority == "realtime") == (meta.pacing.priority_reason == "")
+    assert f"its thread at {meta.pacing.priority} priority" in (directory / "summary.md").read_text()
 
 
 def test_warm_up_prompts_are_as_long_as_the_workloads_but_not_the_same(workload: Path) -> None:
