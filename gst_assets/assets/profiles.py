@@ -72,7 +72,7 @@ def current_bundle(store: ArtifactStore, scenario: Scenario, fixed: Path | None)
     Raises:
         ProfileError, ContractError, ArtifactError
     """
-    bundle = load_bundle(find_bundle(fixed or store.root / Kind.PROFILE.value, scenario))
+    bundle = load_bundle(find_bundle(fixed or store.folder(Kind.PROFILE), scenario))
     check_bundle(bundle, scenario)
     return bundle
 
@@ -82,8 +82,9 @@ def _reusable(store: ArtifactStore, scenario: Scenario, context: dg.AssetExecuti
     from gst_assets.engine.hardware import check_hardware
 
     present = check_hardware(scenario.hardware)
-    path = store.path(Kind.PROFILE, f"{scenario.hardware.hardware_id}/{scenario.model.name}")
-    if not path.is_dir():
+    artifact_id = f"{scenario.hardware.hardware_id}/{scenario.model.name}"
+    path = store.path(Kind.PROFILE, artifact_id)
+    if artifact_id not in store.list(Kind.PROFILE):
         return None
     try:
         bundle = current_bundle(store, scenario, None)

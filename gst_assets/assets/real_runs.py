@@ -170,7 +170,7 @@ def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]
     pointer = store.current(scenario.name, "real_runs")
     if pointer is None:
         raise ArtifactError(
-            f"{store.root}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
+            f"{store}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
         )
     return [load_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
 
