@@ -136,7 +136,7 @@ class ObjectStore(ArtifactStore):
             ArtifactError: the store cannot be reached.
         """
         base = f"{self._base}/{kind.value}"
-        with _access(self._shown(base)):
+        with _access(self._shown(base), reading=True):
             keys = self._fs.find(base)
         found = (key.removeprefix(f"{base}/").split("/") for key in keys)
         complete = (parts[:-1] for parts in found if parts[-1] == kind.meta_name and len(parts) == id_levels(kind) + 1)
@@ -162,7 +162,7 @@ class ObjectStore(ArtifactStore):
                 key, target = self._file(kind, artifact_id, digests, name), staging.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    with _access(self._shown(key)):
+                    with _access(self._shown(key), reading=True):
                         self._fs.get_file(key, str(target))
                 except FileNotFoundError:
                     raise ArtifactError(
@@ -258,7 +258,7 @@ class ObjectStore(ArtifactStore):
 
     def _read(self, key: str) -> bytes | None:
         try:
-            with _access(self._shown(key)):
+            with _access(self._shown(key), reading=True):
                 return self._fs.cat_file(key)
         except FileNotFoundError:
             return None
@@ -269,20 +269,22 @@ class _Conflict(Exception):
 
 
 @contextmanager
-def _access(where: str) -> Iterator[None]:
-    """Turn what a backend raises into FileNotFoundError, FileExistsError, _Conflict or one ArtifactError that names the object."""
+def _access(where: str, *, reading: bool = False) -> Iterator[None]:
+    """Turn what a backend raises into FileNotFoundError (reading), FileExistsError, _Conflict or one ArtifactError that names the object."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except FileExistsError:
         raise
     except Exception as error:  # backends raise classes of their own for networks and credentials
+        if reading and isinstance(error, FileNotFoundError):
+            raise
         status = _status(error)
         if status == 412:
             raise FileExistsError(where) from error
         if status == 409:
             raise _Conflict(str(error)) from error
         raise ArtifactError(
-            f"{where}: cannot be read or written ({type(error).__name__}: {error}). {_CHECK_ACCESS}"
+            f"{where}: cannot be {'read' if reading else 'written'} ({type(error).__name__}: {error.__cause__ or error}). {_CHECK_ACCESS}"
         ) from error
 
 
