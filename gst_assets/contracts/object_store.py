@@ -6,7 +6,7 @@ here is how they cross to the object store, so that a directory is there complet
 - Every file is created only where no object has its name yet, in sorted order, the metadata file last. Of two writers of one id the one
   that creates the first differing file wins and the other stops; of a killed writer only files without a metadata file remain.
 - A directory without its metadata file is never read. What is read is checked against the digests in it.
-- A profile is replaced by writing its files into a folder named by their digests and then overwriting the metadata file, one object.
+- What may be replaced (profiles) keeps its files in a folder named by their digests; overwriting the metadata file, one object, swaps them.
 
 Needs a store that creates an object only if it is absent (S3: `If-None-Match: *`) and that reads back what was written last.
 """
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "GST_ARTIFACT_CACHE"
 _PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+_WRITTEN_ONCE = frozenset({Kind.WORKLOAD_PART, Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON})
+"""Kinds whose directories are never replaced: their files have the plain names of the contract."""
 _PROBE = ".create-if-absent"
 _ATTEMPTS = 5
 _CHECK_ACCESS = f"Check {ROOT_VARIABLE}, the endpoint and the credentials (docs/deployment.md)."
@@ -68,13 +70,13 @@ class ObjectStore(ArtifactStore):
         return self.url
 
     def publish(self, kind: Kind, artifact_id: str, path: Path, *, replace: bool, share: bool) -> Path:
-        """As `ArtifactStore.publish`. Only a profile can be replaced.
+        """As `ArtifactStore.publish`. Runs, workloads and comparisons cannot be replaced.
 
         Raises:
             ArtifactError: incomplete, the name is taken by other content, or the store cannot be reached or does not do what is needed.
         """
-        if replace and kind is not Kind.PROFILE:
-            raise RuntimeError(f"{kind.value}: only profiles are replaced")
+        if replace and kind in _WRITTEN_ONCE:
+            raise RuntimeError(f"{kind.value}: never replaced")
         open_directory(path, kind)
         digests = directory_digests(path, kind.meta_name)
         meta = (path / kind.meta_name).read_bytes()
@@ -232,7 +234,7 @@ class ObjectStore(ArtifactStore):
 
     def _file(self, kind: Kind, artifact_id: str, digests: dict[str, str], name: str) -> str:
         directory = f"{self._base}/{kind.value}/{artifact_id}"
-        if kind is Kind.PROFILE:
+        if kind not in _WRITTEN_ONCE:
             directory += "/" + hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
         return f"{directory}/{name}"
 

@@ -147,7 +147,7 @@ def test_replacing_swaps_a_profile_and_keeps_the_old_files(machines: Machines) -
         commit(one, Kind.PROFILE, PROFILE, text, replace=True)
         assert (two.open(Kind.PROFILE, PROFILE) / "data.csv").read_text() == text
     assert len([key for key in machines.objects() if key.endswith("data.csv")]) == 2
-    with pytest.raises(RuntimeError, match="only profiles are replaced"):
+    with pytest.raises(RuntimeError, match="never replaced"):
         commit(one, Kind.REAL_RUN, "run", replace=True)
 
 
