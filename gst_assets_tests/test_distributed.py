@@ -67,7 +67,7 @@ def materialize(select: str, environment: dict[str, str], log: Path) -> subproce
     with log.open("wb") as out:
         return subprocess.run(
             [*command, "--select", select, "--partition", "smoke", "--config-json", config],
-            cwd=PROJECT_ROOT, env=os.environ | environment, stdout=out, stderr=subprocess.STDOUT, timeout=400,
+            cwd=PROJECT_ROOT, env=os.environ | environment, stdout=out, stderr=subprocess.STDOUT, timeout=840,
         )  # fmt: skip
 
 
