@@ -151,7 +151,7 @@ def _make_bucket(environment: dict[str, str]) -> None:
 @contextmanager
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server with an empty database; yields its SQLAlchemy URL. It refuses root, so root starts it as `postgres`."""
-    initdb = Path(program("initdb"))
+    initdb = Path(program("initdb")).resolve()  # its fellows lie beside it
     user = "postgres" if os.geteuid() == 0 else None
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="gst-postgresql-") as name, tempfile.NamedTemporaryFile("w+") as log:
@@ -176,7 +176,9 @@ def postgresql() -> Iterator[str]:
             "-F",
         ]
         with _daemon(command, dict(os.environ), Path(log.name), user=user, stop=signal.SIGINT) as running:
-            _wait(lambda: _listens(port), running, Path(log.name), "PostgreSQL")
+            # It listens before it answers.
+            asks = [str(initdb.parent / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+            _wait(lambda: subprocess.run(asks).returncode == 0, running, Path(log.name), "PostgreSQL")
             yield f"postgresql+psycopg2://gst@127.0.0.1:{port}/postgres"
 
 
