@@ -126,7 +126,9 @@ def worker(queue: str, environment: dict[str, str], area: Path) -> Iterator[None
 
 @pytest.mark.services
 @pytest.mark.engine
-def test_engine_steps_run_on_their_own_queue(home: Path, s3: S3, redis_url: str, tmp_path: Path) -> None:
+def test_engine_steps_run_on_their_own_queue(
+    home: Path, s3: S3, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole graph with the real engine: two workers, the job's process and the store's reader share only the services."""
     environment = s3.environment | {
         ROOT_VARIABLE: s3.new_root(),
@@ -154,6 +156,8 @@ def test_engine_steps_run_on_their_own_queue(home: Path, s3: S3, redis_url: str,
     assert {"workload_spec", "vidur_metrics", "comparison_report"} <= {
         step for step, name in ran_on.items() if name == "dagster"
     }
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
     store = ObjectStore(environment[ROOT_VARIABLE], tmp_path / "cache_reader")
     for kind, count in (
         (Kind.WORKLOAD, 1),

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -229,7 +230,10 @@ def test_wrong_credentials_and_a_missing_bucket_are_named(machines: Machines, tm
     with pytest.raises(ArtifactError, match=f"s3://no-such-bucket/x/.*Check {ROOT_VARIABLE}, the endpoint"):
         commit(store, Kind.REAL_RUN, "run")
     code = "try:\n    store.list(Kind.REAL_RUN)\nexcept ArtifactError as error:\n    say(error)"
-    for wrong in ({"AWS_SECRET_ACCESS_KEY": "wrong"}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}):
+    for wrong in (
+        {"AWS_SECRET_ACCESS_KEY": "wrong"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+    ):
         with process(code, machines, environment=wrong) as running:
             message = running.communicate(timeout=60)[0]
         assert message.startswith(f"{machines.url}/real_runs: cannot be read ("), message
@@ -338,20 +342,28 @@ say("committed")
 """
 
 
-@pytest.mark.parametrize("limit", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("limit", [0, 1, 2, 3])
 def test_a_writer_killed_between_any_two_objects(machines: Machines, limit: int) -> None:
-    """Three files and the metadata: killed before each of the four, and after all."""
+    """Two files that all writers share or not, a third, and the metadata: killed before each of the four."""
     with process(f"limit = {limit}\n{_KILLED_AFTER}", machines, "one") as running:
         said = running.communicate(timeout=60)[0]
-    assert running.returncode == (-signal.SIGKILL if limit < 4 else 0), said
-    assert machines.store().list(Kind.WORKLOAD) == ([] if limit < 4 else ["w"])
-    # Other content is refused where something was left, and does not get in; the same content is taken up where it was left.
-    if limit >= 2:
-        with process(f"limit = 99\n{_KILLED_AFTER}", machines, "other") as running:
-            assert running.wait(timeout=60) == 1
-        assert machines.store().list(Kind.WORKLOAD) == ([] if limit < 4 else ["w"])
-    with process(f"limit = 99\n{_KILLED_AFTER}", machines, "one") as running:
-        assert running.communicate(timeout=60)[0].strip() == "committed"
+    assert running.returncode == -signal.SIGKILL, said
+    left = ["a_same.csv", "data.csv", "more.csv"][:limit]
+    assert [key.rpartition("/")[2] for key in machines.objects()[1:]] == left
+    assert machines.store().list(Kind.WORKLOAD) == []
+    # Other content is refused where something different was left; the same content is taken up where it was left.
+    later = ["one"] if limit < 2 else ["other", "one"]
+    for name in later:
+        with machines.store().stage(Kind.WORKLOAD, "w") as staging:
+            for file, text in (("a_same.csv", "same"), ("data.csv", name), ("more.csv", name * 2000)):
+                (staging.path / file).write_text(text)
+            (staging.path / "workload_meta.json").write_text(json.dumps({"sha256": staging.digests(), "by": "later"}))
+            if name == "one":
+                staging.commit(share=True)
+            else:
+                with pytest.raises(ArtifactError, match=r"data\.csv: already exists with other content"):
+                    staging.commit(share=True)
+                assert machines.store().list(Kind.WORKLOAD) == []
     assert (machines.store().open(Kind.WORKLOAD, "w") / "data.csv").read_text() == "one"
 
 
@@ -364,6 +376,7 @@ while True:
         fill(staging, me)
         staging.commit()
     store.set_current("smoke", "real_runs", {"last": number, "pad": "x" * 5000})
+    say(number)
     number += 1
 """
 
@@ -373,19 +386,19 @@ def test_killed_at_any_moment_what_is_listed_is_whole(machines: Machines) -> Non
     for start in (0, 1000, 2000):
         with process(f"start = {start}\n{_COMMIT_FOREVER}", machines) as running:
             assert _line(running) == "ready"
-            with pytest.raises(subprocess.TimeoutExpired):
-                running.wait(seed.uniform(0.2, 1.5))
+            for number in range(start, start + 2):
+                assert _line(running) == str(number)
+            time.sleep(seed.uniform(0, 0.2))
         reader = machines.store()
         names = reader.list(Kind.REAL_RUN)
         for run_id in names:
             assert (reader.open(Kind.REAL_RUN, run_id) / "data.csv").read_text() == "me"
         last = reader.current("smoke", "real_runs")
-        assert last is None or f"run{last['last']}" in names
-    assert names
+        assert last is not None and f"run{last['last']}" in names
 
 
 _REPLACE_MANY = """
-for number in range(15):
+for number in range(10):
     with store.stage(Kind.PROFILE, "cpu/tiny") as staging:
         fill(staging, f"{number};")
         staging.commit(replace=True)
@@ -409,4 +422,4 @@ def test_a_reader_finds_a_complete_profile_while_two_writers_replace_it(machines
             reads += 1
         assert _line(one) == _line(two) == "done"
     assert reads > 1 and len(seen) > 1
-    assert (reader.open(Kind.PROFILE, PROFILE) / "data.csv").read_text() == "14;"
+    assert (reader.open(Kind.PROFILE, PROFILE) / "data.csv").read_text() == "9;"
