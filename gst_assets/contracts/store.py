@@ -77,7 +77,7 @@ class Staging:
             raise ArtifactError(
                 f"{self.path}: {self.kind.meta_name} was not written, refusing to commit an incomplete directory."
             )
-        unlisted = _files(self.path, self.kind.meta_name) - recorded_digests(meta.read_bytes(), meta).keys()
+        unlisted = _files(self.path, self.kind.meta_name) - recorded_digests(_read_bytes(meta), meta).keys()
         if unlisted:
             raise ArtifactError(
                 f"{meta}: sha256 does not list {min(unlisted)}, so a later change to it would go unseen. Write the metadata file last."

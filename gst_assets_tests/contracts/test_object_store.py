@@ -204,6 +204,17 @@ def test_a_removed_artifact_is_gone_although_a_copy_is_left(machines: Machines) 
         store.open(Kind.REAL_RUN, "run")
 
 
+def test_an_unverified_copy_needs_no_request(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = machines.store()
+    final = commit(store, Kind.COMPARISON, "one")
+    commit(store, Kind.PROFILE, PROFILE)
+    monkeypatch.setattr(store, "_read", lambda key: pytest.fail(f"asked for {key}"))
+    assert store.open(Kind.COMPARISON, "one", verify=False) == final
+    for kind, artifact_id in ((Kind.COMPARISON, "one"), (Kind.PROFILE, PROFILE)):
+        with pytest.raises(pytest.fail.Exception, match="asked for"):
+            store.open(kind, artifact_id, verify=kind is Kind.COMPARISON)
+
+
 # --- a store that cannot be used --------------------------------------------------------------------------------------
 
 
