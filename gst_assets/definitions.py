@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from gst_assets.assets import comparisons, profiles, real_runs, vidur_runs, workloads
+from gst_assets.executors import chosen_executor
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
 
 defs = dg.Definitions(
@@ -16,5 +17,5 @@ defs = dg.Definitions(
         "engine": EngineResource(),
         "profiling_root": VidurProfilingRoot(),
     },
-    executor=dg.in_process_executor,
+    executor=chosen_executor(),
 )

@@ -18,7 +18,7 @@ def main(scenario: str) -> None:
     pointer = store.current(scenario, "comparison")
     if pointer is None:
         raise ArtifactError(
-            f"{store.root}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
+            f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
         )
     print(f"report: {store.open(Kind.COMPARISON, pointer['comparison_id'], verify=False) / 'summary.md'}")
 

@@ -32,11 +32,13 @@ class ScenarioResource(dg.ConfigurableResource):
 class ArtifactRoot(dg.ConfigurableResource):
     """Where artifacts are written."""
 
-    root: str = Field(default="", description=f"directory; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout")
+    root: str = Field(
+        default="", description=f"directory or URL of an object store; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout"
+    )
 
     def store(self) -> ArtifactStore:
         """The artifact store under this root."""
-        return ArtifactStore(self.root) if self.root else ArtifactStore.from_environment()
+        return ArtifactStore.at(self.root) if self.root else ArtifactStore.from_environment()
 
 
 class TokenizerResource(dg.ConfigurableResource):

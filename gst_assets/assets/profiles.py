@@ -9,6 +9,7 @@ from gst_assets.assets.real_runs import ENGINE_POOL
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ProfileError
+from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.provenance import sha256_bytes
@@ -22,6 +23,7 @@ from gst_assets.scenario import Scenario
     kinds={"vllm", "csv"},
     check_specs=contract_check_specs(["vidur_profile"]),
     pool=ENGINE_POOL,
+    op_tags=ENGINE_QUEUE,
     description=(
         "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them (overheads.csv), "
         "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused."
@@ -72,7 +74,7 @@ def current_bundle(store: ArtifactStore, scenario: Scenario, fixed: Path | None)
     Raises:
         ProfileError, ContractError, ArtifactError
     """
-    bundle = load_bundle(find_bundle(fixed or store.root / Kind.PROFILE.value, scenario))
+    bundle = load_bundle(find_bundle(fixed or store.folder(Kind.PROFILE), scenario))
     check_bundle(bundle, scenario)
     return bundle
 
@@ -82,8 +84,9 @@ def _reusable(store: ArtifactStore, scenario: Scenario, context: dg.AssetExecuti
     from gst_assets.engine.hardware import check_hardware
 
     present = check_hardware(scenario.hardware)
-    path = store.path(Kind.PROFILE, f"{scenario.hardware.hardware_id}/{scenario.model.name}")
-    if not path.is_dir():
+    artifact_id = f"{scenario.hardware.hardware_id}/{scenario.model.name}"
+    path = store.path(Kind.PROFILE, artifact_id)
+    if artifact_id not in store.list(Kind.PROFILE):
         return None
     try:
         bundle = current_bundle(store, scenario, None)

@@ -22,6 +22,7 @@ from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
 from gst_assets.engine import recorded
 from gst_assets.errors import ArtifactError, ContractError
+from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource
@@ -55,6 +56,7 @@ _NAMES = ("real_request_metrics", "real_token_metrics")
     ],
     check_specs=contract_check_specs(_NAMES),
     pool=ENGINE_POOL,
+    op_tags=ENGINE_QUEUE,
 )
 def real_metrics(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, engine: EngineResource
@@ -170,7 +172,7 @@ def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]
     pointer = store.current(scenario.name, "real_runs")
     if pointer is None:
         raise ArtifactError(
-            f"{store.root}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
+            f"{store}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
         )
     return [load_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
 

@@ -170,7 +170,7 @@ def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, Si
     pointer = store.current(scenario.name, "vidur_runs")
     if pointer is None:
         raise ArtifactError(
-            f"{store.root}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."
+            f"{store}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."
         )
     return {
         variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()

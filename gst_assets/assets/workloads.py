@@ -189,7 +189,7 @@ def current_workload(store: ArtifactStore, scenario: Scenario) -> LoadedWorkload
     pointer = store.current(scenario.name, "workload")
     if pointer is None:
         raise ArtifactError(
-            f"{store.root}: no workload for scenario {scenario.name}. Materialize workload_spec for this partition first."
+            f"{store}: no workload for scenario {scenario.name}. Materialize workload_spec for this partition first."
         )
     loaded = load_workload(store.open(Kind.WORKLOAD, pointer["workload_id"]))
     check_same_request(pointer["params"], scenario, loaded.directory)
@@ -244,7 +244,7 @@ def _current_part(store: ArtifactStore, scenario: Scenario, part: str) -> tuple[
     pointer = store.current(scenario.name, part)
     if pointer is None:
         raise ArtifactError(
-            f"{store.root}: no {part} for scenario {scenario.name}. Materialize {part} for this partition first."
+            f"{store}: no {part} for scenario {scenario.name}. Materialize {part} for this partition first."
         )
     directory = store.open(Kind.WORKLOAD_PART, pointer["artifact_id"])
     check_same_request(pointer["params"], scenario, directory)

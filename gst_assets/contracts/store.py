@@ -1,7 +1,8 @@
 """Artifact directories: where they are, how they are named, and how they appear completely or not at all.
 
 A directory is staged beside its destination and renamed into place once its metadata file, which lists the sha256 of every other
-file, has been written last. Nothing here knows what the files mean. Importable on a GPU host (standard library only).
+file, has been written last. Nothing here knows what the files mean. Importable on a GPU host (standard library only). Object stores
+are in `object_store`.
 """
 
 from __future__ import annotations
@@ -76,41 +77,13 @@ class Staging:
             raise ArtifactError(
                 f"{self.path}: {self.kind.meta_name} was not written, refusing to commit an incomplete directory."
             )
-        unlisted = _files(self.path, self.kind.meta_name) - _recorded_digests(meta).keys()
+        unlisted = _files(self.path, self.kind.meta_name) - recorded_digests(_read_bytes(meta), meta).keys()
         if unlisted:
             raise ArtifactError(
                 f"{meta}: sha256 does not list {min(unlisted)}, so a later change to it would go unseen. Write the metadata file last."
             )
-        final = self._store.path(self.kind, self.artifact_id)
-        with _disk_errors(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _flush(self.path)
-            try:
-                self.path.rename(final)
-            except OSError:
-                if not final.exists():
-                    raise
-                self._settle(final, replace=replace, share=share)
-            for parent in (final.parent, *final.parent.parents):
-                _sync(parent)  # the new name, and those of folders created for it, survive a power failure
-                if parent == self._store.root:
-                    break
-        self.committed = final
-        return final
-
-    def _settle(self, final: Path, *, replace: bool, share: bool) -> None:
-        """The name is taken: swap, share or refuse. What is not kept is removed."""
-        if not final.is_dir():
-            raise ArtifactError(f"{final}: expected a directory, found a file. Remove it or use another id.")
-        if replace:
-            _exchange(self.path, final)
-        elif not share or directory_digests(final, self.kind.meta_name) != self.digests():
-            raise ArtifactError(
-                f"{final}: already exists{' with other content' if share else ''}. Artifacts are never overwritten; remove it or use another id."
-            )
-        else:
-            open_directory(final, self.kind, verify=False)
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.committed = self._store.publish(self.kind, self.artifact_id, self.path, replace=replace, share=share)
+        return self.committed
 
 
 class ArtifactStore:
@@ -119,15 +92,31 @@ class ArtifactStore:
     def __init__(self, root: Path | str) -> None:
         text = str(root)
         if "://" in text:
-            raise ArtifactError(
-                f"{ROOT_VARIABLE}={text}: object stores are not supported yet, expected a directory path."
-            )
+            raise ArtifactError(f"{text}: a URL, expected a directory path. `ArtifactStore.at` takes both.")
         self.root = Path(text).expanduser().absolute()
 
-    @classmethod
-    def from_environment(cls) -> ArtifactStore:
+    def __str__(self) -> str:
+        """Where the artifacts are, for messages."""
+        return str(self.root)
+
+    @staticmethod
+    def at(root: Path | str) -> ArtifactStore:
+        """The store under a directory path or a URL, e.g. `s3://bucket/prefix`.
+
+        Raises:
+            ArtifactError: a URL of something else than an object store.
+        """
+        text = str(root)
+        if "://" in text:
+            from gst_assets.contracts.object_store import ObjectStore
+
+            return ObjectStore(text)
+        return ArtifactStore(text)
+
+    @staticmethod
+    def from_environment() -> ArtifactStore:
         """The store under `GST_ARTIFACT_ROOT`, or `tmp/` in the checkout."""
-        return cls(os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
+        return ArtifactStore.at(os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
 
     def path(self, kind: Kind, artifact_id: str) -> Path:
         """Where an artifact is or would be. `artifact_id` is a plain name; for profiles `<hardware>/<model>`.
@@ -136,7 +125,7 @@ class ArtifactStore:
             ArtifactError: not such a name.
         """
         parts = artifact_id.split("/")
-        if len(parts) != _levels(kind) or not all(map(_is_plain, parts)):
+        if len(parts) != id_levels(kind) or not all(map(is_plain, parts)):
             wanted = "<hardware>/<model>" if kind is Kind.PROFILE else "one name"
             raise ArtifactError(
                 f"{artifact_id!r} is not a usable {kind.value} id: expected {wanted} of printable characters without slashes or a leading dot."
@@ -181,6 +170,24 @@ class ArtifactStore:
         open_directory(directory, kind)
         return Staging(self, kind, artifact_id, directory).commit(replace=replace)
 
+    def publish(self, kind: Kind, artifact_id: str, path: Path, *, replace: bool, share: bool) -> Path:
+        """Make a complete staged directory visible under its final name; `Staging.commit` calls it and says what the arguments mean."""
+        final = self.path(kind, artifact_id)
+        with _disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _flush(path)
+            try:
+                path.rename(final)
+            except OSError:
+                if not final.exists():
+                    raise
+                _settle(path, final, kind, replace=replace, share=share)
+            for parent in (final.parent, *final.parent.parents):
+                _sync(parent)  # the new name, and those of folders created for it, survive a power failure
+                if parent == self.root:
+                    break
+        return final
+
     def open(self, kind: Kind, artifact_id: str, *, verify: bool = True) -> Path:
         """Path of a complete artifact. With `verify`, every file listed in its metadata must have its recorded digest.
 
@@ -189,11 +196,15 @@ class ArtifactStore:
         """
         return open_directory(self.path(kind, artifact_id), kind, verify=verify)
 
+    def folder(self, kind: Kind) -> Path:
+        """The folder under which the complete artifacts of a kind can be read; an object store copies them there first."""
+        return self.root / kind.value
+
     def list(self, kind: Kind) -> list[str]:
         """Ids of the complete artifacts of a kind, sorted."""
         base = self.root / kind.value
-        found = (meta.parent.relative_to(base) for meta in base.glob("*/" * _levels(kind) + kind.meta_name))
-        return sorted(path.as_posix() for path in found if all(map(_is_plain, path.parts)))
+        found = (meta.parent.relative_to(base) for meta in base.glob("*/" * id_levels(kind) + kind.meta_name))
+        return sorted(path.as_posix() for path in found if all(map(is_plain, path.parts)))
 
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
         """Point `slot` of a scenario (e.g. `workload`) at the artifacts last materialized for it. Replaced in one step.
@@ -201,9 +212,9 @@ class ArtifactStore:
         Raises:
             ArtifactError: the root cannot be written.
         """
-        path = self._pointer(scenario, slot)
+        path = self.root / pointer_name(scenario, slot)
         beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        text = pointer_text(value)
         with _disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -220,13 +231,39 @@ class ArtifactStore:
         Raises:
             ArtifactError: the file is not what `set_current` writes.
         """
-        path = self._pointer(scenario, slot)
-        return _read_object(path) if path.exists() else None
+        path = self.root / pointer_name(scenario, slot)
+        return parse_object(_read_bytes(path), path) if path.exists() else None
 
-    def _pointer(self, scenario: str, slot: str) -> Path:
-        if not _is_plain(scenario) or not _is_plain(slot):
-            raise ArtifactError(f"{scenario!r}, {slot!r}: expected the plain names of a scenario and a slot.")
-        return self.root / _CURRENT / scenario / f"{slot}.json"
+
+def pointer_name(scenario: str, slot: str) -> str:
+    """Where `set_current` keeps a scenario's slot, relative to the root.
+
+    Raises:
+        ArtifactError: not plain names.
+    """
+    if not is_plain(scenario) or not is_plain(slot):
+        raise ArtifactError(f"{scenario!r}, {slot!r}: expected the plain names of a scenario and a slot.")
+    return f"{_CURRENT}/{scenario}/{slot}.json"
+
+
+def pointer_text(value: dict[str, Any]) -> str:
+    """What `set_current` writes."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) -> None:
+    """The name is taken: swap, share or refuse. What is not kept is removed."""
+    if not final.is_dir():
+        raise ArtifactError(f"{final}: expected a directory, found a file. Remove it or use another id.")
+    if replace:
+        _exchange(path, final)
+    elif not share or directory_digests(final, kind.meta_name) != directory_digests(path, kind.meta_name):
+        raise ArtifactError(
+            f"{final}: already exists{' with other content' if share else ''}. Artifacts are never overwritten; remove it or use another id."
+        )
+    else:
+        open_directory(final, kind, verify=False)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def open_directory(path: Path, kind: Kind, *, verify: bool = True) -> Path:
@@ -264,7 +301,7 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
         )
     if not verify:
         return
-    for name, digest in _recorded_digests(meta).items():
+    for name, digest in recorded_digests(_read_bytes(meta), meta).items():
         file = path / name
         if not file.is_file():
             raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
@@ -276,30 +313,43 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
             )
 
 
-def _recorded_digests(meta: Path) -> dict[str, str]:
-    recorded = _read_object(meta).get("sha256")
+def recorded_digests(data: bytes, where: Path | str) -> dict[str, str]:
+    """sha256 by file name, as a metadata file records it; `where` names the file in messages.
+
+    Raises:
+        ArtifactError
+    """
+    recorded = parse_object(data, where).get("sha256")
     if not isinstance(recorded, dict) or not all(isinstance(digest, str) for digest in recorded.values()):
         raise ArtifactError(
-            f"{meta}: key sha256: expected an object of file names and digests. Remove {meta.parent} and materialize again."
+            f"{where}: key sha256: expected an object of file names and digests. Remove {str(where).rpartition('/')[0]} and materialize again."
         )
     for name in recorded:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ArtifactError(f"{meta}: key sha256: {name!r} is not a file of this directory.")
+            raise ArtifactError(f"{where}: key sha256: {name!r} is not a file of this directory.")
     return recorded
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    remedy = f"Remove {path} and materialize again."
+def _read_bytes(path: Path) -> bytes:
     with _disk_errors(path, "cannot be read", "Check the disk and the permissions."):
-        data = path.read_bytes()
+        return path.read_bytes()
+
+
+def parse_object(data: bytes, where: Path | str) -> dict[str, Any]:
+    """The JSON object in `data`, which was read from `where`.
+
+    Raises:
+        ArtifactError
+    """
+    remedy = f"Remove {where} and materialize again."
     try:
         value = json.loads(data)
     except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}). {remedy}") from None
+        raise ArtifactError(f"{where}: line {error.lineno}: not valid JSON ({error.msg}). {remedy}") from None
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: not UTF-8 ({error.reason}). {remedy}") from None
+        raise ArtifactError(f"{where}: not UTF-8 ({error.reason}). {remedy}") from None
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(value).__name__}. {remedy}")
+        raise ArtifactError(f"{where}: expected a JSON object, found {type(value).__name__}. {remedy}")
     return value
 
 
@@ -313,11 +363,12 @@ def _files(path: Path, meta_name: str) -> set[str]:
     return {file.relative_to(path).as_posix() for file in files}
 
 
-def _levels(kind: Kind) -> int:
+def id_levels(kind: Kind) -> int:
+    """Path parts of an id of this kind."""
     return 2 if kind is Kind.PROFILE else 1
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """Whether `name` is one path part that cannot lead elsewhere, hide, or break a message."""
     return (
         name.isprintable() and 0 < len(name.encode()) <= 200 and not name.startswith(".") and not set(name) & set("/\\")

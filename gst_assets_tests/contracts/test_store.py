@@ -234,8 +234,15 @@ def test_root_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert ArtifactStore.from_environment().root == tmp_path
     monkeypatch.delenv(ROOT_VARIABLE)
     assert ArtifactStore.from_environment().root == PROJECT_ROOT / "tmp"
-    with pytest.raises(ArtifactError, match=f"{ROOT_VARIABLE}=s3://bucket: object stores are not supported yet"):
+    with pytest.raises(ArtifactError, match=r"s3://bucket: a URL, expected a directory path"):
         ArtifactStore("s3://bucket")
+    monkeypatch.setenv(ROOT_VARIABLE, "s3://bucket/prefix/")
+    assert str(ArtifactStore.from_environment()) == "s3://bucket/prefix"
+    for url in ("sftp://host/x", "http://host/x", "file:///tmp/x", "memory://x"):
+        with pytest.raises(
+            ArtifactError, match=f"{ROOT_VARIABLE}={url}: expected a directory path or the URL of an ob"
+        ):
+            ArtifactStore.at(url)
 
 
 # --- a disk that fails ------------------------------------------------------------------------------------------------

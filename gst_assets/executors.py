@@ -1,0 +1,58 @@
+"""Which executor runs the steps of a run, by environment; how steps are distributed belongs to the executor's own configuration file.
+
+`GST_EXECUTOR` names it, `GST_EXECUTOR_CONFIG` a YAML file with its settings under `execution: config:` (the form that
+`dagster-celery worker start -y` reads as well). Without them every run stays in its own process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+EXECUTOR_VARIABLE = "GST_EXECUTOR"
+CONFIG_VARIABLE = "GST_EXECUTOR_CONFIG"
+ENGINE_QUEUE = {"dagster-celery/queue": "engine"}
+"""Tags of steps that need the engine's machine: only workers that listen on this queue take them. Other executors ignore the tag."""
+
+_EXECUTORS = {
+    "in_process": ("dagster", "in_process_executor"),
+    "multiprocess": ("dagster", "multiprocess_executor"),
+    "celery": ("dagster_celery", "celery_executor"),
+    "k8s": ("dagster_k8s", "k8s_job_executor"),
+}
+
+
+def chosen_executor() -> dg.ExecutorDefinition:
+    """The executor that the environment names; `in_process` by default.
+
+    Raises:
+        dagster.DagsterInvalidDefinitionError: unknown, not installed, or its configuration file cannot be read.
+    """
+    name = os.environ.get(EXECUTOR_VARIABLE) or "in_process"
+    if name not in _EXECUTORS:
+        raise dg.DagsterInvalidDefinitionError(f"{EXECUTOR_VARIABLE}={name}: expected one of {', '.join(_EXECUTORS)}.")
+    module, attribute = _EXECUTORS[name]
+    try:
+        executor: dg.ExecutorDefinition = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise dg.DagsterInvalidDefinitionError(
+            f"{EXECUTOR_VARIABLE}={name}: {error}. Install it: pip install 'gst-assets[distributed]'."
+        ) from error
+    file = os.environ.get(CONFIG_VARIABLE)
+    return executor.configured(_read(Path(file)), name=name) if file else executor
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))["execution"]["config"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise dg.DagsterInvalidDefinitionError(
+            f"{CONFIG_VARIABLE}={file}: expected a YAML file with execution: config: ({type(error).__name__}: {error})."
+        ) from error
+    if not isinstance(config, dict):
+        raise dg.DagsterInvalidDefinitionError(f"{CONFIG_VARIABLE}={file}: execution: config: expected a mapping.")
+    return config

@@ -1,0 +1,30 @@
+"""Services that several test modules share; each is started at its first use and ended with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gst_assets_tests import services
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.S3]:
+    """A real S3 gateway (Ceph)."""
+    with services.s3_gateway(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """SQLAlchemy URL of a real PostgreSQL server."""
+    with services.postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Redis server."""
+    with services.redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
