@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gst_assets.analysis.history import History, load_history, read_history, write_history
 from gst_assets.contracts.store import ArtifactStore, directory_digests
-from gst_assets.errors import ArtifactError
+from gst_assets.errors import ArtifactError, ContractError
+from gst_assets.provenance import sha256_file
 from gst_assets_tests.analysis.histories import Night, noisy, values, write_night, write_nights
 
 
@@ -34,7 +35,7 @@ def test_every_comparison_of_the_scenario_is_there_in_order_of_measurement(tmp_p
     assert len(read_history(ArtifactStore(tmp_path), "a100_light").comparisons) == 0
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), known=st.integers(0, 6), dropped=st.integers(0, 5))
 def test_an_earlier_history_changes_no_byte(tmp_path: Path, seed: int, known: int, dropped: int) -> None:
     """Whatever was read before: fewer nights, and one that is gone now."""
@@ -101,3 +102,27 @@ def test_an_altered_comparison_is_named_even_when_an_earlier_history_knew_it(tmp
     table.write_text(table.read_text().replace("ttft", "itl", 1))
     with pytest.raises(ArtifactError, match=f"{ids[1]}/tables/latency_errors.csv: missing, or changed"):
         read_history(ArtifactStore(tmp_path), "smoke", earlier)
+
+
+def test_a_comparison_that_breaks_the_contract_is_named_with_its_line(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=5))
+    directory = tmp_path / "comparisons" / ids[1]
+    table, meta = directory / "tables" / "latency_errors.csv", directory / "run_meta.json"
+    before = sha256_file(table)
+    table.write_text(table.read_text().replace(",pass", ",splendid", 1))
+    meta.write_text(meta.read_text().replace(before, sha256_file(table)))
+    with pytest.raises(
+        ContractError, match=f"{ids[1]}/tables/latency_errors.csv: line 2, column verdict: found 'splendid'"
+    ):
+        read_history(ArtifactStore(tmp_path), "smoke")
+
+
+def test_a_table_with_a_column_of_another_program_is_read_too(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=6))
+    directory = tmp_path / "comparisons" / ids[1]
+    table, meta = directory / "tables" / "latency_errors.csv", directory / "run_meta.json"
+    before, expected = sha256_file(table), read_history(ArtifactStore(tmp_path), "smoke").latencies
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header + ",note", *[row + ",mine" for row in rows]]) + "\n")
+    meta.write_text(meta.read_text().replace(before, sha256_file(table)))
+    assert read_history(ArtifactStore(tmp_path), "smoke").latencies.equals(expected)
