@@ -120,7 +120,7 @@ def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
 # --- simulations ------------------------------------------------------------------------------------------------------
 
 
-def all_tokens_result(runs: Mapping[str, SimulatedRun]) -> dg.AssetCheckResult:
+def all_tokens_result(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
     """Simulated requests with fewer tokens than they asked for."""
     short = _joined(
         (run.meta.run_id, run.requests[run.requests["num_decode_tokens_actual"] < run.requests["num_decode_tokens"]])
@@ -131,7 +131,7 @@ def all_tokens_result(runs: Mapping[str, SimulatedRun]) -> dg.AssetCheckResult:
     return _result(ALL_TOKENS, "vidur_request_metrics", short, columns, why, dg.AssetCheckSeverity.ERROR)
 
 
-def self_check_passed(runs: Mapping[str, SimulatedRun]) -> dg.AssetCheckResult:
+def self_check_passed(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
     """Every variant came out the same."""
     return dg.AssetCheckResult(
         passed=True,

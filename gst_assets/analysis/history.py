@@ -1,7 +1,7 @@
 """The history of a scenario: every completed comparison, read from the artifact directories, which are the only source of truth.
 
-Reading and ordering only; what the line means belongs to `regression`. The same directories give the same bytes, whatever was read before:
-an earlier history saves parsing, never a digest.
+Reading and ordering only; what the line means belongs to `regression`. The same directories give the same bytes. Nothing is kept between two
+readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its doubts.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from gst_assets.contracts.tables import write_table as write_contract_table
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.provenance import sha256_bytes
 
-HISTORY_FORMAT = 1
-"""Raise it when a row is made differently: an earlier history is then not reused."""
-
 _ERRORS = f"tables/{LatencyErrors.file_name()}"
 _NOT_PART_OF_THE_SUBJECT = {"engine_version", "num_kv_blocks"}
 """Engine settings that may differ between two nights of one subject. A version is what a regression may come from, and the number of KV
@@ -42,39 +39,24 @@ class History:
     latencies: pd.DataFrame
 
 
-def read_history(store: ArtifactStore, scenario: str, earlier: History | None = None) -> History:
-    """Every complete comparison of `scenario` under the artifact root.
-
-    `earlier` may be any history of this scenario: rows of comparisons whose metadata digest is unchanged are taken from it. The digest of
-    each comparison's latency table is verified in any case.
+def read_history(store: ArtifactStore, scenario: str) -> History:
+    """Every complete comparison of `scenario` under the artifact root, the digest of each latency table verified.
 
     Raises:
         ArtifactError: a comparison was altered or its latency table is missing. ContractError: one breaks the contract. Both name the file.
     """
-    known = _by_digest(earlier)
     rows: list[dict[str, Any]] = []
-    latencies: list[pd.DataFrame] = []
-    new: list[tuple[Path, bytes]] = []
+    tables: list[tuple[Path, bytes]] = []
     for comparison_id in store.list(Kind.COMPARISON):
         meta_path = store.path(Kind.COMPARISON, comparison_id) / Kind.COMPARISON.meta_name
         data = meta_path.read_bytes()
         stored = _stored(data, meta_path)
-        if _scenario_of(stored) != scenario:
-            continue
-        table = _verified(meta_path, stored)
-        digest = sha256_bytes(data)
-        if digest in known:
-            row, errors = known[digest]
-            latencies.append(errors)
-        else:
-            row = _row(meta_path, digest)
-            new.append((meta_path.parent, table))
-        rows.append(row)
+        if _scenario_of(stored) == scenario:
+            tables.append((meta_path.parent, _verified(meta_path, stored)))
+            rows.append(_row(meta_path, sha256_bytes(data)))
     comparisons = _ordered(rows)
     types = _types(LatencyHistory)
-    frame = (
-        pd.concat([*latencies, *_read_errors(new)], ignore_index=True) if rows else pd.DataFrame(columns=list(types))
-    )
+    frame = pd.concat(_read_errors(tables), ignore_index=True) if rows else pd.DataFrame(columns=list(types))
     position = {name: number for number, name in enumerate(comparisons["comparison_id"])}
     frame = frame[list(types)].sort_values(
         "comparison_id", key=lambda ids: ids.map(position), kind="stable", ignore_index=True
@@ -92,7 +74,6 @@ def write_history(history: History, directory: Path) -> HistoryMeta:
     write_contract_table(LatencyHistory, history.latencies, directory)
     meta = HistoryMeta(
         scenario=history.scenario,
-        history_format=HISTORY_FORMAT,
         num_comparisons=len(history.comparisons),
         sha256=directory_digests(directory, Kind.HISTORY.meta_name),
     )
@@ -109,17 +90,6 @@ def load_history(directory: Path) -> tuple[History, HistoryMeta]:
     meta = read_document(HistoryMeta, directory / Kind.HISTORY.meta_name)
     tables = (read_table(model, directory / model.file_name()) for model in (ComparisonHistory, LatencyHistory))
     return History(meta.scenario, *tables), meta
-
-
-def _by_digest(earlier: History | None) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
-    if earlier is None:
-        return {}
-    errors = dict(list(earlier.latencies.groupby("comparison_id", sort=False)))
-    return {
-        str(row["meta_sha256"]): (row, errors[row["comparison_id"]])
-        for row in earlier.comparisons.to_dict("records")
-        if row["comparison_id"] in errors
-    }
 
 
 def _stored(data: bytes, path: Path) -> dict[str, Any]:
@@ -155,7 +125,7 @@ def _verified(meta_path: Path, stored: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _read_errors(new: list[tuple[Path, bytes]]) -> list[pd.DataFrame]:
+def _read_errors(tables: list[tuple[Path, bytes]]) -> list[pd.DataFrame]:
     """The latency tables of comparisons, with `comparison_id` in front.
 
     Tables of the usual form are read as one file: parsing and validating thousands of small ones costs a hundred times as much.
@@ -165,9 +135,9 @@ def _read_errors(new: list[tuple[Path, bytes]]) -> list[pd.DataFrame]:
     """
     header = (",".join(_types(LatencyErrors)) + "\n").encode()
     usual = [
-        (path, data) for path, data in new if data.startswith(header) and data.endswith(b"\n") and b'"' not in data
+        (path, data) for path, data in tables if data.startswith(header) and data.endswith(b"\n") and b'"' not in data
     ]
-    others = {path for path, _ in new} - {path for path, _ in usual}
+    others = {path for path, _ in tables} - {path for path, _ in usual}
     frames = [read_table(LatencyErrors, path / _ERRORS).assign(comparison_id=path.name) for path in sorted(others)]
     if not usual:
         return frames

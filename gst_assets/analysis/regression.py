@@ -172,7 +172,7 @@ def judge_history(history: History, rule: Rule) -> RegressionReport:
                 values = chosen["real_ns"] if side == "engine" else chosen["sim_ns"] / chosen["real_ns"]
                 series.append(
                     judge_series(
-                        side, metric, statistic, values.to_numpy(dtype=float), rule,  # type: ignore[arg-type]
+                        side, metric, statistic, values.to_numpy(dtype=float), rule,
                         nights=np.flatnonzero(cells["judged"].to_numpy()),
                         repeat_spread=_median(chosen["real_spread"].dropna().to_numpy(dtype=float)),
                         unjudged=len(cells) - len(chosen),

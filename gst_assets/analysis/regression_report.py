@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.latencies import METRIC_NAMES, METRICS
+from gst_assets.analysis.latencies import METRIC_NAMES, METRICS, Metric
 from gst_assets.analysis.regression import STATISTICS, RegressionReport, SeriesVerdict
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -171,7 +171,7 @@ def _draw(report: RegressionReport, side: str, path: Path) -> None:
         canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _panel(axes: Axes, report: RegressionReport, side: str, metric: str) -> None:
+def _panel(axes: Axes, report: RegressionReport, side: str, metric: Metric) -> None:
     series = {one.statistic: one for one in report.series if one.side == side and one.metric == metric}
     first = max(0, len(report.nights) - _SHOWN_NIGHTS)
     for statistic in STATISTICS:

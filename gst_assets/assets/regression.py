@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from gst_assets.analysis.history import HISTORY_FORMAT, History, load_history, read_history, write_history
+from gst_assets.analysis.history import load_history, read_history, write_history
 from gst_assets.analysis.regression import judge_history
 from gst_assets.analysis.regression_report import FIGURES, SUMMARY, verdict_line, verdict_table, write_regression
 from gst_assets.assets.comparisons import comparison_report
@@ -29,9 +29,9 @@ from gst_assets.checks import (
     specs,
 )
 from gst_assets.contracts.documents import HistoryMeta
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import ComparisonHistory, RegressionVerdicts
-from gst_assets.errors import ArtifactError, ContractError, SimulationError
+from gst_assets.errors import SimulationError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
@@ -59,7 +59,7 @@ def comparison_history(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     with _read_again_on_disk_errors():
-        history = read_history(store, chosen.name, earlier_history(store, chosen.name))
+        history = read_history(store, chosen.name)
         with store.stage(Kind.HISTORY, chosen.name) as staging:
             meta = write_history(history, staging.path)
             final = staging.commit(replace=True)
@@ -151,15 +151,6 @@ def simulation_self_check(
         data_version=dg.DataVersion(sha256_bytes(digests.encode())),
         metadata={"runs": dg.MetadataValue.md("\n".join(f"- {name}: `{run.directory}`" for name, run in runs.items()))},
     )
-
-
-def earlier_history(store: ArtifactStore, scenario: str) -> History | None:
-    """The history last written, to save parsing; None where there is none that can be used. Whether there is one changes no byte."""
-    try:
-        history, meta = load_history(store.open(Kind.HISTORY, scenario))
-    except (ArtifactError, ContractError):
-        return None
-    return history if meta.history_format == HISTORY_FORMAT else None
 
 
 @contextmanager

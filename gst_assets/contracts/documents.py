@@ -222,7 +222,6 @@ class HistoryMeta(Document):
     directories gives the same bytes."""
 
     scenario: str
-    history_format: int = Field(ge=1)
     num_comparisons: int = Field(ge=0)
     sha256: dict[str, str]
 
