@@ -201,9 +201,10 @@ def regression_result(report: RegressionReport, summary: Path) -> dg.AssetCheckR
         "changed_in",
         "nights_since",
     ]
+    names = [one.name for one in report.series if one.verdict == "regression"]
     return _result(
         REGRESSION, "regression_report", worse, columns, verdict_line(report), dg.AssetCheckSeverity.WARN,
-        report=summary, told={"verdict": report.verdict, "nights": len(report.nights)},
+        report=summary, told={"verdict": report.verdict, "nights": len(report.nights), "told_as": ", ".join(sorted(names))},
     )  # fmt: skip
 
 

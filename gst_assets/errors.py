@@ -47,3 +47,7 @@ class SimulationError(GstError):
 
 class ComparisonError(GstError):
     """Two runs cannot be compared honestly."""
+
+
+class NotificationError(GstError):
+    """A message could not be delivered to the address an environment variable names."""

@@ -48,7 +48,7 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
     rows: list[dict[str, Any]] = []
     tables: list[tuple[Path, bytes]] = []
     for comparison_id in store.list(Kind.COMPARISON):
-        meta_path = store.path(Kind.COMPARISON, comparison_id) / Kind.COMPARISON.meta_name
+        meta_path = store.open(Kind.COMPARISON, comparison_id, verify=False) / Kind.COMPARISON.meta_name
         data = meta_path.read_bytes()
         stored = _stored(data, meta_path)
         if _scenario_of(stored) == scenario:
