@@ -4,10 +4,13 @@ Everything is off until it is switched on in the UI, but the sensor, which does 
 twice to get a better number: no step that measures is ever retried (see docs/nightly.md).
 """
 
+import inspect
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -101,22 +104,23 @@ def tell_people(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Ski
     now = datetime.now(timezone.utc).timestamp()
     if not is_configured() or context.cursor is None:
         # What happened before anybody asked to be told is not news.
-        return dg.SensorResult(cursor=_cursor(now, {}, {}), skip_reason=dg.SkipReason("nothing to tell yet"))
+        return dg.SensorResult(cursor=_cursor(now, now, {}, {}), skip_reason=dg.SkipReason("nothing to tell yet"))
     state = json.loads(context.cursor)
-    since, told, failing = state["since"] - _OVERLAP_S, dict(state["told"]), dict(state["failing"])
+    start, told, failing = state["start"], dict(state["told"]), dict(state["failing"])
+    since = max(start, state["since"] - _OVERLAP_S)
     messages = [*_failing_checks(context, since, told, failing), *_failed_runs(context, since, told)]
     for message in messages:
         # If this raises, the tick fails and the cursor stays: the next tick tells it again. Better twice than never.
         send(message)
     kept = {key: at for key, at in told.items() if at >= now - 10 * _OVERLAP_S}
     return dg.SensorResult(
-        cursor=_cursor(now, kept, failing), skip_reason=dg.SkipReason(f"{len(messages)} messages sent")
+        cursor=_cursor(start, now, kept, failing), skip_reason=dg.SkipReason(f"{len(messages)} messages sent")
     )
 
 
-def _cursor(now: float, told: Mapping[str, float], failing: Mapping[str, str]) -> str:
-    """`told`: events told lately, with their time, as ticks overlap. `failing`: checks told as failing, until they pass again."""
-    return json.dumps({"since": now, "told": dict(told), "failing": dict(failing)}, sort_keys=True)
+def _cursor(start: float, now: float, told: Mapping[str, float], failing: Mapping[str, str]) -> str:
+    """`start`: since when anybody is told. `told`: events told lately, with their time, as ticks overlap. `failing`: checks told as failing, until they pass again."""
+    return json.dumps({"start": start, "since": now, "told": dict(told), "failing": dict(failing)}, sort_keys=True)
 
 
 def _failed_runs(context: dg.SensorEvaluationContext, since: float, told: dict[str, float]) -> list[Message]:
@@ -220,7 +224,20 @@ def as_product(assets: Sequence[Any]) -> list[dg.AssetsDefinition]:
             spec = spec.replace_attributes(freshness_policy=_FRESH)
         return spec
 
-    return list(dg.map_asset_specs(complete, assets))
+    with warnings.catch_warnings():
+        # Code references are in beta in Dagster 1.13; a reader of the log can do nothing about it.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return [_with_code_reference(one) for one in dg.map_asset_specs(complete, assets)]
+
+
+def _with_code_reference(assets: Any) -> dg.AssetsDefinition:
+    """Where the asset's function is written. Dagster's own `with_source_code_references` would name the decorator of a decorated one."""
+    function = inspect.unwrap(assets.op.compute_fn.decorated_fn)
+    reference = dg.LocalFileCodeReference(
+        file_path=str(Path(inspect.getfile(function))), line_number=function.__code__.co_firstlineno
+    )
+    references = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+    return assets.map_asset_specs(lambda spec: spec.merge_attributes(metadata=references))
 
 
 JOBS = (nightly_comparison, simulation_check)

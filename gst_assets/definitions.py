@@ -9,8 +9,8 @@ from gst_assets.automation import JOBS, SCHEDULES, SENSORS, as_product
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
 
 defs = dg.Definitions(
-    assets=dg.with_source_code_references(
-        as_product(dg.load_assets_from_modules([workloads, real_runs, profiles, vidur_runs, comparisons, regression]))
+    assets=as_product(
+        dg.load_assets_from_modules([workloads, real_runs, profiles, vidur_runs, comparisons, regression])
     ),
     jobs=JOBS,
     schedules=SCHEDULES,
