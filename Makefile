@@ -18,7 +18,8 @@ test: install
 lint: install
 	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
 
-ui: install instance  ## Dagster UI and daemon on loopback
+ui: install instance  ## Dagster UI and daemon on loopback, with the demo's data (made first where there is none)
+	@$(PY) -m gst_assets.latest $(SCENARIO) >/dev/null 2>&1 || $(MAKE) demo
 	.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
 
 install:

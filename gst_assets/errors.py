@@ -6,6 +6,8 @@ Programming errors stay ordinary Python exceptions and do not belong here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 class GstError(Exception):
     """Base of every error meant for a user: bad input, missing artifact, mismatched hardware, failed engine."""
@@ -20,7 +22,11 @@ class WorkloadError(GstError):
 
 
 class ContractError(GstError):
-    """A table or document breaks the artifact contract (see docs/contract.md)."""
+    """A table or document breaks the artifact contract (see docs/contract.md). `rows` are the first offending rows, where a table has them."""
+
+    def __init__(self, message: str, rows: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class ArtifactError(GstError):
@@ -41,3 +47,7 @@ class SimulationError(GstError):
 
 class ComparisonError(GstError):
     """Two runs cannot be compared honestly."""
+
+
+class NotificationError(GstError):
+    """A message could not be delivered to the address an environment variable names."""

@@ -353,6 +353,19 @@ class Comparison(Settings):
         return self
 
 
+class Regression(Settings):
+    """When a change over nights is called one. See docs/nightly.md for how well these defaults detect and how often they err."""
+
+    min_effect: float = Field(
+        0.05, gt=0, lt=1, description="smallest relative change of a segment's median that counts"
+    )
+    max_pvalue: float = Field(0.001, gt=0, lt=0.05, description="largest p-value of a change point")
+    min_nights: int = Field(8, ge=4, description="fewer nights of a subject are insufficient data")
+    min_nights_after: int = Field(3, ge=2, description="nights since a change before it is more than suspicious")
+    alarm_nights: int = Field(14, ge=3, description="nights for which a change is told; then it is the new baseline")
+    window_nights: int = Field(50, ge=8, description="sliding window of the change-point detection")
+
+
 class Scenario(Settings):
     """One run, resolved: everything that decides what is measured, simulated and compared."""
 
@@ -367,6 +380,7 @@ class Scenario(Settings):
     profile: Profile
     simulation: Simulation = Simulation()
     comparison: Comparison = Comparison()
+    regression: Regression = Regression()
 
     def digest(self, *sections: str) -> str:
         """First 16 hex digits of the sha256 over the named sections' resolved values."""

@@ -12,7 +12,7 @@ from gst_assets.definitions import defs
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario, scenario_names
 
-HEAVY = ("torch", "vllm", "transformers", "vidur", "sklearn", "scipy", "matplotlib", "omegaconf")
+HEAVY = ("torch", "vllm", "transformers", "vidur", "sklearn", "scipy", "matplotlib", "omegaconf", "otava")
 
 
 def test_definitions_are_loadable_and_name_every_entity() -> None:
@@ -20,8 +20,30 @@ def test_definitions_are_loadable_and_name_every_entity() -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     assert keys == {
         "prompts", "trace_lengths", "trace_intervals", "workload_spec", "real_request_metrics", "real_token_metrics",
-        "vidur_profile", "vidur_request_metrics", "vidur_token_metrics", "comparison_report",
+        "vidur_profile", "vidur_request_metrics", "vidur_token_metrics", "comparison_report", "comparison_history",
+        "regression_report", "simulation_self_check",
     }  # fmt: skip
+
+
+def test_every_asset_is_presented() -> None:
+    """Group, kinds, owner, description and a link to its code."""
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.group_name != "default" and node.kinds and node.owners and node.description, key
+        references = node.metadata["dagster/code_references"].code_references
+        assert [one.file_path.rpartition("/assets/")[1] for one in references] == ["/assets/"], key
+
+
+def test_schedules_are_off_until_switched_on_and_measuring_is_never_retried() -> None:
+    from gst_assets.automation import JOBS, SCHEDULES
+
+    assert all(one.default_status is dg.DefaultScheduleStatus.STOPPED for one in SCHEDULES)
+    assert all(job.op_retry_policy is None for job in JOBS)
+    nightly, check = (defs.resolve_job_def(job.name) for job in JOBS)
+    assert {key.to_user_string() for key in check.asset_layer.executable_asset_keys} == {"simulation_self_check"}
+    assert "simulation_self_check" not in {key.to_user_string() for key in nightly.asset_layer.executable_asset_keys}
+    assert all(op.retry_policy is None for job in (nightly, check) for op in job.nodes)
 
 
 def test_every_scenario_is_a_partition_and_valid() -> None:

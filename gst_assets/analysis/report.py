@@ -90,6 +90,14 @@ def comparison_meta(
             "headline_variant": comparison.headline,
             "verdict": comparison.verdict.outcome,
             "marks": list(comparison.marks),
+            "measured": {
+                "group_id": first.meta.group_id,
+                "measured_at": first.meta.started_at,
+                "engine_settings": first.meta.engine_settings.model_dump(),
+                "env": first.meta.env,
+                "sim_env": comparison.simulations[comparison.headline].meta.env,
+                "profile_sha256": comparison.simulations[comparison.headline].meta.profile_sha256,
+            },
         }
     )
 

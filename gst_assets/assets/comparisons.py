@@ -14,6 +14,7 @@ from gst_assets.analysis.runs import read_calibration_sha256
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.real_runs import current_real_runs, real_metrics
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
+from gst_assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
@@ -28,12 +29,16 @@ from gst_assets.workload.spec import check_made_for
     kinds={"markdown", "matplotlib"},
     deps=[*real_metrics.keys, *vidur_metrics.keys],
     metadata=table_definition_metadata(LatencyErrors),
-    check_specs=contract_check_specs(["comparison_report"]),
+    check_specs=[
+        *contract_check_specs(["comparison_report"]),
+        *specs("comparison_report", PARITY, FIDELITY_BAND),
+    ],
     description=(
         "How far the simulation is from the real engine: P50/P90/P99 of TTFT, per-token and end-to-end latency side by side, signed errors, "
         "the spread between real repeats, and how the runs were aligned. Uses the scenario's latest complete runs."
     ),
 )
+@reports_contract("comparison_report")
 def comparison_report(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
@@ -69,7 +74,11 @@ def comparison_report(
     context.log.info(verdict_sentence(comparison))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
-        check_results=[contract_passed("comparison_report", rows=len(comparison.latency_errors))],
+        check_results=[
+            contract_passed("comparison_report", rows=len(comparison.latency_errors)),
+            parity_result(comparison),
+            fidelity_result(comparison, final / SUMMARY),
+        ],
         metadata={
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),

@@ -83,10 +83,14 @@ def contract_passed(asset: str, **facts: int | str) -> dg.AssetCheckResult:
 
 def contract_failed(asset: str, error: Exception) -> dg.AssetCheckResult:
     """The contract check of an asset whose tables broke the contract; the op fails right after, and nothing is committed."""
+    rows = getattr(error, "rows", ())
     return dg.AssetCheckResult(
         passed=False,
         check_name=CONTRACT_CHECK,
         asset_key=asset,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"violation": dg.MetadataValue.text(str(error))},
+        metadata={
+            "violation": dg.MetadataValue.text(str(error)),
+            **({"offending_rows": markdown_table(pd.DataFrame(rows))} if rows else {}),
+        },
     )

@@ -6,6 +6,7 @@ import dagster as dg
 
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview
 from gst_assets.assets.real_runs import ENGINE_POOL
+from gst_assets.checks import reports_contract
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ProfileError
@@ -29,6 +30,7 @@ from gst_assets.scenario import Scenario
         "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused."
     ),
 )
+@reports_contract("vidur_profile")
 def vidur_profile(
     context: dg.AssetExecutionContext,
     scenario: ScenarioResource,

@@ -17,6 +17,7 @@ from gst_assets.assets.presentation import (
     table_definition_metadata,
 )
 from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.checks import COMPLETENESS, LATENESS, completeness_result, lateness_result, specs
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
@@ -54,7 +55,7 @@ _NAMES = ("real_request_metrics", "real_token_metrics")
             description="When each token of the real run was seen by the client.",
         ),
     ],
-    check_specs=contract_check_specs(_NAMES),
+    check_specs=[*contract_check_specs(_NAMES), *specs("real_request_metrics", COMPLETENESS, LATENESS)],
     pool=ENGINE_POOL,
     op_tags=ENGINE_QUEUE,
 )
@@ -87,6 +88,7 @@ def real_metrics(
         for name, table in zip(_NAMES, ("requests", "tokens"), strict=True)
     }
     yield from (contract_passed(name, rows=rows[name], repeats=len(runs)) for name in _NAMES)
+    yield from (completeness_result(runs), lateness_result(runs))
     yield dg.MaterializeResult(
         asset_key="real_request_metrics",
         data_version=_data_version(runs, RequestMetrics.file_name()),

@@ -10,6 +10,7 @@ from gst_assets.analysis.runs import SimulatedRun, load_run
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
 from gst_assets.assets.profiles import current_bundle, vidur_profile
 from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.contracts.documents import Hydra, VidurRunMeta, timestamp_slug, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
@@ -46,7 +47,10 @@ TABLE_CACHE = ".cache/vidur_tables"
             description="When each token appears in the simulation: the ends of simulated steps, never interpolated.",
         ),
     ],
-    check_specs=contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
+    check_specs=[
+        *contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
+        *specs("vidur_request_metrics", ALL_TOKENS),
+    ],
 )
 def vidur_metrics(
     context: dg.AssetExecutionContext,
@@ -68,6 +72,7 @@ def vidur_metrics(
     store.set_current(
         chosen.name, "vidur_runs", {"run_ids": {variant: run.meta.run_id for variant, run in runs.items()}}
     )
+    yield all_tokens_result(runs)
     headline = runs[chosen.simulation.variants[-1]]
     for name, model, table in (
         ("vidur_request_metrics", RequestMetrics, "requests"),

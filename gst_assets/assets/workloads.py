@@ -10,6 +10,7 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
+from gst_assets.checks import reports_contract
 from gst_assets.contracts.documents import Hydra, PartMeta, read_document, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import TraceIntervals, TraceLengths, check_workload_tables, read_table, write_table
@@ -42,6 +43,7 @@ _FILES = {"prompts": PATHS.prompts, "trace_lengths": PATHS.trace_lengths, "trace
     check_specs=contract_check_specs(["prompts"]),
     description="The scenario's prompts, in stable order, copied into the artifact root with their digest.",
 )
+@reports_contract("prompts")
 def prompts(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
@@ -72,6 +74,7 @@ def prompts(
     check_specs=contract_check_specs(["trace_lengths"]),
     description="Prompt length in tokens and tokens requested, per request.",
 )
+@reports_contract("trace_lengths")
 def trace_lengths(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, tokenizer: TokenizerResource
 ) -> dg.MaterializeResult:
@@ -106,6 +109,7 @@ def trace_lengths(
     check_specs=contract_check_specs(["trace_intervals"]),
     description="When each request arrives, in integer nanoseconds from workload start.",
 )
+@reports_contract("trace_intervals")
 def trace_intervals(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
@@ -136,6 +140,7 @@ def trace_intervals(
     check_specs=contract_check_specs(["workload_spec"]),
     description="The complete workload directory that drives both the real engine and the simulation. Its id comes from its content.",
 )
+@reports_contract("workload_spec")
 def workload_spec(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:

@@ -213,10 +213,26 @@ class ProfileMeta(RunMeta):
     calibration_sha256: dict[str, str] = Field(default_factory=dict)
 
 
+class Measured(Stored):
+    """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been removed since.
+
+    `group_id` names the measurement, shared by its repeats: two comparisons of one group are not two nights. `env` and `sim_env` are
+    the environments of the first repeat and of the headline simulation.
+    """
+
+    group_id: str
+    measured_at: AwareDatetime
+    engine_settings: EngineSettings
+    env: dict[str, Any]
+    sim_env: dict[str, Any]
+    profile_sha256: dict[str, str]
+
+
 class ComparisonMeta(RunMeta):
     """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant.
 
     `verdict` is the headline variant's outcome; `marks` are the reasons why it cannot be a pass (settings that differ, degraded runs).
+    `measured` is absent from comparisons made by versions that did not record it.
     """
 
     run_type: Literal["compare"] = "compare"
@@ -228,6 +244,28 @@ class ComparisonMeta(RunMeta):
     headline_variant: str
     verdict: Literal["pass", "warn", "fail", "insufficient"]
     marks: list[str] = Field(default_factory=list)
+    measured: Measured | None = None
+
+
+class HistoryMeta(Document):
+    """history_meta.json: every completed comparison of one scenario. Holds no time and no machine, so that rebuilding it from the comparison
+    directories gives the same bytes."""
+
+    scenario: str
+    num_comparisons: int = Field(ge=0)
+    sha256: dict[str, str]
+
+
+class RegressionMeta(Document):
+    """regression_meta.json: a scenario's verdict over its history. Depends on the history and the rule only; `rule` are the settings it was
+    judged by, `nights` the comparisons that were judged, oldest first."""
+
+    scenario: str
+    verdict: Literal["ok", "suspicious", "regression", "improvement", "insufficient data"]
+    rule: dict[str, Any]
+    nights: list[str]
+    history_sha256: dict[str, str]
+    sha256: dict[str, str]
 
 
 D = TypeVar("D", bound=BaseModel)

@@ -40,11 +40,21 @@ class Kind(StrEnum):
     VIDUR_RUN = "vidur_runs"
     PROFILE = "vidur_profiling"
     COMPARISON = "comparisons"
+    HISTORY = "history"
+    REGRESSION = "regressions"
 
     @property
     def meta_name(self) -> str:
         """The metadata file whose presence makes a directory of this kind complete."""
-        return {Kind.WORKLOAD: "workload_meta.json", Kind.WORKLOAD_PART: "part_meta.json"}.get(self, "run_meta.json")
+        return _META_NAMES.get(self.value, "run_meta.json")
+
+
+_META_NAMES = {
+    "workloads": "workload_meta.json",
+    "workload_parts": "part_meta.json",
+    "history": "history_meta.json",
+    "regressions": "regression_meta.json",
+}
 
 
 class Staging:

@@ -484,6 +484,137 @@ class SettingsParity(Table):
     parity: Series[str] = pa.Field(isin=["equal", "differs", "not_recorded"])
 
 
+# --- history and regression -------------------------------------------------------------------------------------------
+
+
+class ComparisonHistory(Table):
+    """One row per completed comparison of a scenario, in order of measurement. What the comparison did not record is empty.
+
+    Rows of one `subject` may be compared with each other; `night` counts the measurements of a subject, and is empty on a comparison
+    that is not one: without `subject`, or repeated later on the same real runs.
+    """
+
+    class Config(Table.Config):
+        name = "comparison_history.csv"
+
+    comparison_id: Series[str] = pa.Field(unique=True, str_length={"min_value": 1})
+    meta_sha256: Series[str] = pa.Field(description="digest of the comparison's run_meta.json, which digests all else")
+    measured_at: Series[str] = pa.Field(description="start of the first real repeat, ISO-8601 UTC; empty: not recorded")
+    compared_at: Series[str] = pa.Field(description="start of the comparison, ISO-8601 UTC")
+    group_id: Series[str] = pa.Field(description="the measurement, shared by its repeats; empty: not recorded")
+    subject: Series[str] = pa.Field(
+        description="digest of hardware, model, engine settings and workload; empty: not recorded"
+    )
+    night: Series[Int] = pa.Field(ge=0, nullable=True, description="0.. within the subject")
+    workload_id: Series[str]
+    model: Series[str]
+    hardware_id: Series[str]
+    device_name: Series[str]
+    device_count: Series[Int] = pa.Field(ge=1)
+    backend: Series[str]
+    engine_settings_sha256: Series[str] = pa.Field(
+        description="settings the engine reported, less versions and KV blocks"
+    )
+    engine_version: Series[str]
+    num_kv_blocks: Series[Int] = pa.Field(ge=0, nullable=True)
+    driver: Series[str]
+    host_cpu: Series[str]
+    torch_version: Series[str]
+    vidur_version: Series[str]
+    simulation_sha256: Series[str] = pa.Field(description="the scenario's simulation and profile sections")
+    profile_sha256: Series[str] = pa.Field(description="the profile the headline variant was simulated on")
+    git_commit: Series[str] = pa.Field(description="of the comparison; empty: unknown")
+    headline_variant: Series[str]
+    verdict: Series[str] = pa.Field(isin=["pass", "warn", "fail", "insufficient"])
+    num_marks: Series[Int] = pa.Field(ge=0, description="reasons why it could not be a pass")
+    num_repeats: Series[Int] = pa.Field(ge=1)
+
+
+class LatencyHistory(Table):
+    """The headline of every comparison in the history: rows of its `latency_errors.csv`."""
+
+    class Config(Table.Config):
+        name = "latency_history.csv"
+
+    comparison_id: Series[str]
+    metric: Series[str] = pa.Field(description="ttft, itl or e2e")
+    statistic: Series[str] = pa.Field(description="p50, p90 or p99")
+    variant: Series[str] = pa.Field(description="simulation variant")
+    real_ns: Series[float] = pa.Field(ge=0, nullable=True)
+    sim_ns: Series[float] = pa.Field(ge=0, nullable=True)
+    relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
+    real_spread: Series[float] = pa.Field(ge=0, nullable=True, description="(max - min) / median over real repeats")
+    verdict: Series[str] = pa.Field(isin=["pass", "warn", "fail", "insufficient"])
+
+
+REGRESSION_VERDICTS = ("ok", "suspicious", "regression", "improvement", "insufficient data")
+
+
+class RegressionVerdicts(Table):
+    """One row per series: an engine latency (`side` engine, nanoseconds) or simulated over real (`side` fidelity, a ratio)."""
+
+    class Config(Table.Config):
+        name = "regression_verdicts.csv"
+
+    side: Series[str] = pa.Field(isin=["engine", "fidelity"])
+    metric: Series[str]
+    statistic: Series[str]
+    verdict: Series[str] = pa.Field(isin=list(REGRESSION_VERDICTS))
+    reason: Series[str] = pa.Field(description="why, in words")
+    num_nights: Series[Int] = pa.Field(ge=0, description="nights of the same subject with enough samples")
+    last_value: Series[float] = pa.Field(nullable=True, description="ns, or simulated over real")
+    baseline: Series[float] = pa.Field(
+        nullable=True, description="median before the change, or of all nights without one"
+    )
+    current: Series[float] = pa.Field(
+        nullable=True, description="median since the change, or of all nights without one"
+    )
+    effect: Series[float] = pa.Field(nullable=True, description="current / baseline - 1; empty without a change")
+    noise_floor: Series[float] = pa.Field(
+        ge=0, nullable=True, description="robust relative standard deviation of one night within the segments"
+    )
+    repeat_spread: Series[float] = pa.Field(
+        ge=0, nullable=True, description="median (max - min) / median of real repeats"
+    )
+    pvalue: Series[float] = pa.Field(ge=0, nullable=True)
+    changed_in: Series[str] = pa.Field(description="first comparison after the change; empty without one")
+    nights_since: Series[Int] = pa.Field(ge=0, nullable=True, description="nights measured since the change")
+
+
+class ChangePoints(Table):
+    """Every significant change of a series over its whole life, also those too old to alarm."""
+
+    class Config(Table.Config):
+        name = "change_points.csv"
+
+    side: Series[str] = pa.Field(isin=["engine", "fidelity"])
+    metric: Series[str]
+    statistic: Series[str]
+    comparison_id: Series[str] = pa.Field(description="first comparison after the change")
+    measured_at: Series[str]
+    night: Series[Int] = pa.Field(ge=0)
+    before: Series[float] = pa.Field(description="median of the segment before")
+    after: Series[float] = pa.Field(description="median of the segment after")
+    effect: Series[float] = pa.Field(description="after / before - 1")
+    pvalue: Series[float] = pa.Field(ge=0)
+    real_change: Series[float] = pa.Field(nullable=True, description="how far the real latency moved, relative")
+    sim_change: Series[float] = pa.Field(nullable=True, description="how far the simulated latency moved, relative")
+
+
+class LineMarks(Table):
+    """What changed between one comparison and the next on the scenario's line. `breaks` True: a new subject, nothing across it is compared."""
+
+    class Config(Table.Config):
+        name = "line_marks.csv"
+
+    comparison_id: Series[str] = pa.Field(description="first comparison after the change")
+    measured_at: Series[str]
+    what: Series[str] = pa.Field(description="column of comparison_history.csv")
+    before: Series[str]
+    after: Series[str]
+    breaks: Series[bool]
+
+
 # --- reading, writing, checking ---------------------------------------------------------------------------------------
 
 
@@ -524,9 +655,11 @@ def _validate(model: type[Table], frame: pd.DataFrame, path: Path | str, place: 
     except pa.errors.SchemaErrors as error:
         # Lazily, so that the cause is told and not what follows from it: a missing value also breaks sums and orders.
         first = min(error.schema_errors, key=lambda one: _BY_CAUSE.get(one.reason_code, len(_BY_CAUSE)))
-        raise ContractError(f"{path}: {_describe(first, frame, place)}") from None
+        described, bad = _describe(first, frame, place)
+        raise ContractError(f"{path}: {described}", _sample(frame, bad)) from None
 
 
+_SAMPLE_ROWS = 10
 _REASON = pa.errors.SchemaErrorReason
 _BY_CAUSE = {
     reason: rank
@@ -543,17 +676,28 @@ _BY_CAUSE = {
 }
 
 
-def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable[[int], str]) -> str:
-    """One violation in words, with the first offending row by position (never by index label)."""
+def _sample(frame: pd.DataFrame, bad: np.ndarray) -> list[dict[str, object]]:
+    """The first offending rows with their position, as text."""
+    rows = np.flatnonzero(bad)[:_SAMPLE_ROWS]
+    return [
+        {"row": int(row), **{str(name): _shown(frame[name].iloc[row]) for name in frame.columns}}
+        for row in rows
+        if not frame.columns.has_duplicates
+    ]
+
+
+def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable[[int], str]) -> tuple[str, np.ndarray]:
+    """One violation in words, with the first offending row by position (never by index label), and which rows offend."""
+    nowhere = np.zeros(len(frame), dtype=bool)
     column = str(error.schema.name)
     match error.reason_code:
         case _REASON.COLUMN_NOT_IN_DATAFRAME:
-            return f"column {error.failure_cases} missing. Write the file with the columns of the contract."
+            return f"column {error.failure_cases} missing. Write the file with the columns of the contract.", nowhere
         case _REASON.DUPLICATE_COLUMN_LABELS:
             twice = frame.columns[frame.columns.duplicated()]
-            return f"column {twice[0]} occurs more than once. Keep one."
+            return f"column {twice[0]} occurs more than once. Keep one.", nowhere
         case _REASON.WRONG_DATATYPE:
-            return f"column {column}: found {frame[column].dtype} values, expected {error.schema.dtype}."
+            return f"column {column}: found {frame[column].dtype} values, expected {error.schema.dtype}.", nowhere
         case _REASON.SERIES_CONTAINS_NULLS:
             bad, rule = frame[column].isna(), "expected a value in every row"
         case _REASON.SERIES_CONTAINS_DUPLICATES:
@@ -561,9 +705,9 @@ def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable
         case _ if isinstance(error.check, pa.Check) and isinstance(error.check_output, pd.Series):
             bad, rule = _failed_rows(error.check_output, frame, column), _rule(error.check)
         case _ if isinstance(error.check, pa.Check):
-            return f"found {len(frame)} rows, but {error.check.error}."
+            return f"found {len(frame)} rows, but {error.check.error}.", nowhere
         case _:
-            return f"{error}."
+            return f"{error}.", nowhere
     row = int(bad.to_numpy(dtype=bool).argmax())
     if column in frame.columns:
         found = f"column {column}: found {_shown(frame[column].iloc[row])}"
@@ -571,7 +715,7 @@ def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable
         named = _mentioned(rule, frame) or [name for name in _float_columns(frame) if np.isinf(frame[name].iloc[row])]
         found = "found " + ", ".join(f"{name} {_shown(frame[name].iloc[row])}" for name in named)
     more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
-    return f"{place(row)}, {found}, {rule}{more}."
+    return f"{place(row)}, {found}, {rule}{more}.", bad.to_numpy(dtype=bool)
 
 
 def _failed_rows(output: pd.Series, frame: pd.DataFrame, column: str) -> pd.Series:

@@ -1,0 +1,106 @@
+"""Load time and memory of the code location with many scenarios, and the time of history and verdict with many past comparisons.
+
+`python benchmarks/code_location_load.py [SCENARIOS] [COMPARISONS]`. Each load is a process of its own; the baseline loads an empty `Definitions`.
+Loads are interleaved, medians of five; ratios are what carries over to another machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from gst_assets.analysis.history import read_history
+from gst_assets.analysis.regression import judge_history
+from gst_assets.contracts.store import ArtifactStore
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import SCENARIO_DIR, Regression
+from gst_assets_tests.analysis.histories import noisy, write_nights
+
+_ROUNDS = 5
+_MEASURE = """
+import json, resource, sys, time
+began = time.perf_counter()
+import dagster as dg
+if sys.argv[1] == "empty":
+    defs, partitions = dg.Definitions(), 0
+else:
+    import gst_assets.definitions as location
+    from gst_assets.partitions import SCENARIOS
+    defs, partitions = location.defs, len(SCENARIOS.get_partition_keys())
+defs.get_repository_def()
+print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, partitions]))
+"""
+
+
+def load(what: str, checkout: Path, root: Path) -> list[float]:
+    """Seconds, MiB and partitions of one load in a fresh process."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "GST_ARTIFACT_ROOT": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, what],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def copy_of_checkout(area: Path, scenarios: int) -> Path:
+    """The package with its smallest scenario copied until there are `scenarios`."""
+    checkout = area / f"checkout-{scenarios}"
+    shutil.copytree(PROJECT_ROOT / "gst_assets", checkout / "gst_assets", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = checkout / "gst_assets" / SCENARIO_DIR.name
+    for number in range(scenarios - len([path for path in folder.glob("*.yaml") if not path.stem.startswith("_")])):
+        (folder / f"copy_{number:03d}.yaml").write_text(
+            f"extends: smoke\ndescription: copy {number}\n", encoding="utf-8"
+        )
+    return checkout
+
+
+def main(scenarios: int, comparisons: int) -> None:
+    """Print the tables."""
+    with tempfile.TemporaryDirectory() as name:
+        area = Path(name)
+        root, none = area / "artifacts", area / "nothing"
+        began = time.perf_counter()
+        write_nights(root, noisy(comparisons, seed=1))
+        print(f"wrote {comparisons} comparisons in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        full = copy_of_checkout(area, scenarios)
+        cases = {
+            "empty location": ("empty", PROJECT_ROOT, none),
+            "this location, its own scenarios, no comparison": ("location", PROJECT_ROOT, none),
+            f"{scenarios} scenarios, {comparisons:,} comparisons": ("location", full, root),
+        }
+        found: dict[str, list[list[float]]] = {case: [] for case in cases}
+        for _ in range(_ROUNDS):
+            for case, arguments in cases.items():
+                found[case].append(load(*arguments))
+        base = [statistics.median(one[i] for one in found["empty location"]) for i in range(2)]
+        print("| location | partitions | load s | ratio | memory MiB | ratio |\n| --- | --- | --- | --- | --- | --- |")
+        for case, rows in found.items():
+            seconds, memory = (statistics.median(row[i] for row in rows) for i in range(2))
+            print(
+                f"| {case} | {rows[0][2]:.0f} | {seconds:.2f} | {seconds / base[0]:.2f} | {memory:.0f} | {memory / base[1]:.2f} |"
+            )
+        began = time.perf_counter()
+        history = read_history(ArtifactStore(root), "smoke")
+        read = time.perf_counter()
+        other = read_history(ArtifactStore(root), "early_stop")
+        missed = time.perf_counter()
+        judge_history(history, Regression())
+        print(
+            f"\nHistory of one scenario with {len(history.comparisons):,} comparisons: {read - began:.1f} s from nothing; of a scenario with "
+            f"{len(other.comparisons)} among them: {missed - read:.1f} s; verdict over {len(history.comparisons):,} nights: {time.perf_counter() - missed:.1f} s."
+        )
+
+
+if __name__ == "__main__":
+    main(*(int(one) for one in (sys.argv[1:] or ["100", "10000"])))

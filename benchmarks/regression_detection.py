@@ -1,0 +1,188 @@
+"""How well the nightly verdict detects a planted regression, and how often it errs: `python benchmarks/regression_detection.py [HISTORIES]`.
+
+Nights are resampled from the recorded H200 runs: for each repeat of a night one recorded repeat is drawn, and its requests with all their
+tokens are drawn with replacement; a night's value is the median over its repeats. Plants: every real latency 5, 10 or 20 % longer from one night
+on; the simulation on a profile whose every time is 10 % longer; nothing. Every night after the plant is judged as the asset judges it, and the
+first `regression` counts. The simulated side is Vidur on a made-up profile, so only how it moves when the profile does has a meaning.
+
+What this cannot show: the recorded repeats of a scenario come from one engine start within minutes, so drift between days, restarts and machines
+is not in them; a slower engine is planted as a factor on latencies, without the longer queues it would also have.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.analysis.latencies import METRICS, is_sufficient
+from gst_assets.analysis.regression import STATISTICS, judge_series, overall
+from gst_assets.analysis.runs import load_run
+from gst_assets.engine import recorded
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import Regression, load_scenario
+
+SCENARIOS = ("h200_spaced", "h200_light", "h200_busy")
+REPEATS = (5, 1)
+BASELINE_NIGHTS = 20
+WATCHED_NIGHTS = 14
+POOL = 300
+PLANTS = {
+    "noise only": (0.0, False),
+    "engine 5 % slower": (0.05, False),
+    "engine 10 % slower": (0.10, False),
+    "engine 20 % slower": (0.20, False),
+    "profile 10 % slower": (0.0, True),
+}
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scenario's nights to draw from (`nights[cell]` in nanoseconds) and its simulation on both profiles."""
+
+    scenario: str
+    repeats: int
+    nights: dict[Cell, np.ndarray]
+    sim: dict[Cell, float]
+    slower_sim: dict[Cell, float]
+
+
+def percentiles(ttft: np.ndarray, itl: np.ndarray, e2e: np.ndarray) -> dict[Cell, float]:
+    """The judged cells of one repeat; those with too few samples are left out."""
+    found = {}
+    for metric, samples in zip(METRICS, (ttft, itl, e2e), strict=True):
+        for statistic in STATISTICS:
+            percentile = int(statistic[1:])
+            if is_sufficient(len(samples), percentile):
+                found[metric, statistic] = float(np.percentile(samples, percentile))
+    return found
+
+
+def samples_of(requests: pd.DataFrame, tokens: pd.DataFrame) -> list[tuple[int, np.ndarray, int]]:
+    """(TTFT, gaps, end to end) in nanoseconds of each request."""
+    gaps = tokens[tokens["token_index"] > 0].groupby("request_id")["token_latency_ns"]
+    by_request = {name: values.to_numpy(dtype=float) for name, values in gaps}
+    empty = np.array([])
+    return [
+        (int(row.ttft_ns), by_request.get(row.request_id, empty), int(row.completion_time_ns - row.arrival_time_ns))
+        for row in requests.itertuples()
+    ]
+
+
+def simulated(scenario: str, scale: float) -> dict[Cell, float]:
+    """Vidur's cells on the recorded workload, with every time of the profile multiplied by `scale`."""
+    from gst_assets.contracts.csv_files import INTEGER
+    from gst_assets.contracts.tables import TraceIntervals, TraceLengths
+    from gst_assets.vidur_adapter.simulate import simulate
+    from gst_assets_tests.vidur_adapter.support import bundle, default_overheads
+
+    chosen = load_scenario(scenario)
+    run = recorded.list_recorded(PROJECT_ROOT / "data" / "recorded" / scenario)[0]
+    with tempfile.TemporaryDirectory() as area:
+        requests = load_run(recorded.expand(run.directory, Path(area)), "real").requests
+    lengths = requests[["request_id", "num_prefill_tokens", "num_decode_tokens"]].assign(prompt_id="p")
+    intervals = pd.DataFrame({"request_id": requests["request_id"], "arrival_time_ns": requests["arrival_time_ns"]})
+    intervals["inter_arrival_ns"] = intervals["arrival_time_ns"].diff().fillna(intervals["arrival_time_ns"])
+    rows = []
+    for row in default_overheads():
+        times = {key: round(row[key] * 0.2 * scale) for key in ("p10_ns", "median_ns", "p90_ns", "overhead_ns")}
+        rows.append(row | times)
+    made = bundle(chosen, scale=scale, overheads=rows)
+    result = simulate(
+        chosen, lengths[list(TraceLengths.to_schema().columns)].astype({"prompt_id": "str"}),
+        intervals[list(TraceIntervals.to_schema().columns)].astype(INTEGER), made, "calibrated", cache_dir=None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return _joined(samples_of(result.requests, result.tokens))
+
+
+def _joined(requests: Sequence[tuple[int, np.ndarray, int]]) -> dict[Cell, float]:
+    ttft, gaps, e2e = zip(*requests, strict=True)
+    return percentiles(np.array(ttft, float), np.concatenate(gaps), np.array(e2e, float))
+
+
+def case(scenario: str, repeats: int) -> Case:
+    """Draw a pool of nights from the recorded runs, seeded by scenario and repeats."""
+    random = np.random.default_rng([SCENARIOS.index(scenario), repeats])
+    runs = []
+    with tempfile.TemporaryDirectory() as area:
+        for kept in recorded.list_recorded(PROJECT_ROOT / "data" / "recorded" / scenario):
+            run = load_run(recorded.expand(kept.directory, Path(area)), "real")
+            runs.append(samples_of(run.requests, run.tokens))
+    pool: dict[Cell, list[float]] = {}
+    for _ in range(POOL):
+        drawn = []
+        for chosen in random.integers(len(runs), size=repeats):
+            requests = runs[chosen]
+            drawn.append(_joined([requests[i] for i in random.integers(len(requests), size=len(requests))]))
+        for cell in drawn[0]:
+            pool.setdefault(cell, []).append(float(np.median([one[cell] for one in drawn])))
+    nights = {cell: np.array(values) for cell, values in pool.items()}
+    return Case(scenario, repeats, nights, simulated(scenario, 1.0), simulated(scenario, 1.1))
+
+
+def nights_until(case: Case, plant: str, seed: int, rule: Regression) -> int | None:
+    """Nights from the plant to the first verdict `regression`, that night included; None if there was none in the watched nights."""
+    slower, slower_profile = PLANTS[plant]
+    random = np.random.default_rng([seed, list(PLANTS).index(plant), case.repeats])
+    total = BASELINE_NIGHTS + WATCHED_NIGHTS
+    order = random.integers(POOL, size=total)
+    planted = np.arange(total) >= BASELINE_NIGHTS
+    lines = {}
+    for cell, values in case.nights.items():
+        real = values[order] * np.where(planted, 1 + slower, 1.0)
+        sim = np.where(planted & slower_profile, case.slower_sim[cell], case.sim[cell])
+        lines["engine", cell], lines["fidelity", cell] = real, sim / real
+    for count in range(BASELINE_NIGHTS + 1, total + 1):
+        series = [
+            judge_series(side, *cell, line[:count], rule)  # type: ignore[arg-type]
+            for (side, cell), line in lines.items()
+        ]
+        if overall(series) == "regression":
+            return count - BASELINE_NIGHTS
+    return None
+
+
+def outcomes(task: tuple[str, int, int]) -> list[tuple[str, int, str, int | None]]:
+    """Every plant on every seeded history of one scenario and number of repeats."""
+    scenario, repeats, histories = task
+    made, rule = case(scenario, repeats), Regression()
+    return [
+        (scenario, repeats, plant, nights_until(made, plant, seed, rule))
+        for plant in PLANTS
+        for seed in range(histories)
+    ]
+
+
+def main(histories: int) -> None:
+    """Print the table; `histories` in all for each plant and number of repeats, a third of them from each scenario."""
+    each = -(-histories // len(SCENARIOS))
+    tasks = [(scenario, repeats, each) for repeats in REPEATS for scenario in SCENARIOS]
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        found = pd.DataFrame(
+            [row for rows in pool.map(outcomes, tasks) for row in rows],
+            columns=["scenario", "repeats", "plant", "nights"],
+        )
+    print("| repeats a night | planted | histories | told as regression | nights until told, median | 90 % |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (repeats, plant), rows in found.groupby(["repeats", "plant"], sort=False):
+        told = rows["nights"].dropna()
+        shown = [f"{np.percentile(told, p):.0f}" if len(told) else "–" for p in (50, 90)]
+        share = f"{len(told)} ({100 * len(told) / len(rows):.1f} %)"
+        print(f"| {repeats} | {plant} | {len(rows)} | {share} | {' | '.join(shown)} |")
+    print("\ntold as regression, by scenario:")
+    print(
+        found.assign(told=found["nights"].notna())
+        .pivot_table(index=["repeats", "plant"], columns="scenario", values="told", sort=False)
+        .to_string()
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 201)

@@ -1,0 +1,248 @@
+"""What is checked about each entity, beyond the contract: the specs, and a result made from what an asset already computed.
+
+Every check is a spec of its asset's own op: a separate `@asset_check` would be a step of its own. A check that would make what follows wrong
+is an ERROR and blocks it; one that is an opinion is a WARN. A failing check says why and shows the rows. Nothing is computed here that the
+domain packages compute.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from gst_assets.analysis.comparison import DECIDING_PERCENTILES, Comparison
+from gst_assets.analysis.latencies import statistic_name
+from gst_assets.analysis.regression import RegressionReport
+from gst_assets.analysis.regression_report import verdict_line
+from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.assets.presentation import contract_failed, markdown_table
+from gst_assets.errors import ContractError, SimulationError
+
+_ROWS = 10
+REPORT = "report"
+"""Metadata key of a failing check under which a message finds the report."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check's name, whether its errors block what depends on the asset, and what it holds."""
+
+    name: str
+    blocking: bool
+    description: str
+
+
+COMPLETENESS = Check(
+    "completeness",
+    True,
+    "Every request succeeded. Some failed: a warning, as they are counted and left out; none succeeded: an error.",
+)
+LATENESS = Check(
+    "lateness",
+    False,
+    "The driver handed requests over on time (replay.lateness_limit_ns at P99). Lateness stays inside TTFT.",
+)
+ALL_TOKENS = Check("all_tokens", True, "The simulation gave every request every token it asked for.")
+PARITY = Check("parity", False, "The simulation assumed the settings that the engine reported.")
+FIDELITY_BAND = Check(
+    "fidelity_band", False, "The headline variant's P50 and P90 errors are inside the scenario's bands."
+)
+REGRESSION = Check(
+    "regression", False, "No confirmed regression of the engine or of the simulation's fidelity in the last nights."
+)
+SELF_CHECK = Check("same_bytes", True, "Simulating the same inputs again gives the same bytes.")
+
+
+def specs(asset: str, *checks: Check) -> list[dg.AssetCheckSpec]:
+    """The specs of an asset's checks."""
+    return [
+        dg.AssetCheckSpec(check.name, asset=asset, blocking=check.blocking, description=check.description)
+        for check in checks
+    ]
+
+
+def reports_contract(asset: str) -> Callable[[Callable[..., Any]], Callable[..., Iterator[Any]]]:
+    """Decorate an asset's function so that a broken contract also fails its contract check, with the rows, before the op fails.
+
+    Goes below `@dg.asset`. The tables were validated before they were committed, so nothing is on disk then.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+        @functools.wraps(function)
+        def reporting(*arguments: Any, **named: Any) -> Iterator[Any]:
+            try:
+                yield function(*arguments, **named)
+            except ContractError as error:
+                yield contract_failed(asset, error)
+                raise
+
+        return reporting
+
+    return decorate
+
+
+# --- real runs --------------------------------------------------------------------------------------------------------
+
+
+def completeness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
+    """Failed requests of every repeat."""
+    failed = _joined((run.meta.run_id, run.requests[run.requests["status"] != "ok"]) for run in runs)
+    asked = sum(len(run.requests) for run in runs)
+    why = f"{len(failed)} of {asked} requests failed"
+    severity = dg.AssetCheckSeverity.ERROR if len(failed) == asked else dg.AssetCheckSeverity.WARN
+    columns = ["run_id", "request_id", "num_decode_tokens_actual", "error_type", "error_msg"]
+    return _result(COMPLETENESS, "real_request_metrics", failed, columns, why, severity)
+
+
+def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
+    """The latest requests of the repeats that are marked degraded."""
+    late = []
+    for run in runs:
+        if run.meta.degraded and "send_time_ns" in run.requests:
+            frame = run.requests.assign(lateness_ns=run.requests["send_time_ns"] - run.requests["arrival_time_ns"])
+            late.append((run.meta.run_id, frame.nlargest(_ROWS, "lateness_ns")))
+    degraded = [run for run in runs if run.meta.degraded]
+    why = "; ".join(f"{run.meta.run_id}: P99 {run.meta.lateness_ns['p99'] / 1e6:.1f} ms" for run in degraded)
+    columns = ["run_id", "request_id", "arrival_time_ns", "send_time_ns", "lateness_ns"]
+    failed = bool(degraded)
+    return _result(
+        LATENESS, "real_request_metrics", _joined(late), columns, f"late beyond the limit: {why}",
+        dg.AssetCheckSeverity.WARN, passed=not failed,
+    )  # fmt: skip
+
+
+# --- simulations ------------------------------------------------------------------------------------------------------
+
+
+def all_tokens_result(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
+    """Simulated requests with fewer tokens than they asked for."""
+    short = _joined(
+        (run.meta.run_id, run.requests[run.requests["num_decode_tokens_actual"] < run.requests["num_decode_tokens"]])
+        for run in runs.values()
+    )
+    columns = ["run_id", "request_id", "num_decode_tokens", "num_decode_tokens_actual", "status"]
+    why = f"{len(short)} simulated requests lack tokens"
+    return _result(ALL_TOKENS, "vidur_request_metrics", short, columns, why, dg.AssetCheckSeverity.ERROR)
+
+
+def self_check_passed(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
+    """Every variant came out the same."""
+    return dg.AssetCheckResult(
+        passed=True,
+        check_name=SELF_CHECK.name,
+        asset_key="simulation_self_check",
+        metadata={"variants": ", ".join(runs)},
+    )
+
+
+def self_check_failed(run: SimulatedRun, error: SimulationError) -> dg.AssetCheckResult:
+    """A simulation that is no longer what it was; the op fails right after."""
+    return dg.AssetCheckResult(
+        passed=False,
+        check_name=SELF_CHECK.name,
+        asset_key="simulation_self_check",
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"run": run.meta.run_id, "why": dg.MetadataValue.text(str(error))},
+    )
+
+
+# --- comparison and regression ----------------------------------------------------------------------------------------
+
+
+def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
+    """Settings that differ, or that the simulation did not record."""
+    unequal = comparison.settings_parity[comparison.settings_parity["parity"] != "equal"]
+    why = f"{len(unequal)} settings are not known to be equal"
+    return _result(PARITY, "comparison_report", unequal, list(unequal.columns), why, dg.AssetCheckSeverity.WARN)
+
+
+def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult:
+    """The headline variant's deciding cells that are not a pass."""
+    frame, deciding = comparison.latency_errors, [statistic_name(one) for one in DECIDING_PERCENTILES]
+    cells = frame[(frame["variant"] == comparison.headline) & frame["statistic"].isin(deciding)]
+    outside = cells[cells["verdict"].isin(["warn", "fail"])]
+    judged = cells[cells["verdict"] != "insufficient"]
+    bands = comparison.bands
+    why = f"{len(outside)} of {len(judged)} judged cells are beyond the {bands.pass_band:.0%} band"
+    if judged.empty:
+        outside, why = cells, "no cell has enough samples to be judged"
+    columns = [
+        "metric",
+        "statistic",
+        "real_ns",
+        "sim_ns",
+        "relative_error",
+        "real_spread",
+        "num_real_samples",
+        "verdict",
+    ]
+    return _result(FIDELITY_BAND, "comparison_report", outside, columns, why, dg.AssetCheckSeverity.WARN, report=report)
+
+
+def regression_result(report: RegressionReport, summary: Path) -> dg.AssetCheckResult:
+    """The series with a confirmed regression. Suspicions and too little data pass, and the verdict says so."""
+    frame = report.verdicts
+    worse = frame[frame["verdict"] == "regression"]
+    columns = [
+        "side",
+        "metric",
+        "statistic",
+        "baseline",
+        "current",
+        "effect",
+        "noise_floor",
+        "pvalue",
+        "changed_in",
+        "nights_since",
+    ]
+    names = [one.name for one in report.series if one.verdict == "regression"]
+    return _result(
+        REGRESSION, "regression_report", worse, columns, verdict_line(report), dg.AssetCheckSeverity.WARN,
+        report=summary, told={"verdict": report.verdict, "nights": len(report.nights), "told_as": ", ".join(sorted(names))},
+    )  # fmt: skip
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _result(
+    check: Check,
+    asset: str,
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    why: str,
+    severity: dg.AssetCheckSeverity,
+    *,
+    passed: bool | None = None,
+    report: Path | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> dg.AssetCheckResult:
+    """Passed without rows (or as told); else why, and the first rows."""
+    good = rows.empty if passed is None else passed
+    metadata: dict[str, Any] = dict(told or {})
+    if not good:
+        shown = rows[[name for name in columns if name in rows.columns]].head(_ROWS).map(_rounded)
+        metadata |= {"why": dg.MetadataValue.md(why), "num_rows": len(rows)}
+        if len(shown):
+            metadata["rows"] = markdown_table(shown)
+        if report is not None:
+            metadata[REPORT] = dg.MetadataValue.path(str(report))
+    return dg.AssetCheckResult(
+        passed=good, check_name=check.name, asset_key=asset, severity=severity, metadata=metadata
+    )
+
+
+def _rounded(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e6 else value
+
+
+def _joined(parts: Any) -> pd.DataFrame:
+    """Rows of several runs with their run_id in front."""
+    frames = [frame.assign(run_id=run_id) for run_id, frame in parts]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -1,0 +1,122 @@
+"""The history is what the comparison directories say, and nothing else: same directories, same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gst_assets.analysis.history import History, load_history, read_history, write_history
+from gst_assets.contracts.store import ArtifactStore, directory_digests
+from gst_assets.errors import ArtifactError, ContractError
+from gst_assets.provenance import sha256_file
+from gst_assets_tests.analysis.histories import Night, noisy, values, write_night, write_nights
+
+
+def as_bytes(history: History, area: Path) -> dict[str, bytes]:
+    shutil.rmtree(area, ignore_errors=True)
+    area.mkdir()
+    write_history(history, area)
+    return {file.name: file.read_bytes() for file in area.iterdir()}
+
+
+def test_every_comparison_of_the_scenario_is_there_in_order_of_measurement(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(4, seed=1))
+    write_nights(tmp_path, noisy(2, seed=2), scenario="early_stop")
+    (tmp_path / "comparisons" / "smoke-incomplete").mkdir()
+    history = read_history(ArtifactStore(tmp_path), "smoke")
+    assert list(history.comparisons["comparison_id"]) == ids
+    assert list(history.comparisons["night"]) == [0, 1, 2, 3]
+    assert len(history.latencies) == 4 * 9
+    assert set(read_history(ArtifactStore(tmp_path), "early_stop").comparisons["night"]) == {0, 1}
+    assert len(read_history(ArtifactStore(tmp_path), "a100_light").comparisons) == 0
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), order=st.permutations(range(6)))
+def test_the_order_in_which_directories_appeared_changes_no_byte(tmp_path: Path, seed: int, order: list[int]) -> None:
+    nights = noisy(6, seed)
+    written = []
+    for name, numbers in (("one", range(6)), ("two", order)):
+        root = tmp_path / name
+        shutil.rmtree(root, ignore_errors=True)
+        for number in numbers:
+            write_night(root, "smoke", number, nights[number])
+        written.append(as_bytes(read_history(ArtifactStore(root), "smoke"), tmp_path / f"{name}-history"))
+    assert written[0] == written[1]
+
+
+def test_writing_twice_gives_the_same_bytes_and_reads_back(tmp_path: Path) -> None:
+    write_nights(tmp_path, noisy(3, seed=3))
+    history = read_history(ArtifactStore(tmp_path), "smoke")
+    assert as_bytes(history, tmp_path / "one") == as_bytes(history, tmp_path / "two")
+    again, meta = load_history(tmp_path / "one")
+    assert again.comparisons.equals(history.comparisons) and again.latencies.equals(history.latencies)
+    assert meta.sha256 == directory_digests(tmp_path / "one", "history_meta.json")
+
+
+def test_comparing_a_measurement_again_is_no_new_night(tmp_path: Path) -> None:
+    first, second, third = (Night(values(), values(factor), group="g") for factor in (1.0, 1.1, 1.2))
+    ids = write_nights(tmp_path, [first, second, third])
+    rows = read_history(ArtifactStore(tmp_path), "smoke").comparisons
+    assert list(rows["comparison_id"]) == ids
+    assert rows["night"].isna().tolist() == [True, True, False]
+
+
+def test_what_was_not_recorded_is_unknown_and_no_night(tmp_path: Path) -> None:
+    write_nights(tmp_path, [Night(values(), values(), measured=False), Night(values(), values())])
+    rows = read_history(ArtifactStore(tmp_path), "smoke").comparisons
+    assert rows["subject"].eq("").tolist() == [True, False]
+    assert rows["night"].isna().tolist() == [True, False]
+    assert rows["engine_version"].tolist() == ["", "0.32.0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (Night(values(), values(), settings={"engine_version": "0.33.0", "num_kv_blocks": 1000}), True),
+        (Night(values(), values(), settings={"max_num_seqs": 64}), False),
+        (Night(values(), values(), meta={"workload_id": "wl-other"}), False),
+        (Night(values(), values(), meta={"hardware": {"hardware_id": "cpu", "device_name": "Other", "device_count": 1}}), False),
+        (Night(values(), values(), meta={"params": {"model": {"name": "other"}, "engine": {"backend": "vllm"}}}), False),
+    ],
+)  # fmt: skip
+def test_the_subject_is_hardware_model_settings_and_workload(tmp_path: Path, change: Night, same: bool) -> None:
+    write_nights(tmp_path, [Night(values(), values()), change])
+    subjects = read_history(ArtifactStore(tmp_path), "smoke").comparisons["subject"]
+    assert (subjects.iloc[0] == subjects.iloc[1]) is same
+
+
+def test_an_altered_comparison_is_named(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(2, seed=4))
+    table = tmp_path / "comparisons" / ids[1] / "tables" / "latency_errors.csv"
+    table.write_text(table.read_text().replace("ttft", "itl", 1))
+    with pytest.raises(ArtifactError, match=f"{ids[1]}/tables/latency_errors.csv: missing, or changed"):
+        read_history(ArtifactStore(tmp_path), "smoke")
+
+
+def test_a_comparison_that_breaks_the_contract_is_named_with_its_line(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=5))
+    directory = tmp_path / "comparisons" / ids[1]
+    table, meta = directory / "tables" / "latency_errors.csv", directory / "run_meta.json"
+    before = sha256_file(table)
+    table.write_text(table.read_text().replace(",pass", ",splendid", 1))
+    meta.write_text(meta.read_text().replace(before, sha256_file(table)))
+    with pytest.raises(
+        ContractError, match=f"{ids[1]}/tables/latency_errors.csv: line 2, column verdict: found 'splendid'"
+    ):
+        read_history(ArtifactStore(tmp_path), "smoke")
+
+
+def test_a_table_with_a_column_of_another_program_is_read_too(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=6))
+    directory = tmp_path / "comparisons" / ids[1]
+    table, meta = directory / "tables" / "latency_errors.csv", directory / "run_meta.json"
+    before, expected = sha256_file(table), read_history(ArtifactStore(tmp_path), "smoke").latencies
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header + ",note", *[row + ",mine" for row in rows]]) + "\n")
+    meta.write_text(meta.read_text().replace(before, sha256_file(table)))
+    assert read_history(ArtifactStore(tmp_path), "smoke").latencies.equals(expected)

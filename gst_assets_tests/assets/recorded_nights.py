@@ -1,0 +1,80 @@
+"""A whole comparison without an engine: a recorded H200 run against a simulation on a made-up profile. Not a test module.
+
+The profile is synthetic, so the size of the errors means nothing; everything that happens with them is real, in about 20 s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from gst_assets.contracts.documents import ProfileMeta, write_document
+from gst_assets.contracts.store import directory_digests
+from gst_assets.contracts.tables import AttentionProfile, MlpProfile, Overheads, write_table
+from gst_assets.definitions import defs
+from gst_assets.engine.recorded import list_recorded
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import load_scenario
+from gst_assets_tests.vidur_adapter.support import bundle, default_overheads, step_row
+
+SCENARIO = "h200_spaced"
+
+
+def write_profile(root: Path, *, scale: float = 1.0) -> Path:
+    """A profiling root with a bundle for `SCENARIO` whose operators take `scale` times a formula; returns `root`."""
+    scenario = load_scenario(SCENARIO)
+    recorded = list_recorded(PROJECT_ROOT / "data" / "recorded" / SCENARIO)[0].meta
+    eager = [
+        step_row("mixed_eager", 1, tokens, n, 256 * n, 15_000_000 + 10_000 * tokens)
+        for tokens in (600, 2000)
+        for n in (0, 8, 40)
+    ]
+    made = bundle(scenario, scale=scale, overheads=[*default_overheads(), *eager])
+    directory = root / scenario.hardware.hardware_id / scenario.model.name
+    directory.mkdir(parents=True)
+    write_table(MlpProfile, made.mlp, directory)
+    write_table(AttentionProfile, made.attention, directory)
+    assert made.overheads is not None
+    write_table(Overheads, made.overheads, directory)
+    meta = ProfileMeta(
+        run_id="synthetic",
+        started_at=recorded.started_at,
+        ended_at=recorded.ended_at,
+        git_commit=None,
+        git_dirty=None,
+        model=recorded.model,
+        hardware=recorded.hardware,
+        env={},
+        params=scenario.model_dump(mode="json"),
+        hydra=recorded.hydra,
+        sha256=directory_digests(directory, "run_meta.json"),
+        profiling_root=str(root),
+        profile_key="synthetic",
+        engine_settings=recorded.engine_settings,
+        calibration_sha256={"synthetic": "0" * 64},
+    )
+    write_document(meta, directory / "run_meta.json")
+    return root
+
+
+def materialize(
+    root: Path, profiles: Path, selection: str, instance: dg.DagsterInstance | None = None, **changes: Any
+) -> dg.ExecuteInProcessResult:
+    """Materialize assets of `SCENARIO` in this process; `selection` as on the command line. Does not raise."""
+    job = defs.resolve_implicit_global_asset_job_def()
+    keys = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
+    return job.execute_in_process(
+        asset_selection=sorted(keys),
+        partition_key=SCENARIO,
+        instance=instance,
+        raise_on_error=False,
+        run_config={
+            "resources": {
+                "artifacts": {"config": {"root": str(root)}},
+                "profiling_root": {"config": {"root": str(profiles)}},
+                "scenario": {"config": {"overrides": list(changes.get("overrides", []))}},
+            }
+        },
+    )

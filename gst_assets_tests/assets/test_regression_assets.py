@@ -1,0 +1,249 @@
+"""History, regression report, self-check, checks and messages through Dagster, on recorded runs and a made-up profile (no engine)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from gst_assets.automation import tell_people
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.definitions import defs
+from gst_assets.notifications import SLACK, WEBHOOK
+from gst_assets.provenance import sha256_file
+from gst_assets_tests.analysis.histories import noisy, write_nights
+from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize, write_profile
+
+LINE = "key:comparison_history or key:regression_report"
+Checks = dict[str, dg.AssetCheckEvaluation]
+
+
+def checks(result: dg.ExecuteInProcessResult) -> Checks:
+    found = [
+        event.asset_check_evaluation_data
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
+    return {f"{one.asset_key.to_user_string()}/{one.check_name}": one for one in found}
+
+
+def text(check: dg.AssetCheckEvaluation, key: str) -> str:
+    return str(check.metadata[key].value)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def error(result: dg.ExecuteInProcessResult) -> str:
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    return failure.event_specific_data.error.cause.message  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_profile(tmp_path_factory.mktemp("profiles"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> tuple[Path, Checks]:
+    """Artifact root after every asset was materialized once, and every check's evaluation."""
+    root = tmp_path_factory.mktemp("platform") / "artifacts"
+    result = materialize(root, profiles, "*")
+    assert result.success
+    return root, checks(result)
+
+
+def test_every_declared_check_was_evaluated(whole: tuple[Path, Checks]) -> None:
+    declared = {key.to_user_string().replace(":", "/") for key in defs.resolve_asset_graph().asset_check_keys}
+    assert {name.replace(":", "/") for name in declared} == set(whole[1])
+    assert all(one.passed for name, one in whole[1].items() if name.endswith("/contract"))
+
+
+def test_a_failing_check_says_why_and_shows_the_rows(whole: tuple[Path, Checks]) -> None:
+    band, parity = whole[1]["comparison_report/fidelity_band"], whole[1]["comparison_report/parity"]
+    assert not band.passed and band.severity is dg.AssetCheckSeverity.WARN
+    assert "judged cells are beyond the 5% band" in text(band, "why")
+    assert "| itl | p50 |" in text(band, "rows")
+    assert text(band, "report").endswith("summary.md")
+    assert not parity.passed
+    assert "async_scheduling" in text(parity, "rows")
+
+
+def test_history_and_report_come_back_identical_without_the_database(
+    whole: tuple[Path, Checks], profiles: Path
+) -> None:
+    """Each in-process run here has a database of its own; only the artifacts stay."""
+    store = ArtifactStore(whole[0])
+    directories = [store.path(Kind.HISTORY, SCENARIO), store.path(Kind.REGRESSION, SCENARIO)]
+    before = [content(directory) for directory in directories]
+    for directory in directories:
+        for file in sorted(directory.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        directory.rmdir()
+    assert materialize(whole[0], profiles, LINE).success
+    assert [content(directory) for directory in directories] == before
+
+
+def test_a_regression_in_the_history_fails_its_check_and_names_the_series(tmp_path: Path, profiles: Path) -> None:
+    write_nights(tmp_path, noisy(24, seed=1, step_at=18, step=0.2), SCENARIO)
+    result = materialize(tmp_path, profiles, LINE)
+    assert result.success
+    check = checks(result)["regression_report/regression"]
+    assert not check.passed and check.severity is dg.AssetCheckSeverity.WARN
+    assert "REGRESSION" in text(check, "why") and "engine ITL P50" in text(check, "told_as")
+    assert "| engine | itl | p50 |" in text(check, "rows")
+
+
+def test_a_broken_table_fails_the_contract_check_with_its_rows_and_commits_nothing(
+    tmp_path: Path, profiles: Path
+) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=2), SCENARIO)
+    directory = tmp_path / "comparisons" / ids[1]
+    table, meta = directory / "tables" / "latency_errors.csv", directory / "run_meta.json"
+    before = sha256_file(table)
+    table.write_text(table.read_text().replace(",pass", ",splendid", 1))
+    meta.write_text(meta.read_text().replace(before, sha256_file(table)))
+    result = materialize(tmp_path, profiles, LINE)
+    assert not result.success
+    check = checks(result)["comparison_history/contract"]
+    assert not check.passed
+    assert f"{ids[1]}/tables/latency_errors.csv: line 2, column verdict: found 'splendid'" in text(check, "violation")
+    assert "| 0 | 'ttft' |" in text(check, "offending_rows")
+    assert not (tmp_path / "history").exists()
+
+
+def test_the_self_check_passes_and_names_the_row_that_changed(whole: tuple[Path, Checks], profiles: Path) -> None:
+    root = whole[0]
+    assert whole[1]["simulation_self_check/same_bytes"].passed
+    pointer = ArtifactStore(root).current(SCENARIO, "vidur_runs")
+    assert pointer is not None
+    directory = root / "vidur_runs" / pointer["run_ids"]["calibrated"]
+    table, meta = directory / "iterations.csv", directory / "run_meta.json"
+    kept = table.read_bytes(), meta.read_bytes()
+    rows = table.read_text().splitlines()
+    cells = rows[8].split(",")
+    changed = str(int(cells[2]) + 1)
+    rows[8] = ",".join([*cells[:2], changed, *cells[3:]])
+    before = sha256_file(table)
+    table.write_text("\n".join(rows) + "\n")
+    meta.write_text(meta.read_text().replace(before, sha256_file(table)))
+    try:
+        result = materialize(root, profiles, "simulation_self_check")
+    finally:
+        table.write_bytes(kept[0])
+        meta.write_bytes(kept[1])
+    assert not result.success
+    check = checks(result)["simulation_self_check/same_bytes"]
+    assert not check.passed and check.blocking
+    assert (
+        f"iterations.csv: simulating the same inputs again gives other bytes; first difference: row 7 (iteration_id {cells[0]}), column completion_time_ns: {changed} before, {cells[2]} now"
+        in text(check, "why")
+    )
+
+
+def test_the_self_check_refuses_other_inputs(whole: tuple[Path, Checks], tmp_path: Path) -> None:
+    result = materialize(whole[0], write_profile(tmp_path / "other", scale=1.1), "simulation_self_check")
+    assert not result.success
+    assert "its profile changed since" in error(result)
+
+
+# --- telling people ---------------------------------------------------------------------------------------------------
+
+
+class Receiver:
+    """A real HTTP server on loopback that keeps what it is sent; answers 500 while `broken`."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, dict[str, Any]]] = []
+        self.broken = False
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not outer.broken:
+                    outer.received.append((self.path, body))
+                self.send_response(500 if outer.broken else 200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    running = Receiver()
+    monkeypatch.setenv(WEBHOOK, f"{running.url}/hook")
+    monkeypatch.delenv(SLACK, raising=False)
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def tick(instance: dg.DagsterInstance, cursor: str | None) -> str:
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=defs.get_repository_def())
+    result = tell_people(context)
+    assert isinstance(result, dg.SensorResult) and result.cursor is not None
+    return result.cursor
+
+
+def test_a_failing_check_is_told_once_with_the_report(
+    tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = tick(instance, None)
+        write_nights(tmp_path, noisy(24, seed=1, step_at=18, step=0.2), SCENARIO)
+        assert materialize(tmp_path, profiles, LINE, instance).success
+        receiver.broken = True
+        with pytest.raises(Exception, match=f"{WEBHOOK}: 127.0.0.1 answered 500"):
+            tick(instance, cursor)
+        receiver.broken = False
+        monkeypatch.setenv(SLACK, f"{receiver.url}/slack")
+        cursor = tick(instance, cursor)
+        assert [path for path, _ in receiver.received] == ["/hook", "/slack"]
+        told = receiver.received[0][1]
+        assert told["kind"] == "regression" and told["scenario"] == SCENARIO
+        assert told["report"].endswith(f"regressions/{SCENARIO}/summary.md")
+        assert told["link"].endswith(f"/assets/regression_report?view=partitions&partition={SCENARIO}")
+        assert told["report"] in receiver.received[1][1]["text"]
+        # The next night finds the same regression, and the sensor sees the old evaluation again.
+        assert materialize(tmp_path, profiles, LINE, instance).success
+        tick(instance, cursor)
+        assert len(receiver.received) == 2
+
+
+def test_a_failed_run_is_told_once_with_its_cause(tmp_path: Path, profiles: Path, receiver: Receiver) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = tick(instance, None)
+        assert not materialize(tmp_path, profiles, "regression_report", instance).success
+        cursor = tick(instance, cursor)
+        assert len(receiver.received) == 1
+        told = receiver.received[0][1]
+        assert told["kind"] == "run_failed" and told["scenario"] == SCENARIO
+        assert "no such directory. Materialize the asset that writes it" in told["text"]
+        tick(instance, cursor)
+        assert len(receiver.received) == 1
+
+
+def test_nothing_is_sent_unless_configured(
+    tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(WEBHOOK)
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = tick(instance, None)
+        assert not materialize(tmp_path, profiles, "regression_report", instance).success
+        cursor = tick(instance, cursor)
+        monkeypatch.setenv(WEBHOOK, f"{receiver.url}/hook")
+        tick(instance, cursor)
+    assert receiver.received == []
