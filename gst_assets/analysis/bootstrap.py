@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,7 +32,8 @@ LEVEL = 0.95
 NUM_REPLICATES = 1000
 SEED = 20260101
 _LENGTHEN = 2.0
-_CHUNK_CELLS = 1 << 24
+_CHUNK_CELLS = 1 << 22
+_KEPT_CELLS = 1 << 23
 _DENSE_LEVELS = 101
 _GLOBAL_LEVELS = 101
 
@@ -64,26 +66,34 @@ class Blocks:
     def weights(self, columns: int) -> Iterator[np.ndarray]:
         """How often each request (by id) is drawn, float32 [replicates, requests], in chunks that keep `columns` columns small beside it.
 
-        The same draws at every call.
+        The same draws at every call, kept where they are few.
         """
-        generator = np.random.default_rng(self.seed)
+        if self.num_replicates * self.num_requests <= _KEPT_CELLS:
+            return iter([self._all_weights])
+        return self._draw(max(1, _CHUNK_CELLS // max(self.num_requests, columns)))
+
+    @cached_property
+    def _all_weights(self) -> np.ndarray:
+        return next(self._draw(self.num_replicates))
+
+    def _draw(self, chunk: int) -> Iterator[np.ndarray]:
         n = self.num_requests
         draws = -(-n // self.length)
         # The last block is cut, so that each replicate has n requests.
         last = n - (draws - 1) * self.length
-        chunk = max(1, min(self.num_replicates, _CHUNK_CELLS // max(n, columns)))
+        begins = np.random.default_rng(self.seed).integers(0, n, size=(self.num_replicates, draws))
         for start in range(0, self.num_replicates, chunk):
-            rows = min(chunk, self.num_replicates - start)
-            begins = generator.integers(0, n, size=(rows, draws))
-            ends = begins + self.length
-            ends[:, -1] = begins[:, -1] + last
+            begin = begins[start : start + chunk]
+            rows, width = len(begin), 2 * n + 1
+            end = begin + self.length
+            end[:, -1] = begin[:, -1] + last
             # +1 where a block begins and -1 where it ends; blocks that run over the end go on at the beginning.
-            row = np.arange(rows)[:, None] * (2 * n + 1)
-            steps = np.bincount((row + begins).ravel(), minlength=rows * (2 * n + 1))
-            steps -= np.bincount((row + ends).ravel(), minlength=rows * (2 * n + 1))
-            drawn = np.cumsum(steps.reshape(rows, 2 * n + 1), axis=1)[:, : 2 * n]
+            row = np.arange(rows)[:, None] * width
+            steps = np.bincount((row + begin).ravel(), minlength=rows * width).astype(np.int32)
+            steps -= np.bincount((row + end).ravel(), minlength=rows * width).astype(np.int32)
+            drawn = np.cumsum(steps.reshape(rows, width), axis=1, dtype=np.int32)
             weights = np.empty((rows, n), dtype=np.float32)
-            weights[:, self.order] = drawn[:, :n] + drawn[:, n:]
+            weights[:, self.order] = drawn[:, :n] + drawn[:, n : 2 * n]
             yield weights
 
 
@@ -210,9 +220,7 @@ def intervals(
     `real` and `sim` are the replicates of each repeat; `real_ns` and `sim_ns` the exact statistics of each, [repeats, STATISTICS]. A side's
     value is the median over repeats, as in the report.
     """
-    drawn = _log_ratio(
-        np.median([one.values for one in sim], axis=0), np.median([one.values for one in real], axis=0)
-    )
+    drawn = _log_ratio(np.median([one.values for one in sim], axis=0), np.median([one.values for one in real], axis=0))
     centre = _log_ratio(np.median([one.whole for one in sim], axis=0), np.median([one.whole for one in real], axis=0))
     estimate = _log_ratio(np.median(sim_ns, axis=0), np.median(real_ns, axis=0))
     between = [_between_repeats(one) for one in _log_ratio(sim_ns, real_ns).T]

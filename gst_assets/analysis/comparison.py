@@ -16,7 +16,7 @@ import pandas as pd
 
 from gst_assets.analysis import bootstrap, gate
 from gst_assets.analysis.alignment import AlignedPair, AlignedSide, align
-from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
+from gst_assets.analysis.bootstrap import Blocks, Replicates
 from gst_assets.analysis.measures import (
     MEASURE_NAMES,
     MEASURES,
@@ -34,7 +34,6 @@ from gst_assets.analysis.measures import (
     percentile_ns,
     relative_error,
     requests_in_system,
-    samples_ns,
     statistics_ns,
     timeline,
     wasserstein_ns,
@@ -217,7 +216,7 @@ def compare(
         simulations=simulations,
         headline=headline,
         bands=bands,
-        verdict=_verdict(found.cells, headline, marked=marked),
+        verdict=_verdict(found.cells, marked=marked),
         checks=tuple(checks),
         cells=tuple(found.cells),
         repeat_latencies=_frame(RepeatLatencies, found.repeat_rows),
@@ -270,7 +269,10 @@ class _Sides:
                 pair = pairs[run_id, variant]
                 requests = pair.sim.requests
                 # Which requests are compared, and to how many tokens: what the simulated side of a pair depends on.
-                cut = (variant, requests["request_id"].to_numpy().tobytes() + requests["num_tokens"].to_numpy().tobytes())
+                cut = (
+                    variant,
+                    requests["request_id"].to_numpy().tobytes() + requests["num_tokens"].to_numpy().tobytes(),
+                )
                 if cut not in cuts:
                     cuts[cut] = _samples(pair.sim, pair.counts.num_requests)
                 sim[run_id, variant] = cuts[cut]
@@ -498,7 +500,7 @@ def _error_groups(errors: pd.DataFrame) -> pd.DataFrame:
     return _frame(ErrorGroups, rows)
 
 
-def _verdict(cells: Sequence[Cell], headline: str, *, marked: bool) -> Verdict:
+def _verdict(cells: Sequence[Cell], *, marked: bool) -> Verdict:
     required = [cell for cell in cells if cell.required]
     # A cell without any sample (one token a request has no gap) is nothing to be judged, not a judgement withheld.
     present = [cell for cell in required if cell.num_real_samples]

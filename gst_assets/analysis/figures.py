@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
                 f"Cumulative distribution of {MEASURE_NAMES[metric]}, {what}. Thin black: one line per real repeat.{band} A logarithmic axis "
                 "begins at the lowest 1 %; what lies below enters at its left edge.",
                 4.2,
-                lambda canvas, metric=metric: _cdf(canvas, comparison, metric),
+                partial(_cdf, comparison=comparison, metric=metric),
             )
     add(
         "qq.png",
@@ -139,6 +140,10 @@ def _headline_pair(comparison: Comparison) -> tuple[str, str]:
     return comparison.real_repeats[0].meta.run_id, comparison.headline
 
 
+def _headline_runs(comparison: Comparison) -> tuple[RealRun | SimulatedRun, RealRun | SimulatedRun]:
+    return comparison.real_repeats[0], comparison.simulations[comparison.headline]
+
+
 def _save(path: Path, height: float, draw: Callable[[Canvas], None]) -> None:
     from matplotlib import style
     from matplotlib.figure import Figure as Canvas
@@ -167,6 +172,8 @@ def _legend(canvas: Canvas, axes: Axes, columns: int = 5) -> None:
 
 
 def _errors(canvas: Canvas, comparison: Comparison) -> None:
+    from matplotlib.ticker import NullLocator
+
     axes = _axes(canvas.add_subplot())
     axes.grid(False, axis="y")
     keys = list(dict.fromkeys((cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples))
@@ -205,18 +212,12 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
         axes.set_xscale("symlog", linthresh=20, linscale=1.5)
         ticks = [t for t in (5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000) if t <= 1.3 * reach]
         axes.set_xticks([-t for t in reversed(ticks)] + [0] + ticks, minor=False)
-        axes.xaxis.set_minor_locator(_no_ticks())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
     axes.set_xlim(-1.1 * reach, 1.1 * reach)
     axes.set_xlabel("relative error (simulated - real) / real [%]")
     _legend(canvas, axes)
-
-
-def _no_ticks() -> object:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
 
 
 def _row_label(cell: Cell) -> str:
@@ -258,7 +259,7 @@ def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
 
 
 def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
-    metrics = [metric for metric in ("ttft", "itl") if _has_samples(comparison, metric)]
+    metrics = [metric for metric in _DISTRIBUTIONS if _has_samples(comparison, metric)]
     grid = canvas.subplots(1, len(metrics), squeeze=False)[0]
     first, styles = comparison.real_repeats[0].meta.run_id, _styled(comparison)
     for axes, metric in zip(grid, metrics, strict=True):
@@ -267,7 +268,9 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
         curves = {variant: comparison.curves[metric, variant] / _NS_PER_MS for variant in styles}
         _diagonal(axes, np.concatenate([real, *curves.values()]), comparison.bands.warn_band)
         for variant, (colour, line, marker) in styles.items():
-            axes.plot(real, curves[variant], color=colour, linestyle=line, linewidth=1.6, label=f"Vidur {variant}", zorder=3)
+            axes.plot(
+                real, curves[variant], color=colour, linestyle=line, linewidth=1.6, label=f"Vidur {variant}", zorder=3
+            )
             marked = [int(np.abs(CURVE_LEVELS - level).argmin()) for level in (0.5, 0.9, 0.99)]
             axes.plot(
                 real[marked], curves[variant][marked], linestyle="none", marker=marker, markersize=6, color=colour,
@@ -333,7 +336,10 @@ def _drivers(canvas: Canvas, comparison: Comparison) -> None:
     groups = groups[(groups["variant"] == comparison.headline) & (groups["metric"] == "ttft")]
     every = -(-len(errors) // _MAX_SCATTER_POINTS)
     colour = _STYLES[0][0]
-    panels = (("num_prefill_tokens", "prompt length [tokens]"), ("num_in_system", "other requests in the system [requests]"))
+    panels = (
+        ("num_prefill_tokens", "prompt length [tokens]"),
+        ("num_in_system", "other requests in the system [requests]"),
+    )
     grid = canvas.subplots(1, 2, sharey=True)
     for axes, (factor, label) in zip(grid, panels, strict=True):
         _axes(axes)
@@ -366,16 +372,19 @@ def _timeline_names(comparison: Comparison) -> tuple[str, str]:
 
 def _timelines(canvas: Canvas, comparison: Comparison) -> None:
     real, sim = _timeline_names(comparison)
-    colour, line, _ = _STYLES[0]
+    colour = _STYLES[0][0]
     end = max(float(comparison.timelines[name].time_ns[-1]) for name in (real, sim))
     grid = canvas.subplots(2, 1, sharex=True)
     for axes, what in zip(grid, ("running", "waiting"), strict=True):
         _axes(axes)
         for name, label, style in (
-            (real, "real", {"color": _REAL_COLOUR, "linewidth": 1.0}),
-            (sim, f"Vidur {sim}", {"color": colour, "linewidth": 1.6, "linestyle": (0, (4, 1.5)), "alpha": 0.9}),
+            (real, "real", {"color": _REAL_COLOUR, "linewidth": 0.8}),
+            (sim, f"Vidur {sim}", {"color": colour, "linewidth": 1.4, "linestyle": (0, (4, 1.5))}),
         ):
-            axes.plot(*_steps(comparison.timelines[name], what, end), drawstyle="steps-post", label=label, **style)
+            seconds, counts = _steps(comparison.timelines[name], what, end)
+            if name == real:
+                axes.fill_between(seconds, counts, step="post", color="#CCCCCC", linewidth=0)
+            axes.plot(seconds, counts, drawstyle="steps-post", label=label, **style)
         axes.set_ylabel(f"{what} [requests]")
         axes.set_ylim(bottom=0)
         if axes.get_ylim()[1] < 1:
@@ -401,7 +410,7 @@ def _steps(timeline: Timeline, what: str, end_ns: float) -> tuple[np.ndarray, np
 
 def _phases_told(comparison: Comparison) -> str:
     """Which parts of a request's time can be told apart."""
-    runs = (comparison.real_repeats[0], comparison.simulations[comparison.headline])
+    runs = _headline_runs(comparison)
     missing = [name for name, run in zip(("real run", "simulation"), runs, strict=True) if _scheduled(run) is None]
     if not missing:
         return "Waiting: arrival to first scheduled; prefill: from there to the first token; decode: to the last compared token."
@@ -420,7 +429,7 @@ def _worst(canvas: Canvas, comparison: Comparison) -> None:
     chosen = np.argsort(-size, kind="stable")[:_NUM_WORST]
     axes = _axes(canvas.add_subplot())
     axes.grid(False, axis="y")
-    runs = (comparison.real_repeats[0], comparison.simulations[comparison.headline])
+    runs = _headline_runs(comparison)
     labels, ticks = [], []
     for number, row in enumerate(chosen):
         for offset, (side, run) in zip((-0.19, 0.19), zip((real, sim), runs, strict=True), strict=True):

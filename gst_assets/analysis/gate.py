@@ -137,9 +137,7 @@ def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] 
 # --- mark and note ----------------------------------------------------------------------------------------------------
 
 
-def settings_parity(
-    real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]
-) -> list[dict[str, str]]:
+def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, str]]:
     """Rows of `contracts.tables.SettingsParity`: what the engine reported beside what each simulation assumed."""
     rows = []
     for variant, sim in simulations.items():
@@ -192,7 +190,8 @@ def checks(
             _bunched(run),
         ]
     found += [_preemptions(real_repeats, variant, sim) for variant, sim in simulations.items()]
-    for one in [*real_repeats, *simulations.values()]:
+    every_run: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
+    for one in every_run:
         if one.latency_derived:
             text = f"run {one.meta.run_id}: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns"
             found.append(Check("token_latency_ns", one.meta.run_id, "note", "", "", text))
@@ -252,7 +251,9 @@ def _transport(run: RealRun) -> Check:
     run_id, transport = run.meta.run_id, run.meta.engine_settings.transport
     if transport == "in_process":
         return Check("transport", run_id, "ok", transport, "none")
-    text = f"real run {run_id}: tokens came over {transport}, whose time is in every real latency and in no simulated one"
+    text = (
+        f"real run {run_id}: tokens came over {transport}, whose time is in every real latency and in no simulated one"
+    )
     return Check("transport", run_id, "mark", transport, "none", text)
 
 

@@ -156,7 +156,8 @@ def kolmogorov_smirnov(one: np.ndarray, other: np.ndarray) -> float:
     for at in (one, other):
         gaps.append(
             np.abs(
-                np.searchsorted(one, at, side="right") / len(one) - np.searchsorted(other, at, side="right") / len(other)
+                np.searchsorted(one, at, side="right") / len(one)
+                - np.searchsorted(other, at, side="right") / len(other)
             ).max()
         )
     return float(max(gaps))
@@ -204,7 +205,7 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
     if len(one) < 2 or any(np.ptp(rank) == 0 for rank in ranks):
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 # --- a run as a whole -------------------------------------------------------------------------------------------------

@@ -166,7 +166,11 @@ def _finding(comparison: Comparison) -> str:
         return f"{vidur} is off by {cell}, beyond the {100 * bands.warn_band:g} % band"
     unjudged = [one.name for one in verdict.unjudged if one.num_real_samples]
     if verdict.outcome == "insufficient":
-        count = "the one other required cell is" if len(verdict.cells) == 1 else f"the worst of the other {len(verdict.cells)} required cells is"
+        count = (
+            "the one other required cell is"
+            if len(verdict.cells) == 1
+            else f"the worst of the other {len(verdict.cells)} required cells is"
+        )
         return f"too few samples for a verdict on {', '.join(unjudged)}; {count} {worst.name}: {worst.verdict}, {percent(worst.relative_error)}{_interval(worst)}"
     if worst.verdict == "inconclusive":
         return (
@@ -201,17 +205,23 @@ def _largest_of(comparison: Comparison, variant: str) -> str:
         key=lambda cell: cell.error_size,
         default=None,
     )
-    return f"For comparison, `{variant}`: largest error {percent(worst.relative_error)} at {worst.name}." if worst else ""
+    return (
+        f"For comparison, `{variant}`: largest error {percent(worst.relative_error)} at {worst.name}." if worst else ""
+    )
 
 
 def _caveats(comparison: Comparison) -> list[Block]:
     items = [f"**Marked**: {text}." for text in comparison.marks]
-    empty = list(dict.fromkeys(MEASURE_NAMES[one.metric] for one in comparison.verdict.unjudged if not one.num_real_samples))
+    empty = list(
+        dict.fromkeys(MEASURE_NAMES[one.metric] for one in comparison.verdict.unjudged if not one.num_real_samples)
+    )
     few = [one.name for one in comparison.verdict.unjudged if one.num_real_samples]
     if few and comparison.verdict.cells:
         items.append(f"Too few samples to judge: {', '.join(few)}.")
     if empty:
-        items.append(f"{', '.join(empty)} has no samples (requests of one token have no gap) and does not enter the verdict.")
+        items.append(
+            f"{', '.join(empty)} has no samples (requests of one token have no gap) and does not enter the verdict."
+        )
     items += [f"Note: {text}." for text in comparison.notes]
     return [Items(tuple(items))] if items else []
 
@@ -268,7 +278,9 @@ def _table_notes(comparison: Comparison) -> str:
 
 def _without_figure(comparison: Comparison) -> list[Block]:
     empty = dict.fromkeys(cell.metric for cell in comparison.cells if not cell.num_real_samples)
-    return [Text(f"{MEASURE_NAMES[metric]} has no samples, so it has no figure.") for metric in empty if metric == "itl"]
+    return [
+        Text(f"{MEASURE_NAMES[metric]} has no samples, so it has no figure.") for metric in empty if metric == "itl"
+    ]
 
 
 def _paired(comparison: Comparison) -> Grid:
@@ -371,7 +383,11 @@ def _runs(comparison: Comparison) -> Items:
     hardware = meta.hardware
     driver = f", driver {hardware.driver}" if hardware.driver else ""
     graphs = settings.cudagraph_capture_sizes
-    captured = f"CUDA graphs captured for {len(graphs)} sizes up to {max(graphs)} tokens" if graphs else "no CUDA graphs captured"
+    captured = (
+        f"CUDA graphs captured for {len(graphs)} sizes up to {max(graphs)} tokens"
+        if graphs
+        else "no CUDA graphs captured"
+    )
     overrides = (
         f" with overrides {', '.join(f'`{text}`' for text in meta.hydra.overrides)}" if meta.hydra.overrides else ""
     )
@@ -411,7 +427,9 @@ def _method(comparison: Comparison) -> Items:
     required = ", ".join(MEASURE_NAMES[one] for one in bands.required_metrics)
     at = ", ".join("mean" if one == "mean" else one.upper() for one in bands.required_statistics)
     length = comparison.block_length
-    blocks = f"blocks of {length} requests, {NUM_REPLICATES:,} replicates" if length else "not formed here: too few requests"
+    blocks = (
+        f"blocks of {length} requests, {NUM_REPLICATES:,} replicates" if length else "not formed here: too few requests"
+    )
     return Items(
         (
             *(f"{MEASURE_NAMES[measure]}: {_MEASURE_WORDS[measure]}." for measure in MEASURES),

@@ -75,7 +75,9 @@ def page(blocks: Sequence[Block], outcome: str, figures: Path) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -100,10 +102,16 @@ def _as_html(block: Block, figures: Path) -> str:
 def _html_table(grid: Grid) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         marks = ["" if number < grid.numeric_from else ' class="n"' for number in range(len(cells))]
-        return "<tr>" + "".join(f"<{tag}{mark}>{_inline(cell)}</{tag}>" for mark, cell in zip(marks, cells, strict=True)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{mark}>{_inline(cell)}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
+            + "</tr>"
+        )
 
     body = "\n".join(row(cells, "td") for cells in grid.rows)
-    return f'<div class="wide"><table>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    return (
+        f'<div class="wide"><table>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    )
 
 
 def _inline(text: str) -> str:

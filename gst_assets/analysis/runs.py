@@ -112,9 +112,9 @@ def _check_tables_agree(requests: pd.DataFrame, tokens: pd.DataFrame, directory:
         told = stated.notna().to_numpy()
         starts = (np.cumsum(counts) - counts)[told]
         first = stated.to_numpy(dtype="int64", na_value=0)[told]
-        if np.array_equal(counts, expected) and (counts[told] > 0).all():
-            if np.array_equal(tokens["token_time_ns"].to_numpy()[starts], first):
-                return
+        same_counts = np.array_equal(counts, expected) and bool((counts[told] > 0).all())
+        if same_counts and np.array_equal(tokens["token_time_ns"].to_numpy()[starts], first):
+            return
     check_run_tables(requests, tokens, directory)
 
 

@@ -47,5 +47,5 @@ def judge(relative_error: float, interval: Interval, bands: Bands, *, sufficient
 
 def worst(outcomes: Iterable[Outcome], *, marked: bool = False) -> Outcome:
     """The worst of the outcomes; `insufficient` of none. Marked, it is `warn` at best."""
-    found = max(outcomes, key=OUTCOMES.index, default="insufficient")
+    found: Outcome = max(outcomes, key=OUTCOMES.index, default="insufficient")
     return "warn" if marked and found == "pass" else found

@@ -422,7 +422,8 @@ class RequestErrors(Table):
     sim_e2e_ns: Series[Int] = pa.Field(ge=0, description="last compared token - arrival")
     e2e_error_ns: Series[Int] = pa.Field(description="sim_e2e_ns - real_e2e_ns")
     num_in_system: Series[Int] | None = pa.Field(
-        ge=0, description="other compared requests that had arrived and not finished in the real run when this one arrived"
+        ge=0,
+        description="other compared requests that had arrived and not finished in the real run when this one arrived",
     )
 
 
