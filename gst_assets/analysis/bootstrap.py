@@ -20,7 +20,7 @@ the number of tokens. Measured coverage: docs/comparison.md (`benchmarks/interva
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,8 +32,7 @@ LEVEL = 0.95
 NUM_REPLICATES = 1000
 SEED = 20260101
 _LENGTHEN = 2.0
-_CHUNK_CELLS = 1 << 22
-_KEPT_CELLS = 1 << 23
+_MAX_UNITS = 4096
 _DENSE_LEVELS = 101
 _GLOBAL_LEVELS = 101
 
@@ -51,7 +50,11 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Blocks:
-    """How requests are resampled: `order` are request ids by arrival, `length` the requests of a block."""
+    """How requests are resampled: `order` are request ids by arrival, `length` the requests of a block.
+
+    Of very many requests `unit` neighbours are drawn together, so that blocks begin at every `unit`-th request only: a block is several units
+    long, and which of the neighbours it begins at makes no difference.
+    """
 
     order: np.ndarray
     length: int
@@ -63,38 +66,39 @@ class Blocks:
         """Requests of the workload."""
         return len(self.order)
 
-    def weights(self, columns: int) -> Iterator[np.ndarray]:
-        """How often each request (by id) is drawn, float32 [replicates, requests], in chunks that keep `columns` columns small beside it.
+    @property
+    def unit(self) -> int:
+        """Requests that are drawn together."""
+        return -(-self.num_requests // _MAX_UNITS)
 
-        The same draws at every call, kept where they are few.
-        """
-        if self.num_replicates * self.num_requests <= _KEPT_CELLS:
-            return iter([self._all_weights])
-        return self._draw(max(1, _CHUNK_CELLS // max(self.num_requests, columns)))
+    @property
+    def num_units(self) -> int:
+        """Units of the workload; the last may be smaller."""
+        return -(-self.num_requests // self.unit)
 
     @cached_property
-    def _all_weights(self) -> np.ndarray:
-        return next(self._draw(self.num_replicates))
+    def unit_of(self) -> np.ndarray:
+        """The unit of each request, by id."""
+        units = np.empty(self.num_requests, dtype=np.int64)
+        units[self.order] = np.arange(self.num_requests) // self.unit
+        return units
 
-    def _draw(self, chunk: int) -> Iterator[np.ndarray]:
-        n = self.num_requests
-        draws = -(-n // self.length)
-        # The last block is cut, so that each replicate has n requests.
-        last = n - (draws - 1) * self.length
-        begins = np.random.default_rng(self.seed).integers(0, n, size=(self.num_replicates, draws))
-        for start in range(0, self.num_replicates, chunk):
-            begin = begins[start : start + chunk]
-            rows, width = len(begin), 2 * n + 1
-            end = begin + self.length
-            end[:, -1] = begin[:, -1] + last
-            # +1 where a block begins and -1 where it ends; blocks that run over the end go on at the beginning.
-            row = np.arange(rows)[:, None] * width
-            steps = np.bincount((row + begin).ravel(), minlength=rows * width).astype(np.int32)
-            steps -= np.bincount((row + end).ravel(), minlength=rows * width).astype(np.int32)
-            drawn = np.cumsum(steps.reshape(rows, width), axis=1, dtype=np.int32)
-            weights = np.empty((rows, n), dtype=np.float32)
-            weights[:, self.order] = drawn[:, :n] + drawn[:, n : 2 * n]
-            yield weights
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How often each unit is drawn, float32 [replicates, units]."""
+        n, length = self.num_units, max(1, round(self.length / self.unit))
+        draws = -(-n // length)
+        # The last block is cut, so that each replicate has n units.
+        begin = np.random.default_rng(self.seed).integers(0, n, size=(self.num_replicates, draws))
+        end = begin + length
+        end[:, -1] = begin[:, -1] + n - (draws - 1) * length
+        # +1 where a block begins and -1 where it ends; blocks that run over the end go on at the beginning.
+        width = 2 * n + 1
+        row = np.arange(self.num_replicates)[:, None] * width
+        steps = np.bincount((row + begin).ravel(), minlength=self.num_replicates * width)
+        steps -= np.bincount((row + end).ravel(), minlength=self.num_replicates * width)
+        drawn = np.cumsum(steps.reshape(-1, width), axis=1)
+        return (drawn[:, :n] + drawn[:, n : 2 * n]).astype(np.float32)
 
 
 def block_length(series: Sequence[np.ndarray]) -> int:
@@ -153,19 +157,17 @@ class Replicates:
 def replicate(samples: Samples, ordered: np.ndarray, blocks: Blocks) -> Replicates:
     """Mean and percentiles of clustered samples in every replicate. `ordered` are their values in ascending order."""
     grid = _grid(ordered)
-    below = _counts_below(samples, grid)
-    columns = np.column_stack([samples.counts, samples.sums(), below]).astype(np.float32)
-    once = np.ones((1, blocks.num_requests), dtype=np.float32)
-    parts = [_statistics(weights @ columns, grid) for weights in blocks.weights(columns.shape[1])]
-    return Replicates(np.concatenate(parts), _statistics(once @ columns, grid)[0])
+    sums = np.bincount(blocks.unit_of, samples.sums(), blocks.num_units)
+    columns = np.column_stack([_counts(samples, blocks), sums, _counts_below(samples, grid, blocks)]).astype(np.float32)
+    once = np.ones((1, blocks.num_units), dtype=np.float32)
+    return Replicates(_statistics(blocks.weights @ columns, grid), _statistics(once @ columns, grid)[0])
 
 
 def band(samples: Samples, ordered: np.ndarray, levels: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, ...]:
     """Pointwise 95 % band of the distribution function: values at the quantile `levels`, and its low and high ends there."""
     grid = np.unique(np.quantile(ordered, levels, method="lower"))
-    below = _counts_below(samples, grid)
-    columns = np.column_stack([samples.counts, below]).astype(np.float32)
-    drawn = np.concatenate([weights @ columns for weights in blocks.weights(columns.shape[1])])
+    columns = np.column_stack([_counts(samples, blocks), _counts_below(samples, grid, blocks)]).astype(np.float32)
+    drawn = blocks.weights @ columns
     share = drawn[:, 1:] / drawn[:, :1]
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(share, [tail, 1 - tail], axis=0)
@@ -183,13 +185,17 @@ def _grid(ordered: np.ndarray) -> np.ndarray:
     return np.unique(ordered[ranks])
 
 
-def _counts_below(samples: Samples, grid: np.ndarray) -> np.ndarray:
-    """For each request, how many of its samples are at most each grid value: [requests, grid]."""
-    owner = np.repeat(np.arange(len(samples.counts)), samples.counts)
+def _counts(samples: Samples, blocks: Blocks) -> np.ndarray:
+    """Samples of each unit."""
+    return np.bincount(blocks.unit_of, samples.counts, blocks.num_units)
+
+
+def _counts_below(samples: Samples, grid: np.ndarray, blocks: Blocks) -> np.ndarray:
+    """For each unit, how many of its samples are at most each grid value: [units, grid]."""
     at = np.searchsorted(grid, samples.values, side="left")
-    at += owner * len(grid)
-    counts = np.bincount(at, minlength=len(samples.counts) * len(grid)).reshape(len(samples.counts), len(grid))
-    return np.cumsum(counts, axis=1, dtype=np.float32)
+    at += np.repeat(blocks.unit_of * len(grid), samples.counts)
+    counts = np.bincount(at, minlength=blocks.num_units * len(grid)).reshape(blocks.num_units, len(grid))
+    return np.cumsum(counts, axis=1)
 
 
 def _statistics(drawn: np.ndarray, grid: np.ndarray) -> np.ndarray:

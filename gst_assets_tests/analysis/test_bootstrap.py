@@ -34,23 +34,28 @@ def test_draws_are_whole_blocks_of_neighbours_in_order_of_arrival(n: int, data: 
     length = data.draw(st.integers(1, n))
     order = np.array(data.draw(st.permutations(range(n))))
     blocks = Blocks(order, length, num_replicates=20)
-    weights = np.concatenate(list(blocks.weights(1)))
-    assert weights.shape == (20, n)
+    weights = blocks.weights
+    assert weights.shape == (20, n) and blocks.unit == 1
     assert (weights.sum(axis=1) == n).all()
     # Built one block after another, from the same draws.
     draws = -(-n // length)
     begins = np.random.default_rng(blocks.seed).integers(0, n, size=(20, draws))
     for row, starts in zip(weights, begins, strict=True):
         drawn = [(start + step) % n for start in starts for step in range(length)][:n]
-        assert row[order].tolist() == np.bincount(drawn, minlength=n).tolist()
+        assert row[blocks.unit_of][order].tolist() == np.bincount(drawn, minlength=n).tolist()
 
 
-def test_draws_in_chunks_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = np.concatenate(list(Blocks(np.arange(50), 4).weights(1)))
-    monkeypatch.setattr("gst_assets.analysis.bootstrap._KEPT_CELLS", 0)
-    monkeypatch.setattr("gst_assets.analysis.bootstrap._CHUNK_CELLS", 50 * 77)
-    parts = list(Blocks(np.arange(50), 4).weights(1))
-    assert len(parts) == 13 and np.array_equal(np.concatenate(parts), whole)
+def test_very_many_requests_are_drawn_in_units_to_the_same_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    real = _samples(rng.lognormal(15, 0.5, (2000, 4)))
+    sim = _samples(real.values.reshape(2000, 4) * rng.lognormal(0, 0.2, (2000, 1)))
+    one_by_one = errors_of([real], sim)[1]
+    monkeypatch.setattr("gst_assets.analysis.bootstrap._MAX_UNITS", 300)
+    assert (Blocks(np.arange(2000), 30).unit, Blocks(np.arange(2000), 30).num_units) == (7, 286)
+    for apart, together in zip(one_by_one, errors_of([real], sim)[1], strict=True):
+        width = apart.high - apart.low
+        assert together.high - together.low == pytest.approx(width, rel=0.35)
+        assert together.low == pytest.approx(apart.low, abs=0.35 * width)
 
 
 def test_replicates_are_those_of_the_resampled_tokens() -> None:
@@ -59,7 +64,7 @@ def test_replicates_are_those_of_the_resampled_tokens() -> None:
     values = rng.lognormal(15, 0.6, (120, 30)).astype(np.int64)
     samples, blocks = _samples(values), Blocks(np.arange(120), 6, num_replicates=25)
     found = replicate(samples, samples.ordered(), blocks).values
-    for row, weights in zip(found, next(blocks.weights(1)), strict=True):
+    for row, weights in zip(found, blocks.weights, strict=True):
         drawn = np.sort(np.repeat(values, weights.astype(int), axis=0).ravel())
         exact = statistics_ns(drawn)
         assert row[0] == pytest.approx(exact[0], rel=1e-5)

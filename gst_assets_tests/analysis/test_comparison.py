@@ -196,7 +196,12 @@ def test_a_failure_stands_whatever_else_is_unknown(tmp_path: Path) -> None:
 def test_the_scenario_says_what_is_required(tmp_path: Path) -> None:
     real = steady(1000, 1)
     # Spread out: 5 % of the requests, so that hardly a replicate has fewer than 1 % of them.
-    tail = Recipe([three if i % 20 == 0 else one for i, (one, three) in enumerate(zip(real.requests, real.scaled(3).requests, strict=True))])
+    tail = Recipe(
+        [
+            three if i % 20 == 0 else one
+            for i, (one, three) in enumerate(zip(real.requests, real.scaled(3).requests, strict=True))
+        ]
+    )
     usual = _compare(tmp_path / "a", [real], {"calibrated": tail})
     assert _cell(usual, "TTFT P99").verdict == "fail" and usual.verdict.outcome == "pass"
     strict = Bands(required_metrics=("ttft",), required_statistics=("p99",))
