@@ -40,7 +40,7 @@ def test_without_latencies_they_are_the_differences(tmp_path: Path, extra: str) 
 def test_both_ways_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _file(tmp_path, GOOD)
     fast, _ = read_tokens(path)
-    monkeypatch.setattr(token_columns, "_read_plain", lambda path: None)
+    monkeypatch.setattr(token_columns, "_read_plain", lambda _: None)
     pd.testing.assert_frame_equal(fast, read_tokens(path)[0])
 
 
