@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.latencies import METRICS, is_sufficient
-from gst_assets.analysis.regression import STATISTICS, judge_series, overall
+from gst_assets.analysis.measures import is_sufficient
+from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, judge_series, overall
 from gst_assets.analysis.runs import load_run
 from gst_assets.engine import recorded
 from gst_assets.provenance import PROJECT_ROOT
@@ -57,10 +57,10 @@ class Case:
 def percentiles(ttft: np.ndarray, itl: np.ndarray, e2e: np.ndarray) -> dict[Cell, float]:
     """The judged cells of one repeat; those with too few samples are left out."""
     found = {}
-    for metric, samples in zip(METRICS, (ttft, itl, e2e), strict=True):
+    for metric, samples in zip(TRACKED_MEASURES, (ttft, itl, e2e), strict=True):
         for statistic in STATISTICS:
             percentile = int(statistic[1:])
-            if is_sufficient(len(samples), percentile):
+            if is_sufficient(statistic, len(samples), len(ttft)):
                 found[metric, statistic] = float(np.percentile(samples, percentile))
     return found
 

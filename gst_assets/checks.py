@@ -16,8 +16,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from gst_assets.analysis.comparison import DECIDING_PERCENTILES, Comparison
-from gst_assets.analysis.latencies import statistic_name
+from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.regression import RegressionReport
 from gst_assets.analysis.regression_report import verdict_line
 from gst_assets.analysis.runs import RealRun, SimulatedRun
@@ -164,9 +163,9 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
 
 def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult:
     """The headline variant's deciding cells that are not a pass."""
-    frame, deciding = comparison.latency_errors, [statistic_name(one) for one in DECIDING_PERCENTILES]
-    cells = frame[(frame["variant"] == comparison.headline) & frame["statistic"].isin(deciding)]
-    outside = cells[cells["verdict"].isin(["warn", "fail"])]
+    frame = comparison.latency_errors
+    cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
+    outside = cells[cells["verdict"].isin(["warn", "inconclusive", "fail"])]
     judged = cells[cells["verdict"] != "insufficient"]
     bands = comparison.bands
     why = f"{len(outside)} of {len(judged)} judged cells are beyond the {bands.pass_band:.0%} band"

@@ -341,10 +341,14 @@ class Simulation(Settings):
 
 
 class Comparison(Settings):
-    """Bands of the verdict, on the absolute relative error of the headline variant."""
+    """Bands of the verdict, on the relative error of the headline variant, and which latencies have to keep them (docs/comparison.md)."""
 
     pass_band: float = Field(0.05, gt=0)
     warn_band: float = Field(0.10, gt=0)
+    required_metrics: tuple[Literal["ttft", "itl", "tpot", "e2e", "normalized"], ...] = Field(
+        ("ttft", "itl", "e2e"), min_length=1
+    )
+    required_statistics: tuple[Literal["mean", "p50", "p90", "p95", "p99"], ...] = Field(("p50", "p90"), min_length=1)
 
     @model_validator(mode="after")
     def _bands_are_nested(self) -> Comparison:

@@ -152,15 +152,11 @@ def _check_simulation_is_long_enough(
 def _side(run: RealRun | SimulatedRun, compared: np.ndarray, produced: np.ndarray) -> AlignedSide:
     """Cut a run to the compared requests (mask over request ids) and to `produced[request_id]` tokens each."""
     # The contract makes request ids 0..N-1, so an id is also a row of the request table.
-    ids = run.tokens["request_id"].to_numpy(dtype="int64")
-    index = run.tokens["token_index"].to_numpy(dtype="int64")
-    kept = compared[ids] & (index < produced[ids])
-    tokens = pd.DataFrame(
-        {
-            name: run.tokens[name].to_numpy(dtype="int64")[kept]
-            for name in ("request_id", "token_index", "token_time_ns", "token_latency_ns")
-        }
-    )
+    ids, index = run.tokens["request_id"].to_numpy(), run.tokens["token_index"].to_numpy()
+    kept = compared[ids]
+    kept &= index < produced[ids]
+    # Usually nothing is cut, and then a large table is not copied either.
+    tokens = run.tokens if kept.all() else run.tokens.loc[kept].reset_index(drop=True)
     chosen = run.requests.loc[compared]
     requests = pd.DataFrame(
         {

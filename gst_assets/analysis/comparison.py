@@ -1,16 +1,7 @@
-"""Comparing real repeats with simulated variants: gates, errors per statistic, and the verdict. Writes nothing, draws nothing.
+"""Comparing real repeats with simulated variants: errors per statistic with their intervals, paired errors, and the verdict. Writes nothing,
+draws nothing.
 
-Gates, by severity:
-- refused (ComparisonError): different workloads, request sets, models or hardware; a run given twice; a workload on which the profile
-  was calibrated.
-- marked: engine settings that differ from what a simulation assumed or that it did not record; a degraded real run. A marked
-  comparison is never a `pass`.
-- noted: failed requests, early stops, bunched tokens, preemptions, one repeat only, calibration digests not at hand.
-
-Verdict rule. Each cell (metric x percentile x variant) is `insufficient` with fewer than ten samples beyond the percentile in the
-smallest repeat; else by |relative error|: at most `pass_band` -> pass, at most `warn_band` -> warn, beyond -> fail. The comparison's
-outcome is the worst of the headline variant's sufficient P50 and P90 cells over TTFT, ITL and E2E; `insufficient` if there is none; and a
-marked comparison is at best `warn`. P99 is shown and does not decide.
+What must hold beforehand is in `gate`, what is measured in `measures`, how sure it is in `bootstrap`, when it is close enough in `verdict`.
 """
 
 from __future__ import annotations
@@ -18,56 +9,67 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.alignment import AlignedPair, align, check_same_workload
-from gst_assets.analysis.latencies import (
-    METRIC_NAMES,
-    METRICS,
-    PERCENTILES,
-    Metric,
+from gst_assets.analysis import bootstrap, gate
+from gst_assets.analysis.alignment import AlignedPair, AlignedSide, align
+from gst_assets.analysis.bootstrap import Blocks, Replicates
+from gst_assets.analysis.measures import (
+    MEASURE_NAMES,
+    MEASURES,
+    MIN_REQUESTS,
+    PER_REQUEST,
+    STATISTICS,
+    Measure,
+    Samples,
+    Timeline,
+    clustered,
+    group_edges,
     is_sufficient,
+    kolmogorov_smirnov,
+    paired,
     percentile_ns,
-    samples_ns,
-    statistic_name,
+    relative_error,
+    requests_in_system,
+    statistics_ns,
+    timeline,
+    wasserstein_ns,
+    whole,
 )
 from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    ErrorGroups,
+    GateChecks,
     LatencyErrors,
+    PairedErrors,
     RepeatLatencies,
     RequestErrors,
+    RunTotals,
     SettingsParity,
     Table,
     validate,
 )
-from gst_assets.errors import ComparisonError
-from gst_assets.profiling.calibration import workload_digest
 from gst_assets.scenario import Comparison as Bands
 
-Outcome = Literal["pass", "warn", "fail", "insufficient"]
-
-COMPARED_SETTINGS = (
-    "max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enable_chunked_prefill",
-    "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager", "scheduling_policy",
-)  # fmt: skip
-"""Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
-
-DECIDING_PERCENTILES = (50, 90)
-"""Percentiles that enter the verdict."""
+CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131)[1:]])
+"""Shares at which distributions are kept for figures, so that no figure touches the samples."""
+_BAND_LEVELS = np.linspace(0, 1, 121)
+_FACTORS = ("num_prefill_tokens", "num_in_system")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric, percentile and variant: a row of `contracts.tables.LatencyErrors`, whose docstring defines the columns.
+    """One metric, statistic and variant: a row of `contracts.tables.LatencyErrors`, whose docstring defines the columns.
 
-    Missing values are NaN.
+    Missing values are NaN; an open end of the interval is infinite.
     """
 
-    metric: Metric
+    metric: Measure
     statistic: str
     variant: str
     real_ns: float
@@ -78,11 +80,15 @@ class Cell:
     num_real_samples: int
     num_sim_samples: int
     verdict: Outcome
+    interval_low: float
+    interval_high: float
+    error_to_noise: float
+    required: bool
 
     @property
     def name(self) -> str:
         """The cell in words, e.g. `TTFT P50`."""
-        return f"{METRIC_NAMES[self.metric]} {self.statistic.upper()}"
+        return f"{MEASURE_NAMES[self.metric]} {self.statistic.upper() if self.statistic != 'mean' else 'mean'}"
 
     @property
     def error_size(self) -> float:
@@ -92,7 +98,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The headline variant's outcome. `cells` decided it (worst first); `unjudged` had too few samples to."""
+    """The headline variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first; `unjudged`
+    those with too few samples to."""
 
     outcome: Outcome
     cells: tuple[Cell, ...]
@@ -100,10 +107,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Band:
+    """95 % band of the real distribution, pointwise: between `low` and `high` of the samples are at most `values_ns`."""
+
+    values_ns: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything the report shows. Frames are those of the `contracts.tables` models of the same name.
 
-    `cells` go by metric, percentile and variant; `pairs` maps (real run id, variant) to the aligned pair.
+    `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps (metric, real run id
+    or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first repeat; a metric without samples has none.
+    `block_length` is None where too few requests were compared for an interval.
     """
 
     real_repeats: tuple[RealRun, ...]
@@ -111,14 +129,20 @@ class Comparison:
     headline: str
     bands: Bands
     verdict: Verdict
-    marks: tuple[str, ...]
-    notes: tuple[str, ...]
+    checks: tuple[gate.Check, ...]
     cells: tuple[Cell, ...]
     repeat_latencies: pd.DataFrame
     request_errors: pd.DataFrame
+    paired_errors: pd.DataFrame
+    error_groups: pd.DataFrame
+    run_totals: pd.DataFrame
     alignment_counts: pd.DataFrame
     settings_parity: pd.DataFrame
     pairs: Mapping[tuple[str, str], AlignedPair]
+    curves: Mapping[tuple[Measure, str], np.ndarray]
+    real_bands: Mapping[Measure, Band]
+    timelines: Mapping[str, Timeline]
+    block_length: int | None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -126,9 +150,29 @@ class Comparison:
         return tuple(self.simulations)
 
     @property
+    def marks(self) -> tuple[str, ...]:
+        """Why the comparison cannot be a pass, in words."""
+        return tuple(one.finding for one in self.checks if one.severity == "mark")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know beside, in words."""
+        return tuple(one.finding for one in self.checks if one.severity == "note")
+
+    @property
     def latency_errors(self) -> pd.DataFrame:
         """`cells` as a `LatencyErrors` frame."""
-        return _frame(LatencyErrors, [asdict(cell) for cell in self.cells])
+        rows = [asdict(cell) for cell in self.cells]
+        for row in rows:
+            # A CSV of the contract holds no infinity: an open end is left empty.
+            if math.isinf(row["interval_high"]):
+                row["interval_high"] = math.nan
+        return _frame(LatencyErrors, rows)
+
+    @property
+    def gate_checks(self) -> pd.DataFrame:
+        """`checks` as a `GateChecks` frame."""
+        return _frame(GateChecks, [asdict(one) for one in self.checks])
 
 
 def compare(
@@ -144,36 +188,49 @@ def compare(
     holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted.
 
     Raises:
-        ComparisonError: a refused gate (see the module), or no run on one of the sides.
+        ComparisonError: a failed gate of severity stop (see `gate`), or no run on one of the sides.
     """
-    _check_runs(real_repeats, simulations)
-    _check_not_calibrated_on(real_repeats[0], calibration_sha256)
+    gate.check_comparable(real_repeats, simulations, calibration_sha256)
     simulations = _in_scenario_order(simulations)
+    headline = list(simulations)[-1]
     pairs = {
         (real.meta.run_id, variant): align(real, sim) for real in real_repeats for variant, sim in simulations.items()
     }
-    cells = _cells(real_repeats, simulations, pairs, bands)
     counts = _frame(
         AlignmentCounts,
         [{"run_id": run, "variant": variant, **asdict(pair.counts)} for (run, variant), pair in pairs.items()],
     )
-    parity = _settings_parity(real_repeats, simulations)
-    marks = _marks(real_repeats, parity)
-    headline = list(simulations)[-1]
+    parity = _frame(SettingsParity, gate.settings_parity(real_repeats, simulations))
+    per_run = {run.meta.run_id: pairs[run.meta.run_id, headline].counts for run in real_repeats}
+    checks = gate.checks(real_repeats, simulations, per_run, parity, bands, calibration_sha256)
+    marked = any(one.severity == "mark" for one in checks)
+    sides = _Sides.of(real_repeats, simulations, pairs)
+    blocks = _blocks(real_repeats[0], sides, headline)
+    if blocks:
+        checks.append(gate.few_blocks(blocks.length, blocks.num_requests))
+    found = _statistics(sides, blocks, headline, bands)
+    request_errors = _request_errors(pairs)
+    timelines, totals = _totals(real_repeats, simulations, pairs)
     return Comparison(
         real_repeats=tuple(real_repeats),
         simulations=simulations,
         headline=headline,
         bands=bands,
-        verdict=_verdict(cells, headline, marked=bool(marks)),
-        marks=marks,
-        notes=_notes(real_repeats, simulations, counts, calibration_sha256),
-        cells=cells,
-        repeat_latencies=_repeat_latencies(real_repeats, simulations, pairs),
-        request_errors=_request_errors(pairs),
+        verdict=_verdict(found.cells, marked=marked),
+        checks=tuple(checks),
+        cells=tuple(found.cells),
+        repeat_latencies=_frame(RepeatLatencies, found.repeat_rows),
+        request_errors=request_errors,
+        paired_errors=_frame(PairedErrors, found.paired_rows),
+        error_groups=_error_groups(request_errors),
+        run_totals=totals,
         alignment_counts=counts,
         settings_parity=parity,
         pairs=pairs,
+        curves=found.curves,
+        real_bands=found.bands,
+        timelines=timelines,
+        block_length=blocks.length if blocks else None,
     )
 
 
@@ -184,244 +241,217 @@ def _in_scenario_order(simulations: Mapping[str, SimulatedRun]) -> dict[str, Sim
     return dict(sorted(simulations.items(), key=lambda item: asked.index(item[0]) if item[0] in asked else -1))
 
 
-def judge(relative_error: float, num_samples: int, percentile: int, bands: Bands) -> Outcome:
-    """Outcome of one cell. An undefined relative error (real 0, simulated not) is a fail: it is outside every band."""
-    if not is_sufficient(num_samples, percentile):
-        return "insufficient"
-    size = abs(relative_error)
-    if size <= bands.pass_band:
-        return "pass"
-    return "warn" if size <= bands.warn_band else "fail"
-
-
-# --- gates ------------------------------------------------------------------------------------------------------------
-
-
-def _check_runs(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> None:
-    if not real_repeats:
-        raise ComparisonError("no real run given, expected at least one directory under real_runs/.")
-    if not simulations:
-        raise ComparisonError("no simulation given, expected at least one directory under vidur_runs/.")
-    ids = [run.meta.run_id for run in real_repeats]
-    twice = [run_id for run_id in ids if ids.count(run_id) > 1]
-    if twice:
-        raise ComparisonError(
-            f"real run {twice[0]} is given more than once, which would hide the spread between repeats. Name it once."
-        )
-    for variant, sim in simulations.items():
-        if sim.meta.variant != variant:
-            raise ComparisonError(f"{sim.directory} is of variant {sim.meta.variant!r}, but was given as {variant!r}.")
-    runs: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
-    check_same_workload([run.meta for run in runs])
-    for other in runs[1:]:
-        _check_same_subject(real_repeats[0], other)
-
-
-def _check_same_subject(first: RealRun, other: RealRun | SimulatedRun) -> None:
-    """Same model and same device."""
-    one, two = first.meta, other.meta
-    if one.model != two.model:
-        raise ComparisonError(
-            f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one model."
-        )
-    for key in ("geometry", "dtype"):
-        shapes = [meta.params.get("model", {}).get(key) for meta in (one, two)]
-        # Runs written by other programs may not record it; then only the name can be compared.
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise ComparisonError(
-                f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one model."
-            )
-    ours = (one.hardware.hardware_id, one.hardware.device_name, one.hardware.device_count)
-    theirs = (two.hardware.hardware_id, two.hardware.device_name, two.hardware.device_count)
-    if ours != theirs:
-        verb, remedy = (
-            ("was simulated for", "Simulate with a profile made on the hardware of the real run.")
-            if two.run_type == "vidur"
-            else ("was measured on", "Repeats must come from one machine.")
-        )
-        raise ComparisonError(
-            f"run {one.run_id} was measured on {_device(ours)}, run {two.run_id} {verb} {_device(theirs)}. {remedy}"
-        )
-
-
-def _device(hardware: tuple[str, str, int]) -> str:
-    hardware_id, name, count = hardware
-    return f"{count} x {name} ({hardware_id})"
-
-
-def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] | None) -> None:
-    requests = real.requests
-    arrivals = requests["arrival_time_ns"] - requests["arrival_time_ns"].min()
-    lengths = zip(requests["num_prefill_tokens"], requests["num_decode_tokens"], strict=True)
-    digests = {
-        "workload_id": real.meta.workload_id,
-        "lengths and arrivals": workload_digest(lengths, arrivals),
-        **real.meta.workload_sha256,
-    }
-    for name, digest in digests.items():
-        if digest in (calibration_sha256 or ()):
-            raise ComparisonError(
-                f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the comparison would only "
-                "show the fit. Compare on a workload that the calibration never saw."
-            )
-
-
-def _settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> pd.DataFrame:
-    rows = []
-    for variant, sim in simulations.items():
-        assumed = sim.meta.simulated_settings
-        for name in COMPARED_SETTINGS:
-            reported = list(dict.fromkeys(getattr(run.meta.engine_settings, name) for run in real_repeats))
-            if assumed.get(name) is None:
-                parity = "not_recorded"
-            else:
-                parity = "equal" if reported == [assumed[name]] else "differs"
-            rows.append(
-                {
-                    "variant": variant,
-                    "setting": name,
-                    "real": " / ".join(str(value) for value in reported),
-                    "simulated": "" if parity == "not_recorded" else str(assumed[name]),
-                    "parity": parity,
-                }
-            )
-    return _frame(SettingsParity, rows)
-
-
-def _marks(real_repeats: Sequence[RealRun], parity: pd.DataFrame) -> tuple[str, ...]:
-    marks = []
-    unequal = parity.loc[parity["parity"] != "equal"]
-    for (setting, real, simulated, kind), rows in unequal.groupby(
-        ["setting", "real", "simulated", "parity"], sort=False
-    ):
-        variants = ", ".join(rows["variant"])
-        found = (
-            f"simulated with {simulated}"
-            if kind == "differs"
-            else "not recorded by the simulation, so parity is unknown"
-        )
-        marks.append(f"setting {setting}: engine {real}, {found} ({variants})")
-    for run in real_repeats:
-        if run.meta.degraded:
-            lateness = run.meta.lateness_ns
-            worst = f", send lateness P99 {lateness['p99'] / 1e6:.1f} ms" if "p99" in lateness else ""
-            marks.append(f"real run {run.meta.run_id} is degraded{worst}")
-    return tuple(marks)
-
-
-def _notes(
-    real_repeats: Sequence[RealRun],
-    simulations: Mapping[str, SimulatedRun],
-    counts: pd.DataFrame,
-    calibration_sha256: Collection[str] | None,
-) -> tuple[str, ...]:
-    notes = []
-    per_repeat = counts.drop_duplicates("run_id").set_index("run_id")
-    for run in real_repeats:
-        row = per_repeat.loc[run.meta.run_id]
-        if row["num_errors"] or row["num_no_token"]:
-            notes.append(
-                f"real run {run.meta.run_id}: {row['num_errors']} failed and {row['num_no_token']} gave no token, of {row['num_requests']} "
-                "requests; left out on both sides"
-            )
-        if run.meta.num_bunched_messages:
-            notes.append(
-                f"real run {run.meta.run_id}: {run.meta.num_bunched_messages} messages carried more than one token, whose gaps read as 0"
-            )
-    if per_repeat["num_early_stops"].any():
-        notes.append(
-            "requests stopped early in the real run, while the simulation ran each to its requested length: after the first early stop "
-            "it carries more load than the engine did"
-        )
-    for variant, sim in simulations.items():
-        if sim.meta.num_preemptions:
-            notes.append(f"simulation {variant}: {sim.meta.num_preemptions} preemptions")
-    if len(real_repeats) == 1:
-        notes.append("one real repeat only: no real-against-real spread to read the errors against")
-    if calibration_sha256 is None:
-        notes.append("the profile's calibration digests were not at hand: not checked that this workload is held out")
-    return tuple(notes)
-
-
 # --- statistics -------------------------------------------------------------------------------------------------------
 
+_SideSamples = Mapping[Measure, Samples]
 
-def _cells(
-    real_repeats: Sequence[RealRun],
-    simulations: Mapping[str, SimulatedRun],
-    pairs: Mapping[tuple[str, str], AlignedPair],
-    bands: Bands,
-) -> tuple[Cell, ...]:
-    cells = []
-    for metric in METRICS:
-        real_samples: dict[str, list[np.ndarray]] = {}
-        sim_samples: dict[str, list[np.ndarray]] = {}
-        for variant in simulations:
-            aligned = [pairs[run.meta.run_id, variant] for run in real_repeats]
-            real_samples[variant] = [samples_ns(pair.real, metric) for pair in aligned]
-            sim_samples[variant] = [samples_ns(pair.sim, metric) for pair in aligned]
-        for percentile in PERCENTILES:
+
+@dataclass(frozen=True)
+class _Sides:
+    """Samples by real run id, and by real run id and variant. Simulations cut to the same counts share one object."""
+
+    real: dict[str, _SideSamples]
+    sim: dict[tuple[str, str], _SideSamples]
+
+    @classmethod
+    def of(
+        cls,
+        real_repeats: Sequence[RealRun],
+        simulations: Mapping[str, SimulatedRun],
+        pairs: Mapping[tuple[str, str], AlignedPair],
+    ) -> _Sides:
+        real: dict[str, _SideSamples] = {}
+        sim: dict[tuple[str, str], _SideSamples] = {}
+        cuts: dict[tuple[str, bytes], _SideSamples] = {}
+        for run in real_repeats:
+            run_id = run.meta.run_id
             for variant in simulations:
-                real = [percentile_ns(samples, percentile).value_ns for samples in real_samples[variant]]
-                sim = [percentile_ns(samples, percentile).value_ns for samples in sim_samples[variant]]
-                real_ns, sim_ns = float(np.median(real)), float(np.median(sim))
-                error = relative_error(sim_ns, real_ns)
-                smallest = min(len(samples) for samples in real_samples[variant])
-                cells.append(
-                    Cell(
-                        metric=metric,
-                        statistic=statistic_name(percentile),
-                        variant=variant,
-                        real_ns=real_ns,
-                        sim_ns=sim_ns,
-                        error_ns=sim_ns - real_ns,
-                        relative_error=error,
-                        real_spread=_spread(real, real_ns),
-                        num_real_samples=smallest,
-                        num_sim_samples=min(len(samples) for samples in sim_samples[variant]),
-                        verdict=judge(error, smallest, percentile, bands),
-                    )
+                pair = pairs[run_id, variant]
+                requests = pair.sim.requests
+                # Which requests are compared, and to how many tokens: what the simulated side of a pair depends on.
+                cut = (
+                    variant,
+                    requests["request_id"].to_numpy().tobytes() + requests["num_tokens"].to_numpy().tobytes(),
                 )
-    return tuple(cells)
+                if cut not in cuts:
+                    cuts[cut] = _samples(pair.sim, pair.counts.num_requests)
+                sim[run_id, variant] = cuts[cut]
+            # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves.
+            real[run_id] = _samples(pair.real, pair.counts.num_requests)
+        return cls(real, sim)
 
 
-def relative_error(sim: float, real: float) -> float:
-    """(sim - real) / real; 0 where both are 0, NaN where only the real value is 0 or either is missing."""
-    if real == 0:
-        return 0.0 if sim == 0 else math.nan
-    return (sim - real) / real
+def _samples(side: AlignedSide, num_requests: int) -> _SideSamples:
+    return {measure: clustered(side, measure, num_requests) for measure in MEASURES}
 
 
-def _spread(values: list[float], median: float) -> float:
+def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
+    """How requests are resampled, from the headline's errors; None where too few requests were compared."""
+    if min(one["ttft"].num_requests for one in sides.real.values()) < MIN_REQUESTS:
+        return None
+    order = np.argsort(run.requests["arrival_time_ns"].to_numpy(dtype="int64"), kind="stable")
+    series = [
+        one
+        for run_id, real in sides.real.items()
+        for measure in ("ttft", "itl", "e2e")
+        if len(real[measure].values)
+        for one in bootstrap.dependence(real[measure], sides.sim[run_id, headline][measure], order)
+    ]
+    return Blocks(order, bootstrap.block_length(series))
+
+
+@dataclass(frozen=True)
+class _Found:
+    cells: list[Cell]
+    repeat_rows: list[dict[str, Any]]
+    paired_rows: list[dict[str, Any]]
+    curves: dict[tuple[Measure, str], np.ndarray]
+    bands: dict[Measure, Band]
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """One side's samples of one measure, in ascending order, and what was computed from them."""
+
+    samples: Samples
+    ordered: np.ndarray
+    exact_ns: np.ndarray
+    replicates: Replicates | None
+
+
+def _statistics(sides: _Sides, blocks: Blocks | None, headline: str, bands: Bands) -> _Found:
+    """Every statistic, one measure after another, so that the ordered samples of one only are held."""
+    found = _Found([], [], [], {}, {})
+    variants = list(dict.fromkeys(variant for _, variant in sides.sim))
+    for measure in MEASURES:
+        known: dict[int, _Summed] = {}
+
+        def summed(samples: Samples, known: dict[int, _Summed] = known) -> _Summed:
+            if id(samples) not in known:
+                ordered = samples.ordered()
+                drawn = bootstrap.replicate(samples, ordered, blocks) if blocks and len(ordered) else None
+                known[id(samples)] = _Summed(samples, ordered, statistics_ns(ordered), drawn)
+            return known[id(samples)]
+
+        real = {run_id: summed(side[measure]) for run_id, side in sides.real.items()}
+        sim = {key: summed(side[measure]) for key, side in sides.sim.items()}
+        by_variant = {}
+        for variant in variants:
+            ours = [sim[run_id, variant] for run_id in real]
+            by_variant[variant] = _cells_of(measure, variant, list(real.values()), ours, blocks, headline, bands)
+            found.paired_rows.extend(
+                _paired_row(run_id, variant, measure, real[run_id], sim[run_id, variant]) for run_id in real
+            )
+        for column in range(len(STATISTICS)):
+            found.cells.extend(by_variant[variant][column] for variant in variants)
+        for run_id, side in real.items():
+            for statistic, value in zip(STATISTICS, side.exact_ns, strict=True):
+                found.repeat_rows.append(
+                    {"run_id": run_id, "metric": measure, "statistic": statistic, "value_ns": value, "num_samples": len(side.ordered)}
+                )  # fmt: skip
+        first = next(iter(real))
+        shown = [*real.items(), *((variant, sim[first, variant]) for variant in variants)]
+        for key, side in shown:
+            if len(side.ordered):
+                found.curves[measure, key] = np.array([percentile_ns(side.ordered, 100 * one) for one in CURVE_LEVELS])
+        if blocks and measure in ("ttft", "itl", "e2e") and all(len(side.ordered) for side in real.values()):
+            pooled = _pooled([side.samples for side in real.values()])
+            found.bands[measure] = Band(*bootstrap.band(pooled, pooled.ordered(), _BAND_LEVELS, blocks))
+    return found
+
+
+def _cells_of(
+    measure: Measure,
+    variant: str,
+    real: list[_Summed],
+    sim: list[_Summed],
+    blocks: Blocks | None,
+    headline: str,
+    bands: Bands,
+) -> list[Cell]:
+    """A cell for each of `STATISTICS`."""
+    real_ns, sim_ns = (np.array([one.exact_ns for one in side]) for side in (real, sim))
+    ends = [bootstrap.UNKNOWN] * len(STATISTICS)
+    drawn = [[one.replicates for one in side if one.replicates] for side in (real, sim)]
+    if blocks and len(drawn[0]) == len(real) and len(drawn[1]) == len(sim):
+        ends = bootstrap.intervals(drawn[0], drawn[1], real_ns, sim_ns, blocks)
+    samples = min(len(one.ordered) for one in real)
+    requests = min(one.samples.num_requests for one in real)
+    cells = []
+    for column, statistic in enumerate(STATISTICS):
+        value, simulated = float(np.median(real_ns[:, column])), float(np.median(sim_ns[:, column]))
+        error, spread = relative_error(simulated, value), _spread(real_ns[:, column], value)
+        sufficient = is_sufficient(statistic, samples, requests)
+        interval = ends[column] if sufficient else bootstrap.UNKNOWN
+        cells.append(
+            Cell(
+                metric=measure,
+                statistic=statistic,
+                variant=variant,
+                real_ns=value,
+                sim_ns=simulated,
+                error_ns=simulated - value,
+                relative_error=error,
+                real_spread=spread,
+                num_real_samples=samples,
+                num_sim_samples=min(len(one.ordered) for one in sim),
+                verdict=judge(error, interval, bands, sufficient=sufficient),
+                interval_low=interval.low,
+                interval_high=interval.high,
+                error_to_noise=abs(error) / spread if spread > 0 else math.nan,
+                required=variant == headline
+                and measure in bands.required_metrics
+                and statistic in bands.required_statistics,
+            )
+        )
+    return cells
+
+
+def _spread(values: np.ndarray, median: float) -> float:
     if len(values) < 2 or not median > 0:
         return math.nan
-    return (max(values) - min(values)) / median
+    return float(np.ptp(values)) / median
 
 
-def _repeat_latencies(
+def _paired_row(run_id: str, variant: str, measure: Measure, real: _Summed, sim: _Summed) -> dict[str, Any]:
+    row = {
+        "run_id": run_id,
+        "variant": variant,
+        "metric": measure,
+        "wasserstein_ns": wasserstein_ns(real.ordered, sim.ordered),
+        "ks_distance": kolmogorov_smirnov(real.ordered, sim.ordered),
+    }
+    if measure in PER_REQUEST:
+        return {**row, **asdict(paired(real.samples.values, sim.samples.values))}
+    return {**row, "num_requests": real.samples.num_requests}
+
+
+def _pooled(sides: list[Samples]) -> Samples:
+    """Samples of all repeats together, each request with those of every repeat."""
+    if len(sides) == 1:
+        return sides[0]
+    owners = np.concatenate([np.repeat(np.arange(len(side.counts)), side.counts) for side in sides])
+    values = np.concatenate([side.values for side in sides])
+    return Samples(values[np.argsort(owners, kind="stable")], np.sum([side.counts for side in sides], axis=0))
+
+
+def _totals(
     real_repeats: Sequence[RealRun],
     simulations: Mapping[str, SimulatedRun],
     pairs: Mapping[tuple[str, str], AlignedPair],
-) -> pd.DataFrame:
-    # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves.
-    variant = next(iter(simulations))
-    rows = []
-    for run in real_repeats:
-        side = pairs[run.meta.run_id, variant].real
-        for metric in METRICS:
-            samples = samples_ns(side, metric)
-            for percentile in PERCENTILES:
-                found = percentile_ns(samples, percentile)
-                rows.append(
-                    {
-                        "run_id": run.meta.run_id,
-                        "metric": metric,
-                        "statistic": statistic_name(percentile),
-                        "value_ns": found.value_ns,
-                        "num_samples": found.num_samples,
-                    }
-                )
-    return _frame(RepeatLatencies, rows)
+) -> tuple[dict[str, Timeline], pd.DataFrame]:
+    """Timelines and `RunTotals` by real run id and variant, a variant aligned to the first repeat."""
+    first, some = real_repeats[0].meta.run_id, next(iter(simulations))
+    chosen: list[tuple[str, str, RealRun | SimulatedRun, AlignedSide]] = [
+        *(("real", run.meta.run_id, run, pairs[run.meta.run_id, some].real) for run in real_repeats),
+        *(("sim", variant, sim, pairs[first, variant].sim) for variant, sim in simulations.items()),
+    ]
+    lines, rows = {}, []
+    for side, name, run, aligned in chosen:
+        line = timeline(run, aligned)
+        lines[name] = line
+        rows.append({"side": side, "run": name, **asdict(whole(run, aligned, line)), "queue_source": line.source})
+    return lines, _frame(RunTotals, rows)
 
 
 def _request_errors(pairs: Mapping[tuple[str, str], AlignedPair]) -> pd.DataFrame:
@@ -435,20 +465,52 @@ def _request_errors(pairs: Mapping[tuple[str, str], AlignedPair]) -> pd.DataFram
             part[f"real_{metric}_ns"] = real[f"{metric}_ns"]
             part[f"sim_{metric}_ns"] = sim[f"{metric}_ns"]
             part[f"{metric}_error_ns"] = sim[f"{metric}_ns"] - real[f"{metric}_ns"]
+        part["num_in_system"] = requests_in_system(pair.real)
         parts.append(part)
     return _typed(RequestErrors, pd.concat(parts, ignore_index=True))
 
 
-def _verdict(cells: Sequence[Cell], headline: str, *, marked: bool) -> Verdict:
-    names = [statistic_name(percentile) for percentile in DECIDING_PERCENTILES]
-    deciding = [cell for cell in cells if cell.variant == headline and cell.statistic in names]
-    unjudged = [cell for cell in deciding if cell.verdict == "insufficient"]
-    # All cells share the bands, so the largest error is also the worst verdict.
-    judged = sorted((cell for cell in deciding if cell not in unjudged), key=lambda cell: cell.error_size, reverse=True)
-    outcome: Outcome = judged[0].verdict if judged else "insufficient"
-    if marked and outcome == "pass":
-        outcome = "warn"
-    return Verdict(outcome, tuple(judged), tuple(unjudged))
+def _error_groups(errors: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for variant, part in errors.groupby("variant", sort=False):
+        for metric in ("ttft", "e2e"):
+            real = part[f"real_{metric}_ns"].to_numpy(dtype="float64")
+            wrong = part[f"{metric}_error_ns"].to_numpy(dtype="float64")
+            relative = np.divide(wrong, real, out=np.full(len(real), math.nan), where=real > 0)
+            relative[(real == 0) & (wrong == 0)] = 0.0
+            for factor in _FACTORS:
+                values = part[factor].to_numpy(dtype="int64")
+                group = np.searchsorted(group_edges(values), values, side="left")
+                for number in np.unique(group):
+                    inside = group == number
+                    defined = np.sort(relative[inside & ~np.isnan(relative)])
+                    rows.append(
+                        {
+                            "variant": variant,
+                            "metric": metric,
+                            "factor": factor,
+                            "low": values[inside].min(),
+                            "high": values[inside].max(),
+                            "num_requests": int(inside.sum()),
+                            "p10": percentile_ns(defined, 10),
+                            "median": percentile_ns(defined, 50),
+                            "p90": percentile_ns(defined, 90),
+                        }
+                    )
+    return _frame(ErrorGroups, rows)
+
+
+def _verdict(cells: Sequence[Cell], *, marked: bool) -> Verdict:
+    required = [cell for cell in cells if cell.required]
+    # A cell without any sample (one token a request has no gap) is nothing to be judged, not a judgement withheld.
+    present = [cell for cell in required if cell.num_real_samples]
+    unjudged = [cell for cell in required if cell.verdict == "insufficient"]
+    judged = sorted(
+        (cell for cell in present if cell.verdict != "insufficient"),
+        key=lambda cell: (OUTCOMES.index(cell.verdict), cell.error_size),
+        reverse=True,
+    )
+    return Verdict(worst((cell.verdict for cell in present), marked=marked), tuple(judged), tuple(unjudged))
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------
@@ -460,5 +522,6 @@ def _frame(model: type[Table], rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _typed(model: type[Table], frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` in the contract's column types, validated."""
-    required, _ = model.column_types()
-    return validate(model, frame.astype(required)[list(required)], model.file_name())
+    required, optional = model.column_types()
+    types = required | optional
+    return validate(model, frame.astype(types)[list(types)], model.file_name())

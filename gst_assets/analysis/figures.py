@@ -1,31 +1,36 @@
 """The report's figures, as small PNGs with the same bytes for the same comparison (and the same matplotlib).
 
-Draws what `comparison` computed; computes no result of its own. matplotlib is imported on use, on the Agg canvas and without pyplot, so
-that nothing global is touched. Colours are those of Okabe and Ito (2008), "Color Universal Design", and every series also has a line style
-or marker of its own, so that print without colour stays legible.
+Draws what `comparison` computed; computes no result of its own and never touches the samples, so that a large run costs no more to draw. matplotlib
+is imported on use, on the Agg canvas and without pyplot, so that nothing global is touched. Colours are those of Okabe and Ito (2008), "Color
+Universal Design", and every series also has a line style or marker of its own, so that print without colour stays legible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from gst_assets.analysis.comparison import Comparison
-from gst_assets.analysis.latencies import METRIC_NAMES, Metric, samples_ns
+from gst_assets.analysis.comparison import CURVE_LEVELS, Cell, Comparison
+from gst_assets.analysis.measures import MEASURE_NAMES, Measure, Timeline
+from gst_assets.analysis.runs import RealRun, SimulatedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
-_INCHES = (7.2, 4.2)
+_WIDTH_INCHES = 7.2
 _DPI = 110
 _NS_PER_MS = 1e6
-_MAX_CURVE_POINTS = 1000
 _MAX_SCATTER_POINTS = 2000
-_DISTRIBUTIONS: dict[Metric, str] = {
+_MAX_TIMELINE_BINS = 600
+_NUM_WORST = 8
+_DISTRIBUTIONS: dict[Measure, str] = {
     "ttft": "time to first token",
     "itl": "per-token latency (gap to the previous token)",
 }
@@ -37,6 +42,8 @@ _STYLES = (
     ("#CC79A7", (0, (5, 1, 1, 1)), "D"),
 )
 """Colour, line style and marker; the headline variant takes the first."""
+_PHASES = (("waiting", "#BBBBBB", ""), ("prefill", "#56B4E9", "///"), ("decode", "#0072B2", ""))
+"""Parts of a request's time: name, colour and hatch."""
 
 
 @dataclass(frozen=True)
@@ -49,99 +56,254 @@ class Figure:
 
 
 def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
-    """Draw every figure that has samples into `directory`; returns them in reading order.
+    """Draw every figure that has samples into `directory`; returns them in reading order, the one that shows the verdict first.
 
     A metric without samples (one token a request has no inter-token latency) gets no figure rather than an empty one.
     """
-    figures = []
+    figures: list[Figure] = []
+
+    def add(name: str, title: str, caption: str, height: float, draw: Callable[[Canvas], None]) -> None:
+        figure = Figure(name, title, caption)
+        _save(directory / name, height, draw)
+        figures.append(figure)
+
+    bands = comparison.bands
+    rows = len({(cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples})
+    add(
+        "errors.png",
+        "Errors and their intervals",
+        f"Relative error of each statistic with its 95 % interval; negative: the simulation is too fast. Dark band: within {100 * bands.pass_band:g} % "
+        f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval.",
+        1.3 + 0.2 * rows,
+        lambda canvas: _errors(canvas, comparison),
+    )
     for metric, what in _DISTRIBUTIONS.items():
         if _has_samples(comparison, metric):
-            figure = Figure(
+            band = " Grey: 95 % band of the real distribution." if metric in comparison.real_bands else ""
+            add(
                 f"{metric}_cdf.png",
-                f"Distribution of {METRIC_NAMES[metric]}",
-                f"Cumulative distribution of {METRIC_NAMES[metric]}, {what}. Thin black: one line per real repeat. A logarithmic axis "
+                f"Distribution of {MEASURE_NAMES[metric]}",
+                f"Cumulative distribution of {MEASURE_NAMES[metric]}, {what}. Thin black: one line per real repeat.{band} A logarithmic axis "
                 "begins at the lowest 1 %; what lies below enters at its left edge.",
+                4.2,
+                partial(_cdf, comparison=comparison, metric=metric),
             )
-            _draw(directory / figure.file_name, _cdf, comparison, metric)
-            figures.append(figure)
-    figure = Figure(
+    add(
+        "qq.png",
+        "Quantiles against quantiles",
+        "Each quantile of the simulation against the same quantile of the real run (first repeat). On the diagonal the distributions agree. "
+        f"Shaded: within {100 * bands.warn_band:g} %.",
+        3.7,
+        lambda canvas: _quantiles(canvas, comparison),
+    )
+    add(
         "ttft_per_request.png",
         "TTFT per request",
         "TTFT of each request, simulated against real (median over repeats). On the diagonal the simulation is exact; above it, it is "
-        f"too slow. Shaded: within {100 * comparison.bands.warn_band:g} %.",
+        f"too slow. Shaded: within {100 * bands.warn_band:g} %.",
+        4.2,
+        lambda canvas: _scatter(canvas, comparison, "ttft"),
     )
-    _draw(directory / figure.file_name, _scatter, comparison, "ttft")
-    return [*figures, figure]
+    if comparison.error_groups["median"].notna().any():
+        add(
+            "error_drivers.png",
+            "Error against prompt length and load",
+            f"Relative TTFT error of each request of `{comparison.headline}` against its prompt length, and against how many other requests were in "
+            "the system when it arrived. Black: median of each of up to four groups of about equal size, with its 10 to 90 % range.",
+            3.7,
+            lambda canvas: _drivers(canvas, comparison),
+        )
+    source = " and ".join(sorted({comparison.timelines[name].source for name in _timeline_names(comparison)}))
+    add(
+        "timeline.png",
+        "Requests running and waiting",
+        f"Requests running and waiting over time, real (first repeat) and `{comparison.headline}`, from {source}. Of many changes the largest "
+        "count in each stretch is drawn.",
+        4.6,
+        lambda canvas: _timelines(canvas, comparison),
+    )
+    add(
+        "worst_requests.png",
+        "The worst misses",
+        f"The requests whose end-to-end latency `{comparison.headline}` misses by most (first repeat): real above, simulated below. {_phases_told(comparison)}",
+        1.4 + 0.52 * min(_NUM_WORST, len(comparison.pairs[_headline_pair(comparison)].real.requests)),
+        lambda canvas: _worst(canvas, comparison),
+    )
+    return figures
 
 
-def _has_samples(comparison: Comparison, metric: Metric) -> bool:
-    return any(len(samples_ns(pair.real, metric)) for pair in comparison.pairs.values())
+def _has_samples(comparison: Comparison, metric: Measure) -> bool:
+    return any(name == metric for name, _ in comparison.curves)
 
 
-def _draw(path: Path, draw: Callable[[Axes, Comparison, Metric], None], comparison: Comparison, metric: Metric) -> None:
+def _headline_pair(comparison: Comparison) -> tuple[str, str]:
+    return comparison.real_repeats[0].meta.run_id, comparison.headline
+
+
+def _headline_runs(comparison: Comparison) -> tuple[RealRun | SimulatedRun, RealRun | SimulatedRun]:
+    return comparison.real_repeats[0], comparison.simulations[comparison.headline]
+
+
+def _save(path: Path, height: float, draw: Callable[[Canvas], None]) -> None:
     from matplotlib import style
     from matplotlib.figure import Figure as Canvas
 
     # A user's own matplotlibrc must not change the report.
     with style.context("default"):
-        canvas = Canvas(figsize=_INCHES, layout="constrained")
-        axes = canvas.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, color="#DDDDDD", linewidth=0.6)
-        axes.set_axisbelow(True)
-        draw(axes, comparison, metric)
+        canvas = Canvas(figsize=(_WIDTH_INCHES, height), layout="constrained")
+        draw(canvas)
         # Without the version string the bytes depend on the drawing only.
-        canvas.legend(loc="outside upper left", ncols=5, frameon=False)
         canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _cdf(axes: Axes, comparison: Comparison, metric: Metric) -> None:
+def _axes(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _legend(canvas: Canvas, axes: Axes, columns: int = 5) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+
+
+# --- errors with their intervals --------------------------------------------------------------------------------------
+
+
+def _errors(canvas: Canvas, comparison: Comparison) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes = _axes(canvas.add_subplot())
+    axes.grid(False, axis="y")
+    keys = list(dict.fromkeys((cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples))
+    rows = {key: number for number, key in enumerate(keys)}
+    bands = comparison.bands
+    for band, colour in ((bands.warn_band, "#EEEEEE"), (bands.pass_band, "#D5D5D5")):
+        axes.axvspan(-100 * band, 100 * band, color=colour, linewidth=0, zorder=0)
+    axes.axvline(0, color="#666666", linewidth=0.8, zorder=1)
+    styles, reach = _styled(comparison), 100 * bands.warn_band
+    for number, (variant, (colour, _, marker)) in enumerate(styles.items()):
+        cells = [
+            cell
+            for cell in comparison.cells
+            if cell.variant == variant and cell.num_real_samples and np.isfinite(cell.relative_error)
+        ]
+        offset = (number - (len(styles) - 1) / 2) * (0.5 / max(len(styles), 1))
+        at = [rows[cell.metric, cell.statistic] + offset for cell in cells]
+        values = np.array([100 * cell.relative_error for cell in cells])
+        reach = max([reach, *np.abs(values)])
+        for cell, y in zip(cells, at, strict=True):
+            if np.isfinite(cell.interval_low):
+                ends = 100 * np.array([cell.interval_low, cell.interval_high])
+                reach = max([reach, *np.abs(ends[np.isfinite(ends)])])
+                axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=3)
+        axes.plot(
+            values, at, linestyle="none", marker=marker, markersize=5, color=colour,
+            markerfacecolor=colour if variant == comparison.headline else "white", label=f"Vidur {variant}", zorder=4,
+        )  # fmt: skip
+    shown = {(cell.metric, cell.statistic): cell for cell in comparison.cells if cell.variant == comparison.headline}
+    axes.set_yticks(range(len(keys)), [_row_label(shown[key]) for key in keys], fontsize=8)
+    for label, key in zip(axes.get_yticklabels(), keys, strict=True):
+        label.set_fontweight("bold" if shown[key].required else "normal")
+    axes.set_ylim(len(keys) - 0.4, -0.6)
+    if reach > 60:
+        # Far errors must not squeeze the bands to a line: linear up to 20 %, logarithmic beyond.
+        axes.set_xscale("symlog", linthresh=20, linscale=1.5)
+        ticks = [t for t in (5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000) if t <= 1.3 * reach]
+        axes.set_xticks([-t for t in reversed(ticks)] + [0] + ticks, minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.tick_params(axis="x", labelsize=8)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+    axes.set_xlim(-1.1 * reach, 1.1 * reach)
+    axes.set_xlabel("relative error (simulated - real) / real [%]")
+    _legend(canvas, axes)
+
+
+def _row_label(cell: Cell) -> str:
+    return cell.name + (" †" if cell.verdict == "insufficient" else "")
+
+
+# --- distributions ----------------------------------------------------------------------------------------------------
+
+
+def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
+    axes = _axes(canvas.add_subplot())
     shown = []
     repeats = comparison.real_repeats
+    if metric in comparison.real_bands:
+        band = comparison.real_bands[metric]
+        axes.fill_between(
+            band.values_ns / _NS_PER_MS, band.low, band.high, step="post", color="#BBBBBB", linewidth=0, label="95 % band", zorder=1,
+        )  # fmt: skip
     for number, run in enumerate(repeats):
-        samples = samples_ns(comparison.pairs[run.meta.run_id, comparison.variants[0]].real, metric)
+        curve = comparison.curves[metric, run.meta.run_id]
         label = "real" if len(repeats) == 1 else f"real ({len(repeats)} repeats)"
-        axes.plot(*_curve(samples), color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=5)
-        shown.append(samples)
+        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=5)  # fmt: skip
+        shown.append(curve)
     for variant, (colour, line, _) in _styled(comparison).items():
-        # Alignments to several repeats differ only by early stops and errors; pooled, equal ones leave the curve as it is.
-        samples = np.concatenate(
-            [samples_ns(comparison.pairs[run.meta.run_id, variant].sim, metric) for run in repeats]
-        )
-        axes.plot(*_curve(samples), color=colour, linestyle=line, linewidth=2.0, label=f"Vidur {variant}", zorder=4)
-        shown.append(samples)
-    axes.set_xlabel(f"{METRIC_NAMES[metric]} [ms]")
+        curve = comparison.curves[metric, variant]
+        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=f"Vidur {variant}", zorder=4)  # fmt: skip
+        shown.append(curve)
+    axes.set_xlabel(f"{MEASURE_NAMES[metric]} [ms]")
     axes.set_ylabel("share of " + ("tokens" if metric == "itl" else "requests"))
     axes.set_yticks([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
     axes.set_ylim(0, 1.02)
-    # Bunched tokens have gaps of nearly 0, which would stretch the axis: it begins at the lowest 1 % of the positive values, and what
-    # lies below enters at the left edge with its share.
-    lows = [np.percentile(samples[samples > 0], 1) for samples in shown if (samples > 0).any()]
-    low, high = min(lows, default=0) / _NS_PER_MS, max(samples.max() for samples in shown) / _NS_PER_MS
+    # Bunched tokens have gaps of nearly 0, which would stretch the axis: it begins at the lowest 1 %.
+    lows = [np.interp(0.01, CURVE_LEVELS, curve) for curve in shown]
+    positive = [low for low in lows if low > 0]
+    low, high = min(positive, default=0) / _NS_PER_MS, max(curve[-1] for curve in shown) / _NS_PER_MS
     if _log_if_wide(axes, low, high, ("x",)):
         axes.set_xlim(low / 1.1, high * 1.1)
+    _legend(canvas, axes)
 
 
-def _curve(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds and share at or below. Many samples are drawn as `_MAX_CURVE_POINTS` quantiles."""
-    if len(samples) > _MAX_CURVE_POINTS:
-        shares = np.linspace(0, 1, _MAX_CURVE_POINTS)
-        return np.quantile(samples, shares) / _NS_PER_MS, shares
-    values = np.sort(samples) / _NS_PER_MS
-    return np.repeat(values, 2), np.repeat(np.arange(len(values) + 1) / len(values), 2)[1:-1]
+def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
+    metrics = [metric for metric in _DISTRIBUTIONS if _has_samples(comparison, metric)]
+    grid = canvas.subplots(1, len(metrics), squeeze=False)[0]
+    first, styles = comparison.real_repeats[0].meta.run_id, _styled(comparison)
+    for axes, metric in zip(grid, metrics, strict=True):
+        _axes(axes)
+        real = comparison.curves[metric, first] / _NS_PER_MS
+        curves = {variant: comparison.curves[metric, variant] / _NS_PER_MS for variant in styles}
+        _diagonal(axes, np.concatenate([real, *curves.values()]), comparison.bands.warn_band)
+        for variant, (colour, line, marker) in styles.items():
+            axes.plot(
+                real, curves[variant], color=colour, linestyle=line, linewidth=1.6, label=f"Vidur {variant}", zorder=3
+            )
+            marked = [int(np.abs(CURVE_LEVELS - level).argmin()) for level in (0.5, 0.9, 0.99)]
+            axes.plot(
+                real[marked], curves[variant][marked], linestyle="none", marker=marker, markersize=6, color=colour,
+                markerfacecolor="white", label="P50, P90, P99" if variant == comparison.headline else None, zorder=4,
+            )  # fmt: skip
+        axes.set_xlabel(f"real {MEASURE_NAMES[metric]} [ms]")
+        axes.set_ylabel(f"simulated {MEASURE_NAMES[metric]} [ms]")
+    _legend(canvas, grid[0])
 
 
-def _scatter(axes: Axes, comparison: Comparison, metric: Metric) -> None:
-    errors = comparison.request_errors
-    columns = [f"real_{metric}_ns", f"sim_{metric}_ns"]
-    medians = errors.groupby(["variant", "request_id"], sort=True)[columns].median().astype("float64") / _NS_PER_MS
-    shown = medians.to_numpy().ravel()
+def _diagonal(axes: Axes, shown: np.ndarray, band: float) -> None:
+    """The line of equal values with a band, over the range of what is shown; both axes alike, logarithmic where it is wide."""
     # 5 % of room beyond the outermost points, and an extent even where all are equal.
-    low, high = shown.min() * 0.95, max(shown.max() * 1.05, 1e-6)
+    positive = shown[shown > 0]
+    wide = _log_if_wide(axes, float(shown.min()), float(shown.max()), ("x", "y"))
+    low = shown.min() * 0.95 if not wide else positive.min() * 0.95
+    high = max(shown.max() * 1.05, 1e-6)
     line = np.array([low, high])
     axes.plot(line, line, color="#666666", linewidth=1.0, label="exact", zorder=2)
-    band = comparison.bands.warn_band
     axes.fill_between(line, line * (1 - band), line * (1 + band), color="#000000", alpha=0.08, linewidth=0, zorder=1)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+
+
+# --- request by request -----------------------------------------------------------------------------------------------
+
+
+def _scatter(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
+    axes = _axes(canvas.add_subplot())
+    errors = comparison.request_errors
+    columns = [f"real_{metric}_ns", f"sim_{metric}_ns"]
+    medians = _per_request(errors, columns) / _NS_PER_MS
+    _diagonal(axes, medians.to_numpy().ravel(), comparison.bands.warn_band)
     for variant, (colour, _, marker) in _styled(comparison).items():
         points = medians.loc[variant]
         every = -(-len(points) // _MAX_SCATTER_POINTS)
@@ -151,11 +313,155 @@ def _scatter(axes: Axes, comparison: Comparison, metric: Metric) -> None:
             points[columns[0]], points[columns[1]], linestyle="none", marker=marker, markersize=5, markerfacecolor="none",
             markeredgecolor=colour, markeredgewidth=1.2, label=label, zorder=3,
         )  # fmt: skip
-    axes.set_xlabel(f"real {METRIC_NAMES[metric]} [ms]")
-    axes.set_ylabel(f"simulated {METRIC_NAMES[metric]} [ms]")
-    _log_if_wide(axes, shown.min(), shown.max(), ("x", "y"))
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
+    axes.set_xlabel(f"real {MEASURE_NAMES[metric]} [ms]")
+    axes.set_ylabel(f"simulated {MEASURE_NAMES[metric]} [ms]")
+    _legend(canvas, axes)
+
+
+def _per_request(errors: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Medians over the real repeats, by variant and request, as floats."""
+    floats = errors[["variant", "request_id"]].assign(**{name: errors[name].astype("float64") for name in columns})
+    if errors["run_id"].nunique() == 1:
+        return floats.set_index(["variant", "request_id"])
+    return floats.groupby(["variant", "request_id"], sort=True)[columns].median()
+
+
+def _drivers(canvas: Canvas, comparison: Comparison) -> None:
+    errors = comparison.request_errors
+    errors = errors[errors["variant"] == comparison.headline]
+    real = errors["real_ttft_ns"].to_numpy(dtype="float64")
+    wrong = errors["ttft_error_ns"].to_numpy(dtype="float64")
+    relative = 100 * np.divide(wrong, real, out=np.full(len(real), np.nan), where=real > 0)
+    groups = comparison.error_groups
+    groups = groups[(groups["variant"] == comparison.headline) & (groups["metric"] == "ttft")]
+    every = -(-len(errors) // _MAX_SCATTER_POINTS)
+    colour = _STYLES[0][0]
+    panels = (
+        ("num_prefill_tokens", "prompt length [tokens]"),
+        ("num_in_system", "other requests in the system [requests]"),
+    )
+    grid = canvas.subplots(1, 2, sharey=True)
+    for axes, (factor, label) in zip(grid, panels, strict=True):
+        _axes(axes)
+        at = errors[factor].to_numpy(dtype="float64")
+        axes.axhspan(-100 * comparison.bands.warn_band, 100 * comparison.bands.warn_band, color="#000000", alpha=0.08, linewidth=0, label=f"within {100 * comparison.bands.warn_band:g} %")  # fmt: skip
+        axes.axhline(0, color="#666666", linewidth=0.8)
+        axes.plot(
+            at[::every], relative[::every], linestyle="none", marker="o", markersize=4, markerfacecolor="none", markeredgecolor=colour,
+            markeredgewidth=0.8, alpha=0.6, label="a request" + (f" (every {every}th)" if every > 1 else ""), zorder=3,
+        )  # fmt: skip
+        mine = groups[(groups["factor"] == factor) & groups["median"].notna()]
+        low, high = (mine[name].to_numpy(dtype="float64") for name in ("low", "high"))
+        median = 100 * mine["median"].to_numpy()
+        spread = np.abs(100 * mine[["p10", "p90"]].to_numpy().T - median)
+        axes.errorbar(
+            (low + high) / 2, median, yerr=spread, xerr=(high - low) / 2, linestyle="none", marker="s", markersize=5, color="black",
+            linewidth=1.4, capsize=3, label="group median, 10-90 %", zorder=5,
+        )  # fmt: skip
+        axes.set_xlabel(label)
+    grid[0].set_ylabel("TTFT error [%]")
+    _legend(canvas, grid[0])
+
+
+# --- over time --------------------------------------------------------------------------------------------------------
+
+
+def _timeline_names(comparison: Comparison) -> tuple[str, str]:
+    return comparison.real_repeats[0].meta.run_id, comparison.headline
+
+
+def _timelines(canvas: Canvas, comparison: Comparison) -> None:
+    real, sim = _timeline_names(comparison)
+    colour = _STYLES[0][0]
+    end = max(float(comparison.timelines[name].time_ns[-1]) for name in (real, sim))
+    grid = canvas.subplots(2, 1, sharex=True)
+    for axes, what in zip(grid, ("running", "waiting"), strict=True):
+        _axes(axes)
+        for name, label, style in (
+            (real, "real", {"color": _REAL_COLOUR, "linewidth": 0.8}),
+            (sim, f"Vidur {sim}", {"color": colour, "linewidth": 1.4, "linestyle": (0, (4, 1.5))}),
+        ):
+            seconds, counts = _steps(comparison.timelines[name], what, end)
+            if name == real:
+                axes.fill_between(seconds, counts, step="post", color="#CCCCCC", linewidth=0)
+            axes.plot(seconds, counts, drawstyle="steps-post", label=label, **style)
+        axes.set_ylabel(f"{what} [requests]")
+        axes.set_ylim(bottom=0)
+        if axes.get_ylim()[1] < 1:
+            axes.set_ylim(0, 1)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    grid[1].set_xlabel("time since run start [s]")
+    _legend(canvas, grid[0])
+
+
+def _steps(timeline: Timeline, what: str, end_ns: float) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and counts; of many changes, the largest count in each of `_MAX_TIMELINE_BINS` equal stretches."""
+    counts, times = getattr(timeline, what), timeline.time_ns
+    if len(times) <= 2 * _MAX_TIMELINE_BINS:
+        return times / 1e9, counts
+    edges = np.linspace(float(times[0]), end_ns, _MAX_TIMELINE_BINS + 1)
+    group = np.clip(np.searchsorted(edges, times, side="right") - 1, 0, _MAX_TIMELINE_BINS - 1)
+    largest = np.full(_MAX_TIMELINE_BINS, -1, dtype=np.int64)
+    np.maximum.at(largest, group, counts)
+    # A stretch without a change keeps the last count before it; one with changes may also begin with it.
+    last = np.searchsorted(times, edges[:-1], side="right") - 1
+    return edges[:-1] / 1e9, np.maximum(largest, counts[np.maximum(last, 0)])
+
+
+def _phases_told(comparison: Comparison) -> str:
+    """Which parts of a request's time can be told apart."""
+    runs = _headline_runs(comparison)
+    missing = [name for name, run in zip(("real run", "simulation"), runs, strict=True) if _scheduled(run) is None]
+    if not missing:
+        return "Waiting: arrival to first scheduled; prefill: from there to the first token; decode: to the last compared token."
+    return f"The {' and the '.join(missing)} record{'s' if len(missing) == 1 else ''} no scheduled_time_ns, so waiting is part of prefill there."
+
+
+def _scheduled(run: RealRun | SimulatedRun) -> pd.Series | None:
+    column = run.requests.get("scheduled_time_ns")
+    return column if column is not None and column.notna().any() else None
+
+
+def _worst(canvas: Canvas, comparison: Comparison) -> None:
+    pair = comparison.pairs[_headline_pair(comparison)]
+    real, sim = pair.real.requests, pair.sim.requests
+    size = np.abs(sim["e2e_ns"].to_numpy() - real["e2e_ns"].to_numpy())
+    chosen = np.argsort(-size, kind="stable")[:_NUM_WORST]
+    axes = _axes(canvas.add_subplot())
+    axes.grid(False, axis="y")
+    runs = _headline_runs(comparison)
+    labels, ticks = [], []
+    for number, row in enumerate(chosen):
+        for offset, (side, run) in zip((-0.19, 0.19), zip((real, sim), runs, strict=True), strict=True):
+            lengths = _phases(side.iloc[row], run)
+            begin = 0.0
+            for length, (name, colour, hatch) in zip(lengths, _PHASES, strict=True):
+                axes.barh(
+                    number + offset, length, height=0.34, left=begin, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4,
+                    label=name if number == 0 and offset < 0 else None,
+                )  # fmt: skip
+                begin += length
+        told = real.iloc[row]
+        error = sim["e2e_ns"].iloc[row] - told["e2e_ns"]
+        ticks.append(number)
+        labels.append(f"request {told['request_id']}: {told['num_prefill_tokens']} + {told['num_tokens']} tokens\n{error / _NS_PER_MS:+,.1f} ms")  # fmt: skip
+    axes.set_yticks(ticks, labels, fontsize=8)
+    axes.set_ylim(len(chosen) - 0.4, -0.6)
+    axes.set_xlabel("time since arrival [ms]  (upper bar real, lower bar simulated)")
+    _legend(canvas, axes)
+
+
+def _phases(request: pd.Series, run: RealRun | SimulatedRun) -> list[float]:
+    """Milliseconds waiting, in prefill, in decode. Waiting is 0 where the run does not record when the request was scheduled."""
+    scheduled = _scheduled(run)
+    moment = scheduled.iloc[int(request["request_id"])] if scheduled is not None else None
+    waiting = 0 if moment is None or pd.isna(moment) else int(moment) - int(request["arrival_time_ns"])
+    waiting = min(max(waiting, 0), int(request["ttft_ns"]))
+    parts = (waiting, request["ttft_ns"] - waiting, request["e2e_ns"] - request["ttft_ns"])
+    return [float(part) / _NS_PER_MS for part in parts]
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
 
 
 def _styled(comparison: Comparison) -> dict[str, tuple[str, object, str]]:
@@ -173,7 +479,7 @@ def _log_if_wide(axes: Axes, low: float, high: float, which: tuple[str, ...]) ->
     for name in which:
         axis = axes.xaxis if name == "x" else axes.yaxis
         axes.set(**{f"{name}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 500 * low else (1.0,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     return True

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.history import History
-from gst_assets.analysis.latencies import METRIC_NAMES, METRICS
+from gst_assets.analysis.measures import MEASURE_NAMES, Measure
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, Table, validate
 from gst_assets.scenario import Regression as Rule
 
@@ -51,6 +51,9 @@ _SUBJECT_PARTS = (
     "backend",
     "engine_settings_sha256",
 )
+
+TRACKED_MEASURES: tuple[Measure, ...] = ("ttft", "itl", "e2e")
+"""Measures whose percentiles are followed from night to night."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class SeriesVerdict:
     @property
     def name(self) -> str:
         """The series in words, e.g. `engine TTFT P50`."""
-        return f"{self.side} {METRIC_NAMES.get(self.metric, self.metric)} {self.statistic.upper()}"  # type: ignore[call-overload]
+        return f"{self.side} {MEASURE_NAMES.get(self.metric, self.metric)} {self.statistic.upper()}"  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def judge_history(history: History, rule: Rule) -> RegressionReport:
     latencies = _cells(history, nights)
     series = []
     for side in ("engine", "fidelity"):
-        for metric in METRICS:
+        for metric in TRACKED_MEASURES:
             for statistic in STATISTICS:
                 cells = latencies.get((metric, statistic))
                 if cells is None:

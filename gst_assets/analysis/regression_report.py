@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.latencies import METRIC_NAMES, METRICS, Metric
-from gst_assets.analysis.regression import STATISTICS, RegressionReport, SeriesVerdict
+from gst_assets.analysis.measures import MEASURE_NAMES, Measure
+from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, RegressionReport, SeriesVerdict
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, write_table
@@ -159,8 +159,8 @@ def _draw(report: RegressionReport, side: str, path: Path) -> None:
 
     with style.context("default"):
         canvas = Figure(figsize=_INCHES, layout="constrained")
-        grid = canvas.subplots(len(METRICS), 1, sharex=True)
-        for axes, metric in zip(grid, METRICS, strict=True):
+        grid = canvas.subplots(len(TRACKED_MEASURES), 1, sharex=True)
+        for axes, metric in zip(grid, TRACKED_MEASURES, strict=True):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(True, color="#DDDDDD", linewidth=0.6)
             axes.set_axisbelow(True)
@@ -171,7 +171,7 @@ def _draw(report: RegressionReport, side: str, path: Path) -> None:
         canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _panel(axes: Axes, report: RegressionReport, side: str, metric: Metric) -> None:
+def _panel(axes: Axes, report: RegressionReport, side: str, metric: Measure) -> None:
     series = {one.statistic: one for one in report.series if one.side == side and one.metric == metric}
     first = max(0, len(report.nights) - _SHOWN_NIGHTS)
     for statistic in STATISTICS:
@@ -191,7 +191,7 @@ def _panel(axes: Axes, report: RegressionReport, side: str, metric: Metric) -> N
     if side == "fidelity":
         axes.axhline(0, color="#000000", linewidth=0.8)
     unit = "[ms]" if side == "engine" else "error [%]"
-    axes.set_ylabel(f"{METRIC_NAMES[metric]} {unit}")
+    axes.set_ylabel(f"{MEASURE_NAMES[metric]} {unit}")
     for position in _mark_positions(report):
         if position >= first:
             axes.axvline(position - 0.5, color="#666666", linewidth=0.9, linestyle=(0, (1, 2)))

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, overload
 
+import numpy as np
 import pandas as pd
 
+from gst_assets.analysis.token_columns import read_tokens
 from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, RunMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import (
@@ -30,7 +32,8 @@ M = TypeVar("M", RealRunMeta, VidurRunMeta)
 class Run(Generic[M]):
     """One complete run directory.
 
-    `requests` and `tokens` are validated `RequestMetrics` and `TokenMetrics`; `iterations` is None where the run recorded none.
+    `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64, validated too;
+    `iterations` is None where the run recorded none. `latency_derived`: the token table had no `token_latency_ns`.
     """
 
     directory: Path
@@ -38,6 +41,7 @@ class Run(Generic[M]):
     requests: pd.DataFrame
     tokens: pd.DataFrame
     iterations: pd.DataFrame | None
+    latency_derived: bool = False
 
 
 RealRun = Run[RealRunMeta]
@@ -86,10 +90,32 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
                 f"{meta_path}: key sha256 does not list {table.file_name()}, so nobody can tell whether it was changed. List its digest."
             )
     requests = read_table(RequestMetrics, directory / RequestMetrics.file_name())
-    tokens = read_table(TokenMetrics, directory / TokenMetrics.file_name())
+    tokens, derived = read_tokens(directory / TokenMetrics.file_name())
+    _check_tables_agree(requests, tokens, directory)
+    path = directory / Iterations.file_name()
+    iterations = read_table(Iterations, path) if path.is_file() else None
+    return Run(directory, meta, requests, tokens, iterations, derived)
+
+
+def _check_tables_agree(requests: pd.DataFrame, tokens: pd.DataFrame, directory: Path) -> None:
+    """`check_run_tables`, told in one pass where the tables agree; where they do not, that check names the request.
+
+    Raises:
+        ContractError: names the first request that disagrees.
+    """
+    # Request ids are 0..N-1 and token rows are ordered by request, both checked: counts and offsets say everything.
+    ids = tokens["request_id"].to_numpy()
+    expected = requests["num_decode_tokens_actual"].to_numpy(dtype="int64")
+    if not len(ids) or ids[-1] < len(expected):
+        counts = np.bincount(ids, minlength=len(expected))
+        stated = requests["first_token_time_ns"]
+        told = stated.notna().to_numpy()
+        starts = (np.cumsum(counts) - counts)[told]
+        first = stated.to_numpy(dtype="int64", na_value=0)[told]
+        same_counts = np.array_equal(counts, expected) and bool((counts[told] > 0).all())
+        if same_counts and np.array_equal(tokens["token_time_ns"].to_numpy()[starts], first):
+            return
     check_run_tables(requests, tokens, directory)
-    iterations = directory / Iterations.file_name()
-    return Run(directory, meta, requests, tokens, read_table(Iterations, iterations) if iterations.is_file() else None)
 
 
 def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path | None = None) -> set[str] | None:

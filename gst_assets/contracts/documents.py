@@ -242,7 +242,7 @@ class ComparisonMeta(RunMeta):
     sim_run_dirs: dict[str, str]
     workload_id: str
     headline_variant: str
-    verdict: Literal["pass", "warn", "fail", "insufficient"]
+    verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
     marks: list[str] = Field(default_factory=list)
     measured: Measured | None = None
 

@@ -398,8 +398,8 @@ class LatencyErrors(Table):
     class Config(Table.Config):
         name = "latency_errors.csv"
 
-    metric: Series[str] = pa.Field(description="ttft, itl or e2e")
-    statistic: Series[str] = pa.Field(description="p50, p90 or p99")
+    metric: Series[str] = pa.Field(description="ttft, itl, tpot, e2e or normalized (E2E per token)")
+    statistic: Series[str] = pa.Field(description="mean, p50, p90, p95 or p99")
     variant: Series[str] = pa.Field(description="simulation variant")
     real_ns: Series[float] = pa.Field(ge=0, nullable=True)
     sim_ns: Series[float] = pa.Field(ge=0, nullable=True)
@@ -409,9 +409,19 @@ class LatencyErrors(Table):
     num_real_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest repeat")
     num_sim_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest alignment")
     verdict: Series[str] = pa.Field(
-        isin=["pass", "warn", "fail", "insufficient"],
-        description="relative_error against the bands; insufficient: fewer than ten samples beyond the percentile",
+        isin=["pass", "warn", "inconclusive", "insufficient", "fail"],
+        description="interval of relative_error against the bands; insufficient: too few requests, or fewer than ten samples beyond the percentile",
     )
+    interval_low: Series[float] | None = pa.Field(
+        nullable=True, description="low end of the 95 % interval of relative_error; empty: not known"
+    )
+    interval_high: Series[float] | None = pa.Field(
+        nullable=True, description="high end of the 95 % interval of relative_error; empty: not known or open"
+    )
+    error_to_noise: Series[float] | None = pa.Field(
+        ge=0, nullable=True, description="|relative_error| / real_spread; empty: one repeat, or repeats without spread"
+    )
+    required: Series[bool] | None = pa.Field(description="whether the cell enters the comparison's verdict")
 
 
 class RepeatLatencies(Table):
@@ -444,6 +454,10 @@ class RequestErrors(Table):
     real_e2e_ns: Series[Int] = pa.Field(ge=0, description="last compared token - arrival")
     sim_e2e_ns: Series[Int] = pa.Field(ge=0, description="last compared token - arrival")
     e2e_error_ns: Series[Int] = pa.Field(description="sim_e2e_ns - real_e2e_ns")
+    num_in_system: Series[Int] | None = pa.Field(
+        ge=0,
+        description="other compared requests that had arrived and not finished in the real run when this one arrived",
+    )
 
 
 class AlignmentCounts(Table):
@@ -482,6 +496,89 @@ class SettingsParity(Table):
     real: Series[str] = pa.Field(description="what the engine reported; several values where repeats differ")
     simulated: Series[str] = pa.Field(description="what the simulation assumed; empty where it did not record it")
     parity: Series[str] = pa.Field(isin=["equal", "differs", "not_recorded"])
+
+
+class GateChecks(Table):
+    """What was looked at before the numbers: one row a check and run. A failed check of severity stop leaves no comparison behind."""
+
+    class Config(Table.Config):
+        name = "gate_checks.csv"
+
+    check: Series[str]
+    run: Series[str] = pa.Field(description="real run, or simulation variants; empty: all")
+    severity: Series[str] = pa.Field(isin=["ok", "note", "mark"], description="mark: the comparison is never a pass")
+    real: Series[str] = pa.Field(description="what the real side shows; empty: does not apply")
+    simulated: Series[str] = pa.Field(description="what the simulated side shows; empty: does not apply")
+    finding: Series[str] = pa.Field(description="the finding in words; empty when ok")
+
+
+class PairedErrors(Table):
+    """Errors request by request, and distances of the distributions: one row per real repeat, variant and metric.
+
+    Relative errors are over requests whose real value is not 0; the paired columns are empty for `itl`, whose samples have no partner.
+    """
+
+    class Config(Table.Config):
+        name = "paired_errors.csv"
+
+    run_id: Series[str] = pa.Field(description="real repeat")
+    variant: Series[str] = pa.Field(description="simulation variant")
+    metric: Series[str] = pa.Field(description="ttft, itl, tpot, e2e or normalized (E2E per token)")
+    num_requests: Series[Int] = pa.Field(ge=0, description="requests with a sample")
+    num_undefined: Series[Int] = pa.Field(ge=0, nullable=True, description="requests whose relative error is undefined")
+    mape: Series[float] = pa.Field(ge=0, nullable=True, description="mean of |relative error|")
+    median_ape: Series[float] = pa.Field(ge=0, nullable=True, description="median of |relative error|")
+    bias: Series[float] = pa.Field(nullable=True, description="mean of the signed relative error")
+    mean_error_ns: Series[float] = pa.Field(nullable=True, description="mean of simulated - real")
+    rank_correlation: Series[float] = pa.Field(
+        ge=-1, le=1, nullable=True, description="Spearman's; empty where a side is constant"
+    )
+    wasserstein_ns: Series[float] = pa.Field(ge=0, nullable=True, description="Wasserstein-1 distance")
+    ks_distance: Series[float] = pa.Field(
+        ge=0, le=1, nullable=True, description="Kolmogorov-Smirnov D, an effect size: samples are dependent, no p-value"
+    )
+
+
+class ErrorGroups(Table):
+    """Relative errors of requests grouped by prompt length and by load, over all real repeats: one row per variant, metric and group."""
+
+    class Config(Table.Config):
+        name = "error_groups.csv"
+
+    variant: Series[str] = pa.Field(description="simulation variant")
+    metric: Series[str] = pa.Field(description="ttft or e2e")
+    factor: Series[str] = pa.Field(isin=["num_prefill_tokens", "num_in_system"])
+    low: Series[Int] = pa.Field(ge=0, description="smallest value of the factor in the group")
+    high: Series[Int] = pa.Field(ge=0, description="largest value of the factor in the group")
+    num_requests: Series[Int] = pa.Field(gt=0, description="requests in the group, each counted once a repeat")
+    p10: Series[float] = pa.Field(nullable=True, description="10 % point of the relative error")
+    median: Series[float] = pa.Field(nullable=True, description="median of the relative error")
+    p90: Series[float] = pa.Field(nullable=True, description="90 % point of the relative error")
+
+
+class RunTotals(Table):
+    """A run as a whole, over its compared requests: one row per real repeat and per simulation."""
+
+    class Config(Table.Config):
+        name = "run_totals.csv"
+
+    side: Series[str] = pa.Field(isin=["real", "sim"])
+    run: Series[str] = pa.Field(description="real run id, or simulation variant")
+    duration_ns: Series[float] = pa.Field(ge=0, description="first arrival to last compared token")
+    requests_per_s: Series[float] = pa.Field(ge=0, nullable=True, description="compared requests over the duration")
+    tokens_per_s: Series[float] = pa.Field(ge=0, nullable=True, description="compared tokens over the duration")
+    mean_running: Series[float] = pa.Field(ge=0, nullable=True, description="time average of running requests")
+    max_running: Series[float] = pa.Field(ge=0)
+    mean_waiting: Series[float] = pa.Field(ge=0, nullable=True, description="time average of waiting requests")
+    max_waiting: Series[float] = pa.Field(ge=0)
+    scheduling_delay_ns: Series[float] = pa.Field(
+        nullable=True, description="mean of scheduled_time_ns - arrival_time_ns; empty: not recorded"
+    )
+    num_preemptions: Series[float] = pa.Field(ge=0, nullable=True, description="empty: not recorded")
+    queue_source: Series[str] = pa.Field(
+        isin=["iterations.csv", "request times"],
+        description="where running and waiting are from: the scheduler's counts, or arrivals, first and last tokens of requests",
+    )
 
 
 # --- history and regression -------------------------------------------------------------------------------------------
@@ -525,7 +622,7 @@ class ComparisonHistory(Table):
     profile_sha256: Series[str] = pa.Field(description="the profile the headline variant was simulated on")
     git_commit: Series[str] = pa.Field(description="of the comparison; empty: unknown")
     headline_variant: Series[str]
-    verdict: Series[str] = pa.Field(isin=["pass", "warn", "fail", "insufficient"])
+    verdict: Series[str] = pa.Field(isin=["pass", "warn", "inconclusive", "insufficient", "fail"])
     num_marks: Series[Int] = pa.Field(ge=0, description="reasons why it could not be a pass")
     num_repeats: Series[Int] = pa.Field(ge=1)
 
@@ -544,7 +641,7 @@ class LatencyHistory(Table):
     sim_ns: Series[float] = pa.Field(ge=0, nullable=True)
     relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
     real_spread: Series[float] = pa.Field(ge=0, nullable=True, description="(max - min) / median over real repeats")
-    verdict: Series[str] = pa.Field(isin=["pass", "warn", "fail", "insufficient"])
+    verdict: Series[str] = pa.Field(isin=["pass", "warn", "inconclusive", "insufficient", "fail"])
 
 
 REGRESSION_VERDICTS = ("ok", "suspicious", "regression", "improvement", "insufficient data")

@@ -119,7 +119,7 @@ def write_real(directory: Path, recipe: Recipe) -> Path:
         "engine_settings": {
             **ENGINE_SETTINGS, "backend": "vllm", "engine_version": "0.32.0", "max_model_len": 2048, "attention_backend": "CPU_ATTN",
         },
-        "warmup": {},
+        "warmup": {"num_requests": 8},
         "lateness_ns": {"p50": 100_000, "p99": 900_000, "max": 1_500_000},
         "degraded": False,
         "num_bunched_messages": 0,

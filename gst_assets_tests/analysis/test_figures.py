@@ -28,7 +28,9 @@ def test_same_comparison_same_bytes_whatever_the_user_configured(tmp_path: Path)
 
     comparison = _comparison(tmp_path, [steady(40, 4, step_ns=MS)] * 2, steady(40, 4, ttft_ns=2 * MS))
     first = _draw(comparison, tmp_path / "one")
-    assert list(first) == ["ttft_cdf.png", "itl_cdf.png", "ttft_per_request.png"]
+    assert list(first) == [
+        "errors.png", "ttft_cdf.png", "itl_cdf.png", "qq.png", "ttft_per_request.png", "error_drivers.png", "timeline.png", "worst_requests.png",
+    ]  # fmt: skip
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 300}):
         assert _draw(comparison, tmp_path / "two") == first
         assert matplotlib.rcParams["font.size"] == 20, "nothing global is touched"
@@ -47,10 +49,10 @@ def test_same_comparison_same_bytes_whatever_the_user_configured(tmp_path: Path)
 )
 def test_figures_stay_small_and_whole(tmp_path: Path, real: Recipe, sim: Recipe) -> None:
     drawn = _draw(_comparison(tmp_path, [real], sim), tmp_path / "figs")
-    assert len(drawn) == 3
+    assert len(drawn) >= 7
     for data in drawn.values():
         assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
-        assert len(data) < 120_000
+        assert len(data) < 300_000
 
 
 def test_one_token_only_has_no_latency_figure(tmp_path: Path) -> None:

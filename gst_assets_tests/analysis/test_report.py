@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
-from gst_assets.analysis.comparison import COMPARED_SETTINGS, Comparison, compare
+from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.gate import COMPARED_SETTINGS
 from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
 from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    ErrorGroups,
     LatencyErrors,
+    PairedErrors,
     RepeatLatencies,
     RequestErrors,
+    RunTotals,
     SettingsParity,
     read_table,
 )
@@ -55,21 +59,49 @@ def usual(tmp_path: Path) -> Comparison:
     )
 
 
-def test_the_verdict_comes_first_and_the_table_next(usual: Comparison, tmp_path: Path) -> None:
+def test_the_verdict_comes_first_then_the_figure_and_the_table(usual: Comparison, tmp_path: Path) -> None:
     text = _write(usual, tmp_path / "out")
     lines = [line for line in text.splitlines() if line]
     assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
+    # Repeats 0, 2 and -1 % apart: t(2) sqrt(pi / 2) s / sqrt(3) = 4.8 % either way.
     assert lines[1] == (
-        "**PASS**: Vidur `calibrated` is within 5 % in all 6 cells judged; largest error +4.0 % at TTFT P50 (real repeats differ by 3.0 % there). "
-        "For comparison, `kernels`: largest error -60.0 % at TTFT P50."
+        "**WARN**: Vidur `calibrated` is within 10 % in all 6 required cells, by 95 % intervals; largest error +4.0 % [-0.8, +9.0] at TTFT P50 "
+        "(real repeats differ by 3.0 % there). For comparison, `kernels`: largest error -60.0 % at TTFT P50."
+    )
+    assert lines[2] == "![Errors and their intervals](figs/errors.png)"
+    header = "| latency [ms] | real (median of 3) | real spread | kernels | error | calibrated | error | 95 % interval | verdict | error / spread | samples |"
+    assert header in lines
+    row = "| TTFT P50 | 20.0 | 3.0 % | 8.00 | -60.0 % | 20.8 | +4.0 % | [-0.8, +9.0] | **warn** | 1.3 | 120 |"
+    assert row in lines
+    assert "| TTFT P99 † | 20.0 |" in text and "† Fewer than 20 requests or ten samples beyond the percentile" in text
+    assert len([line for line in lines if re.match(r"\| (TTFT|ITL|TPOT|E2E) (mean|P50|P90|P95|P99) ", line)]) == 20
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(usual: Comparison, tmp_path: Path) -> None:
+    _write(usual, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert (
+        page.index('class="verdict warn"')
+        < page.index("<figure>")
+        < page.index("<table>")
+        < page.index("Method and limitations")
     )
     assert (
-        lines[2]
-        == "| latency [ms] | real (median of 3) | real spread | kernels | error | calibrated | error | samples |"
+        page.count('src="data:image/png;base64,')
+        == page.count("<img")
+        == len(list((tmp_path / "out" / "figs").iterdir()))
     )
-    assert lines[4] == "| TTFT P50 | 20.0 | 3.0 % | 8.00 | -60.0 % | 20.8 | **+4.0 %** | 120 |"
-    assert "| TTFT P99 † | 20.0 |" in text and "† Fewer than ten samples beyond the percentile" in text
-    assert len([line for line in lines if re.match(r"\| (TTFT|ITL|E2E) P(50|90|99)", line)]) == 9
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(one.startswith(("data:", "tables/", "figs/", "report.html")) for one in sources)
+    assert not re.search(r"https?://|@import|url\(|<script", page)
+    assert "default-src 'none'" in page and "**" not in page and "`" not in page
+
+
+def test_names_from_other_programs_are_shown_as_they_are(tmp_path: Path) -> None:
+    real = steady(30, 2).with_meta(model="<img src=x onerror=alert(1)>")
+    sim = steady(30, 2).with_meta(model="<img src=x onerror=alert(1)>")
+    _write(_comparison(tmp_path, [real], {"calibrated": sim}), tmp_path / "out")
+    assert "<img src=x" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_every_link_leads_to_a_file_and_every_file_is_listed(usual: Comparison, tmp_path: Path) -> None:
@@ -77,15 +109,18 @@ def test_every_link_leads_to_a_file_and_every_file_is_listed(usual: Comparison, 
     linked = set(re.findall(r"\]\(([^)]+)\)", text))
     there = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")} - {"summary.md"}
     assert linked == there
-    assert text.count("![") == 3
+    assert text.count("![") == 8
 
 
 def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path) -> None:
     _write(usual, tmp_path / "out")
     for model, rows in (
-        (LatencyErrors, 18),
-        (RepeatLatencies, 27),
+        (LatencyErrors, 50),
+        (RepeatLatencies, 75),
         (RequestErrors, 720),
+        (PairedErrors, 30),
+        (ErrorGroups, 2 * 2 * 2),
+        (RunTotals, 5),
         (AlignmentCounts, 6),
         (SettingsParity, 2 * len(COMPARED_SETTINGS)),
     ):
@@ -107,7 +142,7 @@ def test_metadata_completes_the_directory(usual: Comparison, tmp_path: Path) -> 
     write_document(meta, out / "run_meta.json")
     open_directory(out, Kind.COMPARISON)
     found = read_document(ComparisonMeta, out / "run_meta.json")
-    assert (found.run_type, found.verdict, found.headline_variant, found.marks) == ("compare", "pass", "calibrated", [])
+    assert (found.run_type, found.verdict, found.headline_variant, found.marks) == ("compare", "warn", "calibrated", [])
     assert found.sim_run_dir == str(tmp_path / "calibrated") == found.sim_run_dirs["calibrated"]
     assert found.real_run_dirs == [str(tmp_path / f"r{i}") for i in range(3)]
     assert {
@@ -124,44 +159,46 @@ def _sentence(folder: Path, real: Recipe, sim: Recipe, **meta: Any) -> str:
 def test_sentences(tmp_path: Path) -> None:
     real = steady(100, 3)
     assert _sentence(tmp_path / "a", real, real.scaled(1.5)) == (
-        "**FAIL**: Vidur `calibrated` is off by +50.0 % at TTFT P50, beyond the 10 % band."
+        "**FAIL**: Vidur `calibrated` is off by +50.0 % [+50.0, +50.0] at TTFT P50, beyond the 10 % band."
     )
     assert _sentence(tmp_path / "b", real, real.scaled(0.93)) == (
-        "**WARN**: Vidur `calibrated` is within 10 % in all 6 cells judged; largest error -7.0 % at TTFT P50."
+        "**WARN**: Vidur `calibrated` is within 10 % in all 6 required cells, by 95 % intervals; largest error -7.0 % [-7.0, -7.0] at TTFT P50."
     )
     assert _sentence(tmp_path / "c", real, real, degraded=True) == (
-        "**WARN**: Vidur `calibrated` is within 5 % in all 6 cells judged; largest error +0.0 % at TTFT P50. "
+        "**WARN**: Vidur `calibrated` is within 5 % in all 6 required cells, by 95 % intervals; largest error +0.0 % [+0.0, +0.0] at TTFT P50. "
         "Not a pass, because the comparison is marked (below)."
     )
     assert _sentence(tmp_path / "d", steady(3, 2), steady(3, 2)) == (
-        "**INSUFFICIENT**: too few compared requests (3) for a verdict; no P50 or P90 of TTFT, ITL or E2E has ten samples beyond it."
+        "**INSUFFICIENT**: too few compared requests (3) for a verdict; no required cell has 20 requests and ten samples beyond its percentile."
     )
-    assert _sentence(tmp_path / "e", steady(20, 1), steady(20, 1)).startswith(
-        "**PASS**: Vidur `calibrated` is within 5 % in all 2 cells judged"
+    assert _sentence(tmp_path / "e", steady(20, 1), steady(20, 1)) == (
+        "**INSUFFICIENT**: too few samples for a verdict on TTFT P90, E2E P90; the worst of the other 2 required cells is TTFT P50: pass, "
+        "+0.0 % [+0.0, +0.0]."
     )
 
 
 def test_an_error_within_the_noise_is_said_to_be(tmp_path: Path) -> None:
+    """Two repeats 33 % apart: nothing can be said of an error of 25 %, and the sentence says so."""
     real = steady(100, 3)
     found = _comparison(tmp_path, [real, real.scaled(1.4)], {"calibrated": real.scaled(1.5)})
-    # Median 1.2, spread 0.4 / 1.2, error 0.3 / 1.2.
-    assert verdict_sentence(found) == (
-        "**FAIL**: Vidur `calibrated` is off by +25.0 % at TTFT P50 (no more than the real repeats differ there: 33.3 %), "
-        "beyond the 10 % band."
+    text = verdict_sentence(found)
+    assert text.startswith(
+        "**INCONCLUSIVE**: the data do not say whether Vidur `calibrated` keeps the 10 % band: +25.0 % ["
     )
+    assert "at TTFT P50 (no more than the real repeats differ there: 33.3 %), whose interval straddles its edge" in text
 
 
 def test_marks_notes_and_unjudged_cells_follow_the_verdict(tmp_path: Path) -> None:
     real = steady(30, 2).with_meta(degraded=True)
     sim = steady(30, 2).with_meta(simulated_settings={**ENGINE_SETTINGS, "block_size": 16})
     text = _write(_comparison(tmp_path, [real], {"calibrated": sim}), tmp_path / "out")
-    head = text[: text.index("| latency")]
+    head = text[: text.index("![")]
     assert "- **Marked**: setting block_size: engine 32, simulated with 16 (calibrated)." in head
     assert "- **Marked**: real run r0 is degraded, send lateness P99 0.9 ms." in head
     assert "- Too few samples to judge: TTFT P90, ITL P90, E2E P90." in head
     assert "- Note: one real repeat only" in head
     assert "| `block_size` | 32 | **16 (differs)** |" in text
-    assert "real spread | calibrated" in text and "| TTFT P50 | 20.0 | – |" in text
+    assert "| TTFT P50 | 20.0 | – |" in text
 
 
 def test_early_stops_and_failures_are_counted_in_the_report(tmp_path: Path) -> None:
@@ -172,11 +209,15 @@ def test_early_stops_and_failures_are_counted_in_the_report(tmp_path: Path) -> N
     text = _write(_comparison(tmp_path, [real], {"calibrated": sim}), tmp_path / "out")
     assert "| r0 | calibrated | 3 | 1 | 1 | 1 | 1 | 2 | 2 |" in text
     assert "1 failed and 1 gave no token, of 3 requests" in text
-    assert "stopped early in the real run" in text
+    assert "1 of 1 requests stopped early" in text
 
 
 def test_one_token_a_request(tmp_path: Path) -> None:
     text = _write(_comparison(tmp_path, [steady(3, 1)], {"calibrated": steady(3, 1)}), tmp_path / "out")
-    assert "| ITL P50 † | – | – | – | **–** | 0 |" in text
+    assert "| ITL P50 † | – | – | – | – | – | – | 0 |" in text
+    assert (
+        "ITL has no samples (requests of one token have no gap) and does not enter the verdict" in text
+        or "INSUFFICIENT" in text
+    )
     assert "ITL has no samples, so it has no figure." in text
     assert "nan" not in text

@@ -1,0 +1,345 @@
+"""What must hold before numbers of a real and a simulated run mean anything together. Computes no statistic.
+
+By severity:
+- stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload on which the profile
+  was calibrated. Nothing is written.
+- mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back from the engine; hardware
+  that was only stated; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band; many failed
+  or stopped requests; no warm-up. A marked comparison is never a `pass`.
+- note: some failed requests or early stops, bunched tokens, preemptions, one repeat only, latencies derived from token times, what
+  could not be checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from gst_assets.analysis.alignment import Counts, check_same_workload
+from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.errors import ComparisonError
+from gst_assets.profiling.calibration import workload_digest
+from gst_assets.scenario import Comparison as Bands
+
+Severity = Literal["ok", "note", "mark"]
+
+COMPARED_SETTINGS = (
+    "max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enable_chunked_prefill",
+    "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager", "scheduling_policy",
+)  # fmt: skip
+"""Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
+
+MANY = 0.05
+"""Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different loads."""
+
+MIN_BLOCKS = 10
+"""Fewer blocks of dependent requests than this are told."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: a row of `contracts.tables.GateChecks`. `finding` is empty where it is in order."""
+
+    check: str
+    run: str
+    severity: Severity
+    real: str
+    simulated: str
+    finding: str = ""
+
+
+# --- stop -------------------------------------------------------------------------------------------------------------
+
+
+def check_comparable(
+    real_repeats: Sequence[RealRun],
+    simulations: Mapping[str, SimulatedRun],
+    calibration_sha256: Collection[str] | None,
+) -> None:
+    """The runs are of one workload, model and device, and the profile never saw the workload. Lengths are checked by `alignment.align`.
+
+    Raises:
+        ComparisonError: names the runs and what differs, or no run on one of the sides.
+    """
+    if not real_repeats:
+        raise ComparisonError("no real run given, expected at least one directory under real_runs/.")
+    if not simulations:
+        raise ComparisonError("no simulation given, expected at least one directory under vidur_runs/.")
+    ids = [run.meta.run_id for run in real_repeats]
+    twice = [run_id for run_id in ids if ids.count(run_id) > 1]
+    if twice:
+        raise ComparisonError(
+            f"real run {twice[0]} is given more than once, which would hide the spread between repeats. Name it once."
+        )
+    for variant, sim in simulations.items():
+        if sim.meta.variant != variant:
+            raise ComparisonError(f"{sim.directory} is of variant {sim.meta.variant!r}, but was given as {variant!r}.")
+    runs: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
+    check_same_workload([run.meta for run in runs])
+    for other in runs[1:]:
+        _check_same_subject(real_repeats[0], other)
+    _check_not_calibrated_on(real_repeats[0], calibration_sha256)
+
+
+def _check_same_subject(first: RealRun, other: RealRun | SimulatedRun) -> None:
+    """Same model and same device."""
+    one, two = first.meta, other.meta
+    if one.model != two.model:
+        raise ComparisonError(
+            f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one model."
+        )
+    for key in ("geometry", "dtype"):
+        shapes = [meta.params.get("model", {}).get(key) for meta in (one, two)]
+        # Runs written by other programs may not record it; then only the name can be compared.
+        if None not in shapes and shapes[0] != shapes[1]:
+            raise ComparisonError(
+                f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one model."
+            )
+    ours = (one.hardware.hardware_id, one.hardware.device_name, one.hardware.device_count)
+    theirs = (two.hardware.hardware_id, two.hardware.device_name, two.hardware.device_count)
+    if ours != theirs:
+        verb, remedy = (
+            ("was simulated for", "Simulate with a profile made on the hardware of the real run.")
+            if two.run_type == "vidur"
+            else ("was measured on", "Repeats must come from one machine.")
+        )
+        raise ComparisonError(
+            f"run {one.run_id} was measured on {_device(ours)}, run {two.run_id} {verb} {_device(theirs)}. {remedy}"
+        )
+
+
+def _device(hardware: tuple[str, str, int]) -> str:
+    hardware_id, name, count = hardware
+    return f"{count} x {name} ({hardware_id})"
+
+
+def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] | None) -> None:
+    requests = real.requests
+    arrivals = requests["arrival_time_ns"] - requests["arrival_time_ns"].min()
+    lengths = zip(requests["num_prefill_tokens"], requests["num_decode_tokens"], strict=True)
+    digests = {
+        "workload_id": real.meta.workload_id,
+        "lengths and arrivals": workload_digest(lengths, arrivals),
+        **real.meta.workload_sha256,
+    }
+    for name, digest in digests.items():
+        if digest in (calibration_sha256 or ()):
+            raise ComparisonError(
+                f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the comparison would only "
+                "show the fit. Compare on a workload that the calibration never saw."
+            )
+
+
+# --- mark and note ----------------------------------------------------------------------------------------------------
+
+
+def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, str]]:
+    """Rows of `contracts.tables.SettingsParity`: what the engine reported beside what each simulation assumed."""
+    rows = []
+    for variant, sim in simulations.items():
+        assumed = sim.meta.simulated_settings
+        for name in COMPARED_SETTINGS:
+            reported = list(dict.fromkeys(getattr(run.meta.engine_settings, name) for run in real_repeats))
+            if assumed.get(name) is None:
+                parity = "not_recorded"
+            else:
+                parity = "equal" if reported == [assumed[name]] else "differs"
+            rows.append(
+                {
+                    "variant": variant,
+                    "setting": name,
+                    "real": " / ".join(str(value) for value in reported),
+                    "simulated": "" if parity == "not_recorded" else str(assumed[name]),
+                    "parity": parity,
+                }
+            )
+    return rows
+
+
+def checks(
+    real_repeats: Sequence[RealRun],
+    simulations: Mapping[str, SimulatedRun],
+    counts: Mapping[str, Counts],
+    parity: pd.DataFrame,
+    bands: Bands,
+    calibration_sha256: Collection[str] | None,
+) -> list[Check]:
+    """Everything that was looked at, in the order of the report. `counts` are the alignment counts of each real run."""
+    first = real_repeats[0].meta
+    every = ", ".join(simulations)
+    found = [
+        Check("workload", every, "ok", first.workload_id, first.workload_id),
+        Check("model", every, "ok", first.model, first.model),
+        Check("hardware", every, "ok", _device_of(first), _device_of(first)),
+        _held_out(calibration_sha256),
+        *_unequal_settings(parity),
+    ]
+    for run in real_repeats:
+        found += [
+            *_stated(run),
+            _transport(run),
+            _degraded(run),
+            _lateness(run, bands),
+            _warmup(run),
+            _failures(run, counts[run.meta.run_id]),
+            _early_stops(run, counts[run.meta.run_id]),
+            _bunched(run),
+        ]
+    found += [_preemptions(real_repeats, variant, sim) for variant, sim in simulations.items()]
+    every_run: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
+    for one in every_run:
+        if one.latency_derived:
+            text = f"run {one.meta.run_id}: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns"
+            found.append(Check("token_latency_ns", one.meta.run_id, "note", "", "", text))
+    if len(real_repeats) == 1:
+        text = "one real repeat only: no real-against-real spread to read the errors against"
+        found.append(Check("repeats", "", "note", "1", "", text))
+    else:
+        found.append(Check("repeats", "", "ok", str(len(real_repeats)), ""))
+    return found
+
+
+def _device_of(meta: Any) -> str:
+    return _device((meta.hardware.hardware_id, meta.hardware.device_name, meta.hardware.device_count))
+
+
+def _held_out(calibration_sha256: Collection[str] | None) -> Check:
+    if calibration_sha256 is None:
+        text = "the profile's calibration digests were not at hand: not checked that this workload is held out"
+        return Check("held out from calibration", "", "note", "", "unknown", text)
+    return Check("held out from calibration", "", "ok", "", f"{len(calibration_sha256)} calibration digests")
+
+
+def _unequal_settings(parity: pd.DataFrame) -> list[Check]:
+    """One mark a setting and difference, naming every variant that has it. Equal settings stand in their own table."""
+    found = []
+    unequal = parity.loc[parity["parity"] != "equal"]
+    for (setting, real, simulated, kind), rows in unequal.groupby(
+        ["setting", "real", "simulated", "parity"], sort=False
+    ):
+        variants = ", ".join(rows["variant"])
+        what = (
+            f"simulated with {simulated}"
+            if kind == "differs"
+            else "not recorded by the simulation, so parity is unknown"
+        )
+        text = f"setting {setting}: engine {real}, {what} ({variants})"
+        found.append(Check("settings", variants, "mark", str(real), str(simulated), text))
+    return found
+
+
+def _stated(run: RealRun) -> list[Check]:
+    """Settings and hardware that the scenario states and nobody read back."""
+    run_id, found = run.meta.run_id, []
+    stated = [name for name in COMPARED_SETTINGS if name in run.meta.engine_settings.not_read_back]
+    if stated:
+        text = f"real run {run_id}: {', '.join(stated)} as the scenario states, not read back from the engine"
+        found.append(Check("settings read back", run_id, "mark", ", ".join(stated), "", text))
+    else:
+        found.append(Check("settings read back", run_id, "ok", "all", ""))
+    if run.meta.hardware.stated:
+        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as the scenario states, nobody looked"
+        found.append(Check("hardware seen", run_id, "mark", "stated", "", text))
+    return found
+
+
+def _transport(run: RealRun) -> Check:
+    run_id, transport = run.meta.run_id, run.meta.engine_settings.transport
+    if transport == "in_process":
+        return Check("transport", run_id, "ok", transport, "none")
+    text = (
+        f"real run {run_id}: tokens came over {transport}, whose time is in every real latency and in no simulated one"
+    )
+    return Check("transport", run_id, "mark", transport, "none", text)
+
+
+def _degraded(run: RealRun) -> Check:
+    if not run.meta.degraded:
+        return Check("degraded", run.meta.run_id, "ok", "no", "")
+    reasons = getattr(run.meta, "degraded_reasons", None)
+    late = run.meta.lateness_ns
+    why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {late['p99'] / 1e6:.1f} ms" if "p99" in late else ""  # fmt: skip
+    return Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")
+
+
+def _lateness(run: RealRun, bands: Bands) -> Check:
+    """Lateness stays inside the real TTFT and is unknown to the simulation: is its median alone beyond the pass band?"""
+    run_id, late = run.meta.run_id, run.meta.lateness_ns.get("p50")
+    if late is None:
+        text = f"real run {run_id}: send lateness not recorded"
+        return Check("lateness", run_id, "note", "not recorded", "none", text)
+    median = run.requests["ttft_ns"].dropna().astype("float64").median()
+    share = late / median if median > 0 else math.inf if late else 0.0
+    told = f"P50 {late / 1e6:.2f} ms, {100 * share:.1f} % of TTFT P50" if math.isfinite(share) else f"P50 {late / 1e6:.2f} ms"  # fmt: skip
+    if share <= bands.pass_band:
+        return Check("lateness", run_id, "ok", told, "none")
+    text = f"real run {run_id}: the driver was late by {told}, which is beyond the pass band by itself"
+    return Check("lateness", run_id, "mark", told, "none", text)
+
+
+def _warmup(run: RealRun) -> Check:
+    run_id, number = run.meta.run_id, run.meta.warmup.get("num_requests")
+    if number is None:
+        return Check("warm-up", run_id, "note", "not recorded", "", f"real run {run_id}: warm-up not recorded")
+    if number == 0:
+        return Check("warm-up", run_id, "mark", "none", "", f"real run {run_id} was measured without warm-up")
+    return Check("warm-up", run_id, "ok", f"{number} requests", "")
+
+
+def _failures(run: RealRun, counts: Counts) -> Check:
+    run_id, lost = run.meta.run_id, counts.num_errors + counts.num_no_token
+    if not lost:
+        return Check("failed requests", run_id, "ok", "0", "")
+    text = (
+        f"real run {run_id}: {counts.num_errors} failed and {counts.num_no_token} gave no token, of {counts.num_requests} "
+        "requests; left out on both sides"
+    )
+    severity: Severity = "mark" if lost > MANY * counts.num_requests else "note"
+    return Check("failed requests", run_id, severity, str(lost), "left out too", text)
+
+
+def _early_stops(run: RealRun, counts: Counts) -> Check:
+    run_id, stops = run.meta.run_id, counts.num_early_stops
+    if not stops:
+        return Check("early stops", run_id, "ok", "0", "")
+    text = (
+        f"real run {run_id}: {stops} of {counts.num_compared} requests stopped early, while the simulation ran each to its requested length: "
+        "after the first early stop it carries more load than the engine did"
+    )
+    severity: Severity = "mark" if stops > MANY * counts.num_compared else "note"
+    return Check("early stops", run_id, severity, str(stops), f"{counts.num_tokens_cut} tokens cut", text)
+
+
+def _bunched(run: RealRun) -> Check:
+    number = run.meta.num_bunched_messages
+    if not number:
+        return Check("bunched tokens", run.meta.run_id, "ok", "0", "")
+    text = f"real run {run.meta.run_id}: {number} messages carried more than one token, whose gaps read as 0"
+    return Check("bunched tokens", run.meta.run_id, "note", str(number), "", text)
+
+
+def _preemptions(real_repeats: Sequence[RealRun], variant: str, sim: SimulatedRun) -> Check:
+    columns = [run.requests.get("num_preemptions") for run in real_repeats]
+    numbers = [int(column.sum()) if column is not None and column.notna().all() else None for column in columns]
+    real = " / ".join("unknown" if number is None else str(number) for number in numbers)
+    simulated = sim.meta.num_preemptions
+    if not simulated and not any(numbers):
+        return Check("preemptions", variant, "ok", real, "0")
+    text = f"simulation {variant}: {simulated} preemptions, real {real}"
+    return Check("preemptions", variant, "note", real, str(simulated), text)
+
+
+def few_blocks(length: int, num_requests: int) -> Check:
+    """Whether the requests hold enough stretches that do not depend on each other for the intervals to cover what they claim."""
+    blocks = num_requests / length
+    if blocks >= MIN_BLOCKS:
+        return Check("independent stretches", "", "ok", f"{blocks:.0f} blocks of {length} requests", "")
+    text = (
+        f"latencies depend on each other over about {length} requests, so {num_requests} requests are only {blocks:.0f} independent stretches: "
+        "the intervals may cover less than 95 %"
+    )
+    return Check("independent stretches", "", "note", f"{blocks:.0f} blocks of {length} requests", "", text)

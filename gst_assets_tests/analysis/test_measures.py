@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.stats.mstats import mquantiles
+
+from gst_assets.analysis.alignment import AlignedSide
+from gst_assets.analysis.measures import (
+    Samples,
+    clustered,
+    group_edges,
+    is_sufficient,
+    kolmogorov_smirnov,
+    paired,
+    percentile_ns,
+    relative_error,
+    requests_in_system,
+    samples_ns,
+    statistics_ns,
+    wasserstein_ns,
+)
+
+SIDE = AlignedSide(
+    requests=pd.DataFrame(
+        {
+            "request_id": [0, 2],
+            "arrival_time_ns": [0, 3],
+            "num_tokens": [3, 1],
+            "ttft_ns": [7, 9],
+            "e2e_ns": [30, 9],
+        }
+    ),
+    tokens=pd.DataFrame(
+        {
+            "request_id": [0, 0, 0, 2],
+            "token_index": [0, 1, 2, 0],
+            "token_time_ns": [7, 17, 30, 12],
+            "token_latency_ns": [0, 10, 13, 0],
+        }
+    ),
+)
+VALUES = st.lists(st.integers(0, 10**13), min_size=1, max_size=60)
+
+
+def test_samples_of_each_measure() -> None:
+    assert samples_ns(SIDE, "ttft").tolist() == [7, 9]
+    assert samples_ns(SIDE, "itl").tolist() == [10, 13], "index 0 never enters"
+    assert samples_ns(SIDE, "tpot").tolist() == [11.5], "(30 - 7) / 2; a request of one token has none"
+    assert samples_ns(SIDE, "e2e").tolist() == [30, 9]
+    assert samples_ns(SIDE, "normalized").tolist() == [10, 9]
+
+
+def test_samples_know_their_requests() -> None:
+    """Of three requests the second was not compared."""
+    gaps = clustered(SIDE, "itl", 3)
+    assert (gaps.counts.tolist(), gaps.sums().tolist(), gaps.num_requests) == ([2, 0, 0], [23, 0, 0], 1)
+    assert clustered(SIDE, "tpot", 3).counts.tolist() == [1, 0, 0]
+    assert clustered(SIDE, "e2e", 3).sums().tolist() == [30, 0, 9]
+
+
+def test_percentiles_by_hand() -> None:
+    # Type 7 on 10, 20, 30, 40: position (n - 1) p, so P50 is half-way between 20 and 30 and P90 is at 2.7.
+    samples = np.array([10, 20, 30, 40])
+    assert percentile_ns(samples, 50) == 25
+    assert percentile_ns(samples, 90) == pytest.approx(37)
+    assert statistics_ns(samples)[0] == 25
+
+
+def test_no_samples_is_nan_and_not_zero() -> None:
+    assert np.isnan(statistics_ns(np.array([], dtype="int64"))).all()
+
+
+@given(VALUES, st.sampled_from([50, 90, 95, 99]))
+def test_percentiles_against_scipy(samples: list[int], percentile: int) -> None:
+    expected = mquantiles(samples, [percentile / 100], alphap=1, betap=1)[0]
+    assert percentile_ns(np.sort(samples), percentile) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "needed"), [("mean", 20), ("p50", 20), ("p90", 100), ("p95", 200), ("p99", 1000)]
+)
+def test_ten_samples_beyond(statistic: str, needed: int) -> None:
+    assert is_sufficient(statistic, needed, needed)
+    assert not is_sufficient(statistic, needed - 1, needed - 1)
+    assert not is_sufficient(statistic, 100_000, 19), "however many tokens, nineteen requests are nineteen observations"
+
+
+@pytest.mark.parametrize(("sim", "real", "expected"), [(11, 10, 0.1), (9, 10, -0.1), (0, 0, 0.0), (1, 0, math.nan)])
+def test_relative_error(sim: float, real: float, expected: float) -> None:
+    assert relative_error(sim, real) == pytest.approx(expected, nan_ok=True)
+
+
+@given(VALUES, VALUES)
+def test_distances_against_scipy(one: list[int], other: list[int]) -> None:
+    assert kolmogorov_smirnov(np.sort(one), np.sort(other)) == pytest.approx(stats.ks_2samp(one, other).statistic)
+    size = min(len(one), len(other))
+    expected = stats.wasserstein_distance(one[:size], other[:size])
+    assert wasserstein_ns(np.sort(one[:size]), np.sort(other[:size])) == pytest.approx(expected)
+
+
+def test_paired_by_hand() -> None:
+    """Errors +10 %, -20 %, +30 %; the fourth has no relative error, the fifth none at all."""
+    found = paired(np.array([10, 10, 10, 0, 0]), np.array([11, 8, 13, 5, 0]))
+    assert (found.num_requests, found.num_undefined) == (5, 1)
+    assert found.mape == pytest.approx(0.6 / 4)
+    assert found.median_ape == pytest.approx(0.15)
+    assert found.bias == pytest.approx(0.2 / 4)
+    assert found.mean_error_ns == pytest.approx((1 - 2 + 3 + 5) / 5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=40))
+def test_rank_correlation_against_scipy(pairs: list[tuple[int, int]]) -> None:
+    real, sim = (np.array(side) for side in zip(*pairs, strict=True))
+    found = paired(real, sim).rank_correlation
+    if np.ptp(real) == 0 or np.ptp(sim) == 0:
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(stats.spearmanr(real, sim).statistic)
+
+
+def test_requests_in_the_system() -> None:
+    """Four requests: the second arrives while the first is there, the third when both have gone, the fourth with the third."""
+    requests = pd.DataFrame({"arrival_time_ns": [0, 5, 20, 20], "e2e_ns": [10, 5, 3, 3]})
+    assert requests_in_system(AlignedSide(requests, SIDE.tokens)).tolist() == [0, 1, 0, 0]
+
+
+def test_groups_of_equal_size_keep_equal_values_together() -> None:
+    assert group_edges(np.array([1, 2, 3, 4, 5, 6, 7, 8])).tolist() == [2, 4, 6, 8]
+    assert group_edges(np.array([5, 5, 5])).tolist() == [5]
+
+
+def test_samples_in_order() -> None:
+    assert Samples(np.array([3, 1, 2]), np.array([2, 1])).ordered().tolist() == [1, 2, 3]
