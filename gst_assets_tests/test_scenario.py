@@ -343,7 +343,10 @@ def test_a_missing_key_names_the_scenario_file(directory: Path) -> None:
     path.write_text(_MINE.replace("  seed: 20260101\n", ""))
     assert _error(directory) == f"{path}: workload.seed: required key is missing."
     path.write_text(_MINE.replace("kind: poisson, ", ""))
-    assert "workload.arrivals.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found none." in _error(directory)
+    assert (
+        "workload.arrivals.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found none."
+        in _error(directory)
+    )
 
 
 def test_parents_in_a_circle(directory: Path) -> None:
