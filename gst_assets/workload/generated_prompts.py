@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def prompt_of_each_length(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarra
     return PromptLengths([f"n{length}" for length in lengths], lengths, lengths * (lengths - 1) // 2), rank[index]
 
 
+@lru_cache(maxsize=4)
 def one_token_words(tokenizer: Tokenizer) -> list[str]:
     """Words of one token each alone and behind a blank: the first 2^k of the vocabulary, k at most 12.
 

@@ -91,7 +91,7 @@ def test_conversations_need_a_licence_and_have_no_times(tmp_path: Path, tokenize
     assert (plan.prefill.tolist(), plan.decode.tolist(), plan.texts) == ([2], [1], ["Hello world"])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=30),
     seed=st.integers(0, 2**63 - 1),
