@@ -44,6 +44,10 @@ class ArtifactRoot(dg.ConfigurableResource):
 class TokenizerResource(dg.ConfigurableResource):
     """Loads the scenario's tokenizer."""
 
+    workers: int = Field(
+        default=1, gt=0, description="threads that write prompts of generated text; the result does not depend on it"
+    )
+
     def load(self, scenario: Scenario) -> Tokenizer:
         """The tokenizer that `model.tokenizer` names."""
         return load_tokenizer(scenario.model.tokenizer)

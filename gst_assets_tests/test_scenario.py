@@ -217,14 +217,14 @@ _ARRIVALS = "workload.arrivals"
         ("name=other", "name cannot be overridden"),
         ("extends=_parent", "extends cannot be overridden"),
         ("foo=1", "foo: unknown key. Allowed here: comparison, description, engine, "),
-        ("workload.foo=1", "workload.foo: unknown key. Allowed here: arrivals, num_decode_tokens, num_requests, prompts, seed."),
+        ("workload.foo=1", "workload.foo: unknown key. Allowed here: arrivals, num_decode_tokens, num_requests, prompts, seed, synthetic, trace."),
         (f"{_ARRIVALS}.rate=1", f"{_ARRIVALS}.rate: unknown key. Allowed here: kind, rate_per_s."),
         (f"{_ARRIVALS}.rate_per_s=-1", f"{_ARRIVALS}.rate_per_s: Input should be greater than 0 (found -1)."),
         (f"{_ARRIVALS}.rate_per_s=0", f"{_ARRIVALS}.rate_per_s: Input should be greater than 0 (found 0)."),
         (f"{_ARRIVALS}.rate_per_s=.inf", f"{_ARRIVALS}.rate_per_s: Input should be a finite number"),
         (f"{_ARRIVALS}.rate_per_s='6'", f"{_ARRIVALS}.rate_per_s: Input should be a valid number (found '6')."),
-        (f"{_ARRIVALS}.kind=gamma", f"{_ARRIVALS}.kind: expected one of fixed_interval, poisson, static, found 'gamma'."),
-        (f"{_ARRIVALS}.kind=null", f"{_ARRIVALS}.kind: expected one of fixed_interval, poisson, static, found 'None'."),
+        (f"{_ARRIVALS}.kind=weibull", f"{_ARRIVALS}.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found 'weibull'."),
+        (f"{_ARRIVALS}.kind=null", f"{_ARRIVALS}.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found 'None'."),
         (f"{_ARRIVALS}=5", f"{_ARRIVALS}: expected a mapping of settings, found 5."),
         (f"{_ARRIVALS}=", f"{_ARRIVALS}: expected a mapping of settings, found None."),
         ("engine=1", "engine: expected a mapping of settings, found 1."),
@@ -344,7 +344,10 @@ def test_a_missing_key_names_the_scenario_file(directory: Path) -> None:
     path.write_text(_MINE.replace("  seed: 20260101\n", ""))
     assert _error(directory) == f"{path}: workload.seed: required key is missing."
     path.write_text(_MINE.replace("kind: poisson, ", ""))
-    assert "workload.arrivals.kind: expected one of fixed_interval, poisson, static, found none." in _error(directory)
+    assert (
+        "workload.arrivals.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found none."
+        in _error(directory)
+    )
 
 
 def test_parents_in_a_circle(directory: Path) -> None:

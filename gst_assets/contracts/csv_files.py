@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,7 @@ _WRITTEN_AS = {
     INTEGER: r"-?[0-9]+",
     FLOAT: r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?",
 }
+_NEEDS_QUOTES = re.compile('[,"\r\n]')
 # pandas' number parser skips blanks and a plus sign. A file that holds one of these anywhere is parsed by `_WRITTEN_AS` instead.
 _TOLERATED_BY_PANDAS = (b" ", b"+", b"\t", b"\x0b", b"\x0c")
 
@@ -44,6 +46,8 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     Raises:
         ContractError: text that UTF-8 cannot hold (half of a surrogate pair).
     """
+    if _write_columns(frame, path):
+        return
     text = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
     try:
         # The csv module quotes a field for the line end in use, `\n`, only; unquoted, a lone `\r` would read back as the end of a row.
@@ -54,6 +58,42 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         raise ContractError(
             f"{path}: text {error.object[error.start : error.end]!r} cannot be written as UTF-8. Replace it."
         ) from None
+
+
+def _write_columns(frame: pd.DataFrame, path: Path) -> bool:
+    """Write by columns, many times faster than by rows and byte for byte the same; false, and nothing written, where that is not possible:
+    without pyarrow, and for floats (whose digits differ), text that needs quotes, and a lone column (whose empty fields need quotes)."""
+    try:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        from pyarrow import csv as pa_csv
+    except ImportError:
+        return False
+    names = [str(name) for name in frame.columns]
+    if len(names) < 2 or frame.empty or _NEEDS_QUOTES.search("".join(names)):
+        return False
+    columns = []
+    for position in range(len(names)):
+        values = frame.iloc[:, position]
+        if values.dtype == "bool":
+            values = values.map({True: "True", False: "False"}).astype("str")
+        if isinstance(values.dtype, pd.StringDtype):
+            try:
+                column = pa.array(values, pa.large_string())
+            except (UnicodeEncodeError, pa.ArrowInvalid):
+                return False
+            if pc.any(pc.match_substring_regex(column, _NEEDS_QUOTES.pattern)).as_py():
+                return False
+        elif pd.api.types.is_integer_dtype(values.dtype):
+            column = pa.array(values)
+        else:
+            return False
+        columns.append(column)
+    with path.open("wb") as handle:
+        handle.write(",".join(names).encode() + b"\n")
+        options = pa_csv.WriteOptions(include_header=False, quoting_style="none", batch_size=1 << 16)
+        pa_csv.write_csv(pa.Table.from_arrays(columns, names=names), handle, options)
+    return True
 
 
 def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, str] | None = None) -> pd.DataFrame:

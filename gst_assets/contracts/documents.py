@@ -48,8 +48,48 @@ class WorkloadPaths(BaseModel):
     trace_intervals: str = "trace_intervals.csv"
 
 
+class WorkloadSource(Stored):
+    """Where a workload's requests came from, and everything that was left out or changed on the way, counted.
+
+    Of a trace: `rows` in the window read; `sampled_out`, `unusable_dropped` (no prompt or no output tokens) and `over_length_dropped` of them;
+    `num_selected` left, over a time of `span_ns` (null: no times), of which the first `num_requests` are sent. `prompts_truncated` were shortened
+    by `tokens_truncated` in all to end within `max_total_tokens`. `unused_columns` of the file stand for nothing in the workload.
+    Of synthetic lengths: how many draws fell outside the bounds and were drawn anew.
+    """
+
+    kind: Literal["prompts", "trace", "synthetic"]
+    path: str | None = None
+    sha256: str | None = None
+    format: str | None = None
+    publication: str | None = None
+    licence: str | None = None
+    unused_columns: list[str] = Field(default_factory=list)
+    rows: int | None = None
+    sampled_out: int | None = None
+    unusable_dropped: int | None = None
+    over_length_dropped: int | None = None
+    prompts_truncated: int | None = None
+    tokens_truncated: int | None = None
+    max_total_tokens: int | None = None
+    num_selected: int | None = None
+    span_ns: int | None = None
+    prefill_lengths_redrawn: int | None = None
+    decode_lengths_redrawn: int | None = None
+
+
+class WorkloadSchedule(Stored):
+    """The rate over the whole schedule beside the one asked (null: none was asked, or the schedule has no length); `time_scale` is what a
+    trace's gaps were multiplied by."""
+
+    span_ns: int = Field(ge=0)
+    asked_rate_per_s: float | None = None
+    offered_rate_per_s: float | None = None
+    time_scale: float | None = None
+
+
 class WorkloadMeta(Document):
-    """workload_meta.json. `workload_id` derives from `sha256` of the three files, so equal workloads share it."""
+    """workload_meta.json. `workload_id` derives from `sha256` of the three files, so equal workloads share it. `source` and `schedule` are
+    missing in workloads of earlier versions."""
 
     workload_id: str
     created_at: AwareDatetime
@@ -64,10 +104,12 @@ class WorkloadMeta(Document):
     num_requests: int = Field(ge=1)
     params: dict[str, Any]
     hydra: Hydra
+    source: WorkloadSource | None = None
+    schedule: WorkloadSchedule | None = None
 
 
 class PartMeta(Document):
-    """part_meta.json: one file of a workload in the making, before workload_spec joins the three."""
+    """part_meta.json: one file of a workload in the making, before workload_spec joins the three. `source`: of the prompts."""
 
     part: Literal["prompts", "trace_lengths", "trace_intervals"]
     created_at: AwareDatetime
@@ -75,6 +117,7 @@ class PartMeta(Document):
     inputs_sha256: dict[str, str] = Field(default_factory=dict)
     params: dict[str, Any]
     hydra: Hydra
+    source: WorkloadSource | None = None
 
 
 class Hardware(Stored):

@@ -88,6 +88,15 @@ class TraceLengths(FilledTable):
         return _gap_free(df)
 
 
+class PlannedRequests(TraceLengths):
+    """Requests of a trace or of synthetic lengths as planned with their prompts; private to the project (workload_parts/)."""
+
+    class Config(Table.Config):
+        name = "requests.csv"
+
+    trace_time_ns: Series[Int] | None = pa.Field(ge=0, description="the trace's time since the first request")
+
+
 class TraceIntervals(FilledTable):
     """Arrival schedule in integer nanoseconds from workload start."""
 

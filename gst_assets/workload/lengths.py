@@ -1,14 +1,18 @@
-"""Token lengths of each request: what its prompt counts, and how many tokens are asked of it."""
+"""Token lengths of the requests of a prompts file: what the prompt counts, and how many tokens are asked of it.
+
+Lengths of a trace or of a distribution belong to `requests`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from gst_assets.errors import WorkloadError
 from gst_assets.scenario import Scenario
-from gst_assets.workload.prompts import Prompt, prompts_of_requests
+from gst_assets.workload.prompts import Prompt
 from gst_assets.workload.tokenizer import Tokenizer
 
 
@@ -20,31 +24,30 @@ def build_trace_lengths(scenario: Scenario, prompts: Sequence[Prompt], tokenizer
             model.max_model_len (names the prompt and both lengths; nothing is cut).
     """
     source, limit = scenario.workload.prompts, scenario.model.max_model_len
-    prefill = dict(
-        zip((prompt.prompt_id for prompt in prompts), tokenizer.count([prompt.text for prompt in prompts]), strict=True)
-    )
-    decode = {prompt.prompt_id: _tokens_to_ask(scenario, prompt) for prompt in prompts}
-    for prompt_id, count in prefill.items():
+    counts = tokenizer.count([prompt.text for prompt in prompts])
+    asked = [_tokens_to_ask(scenario, prompt) for prompt in prompts]
+    for prompt, count, tokens in zip(prompts, counts, asked, strict=True):
         if count == 0:
             raise WorkloadError(
-                f"{source}: prompt {prompt_id!r} has no tokens under {tokenizer.reference}. Remove or extend it."
+                f"{source}: prompt {prompt.prompt_id!r} has no tokens under {tokenizer.reference}. Remove or extend it."
             )
-        if count + decode[prompt_id] > limit:
+        if count + tokens > limit:
             raise WorkloadError(
-                f"{source}: prompt {prompt_id!r} has {count} tokens; with {decode[prompt_id]} tokens asked of it that is "
-                f"{count + decode[prompt_id]}, beyond model.max_model_len {limit}. Shorten the prompt, lower "
+                f"{source}: prompt {prompt.prompt_id!r} has {count} tokens; with {tokens} tokens asked of it that is "
+                f"{count + tokens}, beyond model.max_model_len {limit}. Shorten the prompt, lower "
                 "workload.num_decode_tokens, or raise the limit."
             )
-    ids = [prompt.prompt_id for prompt in prompts_of_requests(prompts, scenario.workload.num_requests)]
-    frame = pd.DataFrame(
+    num_requests = scenario.workload.num_requests or len(prompts)
+    prompt_of = np.arange(num_requests) % len(prompts)
+    ids = pd.array([prompt.prompt_id for prompt in prompts], dtype="str")
+    return pd.DataFrame(
         {
-            "request_id": range(len(ids)),
-            "prompt_id": pd.Series(ids, dtype="str"),
-            "num_prefill_tokens": [prefill[prompt_id] for prompt_id in ids],
-            "num_decode_tokens": [decode[prompt_id] for prompt_id in ids],
+            "request_id": pd.array(np.arange(num_requests), dtype="Int64"),
+            "prompt_id": ids.take(prompt_of),
+            "num_prefill_tokens": pd.array(np.array(counts)[prompt_of], dtype="Int64"),
+            "num_decode_tokens": pd.array(np.array(asked)[prompt_of], dtype="Int64"),
         }
     )
-    return frame.astype({"request_id": "Int64", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"})
 
 
 def _tokens_to_ask(scenario: Scenario, prompt: Prompt) -> int:

@@ -6,7 +6,7 @@ Counting tokens belongs to `tokenizer`. Importable on a GPU host (standard libra
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,33 +27,44 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Read prompts in file order. Blank lines are skipped.
 
     Raises:
+        WorkloadError: as `iterate_prompts`.
+    """
+    return list(iterate_prompts(path))
+
+
+def iterate_prompts(path: Path) -> Iterator[Prompt]:
+    """Read prompts one by one in file order, keeping only their ids. Blank lines are skipped.
+
+    Raises:
         WorkloadError: file missing, not UTF-8 or without prompts; a line that is not a JSON object, lacks `prompt_id` or `text`, has an
             empty one, or repeats a `prompt_id` (names file and line).
     """
+    lines: dict[str, int] = {}
     try:
-        content = path.read_bytes().decode("utf-8")
+        # Bytes, because only "\n" ends a line there: text would also be cut at U+2028.
+        with path.open("rb") as handle:
+            for number, raw in enumerate(handle, start=1):
+                line = raw.decode("utf-8")
+                if not line.strip():
+                    continue
+                prompt = _parse(path, number, line)
+                if prompt.prompt_id in lines:
+                    raise WorkloadError(
+                        f"{path}: line {number}: prompt_id {prompt.prompt_id!r} was already used on line {lines[prompt.prompt_id]}. "
+                        "Give each prompt an id of its own."
+                    )
+                lines[prompt.prompt_id] = number
+                yield prompt
     except FileNotFoundError:
         raise WorkloadError(f"{path}: no such prompts file. Correct workload.prompts in the scenario.") from None
     except IsADirectoryError:
         raise WorkloadError(f"{path}: is a directory, expected a prompts.jsonl file.") from None
     except UnicodeDecodeError as error:
-        raise WorkloadError(f"{path}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
-    prompts: list[Prompt] = []
-    lines: dict[str, int] = {}
-    # Only "\n" ends a line: str.splitlines would also cut at U+2028 inside a text.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            prompt = _parse(path, number, line)
-            if prompt.prompt_id in lines:
-                raise WorkloadError(
-                    f"{path}: line {number}: prompt_id {prompt.prompt_id!r} was already used on line {lines[prompt.prompt_id]}. "
-                    "Give each prompt an id of its own."
-                )
-            lines[prompt.prompt_id] = number
-            prompts.append(prompt)
-    if not prompts:
+        raise WorkloadError(
+            f"{path}: line {number}: not UTF-8 at byte {error.start} of the line. Save the file as UTF-8."
+        ) from None
+    if not lines:
         raise WorkloadError(f"{path}: no prompts. Expected one JSON object with prompt_id and text a line.")
-    return prompts
 
 
 def _parse(path: Path, number: int, line: str) -> Prompt:
@@ -73,7 +84,9 @@ def _parse(path: Path, number: int, line: str) -> Prompt:
         if not isinstance(value[key], str) or not value[key]:
             raise WorkloadError(f"{path}: line {number}: {key} must be a non-empty string, found {value[key]!r:.60}.")
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        # Half a pair can only come from an escape: the file itself is UTF-8.
+        if "\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise WorkloadError(
             f"{path}: line {number}: holds half of a surrogate pair, which is no character. Write the whole character."
@@ -89,12 +102,10 @@ def _refuse_constant(name: str) -> None:
 def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:
     """Write prompts in the given order: the same prompts give the same bytes."""
     with path.open("w", encoding="utf-8", newline="\n") as handle:
-        for prompt in prompts:
-            line = {"prompt_id": prompt.prompt_id, "text": prompt.text, **prompt.extra}
-            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+        handle.writelines(map(prompt_line, prompts))
 
 
-def prompts_of_requests(prompts: Sequence[Prompt], num_requests: int | None) -> list[Prompt]:
-    """The prompt of each request: prompts in order, starting over at the end; one request per prompt when `num_requests` is None."""
-    count = len(prompts) if num_requests is None else num_requests
-    return [prompts[index % len(prompts)] for index in range(count)]
+def prompt_line(prompt: Prompt) -> str:
+    """The line of prompts.jsonl that holds a prompt, line end included."""
+    line = {"prompt_id": prompt.prompt_id, "text": prompt.text, **prompt.extra}
+    return json.dumps(line, ensure_ascii=False) + "\n"

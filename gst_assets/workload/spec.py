@@ -11,12 +11,20 @@ from typing import Any
 
 import pandas as pd
 
-from gst_assets.contracts.documents import Hydra, WorkloadMeta, WorkloadPaths, read_document
+from gst_assets.contracts.documents import (
+    Hydra,
+    WorkloadMeta,
+    WorkloadPaths,
+    WorkloadSchedule,
+    WorkloadSource,
+    read_document,
+)
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import WorkloadError
 from gst_assets.provenance import git_state, sha256_bytes
-from gst_assets.scenario import Scenario
-from gst_assets.workload.prompts import Prompt, read_prompts
+from gst_assets.scenario import Arrivals, Scenario
+from gst_assets.workload.arrivals import TraceTimes, rates
+from gst_assets.workload.prompts import iterate_prompts
 from gst_assets.workload.tokenizer import Tokenizer
 
 PATHS = WorkloadPaths()
@@ -24,11 +32,11 @@ PATHS = WorkloadPaths()
 
 @dataclass(frozen=True)
 class LoadedWorkload:
-    """A complete workload directory: every table validated, every digest checked."""
+    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are kept, in file order."""
 
     directory: Path
     meta: WorkloadMeta
-    prompts: list[Prompt]
+    prompt_ids: list[str]
     lengths: pd.DataFrame
     intervals: pd.DataFrame
 
@@ -40,7 +48,13 @@ def workload_id(sha256: dict[str, str]) -> str:
 
 
 def workload_meta(
-    scenario: Scenario, overrides: list[str], tokenizer_sha256: str, sha256: dict[str, str], num_requests: int
+    scenario: Scenario,
+    overrides: list[str],
+    tokenizer_sha256: str,
+    sha256: dict[str, str],
+    num_requests: int,
+    source: WorkloadSource | None = None,
+    schedule: WorkloadSchedule | None = None,
 ) -> WorkloadMeta:
     """workload_meta.json of a directory whose files have the given digests."""
     commit, dirty = git_state()
@@ -57,6 +71,19 @@ def workload_meta(
         num_requests=num_requests,
         params=scenario.model_dump(mode="json"),
         hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+        source=source,
+        schedule=schedule,
+    )
+
+
+def schedule_of(arrivals: Arrivals, intervals: pd.DataFrame, trace: TraceTimes | None = None) -> WorkloadSchedule:
+    """What workload_meta.json says about a schedule: the rate asked and the rate there is."""
+    found = rates(arrivals, intervals, trace)
+    return WorkloadSchedule(
+        span_ns=found.span_ns,
+        asked_rate_per_s=found.asked_per_s,
+        offered_rate_per_s=found.offered_per_s,
+        time_scale=found.time_scale,
     )
 
 
@@ -71,11 +98,11 @@ def load_workload(directory: Path) -> LoadedWorkload:
 
     open_directory(directory, Kind.WORKLOAD)
     meta = read_document(WorkloadMeta, directory / Kind.WORKLOAD.meta_name)
-    prompts = read_prompts(directory / meta.paths.prompts)
+    prompt_ids = [prompt.prompt_id for prompt in iterate_prompts(directory / meta.paths.prompts)]
     lengths = read_table(TraceLengths, directory / meta.paths.trace_lengths)
     intervals = read_table(TraceIntervals, directory / meta.paths.trace_intervals)
-    check_workload_tables(lengths, intervals, [prompt.prompt_id for prompt in prompts], directory)
-    return LoadedWorkload(directory, meta, prompts, lengths, intervals)
+    check_workload_tables(lengths, intervals, prompt_ids, directory)
+    return LoadedWorkload(directory, meta, prompt_ids, lengths, intervals)
 
 
 def check_same_request(built_params: Mapping[str, Any], scenario: Scenario, directory: Path) -> None:

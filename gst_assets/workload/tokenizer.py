@@ -5,7 +5,7 @@ Importable on a GPU host; transformers is imported when a tokenizer is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,45 @@ from gst_assets.provenance import sha256_file
 from gst_assets.scenario import resolve_path
 
 _FILE = "tokenizer.json"
+_BATCH_CHARACTERS = 2 << 20
 
 
 class Tokenizer:
-    """A loaded tokenizer with the digest of the file that defines it."""
+    """A loaded tokenizer with the digest of the file that defines it. `backend` is a `tokenizers.Tokenizer` that neither cuts nor pads."""
 
-    def __init__(self, reference: str, sha256: str, encoder: Any) -> None:
+    def __init__(self, reference: str, sha256: str, backend: Any) -> None:
         self.reference = reference
         self.sha256 = sha256
-        self._encoder = encoder
+        self._backend = backend
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without added special tokens: what the engine is given is exactly what is counted."""
-        if not texts:
-            return []
-        return self._encoder(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [encoding.ids for batch in _batches(texts) for encoding in self._encode(batch)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text."""
-        return [len(ids) for ids in self.encode(texts)]
+        return [len(encoding) for batch in _batches(texts) for encoding in self._encode(batch)]
+
+    def vocabulary(self) -> list[str]:
+        """The vocabulary's entries as the tokenizer spells them, by ascending id, without added tokens."""
+        ids = self._backend.get_vocab(with_added_tokens=False)
+        return sorted(ids, key=ids.__getitem__)
+
+    def _encode(self, texts: Sequence[str]) -> Any:
+        # The library's own batch call, without the offsets that nobody reads; it uses every core.
+        return self._backend.encode_batch_fast(texts, add_special_tokens=False)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Batches of bounded size: an encoding takes many times the memory of its text."""
+    begin, size = 0, 0
+    for end, text in enumerate(texts, start=1):
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield texts[begin:end]
+            begin, size = end, 0
+    if begin < len(texts):
+        yield texts[begin:]
 
 
 def load_tokenizer(reference: str) -> Tokenizer:
@@ -52,7 +72,7 @@ def load_tokenizer(reference: str) -> Tokenizer:
         raise WorkloadError(
             f"{directory}: tokenizer directory missing. Correct model.tokenizer, or name a hub id such as Qwen/Qwen3-0.6B."
         )
-    encoder = _load(reference, reference)
+    backend = _load(reference, reference)
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(reference, _FILE)
@@ -60,17 +80,21 @@ def load_tokenizer(reference: str) -> Tokenizer:
         raise WorkloadError(
             f"model.tokenizer {reference}: the hub repository has no {_FILE}. A fast tokenizer is required."
         )
-    return Tokenizer(reference, sha256_file(Path(cached)), encoder)
+    return Tokenizer(reference, sha256_file(Path(cached)), backend)
 
 
 def _load(location: str, reference: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(location, use_fast=True)
+        backend = AutoTokenizer.from_pretrained(location, use_fast=True).backend_tokenizer
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise WorkloadError(
             f"model.tokenizer {reference!r}: neither a directory nor loadable from the hub ({reason:.200}). "
             "Name a Hugging Face tokenizer directory; data/tokenizer/qwen3 ships with the project."
         ) from None
+    # tokenizer.json may hold both, and either would change what is counted.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gst_assets.errors import WorkloadError
-from gst_assets.workload.prompts import Prompt, prompts_of_requests, read_prompts, write_prompts
+from gst_assets.workload.prompts import Prompt, read_prompts, write_prompts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
@@ -71,9 +71,3 @@ def test_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> N
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt_id": "a", "text": "one\u2028two"}\n', encoding="utf-8")
     assert read_prompts(path)[0].text == "one\u2028two"
-
-
-def test_requests_take_prompts_in_order_and_start_over() -> None:
-    prompts = [Prompt(name, name) for name in "abc"]
-    assert [prompt.prompt_id for prompt in prompts_of_requests(prompts, 7)] == list("abcabca")
-    assert [prompt.prompt_id for prompt in prompts_of_requests(prompts, None)] == list("abc")
