@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from vidur.entities import Batch, Request
+from vidur.entities import Batch
 
 from gst_assets.errors import SimulationError
 from gst_assets.vidur_adapter.clocks import AsynchronousClock, EngineClock, SynchronousClock
@@ -31,7 +31,10 @@ class DirectSimulator:
         self.scheduler: EngineScheduler = replica_scheduler(config)
         self.predictor: KernelsPredictor = self.scheduler._execution_time_predictor
         self.clock: EngineClock = _clock(self.predictor)
-        self._outstanding: deque[tuple[Step, list[Request]]] = deque()
+        self._outstanding: deque[tuple[Step, list[EngineRequest]]] = deque()
+        self._steady: Batch | None = None
+        """The last step formed, where the next one may hold the same requests."""
+        self._repeats_left = 0
 
     def run(self) -> None:
         """Simulate until every request has its tokens.
@@ -44,11 +47,14 @@ class DirectSimulator:
         while True:
             while arriving and arriving[0]._arrived_at <= clock.now_ns:
                 scheduler.add_request(arriving.popleft())
-            batch = scheduler.next_batch(clock.now_ns)
-            if batch is not None:
-                self._form(batch)
-                if len(outstanding) < clock.queue_size and not clock.is_done():
-                    continue
+            formed = self._repeat()
+            if not formed:
+                batch = scheduler.next_batch(clock.now_ns)
+                if batch is not None:
+                    self._form(batch)
+                    formed = True
+            if formed and len(outstanding) < clock.queue_size and not clock.is_done():
+                continue
             if outstanding:
                 self._hand_out()
             elif arriving:
@@ -78,6 +84,39 @@ class DirectSimulator:
         step.token_requests = [r._id for r in batch._requests if r._is_prefill_complete]
         self.steps.append(step)
         self._outstanding.append((step, completed))
+        is_whole = len(scheduler._preempted_requests) == len(batch._requests)
+        is_steady = is_whole and not (completed or made.num_prefill_requests or scheduler.num_pending_requests)
+        self._steady = batch if is_steady else None
+        if is_steady:
+            self._repeats_left = min(r.total_tokens - r._num_processed_tokens for r in batch._requests) - 1
+
+    def _repeat(self) -> bool:
+        """Form the next step without asking the scheduler where its answer is known: the same decodes as in the last one, since nobody waits,
+        nobody ended, nobody ends in this step and the KV blocks last. Returns whether a step was formed."""
+        batch, scheduler = self._steady, self.scheduler
+        if batch is None or not self._repeats_left or scheduler.num_pending_requests:
+            return False
+        held, requests = scheduler._allocation_map, batch._requests
+        block_size = scheduler._cache_config.block_size
+        full = [r._id for r in requests if r._num_processed_tokens > held[r._id] * block_size]
+        if full and not scheduler.can_allocate(len(full)):
+            return False
+        for request_id in full:
+            scheduler.allocate(request_id, 1)
+        last, num_requests = self.steps[-1], len(requests)
+        # A new entity: Vidur's predictor keeps what it worked out of a batch on the batch.
+        kv_tokens = [tokens + 1 for tokens in batch._num_kv_tokens]
+        batch = self._steady = Batch(batch._replica_id, requests, batch._num_q_tokens, kv_tokens)
+        context_tokens = sum(r._num_processed_tokens for r in requests) - num_requests
+        step = Step(self.clock.now_ns, 0, 0, num_requests, context_tokens, last.num_running, 0, 0, last.token_requests)
+        self.clock.launch(batch)
+        for request in requests:
+            request._num_processed_tokens += 1
+            request._num_stage_processed_tokens += 1
+        self._repeats_left -= 1
+        self.steps.append(step)
+        self._outstanding.append((step, []))
+        return True
 
     def _hand_out(self) -> None:
         step, completed = self._outstanding.popleft()

@@ -15,7 +15,7 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
 - Corrected in `EngineRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
   half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
-  take a block which Vidur has reserved; prefix caching and async scheduling are not modelled; of requests arriving at the same instant
+  take a block which Vidur has reserved; prefix caching is not modelled, and async scheduling only by `direct_loop`; of requests arriving at the same instant
   Vidur admits all that fit in one step, while a real engine may begin with the first it hears of.
 """
 
@@ -227,18 +227,17 @@ class EngineScheduler(SarathiReplicaScheduler):
         batch: Batch | None = self._get_next_batch(time_ns)
         return batch
 
-    def advance(self, batch: Batch, time_ns: int) -> list[Request]:
-        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests; returns those it completes."""
+    def advance(self, batch: Batch, time_ns: int) -> list[EngineRequest]:
+        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests. Returns those it completes."""
         for request, num_tokens in zip(batch._requests, batch._num_q_tokens, strict=True):
             request.on_batch_schedule(time_ns)
             request.on_batch_stage_end(time_ns, 0, 0, 0, num_tokens)
             request.on_batch_end(time_ns, num_tokens)
         self._preempted_requests.extend(batch._requests)
-        # None of them was completed before: a completed request is in no later step.
         return [request for request in batch._requests if request._completed]
 
-    def release(self, completed: Sequence[Request]) -> None:
-        """The output of a step is handed out: the requests that it completed give up what they hold."""
+    def release(self, completed: Sequence[EngineRequest]) -> None:
+        """The output of a step is handed out: the requests it completes give up what they hold."""
         for request in completed:
             if request._id in self._allocation_map:
                 self.free(request._id)

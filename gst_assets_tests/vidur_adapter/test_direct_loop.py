@@ -1,0 +1,238 @@
+"""The direct loop: equal to Vidur's event loop one step at a time, and hand-worked cases of asynchronous scheduling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gst_assets.errors import ProfileError, SimulationError
+from gst_assets.vidur_adapter import direct_loop, predictor
+from gst_assets.vidur_adapter.overheads import Composition
+from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets_tests.vidur_adapter import support
+
+MS = 1_000_000
+SCENARIO = support.scenario()
+BUNDLE = support.bundle(SCENARIO)
+ASYNCHRONOUS = support.bundle(SCENARIO, async_scheduling=True)
+
+
+def limited(loop: str, blocks: int, seqs: int, budget: int) -> Any:
+    """The default scenario with these limits."""
+    limits = {"num_kv_blocks": blocks, "max_num_seqs": seqs, "max_num_batched_tokens": budget}
+    return SCENARIO.model_copy(
+        update={
+            "engine": SCENARIO.engine.model_copy(update=limits),
+            "simulation": SCENARIO.simulation.model_copy(update={"loop": loop}),
+        }
+    )
+
+
+# --- one step at a time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["kernels", "calibrated"])
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 40 * MS), st.integers(1, 200), st.integers(1, 80)), min_size=1, max_size=25),
+    blocks=st.integers(10, 30),
+    seqs=st.integers(1, 8),
+    budget=st.integers(8, 128),
+)
+def test_the_direct_loop_equals_the_event_loop_to_the_byte(
+    variant: str, rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int
+) -> None:
+    lengths, intervals = support.workload(rows)
+    direct, event = (
+        simulate(limited(loop, blocks, seqs, budget), lengths, intervals, BUNDLE, variant, cache_dir=None)
+        for loop in ("direct", "event")
+    )
+    assert support.csv_bytes(direct) == support.csv_bytes(event)
+    assert direct.settings == event.settings
+
+
+@pytest.mark.parametrize("variant", ["kernels", "calibrated"])
+def test_the_loops_agree_under_kv_pressure_with_preemptions(variant: str) -> None:
+    lengths, intervals = support.workload([(1 * MS, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(60)])
+    direct, event = (
+        simulate(limited(loop, 20, 8, 64), lengths, intervals, BUNDLE, variant, cache_dir=None)
+        for loop in ("direct", "event")
+    )
+    assert direct.num_preemptions > 10
+    assert support.csv_bytes(direct) == support.csv_bytes(event)
+
+
+# --- asynchronous scheduling ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinearCosts:
+    """Costs in ms; a prompt token adds `per_prefill_token` to the device."""
+
+    host: int = 1
+    device: int = 5
+    tail: int = 2
+    process: int = 0
+    per_prefill_token: int = 0
+
+    def host_ns(self, step: Composition, at_ns: int, after_idle: bool) -> int:  # noqa: ARG002 - as StepCosts
+        del step
+        return self.host * MS
+
+    def device_ns(self, step: Composition) -> int:
+        return (self.device + self.per_prefill_token * step.num_prefill_tokens) * MS
+
+    def tail_ns(self, step: Composition) -> int:
+        # With an idle device the work of the step follows its launch.
+        return self.tail * MS + self.per_prefill_token * step.num_prefill_tokens * MS
+
+    def process_ns(self, step: Composition) -> int:
+        del step
+        return self.process * MS
+
+    def is_outside(self, step: Composition) -> bool:
+        return step.num_prefill_tokens == 77
+
+
+def ahead(
+    monkeypatch: pytest.MonkeyPatch, rows: Sequence[tuple[int, int, int]], costs: LinearCosts, *overrides: str
+) -> SimulationResult:
+    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) with these costs and no time to or from the client."""
+    monkeypatch.setattr(predictor, "AsynchronousStepCosts", lambda *_: costs)
+    of = support.scenario(*overrides)
+    overheads = [support.term_row("handover", 1, 0, 1), support.term_row("delivery", 0, 1, 1)]
+    made = support.bundle(of, async_scheduling=True, overheads=overheads)
+    # The contract wants medians above 0; a simulation without either term is easier to follow.
+    table = made.overheads
+    assert table is not None
+    table["median_ns"] = 0
+    lengths, intervals = support.workload([(gap * MS, prompt, decode) for gap, prompt, decode in rows])
+    result = simulate(of, lengths, intervals, made, "calibrated", cache_dir=None)
+    assert result.settings["async_scheduling"] is True
+    return result
+
+
+def stamps(result: SimulationResult) -> list[tuple[float, float]]:
+    """(formed, handed out) of each step, in ms."""
+    steps = result.iterations
+    return [(s / MS, u / MS) for s, u in zip(steps["scheduled_time_ns"], steps["completion_time_ns"], strict=True)]
+
+
+def tokens(result: SimulationResult, request: int) -> list[float]:
+    of = result.tokens[result.tokens["request_id"] == request]
+    return [t / MS for t in of["token_time_ns"]]
+
+
+def test_decode_steps_run_at_the_pace_of_a_slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    # host 1, device 5, tail 2. Step 0: formed 0, launched 1, done 3. Step 1: formed 1, done max(3 + 5, 2 + 2) = 8; the host takes step 0's
+    # output at 3 and forms step 2 at 3: done 13. Step 3 is formed at 8, done 18.
+    result = ahead(monkeypatch, [(0, 10, 4)], LinearCosts())
+    assert stamps(result) == [(0, 3), (1, 8), (3, 13), (8, 18)]
+    assert tokens(result, 0) == [3, 8, 13, 18]
+
+
+def test_decode_steps_run_at_the_pace_of_a_slow_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    # host 4, device 1, tail 2, process 1. Step 0: formed 0, launched 4, done 6. Step 1: formed 4, launched 8, done 10. The host takes step 0's
+    # output at 8, when it has launched step 1, and is free at 9. Step 2: formed 9, launched 13, done 15; output of step 1 at 13.
+    result = ahead(monkeypatch, [(0, 10, 4)], LinearCosts(host=4, device=1, tail=2, process=1))
+    assert stamps(result) == [(0, 8), (4, 13), (9, 18), (14, 20)]
+
+
+def test_a_prompt_that_arrives_during_a_step_makes_the_gap_before_it_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The prompt of 20 tokens arrives at 10, while step 3 (formed at 9) is under way, and is first seen at 14, in step 4.
+    result = ahead(monkeypatch, [(0, 1, 6), (10, 20, 2)], LinearCosts(per_prefill_token=1))
+    # Step 0 holds a prompt of 1: done at 4 and everything after one later than above: 4, 9, 14, 19. Step 4, formed at 14: done 19 + 25 = 44.
+    assert stamps(result)[:6] == [(0, 4), (1, 9), (4, 14), (9, 19), (14, 44), (19, 49)]
+    assert tokens(result, 1) == [44, 49]
+    assert result.requests["scheduled_time_ns"].tolist() == [0, 14 * MS]
+
+
+def test_a_prompt_is_not_scheduled_twice_and_a_finished_request_not_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = ahead(monkeypatch, [(0, 1024, 1)], LinearCosts())
+    assert result.iterations["num_prefill_tokens"].tolist() == [512, 512]
+    assert result.iterations["num_context_tokens"].tolist() == [0, 512]
+    assert len(tokens(result, 0)) == 1
+
+
+def test_a_place_is_free_only_when_the_last_output_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One place. Request 0 ends with step 1 (formed 1, handed out 8); request 1 arrives at 0 and can be seen at 3 but admitted at 8 only.
+    result = ahead(monkeypatch, [(0, 10, 2), (0, 10, 1)], LinearCosts(), "engine.max_num_seqs=1")
+    # Step 2: formed 8, launched 9, done max(8 + 5, 9 + 2) = 13.
+    assert stamps(result) == [(0, 3), (1, 8), (8, 13)]
+    assert result.iterations["num_running"].tolist() == [1, 1, 1]
+    assert result.iterations["num_waiting"].tolist() == [1, 1, 0]
+
+
+def test_an_idle_engine_begins_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = ahead(monkeypatch, [(0, 10, 1), (50, 10, 1)], LinearCosts())
+    assert stamps(result) == [(0, 3), (50, 55 - 2)]
+
+
+def test_steps_outside_the_calibration_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = ahead(monkeypatch, [(0, 77, 3)], LinearCosts())
+    assert result.settings["steps_outside_calibration"] == 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 200), st.integers(1, 60)), min_size=1, max_size=20),
+    blocks=st.integers(10, 30),
+    seqs=st.integers(1, 8),
+    budget=st.integers(8, 128),
+    costs=st.builds(
+        LinearCosts, host=st.integers(0, 5), device=st.integers(1, 9), tail=st.integers(0, 5), process=st.integers(0, 2)
+    ),
+)
+def test_any_workload_keeps_the_contract_ahead(
+    rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int, costs: LinearCosts
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "AsynchronousStepCosts", lambda *_: costs)
+        lengths, intervals = support.workload([(gap * MS, prompt, decode) for gap, prompt, decode in rows])
+        of = limited("direct", blocks, seqs, budget)
+        result = simulate(of, lengths, intervals, ASYNCHRONOUS, "calibrated", cache_dir=None)
+    support.check(result, lengths, intervals, overlapping=True)
+    steps = result.iterations
+    assert (steps["num_prefill_tokens"] + steps["num_decode_requests"]).max() <= budget
+    assert steps["num_running"].max() <= seqs
+    # At most two steps are under way: step n + 2 is formed after the output of step n.
+    formed, handed_out = steps["scheduled_time_ns"].to_numpy(), steps["completion_time_ns"].to_numpy()
+    assert (formed[2:] >= handed_out[:-2]).all()
+    assert (handed_out[1:] >= handed_out[:-1]).all()
+
+
+@pytest.mark.parametrize("costs", [LinearCosts(), LinearCosts(host=4, device=1, process=1)])
+def test_repeated_steps_are_those_the_scheduler_would_form(monkeypatch: pytest.MonkeyPatch, costs: LinearCosts) -> None:
+    rows = [(1, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(30)]
+    overrides = ("engine.num_kv_blocks=20", "engine.max_num_seqs=8", "engine.max_num_batched_tokens=64")
+    repeated = ahead(monkeypatch, rows, costs, *overrides)
+    monkeypatch.setattr(direct_loop.DirectSimulator, "_repeat", lambda _: False)
+    asked = ahead(monkeypatch, rows, costs, *overrides)
+    assert repeated.num_preemptions > 0
+    assert support.csv_bytes(repeated) == support.csv_bytes(asked)
+
+
+def test_a_bundle_without_the_terms_is_refused() -> None:
+    lengths, intervals = support.workload([(0, 10, 2)])
+    with pytest.raises(ProfileError, match=r"overheads.csv has no rows of term host, .* async_scheduling"):
+        simulate(SCENARIO, lengths, intervals, ASYNCHRONOUS, "calibrated", cache_dir=None)
+
+
+def test_the_event_loop_refuses_asynchronous_scheduling() -> None:
+    lengths, intervals = support.workload([(0, 10, 2)])
+    with pytest.raises(SimulationError, match=r"simulation.loop is event, .* Set simulation.loop=direct"):
+        simulate(limited("event", 30, 8, 64), lengths, intervals, ASYNCHRONOUS, "calibrated", cache_dir=None)
+
+
+def test_kernels_stay_synchronous() -> None:
+    lengths, intervals = support.workload([(0, 10, 2), (1, 20, 5)])
+    ahead_bundle, plain = (
+        simulate(SCENARIO, lengths, intervals, b, "kernels", cache_dir=None) for b in (ASYNCHRONOUS, BUNDLE)
+    )
+    assert ahead_bundle.settings["async_scheduling"] is False
+    assert support.csv_bytes(ahead_bundle) == support.csv_bytes(plain)
