@@ -540,11 +540,11 @@ class PairedErrors(Table):
     bias: Series[float] = pa.Field(nullable=True, description="mean of the signed relative error")
     mean_error_ns: Series[float] = pa.Field(nullable=True, description="mean of simulated - real")
     rank_correlation: Series[float] = pa.Field(
-        ge=-1, le=1, nullable=True, description="Spearman's; empty where a side is constant"
+        ge=-1, nullable=True, description="Spearman's; empty where a side is constant"
     )
     wasserstein_ns: Series[float] = pa.Field(ge=0, nullable=True, description="Wasserstein-1 distance")
     ks_distance: Series[float] = pa.Field(
-        ge=0, le=1, nullable=True, description="Kolmogorov-Smirnov D, an effect size: samples are dependent, no p-value"
+        ge=0, nullable=True, description="Kolmogorov-Smirnov D, an effect size: samples are dependent, no p-value"
     )
 
 

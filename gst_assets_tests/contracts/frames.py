@@ -175,6 +175,10 @@ def _attention(frame: pd.DataFrame) -> None:
         frame[median] = frame[median].fillna(0.1).where(wanted)
 
 
+def _host_speed(frame: pd.DataFrame) -> None:
+    frame["time_ns"] = frame["time_ns"].cummax()
+
+
 def _overheads(frame: pd.DataFrame) -> None:
     frame["overhead_ns"] = frame["median_ns"] - frame["operators_ns"]
 
@@ -187,6 +191,7 @@ def _alignment(frame: pd.DataFrame) -> None:
 
 _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.TraceLengths: _numbered,
+    tables.PlannedRequests: _numbered,
     tables.TraceIntervals: _intervals,
     tables.RequestMetrics: _requests,
     tables.TokenMetrics: _tokens,
@@ -194,5 +199,6 @@ _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.MlpProfile: _mlp,
     tables.AttentionProfile: _attention,
     tables.Overheads: _overheads,
+    tables.HostSpeed: _host_speed,
     tables.AlignmentCounts: _alignment,
 }

@@ -145,6 +145,7 @@ _NA = pd.NA
 _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("ids_are_gap_free", tables.TraceLengths, {"request_id": 5}, "found request_id 5, but request_id must be 0..N-1"),
     ("ids_are_gap_free", tables.TraceLengths, {"request_id": 3}, "found request_id 3, but request_id must be 0..N-1"),
+    ("ids_are_gap_free", tables.PlannedRequests, {"request_id": 5}, "found request_id 5, but request_id must be 0..N-1"),
     ("ids_are_gap_free", tables.TraceIntervals, {"request_id": 7}, "found request_id 7, but request_id must be 0..N-1"),
     ("arrivals_are_the_cumulative_sum", tables.TraceIntervals, {"arrival_time_ns": 1}, "found arrival_time_ns 1, inter_arrival_ns 20, but"),
     ("arrivals_are_the_cumulative_sum", tables.TraceIntervals, {"inter_arrival_ns": 1}, "but arrival_time_ns must equal cumsum"),
@@ -169,6 +170,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("kind_matches_columns", tables.AttentionProfile, {"is_prefill": False}, "a row with is_prefill True needs"),
     ("points_are_unique", tables.AttentionProfile, {"batch_size": 3, "prefill_chunk_size": 72, "kv_cache_size": 72}, "two rows describe the same point"),
     ("overhead_is_the_difference", tables.Overheads, {"overhead_ns": 1}, "found overhead_ns 1, median_ns 120, operators_ns 120, but overhead_ns must"),
+    ("in_order", tables.HostSpeed, {"time_ns": 3}, "found time_ns 3, but time_ns must not decrease"),
     ("counts_add_up", tables.AlignmentCounts, {"num_requests": 9}, "but num_requests must equal num_compared + num_errors + num_no_token"),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from gst_assets.profiling import run
-from gst_assets.profiling.worker_ops import OperatorTimer
+from gst_assets.profiling.worker_ops import OperatorTimer, _HostLaps
 
 
 class CheckedTimer(OperatorTimer):
@@ -31,7 +31,7 @@ class CheckedTimer(OperatorTimer):
             torch.inference_mode(),
             set_forward_context(metadata, self.vllm_config, num_tokens=count, slot_mapping=slots),
         ):
-            walked = self._gst_walk(inputs, self._gst_clock())
+            walked = self._gst_walk(inputs, _HostLaps())
             hidden = model(input_ids=inputs["token_ids"], positions=inputs["positions"])
             expected = model.compute_logits(hidden[inputs["last_rows"]])
         assert expected.abs().max() > 0
