@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.comparison import judge
+from gst_assets.analysis.bootstrap import Interval
+from gst_assets.analysis.measures import is_sufficient
+from gst_assets.analysis.verdict import judge
 from gst_assets.contracts.documents import ComparisonMeta, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import LatencyErrors, write_table
@@ -116,6 +118,7 @@ def _errors(night: Night) -> pd.DataFrame:
     rows = []
     for (metric, statistic), real in night.real.items():
         sim = night.sim[metric, statistic]
+        error, enough = (sim - real) / real, is_sufficient(statistic, night.num_samples, night.num_samples)
         rows.append(
             {
                 "metric": metric,
@@ -124,11 +127,11 @@ def _errors(night: Night) -> pd.DataFrame:
                 "real_ns": real,
                 "sim_ns": sim,
                 "error_ns": sim - real,
-                "relative_error": (sim - real) / real,
+                "relative_error": error,
                 "real_spread": 0.03,
                 "num_real_samples": night.num_samples,
                 "num_sim_samples": night.num_samples,
-                "verdict": judge((sim - real) / real, night.num_samples, int(statistic[1:]), Bands()),
+                "verdict": judge(error, Interval(error, error), Bands(), sufficient=enough),
             }
         )
     types, _ = LatencyErrors.column_types()
