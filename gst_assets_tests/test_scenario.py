@@ -301,7 +301,7 @@ def test_unknown_scenarios_are_answered_with_the_known_ones(directory: Path) -> 
         ("num_requests: 96", "num_requestz: 96", 6, "workload.num_requestz: unknown key. Allowed here: arrivals"),
         ("rate_per_s: 6.0", "rate: 6.0", 8, "workload.arrivals.rate: unknown key. Allowed here: kind, rate_per_s."),
         ("rate_per_s: 6.0", "rate_per_s: fast", 8, "workload.arrivals.rate_per_s: Input should be a valid number (found 'fast')"),
-        ("kind: poisson", "kind: gamma", 8, "workload.arrivals.kind: expected one of fixed_interval, poisson, static"),
+        ("kind: poisson", "kind: weibull", 8, "workload.arrivals.kind: expected one of fixed_interval, poisson, gamma, static"),
         ("seed: 20260101", "seed: ${nope}", 9, "workload.seed: Interpolation key 'nope' not found."),
         ("seed: 20260101", "seed: ${nope", 9, "workload.seed: not a valid interpolation"),
         ("seed: 20260101", "seed: [1", 10, "not valid YAML ("),

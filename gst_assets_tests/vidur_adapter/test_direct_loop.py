@@ -219,7 +219,7 @@ def test_repeated_steps_are_those_the_scheduler_would_form(monkeypatch: pytest.M
 
 def test_a_bundle_without_the_terms_is_refused() -> None:
     lengths, intervals = support.workload([(0, 10, 2)])
-    with pytest.raises(ProfileError, match=r"overheads.csv has no rows of term host, .* async_scheduling"):
+    with pytest.raises(ProfileError, match=r"overheads.csv: no row of term host .* async_scheduling"):
         simulate(SCENARIO, lengths, intervals, ASYNCHRONOUS, "calibrated", cache_dir=None)
 
 
