@@ -9,35 +9,61 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from gst_assets.contracts.documents import ProfileMeta, write_document
 from gst_assets.contracts.store import directory_digests
-from gst_assets.contracts.tables import AttentionProfile, MlpProfile, Overheads, write_table
+from gst_assets.contracts.tables import AttentionProfile, HostSpeed, MlpProfile, Overheads, write_table
 from gst_assets.definitions import defs
 from gst_assets.engine.recorded import list_recorded
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
-from gst_assets_tests.vidur_adapter.support import bundle, default_overheads, step_row
+from gst_assets_tests.vidur_adapter.support import bundle, step_row, term_row
 
 SCENARIO = "h200_spaced"
+
+
+def _asynchronous_overheads() -> list[dict[str, Any]]:
+    """Terms of an engine that schedules asynchronously, by formulas."""
+    mixed = [("mixed", 8), ("mixed", 64), ("mixed", 448), ("mixed_eager", 600), ("mixed_eager", 2000)]
+    rows = [step_row("decode", 0, 0, n, 256 * n, 1_500_000 + 20_000 * n, "host") for n in (1, 8, 40)]
+    rows += [step_row("decode", 0, 0, n, 256 * n, 100_000 + 5_000 * n, "process") for n in (1, 8, 40)]
+    rows += [
+        step_row(kind, 1, tokens, n, 256 * n, 6_000_000 + 5_000 * tokens + 20_000 * n, "host")
+        for kind, tokens in mixed
+        for n in (0, 8, 40)
+    ]
+    rows += [step_row("mixed", 1, 64, 0, 0, 7_500_000, "host_after_idle")]
+    rows += [
+        step_row(
+            kind, min(tokens, 1), tokens, 1 - min(tokens, 1), 0, 2_000_000 + 7_000_000 * min(tokens, 1), "turnaround"
+        )
+        for kind, tokens in (("decode", 0), ("mixed", 64), ("mixed_eager", 600))
+    ]
+    rows += [step_row("decode", 0, 0, n, 0, 500_000, "device") for n in (1, 40)]
+    rows += [step_row(kind, 1, tokens, 0, 0, 500_000, "device") for kind, tokens in mixed]
+    return [*rows, term_row("handover", 64, 0, 300_000), term_row("delivery", 0, 1, 100_000)]
+
+
+def _host_speed() -> pd.DataFrame:
+    """Three seconds of a host whose speed does not change."""
+    frame = pd.DataFrame({"time_ns": range(0, 3_000_000_000, 100_000_000), "ratio": 1.0})
+    frame["has_prefill"] = [place % 2 == 0 for place in range(len(frame))]
+    return frame.astype({"time_ns": "Int64"})
 
 
 def write_profile(root: Path, *, scale: float = 1.0) -> Path:
     """A profiling root with a bundle for `SCENARIO` whose operators take `scale` times a formula; returns `root`."""
     scenario = load_scenario(SCENARIO)
     recorded = list_recorded(PROJECT_ROOT / "data" / "recorded" / SCENARIO)[0].meta
-    eager = [
-        step_row("mixed_eager", 1, tokens, n, 256 * n, 15_000_000 + 10_000 * tokens)
-        for tokens in (600, 2000)
-        for n in (0, 8, 40)
-    ]
-    made = bundle(scenario, scale=scale, overheads=[*default_overheads(), *eager])
+    made = bundle(scenario, scale=scale, overheads=_asynchronous_overheads())
     directory = root / scenario.hardware.hardware_id / scenario.model.name
     directory.mkdir(parents=True)
     write_table(MlpProfile, made.mlp, directory)
     write_table(AttentionProfile, made.attention, directory)
     assert made.overheads is not None
     write_table(Overheads, made.overheads, directory)
+    write_table(HostSpeed, _host_speed(), directory)
     meta = ProfileMeta(
         run_id="synthetic",
         started_at=recorded.started_at,

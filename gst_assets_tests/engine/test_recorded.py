@@ -25,7 +25,7 @@ from gst_assets.scenario import load_scenario
 
 KEPT = PROJECT_ROOT / "data" / "recorded"
 SPACED = KEPT / "h200_spaced"
-LIMIT_BYTES = 6 * 2**20
+LIMIT_BYTES = 12 * 2**20
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -175,10 +175,10 @@ def operator_model(of: Scenario, made: SyntheticBundle) -> OperatorModel:
 
 
 def step_row(
-    kind: str, prefills: int, prefill_tokens: int, decodes: int, context: int, median_ns: int
+    kind: str, prefills: int, prefill_tokens: int, decodes: int, context: int, median_ns: int, term: str = "step"
 ) -> dict[str, Any]:
-    """A `step` row of overheads.csv."""
-    return _overhead("step", kind, prefills, prefill_tokens, decodes, context, median_ns)
+    """A row of overheads.csv about a step: the whole of it, or another `term`."""
+    return _overhead(term, kind, prefills, prefill_tokens, decodes, context, median_ns)
 
 
 def term_row(term: str, prefill_tokens: int, decodes: int, median_ns: int) -> dict[str, Any]:
