@@ -13,9 +13,11 @@ from pydantic import BaseModel
 from gst_assets.contracts.documents import (
     ComparisonMeta,
     Document,
+    HistoryMeta,
     PartMeta,
     ProfileMeta,
     RealRunMeta,
+    RegressionMeta,
     RunMeta,
     VidurRunMeta,
     WorkloadMeta,
@@ -57,6 +59,8 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
         **_RUN, "real_run_dir": "d", "sim_run_dir": "s", "real_run_dirs": ["d"], "sim_run_dirs": {"kernels": "s"}, "workload_id": "w",
         "headline_variant": "kernels", "verdict": "pass",
     },
+    HistoryMeta: {"scenario": "s", "num_comparisons": 1, "sha256": {}},
+    RegressionMeta: {"scenario": "s", "verdict": "ok", "rule": {}, "nights": ["c"], "history_sha256": {}, "sha256": {}},
 }  # fmt: skip
 each_document = pytest.mark.parametrize("model", list(_VALID), ids=lambda model: model.__name__)
 
