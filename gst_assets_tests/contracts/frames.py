@@ -175,6 +175,10 @@ def _attention(frame: pd.DataFrame) -> None:
         frame[median] = frame[median].fillna(0.1).where(wanted)
 
 
+def _comparisons(frame: pd.DataFrame) -> None:
+    frame["comparison_id"] = [f"{text}{row}" for row, text in enumerate(frame["comparison_id"])]
+
+
 def _host_speed(frame: pd.DataFrame) -> None:
     frame["time_ns"] = frame["time_ns"].cummax()
 
@@ -200,5 +204,6 @@ _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.AttentionProfile: _attention,
     tables.Overheads: _overheads,
     tables.HostSpeed: _host_speed,
+    tables.ComparisonHistory: _comparisons,
     tables.AlignmentCounts: _alignment,
 }
