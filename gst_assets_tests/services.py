@@ -1,7 +1,6 @@
 """Real services on loopback for the tests marked `services`: Ceph (its S3 gateway), PostgreSQL and Redis, each in a folder of its own.
 
-Where a program is absent the test is
-skipped with what to install; with GST_REQUIRE_SERVICES=1 (continuous integration) it fails instead.
+Where a program is absent the test is skipped with what to install; with GST_REQUIRE_SERVICES=1 (continuous integration) it fails instead.
 """
 
 from __future__ import annotations
