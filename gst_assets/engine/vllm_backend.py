@@ -54,6 +54,8 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at first use, which needs a CUDA toolkit
+        # Tokens of a step are handed to the driver in groups of this many, between which a request that is due can leave.
+        "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": os.environ.get("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "16"),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(scenario.engine.start_timeout_s)),
     }
     if not _needs_hub(scenario.model):
