@@ -99,6 +99,19 @@ class EngineResource(dg.ConfigurableResource):
             log,
         )
 
+    def capacity(
+        self, scenario: Scenario, overrides: list[str], group_id: str, out: Path, log: Callable[[str], None]
+    ) -> Path:
+        """Search the engine's capacity; returns the complete directory written under `out`.
+
+        Raises:
+            EngineError: hardware or settings differ from the scenario, or the engine failed.
+        """
+        self._run(
+            "gst_assets.engine.capacity", ["--group-id", group_id, "--out", str(out)], scenario, overrides, out, log
+        )
+        return out / group_id
+
     def _run(
         self,
         module: str,

@@ -548,6 +548,35 @@ class Regression(Settings):
     window_nights: int = Field(50, ge=8, description="sliding window of the change-point detection")
 
 
+class Capacity(Settings):
+    """The search for the highest rate of Poisson arrivals at which the P99 of scheduling delay (first scheduled - intended arrival) stays under a
+    bound. Each probe plays the same lengths, drawn from the workload's, with the same gaps scaled to its rate."""
+
+    sides: tuple[Literal["simulator", "engine"], ...] = Field(
+        ("simulator",),
+        min_length=1,
+        description="where to search: in every variant of the simulation, on the real engine",
+    )
+    max_p99_delay_ms: float = Field(gt=0, description="bound of the P99 of scheduling delay")
+    low_rate_per_s: float = Field(gt=0, description="lowest rate probed, expected to be sustained")
+    high_rate_per_s: float = Field(gt=0, description="highest rate probed, expected not to be")
+    relative_tolerance: float = Field(
+        0.05, gt=0, lt=1, description="the search ends when the bounds are closer than this, relative to the lower one"
+    )
+    num_requests: int = Field(1000, gt=1, description="requests of a probe; a P99 of fewer than 1,000 is flagged")
+    seed: int = Field(ge=0, lt=2**63, description="of the lengths drawn and of the gaps, the same in every probe")
+
+    @model_validator(mode="after")
+    def _bounds_differ(self) -> Capacity:
+        if self.high_rate_per_s <= self.low_rate_per_s:
+            raise ValueError(
+                f"high_rate_per_s {self.high_rate_per_s} is not above low_rate_per_s {self.low_rate_per_s}"
+            )
+        if len(set(self.sides)) < len(self.sides):
+            raise ValueError(f"sides {list(self.sides)} names one twice")
+        return self
+
+
 class Scenario(Settings):
     """One run, resolved: everything that decides what is measured, simulated and compared."""
 
@@ -563,6 +592,7 @@ class Scenario(Settings):
     simulation: Simulation = Simulation()
     comparison: Comparison = Comparison()
     regression: Regression = Regression()
+    capacity: Capacity | None = Field(None, description="null: no capacity is searched for")
 
     def digest(self, *sections: str) -> str:
         """First 16 hex digits of the sha256 over the named sections' resolved values."""

@@ -21,7 +21,7 @@ def test_definitions_are_loadable_and_name_every_entity() -> None:
     assert keys == {
         "prompts", "trace_lengths", "trace_intervals", "workload_spec", "real_request_metrics", "real_token_metrics",
         "vidur_profile", "vidur_request_metrics", "vidur_token_metrics", "comparison_report", "comparison_history",
-        "regression_report", "simulation_self_check",
+        "regression_report", "simulation_self_check", "capacity",
     }  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_engine_and_profiling_import_without_the_platform() -> None:
     script = (
         "import sys\n"
         "for name in ('dagster', 'pandera', 'vidur', 'omegaconf'): sys.modules[name] = None\n"
-        "import gst_assets.engine.run, gst_assets.profiling.run\n"
+        "import gst_assets.engine.run, gst_assets.engine.capacity, gst_assets.profiling.run\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

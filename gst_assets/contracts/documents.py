@@ -132,12 +132,12 @@ class Hardware(Stored):
 
 
 class RunMeta(Document):
-    """run_meta.json of a real run, a simulation, a profile or a comparison.
+    """run_meta.json of a real run, a simulation, a profile, a comparison or a search for capacity.
 
     `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its digest.
     """
 
-    run_type: Literal["real", "vidur", "compare", "vidur_profile"]
+    run_type: Literal["real", "vidur", "compare", "vidur_profile", "capacity"]
     run_id: str
     started_at: AwareDatetime
     ended_at: AwareDatetime
@@ -288,6 +288,34 @@ class ComparisonMeta(RunMeta):
     verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
     marks: list[str] = Field(default_factory=list)
     measured: Measured | None = None
+
+
+class CapacityFound(Stored):
+    """What a search for capacity came to on one side. Rates are requests per second.
+
+    `found`: the bound was kept at `capacity_per_s` and broken at `upper_per_s`, closer than the tolerance. `below_low`: broken at the lowest rate
+    probed, so no capacity is known. `above_high`: kept at the highest, so the capacity is at least that. `undetermined`: a probe between could not be
+    judged; the rates are the bounds known by then. `reason` says which and why; `flags` what weakens the result.
+    """
+
+    status: Literal["found", "below_low", "above_high", "undetermined"]
+    capacity_per_s: float | None
+    upper_per_s: float | None
+    num_probes: int = Field(ge=1)
+    reason: str = ""
+    flags: list[str] = Field(default_factory=list)
+
+
+class CapacityMeta(RunMeta):
+    """run_meta.json of a search for capacity. `found` maps a side (`engine`, or a variant of the simulation) to its result; `criterion` says in words
+    what was searched for. `engine_settings` are of the engine's side, `profile_sha256` of the simulation's profile; null where that side was not
+    searched."""
+
+    run_type: Literal["capacity"] = "capacity"
+    criterion: str
+    found: dict[str, CapacityFound]
+    engine_settings: EngineSettings | None = None
+    profile_sha256: dict[str, str] | None = None
 
 
 class HistoryMeta(Document):

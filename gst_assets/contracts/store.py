@@ -42,6 +42,7 @@ class Kind(StrEnum):
     COMPARISON = "comparisons"
     HISTORY = "history"
     REGRESSION = "regressions"
+    CAPACITY = "capacity"
 
     @property
     def meta_name(self) -> str:

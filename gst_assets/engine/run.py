@@ -134,6 +134,20 @@ def _plays(arguments: argparse.Namespace) -> list[Play]:
         )
     if arguments.group_id and len(scenarios) > 1:
         raise EngineError("--group-id names the runs of one workload. Leave it out to name them after their scenarios.")
+    check_one_engine(scenarios)
+    now = timestamp_slug(datetime.now(timezone.utc))
+    return [
+        Play(scenario, workload.resolve(), arguments.group_id or f"{scenario.name}-{now}")
+        for scenario, workload in zip(scenarios, arguments.workload, strict=True)
+    ]
+
+
+def check_one_engine(scenarios: Sequence[Scenario]) -> None:
+    """The scenarios differ in name and can all be served by one engine.
+
+    Raises:
+        EngineError
+    """
     first = scenarios[0]
     for other in scenarios[1:]:
         for section in ("model", "hardware", "engine"):
@@ -144,11 +158,6 @@ def _plays(arguments: argparse.Namespace) -> list[Play]:
     names = [scenario.name for scenario in scenarios]
     if len(set(names)) < len(names):
         raise EngineError(f"scenarios {', '.join(names)}: name each scenario once.")
-    now = timestamp_slug(datetime.now(timezone.utc))
-    return [
-        Play(scenario, workload.resolve(), arguments.group_id or f"{scenario.name}-{now}")
-        for scenario, workload in zip(scenarios, arguments.workload, strict=True)
-    ]
 
 
 async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> list[Path]:
@@ -174,7 +183,7 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
         check_scenario_of(meta, play)
         asked.append((meta, read_requests(play.workload, meta, play.scenario)))
         _say(f"workload {meta.workload_id}: {len(asked[-1][1])} requests")
-    check_output(plays, out)
+    check_output([play.group_id for play in plays], out)
     began = time.monotonic()
     written: list[Path] = []
     _say(f"opening {scenario.engine.backend}")
@@ -210,12 +219,12 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
     return written
 
 
-def check_output(plays: Sequence[Play], out: Path) -> None:
-    """The run directories can be created: found out before the engine starts, not after the first repeat."""
-    for play in plays:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", play.group_id):
+def check_output(group_ids: Sequence[str], out: Path) -> None:
+    """Directories of these names can be created in `out`: found out before the engine starts, not after the first repeat."""
+    for group_id in group_ids:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", group_id):
             raise EngineError(
-                f"--group-id {play.group_id!r}: expected a plain name of letters, digits, dots, dashes and underscores."
+                f"--group-id {group_id!r}: expected a plain name of letters, digits, dots, dashes and underscores."
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -383,7 +392,7 @@ def write_run(
     lateness = records.lateness_ns(played)
     reasons = _degraded_reasons(played, lateness, scenario.replay.lateness_limit_ns, missing)
     num_errors = int((requests["status"] == "error").sum())
-    with _staged(out, run_id) as folder:
+    with staged(out, run_id) as folder:
         csv_files.write_csv(requests, folder / "request_metrics.csv")
         csv_files.write_csv(tokens, folder / "token_metrics.csv")
         facts: dict[str, Any] = {
@@ -468,7 +477,7 @@ def _early_stops(played: ReplayResult) -> int:
 
 
 @contextmanager
-def _staged(out: Path, run_id: str) -> Iterator[Path]:
+def staged(out: Path, run_id: str) -> Iterator[Path]:
     """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
     out.mkdir(parents=True, exist_ok=True)
     folder = out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"

@@ -57,7 +57,7 @@ class InterleavedRuns:
             meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
             check_scenario_of(meta, play)
             self._asked.append((play, meta, read_requests(play.workload, meta, play.scenario)))
-        check_output(plays, out)
+        check_output([play.group_id for play in plays], out)
         self._hardware, self._overrides, self._out = hardware, overrides, out
         self._created = time.monotonic()
         self._measurements: list[Measurement] = []

@@ -1,0 +1,125 @@
+"""The search for capacity: on the simulation, and where the scenario asks for it on this machine's engine."""
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import dagster as dg
+import pandas as pd
+
+from gst_assets.analysis.capacity import criterion, probes_table, result_sentence
+from gst_assets.analysis.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
+from gst_assets.assets.presentation import figure, table_definition_metadata
+from gst_assets.assets.profiles import current_bundle, vidur_profile
+from gst_assets.assets.real_runs import ENGINE_POOL
+from gst_assets.assets.vidur_runs import TABLE_CACHE
+from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.contracts.documents import (
+    CapacityFound,
+    CapacityMeta,
+    Hydra,
+    read_document,
+    timestamp_slug,
+    write_document,
+)
+from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
+from gst_assets.executors import ENGINE_QUEUE
+from gst_assets.partitions import SCENARIOS
+from gst_assets.profiling.bundle import check_bundle
+from gst_assets.provenance import environment, git_state
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
+from gst_assets.vidur_adapter.capacity import search_simulated
+
+
+@dg.asset(
+    partitions_def=SCENARIOS,
+    group_name="capacity",
+    kinds={"vidur", "vllm", "csv"},
+    deps=[workload_spec, vidur_profile],
+    metadata=table_definition_metadata(CapacityProbes),
+    pool=ENGINE_POOL,
+    op_tags=ENGINE_QUEUE,
+    output_required=False,
+    description=(
+        "The highest rate at which the P99 of scheduling delay stays under a bound, on the simulator and, where capacity.sides says so, on the real "
+        "engine: every probe with its verdict. A scenario without a capacity section asks for none, and nothing is materialized."
+    ),
+)
+def capacity(
+    context: dg.AssetExecutionContext,
+    scenario: ScenarioResource,
+    artifacts: ArtifactRoot,
+    engine: EngineResource,
+    profiling_root: VidurProfilingRoot,
+) -> Iterator[dg.MaterializeResult]:
+    chosen = scenario.load(context.partition_key)
+    settings = chosen.capacity
+    if settings is None:
+        context.log.info(f"scenario {chosen.name} has no capacity section: nothing is searched for")
+        return
+    store, started = artifacts.store(), datetime.now(timezone.utc)
+    run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
+    tables: list[pd.DataFrame] = []
+    found: dict[str, CapacityFound] = {}
+    with store.stage(Kind.CAPACITY, run_id) as staging:
+        measured = None
+        if "engine" in settings.sides:
+            with store.stage(Kind.CAPACITY, run_id) as area:
+                directory = engine.capacity(chosen, scenario.overrides, run_id, area.path, context.log.info)
+                open_directory(directory, Kind.CAPACITY)
+                measured = read_document(CapacityMeta, directory / Kind.CAPACITY.meta_name)
+                tables.append(read_table(CapacityProbes, directory / CapacityProbes.file_name()))
+                found |= measured.found
+        bundle = None
+        if "simulator" in settings.sides:
+            workload = current_workload(store, chosen)
+            bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+            check_bundle(bundle, chosen, workload.lengths)
+            for variant in chosen.simulation.variants:
+                search = search_simulated(
+                    chosen, settings, workload.lengths, bundle, variant, cache_dir=store.root / TABLE_CACHE, log=context.log.info
+                )  # fmt: skip
+                tables.append(probes_table(search.probes))
+                found[variant] = search.result()
+        probes = pd.concat(tables, ignore_index=True)
+        write_table(CapacityProbes, probes, staging.path)
+        write_report(probes, found, settings, run_id, staging.path)
+        commit, dirty = git_state()
+        source = measured or bundle.meta if bundle is not None else measured
+        assert source is not None  # one side at least was searched
+        meta = CapacityMeta(
+            run_id=run_id,
+            started_at=started,
+            ended_at=datetime.now(timezone.utc),
+            git_commit=commit,
+            git_dirty=dirty,
+            model=chosen.model.name,
+            hardware=source.hardware,
+            env=environment(),
+            params=chosen.model_dump(mode="json"),
+            hydra=Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
+            sha256=staging.digests(),
+            criterion=criterion(settings),
+            found=found,
+            engine_settings=measured.engine_settings if measured else None,
+            profile_sha256=bundle.sha256 if bundle else None,
+        )
+        write_document(meta, staging.path / Kind.CAPACITY.meta_name)
+        final = staging.commit()
+    yield dg.MaterializeResult(
+        data_version=dg.DataVersion(meta.sha256[CapacityProbes.file_name()]),
+        metadata={
+            "dagster/row_count": len(probes),
+            "result": dg.MetadataValue.md("\n".join(f"- {result_sentence(side, one)}" for side, one in found.items())),
+            "criterion": meta.criterion,
+            "report": dg.MetadataValue.path(str(final / SUMMARY)),
+            "probes": dg.MetadataValue.md(probes_markdown(probes)),
+            "delay_by_rate": figure(final / FIGURE),
+            **{
+                f"{side}_capacity_per_s": round(one.capacity_per_s, 3)
+                for side, one in found.items()
+                if one.status == "found" and one.capacity_per_s is not None
+            },
+        },
+    )

@@ -1,0 +1,249 @@
+"""Search for the engine's capacity: `python -m gst_assets.engine.capacity --scenario NAME|FILE.json --out DIR`.
+
+One engine start. `--scenario` may be given several times; the scenarios must then agree about model, hardware and engine, and differ in their
+workloads or in the search (`capacity:` of the scenario). Each search becomes a complete directory `OUT/<scenario>-<time>-capacity/`. What a probe
+consists of and what it means is in `analysis.capacity`. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pandas as pd
+
+from gst_assets import provenance
+from gst_assets.analysis.capacity import (
+    CapacitySearch,
+    Seen,
+    criterion,
+    drawn_rows,
+    probe_intervals,
+    probe_told,
+    probes_table,
+    result_sentence,
+    seen_in_tables,
+)
+from gst_assets.analysis.capacity_report import TABLE, write_report
+from gst_assets.contracts import csv_files
+from gst_assets.contracts.documents import CapacityMeta, Hardware, Hydra, timestamp_slug, write_document
+from gst_assets.contracts.store import Kind, directory_digests
+from gst_assets.engine import records
+from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
+from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.protocol import Engine, EngineRequest
+from gst_assets.engine.replay import PlannedRequest, replay, warm_up
+from gst_assets.engine.run import (
+    WorkloadRequest,
+    check_one_engine,
+    check_output,
+    fit_vocabulary,
+    staged,
+    warm_up_requests,
+)
+from gst_assets.errors import EngineError, GstError, ScenarioError
+from gst_assets.scenario import Capacity, Scenario, read_reference, resolve_path
+
+ENGINE_SIDE = "engine"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    die_with_parent()
+    arguments = _parser().parse_args(argv)
+    try:
+        scenarios = [read_reference(reference, arguments.override) for reference in arguments.scenario]
+        check_one_engine(scenarios)
+        os.environ.update(engine_environment(scenarios[0]))
+        asyncio.run(measure(scenarios, arguments.override, arguments.out, arguments.group_id))
+    except GstError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.capacity", description=__doc__)
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        required=True,
+        help="scenario name, or a resolved scenario (python -m gst_assets.scenario)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory in which the search directories appear")
+    parser.add_argument("--group-id", help="name of the directory (one scenario only); default: scenario name and time")
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="applied to a scenario name; must hold in a resolved scenario already",
+    )
+    return parser
+
+
+async def measure(
+    scenarios: Sequence[Scenario], overrides: list[str], out: Path, group_id: str | None = None
+) -> list[Path]:
+    """Search each scenario's capacity on one engine start; returns the directories in order.
+
+    Raises:
+        ScenarioError: a scenario without a `capacity` section.
+        EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a search, that search is written
+            first, as undetermined.
+        WorkloadError: the scenario's workload cannot be built.
+    """
+    asked: list[tuple[Scenario, Capacity, str]] = []
+    now = timestamp_slug(datetime.now(timezone.utc))
+    if group_id and len(scenarios) > 1:
+        raise EngineError("--group-id names one search. Leave it out to name them after their scenarios.")
+    for scenario in scenarios:
+        if scenario.capacity is None:
+            raise ScenarioError(
+                f"scenario {scenario.name}: has no capacity section, which says where to search. Add one, e.g. capacity: "
+                "{max_p99_delay_ms: 100, low_rate_per_s: 16, high_rate_per_s: 128, seed: 1}."
+            )
+        if scenario.engine.backend == "openai":
+            raise EngineError(
+                f"scenario {scenario.name}: a server does not tell when it first scheduled a request. Search on backend vllm or transformers."
+            )
+        asked.append((scenario, scenario.capacity, group_id or f"{scenario.name}-{now}-capacity"))
+    check_output([name for _, _, name in asked], out)
+    hardware = engine_hardware(scenarios[0])
+    print(f"hardware: {hardware.device_name}", flush=True)
+    pools = [workload_requests(scenario) for scenario in scenarios]
+    written = []
+    print(f"opening {scenarios[0].engine.backend}", flush=True)
+    async with open_engine(scenarios[0]) as engine:
+        for (scenario, settings, name), pool in zip(asked, pools, strict=True):
+            started_at = datetime.now(timezone.utc)
+            print(f"{scenario.name}: {criterion(settings)}; lengths of {len(pool)} requests", flush=True)
+            await warm_up(
+                engine,
+                _renamed(warm_up_requests(scenario, pool), name),
+                request_timeout_s=scenario.replay.request_timeout_s,
+            )
+            search = CapacitySearch(settings, ENGINE_SIDE)
+            death = None
+            while (rate := search.next_rate_per_s()) is not None:
+                seen = await _play(engine, scenario, settings, pool, rate, f"{name}-{len(search.probes)}")
+                print(probe_told(search.record(seen)), flush=True)
+                death = seen.death
+            written.append(_write(search, scenario, settings, overrides, hardware, engine, started_at, name, out))
+            print(f"{result_sentence(ENGINE_SIDE, search.result())} {written[-1]}", flush=True)
+            if death:
+                raise EngineError(
+                    f"{death} {written[-1]} holds the probes made until then. See the engine's lines above."
+                )
+    return written
+
+
+def workload_requests(scenario: Scenario) -> list[WorkloadRequest]:
+    """The scenario's requests, tokenized for its model as `workload_spec` and `engine.run` do it; their arrival times are 0.
+
+    Raises:
+        WorkloadError: see `workload.lengths` and `workload.requests`; a token id outside the model's vocabulary.
+    """
+    from gst_assets.workload.lengths import build_trace_lengths
+    from gst_assets.workload.prompts import read_prompts
+    from gst_assets.workload.requests import plan_requests
+    from gst_assets.workload.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(scenario.model.tokenizer)
+    if scenario.workload.prompts is not None:
+        prompts = read_prompts(resolve_path(scenario.workload.prompts))
+        lengths = build_trace_lengths(scenario, prompts, tokenizer)
+    else:
+        plan = plan_requests(scenario, tokenizer)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "prompts.jsonl"
+            lengths = plan.write_prompts(path, tokenizer, scenario.workload.seed)
+            prompts = read_prompts(path)
+    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
+    used = list(dict.fromkeys(lengths["prompt_id"]))
+    ids = dict(zip(used, tokenizer.encode([texts[name] for name in used]), strict=True))
+    return [
+        WorkloadRequest(name, fit_vocabulary(ids[name], scenario, f"prompt {name!r}"), int(decode), 0)
+        for name, decode in zip(lengths["prompt_id"], lengths["num_decode_tokens"], strict=True)
+    ]
+
+
+def _renamed(requests: Sequence[EngineRequest], prefix: str) -> list[EngineRequest]:
+    """Ids that no other search on the same engine has."""
+    return [
+        EngineRequest(f"{prefix}-{one.request_id}", one.prompt_token_ids, one.num_decode_tokens, one.seed)
+        for one in requests
+    ]
+
+
+async def _play(
+    engine: Engine, scenario: Scenario, settings: Capacity, pool: Sequence[WorkloadRequest], rate: float, name: str
+) -> Seen:
+    """Play one probe."""
+    arrivals = probe_intervals(settings, rate)["arrival_time_ns"].tolist()
+    seed = scenario.engine.sampling.seed
+    planned = [
+        PlannedRequest(
+            EngineRequest(f"{name}-{index}", pool[row].prompt_token_ids, pool[row].num_decode_tokens, seed + index),
+            arrival,
+            pool[row].prompt_id,
+        )
+        for index, (row, arrival) in enumerate(zip(drawn_rows(len(pool), settings).tolist(), arrivals, strict=True))
+    ]
+    await engine.forget()
+    played = await replay(
+        engine,
+        planned,
+        request_timeout_s=scenario.replay.request_timeout_s,
+        may_stop_early=scenario.engine.sampling.may_stop_early,
+        realtime=scenario.replay.realtime_priority,
+    )
+    requests = records.request_metrics(played, engine.backend)
+    return seen_in_tables(requests, has_lateness=True, death=played.death)
+
+
+def _write(
+    search: CapacitySearch,
+    scenario: Scenario,
+    settings: Capacity,
+    overrides: list[str],
+    hardware: Hardware,
+    engine: Engine,
+    started_at: datetime,
+    name: str,
+    out: Path,
+) -> Path:
+    table: pd.DataFrame = probes_table(search.probes)
+    found = {ENGINE_SIDE: search.result()}
+    with staged(out, name) as folder:
+        csv_files.write_csv(table, folder / TABLE)
+        write_report(table, found, settings, name, folder)
+        commit, dirty = provenance.git_state()
+        meta = CapacityMeta(
+            run_id=name,
+            started_at=started_at,
+            ended_at=datetime.now(timezone.utc),
+            git_commit=commit,
+            git_dirty=dirty,
+            model=scenario.model.name,
+            hardware=hardware,
+            env=provenance.environment(),
+            params=scenario.model_dump(mode="json"),
+            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+            sha256=directory_digests(folder, Kind.CAPACITY.meta_name),
+            criterion=criterion(settings),
+            found=found,
+            engine_settings=engine.settings(),
+        )
+        write_document(meta, folder / Kind.CAPACITY.meta_name)
+    return out / name
+
+
+if __name__ == "__main__":
+    sys.exit(main())
