@@ -5,15 +5,18 @@ SCENARIO ?= smoke
 UI_PORT ?= 3000
 export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home
 
-.PHONY: demo test lint ui install lock instance clean
+.PHONY: demo test coverage lint ui install lock instance clean
 
 demo: install instance  ## every asset of the scenario, then where its report is
 	@started=$$SECONDS; \
 	$(PY) -W ignore -m dagster asset materialize -m gst_assets.definitions --select '*' --partition $(SCENARIO) \
 	  && echo "materialized in $$((SECONDS - started)) s" && $(PY) -m gst_assets.latest $(SCENARIO)
 
-test: install
-	$(PY) -m pytest --cov=gst_assets --cov-report=term
+test: install  ## two processes: much of the time one waits for an engine, and engines take turns by their own lock
+	$(PY) -m pytest -n 2 --dist loadfile
+
+coverage: install
+	$(PY) -m pytest -n 2 --dist loadfile --cov=gst_assets --cov-report=term
 
 lint: install
 	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
