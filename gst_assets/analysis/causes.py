@@ -281,7 +281,7 @@ def _whereabouts(cell: Cell, measured: Measured) -> str:
     """For an error without a cause: what is known of its place."""
     table = measured.stage_errors
     stages = table[(table["variant"] == cell.variant) & (table["stage"] != "e2e")]
-    largest = stages.loc[stages["error_ns"].abs().idxmax()]
+    largest = stages.iloc[int(stages["error_ns"].abs().to_numpy().argmax())]
     known = f"no rule fits; the largest part of the mean error is in {largest['stage']}, {_ms(largest['error_ns'])} ms a request"
     step = _step(cell, "all", measured)
     return f"{known}; {step.text}" if step else f"{known}; steps were not recorded on both sides"

@@ -53,7 +53,7 @@ def stage_rows(
             for stage in real_parts
         }
         e2e_error = means["e2e"][1] - means["e2e"][0]
-        late = [_lateness(run, pair) for run, pair in sides]
+        late = [one for run, pair in sides if (one := _lateness(run, pair)) is not None]
         for stage, (real_ns, sim_ns) in means.items():
             rows.append(
                 {
@@ -66,7 +66,7 @@ def stage_rows(
                     "relative_error": relative_error(sim_ns, real_ns),
                     "share_of_e2e_error": (sim_ns - real_ns) / e2e_error if e2e_error else math.nan,
                     "real_lateness_ns": float(np.concatenate(late).mean())
-                    if stage in ("queueing", "first_token") and all(one is not None for one in late)
+                    if stage in ("queueing", "first_token") and len(late) == len(sides)
                     else math.nan,
                 }
             )
