@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.analysis.stages import same_composition
 from gst_assets.engine.recorded import expand
+from gst_assets.errors import GstError
 from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Engine, Scenario, load_scenario, resolve_path
@@ -258,4 +259,7 @@ def _ablation(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GstError as error:
+        sys.exit(f"error: {error}")
