@@ -64,12 +64,13 @@ class Measured:
 
 
 def cause_rows(cells: Sequence[Cell], measured: Measured) -> list[dict[str, Any]]:
-    """Rows of `contracts.tables.ErrorCauses`: of every judged cell of TTFT, ITL and E2E at P50, P90 and P99 beyond the pass band, in each variant."""
+    """Rows of `contracts.tables.ErrorCauses`: of every cell of TTFT, ITL and E2E at P50, P90 and P99 beyond the pass band, in each variant, but for
+    those with too few samples for an interval."""
     rows = []
     for cell in cells:
-        if cell.metric not in METRICS or cell.statistic not in STATISTICS or cell.verdict == "insufficient":
+        if cell.metric not in METRICS or cell.statistic not in STATISTICS or cell.error_size <= measured.pass_band:
             continue
-        if not cell.num_real_samples or cell.error_size <= measured.pass_band:
+        if not cell.num_real_samples or (cell.verdict == "insufficient" and math.isnan(cell.interval_low)):
             continue
         for rank, cause in enumerate(likely_causes(cell, measured), start=1):
             rows.append(

@@ -392,7 +392,9 @@ def _causes(comparison: Comparison) -> list[Block]:
     if table.empty:
         return [
             Heading("Likely causes", 3),
-            Text(f"No judged error of TTFT, ITL or E2E at P50, P90 or P99 is beyond {band}."),
+            Text(
+                f"No error of TTFT, ITL or E2E at P50, P90 or P99 with samples enough for an interval is beyond {band}."
+            ),
         ]
     rows = [
         (
@@ -404,7 +406,7 @@ def _causes(comparison: Comparison) -> list[Block]:
         )
         for row in table.to_dict("records")
     ]
-    text = f"Every judged error beyond {band}. Rules over measured evidence name what is likely; they prove nothing (docs/comparison.md)."
+    text = f"Every error beyond {band} with samples enough for an interval. Rules over measured evidence name what is likely; they prove nothing (docs/comparison.md)."
     return [
         Heading("Likely causes", 3),
         Grid(("error of", "variant", "error", "likely cause", "evidence"), tuple(rows), 5),

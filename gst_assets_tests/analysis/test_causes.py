@@ -99,7 +99,10 @@ def test_a_clean_pair_has_no_cause(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write_comparison(comparison, out)
-    assert "No judged error of TTFT, ITL or E2E at P50, P90 or P99 is beyond 5 %." in (out / "summary.md").read_text()
+    assert (
+        "No error of TTFT, ITL or E2E at P50, P90 or P99 with samples enough for an interval is beyond 5 %."
+        in (out / "summary.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,12 @@ def test_a_kind_of_step_that_is_off_is_named(kind: str, costs: Costs, metric: st
     comparison = compared(tmp_path, REAL, served(costs, is_real=False))
     assert causes(comparison, metric) == [f"step time, {kind}"]
     assert f"{kind} steps take" in evidence(comparison, metric)
+
+
+def test_a_step_time_off_to_the_other_side_explains_nothing(tmp_path: Path) -> None:
+    """Decodes are too fast, and first tokens too slow for another reason."""
+    comparison = compared(tmp_path, REAL, served(Costs(decode_ns=3 * MS, handover_ns=5 * MS), is_real=False))
+    assert causes(comparison, "ttft") == ["unexplained"] and causes(comparison, "itl") == ["step time, decode"]
 
 
 def test_a_limit_that_differs_is_named_where_it_was_reached(tmp_path: Path) -> None:
