@@ -1,16 +1,16 @@
-"""How far the simulation is from recorded GPU runs: error cells beside the noise floor, an ablation, and steps with identical composition.
+"""How far the simulation is from real runs: error cells beside the noise floor, an ablation, and steps with identical composition.
 
-    python benchmarks/gpu_fidelity.py [--write docs/fidelity.md] [--runs NAME=DIR ...]
+    python benchmarks/gpu_fidelity.py [SCENARIO ...] [--runs NAME=DIR ...] [--profile DIR] [--band 10] [--percentiles 50 90] [--ablate NAME] [--write PAGE]
 
-Each scenario NAME is simulated in both variants with the profile it names and set beside its recorded runs (`data/recorded/NAME`, or run directories
-under DIR). Prompt lengths, output lengths and arrivals are those of the runs. A cell passes when its error is within 5 % or within the spread of
-the real repeats, whichever is larger. With --write the tables replace what stands between the markers of that file.
+Each SCENARIO (default: those of docs/fidelity.md) is simulated in both variants with the profile it names, or with the bundle --profile, and set
+beside its real runs: `data/recorded/SCENARIO`, or the run directories `DIR/SCENARIO-*`. Prompt lengths, output lengths and arrivals are those of the
+runs, and so are the scenario's settings. A cell passes when its error is within the band or within the spread of the real repeats, whichever is larger.
+`benchmarks/cpu_fidelity.py` measures the runs of the CPU engine. With --write the tables replace what stands between the markers of that page.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 import tempfile
 import time
@@ -23,48 +23,68 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gst_assets.contracts import tables
+from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.stages import same_composition
 from gst_assets.engine.recorded import expand
-from gst_assets.profiling.bundle import Bundle, find_bundle, load_bundle
+from gst_assets.errors import GstError
+from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Scenario, load_scenario, resolve_path
+from gst_assets.scenario import Engine, Scenario, load_scenario, resolve_path
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 
 NAMES = ("h100_spaced", "h100_quarter", "h100_half", "h100_high", "h100_document", "h100_static")
 ABLATED = "h100_half"
 SEEDS = 5
-BAND_PERCENT = 5.0
-CELLS = tuple(f"{metric} P{percent}" for metric in ("TTFT", "ITL", "E2E") for percent in (50, 90, 99))
+METRICS = ("TTFT", "ITL", "E2E")
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
 
 @dataclass(frozen=True)
-class Run:
-    """Tables of one run."""
+class Judged:
+    """Which cells there are, and the band an error may have, in per cent."""
 
-    requests: pd.DataFrame
-    tokens: pd.DataFrame
-    iterations: pd.DataFrame
+    percentiles: tuple[int, ...]
+    band: float
+
+    @property
+    def names(self) -> list[str]:
+        """The cells, in the order of `values_ms`."""
+        return [f"{metric} P{percent}" for metric in METRICS for percent in self.percentiles]
+
+    def values_ms(self, requests: pd.DataFrame, tokens: pd.DataFrame) -> np.ndarray:
+        """Percentiles in ms of TTFT, gaps between tokens and end-to-end latency."""
+        gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"]
+        series = (requests["ttft_ns"], gaps, requests["completion_time_ns"] - requests["arrival_time_ns"])
+        return np.concatenate([np.percentile(one.to_numpy(dtype=float) / 1e6, self.percentiles) for one in series])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("scenarios", nargs="*", default=NAMES, metavar="SCENARIO")
     parser.add_argument("--runs", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument("--profile", type=Path, help="bundle directory to simulate with; default: the scenario's")
+    parser.add_argument("--band", type=float, default=5.0, help="per cent")
+    parser.add_argument("--percentiles", type=int, nargs="+", default=[50, 90, 99])
+    parser.add_argument("--ablate", default=ABLATED, metavar="NAME", help="scenario of the ablation")
+    parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     elsewhere = dict(item.split("=", 1) for item in arguments.runs)
+    judged = Judged(tuple(arguments.percentiles), arguments.band)
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in NAMES:
+        for name in arguments.scenarios:
             recorded = PROJECT_ROOT / "data" / "recorded" / name
             if name in elsewhere:
                 folders = sorted(Path(elsewhere[name]).glob(f"{name}-*"))
+                if not folders:
+                    sys.exit(f"error: --runs {name}: {elsewhere[name]} has no directory {name}-*")
             elif recorded.is_dir():
                 folders = [expand(run, Path(scratch)) for run in sorted(recorded.iterdir())]
             else:
                 lines += [f"### {name}", "Not shipped with the repository; give its run directories with --runs.", ""]
                 continue
-            lines += _section(name, [_read(folder) for folder in folders])
+            runs = [load_run(folder, "real") for folder in folders]
+            lines += _section(name, runs, arguments.profile, judged, ablate=name == arguments.ablate)
     text = "\n".join(lines)
     print(text)
     if arguments.write:
@@ -73,57 +93,81 @@ def main() -> None:
         arguments.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
-def _read(folder: Path) -> Run:
-    return Run(
-        tables.read_table(tables.RequestMetrics, folder / "request_metrics.csv"),
-        tables.read_table(tables.TokenMetrics, folder / "token_metrics.csv"),
-        tables.read_table(tables.Iterations, folder / "iterations.csv"),
-    )
-
-
-def _section(name: str, runs: Sequence[Run]) -> list[str]:
+def _scenario_of(name: str, runs: Sequence[RealRun], profile: Path | None) -> tuple[Scenario, Bundle]:
+    """The scenario as the runs were measured with, and the bundle it is simulated with."""
     scenario = load_scenario(name)
-    assert scenario.profile.root is not None
-    bundle = load_bundle(find_bundle(resolve_path(scenario.profile.root), scenario))
-    real = np.array([_cells(run.requests, run.tokens) for run in runs])
+    engine = Engine.model_validate(runs[0].meta.params["engine"]).model_copy(
+        update={"num_kv_blocks": runs[0].meta.engine_settings.num_kv_blocks}
+    )
+    if profile is None:
+        assert scenario.profile.root is not None, f"{name} names no profile.root; give --profile"
+        profile = find_bundle(resolve_path(scenario.profile.root), scenario)
+    scenario = scenario.model_copy(update={"engine": engine})
+    bundle = load_bundle(profile)
+    check_bundle(bundle, scenario, runs[0].requests)
+    return scenario, bundle
+
+
+def _section(name: str, runs: Sequence[RealRun], profile: Path | None, judged: Judged, *, ablate: bool) -> list[str]:
+    scenario, bundle = _scenario_of(name, runs, profile)
+    real = np.array([judged.values_ms(run.requests, run.tokens) for run in runs])
     middle = np.median(real, axis=0)
     spread = (real.max(axis=0) - real.min(axis=0)) / middle * 100
+    # Only the replayed speed of an asynchronous engine's host depends on the seed.
+    num_seeds = SEEDS if bundle.meta.engine_settings.async_scheduling else 1
     kernels, _ = _simulated(scenario, bundle, runs[0], "kernels")
-    seeds = [_simulated(_seeded(scenario, seed), bundle, runs[0], "calibrated") for seed in range(SEEDS)]
-    errors = {"kernels": _cells(kernels.requests, kernels.tokens) / middle * 100 - 100}
-    calibrated = np.array([_cells(result.requests, result.tokens) for result, _ in seeds])
+    seeds = [_simulated(_seeded(scenario, seed), bundle, runs[0], "calibrated") for seed in range(num_seeds)]
+    errors = {"kernels": judged.values_ms(kernels.requests, kernels.tokens) / middle * 100 - 100}
+    calibrated = np.array([judged.values_ms(result.requests, result.tokens) for result, _ in seeds])
     errors["calibrated"] = calibrated[0] / middle * 100 - 100
+    by_seed_header = f" calibrated, seeds 0-{num_seeds - 1} |" if num_seeds > 1 else ""
     lines = [
         f"### {name}",
-        f"{scenario.description.split(' Played')[0]} {len(runs)} repeats of {len(runs[0].requests)} requests, {len(runs[0].tokens)} output tokens; "
-        f"simulated in {seeds[0][1]:.1f} s.",
+        f"{scenario.description.split(' Played')[0]} {_rate(runs[0], scenario)}{len(runs)} repeats of {len(runs[0].requests)} requests, {len(runs[0].tokens)} output "
+        f"tokens; simulated in {seeds[0][1]:.1f} s.",
         "",
-        "| cell | real, median [ms] | real spread | kernels | calibrated | calibrated, seeds 0-4 | within |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+        f"| cell | real, median [ms] | real spread | kernels | calibrated |{by_seed_header} within |",
+        f"| --- | ---: | ---: | ---: | ---: |{' --- |' if by_seed_header else ''} --- |",
     ]
-    for place, cell in enumerate(CELLS):
+    for place, cell in enumerate(judged.names):
         error = errors["calibrated"][place]
         by_seed = calibrated[:, place] / middle[place] * 100 - 100
-        verdict = "5 %" if abs(error) <= BAND_PERCENT else "spread" if abs(error) <= spread[place] else "**no**"
-        lines.append(
-            f"| {cell} | {middle[place]:.2f} | {spread[place]:.1f} % | {errors['kernels'][place]:+.1f} % | {error:+.1f} % | "
-            f"{by_seed.min():+.1f} to {by_seed.max():+.1f} % | {verdict} |"
+        shown = f" {by_seed.min():+.1f} to {by_seed.max():+.1f} % |" if by_seed_header else ""
+        within = (
+            f"{judged.band:g} %" if abs(error) <= judged.band else "spread" if abs(error) <= spread[place] else "**no**"
         )
-    shares = [_same_composition(run.iterations, seeds[0][0].iterations) for run in runs]
-    between = _same_composition(runs[0].iterations, runs[-1].iterations)
-    lines += [
-        "",
-        f"Steps with identical composition, in order: {np.median(shares):.0%} of the real ones (median over repeats); first against last real repeat {between:.0%}.",
-        "",
-    ]
-    return lines + (_ablation(scenario, bundle, runs[0], middle) if name == ABLATED else [])
+        lines.append(
+            f"| {cell} | {middle[place]:.2f} | {spread[place]:.1f} % | {errors['kernels'][place]:+.1f} % | {error:+.1f} % |{shown} {within} |"
+        )
+    lines += ["", _composition_line(runs, seeds[0][0]), ""]
+    return lines + (_ablation(scenario, bundle, runs[0], middle, judged, num_seeds) if ablate else [])
+
+
+def _rate(run: RealRun, scenario: Scenario) -> str:
+    """The rate of the runs, where they were measured at another than the scenario's."""
+    measured = run.meta.params["workload"]["arrivals"].get("rate_per_s")
+    if measured == scenario.workload.arrivals.model_dump().get("rate_per_s"):
+        return ""
+    return f"Measured at {measured:.3g} requests/s. "
+
+
+def _composition_line(runs: Sequence[RealRun], simulated: SimulationResult) -> str:
+    recorded = [run.iterations for run in runs if run.iterations is not None]
+    if len(recorded) < len(runs):
+        return "The runs recorded no steps, so their composition is not compared."
+    share = np.median([same_composition(one, simulated.iterations) for one in recorded])
+    between = same_composition(recorded[0], recorded[-1])
+    return (
+        f"Steps with identical composition, in order (longest common subsequence): {share:.0%} of the real ones (median over repeats); first against last "
+        f"real repeat {between:.0%}."
+    )
 
 
 def _seeded(scenario: Scenario, seed: int) -> Scenario:
     return scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"seed": seed})})
 
 
-def _simulated(scenario: Scenario, bundle: Bundle, run: Run, variant: str) -> tuple[SimulationResult, float]:
+def _simulated(scenario: Scenario, bundle: Bundle, run: RealRun, variant: str) -> tuple[SimulationResult, float]:
     """The simulation of the workload that `run` was of, and the seconds it took."""
     lengths = run.requests[["request_id", "prompt_id", "num_prefill_tokens", "num_decode_tokens"]]
     arrivals = run.requests["arrival_time_ns"]
@@ -139,22 +183,9 @@ def _simulated(scenario: Scenario, bundle: Bundle, run: Run, variant: str) -> tu
     return result, time.perf_counter() - began
 
 
-def _cells(requests: pd.DataFrame, tokens: pd.DataFrame) -> np.ndarray:
-    """P50, P90, P99 in ms of TTFT, gaps between tokens and end-to-end latency."""
-    gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"]
-    series = (requests["ttft_ns"], gaps, requests["completion_time_ns"] - requests["arrival_time_ns"])
-    return np.concatenate([np.percentile(one.to_numpy(dtype=float) / 1e6, [50, 90, 99]) for one in series])
-
-
-def _same_composition(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Share of the steps of `one` that `other` has with the same prompt requests, prompt tokens and decodes, in the same order."""
-    columns = ["num_prefill_requests", "num_prefill_tokens", "num_decode_requests"]
-    first, second = (list(map(tuple, table[columns].to_numpy(dtype=int).tolist())) for table in (one, other))
-    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
-    return sum(block.size for block in matcher.get_matching_blocks()) / len(first)
-
-
-def _ablation(scenario: Scenario, bundle: Bundle, run: Run, middle: np.ndarray) -> list[str]:
+def _ablation(
+    scenario: Scenario, bundle: Bundle, run: RealRun, middle: np.ndarray, judged: Judged, num_seeds: int
+) -> list[str]:
     """Each modelling term taken away in turn: errors at the median over seeds."""
 
     def without(*terms: str) -> Callable[[], Bundle]:
@@ -176,30 +207,50 @@ def _ablation(scenario: Scenario, bundle: Bundle, run: Run, middle: np.ndarray) 
         eager["step_kind"] = "mixed_eager"
         return replace(bundle, overheads=pd.concat([table, eager], ignore_index=True))
 
+    def steps_without(kinds: Sequence[str]) -> Callable[[], Bundle]:
+        """Steps of these kinds take what their operators take."""
+
+        def changed() -> Bundle:
+            assert bundle.overheads is not None
+            table = bundle.overheads.copy()
+            rows = (table["term"] == "step") & table["step_kind"].isin(kinds)
+            table.loc[rows, "median_ns"] = table.loc[rows, "operators_ns"]
+            table.loc[rows, "overhead_ns"] = 0
+            return replace(bundle, overheads=table)
+
+        return changed
+
     still = scenario.model_copy(
         update={"simulation": scenario.simulation.model_copy(update={"host_variability": False})}
     )
-    cases: list[tuple[str, Scenario, Callable[[], Bundle]]] = [
-        ("all terms", scenario, lambda: bundle),
-        ("host always at its median speed", still, lambda: bundle),
-        ("steps beyond the captured graphs cost as those within", scenario, one_kind),
-        ("no time to process tokens", scenario, without("process")),
-        ("no hand-over", scenario, without("handover")),
-        ("no delivery", scenario, without("delivery")),
-        ("no device beyond its operators", scenario, without("device")),
-    ]
+    cases: list[tuple[str, Scenario, Callable[[], Bundle]]] = [("all terms", scenario, lambda: bundle)]
+    if bundle.meta.engine_settings.async_scheduling:
+        cases += [
+            ("host always at its median speed", still, lambda: bundle),
+            ("steps beyond the captured graphs cost as those within", scenario, one_kind),
+            ("no time to process tokens", scenario, without("process")),
+            ("no device beyond its operators", scenario, without("device")),
+        ]
+    else:
+        cases += [
+            ("steps without prompts take their operators' time", scenario, steps_without(["decode"])),
+            ("steps with prompts take their operators' time", scenario, steps_without(["mixed", "mixed_eager"])),
+        ]
+    cases += [("no hand-over", scenario, without("handover")), ("no delivery", scenario, without("delivery"))]
     lines = [
-        f"Ablation on {scenario.name}: error at the median of {SEEDS} seeds with one term taken away.",
+        f"Ablation on {scenario.name}: error at the median of {num_seeds} seed{'s' if num_seeds > 1 else ''} with one term taken away.",
         "",
-        f"| taken away | {' | '.join(CELLS)} |",
-        f"| --- | {' | '.join('---:' for _ in CELLS)} |",
+        f"| taken away | {' | '.join(judged.names)} |",
+        f"| --- | {' | '.join('---:' for _ in judged.names)} |",
     ]
     for label, used, make in cases:
         changed = make()
         found = np.array(
             [
-                _cells(result.requests, result.tokens)
-                for result, _ in (_simulated(_seeded(used, seed), changed, run, "calibrated") for seed in range(SEEDS))
+                judged.values_ms(result.requests, result.tokens)
+                for result, _ in (
+                    _simulated(_seeded(used, seed), changed, run, "calibrated") for seed in range(num_seeds)
+                )
             ]
         )
         errors = np.median(found, axis=0) / middle * 100 - 100
@@ -208,4 +259,7 @@ def _ablation(scenario: Scenario, bundle: Bundle, run: Run, middle: np.ndarray) 
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GstError as error:
+        sys.exit(f"error: {error}")

@@ -523,7 +523,7 @@ class Comparison(Settings):
 
     pass_band: float = Field(0.05, gt=0)
     warn_band: float = Field(0.10, gt=0)
-    required_metrics: tuple[Literal["ttft", "itl", "tpot", "e2e", "normalized"], ...] = Field(
+    required_metrics: tuple[Literal["ttft", "itl", "tpot", "e2e", "normalized", "normalized_execution"], ...] = Field(
         ("ttft", "itl", "e2e"), min_length=1
     )
     required_statistics: tuple[Literal["mean", "p50", "p90", "p95", "p99"], ...] = Field(("p50", "p90"), min_length=1)

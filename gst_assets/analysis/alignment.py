@@ -16,6 +16,7 @@ from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.contracts.documents import RealRunMeta, VidurRunMeta
 from gst_assets.errors import ComparisonError
 
+SCHEDULED = "scheduled_time_ns"
 _SAME_ON_BOTH_SIDES = ("arrival_time_ns", "num_prefill_tokens", "num_decode_tokens")
 
 
@@ -24,7 +25,7 @@ class AlignedSide:
     """One side of an aligned pair, in plain int64 columns.
 
     `requests`: one row per compared request, ascending: request_id, arrival_time_ns, num_prefill_tokens, num_tokens (compared),
-    ttft_ns, e2e_ns (last compared token - arrival). `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order.
+    ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order.
     """
 
     requests: pd.DataFrame
@@ -83,7 +84,8 @@ def align(real: RealRun, sim: SimulatedRun) -> AlignedPair:
         num_tokens_compared=int(produced[compared].sum()),
         num_tokens_cut=int((simulated - produced)[compared].sum()),
     )
-    return AlignedPair(_side(real, compared, produced), _side(sim, compared, produced), counts)
+    told = all(SCHEDULED in run.requests and run.requests.loc[compared, SCHEDULED].notna().all() for run in (real, sim))
+    return AlignedPair(_side(real, compared, produced, told), _side(sim, compared, produced, told), counts)
 
 
 def check_same_workload(metas: Sequence[RealRunMeta | VidurRunMeta]) -> None:
@@ -149,7 +151,9 @@ def _check_simulation_is_long_enough(
         )
 
 
-def _side(run: RealRun | SimulatedRun, compared: np.ndarray, produced: np.ndarray) -> AlignedSide:
+def _side(
+    run: RealRun | SimulatedRun, compared: np.ndarray, produced: np.ndarray, scheduling_told: bool
+) -> AlignedSide:
     """Cut a run to the compared requests (mask over request ids) and to `produced[request_id]` tokens each."""
     # The contract makes request ids 0..N-1, so an id is also a row of the request table.
     ids, index = run.tokens["request_id"].to_numpy(), run.tokens["token_index"].to_numpy()
@@ -168,4 +172,6 @@ def _side(run: RealRun | SimulatedRun, compared: np.ndarray, produced: np.ndarra
     # Tokens are ordered by request and index, so the running count of tokens ends each request's series.
     last = np.cumsum(produced[compared]) - 1
     requests["e2e_ns"] = tokens["token_time_ns"].to_numpy()[last] - requests["arrival_time_ns"].to_numpy()
+    if scheduling_told:
+        requests[SCHEDULED] = chosen[SCHEDULED].to_numpy(dtype="int64")
     return AlignedSide(requests, tokens)

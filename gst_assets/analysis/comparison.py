@@ -17,6 +17,7 @@ import pandas as pd
 from gst_assets.analysis import bootstrap, gate
 from gst_assets.analysis.alignment import AlignedPair, AlignedSide, align
 from gst_assets.analysis.bootstrap import Blocks, Replicates
+from gst_assets.analysis.causes import Measured, cause_rows
 from gst_assets.analysis.measures import (
     MEASURE_NAMES,
     MEASURES,
@@ -40,9 +41,11 @@ from gst_assets.analysis.measures import (
     whole,
 )
 from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.stages import stage_rows, step_rows
 from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    ErrorCauses,
     ErrorGroups,
     GateChecks,
     LatencyErrors,
@@ -51,6 +54,8 @@ from gst_assets.contracts.tables import (
     RequestErrors,
     RunTotals,
     SettingsParity,
+    StageErrors,
+    StepErrors,
     Table,
     validate,
 )
@@ -138,6 +143,9 @@ class Comparison:
     run_totals: pd.DataFrame
     alignment_counts: pd.DataFrame
     settings_parity: pd.DataFrame
+    stage_errors: pd.DataFrame
+    step_errors: pd.DataFrame
+    error_causes: pd.DataFrame
     pairs: Mapping[tuple[str, str], AlignedPair]
     curves: Mapping[tuple[Measure, str], np.ndarray]
     real_bands: Mapping[Measure, Band]
@@ -211,6 +219,9 @@ def compare(
     found = _statistics(sides, blocks, headline, bands)
     request_errors = _request_errors(pairs)
     timelines, totals = _totals(real_repeats, simulations, pairs)
+    stages = _frame(StageErrors, stage_rows(real_repeats, simulations, pairs))
+    steps = _frame(StepErrors, step_rows(real_repeats, simulations))
+    measured = Measured(real_repeats, simulations, parity, stages, steps, bands.pass_band)
     return Comparison(
         real_repeats=tuple(real_repeats),
         simulations=simulations,
@@ -226,6 +237,9 @@ def compare(
         run_totals=totals,
         alignment_counts=counts,
         settings_parity=parity,
+        stage_errors=stages,
+        step_errors=steps,
+        error_causes=_frame(ErrorCauses, cause_rows(found.cells, measured)),
         pairs=pairs,
         curves=found.curves,
         real_bands=found.bands,
@@ -421,7 +435,8 @@ def _paired_row(run_id: str, variant: str, measure: Measure, real: _Summed, sim:
         "wasserstein_ns": wasserstein_ns(real.ordered, sim.ordered),
         "ks_distance": kolmogorov_smirnov(real.ordered, sim.ordered),
     }
-    if measure in PER_REQUEST:
+    # A variant that does not record scheduling has no execution latency, whatever another one of the comparison has.
+    if measure in PER_REQUEST and len(real.ordered) == len(sim.ordered):
         return {**row, **asdict(paired(real.samples.values, sim.samples.values))}
     return {**row, "num_requests": real.samples.num_requests}
 

@@ -7,6 +7,8 @@ Latencies (nanoseconds; `docs/comparison.md` says where other tools differ)
   tokens or more. Long requests weigh more in ITL than in TPOT.
 - `e2e` end-to-end latency: time of the last compared token - arrival, one sample a request.
 - `normalized` normalised latency: E2E / compared tokens, one sample a request.
+- `normalized_execution` normalised execution latency: (last compared token - first scheduled) / compared tokens, one sample a request. With
+  `normalized` the two latencies that Vidur's paper reports (Agrawal et al., MLSys 2024). None where a side does not record scheduling.
 
 Percentiles interpolate linearly between order statistics (numpy's `linear`, type 7 of Hyndman and Fan 1996, "Sample Quantiles in
 Statistical Packages").
@@ -24,10 +26,10 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.alignment import AlignedSide
+from gst_assets.analysis.alignment import SCHEDULED, AlignedSide
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 
-Measure = Literal["ttft", "itl", "tpot", "e2e", "normalized"]
+Measure = Literal["ttft", "itl", "tpot", "e2e", "normalized", "normalized_execution"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 MEASURE_NAMES: dict[Measure, str] = {
     "ttft": "TTFT",
@@ -35,8 +37,9 @@ MEASURE_NAMES: dict[Measure, str] = {
     "tpot": "TPOT",
     "e2e": "E2E",
     "normalized": "E2E per token",
+    "normalized_execution": "execution per token",
 }
-PER_REQUEST: tuple[Measure, ...] = ("ttft", "tpot", "e2e", "normalized")
+PER_REQUEST: tuple[Measure, ...] = ("ttft", "tpot", "e2e", "normalized", "normalized_execution")
 """Measures with one sample a request, which can be paired."""
 
 PERCENTILES = (50, 90, 95, 99)
@@ -91,6 +94,11 @@ def samples_ns(side: AlignedSide, measure: Measure) -> np.ndarray:
         return (requests["e2e_ns"].to_numpy() - requests["ttft_ns"].to_numpy())[some] / (tokens[some] - 1)
     if measure == "normalized":
         return requests["e2e_ns"].to_numpy() / tokens
+    if measure == "normalized_execution":
+        if SCHEDULED not in requests:
+            return np.zeros(0)
+        waited = requests[SCHEDULED].to_numpy() - requests["arrival_time_ns"].to_numpy()
+        return (requests["e2e_ns"].to_numpy() - waited) / tokens
     return requests[f"{measure}_ns"].to_numpy()
 
 
@@ -98,6 +106,8 @@ def clustered(side: AlignedSide, measure: Measure, num_requests: int) -> Samples
     """Samples of one side with the count of each of the workload's `num_requests` requests."""
     tokens = side.requests["num_tokens"].to_numpy()
     per_request = {"itl": tokens - 1, "tpot": (tokens > 1).astype(np.int64)}.get(measure, np.ones_like(tokens))
+    if measure == "normalized_execution" and SCHEDULED not in side.requests:
+        per_request = np.zeros_like(tokens)
     counts = np.zeros(num_requests, dtype=np.int64)
     counts[side.requests["request_id"].to_numpy()] = per_request
     return Samples(samples_ns(side, measure), counts)

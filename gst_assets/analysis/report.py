@@ -18,6 +18,7 @@ from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    ErrorCauses,
     ErrorGroups,
     GateChecks,
     LatencyErrors,
@@ -26,6 +27,8 @@ from gst_assets.contracts.tables import (
     RequestErrors,
     RunTotals,
     SettingsParity,
+    StageErrors,
+    StepErrors,
     write_table,
 )
 from gst_assets.provenance import environment, git_state, sha256_file, utc_now
@@ -53,6 +56,9 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (GateChecks, comparison.gate_checks),
         (AlignmentCounts, comparison.alignment_counts),
         (SettingsParity, comparison.settings_parity),
+        (StageErrors, comparison.stage_errors),
+        (StepErrors, comparison.step_errors),
+        (ErrorCauses, comparison.error_causes),
     ):
         write_table(model, frame, tables)
     blocks = content(comparison, write_figures(comparison, figures))

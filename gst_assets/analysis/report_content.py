@@ -21,6 +21,7 @@ from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    ErrorCauses,
     ErrorGroups,
     GateChecks,
     LatencyErrors,
@@ -29,6 +30,8 @@ from gst_assets.contracts.tables import (
     RequestErrors,
     RunTotals,
     SettingsParity,
+    StageErrors,
+    StepErrors,
     Table,
 )
 
@@ -42,6 +45,8 @@ _MEASURE_WORDS = {
     "than in ITL, and tools that print one under the name of the other disagree",
     "e2e": "end-to-end latency: last compared token - intended arrival, one sample a request",
     "normalized": "end-to-end latency over compared tokens, one sample a request",
+    "normalized_execution": "(last compared token - first scheduled) over compared tokens, one sample a request; preemptions are in it. With E2E per token the two "
+    "latencies that Vidur's paper (MLSys 2024) reports",
 }
 _SHOWN_PARITY = {"equal": "{}", "differs": "**{} (differs)**", "not_recorded": "**not recorded**"}
 _SHOWN_FACTOR = {"num_prefill_tokens": "prompt length [tokens]", "num_in_system": "others in the system"}
@@ -110,6 +115,9 @@ def content(comparison: Comparison, figures: Sequence[Figure]) -> list[Block]:
         *(Picture(figure) for figure in others[2:]),
         Heading("Where the errors are"),
         _groups(comparison),
+        *_stages(comparison),
+        *_steps(comparison),
+        *_causes(comparison),
         Heading("Throughput and queues"),
         _totals(comparison),
         Heading("Gate"),
@@ -323,6 +331,89 @@ def _groups(comparison: Comparison) -> Grid:
     return Grid(header, tuple(rows), 2)
 
 
+def _stages(comparison: Comparison) -> list[Block]:
+    rows = [
+        (
+            row["stage"],
+            row["variant"],
+            milliseconds(row["real_mean_ns"]),
+            milliseconds(row["sim_mean_ns"]),
+            signed_milliseconds(row["error_ns"]),
+            _signed_share(row["relative_error"]),
+            _signed_share(row["share_of_e2e_error"]),
+            milliseconds(row["real_lateness_ns"]),
+        )
+        for row in comparison.stage_errors.to_dict("records")
+    ]
+    header = ("stage", "variant", "real, mean [ms]", "simulated", "error [ms]", "error", "share of the E2E error", "lateness in it [ms]")  # fmt: skip
+    text = (
+        "Stages of a request: queueing from intended arrival to first scheduling, prefill from there to the first token, decode from there to the last; "
+        "their mean errors add up to that of E2E. Shares are signed: stages that err to opposite sides have shares beyond 100 %."
+    )
+    return [Heading("Stages", 3), Grid(header, tuple(rows), 2), Text(text)]
+
+
+def _steps(comparison: Comparison) -> list[Block]:
+    table = comparison.step_errors
+    if table.empty:
+        return [Heading("Steps", 3), Text("No real run recorded its steps (iterations.csv), so none are compared.")]
+    rows = []
+    for name in comparison.variants:
+        rows += [_step_row(table[table["beside"] == name], name, kind) for kind in table["step_kind"].unique()]
+    between = table[~table["beside"].isin(comparison.variants)]
+    rows += [_step_row(between, "the other real repeats", kind) for kind in between["step_kind"].unique()]
+    header = ("steps", "beside the real ones", "real steps", "others", "real, mean [ms]", "other, mean [ms]", "difference", "same composition, in order")  # fmt: skip
+    text = (
+        "Medians over the real repeats. Same composition: share of the real steps that the other run has too, with as many prompts, prompt tokens and decodes, in "
+        "the same order (longest common subsequence). A step's time begins where the step before has ended."
+    )
+    return [Heading("Steps", 3), Grid(header, tuple(row for row in rows if row), 2), Text(text)]
+
+
+def _step_row(rows: pd.DataFrame, name: str, kind: str) -> tuple[str, ...]:
+    mine = rows[rows["step_kind"] == kind]
+    if mine.empty:
+        return ()
+    return (
+        kind,
+        name,
+        f"{mine['num_real_steps'].median():,.0f}",
+        f"{mine['num_other_steps'].median():,.0f}",
+        milliseconds(mine["real_mean_ns"].median()),
+        milliseconds(mine["other_mean_ns"].median()),
+        _signed_share(mine["relative_difference"].median()),
+        _share(mine["same_composition"].median()),
+    )
+
+
+def _causes(comparison: Comparison) -> list[Block]:
+    table = comparison.error_causes
+    band = f"{100 * comparison.bands.pass_band:g} %"
+    if table.empty:
+        return [
+            Heading("Likely causes", 3),
+            Text(
+                f"No error of TTFT, ITL or E2E at P50, P90 or P99 with samples enough for an interval is beyond {band}."
+            ),
+        ]
+    rows = [
+        (
+            f"{MEASURE_NAMES[row['metric']]} {row['statistic'].upper()}",
+            row["variant"],
+            percent(row["relative_error"]),
+            f"**{row['cause']}**" if row["rank"] == 1 else row["cause"],
+            row["evidence"],
+        )
+        for row in table.to_dict("records")
+    ]
+    text = f"Every error beyond {band} with samples enough for an interval. Rules over measured evidence name what is likely; they prove nothing (docs/comparison.md)."
+    return [
+        Heading("Likely causes", 3),
+        Grid(("error of", "variant", "error", "likely cause", "evidence"), tuple(rows), 5),
+        Text(text),
+    ]
+
+
 def _totals(comparison: Comparison) -> Grid:
     rows = [
         (
@@ -461,6 +552,9 @@ def _files(figures: Sequence[Figure]) -> Items:
         GateChecks: "what was checked beforehand",
         AlignmentCounts: "what alignment kept and left out",
         SettingsParity: "engine settings beside what each simulation assumed",
+        StageErrors: "the mean error by stage of a request",
+        StepErrors: "steps beside those of each real repeat",
+        ErrorCauses: "likely causes of errors beyond the pass band, with their evidence",
     }
     return Items(
         (
@@ -482,6 +576,11 @@ def milliseconds(value_ns: float) -> str:
     value = value_ns / 1e6
     decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
+
+
+def signed_milliseconds(value_ns: float) -> str:
+    """As `milliseconds`, with a sign."""
+    return ("-" if value_ns < 0 else "+") + milliseconds(abs(value_ns)) if not pd.isna(value_ns) else "–"
 
 
 def percent(relative: float) -> str:

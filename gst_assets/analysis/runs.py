@@ -53,6 +53,7 @@ _IN_WORDS = {
     "vidur": "a simulation",
     "compare": "a comparison",
     "vidur_profile": "a profiling bundle",
+    "capacity": "a search for capacity",
 }
 
 

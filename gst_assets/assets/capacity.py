@@ -9,7 +9,7 @@ import pandas as pd
 
 from gst_assets.analysis.capacity import criterion, probes_table, result_sentence
 from gst_assets.analysis.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
-from gst_assets.assets.presentation import figure, table_definition_metadata
+from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.profiles import current_bundle, vidur_profile
 from gst_assets.assets.real_runs import ENGINE_POOL
 from gst_assets.assets.vidur_runs import TABLE_CACHE
@@ -32,19 +32,27 @@ from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource,
 from gst_assets.vidur_adapter.capacity import search_simulated
 
 
-@dg.asset(
-    partitions_def=SCENARIOS,
-    group_name="capacity",
-    kinds={"vidur", "vllm", "csv"},
-    deps=[workload_spec, vidur_profile],
-    metadata=table_definition_metadata(CapacityProbes),
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "capacity",
+            deps=[workload_spec, vidur_profile],
+            partitions_def=SCENARIOS,
+            group_name="simulation",
+            kinds={"vidur", "vllm", "csv"},
+            # Most scenarios search for none: then there is nothing to materialize, and that is no failure.
+            skippable=True,
+            metadata=table_definition_metadata(CapacityProbes),
+            description=(
+                "The highest rate at which the P99 of scheduling delay stays under a bound, on the simulator and, where capacity.sides says so, on the "
+                "real engine: every probe with its verdict. Not materialized for a scenario without the section `capacity`."
+            ),
+        )
+    ],
+    check_specs=contract_check_specs(["capacity"]),
+    can_subset=True,  # else Dagster demands a result of the check also where nothing is materialized
     pool=ENGINE_POOL,
     op_tags=ENGINE_QUEUE,
-    output_required=False,
-    description=(
-        "The highest rate at which the P99 of scheduling delay stays under a bound, on the simulator and, where capacity.sides says so, on the real "
-        "engine: every probe with its verdict. A scenario without a capacity section asks for none, and nothing is materialized."
-    ),
 )
 def capacity(
     context: dg.AssetExecutionContext,
@@ -52,7 +60,7 @@ def capacity(
     artifacts: ArtifactRoot,
     engine: EngineResource,
     profiling_root: VidurProfilingRoot,
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     chosen = scenario.load(context.partition_key)
     settings = chosen.capacity
     if settings is None:
@@ -107,7 +115,9 @@ def capacity(
         )
         write_document(meta, staging.path / Kind.CAPACITY.meta_name)
         final = staging.commit()
+    yield contract_passed("capacity", probes=len(probes), sides=", ".join(found))
     yield dg.MaterializeResult(
+        asset_key="capacity",
         data_version=dg.DataVersion(meta.sha256[CapacityProbes.file_name()]),
         metadata={
             "dagster/row_count": len(probes),

@@ -407,7 +407,9 @@ class LatencyErrors(Table):
     class Config(Table.Config):
         name = "latency_errors.csv"
 
-    metric: Series[str] = pa.Field(description="ttft, itl, tpot, e2e or normalized (E2E per token)")
+    metric: Series[str] = pa.Field(
+        description="ttft, itl, tpot, e2e, normalized (E2E per token) or normalized_execution (the same from the first scheduling on)"
+    )
     statistic: Series[str] = pa.Field(description="mean, p50, p90, p95 or p99")
     variant: Series[str] = pa.Field(description="simulation variant")
     real_ns: Series[float] = pa.Field(ge=0, nullable=True)
@@ -532,7 +534,9 @@ class PairedErrors(Table):
 
     run_id: Series[str] = pa.Field(description="real repeat")
     variant: Series[str] = pa.Field(description="simulation variant")
-    metric: Series[str] = pa.Field(description="ttft, itl, tpot, e2e or normalized (E2E per token)")
+    metric: Series[str] = pa.Field(
+        description="ttft, itl, tpot, e2e, normalized (E2E per token) or normalized_execution (the same from the first scheduling on)"
+    )
     num_requests: Series[Int] = pa.Field(ge=0, description="requests with a sample")
     num_undefined: Series[Int] = pa.Field(ge=0, nullable=True, description="requests whose relative error is undefined")
     mape: Series[float] = pa.Field(ge=0, nullable=True, description="mean of |relative error|")
@@ -588,6 +592,70 @@ class RunTotals(Table):
         isin=["iterations.csv", "request times"],
         description="where running and waiting are from: the scheduler's counts, or arrivals, first and last tokens of requests",
     )
+
+
+class StageErrors(Table):
+    """Where in a request's life the error arises: one row per variant and stage, in order, the last one the whole (`e2e`). Means over the compared
+    requests of all repeats, so that stages add up. `first_token` stands for queueing and prefill where a side does not record scheduling."""
+
+    class Config(Table.Config):
+        name = "stage_errors.csv"
+
+    variant: Series[str] = pa.Field(description="simulation variant")
+    stage: Series[str] = pa.Field(isin=["queueing", "prefill", "first_token", "decode", "e2e"])
+    num_requests: Series[Int] = pa.Field(gt=0, description="compared requests, each counted once a repeat")
+    real_mean_ns: Series[float]
+    sim_mean_ns: Series[float]
+    error_ns: Series[float] = pa.Field(description="sim_mean_ns - real_mean_ns")
+    relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
+    share_of_e2e_error: Series[float] = pa.Field(
+        nullable=True, description="error_ns over that of e2e, signed; empty where that is 0"
+    )
+    real_lateness_ns: Series[float] = pa.Field(
+        nullable=True,
+        description="mean lateness of the driver, inside the real stage; empty: not in it, or not recorded",
+    )
+
+
+class StepErrors(Table):
+    """The steps of a real run beside those of a simulation or of the first real repeat: one row per pair and kind of step. What a step's time is:
+    `analysis.stages`."""
+
+    class Config(Table.Config):
+        name = "step_errors.csv"
+
+    run_id: Series[str] = pa.Field(description="real repeat")
+    beside: Series[str] = pa.Field(description="simulation variant, or the run_id of the first real repeat")
+    step_kind: Series[str] = pa.Field(
+        isin=["all", "decode", "mixed"], description="decode: no prompt token; mixed: at least one"
+    )
+    num_real_steps: Series[Int] = pa.Field(ge=0)
+    num_other_steps: Series[Int] = pa.Field(ge=0)
+    real_mean_ns: Series[float] = pa.Field(nullable=True, description="mean time of a step")
+    other_mean_ns: Series[float] = pa.Field(nullable=True, description="mean time of a step")
+    relative_difference: Series[float] = pa.Field(nullable=True, description="(other - real) / real of the means")
+    same_composition: Series[float] = pa.Field(
+        ge=0,
+        le=1,
+        nullable=True,
+        description="share of the real steps that the other run has too, in order (longest common subsequence); of all steps only",
+    )
+
+
+class ErrorCauses(Table):
+    """What an error beyond the pass band is likely due to: one row per cell and cause found, or one that says `unexplained`. What each needs as
+    evidence: `analysis.causes`."""
+
+    class Config(Table.Config):
+        name = "error_causes.csv"
+
+    variant: Series[str] = pa.Field(description="simulation variant")
+    metric: Series[str] = pa.Field(description="ttft, itl or e2e")
+    statistic: Series[str] = pa.Field(description="p50, p90 or p99")
+    relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
+    rank: Series[Int] = pa.Field(ge=1, description="1.. in order of how directly the evidence speaks")
+    cause: Series[str]
+    evidence: Series[str] = pa.Field(description="what was measured, in words")
 
 
 # --- capacity ---------------------------------------------------------------------------------------------------------

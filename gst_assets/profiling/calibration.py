@@ -18,7 +18,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -229,6 +229,39 @@ class Driven:
         return {item.batch.name: item.digest() for item in _last_of_name(self.played)}
 
 
+@dataclass(frozen=True)
+class Round:
+    """What one round left behind, as `Driven` has it of all."""
+
+    played: list[_Played]
+    steps: np.ndarray
+
+    def played_as_text(self) -> str:
+        """`played` as JSON, for `from_text`."""
+        return json.dumps([asdict(item) for item in self.played])
+
+    @classmethod
+    def from_text(cls, played: str, steps: np.ndarray) -> Round:
+        """The round that `played_as_text` and its steps were of."""
+        return cls(
+            [
+                _Played(
+                    CalibrationBatch(
+                        name=item["batch"]["name"],
+                        lengths=tuple((prompt, output) for prompt, output in item["batch"]["lengths"]),
+                        injections=tuple(Injection(**injection) for injection in item["batch"]["injections"]),
+                        one_leaves=item["batch"]["one_leaves"],
+                        is_traffic=item["batch"]["is_traffic"],
+                    ),
+                    [_Request(**request) for request in item["started"]],
+                    [_Request(**request) for request in item["injected"]],
+                )
+                for item in json.loads(played)
+            ],
+            steps,
+        )
+
+
 class Calibrator:
     """Drives the plan, round by round, so that other work can be done on the same engine between rounds.
 
@@ -242,51 +275,49 @@ class Calibrator:
         self._engine, self._scenario = engine, scenario
         self._settings = engine.settings()
         self._batches = plan(scenario, self._settings.num_kv_blocks)
-        self._driver = _Driver(engine, scenario)
-        self._played: list[_Played] = []
-        self._windows: list[tuple[int, int]] = []
+        self._rounds: list[Round] = []
 
-    async def play_round(self, index: int, progress: Progress) -> None:
-        """Play round `index` of `ROUNDS`: its designed batches, then its traffic.
+    def take_over(self, done: Round) -> None:
+        """Take the next round from an earlier process instead of playing it."""
+        self._rounds.append(done)
+
+    async def play_round(self, index: int, progress: Progress) -> Round:
+        """Play round `index` of `ROUNDS`: its designed batches, then its traffic. The round does not depend on those before it.
 
         Raises:
-            ProfileError: the engine did not run a batch to its end.
+            ProfileError: the engine did not run a batch to its end, or does not record its iterations.
         """
+        driver, played = _Driver(self._engine, self._scenario, index), []
         mine = [batch for batch in self._batches if batch.name.startswith(_round_name(index))]
         flowing = traffic.segments(self._scenario, index)
         began = time.monotonic_ns()
         done, work = 0.0, [sum(prompt / 8 + output for prompt, output in batch.lengths) + 60 for batch in mine]
         total = sum(work) + _TRAFFIC_WORK * len(flowing)
         with quiet_interpreter(self._scenario.replay.realtime_priority):
-            await self._driver.play(CalibrationBatch("warm-up", self._batches[0].lengths))
+            await driver.play(CalibrationBatch("warm-up", self._batches[0].lengths))
             for batch, share in zip(mine, work, strict=True):
-                self._played.append(await self._driver.play(batch))
+                played.append(await driver.play(batch))
                 done += share
                 progress("calibration", (index + done / total) / ROUNDS)
         for segment in flowing:
             result = await traffic.play(self._engine, self._scenario, segment, index)
-            self._played.append(_of_traffic(segment.name, result))
+            played.append(_of_traffic(segment.name, result))
             done += _TRAFFIC_WORK
             progress("calibration", (index + done / total) / ROUNDS)
-        self._windows.append((began, time.monotonic_ns()))
-
-    async def driven(self) -> Driven:
-        """What all rounds so far left behind.
-
-        Raises:
-            ProfileError: the engine does not record its iterations.
-        """
-        last = self._played[-1]
+        ended, last = time.monotonic_ns(), played[-1]
         steps = await self._engine.iterations(max(r.last_token_ns for r in last.started + last.injected))
         if steps is None:
             raise ProfileError(
                 "the engine does not record its iterations. Set replay.record_iterations=true and profile again."
             )
         scheduled = steps[:, IterationField.SCHEDULED_NS]
-        inside = np.zeros(len(steps), dtype=bool)
-        for began, ended in self._windows:
-            inside |= (scheduled >= began) & (scheduled <= ended)
-        return Driven(list(self._played), steps[inside], self._settings)
+        self._rounds.append(Round(played, steps[(scheduled >= began) & (scheduled <= ended)]))
+        return self._rounds[-1]
+
+    def driven(self) -> Driven:
+        """What all rounds left behind."""
+        played = [item for one in self._rounds for item in one.played]
+        return Driven(played, np.concatenate([one.steps for one in self._rounds]), self._settings)
 
 
 def _of_traffic(name: str, result: ReplayResult) -> _Played:
@@ -345,12 +376,12 @@ def _last_of_name(played: Sequence[_Played]) -> Iterable[_Played]:
 class _Driver:
     """Sends calibration batches to the engine, one at a time."""
 
-    def __init__(self, engine: Engine, scenario: Scenario) -> None:
+    def __init__(self, engine: Engine, scenario: Scenario, round_index: int) -> None:
         self._engine = engine
         self._vocab_size = scenario.model.geometry.vocab_size
         self._timeout_s = scenario.replay.request_timeout_s
-        self._rng = np.random.default_rng(scenario.profile.seed + 1)
-        self._ids = count()
+        self._rng = np.random.default_rng([scenario.profile.seed, 1, round_index])
+        self._ids, self._round = count(), round_index
 
     async def play(self, batch: CalibrationBatch) -> _Played:
         """Send the batch to the idle engine and wait until all of it has ended."""
@@ -409,7 +440,7 @@ class _Driver:
     def _prepare(self, num_prefill_tokens: int, num_decode_tokens: int) -> tuple[_Request, EngineRequest]:
         number = next(self._ids)
         tokens = self._rng.integers(0, self._vocab_size, num_prefill_tokens).tolist()
-        wire = EngineRequest(f"calibration-{number}", tokens, num_decode_tokens, number)
+        wire = EngineRequest(f"calibration-{self._round}-{number}", tokens, num_decode_tokens, number)
         return _Request(num_prefill_tokens, num_decode_tokens), wire
 
 

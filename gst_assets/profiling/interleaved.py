@@ -62,16 +62,41 @@ class InterleavedRuns:
         self._created = time.monotonic()
         self._measurements: list[Measurement] = []
 
+    def described(self) -> list[dict[str, str]]:
+        """What is played, for `partial.subject`: scenarios, workloads and names of the runs."""
+        return [
+            {
+                "scenario": play.scenario.name,
+                "settings": play.scenario.digest("workload", "replay", "model", "hardware", "engine"),
+                "workload": meta.workload_id,
+                "group_id": play.group_id,
+            }
+            for play, meta, _ in self._asked
+        ]
+
+    def rename(self, group_ids: Sequence[str]) -> None:
+        """Name the runs as those of the process that began this profile."""
+        self._asked = [
+            (replace(play, group_id=name), meta, requests)
+            for (play, meta, requests), name in zip(self._asked, group_ids, strict=True)
+        ]
+
     async def play_after(self, engine: VllmEngine, round_index: int) -> None:
-        """Play the repeats that belong after calibration round `round_index`: of R repeats an equal share after each round."""
-        if not self._measurements:
+        """Play the repeats that belong after calibration round `round_index`: of R repeats an equal share after each round. Those that an earlier
+        process wrote are there already."""
+        asked = [
+            (place, repeat)
+            for place, (play, _, _) in enumerate(self._asked)
+            for repeat in range(*(play.scenario.replay.repeats * (round_index + more) // ROUNDS for more in (0, 1)))
+            if not (self._out / f"{play.group_id}-r{repeat}").exists()
+        ]
+        if asked and not self._measurements:
             await self._warm_up(engine)
-        for (play, _, requests), measurement in zip(self._asked, self._measurements, strict=True):
-            repeats = play.scenario.replay.repeats
-            for repeat in range(repeats * round_index // ROUNDS, repeats * (round_index + 1) // ROUNDS):
-                _, died = await play_repeat(engine, measurement, requests, repeat, self._out)
-                if died:
-                    raise ProfileError(f"the engine died in a repeat of {play.scenario.name}: {died}")
+        for place, repeat in asked:
+            (play, _, requests), measurement = self._asked[place], self._measurements[place]
+            _, died = await play_repeat(engine, measurement, requests, repeat, self._out)
+            if died:
+                raise ProfileError(f"the engine died in a repeat of {play.scenario.name}: {died}")
 
     async def _warm_up(self, engine: VllmEngine) -> None:
         started_s = time.monotonic() - self._created

@@ -21,6 +21,7 @@ import pandas as pd
 
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import ProfileError
+from gst_assets.profiling.partial import PartialProfile
 from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
 from gst_assets.scenario import Scenario
 
@@ -72,9 +73,10 @@ def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
 
 
 async def measure_operators(
-    engine: Worker, scenario: Scenario, progress: Progress
+    engine: Worker, scenario: Scenario, progress: Progress, partial: PartialProfile | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker).
+    """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker). Blocks that `partial` has are not
+    timed again, and those that are timed are kept there.
 
     Raises:
         ProfileError: the engine runs another model than the scenario describes, or several devices.
@@ -83,7 +85,7 @@ async def measure_operators(
     # On a GPU the repeats of a point are replays of one captured graph, and capturing is what costs.
     at_once = scenario.profile.operator_repeats if facts["device_type"] == "cuda" else 1
     samples = await time_batches(
-        engine, _wanted(scenario), scenario.profile.operator_repeats, progress, at_once=at_once
+        engine, _wanted(scenario), scenario.profile.operator_repeats, progress, at_once=at_once, partial=partial
     )
     layers = facts["num_layers"]
     medians = {
@@ -102,7 +104,13 @@ async def measure_operators(
 
 
 async def time_batches(
-    engine: Worker, wanted: Mapping[Batch, Sequence[str]], repeats: int, progress: Progress, *, at_once: int = 1
+    engine: Worker,
+    wanted: Mapping[Batch, Sequence[str]],
+    repeats: int,
+    progress: Progress,
+    *,
+    at_once: int = 1,
+    partial: PartialProfile | None = None,
 ) -> dict[Batch, list[dict[str, int]]]:
     """Nanoseconds by operator for each batch and repeat; `wanted` are the operators needed of each (see `OperatorTimer.gst_time_batches`).
 
@@ -112,16 +120,25 @@ async def time_batches(
     samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in wanted}
     blocks = list(_blocks(wanted))
     sweeps = repeats // at_once
+    kept = partial.operator_blocks() if partial is not None else {}
+    progress("operators", len(kept) / (sweeps * len(blocks)))
+    warm: set[int] = set()
     for sweep in range(sweeps):
         for number, (names, block) in enumerate(blocks):
-            plain = [[list(pair) for pair in batch] for batch in block]
-            # The first pass through a shape prepares kernels and memory for it.
-            (walks,) = await engine.collective_rpc(
-                "gst_time_batches", plain, 1 if sweep == 0 else 0, at_once, list(names)
-            )
+            key = f"sweep {sweep} block {number}"
+            walks = kept.get(key)
+            if walks is None:
+                plain = [[list(pair) for pair in batch] for batch in block]
+                # The first pass through a shape prepares kernels and memory for it.
+                (walks,) = await engine.collective_rpc(
+                    "gst_time_batches", plain, 0 if number in warm else 1, at_once, list(names)
+                )
+                warm.add(number)
+                if partial is not None:
+                    partial.keep_operator_block(key, walks)
+                progress("operators", (sweep + (number + 1) / len(blocks)) / sweeps)
             for batch, times in zip(block, walks, strict=True):
                 samples[batch] += times
-            progress("operators", (sweep + (number + 1) / len(blocks)) / sweeps)
     return samples
 
 

@@ -1,6 +1,7 @@
 """Measure a profiling bundle: `python -m gst_assets.profiling.run --scenario NAME|FILE.json --out DIR`.
 
-One engine start serves the operators and the calibration; DIR appears complete or not at all. Also how the Dagster asset measures, in a
+One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
+`kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
 child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
 """
 
@@ -22,7 +23,7 @@ import pandas as pd
 
 from gst_assets import provenance
 from gst_assets.contracts import csv_files
-from gst_assets.contracts.documents import Hydra, ProfileMeta, timestamp_slug, write_document
+from gst_assets.contracts.documents import Hardware, Hydra, ProfileMeta, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
@@ -34,6 +35,7 @@ from gst_assets.profiling.bundle import profile_key
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.profiling.operators import measure_operators, time_steps
+from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.scenario import Sampling, Scenario, read_reference
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
@@ -119,23 +121,54 @@ async def measure(
         raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware)
     between = InterleavedRuns(plays, scenario, hardware, overrides, runs) if plays and runs else None
+    begun_with = subject(scenario, hardware, between.described() if between else [])
+    with PartialProfile.opened(out, begun_with) as partial:
+        if measured := partial.described():
+            print(f"continuing {partial.folder}: {measured}", flush=True)
+        if between is not None:
+            between.rename(partial.group_ids())
+        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial)
+
+
+async def _measure(
+    scenario: Scenario,
+    overrides: list[str],
+    out: Path,
+    profiling_root: str | None,
+    hardware: Hardware,
+    between: InterleavedRuns | None,
+    partial: PartialProfile,
+) -> Path:
     print(f"hardware: {hardware.device_name}; starting {scenario.engine.backend}", flush=True)
     started_at = datetime.now(timezone.utc)
     clock = _Clock()
     async with open_vllm_engine(_without_early_stops(scenario), worker_extension_cls=_WORKER_EXTENSION) as engine:
         clock.phase_ends("engine_start")
+        partial.check_settings(engine.settings())
         # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and caches changed.
         calibrator = calibration.Calibrator(engine, scenario)
+        taken_over = 0
         for index in range(calibration.ROUNDS):
-            await calibrator.play_round(index, clock.progress)
+            if (kept := partial.round(index)) is not None:
+                calibrator.take_over(calibration.Round.from_text(*kept))
+                taken_over += 1
+                print(f"calibration: round {index + 1} of {calibration.ROUNDS} was measured before", flush=True)
+            else:
+                clock.progress("calibration", index / calibration.ROUNDS)
+                played = await calibrator.play_round(index, clock.progress)
+                partial.keep_round(index, played.played_as_text(), played.steps)
             if between is not None:
                 await between.play_after(engine, index)
-        driven = await calibrator.driven()
+        driven = calibrator.driven()
         clock.phase_ends("calibration")
-        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress)
+        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress, partial)
         device_steps = await time_steps(engine, scenario, driven.settings) if facts["device_type"] == "cuda" else {}
         clock.phase_ends("operators")
-    overheads = calibration.overheads(driven, OperatorModel(mlp, attention, facts["num_layers"]), device_steps)
+    try:
+        overheads = calibration.overheads(driven, OperatorModel(mlp, attention, facts["num_layers"]), device_steps)
+    except ProfileError:
+        partial.drop_rounds()  # else the same rounds would fail again
+        raise
     tables: dict[str, pd.DataFrame] = {
         "mlp.csv": mlp,
         "attention.csv": attention,
@@ -166,8 +199,10 @@ async def measure(
             calibration_sha256=driven.digests(),
             worker=facts,
             seconds=clock.seconds,
+            calibration_rounds_taken_over=taken_over,
         )
         write_document(meta, folder / Kind.PROFILE.meta_name)
+    partial.remove()
     print(f"profile written: {out}; seconds: {clock.seconds}", flush=True)
     return out
 
@@ -189,21 +224,25 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._began = self._told = time.monotonic()
+        self._began = self._told = self._worked_since = time.monotonic()
+        self._before: float | None = None
 
     def phase_ends(self, name: str) -> None:
         """Book the time since the last phase ended."""
         now = time.monotonic()
         self.seconds[name] = round(now - self._began, 2)
         self._began = self._told = now
+        self._before = None
         print(f"{name}: done in {self.seconds[name]:.1f} s", flush=True)
 
     def progress(self, what: str, share: float) -> None:
-        """Tell how far the phase is, every few seconds."""
+        """Tell how far the phase is, every few seconds. The first call of a phase says what share of it was done before."""
         now = time.monotonic()
-        if now - self._told >= _REPORT_EVERY_S and share < 1:
+        if self._before is None:
+            self._before, self._worked_since = share, now
+        if now - self._told >= _REPORT_EVERY_S and self._before < share < 1:
             self._told = now
-            left = (now - self._began) * (1 - share) / share
+            left = (now - self._worked_since) * (1 - share) / (share - self._before)
             print(f"{what}: {share:.0%}, about {left:.0f} s left", flush=True)
 
 

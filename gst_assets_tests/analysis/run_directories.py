@@ -14,7 +14,7 @@ import pandas as pd
 
 from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, VidurRunMeta, write_document
 from gst_assets.contracts.store import directory_digests
-from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, write_table
+from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 
 MS = 1_000_000
 WORKLOAD_SHA256 = {"prompts.jsonl": "1" * 64, "trace_lengths.csv": "2" * 64, "trace_intervals.csv": "3" * 64}
@@ -46,10 +46,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run: its requests, and changes to the metadata document."""
+    """A run: its requests, changes to the metadata document, further columns of the request table, and the iterations table, if any."""
 
     requests: Sequence[Request]
     meta: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Sequence[int]] = field(default_factory=dict)
+    iterations: pd.DataFrame | None = None
 
     def with_meta(self, **changes: Any) -> Recipe:
         return replace(self, meta=self.meta | changes)
@@ -103,9 +105,12 @@ def tables(recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
                     "token_latency_ns": time - r.token_ns[k - 1] if k else 0,
                 }
             )
-    types, _ = RequestMetrics.column_types()
+    required, optional = RequestMetrics.column_types()
+    types = required | {name: optional[name] for name in recipe.columns}
     token_types, _ = TokenMetrics.column_types()
-    return pd.DataFrame(rows).astype(types), pd.DataFrame(tokens, columns=list(token_types)).astype(token_types)
+    return pd.DataFrame(rows).assign(**recipe.columns).astype(types), pd.DataFrame(
+        tokens, columns=list(token_types)
+    ).astype(token_types)
 
 
 def write_real(directory: Path, recipe: Recipe) -> Path:
@@ -192,6 +197,8 @@ def _write(directory: Path, recipe: Recipe, model: type[Any], values: dict[str, 
     requests, tokens = tables(recipe)
     write_table(RequestMetrics, requests, directory)
     write_table(TokenMetrics, tokens, directory)
+    if recipe.iterations is not None:
+        write_table(Iterations, recipe.iterations, directory)
     document = model.model_validate(values | {"sha256": directory_digests(directory, "run_meta.json")})
     write_document(document, directory / "run_meta.json")
     return directory

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 
 from gst_assets.analysis.runs import load_run
-from gst_assets.contracts.documents import ComparisonMeta, read_document
+from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.tables import CapacityProbes, read_table
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
 
 pytestmark = pytest.mark.engine
@@ -123,7 +124,7 @@ def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
     summary = (directory / "summary.md").read_text()
     errors = pd.read_csv(directory / "tables" / "latency_errors.csv")
     assert set(errors["variant"]) == {"kernels", "calibrated"}
-    assert set(errors["metric"]) == {"ttft", "itl", "tpot", "e2e", "normalized"}
+    assert set(errors["metric"]) == {"ttft", "itl", "tpot", "e2e", "normalized", "normalized_execution"}
     assert (directory / "report.html").is_file()
     for figure in (directory / "figs").glob("*.png"):
         assert f"figs/{figure.name}" in summary
@@ -163,6 +164,28 @@ def test_simulating_again_gives_the_same_bytes_and_reuses_the_profile(root: Path
                 store.path(Kind.VIDUR_RUN, old) / file
             )
     assert len(new) == 2
+
+
+def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root: Path) -> None:
+    store = ArtifactStore(root)
+    assert store.list(Kind.CAPACITY) == []  # smoke asks for none, and `--select '*'` succeeded
+    search = "capacity={sides: [simulator, engine], max_p99_delay_ms: 100, low_rate_per_s: 2, high_rate_per_s: 400, relative_tolerance: 0.9, num_requests: 40, seed: 1}"
+    assert_succeeds(materialize(root, "capacity", overrides=[*OVERRIDES, search]))
+    directory = store.open(Kind.CAPACITY, store.list(Kind.CAPACITY)[0])
+    meta = read_document(CapacityMeta, directory / "run_meta.json")
+    probes = read_table(CapacityProbes, directory / "capacity_probes.csv")
+    assert list(meta.found) == ["engine", "kernels", "calibrated"] == probes["side"].unique().tolist()
+    assert meta.engine_settings is not None and meta.engine_settings.backend == "vllm" and meta.profile_sha256
+    engine = probes[probes["side"] == "engine"]
+    assert (
+        engine["p99_lateness_ns"].notna().all() and probes[probes["side"] != "engine"]["p99_lateness_ns"].isna().all()
+    )
+    # 40 requests in 0.1 s are more than the engine keeps up with, on whatever machine.
+    assert engine.set_index("rate_per_s").loc[400, "verdict"] == "broken" or meta.found["engine"].status == "below_low"
+    for side, found in meta.found.items():
+        assert found.num_probes == (probes["side"] == side).sum() and "fewer than 10" in found.flags[0]
+    assert {"summary.md", "delay_by_rate.png"} <= {path.name for path in directory.iterdir()}
+    assert not staged(root)
 
 
 def test_other_overrides_than_the_workload_was_built_with_are_refused(root: Path) -> None:

@@ -255,14 +255,14 @@ class _BunchingEngine:
 
 def test_injections_are_sent_although_token_counts_are_skipped() -> None:
     batch = CalibrationBatch("batch", ((5, 20),), tuple(Injection(8, after) for after in (4, 7, 8, 10)))
-    driver = calibration._Driver(_BunchingEngine(), SCENARIO)  # type: ignore[arg-type]
+    driver = calibration._Driver(_BunchingEngine(), SCENARIO, 0)  # type: ignore[arg-type]
     played = asyncio.run(asyncio.wait_for(driver.play(batch), 20))
     assert [len(request.token_times_ns) for request in played.injected] == [1, 1, 1, 1]
 
 
 def test_an_engine_that_stalls_ends_the_calibration() -> None:
     impatient = load_scenario("smoke", ["replay.request_timeout_s=0.05"])
-    driver = calibration._Driver(_BunchingEngine(stall=True), impatient)  # type: ignore[arg-type]
+    driver = calibration._Driver(_BunchingEngine(stall=True), impatient, 0)  # type: ignore[arg-type]
     with pytest.raises(
         ProfileError, match=r"calibration batch: a request of 20 tokens had 0 after replay\.request_timeout_s 0\.05 s"
     ):

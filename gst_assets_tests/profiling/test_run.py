@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +16,12 @@ import pytest
 
 from gst_assets.contracts.csv_files import read_csv
 from gst_assets.engine.launch import run_module
-from gst_assets.errors import EngineError
+from gst_assets.errors import ArtifactError, EngineError, ProfileError
 from gst_assets.profiling import run
-from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle, profile_key
+from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.profiling.calibration import ROUNDS, plan
 from gst_assets.profiling.operator_model import PER_TOKEN_OPERATORS
+from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
 
 OVERRIDES = [
@@ -35,18 +43,61 @@ OVERRIDES = [
 SCENARIO = load_scenario("smoke", OVERRIDES)
 
 
+COMMAND = "gst_assets_tests.profiling.checked_run"
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[str]]:
-    """One engine start for all tests here."""
+    """A profile that was killed among its operators, and the same command given again: the bundle all tests here look at."""
     folder = tmp_path_factory.mktemp("profiling")
     scenario_file = folder / "scenario.json"
     scenario_file.write_text(SCENARIO.model_dump_json())
     out = folder / "root" / "cpu" / "qwen3-tiny"
-    lines = run_module(
-        "gst_assets_tests.profiling.checked_run",
-        ["--scenario", str(scenario_file), "--out", str(out), "--override", OVERRIDES[0]],
-    )
+    arguments = ["--scenario", str(scenario_file), "--out", str(out), "--override", OVERRIDES[0]]
+    partial = out.parent / ".qwen3-tiny.partial"
+    kill_when(arguments, lambda: (partial / "operators.jsonl").exists())
+    assert not out.exists() and {path.name for path in partial.glob("round-*")} == {
+        f"round-{k}.npz" for k in range(ROUNDS)
+    }
+    with pytest.raises(ProfileError, match="no complete profiling bundle"):
+        find_bundle(folder / "root", SCENARIO)
+    with pytest.raises(ArtifactError, match=r"run_meta\.json missing"):
+        load_bundle(partial)
+    other = folder / "other.json"
+    other.write_text(load_scenario("smoke", [*OVERRIDES, "profile.calibration_steps=17"]).model_dump_json())
+    with pytest.raises(
+        EngineError,
+        match=r"\.partial: a profile was begun here with profile_key \w+, and now has \w+\. .* remove the folder",
+    ):
+        run_module(COMMAND, ["--scenario", str(other), *arguments[2:4]])
+    lines = run_module(COMMAND, arguments)
     return load_bundle(out), lines
+
+
+def kill_when(arguments: list[str], condition: Callable[[], bool]) -> None:
+    """Run the profiler until `condition`, then `kill -9` it and all its processes."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", COMMAND, *arguments], cwd=PROJECT_ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, (
+            "the profile ended or hung before it could be killed"
+        )
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.engine
+def test_a_killed_profile_goes_on_where_it_was(measured: tuple[Bundle, list[str]]) -> None:
+    bundle, lines = measured
+    assert any(
+        re.search(rf"continuing .*: {ROUNDS} calibration rounds and [1-9]\d* blocks of operators measured", line)
+        for line in lines
+    )
+    assert sum("was measured before" in line for line in lines) == ROUNDS
+    assert bundle.meta.model_extra is not None and bundle.meta.model_extra["calibration_rounds_taken_over"] == ROUNDS
 
 
 @pytest.mark.engine

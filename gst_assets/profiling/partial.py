@@ -1,0 +1,186 @@
+"""What a profile in the making has measured so far, so that one that was interrupted, by `kill -9` too, goes on where it was.
+
+It lies beside the bundle's place as `.<name>.partial/` and has no run_meta.json, so nothing can take it for a bundle; it goes when the bundle is
+complete. Calibration is kept by round, operator times by block of batches. What belongs together is decided here by comparing what it was begun
+with: scenario, device, versions, and the machine's boot, whose clock the recorded times are of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gst_assets import provenance
+from gst_assets.contracts.documents import EngineSettings, Hardware
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.bundle import profile_key
+from gst_assets.scenario import Scenario
+
+_SUBJECT, _SETTINGS, _OPERATORS = "subject.json", "engine_settings.json", "operators.jsonl"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def subject(scenario: Scenario, hardware: Hardware, plays: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """What a partial profile must have been begun with to be continued. `plays`: what is measured between its rounds."""
+    environment = provenance.environment()
+    return {
+        "profile_key": profile_key(scenario),
+        "engine": scenario.digest("engine"),
+        "hardware": hardware.model_dump(mode="json"),
+        "versions": environment.get("packages", {}),
+        "python": environment.get("python"),
+        "platform": environment.get("platform"),
+        "boot": _BOOT.read_text(encoding="ascii").strip() if _BOOT.exists() else None,
+        "plays": [dict(play) for play in plays],
+    }
+
+
+class PartialProfile:
+    """The folder of one profile in the making; `opened` yields it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    @contextmanager
+    def opened(cls, out: Path, begun_with: dict[str, Any]) -> Iterator[PartialProfile]:
+        """The partial profile of the bundle `out`, begun or continued; no other process has it meanwhile.
+
+        Raises:
+            ProfileError: another process measures it, or it was begun with something else (names what).
+        """
+        folder = out.parent / f".{out.name}.partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ProfileError(
+                    f"{folder}: another process is measuring this bundle. Wait for it, or use another --out."
+                ) from None
+            found = cls(folder)
+            found._begin(begun_with)
+            try:
+                yield found
+            finally:
+                if not found.described():
+                    found.remove()
+        finally:
+            os.close(handle)
+
+    def _begin(self, begun_with: dict[str, Any]) -> None:
+        path = self.folder / _SUBJECT
+        if not path.exists():
+            self._write(path, json.dumps(begun_with, indent=2))
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key, now in begun_with.items():
+            if key == "plays":  # their groups are named after the time at which the command was given
+                same = [_without_group(one) for one in before[key]] == [_without_group(one) for one in now]
+                described = (str([one["scenario"] for one in before[key]]), str([one["scenario"] for one in now]))
+            else:
+                same, described = before.get(key) == now, _difference(before.get(key), now)
+            if not same:
+                raise ProfileError(
+                    f"{self.folder}: a profile was begun here with {key} {described[0]}, and now has {described[1]}. What it measured cannot be continued: "
+                    "remove the folder to begin anew, or use another --out."
+                )
+
+    def described(self) -> str:
+        """What was measured so far, in words; empty where nothing was."""
+        rounds, blocks = len(list(self.folder.glob("round-*.npz"))), len(self.operator_blocks())
+        return f"{rounds} calibration rounds and {blocks} blocks of operators measured" if rounds or blocks else ""
+
+    def group_ids(self) -> list[str]:
+        """Names of the groups of runs, as they were when the profile was begun."""
+        plays = json.loads((self.folder / _SUBJECT).read_text(encoding="utf-8"))["plays"]
+        return [play["group_id"] for play in plays]
+
+    def check_settings(self, settings: EngineSettings) -> None:
+        """The engine that was started again runs with the settings of the first one, but for the number of KV blocks it found room for.
+
+        Raises:
+            ProfileError: names the setting.
+        """
+        path = self.folder / _SETTINGS
+        now = settings.model_dump(mode="json")
+        if not path.exists():
+            self._write(path, json.dumps(now, indent=2))
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in sorted((before.keys() | now.keys()) - {"num_kv_blocks"}):
+            if before.get(key) != now.get(key):
+                raise ProfileError(
+                    f"{self.folder}: the engine that this profile was begun on had {key} {before.get(key)}, the one started now has {now.get(key)}. What "
+                    "was measured cannot be continued: remove the folder to begin anew, or use another --out."
+                )
+
+    # --- calibration rounds ---
+
+    def round(self, index: int) -> tuple[str, np.ndarray] | None:
+        """What `keep_round` stored of a round, or None."""
+        path = self.folder / f"round-{index}.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(arrays["played"]), arrays["steps"]
+
+    def keep_round(self, index: int, played: str, steps: np.ndarray) -> None:
+        """Store a round: its requests as text, its steps as int64. Appears whole or not at all."""
+        beside = self.folder / f".round-{index}.npz"
+        np.savez(beside, played=np.array(played), steps=steps)
+        beside.replace(self.folder / f"round-{index}.npz")
+
+    def drop_rounds(self) -> None:
+        """Forget all rounds: they are not what was designed."""
+        for path in self.folder.glob("round-*.npz"):
+            path.unlink()
+
+    # --- operators ---
+
+    def operator_blocks(self) -> dict[str, Any]:
+        """What `keep_operator_block` stored, by key. A last line that was cut off is not there."""
+        path = self.folder / _OPERATORS
+        if not path.exists():
+            return {}
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")  # so that the next line does not continue half of one
+        return {entry["key"]: entry["value"] for entry in map(json.loads, whole.splitlines())}
+
+    def keep_operator_block(self, key: str, value: Any) -> None:
+        """Store the times of one block of batches."""
+        with (self.folder / _OPERATORS).open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"key": key, "value": value}) + "\n")
+
+    def remove(self) -> None:
+        """The bundle is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, path: Path, text: str) -> None:
+        beside = path.with_name(f".{path.name}")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+
+
+def _without_group(play: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in play.items() if key != "group_id"}
+
+
+def _difference(before: Any, now: Any) -> tuple[str, str]:
+    """Both values in words; of two mappings only what differs."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return str(before), str(now)
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    told = [", ".join(f"{key} {values.get(key)}" for key in keys) for values in (before, now)]
+    return told[0], told[1]

@@ -1,0 +1,142 @@
+"""Profiles in the making, without an engine: what is kept, what is continued, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gst_assets.contracts.documents import Hardware
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.calibration import CalibrationBatch, Injection, Round, _Played, _Request
+from gst_assets.profiling.operators import time_batches
+from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.scenario import load_scenario
+from gst_assets_tests.engine.memory_engine import SETTINGS
+
+HARDWARE = Hardware(hardware_id="cpu", device_name="Test CPU", device_count=1)
+SCENARIO = load_scenario("smoke")
+PLAYS = [{"scenario": "smoke", "settings": "s", "workload": "wl", "group_id": "first"}]
+
+
+def begun_with(**changes: Any) -> dict[str, Any]:
+    return subject(SCENARIO, HARDWARE, PLAYS) | changes
+
+
+def a_round() -> Round:
+    batch = CalibrationBatch("round 1 batch 2", ((30, 4), (7, 2)), (Injection(128, 2),), one_leaves=True)
+    requests = [_Request(30, 4, 5, [6, 7, 8, 9], 6, 9), _Request(7, 2, 5, [6, 7], 6, 7)]
+    return Round(
+        [_Played(batch, requests, [_Request(128, 1, 7, [8], 8, 8)])], np.arange(22, dtype=np.int64).reshape(2, 11)
+    )
+
+
+def test_a_round_is_kept_to_the_last_bit(tmp_path: Path) -> None:
+    done = a_round()
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        partial.keep_round(1, done.played_as_text(), done.steps)
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        assert partial.round(0) is None
+        kept = partial.round(1)
+        assert kept is not None
+        again = Round.from_text(*kept)
+        assert again.played == done.played and np.array_equal(again.steps, done.steps)
+        assert again.played[0].digest() == done.played[0].digest()
+        assert partial.described() == "1 calibration rounds and 0 blocks of operators measured"
+        partial.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Worker:
+    """Times every batch with the number of calls so far, and stops at one of them."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.stop_at = stop_at
+
+    async def collective_rpc(self, method: str, *arguments: Any) -> list[Any]:
+        assert method == "gst_time_batches"
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append(arguments)
+        batches, _, repeats, names = arguments
+        return [[[{name: len(self.calls) for name in names} for _ in range(repeats)] for _ in batches]]
+
+
+WANTED = {((index, 1),): ("attn",) for index in range(40)}  # three blocks
+
+
+def test_operators_go_on_where_they_were_and_shapes_are_warmed_again(tmp_path: Path) -> None:
+    shares: list[float] = []
+
+    def timed(worker: Worker, partial: PartialProfile) -> dict[Any, Any]:
+        return asyncio.run(time_batches(worker, WANTED, 2, lambda _, share: shares.append(share), partial=partial))
+
+    first = Worker(stop_at=4)
+    with pytest.raises(KeyboardInterrupt), PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        timed(first, partial)
+    with (tmp_path / ".b.partial" / "operators.jsonl").open("a") as handle:
+        handle.write('{"key": "sweep 1 block 1", "val')  # killed while it wrote
+    second = Worker()
+    shares.clear()
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        samples = timed(second, partial)
+    assert shares == pytest.approx([4 / 6, 5 / 6, 1])
+    assert [warmups for _, warmups, *_ in first.calls] == [1, 1, 1, 0] and [
+        warmups for _, warmups, *_ in second.calls
+    ] == [1, 1]
+    assert samples[((0, 1),)] == [{"attn": 1}, {"attn": 4}] and samples[((39, 1),)] == [{"attn": 3}, {"attn": 2}]
+    lines = (tmp_path / ".b.partial" / "operators.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines][-2:] == ["sweep 1 block 1", "sweep 1 block 2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hardware": HARDWARE.model_dump() | {"device_name": "Other"}},
+            "hardware device_name Test CPU, and now has device_name Other",
+        ),
+        ({"versions": {"torch": "9"}}, "versions .*torch"),
+        ({"profile_key": "0"}, "profile_key"),
+        ({"boot": "another"}, "boot .*, and now has another"),
+        ({"plays": []}, r"plays \['smoke'\], and now has \[\]"),
+    ],
+)
+def test_what_was_begun_with_something_else_is_refused_and_kept(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        partial.keep_operator_block("k", [])
+    with pytest.raises(ProfileError, match=message), PartialProfile.opened(tmp_path / "b", begun_with(**changes)):
+        pass
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        assert partial.operator_blocks() == {"k": []}
+
+
+def test_runs_between_rounds_keep_the_names_they_were_begun_with(tmp_path: Path) -> None:
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        partial.keep_operator_block("k", [])
+    later = begun_with(plays=[PLAYS[0] | {"group_id": "second"}])
+    with PartialProfile.opened(tmp_path / "b", later) as partial:
+        assert partial.group_ids() == ["first"]
+
+
+def test_another_engine_is_refused_and_another_number_of_blocks_is_not(tmp_path: Path) -> None:
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        partial.check_settings(SETTINGS)
+        partial.check_settings(SETTINGS.model_copy(update={"num_kv_blocks": 1000}))
+        with pytest.raises(ProfileError, match="had attention_backend NONE, the one started now has OTHER"):
+            partial.check_settings(SETTINGS.model_copy(update={"attention_backend": "OTHER"}))
+
+
+def test_two_processes_do_not_share_one_and_nothing_is_left_of_nothing(tmp_path: Path) -> None:
+    with PartialProfile.opened(tmp_path / "b", begun_with()):
+        with pytest.raises(ProfileError, match="another process"), PartialProfile.opened(tmp_path / "b", begun_with()):
+            pass
+        assert (tmp_path / ".b.partial").is_dir()
+    assert list(tmp_path.iterdir()) == []
