@@ -73,7 +73,7 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
         "errors.png",
         "Errors and their intervals",
         f"Relative error of each statistic with its 95 % interval; negative: the simulation is too fast. Dark band: within {100 * bands.pass_band:g} % "
-        f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval.",
+        f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval. ‡ and dotted: too few independent samples for the interval to cover what it claims.",
         1.3 + 0.2 * rows,
         lambda canvas: _errors(canvas, comparison),
     )
@@ -197,7 +197,8 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
             if np.isfinite(cell.interval_low):
                 ends = 100 * np.array([cell.interval_low, cell.interval_high])
                 reach = max([reach, *np.abs(ends[np.isfinite(ends)])])
-                axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=3)
+                style = {"linestyle": (0, (1, 1)), "linewidth": 1.4} if cell.interval_flagged else {"linewidth": 2.0}
+                axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, solid_capstyle="butt", zorder=3, **style)
         axes.plot(
             values, at, linestyle="none", marker=marker, markersize=5, color=colour,
             markerfacecolor=colour if variant == comparison.headline else "white", label=f"Vidur {variant}", zorder=4,
@@ -221,7 +222,7 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
 
 
 def _row_label(cell: Cell) -> str:
-    return cell.name + (" †" if cell.verdict == "insufficient" else "")
+    return f"{cell.name} {cell.sign}".rstrip()
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------
