@@ -26,10 +26,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import repeat
 
 import numpy as np
 
-from gst_assets.analysis.bootstrap import Blocks, Interval, block_length, dependence, intervals, replicate
+from gst_assets.analysis.bootstrap import (
+    NUM_REPLICATES,
+    Blocks,
+    Interval,
+    block_length,
+    dependence,
+    intervals,
+    replicate,
+)
 from gst_assets.analysis.measures import MIN_SAMPLES_BEYOND, STATISTICS, Samples, is_sufficient, statistics_ns
 from gst_assets.analysis.verdict import OUTCOMES, judge
 from gst_assets.scenario import Comparison as Bands
@@ -163,18 +172,18 @@ def truth(system: str, factor: float, measure: str) -> np.ndarray:
     return sim / real - 1
 
 
-def trial(system: str, n: int, factor: float, measure: str, seed: int) -> Judged:
+def trial(system: str, n: int, factor: float, measure: str, seed: int, replicates: int = NUM_REPLICATES) -> Judged:
     """One pair of runs of n requests, compared."""
     rng = np.random.default_rng([seed, n, len(system), int(factor * 1000), len(measure)])
     pair = SYSTEMS[system](rng, n, factor, measure)
     samples = [Samples(side.ravel().round().astype(np.int64), np.full(n, side.shape[1])) for side in (*pair.real, pair.sim)]  # fmt: skip
-    return judged(samples[:-1], samples[-1])
+    return judged(samples[:-1], samples[-1], replicates)
 
 
-def judged(real: Sequence[Samples], sim: Samples) -> Judged:
+def judged(real: Sequence[Samples], sim: Samples, num_replicates: int = NUM_REPLICATES) -> Judged:
     """Relative errors, intervals and what they are worth, as a comparison forms them."""
     n = len(sim.counts)
-    blocks = _blocks(n, block_length([dependence(side, sim, np.arange(n)) for side in real]))
+    blocks = _blocks(n, block_length([dependence(side, sim, np.arange(n)) for side in real]), num_replicates)
     replicates = [replicate(side, side.ordered(), blocks) for side in (*real, sim)]
     exact = [statistics_ns(side.ordered()) for side in (*real, sim)]
     real_ns, sim_ns = np.array(exact[:-1]), np.array([exact[-1]] * len(real))
@@ -189,9 +198,9 @@ def judged(real: Sequence[Samples], sim: Samples) -> Judged:
 
 
 @lru_cache(maxsize=64)
-def _blocks(n: int, length: int) -> Blocks:
+def _blocks(n: int, length: int, num_replicates: int) -> Blocks:
     """Kept, since the draws depend on nothing else."""
-    return Blocks(np.arange(n), length)
+    return Blocks(np.arange(n), length, num_replicates)
 
 
 @dataclass(frozen=True)
@@ -205,10 +214,10 @@ class Coverage:
     width: float
 
 
-def coverage(system: str, n: int, measure: str, trials: int) -> dict[str, Coverage]:
+def coverage(system: str, n: int, measure: str, trials: int, replicates: int = NUM_REPLICATES) -> dict[str, Coverage]:
     """Coverage of each statistic that has enough samples."""
     true = truth(system, COVERAGE_FACTOR, measure)
-    found = [trial(system, n, COVERAGE_FACTOR, measure, seed) for seed in range(trials)]
+    found = [trial(system, n, COVERAGE_FACTOR, measure, seed, replicates) for seed in range(trials)]
     shares = {}
     for column, statistic in enumerate(STATISTICS):
         if not found[0].sufficient[column]:
@@ -223,14 +232,20 @@ def coverage(system: str, n: int, measure: str, trials: int) -> dict[str, Covera
 
 
 def verdicts(
-    system: str, n: int, factor: float, trials: int, measure: str = "ttft", statistic: str = "p50"
+    system: str,
+    n: int,
+    factor: float,
+    trials: int,
+    replicates: int = NUM_REPLICATES,
+    measure: str = "ttft",
+    statistic: str = "p50",
 ) -> tuple[float, Counter[str]]:
     """True error with a planted factor, and how often each verdict of it is given."""
     column = STATISTICS.index(statistic)
     true = float(truth(system, factor, measure)[column])
     given: Counter[str] = Counter()
     for seed in range(trials):
-        one = trial(system, n, factor, measure, seed)
+        one = trial(system, n, factor, measure, seed, replicates)
         given[
             judge(
                 float(one.errors[column]), one.intervals[column], Bands(),
@@ -251,6 +266,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--requests", type=int, nargs="+", default=[100, 300, 1000])
+    parser.add_argument(
+        "--replicates", type=int, default=NUM_REPLICATES, help="fewer are quicker, and a little noisier"
+    )
+    parser.add_argument("--systems", choices=tuple(SYSTEMS), nargs="+", default=tuple(SYSTEMS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", choices=("coverage", "verdicts"), nargs="+", default=("coverage", "verdicts"))
     options = parser.parse_args()
@@ -260,21 +279,31 @@ def main() -> int:
     started, cpu = time.monotonic(), os.times()
     with ProcessPoolExecutor(options.workers) as pool:
         if "coverage" in options.only:
-            cases = [(s, n, m) for s in SYSTEMS for m in MEASURES for n in options.requests]
-            print(f"Coverage of the 95 % intervals, {options.trials} trials a row\n")
+            cases = [(s, n, m) for s in options.systems for m in MEASURES for n in options.requests]
+            print(f"Coverage of the 95 % intervals, {options.trials} trials a row, {options.replicates:,} replicates\n")
             print("| system | samples | requests | " + " | ".join(STATISTICS) + " |")
             print("|---|---|" + "---:|" * (len(STATISTICS) + 1))
-            results = pool.map(coverage, *zip(*cases, strict=True), [options.trials] * len(cases))
+            results = pool.map(coverage, *zip(*cases, strict=True), repeat(options.trials), repeat(options.replicates))
             for (system, n, measure), shares in zip(cases, results, strict=True):
                 cells = [_shown(shares[one]) if one in shares else "–" for one in STATISTICS]
                 samples = "one a request" if measure == "ttft" else f"{TOKENS} gaps a request"
                 print(f"| {system} | {samples} | {n} | {' | '.join(cells)} |", flush=True)
         if "verdicts" in options.only:
-            planted = [(s, n, f) for s, factors in PLANTED.items() for n in options.requests for f in factors]
-            print(f"\nVerdicts of P50 of TTFT with bands of 5 and 10 %, {options.trials} trials a row\n")
+            planted = [
+                (s, n, f)
+                for s, factors in PLANTED.items()
+                if s in options.systems
+                for n in options.requests
+                for f in factors
+            ]
+            print(
+                f"\nVerdicts of P50 of TTFT with bands of 5 and 10 %, {options.trials} trials a row, {options.replicates:,} replicates\n"
+            )
             print(f"| system | requests | true error | {' | '.join(OUTCOMES)} | wrong |")
             print("|---|" + "---:|" * (len(OUTCOMES) + 3))
-            results = pool.map(verdicts, *zip(*planted, strict=True), [options.trials] * len(planted))
+            results = pool.map(
+                verdicts, *zip(*planted, strict=True), repeat(options.trials), repeat(options.replicates)
+            )
             for (system, n, _), (true, given) in zip(planted, results, strict=True):
                 cells = " | ".join(f"{given[one] / options.trials:.3f}" for one in OUTCOMES)
                 print(
