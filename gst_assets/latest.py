@@ -1,15 +1,16 @@
-"""`python -m gst_assets.latest SCENARIO`: where the scenario's newest comparison report is."""
+"""`python -m gst_assets.latest SCENARIO`: where the scenario's newest comparison report is, as one page and as Markdown."""
 
 from __future__ import annotations
 
 import sys
 
+from gst_assets.analysis.report import REPORT, SUMMARY
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import ArtifactError, GstError
 
 
 def main(scenario: str) -> None:
-    """Print the path of the report last materialized for `scenario`.
+    """Print the paths of the report last materialized for `scenario`: report.html, and summary.md for a terminal.
 
     Raises:
         ArtifactError: none yet.
@@ -20,7 +21,9 @@ def main(scenario: str) -> None:
         raise ArtifactError(
             f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
         )
-    print(f"report: {store.open(Kind.COMPARISON, pointer['comparison_id'], verify=False) / 'summary.md'}")
+    directory = store.open(Kind.COMPARISON, pointer["comparison_id"], verify=False)
+    print(f"report: {directory / REPORT}")
+    print(f"as text: {directory / SUMMARY}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ requests are therefore drawn, each with all its tokens, and the same blocks on b
 and the Bootstrap for General Stationary Observations"; circular as in Politis and Romano 1992, so that the ends count as much as the middle).
 
 - Block length: twice the automatic choice of Politis and White (2004) with the correction of Patton, Politis and White (2009), for the
-  circular bootstrap, as the largest over the series that the errors are made of; at least 2 n^(1/3), at most n / 4. Twice, because their
-  choice minimises the error of a variance and not of a coverage, and covered less in the study.
-- Interval: the 2.5 and 97.5 % points of log(sim / real) over the replicates, about the estimate, widened by the fixed-b critical value of
-  Kiefer and Vogelsang (2005), table 1 (Bartlett kernel, whose variance estimator the block bootstrap's is): long blocks are few, and
-  plain percentile intervals then cover too little.
+  circular bootstrap, as the largest over the series that the errors are made of and the latencies themselves; at least 2 n^(1/3), at most
+  n / 4. Twice, because their choice minimises the error of a variance and not of a coverage, and covered less in the study.
+- Interval: the accelerated percentiles (Efron 1987, "Better Bootstrap Confidence Intervals": acceleration = skewness / 6, without the bias
+  term) of log(sim / real) over the replicates, about the estimate, widened by the fixed-b critical value of Kiefer and Vogelsang (2005),
+  table 1 (Bartlett kernel, whose variance estimator the block bootstrap's is): long blocks are few, and plain percentile intervals then
+  cover too little.
+- Whether there is enough to resample: `Blocks.long_enough`, and `Replicates.independent`, the independent samples beyond a percentile that
+  would leave its level as uncertain as the replicates show it. Nothing computed from the data can know busy periods that were not seen; these
+  two say when few were.
 - Repeats: the replicates hold every repeat; what repeats differ by is added as the t interval of their log ratios (degrees of freedom:
   repeats - 1), combined with the former by square-and-add (Zou and Donner 2008). Noise that is inside both is counted twice: wider, not narrower.
 
@@ -25,13 +29,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from gst_assets.analysis.measures import PERCENTILES, STATISTICS, Samples
 
 LEVEL = 0.95
 NUM_REPLICATES = 1000
 SEED = 20260101
+MIN_STRETCHES = 10
+"""Fewer blocks than this, where dependence makes them long, are too few to judge by."""
 _LENGTHEN = 2.0
+_MAX_ACCELERATION = 0.2
 _MAX_UNITS = 4096
 _DENSE_LEVELS = 101
 _GLOBAL_LEVELS = 101
@@ -65,6 +73,12 @@ class Blocks:
     def num_requests(self) -> int:
         """Requests of the workload."""
         return len(self.order)
+
+    @property
+    def long_enough(self) -> bool:
+        """Whether the run is long against the time over which requests depend on each other. Blocks of the least length, which only the
+        number of requests decides, always are: what few requests are worth is `Replicates.independent`."""
+        return self.length <= least_length(self.num_requests) or self.num_requests >= MIN_STRETCHES * self.length
 
     @property
     def unit(self) -> int:
@@ -101,11 +115,19 @@ class Blocks:
         return (drawn[:, :n] + drawn[:, n : 2 * n]).astype(np.float32)
 
 
-def block_length(series: Sequence[np.ndarray]) -> int:
-    """Requests a block, for series by request in order of arrival. All have one length n."""
-    n = len(series[0])
-    chosen = max((_politis_white(one) for one in series), default=0.0)
-    return int(max(1, min(math.ceil(_LENGTHEN * max(chosen, n ** (1 / 3))), n // 4)))
+def block_length(repeats: Sequence[Sequence[np.ndarray]]) -> int:
+    """Requests a block, for the series of each repeat (the same in each) by request in order of arrival. All have one length n.
+
+    The most dependent series decides, each by its median over the repeats: the largest of many estimates is mostly the noisiest.
+    """
+    n = len(repeats[0][0])
+    chosen = max(float(np.median([_politis_white(one) for one in same])) for same in zip(*repeats, strict=True))
+    return max(1, min(max(math.ceil(_LENGTHEN * chosen), least_length(n)), n // 4))
+
+
+def least_length(num_requests: int) -> int:
+    """Requests a block where nothing depends on anything."""
+    return max(1, min(math.ceil(_LENGTHEN * num_requests ** (1 / 3)), num_requests // 4))
 
 
 def _politis_white(series: np.ndarray) -> float:
@@ -148,10 +170,15 @@ def fixed_b_factor(length: int, num_requests: int) -> float:
 @dataclass(frozen=True)
 class Replicates:
     """Statistics of one side under resampling: `values` [replicates, STATISTICS] and `whole` [STATISTICS] of the same computation on
-    every request once, which differs from the exact statistics by the grid."""
+    every request once, which differs from the exact statistics by the grid.
+
+    `independent` [STATISTICS]: how many independent samples beyond the percentile the samples are worth; for the mean, which hangs on how
+    large the largest are, half of those beyond P95. Infinite where no replicate differs.
+    """
 
     values: np.ndarray
     whole: np.ndarray
+    independent: np.ndarray
 
 
 def replicate(samples: Samples, ordered: np.ndarray, blocks: Blocks) -> Replicates:
@@ -160,7 +187,8 @@ def replicate(samples: Samples, ordered: np.ndarray, blocks: Blocks) -> Replicat
     sums = np.bincount(blocks.unit_of, samples.sums(), blocks.num_units)
     columns = np.column_stack([_counts(samples, blocks), sums, _counts_below(samples, grid, blocks)]).astype(np.float32)
     once = np.ones((1, blocks.num_units), dtype=np.float32)
-    return Replicates(_statistics(blocks.weights @ columns, grid), _statistics(once @ columns, grid)[0])
+    drawn, whole = blocks.weights @ columns, once @ columns
+    return Replicates(_statistics(drawn, grid), _statistics(whole, grid)[0], _independent(drawn, whole, blocks))
 
 
 def band(samples: Samples, ordered: np.ndarray, levels: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, ...]:
@@ -211,6 +239,22 @@ def _statistics(drawn: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return np.where(total > 0, np.column_stack(found), math.nan)
 
 
+def _independent(drawn: np.ndarray, whole: np.ndarray, blocks: Blocks) -> np.ndarray:
+    """Of n independent samples the share s above a level has variance s (1 - s) / n. That n, from the variance over replicates (widened as
+    the interval is), times the share beyond the percentile."""
+    above, expected = (1 - one[:, 2:].astype(np.float64) / np.maximum(one[:, :1], 1) for one in (drawn, whole))
+    factor = fixed_b_factor(blocks.length, blocks.num_requests)
+    found = []
+    for percentile in (95, *PERCENTILES):
+        at = min(int((expected[0] > 1 - percentile / 100).sum()), expected.shape[1] - 1)
+        share, variance = float(expected[0, at]), float(np.var(above[:, at])) * factor**2
+        # Equal samples at the percentile may leave nothing above it.
+        known = share > 0 and variance > 0
+        found.append((1 - percentile / 100) * share * (1 - share) / variance if known else math.inf)
+    found[0] /= 2
+    return np.array(found)
+
+
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
@@ -231,19 +275,31 @@ def intervals(
     estimate = _log_ratio(np.median(sim_ns, axis=0), np.median(real_ns, axis=0))
     between = [_between_repeats(one) for one in _log_ratio(sim_ns, real_ns).T]
     factor = fixed_b_factor(blocks.length, blocks.num_requests)
-    tail = (1 - LEVEL) / 2
     found = []
     for column in range(len(STATISTICS)):
         if not math.isfinite(estimate[column]) or not math.isfinite(centre[column]) or np.isnan(drawn[:, column]).any():
             found.append(UNKNOWN)
             continue
         # Ends by order statistic, so that an infinite replicate (a real value of 0) opens the interval and breaks no arithmetic.
-        ends = np.quantile(drawn[:, column], [tail, 1 - tail], method="inverted_cdf") - centre[column]
+        ends = np.quantile(drawn[:, column], _levels(drawn[:, column]), method="inverted_cdf") - centre[column]
         low, high = min(factor * ends[0], 0.0), max(factor * ends[1], 0.0)
         width = between[column]
         low, high = estimate[column] - math.hypot(low, width), estimate[column] + math.hypot(high, width)
         found.append(Interval(math.exp(low) - 1, math.exp(high) - 1 if high < 700 else math.inf))
     return found
+
+
+def _levels(drawn: np.ndarray) -> list[float]:
+    """Shares of the replicates below the ends of the interval: accelerated, so that the end on the side of the longer tail lies further out."""
+    from scipy.special import ndtr, ndtri
+
+    deviation = drawn - drawn.mean() if np.isfinite(drawn).all() else np.zeros(1)
+    size = float(np.sqrt((deviation**2).mean()))
+    # Replicates that differ by rounding only have no shape.
+    skewness = float((deviation**3).mean()) / size**3 if size > 1e-9 else 0.0
+    acceleration = min(max(skewness / 6, -_MAX_ACCELERATION), _MAX_ACCELERATION)
+    ends = [float(ndtri((1 - LEVEL) / 2)), float(ndtri((1 + LEVEL) / 2))]
+    return [float(ndtr(z / (1 - acceleration * z))) for z in ends]
 
 
 def _log_ratio(sim: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -270,16 +326,25 @@ def _between_repeats(ratios: np.ndarray) -> float:
 
 def dependence(real: Samples, sim: Samples, order: np.ndarray) -> list[np.ndarray]:
     """What the errors of one measure are made of, by request in order of arrival: the linear part of log(mean sim / mean real), and at P50
-    and P90 the difference of the two sides' counts above their percentile. `block_length` looks at how these depend on their neighbours."""
+    and P90 the difference of the two sides' counts above their percentile; and the rank of each side's latency, since errors depend on load.
+    `block_length` looks at how these depend on their neighbours."""
     means = [float(side.values.mean(dtype=np.float64)) for side in (sim, real)]
-    series = []
-    if all(mean > 0 for mean in means):
-        parts = [side.sums() / mean - side.counts for side, mean in zip((sim, real), means, strict=True)]
-        series.append(parts[0] - parts[1])
+    parts = [side.sums() / (mean or 1.0) - side.counts for side, mean in zip((sim, real), means, strict=True)]
+    series = [parts[0] - parts[1]]
     for percentile in (50, 90):
         above = [_counts_above(side, percentile) for side in (sim, real)]
         series.append(above[0] - above[1])
+    series += [_ranks(side) for side in (sim, real)]
     return [one[order] for one in series]
+
+
+def _ranks(samples: Samples) -> np.ndarray:
+    """Rank of each request's mean latency; requests that were not compared are in the middle."""
+    means = np.divide(
+        samples.sums(), samples.counts, out=np.full(len(samples.counts), math.nan), where=samples.counts > 0
+    )
+    ranks = pd.Series(means).rank()
+    return ranks.fillna(ranks.mean()).to_numpy()
 
 
 def _counts_above(samples: Samples, percentile: int) -> np.ndarray:

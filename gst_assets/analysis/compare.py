@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gst_assets.analysis.comparison import Comparison, compare
-from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
+from gst_assets.analysis.report import REPORT, SUMMARY, comparison_meta, verdict_sentence, write_comparison
 from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256
 from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     print(verdict_sentence(comparison))
-    print(options.out / "summary.md")
+    print(options.out / REPORT)
+    print(options.out / SUMMARY)
     return 0
 
 

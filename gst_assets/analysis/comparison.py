@@ -22,6 +22,7 @@ from gst_assets.analysis.measures import (
     MEASURE_NAMES,
     MEASURES,
     MIN_REQUESTS,
+    MIN_SAMPLES_BEYOND,
     PER_REQUEST,
     STATISTICS,
     Measure,
@@ -64,6 +65,8 @@ from gst_assets.scenario import Comparison as Bands
 CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131)[1:]])
 """Shares at which distributions are kept for figures, so that no figure touches the samples."""
 _BAND_LEVELS = np.linspace(0, 1, 121)
+_MAIN_MEASURES: tuple[Measure, ...] = ("ttft", "itl", "e2e")
+"""Those whose dependence decides the block length, and whose distribution is drawn with a band."""
 _FACTORS = ("num_prefill_tokens", "num_in_system")
 
 
@@ -89,11 +92,18 @@ class Cell:
     interval_high: float
     error_to_noise: float
     required: bool
+    num_independent: float
+    interval_flagged: bool
 
     @property
     def name(self) -> str:
         """The cell in words, e.g. `TTFT P50`."""
         return f"{MEASURE_NAMES[self.metric]} {self.statistic.upper() if self.statistic != 'mean' else 'mean'}"
+
+    @property
+    def sign(self) -> str:
+        """`†` too few samples for an interval, `‡` an interval that rests on too few independent ones, else nothing."""
+        return "‡" if self.interval_flagged else "†" if self.verdict == "insufficient" else ""
 
     @property
     def error_size(self) -> float:
@@ -104,7 +114,7 @@ class Cell:
 @dataclass(frozen=True)
 class Verdict:
     """The headline variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first; `unjudged`
-    those with too few samples to."""
+    those with too few samples to, or too few independent ones."""
 
     outcome: Outcome
     cells: tuple[Cell, ...]
@@ -172,9 +182,10 @@ class Comparison:
         """`cells` as a `LatencyErrors` frame."""
         rows = [asdict(cell) for cell in self.cells]
         for row in rows:
-            # A CSV of the contract holds no infinity: an open end is left empty.
-            if math.isinf(row["interval_high"]):
-                row["interval_high"] = math.nan
+            # A CSV of the contract holds no infinity: it is left empty.
+            for name in ("interval_high", "num_independent"):
+                if math.isinf(row[name]):
+                    row[name] = math.nan
         return _frame(LatencyErrors, rows)
 
     @property
@@ -215,7 +226,7 @@ def compare(
     sides = _Sides.of(real_repeats, simulations, pairs)
     blocks = _blocks(real_repeats[0], sides, headline)
     if blocks:
-        checks.append(gate.few_blocks(blocks.length, blocks.num_requests))
+        checks.append(gate.few_stretches(blocks))
     found = _statistics(sides, blocks, headline, bands)
     request_errors = _request_errors(pairs)
     timelines, totals = _totals(real_repeats, simulations, pairs)
@@ -304,14 +315,18 @@ def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
     if min(one["ttft"].num_requests for one in sides.real.values()) < MIN_REQUESTS:
         return None
     order = np.argsort(run.requests["arrival_time_ns"].to_numpy(dtype="int64"), kind="stable")
-    series = [
-        one
-        for run_id, real in sides.real.items()
-        for measure in ("ttft", "itl", "e2e")
-        if len(real[measure].values)
-        for one in bootstrap.dependence(real[measure], sides.sim[run_id, headline][measure], order)
+    measured: list[Measure] = [
+        one for one in _MAIN_MEASURES if all(len(real[one].values) for real in sides.real.values())
     ]
-    return Blocks(order, bootstrap.block_length(series))
+    repeats = [
+        [
+            one
+            for measure in measured
+            for one in bootstrap.dependence(real[measure], sides.sim[run_id, headline][measure], order)
+        ]
+        for run_id, real in sides.real.items()
+    ]
+    return Blocks(order, bootstrap.block_length(repeats))
 
 
 @dataclass(frozen=True)
@@ -368,7 +383,7 @@ def _statistics(sides: _Sides, blocks: Blocks | None, headline: str, bands: Band
         for key, side in shown:
             if len(side.ordered):
                 found.curves[measure, key] = np.array([percentile_ns(side.ordered, 100 * one) for one in CURVE_LEVELS])
-        if blocks and measure in ("ttft", "itl", "e2e") and all(len(side.ordered) for side in real.values()):
+        if blocks and measure in _MAIN_MEASURES and all(len(side.ordered) for side in real.values()):
             pooled = _pooled([side.samples for side in real.values()])
             found.bands[measure] = Band(*bootstrap.band(pooled, pooled.ordered(), _BAND_LEVELS, blocks))
     return found
@@ -391,12 +406,15 @@ def _cells_of(
         ends = bootstrap.intervals(drawn[0], drawn[1], real_ns, sim_ns, blocks)
     samples = min(len(one.ordered) for one in real)
     requests = min(one.samples.num_requests for one in real)
+    unknown = np.full(len(STATISTICS), math.nan)
+    worth = np.min([one.independent for side in drawn for one in side] or [unknown], axis=0)
     cells = []
     for column, statistic in enumerate(STATISTICS):
         value, simulated = float(np.median(real_ns[:, column])), float(np.median(sim_ns[:, column]))
         error, spread = relative_error(simulated, value), _spread(real_ns[:, column], value)
         sufficient = is_sufficient(statistic, samples, requests)
         interval = ends[column] if sufficient else bootstrap.UNKNOWN
+        independent = blocks is not None and blocks.long_enough and bool(worth[column] >= MIN_SAMPLES_BEYOND)
         cells.append(
             Cell(
                 metric=measure,
@@ -409,13 +427,15 @@ def _cells_of(
                 real_spread=spread,
                 num_real_samples=samples,
                 num_sim_samples=min(len(one.ordered) for one in sim),
-                verdict=judge(error, interval, bands, sufficient=sufficient),
+                verdict=judge(error, interval, bands, sufficient=sufficient, independent=independent),
                 interval_low=interval.low,
                 interval_high=interval.high,
                 error_to_noise=abs(error) / spread if spread > 0 else math.nan,
                 required=variant == headline
                 and measure in bands.required_metrics
                 and statistic in bands.required_statistics,
+                num_independent=float(worth[column]),
+                interval_flagged=not math.isnan(interval.low) and not independent,
             )
         )
     return cells

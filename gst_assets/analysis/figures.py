@@ -73,7 +73,7 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
         "errors.png",
         "Errors and their intervals",
         f"Relative error of each statistic with its 95 % interval; negative: the simulation is too fast. Dark band: within {100 * bands.pass_band:g} % "
-        f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval.",
+        f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval. ‡ and dotted: too few independent samples for the interval to cover what it claims.",
         1.3 + 0.2 * rows,
         lambda canvas: _errors(canvas, comparison),
     )
@@ -182,7 +182,7 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
     for band, colour in ((bands.warn_band, "#EEEEEE"), (bands.pass_band, "#D5D5D5")):
         axes.axvspan(-100 * band, 100 * band, color=colour, linewidth=0, zorder=0)
     axes.axvline(0, color="#666666", linewidth=0.8, zorder=1)
-    styles, reach = _styled(comparison), 100 * bands.warn_band
+    styles, shown_ends = _styled(comparison), [-100 * bands.warn_band, 100 * bands.warn_band]
     for number, (variant, (colour, _, marker)) in enumerate(styles.items()):
         cells = [
             cell
@@ -192,12 +192,13 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
         offset = (number - (len(styles) - 1) / 2) * (0.5 / max(len(styles), 1))
         at = [rows[cell.metric, cell.statistic] + offset for cell in cells]
         values = np.array([100 * cell.relative_error for cell in cells])
-        reach = max([reach, *np.abs(values)])
+        shown_ends.extend(values)
         for cell, y in zip(cells, at, strict=True):
             if np.isfinite(cell.interval_low):
                 ends = 100 * np.array([cell.interval_low, cell.interval_high])
-                reach = max([reach, *np.abs(ends[np.isfinite(ends)])])
-                axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=3)
+                shown_ends.extend(ends[np.isfinite(ends)])
+                style = {"linestyle": (0, (1, 1)), "linewidth": 1.4} if cell.interval_flagged else {"linewidth": 2.0}
+                axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, solid_capstyle="butt", zorder=3, **style)
         axes.plot(
             values, at, linestyle="none", marker=marker, markersize=5, color=colour,
             markerfacecolor=colour if variant == comparison.headline else "white", label=f"Vidur {variant}", zorder=4,
@@ -207,21 +208,35 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
     for label, key in zip(axes.get_yticklabels(), keys, strict=True):
         label.set_fontweight("bold" if shown[key].required else "normal")
     axes.set_ylim(len(keys) - 0.4, -0.6)
-    if reach > 60:
+    low, high = 1.1 * min(shown_ends), 1.1 * max(shown_ends)
+    if max(-low, high) > 60:
         # Far errors must not squeeze the bands to a line: linear up to 20 %, logarithmic beyond.
         axes.set_xscale("symlog", linthresh=20, linscale=1.5)
-        ticks = [t for t in (5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000) if t <= 1.3 * reach]
-        axes.set_xticks([-t for t in reversed(ticks)] + [0] + ticks, minor=False)
+        axes.set_xticks(_apart(axes, low, high), minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.tick_params(axis="x", labelsize=8)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
-    axes.set_xlim(-1.1 * reach, 1.1 * reach)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+,g}" if value else "0")
+    axes.set_xlim(low, high)
     axes.set_xlabel("relative error (simulated - real) / real [%]")
     _legend(canvas, axes)
 
 
+def _apart(axes: Axes, low: float, high: float) -> list[float]:
+    """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those near 0 go first."""
+    place = axes.xaxis.get_transform().transform
+    room = (place(np.array([high])) - place(np.array([low]))).item() * 0.06
+    ticks = [0.0]
+    for sign, end in ((-1, -low), (1, high)):
+        last = 0.0
+        for size in (5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000, 1_000_000):
+            if size <= end and place(np.array([size])).item() - place(np.array([last])).item() >= room:
+                last = float(size)
+                ticks.append(sign * last)
+    return sorted(ticks)
+
+
 def _row_label(cell: Cell) -> str:
-    return cell.name + (" †" if cell.verdict == "insufficient" else "")
+    return f"{cell.name} {cell.sign}".rstrip()
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------
@@ -283,11 +298,9 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
 
 def _diagonal(axes: Axes, shown: np.ndarray, band: float) -> None:
     """The line of equal values with a band, over the range of what is shown; both axes alike, logarithmic where it is wide."""
-    # 5 % of room beyond the outermost points, and an extent even where all are equal.
-    positive = shown[shown > 0]
-    wide = _log_if_wide(axes, float(shown.min()), float(shown.max()), ("x", "y"))
-    low = shown.min() * 0.95 if not wide else positive.min() * 0.95
-    high = max(shown.max() * 1.05, 1e-6)
+    # Room beyond the outermost points for their markers, and an extent even where all are equal.
+    room = 1.15 if _log_if_wide(axes, float(shown.min()), float(shown.max()), ("x", "y")) else 1.05
+    low, high = shown.min() / room, max(shown.max() * room, 1e-6)
     line = np.array([low, high])
     axes.plot(line, line, color="#666666", linewidth=1.0, label="exact", zorder=2)
     axes.fill_between(line, line * (1 - band), line * (1 + band), color="#000000", alpha=0.08, linewidth=0, zorder=1)
@@ -359,6 +372,7 @@ def _drivers(canvas: Canvas, comparison: Comparison) -> None:
             linewidth=1.4, capsize=3, label="group median, 10-90 %", zorder=5,
         )  # fmt: skip
         axes.set_xlabel(label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     grid[0].set_ylabel("TTFT error [%]")
     _legend(canvas, grid[0])
 
@@ -387,8 +401,16 @@ def _timelines(canvas: Canvas, comparison: Comparison) -> None:
             axes.plot(seconds, counts, drawstyle="steps-post", label=label, **style)
         axes.set_ylabel(f"{what} [requests]")
         axes.set_ylim(bottom=0)
-        if axes.get_ylim()[1] < 1:
+        if not any(getattr(comparison.timelines[name], what).any() for name in (real, sim)):
             axes.set_ylim(0, 1)
+            axes.text(
+                0.5,
+                0.5,
+                f"none {what} at any time, on either side",
+                transform=axes.transAxes,
+                ha="center",
+                color="#444444",
+            )
         axes.yaxis.get_major_locator().set_params(integer=True)
     grid[1].set_xlabel("time since run start [s]")
     _legend(canvas, grid[0])
@@ -479,7 +501,7 @@ def _log_if_wide(axes: Axes, low: float, high: float, which: tuple[str, ...]) ->
     for name in which:
         axis = axes.xaxis if name == "x" else axes.yaxis
         axes.set(**{f"{name}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 500 * low else (1.0,)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     return True

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from gst_assets.analysis.alignment import Counts, check_same_workload
+from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.errors import ComparisonError
 from gst_assets.profiling.calibration import workload_digest
@@ -35,9 +36,6 @@ COMPARED_SETTINGS = (
 
 MANY = 0.05
 """Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different loads."""
-
-MIN_BLOCKS = 10
-"""Fewer blocks of dependent requests than this are told."""
 
 
 @dataclass(frozen=True)
@@ -333,13 +331,14 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, sim: SimulatedRu
     return Check("preemptions", variant, "note", real, str(simulated), text)
 
 
-def few_blocks(length: int, num_requests: int) -> Check:
-    """Whether the requests hold enough stretches that do not depend on each other for the intervals to cover what they claim."""
-    blocks = num_requests / length
-    if blocks >= MIN_BLOCKS:
-        return Check("independent stretches", "", "ok", f"{blocks:.0f} blocks of {length} requests", "")
+def few_stretches(blocks: Blocks) -> Check:
+    """Whether the requests hold enough stretches that do not depend on each other to judge by. Not a mark: cells are judged accordingly."""
+    number = blocks.num_requests / blocks.length
+    told = f"{number:.0f} blocks of {blocks.length} requests"
+    if blocks.long_enough:
+        return Check("independent stretches", "", "ok", told, "")
     text = (
-        f"latencies depend on each other over about {length} requests, so {num_requests} requests are only {blocks:.0f} independent stretches: "
-        "the intervals may cover less than 95 %"
+        f"latencies depend on each other over about {blocks.length} requests, so {blocks.num_requests} requests are only {number:.0f} independent "
+        "stretches: intervals cover less than they claim, and nothing but a fail is concluded from them"
     )
-    return Check("independent stretches", "", "note", f"{blocks:.0f} blocks of {length} requests", "", text)
+    return Check("independent stretches", "", "note", told, "", text)

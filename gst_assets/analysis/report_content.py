@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.bootstrap import NUM_REPLICATES
+from gst_assets.analysis.bootstrap import MIN_STRETCHES, NUM_REPLICATES
 from gst_assets.analysis.comparison import Cell, Comparison
 from gst_assets.analysis.figures import Figure
 from gst_assets.analysis.gate import COMPARED_SETTINGS
@@ -154,14 +154,20 @@ def verdict_sentence(comparison: Comparison) -> str:
     """The result in one or two sentences, e.g. ``**FAIL**: Vidur `calibrated` is off by +18.0 % [+15.1, +21.0] at TTFT P50 ...``."""
     verdict = comparison.verdict
     others = [_largest_of(comparison, name) for name in comparison.variants if name != comparison.headline]
-    return " ".join(
-        [f"**{verdict.outcome.upper()}**: {_finding(comparison)}.", *(text for text in others if verdict.cells)]
-    )
+    return " ".join([f"**{verdict.outcome.upper()}**: {_finding(comparison)}.", *(text for text in others if text)])
 
 
 def _finding(comparison: Comparison) -> str:
     verdict, bands = comparison.verdict, comparison.bands
     vidur = f"Vidur `{comparison.headline}`"
+    flagged = [one for one in verdict.unjudged if one.interval_flagged]
+    if not verdict.cells and flagged:
+        largest = max(flagged, key=lambda one: one.error_size)
+        return (
+            f"{comparison.alignment_counts['num_compared'].min()} requests, which depend on each other over about {comparison.block_length}, hold too few "
+            f"independent samples for a verdict; {vidur} is off by {percent(largest.relative_error)}{_interval(largest)} at {largest.name}"
+            f"{_noise(largest)}, the largest error, as an indication. A longer run would tell"
+        )
     if not verdict.cells:
         requests = comparison.alignment_counts["num_compared"].min()
         return (
@@ -170,6 +176,8 @@ def _finding(comparison: Comparison) -> str:
         )
     worst = verdict.cells[0]
     cell = f"{percent(worst.relative_error)}{_interval(worst)} at {worst.name}{_noise(worst)}"
+    if worst.verdict == "fail" and math.isnan(worst.relative_error):
+        return f"the real {worst.name} is 0 and that of {vidur} is {milliseconds(worst.sim_ns)} ms, so the error has no bound"
     if worst.verdict == "fail":
         return f"{vidur} is off by {cell}, beyond the {100 * bands.warn_band:g} % band"
     unjudged = [one.name for one in verdict.unjudged if one.num_real_samples]
@@ -179,7 +187,8 @@ def _finding(comparison: Comparison) -> str:
             if len(verdict.cells) == 1
             else f"the worst of the other {len(verdict.cells)} required cells is"
         )
-        return f"too few samples for a verdict on {', '.join(unjudged)}; {count} {worst.name}: {worst.verdict}, {percent(worst.relative_error)}{_interval(worst)}"
+        few = "too few independent samples" if len(flagged) == len(unjudged) else "too few samples"
+        return f"{few} for a verdict on {', '.join(unjudged)}; {count} {worst.name}: {worst.verdict}, {percent(worst.relative_error)}{_interval(worst)}"
     if worst.verdict == "inconclusive":
         return (
             f"the data do not say whether {vidur} keeps the {100 * bands.warn_band:g} % band: {cell}, whose interval straddles its edge. More "
@@ -206,8 +215,12 @@ def _noise(cell: Cell) -> str:
 
 
 def _largest_of(comparison: Comparison, variant: str) -> str:
-    """The largest error of another variant over the cells that decided."""
-    deciding = {(cell.metric, cell.statistic) for cell in comparison.verdict.cells}
+    """The largest error of another variant over the cells that decided, or without any over those with an interval."""
+    verdict = comparison.verdict
+    deciding = {
+        (cell.metric, cell.statistic)
+        for cell in verdict.cells or [one for one in verdict.unjudged if one.interval_flagged]
+    }
     worst = max(
         (cell for cell in comparison.cells if cell.variant == variant and (cell.metric, cell.statistic) in deciding),
         key=lambda cell: cell.error_size,
@@ -223,9 +236,11 @@ def _caveats(comparison: Comparison) -> list[Block]:
     empty = list(
         dict.fromkeys(MEASURE_NAMES[one.metric] for one in comparison.verdict.unjudged if not one.num_real_samples)
     )
-    few = [one.name for one in comparison.verdict.unjudged if one.num_real_samples]
-    if few and comparison.verdict.cells:
-        items.append(f"Too few samples to judge: {', '.join(few)}.")
+    unjudged = [one for one in comparison.verdict.unjudged if one.num_real_samples]
+    for few, what in ((False, "samples"), (True, "independent samples")):
+        names = [one.name for one in unjudged if one.interval_flagged is few]
+        if names and (few or comparison.verdict.cells):
+            items.append(f"Too few {what} to judge: {', '.join(names)}.")
     if empty:
         items.append(
             f"{', '.join(empty)} has no samples (requests of one token have no gap) and does not enter the verdict."
@@ -252,7 +267,7 @@ def latency_grid(comparison: Comparison) -> Grid:
         cells = comparison.cells[start : start + len(variants)]
         first = cells[0]
         row = [
-            first.name + (" †" if first.verdict == "insufficient" else ""),
+            first.name + (" †" if first.sign == "†" else ""),
             milliseconds(first.real_ns),
             spread(first.real_spread),
         ]
@@ -261,7 +276,10 @@ def latency_grid(comparison: Comparison) -> Grid:
             row += [milliseconds(cell.sim_ns), error]
             if cell.variant == comparison.headline:
                 verdict = f"**{cell.verdict}**" if cell.required else cell.verdict
-                row += [_interval(cell).strip() or "–", verdict if cell.num_real_samples else "–"]
+                row += [
+                    f"{_interval(cell).strip()} {cell.sign}".strip(" †") or "–",
+                    verdict if cell.num_real_samples else "–",
+                ]
         if len(comparison.real_repeats) > 1:
             noise = next(cell.error_to_noise for cell in cells if cell.variant == comparison.headline)
             row.append("–" if math.isnan(noise) else f"{noise:.1f}")
@@ -279,8 +297,13 @@ def _table_notes(comparison: Comparison) -> str:
         lines.append(
             "Real spread = (max - min) / median over the real repeats: an error no larger than it is within run-to-run noise (error / spread at most 1)."
         )
-    if any(cell.verdict == "insufficient" for cell in comparison.cells):
+    if any(cell.sign == "†" for cell in comparison.cells):
         lines.append(f"† Fewer than {MIN_REQUESTS} requests or ten samples beyond the percentile: shown, not judged.")
+    if any(cell.sign == "‡" for cell in comparison.cells if cell.variant == comparison.headline):
+        lines.append(
+            "‡ Worth fewer than ten independent samples beyond the percentile (mean: half of those beyond P95), or a run that is short against the time over which "
+            "requests depend on each other: the interval covers less than it claims, and nothing but a fail is concluded from it."
+        )
     return " ".join(lines)
 
 
@@ -527,16 +550,18 @@ def _method(comparison: Comparison) -> Items:
             "Percentiles interpolate linearly between order statistics (numpy `linear`). With several repeats, each side's value is the median "
             "over repeats of the statistic in each repeat; the simulation is aligned to each repeat.",
             f"Intervals: circular block bootstrap over requests in order of arrival, tokens with their request, the same blocks on both sides ({blocks}), "
-            "seeded; widened for long blocks (fixed-b) and, with repeats, by the t interval of what repeats differ by.",
+            "seeded; accelerated by the skewness of the replicates (Efron 1987), widened for long blocks (fixed-b) and, with repeats, by the t interval of "
+            "what repeats differ by.",
             f"Verdict of a cell: its interval inside {100 * bands.pass_band:g} % pass, inside {100 * bands.warn_band:g} % warn, outside {100 * bands.warn_band:g} % fail, "
             f"straddling that edge inconclusive; insufficient with fewer than {MIN_REQUESTS} requests or ten samples beyond the percentile (100 for P90, 200 for P95, "
-            "1,000 for P99).",
+            "1,000 for P99). Also insufficient, unless it is a fail, where the samples are worth fewer than ten independent ones (from the variance of the share "
+            f"beyond the percentile under resampling), or fewer than {MIN_STRETCHES} blocks are as long as the dependence asks for.",
             f"Overall: the worst required cell of `{comparison.headline}` ({required} at {at}) in the order pass, warn, inconclusive, insufficient, fail; a marked "
             "comparison is at best warn.",
             "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
             "The intervals are about workloads like this one (other stretches of the same arrivals and lengths), given that the run is long against the "
-            "time over which requests depend on each other. Few busy periods are few observations, and then they cover less than 95 % "
-            "(measured in docs/comparison.md). No correction is made for judging several cells at once.",
+            "time over which requests depend on each other; where it is seen not to be, they are flagged (‡). Busy periods that were not seen cannot be known "
+            "(coverage measured in docs/comparison.md). No correction is made for judging several cells at once.",
         )
     )
 

@@ -7,7 +7,10 @@ be large. With the 95 % interval of its relative error and the bands of the scen
 - `warn` the whole interval lies inside the warn band;
 - `fail` the whole interval lies outside the warn band, or the error is undefined (the real value is 0 and the simulated one is not);
 - `inconclusive` the interval straddles the warn band's edge: the data do not say;
-- `insufficient` fewer than 20 requests or ten samples beyond the percentile: too little to form an interval worth reading.
+- `insufficient` fewer than 20 requests or ten samples beyond the percentile: too little to form an interval worth reading. Also, unless it
+  is a `fail`, where the samples are many but are worth fewer than ten independent ones, or the run is short against the time over which
+  requests depend on each other: such intervals cover too little, mostly by missing how bad the simulation gets in busy periods that
+  were not seen, which takes the ground from under a pass and not from under a failure.
 
 The comparison's outcome is the worst of the headline variant's required cells in the order pass < warn < inconclusive < insufficient < fail. A
 proven failure stands whatever else is unknown; what is unknown outweighs what is good, since a pass claims every required cell; and
@@ -28,7 +31,9 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 """From best to worst."""
 
 
-def judge(relative_error: float, interval: Interval, bands: Bands, *, sufficient: bool) -> Outcome:
+def judge(
+    relative_error: float, interval: Interval, bands: Bands, *, sufficient: bool, independent: bool = True
+) -> Outcome:
     """Outcome of one cell. A missing interval of a defined error (nothing was left in some replicate) is `insufficient`."""
     if not sufficient:
         return "insufficient"
@@ -36,12 +41,14 @@ def judge(relative_error: float, interval: Interval, bands: Bands, *, sufficient
         return "fail"
     if math.isnan(interval.low) or math.isnan(interval.high):
         return "insufficient"
+    if interval.low > bands.warn_band or interval.high < -bands.warn_band:
+        return "fail"
+    if not independent:
+        return "insufficient"
     if -bands.pass_band <= interval.low and interval.high <= bands.pass_band:
         return "pass"
     if -bands.warn_band <= interval.low and interval.high <= bands.warn_band:
         return "warn"
-    if interval.low > bands.warn_band or interval.high < -bands.warn_band:
-        return "fail"
     return "inconclusive"
 
 

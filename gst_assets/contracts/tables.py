@@ -421,7 +421,7 @@ class LatencyErrors(Table):
     num_sim_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest alignment")
     verdict: Series[str] = pa.Field(
         isin=["pass", "warn", "inconclusive", "insufficient", "fail"],
-        description="interval of relative_error against the bands; insufficient: too few requests, or fewer than ten samples beyond the percentile",
+        description="interval of relative_error against the bands; insufficient: too few requests, or fewer than ten (independent) samples beyond the percentile",
     )
     interval_low: Series[float] | None = pa.Field(
         nullable=True, description="low end of the 95 % interval of relative_error; empty: not known"
@@ -433,6 +433,14 @@ class LatencyErrors(Table):
         ge=0, nullable=True, description="|relative_error| / real_spread; empty: one repeat, or repeats without spread"
     )
     required: Series[bool] | None = pa.Field(description="whether the cell enters the comparison's verdict")
+    num_independent: Series[float] | None = pa.Field(
+        ge=0,
+        nullable=True,
+        description="independent samples beyond the percentile (mean: half of those beyond P95) that the samples are worth; empty: not known, or nothing varies",
+    )
+    interval_flagged: Series[bool] | None = pa.Field(
+        description="the interval rests on too few independent samples or stretches to cover what it claims"
+    )
 
 
 class RepeatLatencies(Table):

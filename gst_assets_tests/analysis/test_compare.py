@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +157,87 @@ def test_whether_the_check_was_possible_is_stated(tmp_path: Path, mlp: str) -> N
     assert command.main(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "cmp")]) == 0
     unchecked = "not checked that this workload is held out" in (tmp_path / "cmp" / "summary.md").read_text()
     assert unchecked == (mlp == "5" * 64)
+
+
+# --- directories that another program wrote ---------------------------------------------------------------------------
+
+
+def _foreign(
+    directory: Path, document: dict[str, object], request_columns: list[str], token_columns: list[str]
+) -> Path:
+    """A run of 40 requests of 3 tokens by csv, json and hashlib alone: the contract's required keys and columns in the given order."""
+    directory.mkdir()
+    requests, tokens = [], []
+    for i in range(40):
+        arrival, first = i * 10_000_000, i * 10_000_000 + 20_000_000
+        requests.append(
+            {
+                "request_id": i, "arrival_time_ns": arrival, "first_token_time_ns": first, "ttft_ns": first - arrival, "num_prefill_tokens": 8,
+                "num_decode_tokens": 3, "num_decode_tokens_actual": 3, "status": "ok",
+            }
+        )  # fmt: skip
+        tokens += [
+            {"request_id": i, "token_index": k, "token_time_ns": first + k * 4_000_000, "token_latency_ns": 4_000_000 * (k > 0)}
+            for k in range(3)
+        ]  # fmt: skip
+    digests = {}
+    for name, columns, rows in (
+        ("request_metrics.csv", request_columns, requests),
+        ("token_metrics.csv", token_columns, tokens),
+    ):
+        with (directory / name).open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        digests[name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    common = {
+        "schema_version": "v1", "run_id": directory.name, "started_at": "2026-01-02T03:04:05Z", "ended_at": "2026-01-02T03:05:05Z", "git_commit": None,
+        "git_dirty": None, "model": "m", "hardware": {"hardware_id": "h", "device_name": "d", "device_count": 1}, "env": {}, "params": {},
+        "hydra": {"config_path": "-", "config_name": "own"}, "workload_dir": "-", "workload_id": "wl-1", "workload_sha256": {}, "sha256": digests,
+    }  # fmt: skip
+    (directory / "run_meta.json").write_text(json.dumps({**common, **document}))
+    return directory
+
+
+_SETTINGS = {
+    "max_num_seqs": 8, "max_num_batched_tokens": 64, "block_size": 16, "num_kv_blocks": 100, "enable_chunked_prefill": True, "enable_prefix_caching": False,
+    "dtype": "float16", "async_scheduling": False, "enforce_eager": True, "scheduling_policy": "own",
+}  # fmt: skip
+_REAL = {
+    "run_type": "real", "backend": "own", "group_id": "g", "repeat_index": 0, "num_repeats": 1, "warmup": {}, "lateness_ns": {}, "degraded": False,
+    "num_bunched_messages": 0, "num_errors": 0,
+    "engine_settings": {**_SETTINGS, "backend": "own", "engine_version": "1", "max_model_len": 64, "attention_backend": "own"},
+}  # fmt: skip
+_SIMULATED = {
+    "run_type": "vidur", "profiling_root": "absent", "profile_sha256": {}, "variant": "own", "predictor": "own", "simulated_settings": _SETTINGS,
+    "num_preemptions": 0,
+}  # fmt: skip
+_REQUESTS = [
+    "status", "num_decode_tokens_actual", "num_decode_tokens", "num_prefill_tokens", "ttft_ns", "first_token_time_ns", "arrival_time_ns", "request_id",
+]  # fmt: skip
+
+
+def test_directories_of_another_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns back to front, no optional one, no token_latency_ns."""
+    real = _foreign(tmp_path / "real", _REAL, _REQUESTS, ["token_time_ns", "token_index", "request_id"])
+    sim = _foreign(tmp_path / "sim", _SIMULATED, _REQUESTS, ["token_index", "token_latency_ns", "request_id", "token_time_ns"])  # fmt: skip
+    assert command.main(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith(
+        "**INSUFFICIENT**: too few samples for a verdict on TTFT P90, ITL P90, E2E P90;"
+    )
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "run real: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns" in text
+    assert "run sim: token_metrics.csv has no" not in text
+    assert "| ITL P50 | 4.00 | – | 4.00 | +0.0 % | [+0.0, +0.0] | **pass** | 80 |" in text
+
+
+@pytest.mark.parametrize("column", ["request_id", "token_index", "token_time_ns"])
+def test_what_another_program_left_out_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
+    rest = [one for one in ("request_id", "token_index", "token_time_ns", "token_latency_ns") if one != column]
+    real = _foreign(tmp_path / "real", _REAL, _REQUESTS, rest)
+    sim = _foreign(tmp_path / "sim", _SIMULATED, _REQUESTS, ["request_id", "token_index", "token_time_ns"])
+    message = _error(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "out")], capsys)
+    assert f"token_metrics.csv: column {column} missing" in message
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,13 +224,29 @@ def test_one_request_only(tmp_path: Path) -> None:
 
 
 def test_an_interval_that_straddles_is_inconclusive(tmp_path: Path) -> None:
-    """Half the requests are 40 % too slow, in an order that tells nothing: P50 may be either."""
-    real = steady(60, 2, step_ns=MS)
-    sim = Recipe([one if (i * 7) % 11 < 6 else real.scaled(1.4).requests[i] for i, one in enumerate(real.requests)])
+    """Half the requests are 40 % too slow, in an order that tells nothing, as is that of the latencies: P50 may be either."""
+    rng = np.random.default_rng(0)
+    latencies = [int(20 + one) * MS for one in rng.permutation(60)]
+    real = Recipe([Request(i * 10 * MS, (i * 10 * MS + one, i * 10 * MS + 2 * one)) for i, one in enumerate(latencies)])
+    slow = rng.random(60) < 0.5
+    sim = Recipe(
+        [two if late else one for one, two, late in zip(real.requests, real.scaled(1.4).requests, slow, strict=True)]
+    )
     found = _compare(tmp_path, [real], {"calibrated": sim})
     cell = _cell(found, "TTFT P50")
     assert cell.interval_low < 0.1 < cell.interval_high and cell.verdict == "inconclusive"
     assert found.verdict.outcome == "insufficient", "P90 has too few requests, which says even less"
+
+
+def test_a_run_that_is_short_against_its_dependence_proves_a_failure_at_most(tmp_path: Path) -> None:
+    """Latencies that grow all the time: 200 requests, and one stretch. An exact copy is no pass; half as long again is a fail."""
+    real = steady(200, 3, step_ns=MS)
+    found = _compare(tmp_path, [real], {"kernels": real.scaled(1.5), "calibrated": real})
+    cell = _cell(found, "TTFT P50")
+    assert (cell.verdict, cell.interval_flagged, found.verdict.outcome) == ("insufficient", True, "insufficient")
+    assert cell.interval_low == pytest.approx(0, abs=1e-6) and cell.num_independent < 10
+    assert _cell(found, "TTFT P50", "kernels").verdict == "fail"
+    assert "200 requests are only 4 independent stretches" in "\n".join(found.notes)
 
 
 def test_errors_are_put_beside_the_noise(tmp_path: Path) -> None:
@@ -332,8 +349,7 @@ def test_notes(tmp_path: Path) -> None:
     assert "one real repeat only" in notes
     assert "not checked that this workload is held out" in notes
     assert "send lateness not recorded" in notes and "warm-up not recorded" in notes
-    assert "40 requests are only 6 independent stretches" in notes
-    assert len(found.notes) == 9 and not found.marks
+    assert len(found.notes) == 8 and not found.marks
 
 
 def test_many_failures_and_early_stops_mark_the_comparison(tmp_path: Path) -> None:

@@ -35,6 +35,14 @@ def test_what_cannot_be_judged() -> None:
     assert judge(math.nan, UNKNOWN, Bands(), sufficient=True) == "fail", "the real value is 0, the simulated one is not"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(-0.01, 0.01, "insufficient"), (0.06, 0.08, "insufficient"), (-0.2, 0.2, "insufficient"), (0.101, 0.2, "fail")],
+)
+def test_too_few_independent_samples_prove_a_failure_at_most(low: float, high: float, outcome: Outcome) -> None:
+    assert judge(0.05, Interval(low, high), Bands(), sufficient=True, independent=False) == outcome
+
+
 def test_the_worst_decides() -> None:
     order: list[Outcome] = ["pass", "warn", "inconclusive", "insufficient", "fail"]
     for number in range(1, len(order) + 1):

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gst_assets import latest
+from gst_assets.analysis.compare import compare_directories
+from gst_assets.contracts.store import ArtifactStore
+from gst_assets.errors import ArtifactError
+from gst_assets_tests.analysis.run_directories import steady, write_real, write_simulation
+
+
+def test_the_newest_report_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path / "root"))
+    with pytest.raises(ArtifactError, match="no comparison for scenario smoke"):
+        latest.main("smoke")
+    out = tmp_path / "root" / "comparisons" / "cmp-1"
+    compare_directories(
+        [write_real(tmp_path / "r", steady(2, 2))], [write_simulation(tmp_path / "s", steady(2, 2))], out
+    )
+    ArtifactStore.from_environment().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
+    latest.main("smoke")
+    assert capsys.readouterr().out.splitlines() == [f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
+    assert (out / "report.html").is_file() and (out / "summary.md").is_file()
