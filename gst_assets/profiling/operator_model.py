@@ -62,6 +62,15 @@ class OperatorModel:
         )
 
     @property
+    def profiled_tokens(self) -> Floats:
+        """The token counts at which per-token operators were profiled, ascending."""
+        return self._tokens.values
+
+    def profiled_ms(self, operator: str) -> Floats:
+        """What `per_token_ms` interpolates: ms of an operator at `profiled_tokens`."""
+        return self._per_token[operator]
+
+    @property
     def decode_grid(self) -> Grid:
         """What `attn_decode_ms` interpolates: ms by batch size and context."""
         return self._decode.grid

@@ -30,12 +30,12 @@ Table = dict[tuple[float, ...], float]
 class _Interpolated(dict[tuple[float, ...], float]):
     """A table whose entries are computed on first use."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., float]) -> None:
         super().__init__()
         self._function = function
 
     def __missing__(self, key: tuple[float, ...]) -> float:
-        value = self[key] = float(self._function(*key))
+        value = self[key] = self._function(*key)
         return value
 
 
@@ -52,7 +52,7 @@ class Surface:
     def at(self, first: float, second: float) -> float:
         """Value at a point."""
         low_row, high_row, across = self._row(first, second)
-        below, above, along = self._place(self._seconds, first, second, second)
+        below, above, along = _place(self._seconds, second, lambda: self._outside(first, second))
         low = low_row[below] + (low_row[above] - low_row[below]) * along
         high = high_row[below] + (high_row[above] - high_row[below]) * along
         return low + (high - low) * across
@@ -60,7 +60,7 @@ class Surface:
     def piece(self, first: float, second: float) -> Piece:
         """The formula of `at` around a point, as a function of the second coordinate."""
         low_row, high_row, across = self._row(first, second)
-        below, above, _ = self._place(self._seconds, first, second, second)
+        below, above, _ = _place(self._seconds, second, lambda: self._outside(first, second))
         start, end = self._seconds[below], self._seconds[above]
         width = end - start or 1.0  # a grid of one point, which is the only one there is to ask for
         low, low_rise = low_row[below], low_row[above] - low_row[below]
@@ -76,17 +76,19 @@ class Surface:
     def _row(self, first: float, second: float) -> tuple[list[float], list[float], float]:
         found = self._located.get(first)
         if found is None:
-            below, above, across = self._place(self._firsts, first, second, first)
+            below, above, across = _place(self._firsts, first, lambda: self._outside(first, second))
             found = self._located[first] = self._rows[below], self._rows[above], across
         return found
 
-    def _place(self, axis: list[float], first: float, second: float, at: float) -> tuple[int, int, float]:
-        if not axis[0] <= at <= axis[-1]:
-            self._outside(first, second)
-        below = min(bisect_right(axis, at) - 1, max(len(axis) - 2, 0))
-        above = min(below + 1, len(axis) - 1)
-        width = axis[above] - axis[below]
-        return below, above, (at - axis[below]) / width if width > 0 else 0.0
+
+def _place(axis: list[float], at: float, outside: Callable[[], Any]) -> tuple[int, int, float]:
+    """Indices of the points around `at` and how far it is from the one to the other."""
+    if not axis[0] <= at <= axis[-1]:
+        outside()
+    below = min(bisect_right(axis, at) - 1, max(len(axis) - 2, 0))
+    above = min(below + 1, len(axis) - 1)
+    width = axis[above] - axis[below]
+    return below, above, (at - axis[below]) / width if width > 0 else 0.0
 
 
 def decode_surface(model: OperatorModel) -> Surface:
@@ -105,8 +107,17 @@ def interpolated_tables(model: OperatorModel) -> dict[str, Table]:
     An entry outside the profiled range raises ProfileError when it is asked for.
     """
 
+    tokens = model.profiled_tokens.tolist()
+
     def per_token(operator: str) -> Table:
-        return _Interpolated(lambda num_tokens: model.per_token_ms(operator, num_tokens))
+        values = model.profiled_ms(operator).tolist()
+
+        def at(num_tokens: float) -> float:
+            below, above, along = _place(tokens, num_tokens, lambda: model.per_token_ms(operator, num_tokens))
+            value: float = values[below] + (values[above] - values[below]) * along
+            return value
+
+        return _Interpolated(at)
 
     return {
         **{operator: per_token(operator) for operator in PER_TOKEN_OPERATORS},
