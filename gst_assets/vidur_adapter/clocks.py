@@ -44,8 +44,8 @@ class EngineClock(Protocol):
     num_outside: int
     """Steps so far whose composition lies outside what was calibrated."""
 
-    def launch(self, shape: StepShape) -> None:
-        """A step of this shape is formed now."""
+    def launch(self, shape: StepShape, step: Composition) -> None:
+        """A step of this shape, and so of this composition, is formed now."""
 
     def is_done(self) -> bool:
         """Whether the oldest step not handed out is complete by now. There must be one."""
@@ -72,10 +72,10 @@ class SynchronousClock:
         self._times = times
         self._completed_ns = 0
 
-    def launch(self, shape: StepShape) -> None:
+    def launch(self, shape: StepShape, step: Composition) -> None:
         """See `EngineClock`."""
         self._completed_ns = self.now_ns + self._times.step_ns(shape)
-        self.num_outside += self._times.is_outside(shape.composition)
+        self.num_outside += self._times.is_outside(step)
 
     def is_done(self) -> bool:
         """See `EngineClock`."""
@@ -117,9 +117,10 @@ class AsynchronousClock:
         self._device_done_ns: int | None = None
         self._launched: deque[tuple[int, int]] = deque()
 
-    def launch(self, shape: StepShape) -> None:
+    def launch(self, shape: StepShape, step: Composition) -> None:
         """See `EngineClock`."""
-        costs, step = self._costs, shape.composition
+        del shape
+        costs = self._costs
         self._launch(step, costs.device_ns(step), costs.tail_ns(step), costs.process_ns(step))
         self.num_outside += costs.is_outside(step)
 

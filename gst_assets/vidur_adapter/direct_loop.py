@@ -82,7 +82,7 @@ class DirectSimulator:
             )
 
     def _run_decodes(self, until_ns: float) -> bool:
-        """Form steps that hold the decodes and nothing else, until somebody arrives, gets the last token or needs a block that there is not.
+        """Form steps that hold the decodes and nothing else, until somebody arrives, has got the last token or needs a block that there is not.
         Returns whether any was formed."""
         decodes, scheduler = self._decodes, self.scheduler
         if self._num_unreleased or self._in_prefill or self._skipped or not decodes.count:
@@ -90,7 +90,7 @@ class DirectSimulator:
         if scheduler._request_queue and scheduler.can_admit_beside(decodes.count):
             return False
         step = self.history.num_steps
-        num_steps = decodes.steps_that_fit(step, decodes.next_end - step, scheduler.num_free_blocks)
+        num_steps = decodes.steps_that_fit(step, decodes.next_end + 1 - step, scheduler.num_free_blocks)
         if not num_steps:
             return False
         held = Composition(0, 0, decodes.count, decodes.context_tokens(step))
@@ -101,11 +101,11 @@ class DirectSimulator:
             return False
         scheduler._num_allocated_blocks += decodes.new_blocks_of_run(step, len(formed_ns))
         self.history.add_decodes(formed_ns, held, scheduler.num_running, scheduler.num_pending_requests)
+        self._outstanding.extend([] for _ in formed_ns[1:])
+        self._outstanding.append(self._complete(step + len(formed_ns) - 1))
         self.history.add_handed_out(handed_out_ns)
-        # None of them completes a request: only how many are outstanding counts.
-        self._outstanding.extend([] for _ in formed_ns)
         for _ in handed_out_ns:
-            self._outstanding.popleft()
+            self._release(self._outstanding.popleft())
         return True
 
     def _form(self) -> bool:
@@ -131,13 +131,9 @@ class DirectSimulator:
             return False
         chunks = [] if batch is None else shape_of_batch(batch).chunks
         self._launch(StepShape(decodes.count, decodes.context_tokens(step), chunks))
-        completed = decodes.take_ending(step)
-        for request in completed:
-            scheduler._allocation_map[request._id] = decodes.held_blocks(request, step)
-            self.history.add_tokens(request._id, request.first_token_step, step)
+        completed = self._complete(step)
         if batch is not None:
             completed += self._advance(batch)
-        self._num_unreleased += len(completed)
         self._outstanding.append(completed)
         return True
 
@@ -160,17 +156,22 @@ class DirectSimulator:
         if batch is None:
             return False
         self._launch(shape_of_batch(batch))
-        completed = self._advance(batch)
-        self._num_unreleased += len(completed)
-        self._outstanding.append(completed)
+        self._outstanding.append(self._advance(batch))
         return True
 
     def _launch(self, shape: StepShape) -> None:
-        scheduler = self.scheduler
-        self.history.add_step(
-            self.clock.now_ns, shape.composition, scheduler.num_running, scheduler.num_pending_requests
-        )
-        self.clock.launch(shape)
+        scheduler, step = self.scheduler, shape.composition
+        self.history.add_step(self.clock.now_ns, step, scheduler.num_running, scheduler.num_pending_requests)
+        self.clock.launch(shape, step)
+
+    def _complete(self, step: int) -> list[EngineRequest]:
+        """The decodes that get their last token from a step, which is formed."""
+        completed = self._decodes.take_ending(step)
+        for request in completed:
+            self.scheduler._allocation_map[request._id] = self._decodes.held_blocks(request, step)
+            self.history.add_tokens(request._id, request.first_token_step, step)
+        self._num_unreleased += len(completed)
+        return completed
 
     def _advance(self, batch: Batch) -> list[EngineRequest]:
         """Count the tokens of the requests in `batch`, which is the step just launched or its prefills. Returns those it completes."""
@@ -188,12 +189,17 @@ class DirectSimulator:
                 completed.append(request)
             else:
                 self._decodes.add(request)
+        self._num_unreleased += len(completed)
         return completed
 
     def _hand_out(self) -> None:
-        """Hand out the oldest step: the requests it completes give up what they hold."""
+        """Hand out the oldest step."""
         self.history.add_handed_out((self.clock.hand_out(),))
-        for request in self._outstanding.popleft():
+        self._release(self._outstanding.popleft())
+
+    def _release(self, completed: list[EngineRequest]) -> None:
+        """The step that completes these requests is handed out: they give up what they hold."""
+        for request in completed:
             self._num_unreleased -= 1
             if self.scheduler.release(request):
                 (self._decoding if request in self._decoding else self._skipped).remove(request)
