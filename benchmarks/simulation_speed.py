@@ -1,46 +1,311 @@
-"""Seconds to simulate one synthetic trace with Vidur's event loop and with the direct loop, in one process, and whether results are equal.
+"""Vidur's stock command, Vidur's event loop in-process and the direct loop on one trace and the same operator tables, each in a process of its own.
 
-`python benchmarks/simulation_speed.py [REQUESTS ...]` from the repository's root. About 500 + 128 tokens a request at 20 requests/s (seeded),
-on made-up operator tables: the loops are compared, not the times they predict. Vidur's stock command is not measured here.
+    python benchmarks/simulation_speed.py [--sizes 1000 10000 100000] [--event-limit 10000] [--stock-limit 10000]
+
+About 500 + 128 tokens a request at 20 requests/s (seeded), on made-up operator tables under which a decode step takes about 10 ms.
+
+The stock command is `python -m vidur.main`, unpatched, with its default metrics and without its plots (they start a browser for each figure and
+take minutes whatever the number of requests). It finds the tables where its hub client caches downloads, and replays the trace with its own
+reader at scale 1. So it serves a model that Vidur has built in, its default. It looks prompts up at the tokens after a chunk and not before;
+here every prompt fits one chunk, and its table is laid out so that both find the same.
+
+Seconds and ratios are of processor time, with wall-clock time beside them: other work on the machine disturbs processor time least. `whole
+process` includes imports, tables, and writing the results. The tables of the event loop and the direct loop are compared to the byte. The stock
+command writes seconds as floats and no token times: what is compared is each request's time to its first token and to its last, and told the
+largest difference.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gst_assets.scenario import Scenario
 from gst_assets_tests.vidur_adapter import support
 
-EVENT_LOOP_LIMIT = 10_000
-"""Beyond this many requests only the direct loop runs."""
+_RATE_PER_S = 20.0
+_MAX_TOKENS, _MAX_SEQS, _BLOCKS, _BLOCK_SIZE, _GRANULARITY, _CHUNK = 4096, 128, 60_000, 16, 256, 4096
+_GEOMETRY = {
+    "num_layers": 32, "hidden_size": 4096, "num_q_heads": 32, "num_kv_heads": 8, "head_dim": 128, "mlp_hidden_size": 14336,
+    "vocab_size": 128256, "max_position_embeddings": 8192,
+}  # fmt: skip
+_TIME_SCALE = 0.5
+_COMMIT = "0" * 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. Seconds; `loop_*` is the simulation alone, the others the whole process; None: not told by that loop."""
+
+    loop: str
+    num_requests: int
+    loop_cpu_s: float | None
+    loop_wall_s: float | None
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+    equal: str
+
+
+def scenario(loop: str) -> Scenario:
+    """What the stock command simulates, as a scenario."""
+    return support.scenario(
+        *(f"model.geometry.{name}={value}" for name, value in _GEOMETRY.items()),
+        f"model.max_model_len={_MAX_TOKENS}", f"engine.max_num_seqs={_MAX_SEQS}", f"engine.max_num_batched_tokens={_CHUNK}",
+        f"engine.block_size={_BLOCK_SIZE}", f"engine.num_kv_blocks={_BLOCKS + 1}", f"simulation.loop={loop}",
+        f"simulation.kv_cache_granularity={_GRANULARITY}",
+    )  # fmt: skip
+
+
+def trace(num_requests: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """trace_lengths and trace_intervals."""
+    random = np.random.default_rng(0)
+    gaps = random.exponential(1e9 / _RATE_PER_S, num_requests).astype(int)
+    prompts, decodes = random.integers(400, 601, num_requests), random.integers(100, 157, num_requests)
+    return support.workload(list(zip(gaps.tolist(), prompts.tolist(), decodes.tolist(), strict=True)))
+
+
+# --- a loop of this project, in a process of its own ------------------------------------------------------------------
+
+
+def simulate_here(loop: str, num_requests: int, directory: Path) -> None:
+    """Simulate, write the tables to `directory`, and print the statistics as JSON."""
+    from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, write_table
+    from gst_assets.vidur_adapter.simulate import simulate
+
+    of = scenario(loop)
+    lengths, intervals = trace(num_requests)
+    result = simulate(of, lengths, intervals, support.bundle(of, scale=_TIME_SCALE), "kernels", cache_dir=None)  # type: ignore[arg-type]
+    directory.mkdir()
+    write_table(RequestMetrics, result.requests, directory)
+    write_table(TokenMetrics, result.tokens, directory)
+    print(json.dumps({**result.stats, "num_steps": len(result.iterations)}))
+
+
+def digest(directory: Path) -> str:
+    """Of both tables."""
+    tables = [(directory / f"{name}_metrics.csv").read_bytes() for name in ("request", "token")]
+    return hashlib.sha256(b"\0".join(tables)).hexdigest()
+
+
+# --- Vidur's stock command --------------------------------------------------------------------------------------------
+
+
+def stock_command(num_requests: int, area: Path) -> list[str]:
+    """The command; writes its trace, and its tables where its hub client looks for them, to `area`."""
+    lengths, intervals = trace(num_requests)
+    pd.DataFrame(
+        {
+            "Date": "2026-01-01",
+            "Time": intervals["arrival_time_ns"].to_numpy(dtype=float) / 1e9,
+            "PromptTokenCount": lengths["num_prefill_tokens"],
+            "CompletionTokenCount": lengths["num_decode_tokens"],
+        }
+    ).to_csv(area / "trace.csv", index=False)
+    predictor = "random_forrest_execution_time_predictor_config"
+    options = {
+        "cluster_config_num_replicas": 1, "replica_config_tensor_parallel_size": 1, "replica_config_num_pipeline_stages": 1,
+        "cache_config_block_size": _BLOCK_SIZE, "cache_config_num_blocks": _BLOCKS, "cache_config_watermark_blocks_fraction": 0.0,
+        "replica_scheduler_config_type": "sarathi", "sarathi_scheduler_config_batch_size_cap": _MAX_SEQS,
+        "sarathi_scheduler_config_chunk_size": _CHUNK, "request_generator_config_type": "trace_replay",
+        "trace_request_generator_config_trace_file": area / "trace.csv", "trace_request_generator_config_date": "2026-01-01",
+        "trace_request_generator_config_prefill_scale_factor": 1.0, "trace_request_generator_config_decode_scale_factor": 1.0,
+        "trace_request_generator_config_time_scale_factor": 1.0, "trace_request_generator_config_max_tokens": _MAX_TOKENS,
+        "execution_time_predictor_config_type": "random_forrest", f"{predictor}_cache_dir": area / "cache",
+        f"{predictor}_kv_cache_prediction_granularity": _GRANULARITY,
+        f"{predictor}_attention_decode_batching_overhead_fraction": 0.0, "metrics_config_output_dir": area / "out",
+    }  # fmt: skip
+    _lay_out_tables(area / "cache")
+    return [
+        sys.executable,
+        "-m",
+        "vidur.main",
+        "--no-metrics_config_store_plots",
+        *(str(part) for name in options for part in (f"--{name}", options[name])),
+    ]
+
+
+def _lay_out_tables(cache: Path) -> None:
+    """The operator tables as files of the two repositories that the stock predictor asks its hub client for."""
+    from gst_assets.vidur_adapter.tables import interpolated_tables
+
+    of = scenario("direct")
+    tables = interpolated_tables(support.operator_model(of, support.bundle(of, scale=_TIME_SCALE)))
+    contexts = range(_GRANULARITY, _MAX_TOKENS + 1, _GRANULARITY)
+    keys: dict[str, list[tuple[int, ...]]] = {
+        name: [(tokens,) for tokens in range(8, _CHUNK + 1, 8)] for name in tables if not name.startswith("attn_decode")
+    }
+    keys["attn_decode"] = [(batch, context) for batch in range(1, _MAX_SEQS + 1) for context in contexts]
+    predictions = {
+        name: [(key, tables[name][key]) for key in found] for name, found in keys.items() if name != "attn_prefill"
+    }
+    predictions["attn_prefill"] = [
+        ((context, chunk), tables["attn_prefill"][0, chunk])
+        for context in contexts
+        for chunk in range(32, _CHUNK + 1, 32)
+    ]
+    predictions["attn_kv_cache_save"] = [((tokens,), 0.0) for tokens in range(1, _CHUNK + 1)]
+    compute, network = _repositories()
+    for kind, repository in (("compute", compute), ("network", network)):
+        directory = cache / "hf_predictions" / kind / f"datasets--{repository.replace('/', '--')}"
+        snapshot = directory / "snapshots" / _COMMIT
+        snapshot.mkdir(parents=True)
+        (directory / "refs").mkdir()
+        (directory / "refs" / "main").write_text(_COMMIT)
+        (snapshot / "config.json").write_text("{}")
+        for name, rows in predictions.items() if kind == "compute" else ():
+            frame = (
+                pd.DataFrame([key for key, _ in rows]).add_prefix("X_").assign(prediction=[value for _, value in rows])
+            )
+            frame.to_csv(snapshot / f"{name}.csv.xz", index=False)
+
+
+def _repositories() -> tuple[str, str]:
+    """Names that the stock predictor makes up from its configuration."""
+    from vidur.config import RandomForrestExecutionTimePredictorConfig, ReplicaConfig
+    from vidur.execution_time_predictor.random_forrest_execution_time_predictor import (
+        RandomForrestExecutionTimePredictor,
+    )
+
+    predictor = RandomForrestExecutionTimePredictor.__new__(RandomForrestExecutionTimePredictor)
+    predictor._config = RandomForrestExecutionTimePredictorConfig()
+    predictor._replica_config = ReplicaConfig(tensor_parallel_size=1, num_pipeline_stages=1)
+    predictor._block_size, predictor._is_multi_node = _BLOCK_SIZE, False
+    predictor._max_tokens = predictor._config.prediction_max_tokens_per_request
+    return predictor._get_compute_prediction_repo_id(), predictor._get_network_prediction_repo_id()
+
+
+def difference_ns(stock: Path, direct: Path) -> float:
+    """The largest difference, over all requests, of time to first and time to last token."""
+    (found,) = stock.glob("*/request_metrics.csv")
+    theirs = pd.read_csv(found).set_index("Request Id").sort_index()
+    ours = pd.read_csv(direct / "request_metrics.csv").set_index("request_id")
+    if len(theirs) != len(ours):
+        raise SystemExit(f"{found}: {len(theirs)} requests, expected {len(ours)}.")
+    last = ours["completion_time_ns"] - ours["arrival_time_ns"]
+    pairs = ((theirs["prefill_e2e_time"], ours["ttft_ns"]), (theirs["request_e2e_time"], last))
+    return float(max(np.abs(one.to_numpy() * 1e9 - other.to_numpy()).max() for one, other in pairs))
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def measured(command: Sequence[str], area: Path) -> tuple[str, dict[str, float]]:
+    """What a command printed, and its wall-clock and processor seconds and peak MiB. It must succeed."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+    with (area / "stdout").open("w+") as out, (area / "stderr").open("w+") as err:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=area, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        if status:
+            err.seek(0)
+            raise SystemExit(f"{' '.join(command[:4])} ended with status {status}:\n{err.read()[-2000:]}")
+        out.seek(0)
+        found = {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+        return out.read(), found
+
+
+def rows(sizes: Sequence[int], event_limit: int, stock_limit: int) -> Iterator[Row]:
+    """Measure. The event loop runs up to `event_limit` requests, the stock command up to `stock_limit`."""
+    for num_requests in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            area = Path(name)
+            known: str | None = None
+            for loop in ("direct", "event") if num_requests <= event_limit else ("direct",):
+                here = [
+                    sys.executable,
+                    str(Path(__file__).resolve()),
+                    "--here",
+                    loop,
+                    str(num_requests),
+                    str(area / loop),
+                ]
+                printed, found = measured(here, area)
+                stats: dict[str, Any] = json.loads(printed.splitlines()[-1])
+                tables = digest(area / loop)
+                equal = "-" if known is None else "yes, to the byte" if tables == known else "NO"
+                known = tables
+                yield Row(loop, num_requests, stats["loop_cpu_s"], stats["loop_s"], equal=equal, **found)
+            if num_requests <= stock_limit:
+                _, found = measured(stock_command(num_requests, area), area)
+                yield Row(
+                    "stock command",
+                    num_requests,
+                    None,
+                    None,
+                    equal=f"within {difference_ns(area / 'out', area / 'direct'):.0f} ns",
+                    **found,
+                )
+
+
+def table(measurements: Iterable[Row]) -> Iterator[str]:
+    """The rows as lines of Markdown; ratios are to the row of the direct loop above."""
+    head = (
+        "requests",
+        "loop",
+        "loop CPU s (wall)",
+        "ratio",
+        "whole process CPU s (wall)",
+        "ratio",
+        "peak MiB",
+        "equal to direct",
+    )
+    yield f"| {' | '.join(head)} |"
+    yield "|" + " --- |" * len(head)
+    direct: Row | None = None
+    for row in measurements:
+        direct = row if row.loop == "direct" or direct is None else direct
+        loop, ratio = "-", "-"
+        if row.loop_cpu_s is not None and direct.loop_cpu_s is not None:
+            loop, ratio = f"{row.loop_cpu_s:.2f} ({row.loop_wall_s:.2f})", f"{row.loop_cpu_s / direct.loop_cpu_s:.1f}"
+        process = f"{row.cpu_s:.1f} ({row.wall_s:.1f})"
+        cells = (
+            f"{row.num_requests:,}",
+            row.loop,
+            loop,
+            ratio,
+            process,
+            f"{row.cpu_s / direct.cpu_s:.1f}",
+            f"{row.peak_mib:.0f}",
+            row.equal,
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    """Print one line per trace size and variant."""
-    for num_requests in [int(argument) for argument in sys.argv[1:]] or [1_000, 10_000]:
-        random = np.random.default_rng(0)
-        gaps = random.exponential(1e9 / 20, num_requests).astype(int)
-        prompts, decodes = random.integers(400, 601, num_requests), random.integers(100, 157, num_requests)
-        lengths, intervals = support.workload(list(zip(gaps.tolist(), prompts.tolist(), decodes.tolist(), strict=True)))
-        for variant in ("kernels", "calibrated"):
-            results: dict[str, SimulationResult] = {}
-            for loop in ("direct", "event") if num_requests <= EVENT_LOOP_LIMIT else ("direct",):
-                scenario = support.scenario(f"simulation.loop={loop}", "engine.max_num_seqs=128")
-                bundle = support.bundle(scenario, scale=0.1)
-                started = time.perf_counter()
-                results[loop] = simulate(scenario, lengths, intervals, bundle, variant, cache_dir=None)
-                total = time.perf_counter() - started
-                print(
-                    f"{num_requests} requests, {variant}, {loop}: loop {results[loop].stats['loop_s']:.2f} s, in all {total:.2f} s",
-                    flush=True,
-                )
-            if len(results) == 2:
-                equal = support.csv_bytes(results["direct"]) == support.csv_bytes(results["event"])
-                ratio = results["event"].stats["loop_s"] / results["direct"].stats["loop_s"]
-                print(f"  loop {ratio:.1f} times faster; tables equal to the byte: {equal}", flush=True)
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--event-limit", type=int, default=10_000, help="most requests for Vidur's event loop")
+    parser.add_argument("--stock-limit", type=int, default=10_000, help="most requests for the stock command")
+    parser.add_argument("--here", nargs=3, metavar=("LOOP", "REQUESTS", "DIRECTORY"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        loop, num_requests, directory = options.here
+        simulate_here(loop, int(num_requests), Path(directory))
+        return
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n"
+    )
+    for line in table(rows(options.sizes, options.event_limit, options.stock_limit)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

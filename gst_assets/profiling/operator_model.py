@@ -7,6 +7,7 @@ Vidur's: Vidur 0.0.26 adds up, per layer, every operator but `attn_kv_cache_save
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,14 @@ PER_TOKEN_OPERATORS = (
 Floats = NDArray[np.float64]
 
 
+class Grid(NamedTuple):
+    """A rectangular table: two ascending axes, and values of shape (first, second)."""
+
+    first: Floats
+    second: Floats
+    values: Floats
+
+
 class OperatorModel:
     """Interpolated operator times of one bundle. Times are milliseconds per layer unless the name says otherwise.
 
@@ -51,6 +60,25 @@ class OperatorModel:
         self._prefill = _Surface(
             prefill, "kv_cache_size", "prefill_chunk_size", "prefill", "time_stats.attn_prefill.median"
         )
+
+    @property
+    def profiled_tokens(self) -> Floats:
+        """The token counts at which per-token operators were profiled, ascending."""
+        return self._tokens.values
+
+    def profiled_ms(self, operator: str) -> Floats:
+        """What `per_token_ms` interpolates: ms of an operator at `profiled_tokens`."""
+        return self._per_token[operator]
+
+    @property
+    def decode_grid(self) -> Grid:
+        """What `attn_decode_ms` interpolates: ms by batch size and context."""
+        return self._decode.grid
+
+    @property
+    def prefill_grid(self) -> Grid:
+        """What `attn_prefill_ms` interpolates: ms by context and chunk."""
+        return self._prefill.grid
 
     @property
     def shortest_decode_context(self) -> int:
@@ -130,6 +158,10 @@ class _Surface:
             )
         self.first = _Axis(f"attention.csv ({kind})", first, table.index.to_series())
         self.second = _Axis(f"attention.csv ({kind})", second, table.columns.to_series())
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.first.values, self.second.values, self.values)
 
     def at(self, first: ArrayLike, second: ArrayLike) -> Floats:
         i, u = self.first.locate(first)

@@ -6,7 +6,8 @@ Reads the terms `host`, `process`, `turnaround` and `device` of overheads.csv an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ import pandas as pd
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.async_steps import Key
 from gst_assets.profiling.host_model import HostModel
-from gst_assets.vidur_adapter.overheads import Composition, Knots
+from gst_assets.vidur_adapter.operator_times import StepShape, decode_run_ns, shape_of
+from gst_assets.vidur_adapter.overheads import Composition, Knots, Piece
 from gst_assets.vidur_adapter.steps import CapturedGraphs
 
 _BLOCK_NS = 1_000_000_000
@@ -34,14 +36,24 @@ class HostSpeedTrace:
         ratios, has_prefill = table["ratio"].to_numpy(dtype=np.float64), table["has_prefill"].to_numpy(dtype=bool)
         blocks = max(int(when[-1]) // _BLOCK_NS, 1)
         self._order = np.random.Generator(np.random.PCG64(seed)).permutation(blocks).tolist()
-        self._traces = {kind: (when[has_prefill == kind], ratios[has_prefill == kind]) for kind in (False, True)}
+        self._traces = {
+            kind: (when[has_prefill == kind].tolist(), ratios[has_prefill == kind].tolist()) for kind in (False, True)
+        }
 
     def ratio(self, has_prefill: bool, at_ns: int) -> float:
         """Of the step of that sort that follows in the trace at simulated time `at_ns`."""
         when, ratios = self._traces[has_prefill]
         block, within = divmod(at_ns, _BLOCK_NS)
-        place = int(when.searchsorted(self._order[block % len(self._order)] * _BLOCK_NS + within))
-        return float(ratios[place % len(ratios)])
+        place = bisect_left(when, self._order[block % len(self._order)] * _BLOCK_NS + within)
+        return ratios[place % len(ratios)]
+
+
+class _Operators(Protocol):
+    """The part of `operator_times.OperatorTimes` that is needed."""
+
+    def ns(self, shape: StepShape) -> float: ...
+
+    def decode_piece(self, num_decodes: int, context: float) -> Piece: ...
 
 
 class AsynchronousStepCosts:
@@ -51,18 +63,19 @@ class AsynchronousStepCosts:
         self,
         overheads: pd.DataFrame,
         speed: HostSpeedTrace | None,
-        operators_ns: Callable[[Composition], float],
+        operators: _Operators,
         graphs: CapturedGraphs,
         required_kinds: tuple[str, ...],
         where: str,
     ) -> None:
-        """`operators_ns` is what the simulation's own predictor says of a composition; without `speed` the host always takes its median.
+        """`operators` are what the simulation itself says of a step; without `speed` the host always takes its median.
 
         Raises:
             ProfileError: a term, or a step kind that the simulation may meet, has no row.
         """
-        self._graphs, self._speed, self._operators_ns = graphs, speed, operators_ns
+        self._graphs, self._speed, self._operators = graphs, speed, operators
         self._host = HostModel(overheads, where)
+        self._medians: dict[Key, float] = {}
         missing = [f"host rows of step_kind {kind}" for kind in required_kinds if kind not in self._host.kinds]
         names = ("host_after_idle", "process", "turnaround", "device")
         terms = {name: overheads[overheads["term"] == name] for name in names}
@@ -107,12 +120,26 @@ class AsynchronousStepCosts:
         ratio = self._speed.ratio(step.num_prefill_tokens > 0, at_ns) if self._speed else 1.0
         if after_idle:
             ratio *= self._after_idle
-        return round(self._host.ns(self._key(step)) * ratio)
+        key = self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests), *step[:3]
+        median = self._medians.get(key)
+        if median is None:
+            median = self._medians[key] = self._host.ns(key)
+        return round(median * ratio)
 
     def device_ns(self, step: Composition) -> int:
         """For which the step keeps a device busy that never waits for the host."""
         tokens = float(self._graphs.padded(step.num_prefill_tokens + step.num_decode_requests))
-        return round(self._operators_ns(step) + self._device[step.num_prefill_tokens == 0].at(tokens))
+        return round(self._operators.ns(shape_of(step)) + self._device[step.num_prefill_tokens == 0].at(tokens))
+
+    def device_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+        """`device_ns` of consecutive steps of the same decodes (see `operator_times.decode_run_ns`)."""
+        beyond = self._device[True].at(float(self._graphs.padded(num_decodes)))
+
+        def piece_at(context: float) -> Piece:
+            operators, until = self._operators.decode_piece(num_decodes, context)
+            return Piece(lambda at: operators(at) + beyond, until)
+
+        return decode_run_ns(piece_at, num_decodes, context_tokens, num_steps)
 
     def tail_ns(self, step: Composition) -> int:
         """From the end of the launch to the step's tokens, where the device was not behind; negative where they are there before the launch ends."""
@@ -125,10 +152,6 @@ class AsynchronousStepCosts:
     def is_outside(self, step: Composition) -> bool:
         """Whether more requests decode in the step than were calibrated."""
         return step.num_decode_requests > self._host.largest_decode_batch * _BIN_TOLERANCE
-
-    def _key(self, step: Composition) -> Key:
-        kind = self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests)
-        return kind, step.num_prefill_requests, step.num_prefill_tokens, step.num_decode_requests
 
     def _median_tail(self, turnaround: pd.DataFrame, kind: str, where: str) -> int:
         rows = turnaround[turnaround["step_kind"] == kind]

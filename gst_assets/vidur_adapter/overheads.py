@@ -9,12 +9,22 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
 from gst_assets.errors import ProfileError
 from gst_assets.vidur_adapter.steps import CapturedGraphs
+
+
+class Piece(NamedTuple):
+    """One formula of a piecewise function."""
+
+    at: Callable[[Any], Any]
+    """Of a float or of an array of floats: the same operations, so the same bits."""
+    until: float
+    """It holds from the point it was asked for up to here, exclusive; at that point itself in any case."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,51 @@ class Knots:
         below = self._value(index - 1, rest)
         return below + (x - low) / (high - low) * (self._value(index, rest) - below)
 
+    def piece(self, *coordinates: float) -> Piece:
+        """The formula of `at` around `coordinates`, as a function of the last one."""
+        x, rest = coordinates[0], coordinates[1:]
+        index = bisect_left(self.positions, x)
+        is_held = index in (0, len(self.positions)) or self.positions[index] == x
+        if not rest:
+            return self._last_piece(index, is_held)
+        if is_held:
+            return self._inner(min(index, len(self.positions) - 1)).piece(*rest)
+        low, high = self.positions[index - 1], self.positions[index]
+        below, above, weight = (
+            self._inner(index - 1).piece(*rest),
+            self._inner(index).piece(*rest),
+            (x - low) / (high - low),
+        )
+
+        def between(at: Any) -> Any:
+            value = below.at(at)
+            return value + weight * (above.at(at) - value)
+
+        return Piece(between, min(below.until, above.until))
+
+    def _last_piece(self, index: int, is_held: bool) -> Piece:
+        values: tuple[Any, ...] = self.values
+        if is_held:
+            value = values[min(index, len(values) - 1)]
+            return Piece(lambda at: value + 0.0 * at, self.positions[index] if index < len(values) else inf)
+        low, high, start, rise = (
+            *self.positions[index - 1 : index + 1],
+            values[index - 1],
+            values[index] - values[index - 1],
+        )
+        return Piece(lambda at: start + (at - low) / (high - low) * rise, high)
+
+    def _inner(self, index: int) -> Knots:
+        value = self.values[index]
+        assert isinstance(value, Knots)
+        return value
+
     def _value(self, index: int, rest: tuple[float, ...]) -> float:
         value = self.values[index]
         return value.at(*rest) if isinstance(value, Knots) else value
 
 
-@dataclass(frozen=True)
-class Composition:
+class Composition(NamedTuple):
     """What a step holds: `context_tokens` is KV tokens present before it, over all its requests."""
 
     num_prefill_requests: int
@@ -83,6 +131,9 @@ class StepCosts(Protocol):
 
     def device_ns(self, step: Composition) -> int:
         """For which the step keeps a device busy that never waits for the host."""
+
+    def device_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+        """`device_ns` of consecutive steps of the same decodes, the first with `context_tokens` KV tokens over all of them; maybe of fewer."""
 
     def tail_ns(self, step: Composition) -> int:
         """From the end of the launch to the step's output, where the device was not behind; negative where the output is there earlier."""
@@ -149,12 +200,20 @@ class StepOverheads:
                 (min(p[0][axis] for p in found), max(p[0][axis] for p in found)) for axis in range(axes)
             )
 
-    def at(self, step: Composition) -> tuple[float, bool]:
-        """Overhead of a step in ns, and whether its tokens or requests lie outside what was calibrated (then the edge's value holds)."""
+    def at(self, step: Composition) -> float:
+        """Overhead of a step in ns. Outside what was calibrated the edge's value holds; `is_outside` tells."""
+        kind = self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests)
+        return self._knots[kind].at(*self._coordinates(kind, step))
+
+    def decode_piece(self, num_decodes: int, context: float) -> Piece:
+        """Overhead of steps of so many decodes and nothing else, by their mean context."""
+        return self._knots["decode"].piece(float(self._graphs.padded(num_decodes)), context)
+
+    def is_outside(self, step: Composition) -> bool:
+        """Whether the step's tokens or requests lie outside what was calibrated."""
         kind = self._graphs.kind(step.num_prefill_tokens, step.num_decode_requests)
         coordinates = self._coordinates(kind, step)
-        outside = any(not low <= x <= high for x, (low, high) in zip(coordinates, self._bounds[kind], strict=False))
-        return self._knots[kind].at(*coordinates), outside
+        return any(not low <= x <= high for x, (low, high) in zip(coordinates, self._bounds[kind], strict=False))
 
     def _coordinates(self, kind: str, step: Composition) -> tuple[float, ...]:
         if kind == "decode":

@@ -22,15 +22,29 @@ from vidur.entities import Batch
 from vidur.execution_time_predictor.base_execution_time_predictor import BaseExecutionTimePredictor
 from vidur.execution_time_predictor.execution_time_predictor_registry import ExecutionTimePredictorRegistry
 from vidur.execution_time_predictor.random_forrest_execution_time_predictor import RandomForrestExecutionTimePredictor
-from vidur.types import ReplicaId
 
 from gst_assets.errors import SimulationError
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.vidur_adapter.async_costs import AsynchronousStepCosts, HostSpeedTrace
-from gst_assets.vidur_adapter.overheads import Composition, StepCosts, StepOverheads
-from gst_assets.vidur_adapter.registration import AdapterType, EngineRequest
+from gst_assets.vidur_adapter.operator_times import (
+    ExactOperators,
+    OperatorTimes,
+    StepShape,
+    VidurOperators,
+    decode_run_ns,
+    shape_of,
+)
+from gst_assets.vidur_adapter.overheads import Composition, Piece, StepCosts, StepOverheads
+from gst_assets.vidur_adapter.registration import AdapterType
 from gst_assets.vidur_adapter.steps import CapturedGraphs
-from gst_assets.vidur_adapter.tables import Table, TableCache, content_key, interpolated_tables
+from gst_assets.vidur_adapter.tables import (
+    Table,
+    TableCache,
+    content_key,
+    decode_surface,
+    interpolated_tables,
+    prefill_surface,
+)
 
 FOREST = {"n_estimators": 250, "max_depth": 16, "min_samples_split": 2}
 """One candidate of Vidur's grid search. Its whole search is 27 candidates in 10 folds for each of 12 operators: a quarter of an hour, for
@@ -93,11 +107,36 @@ class KernelsPredictor(RandomForrestExecutionTimePredictor):
         started = time.perf_counter()
         self._predictions = self._tables()
         self.table_seconds = time.perf_counter() - started
+        self.operators: OperatorTimes = self._operator_times()
 
     def get_execution_time(self, batch: Batch, pipeline_stage: int) -> StepTime:  # noqa: ARG002 - Vidur's signature
         """Step time of `batch`."""
         step_ns = round(self._operators_ns(batch))
         return StepTime(step_ns, step_ns)
+
+    # What follows is used by `direct_loop` in place of `get_execution_time`, and equals it.
+
+    def step_ns(self, shape: StepShape) -> int:
+        """Step time of a batch of this shape."""
+        return round(self.operators.ns(shape))
+
+    def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+        """`step_ns` of consecutive steps of the same decodes (see `operator_times.decode_run_ns`)."""
+        return decode_run_ns(
+            lambda context: self.operators.decode_piece(num_decodes, context), num_decodes, context_tokens, num_steps
+        )
+
+    def is_outside(self, step: Composition) -> bool:  # noqa: ARG002 - nothing is calibrated here
+        """Whether the step's composition lies outside what was calibrated."""
+        return False
+
+    def _operator_times(self) -> OperatorTimes:
+        return VidurOperators(
+            self._predictions,
+            self._num_layers_per_pipeline_stage,
+            lambda num_tokens: -(-num_tokens // 8) * 8,
+            self._config.kv_cache_prediction_granularity,
+        )
 
     def _operators_ns(self, batch: Batch) -> float:
         """Vidur's own sum over operators and layers, which is in seconds."""
@@ -106,8 +145,8 @@ class KernelsPredictor(RandomForrestExecutionTimePredictor):
     def _tables(self) -> dict[str, Table]:
         config = self._config
         if config.interpolate:
-            layers = self._num_layers_per_pipeline_stage
-            return interpolated_tables(OperatorModel(config.mlp, config.attention, layers))
+            self._model = OperatorModel(config.mlp, config.attention, self._num_layers_per_pipeline_stage)
+            return interpolated_tables(self._model)
         cache = None
         if config.table_cache is not None:
             settings = {
@@ -177,8 +216,8 @@ class CalibratedPredictor(KernelsPredictor):
     def __init__(
         self, predictor_config: CalibratedConfig, replica_config: ReplicaConfig, cache_config: CacheConfig
     ) -> None:
-        super().__init__(predictor_config, replica_config, cache_config)
         self._graphs: CapturedGraphs = predictor_config.graphs
+        super().__init__(predictor_config, replica_config, cache_config)
         self.step_costs: StepCosts | None = None
         """Costs under asynchronous scheduling; then a step has no time of its own, and `get_execution_time` is not for use."""
         kinds = self._graphs.reachable_kinds(predictor_config.max_num_batched_tokens)
@@ -187,11 +226,11 @@ class CalibratedPredictor(KernelsPredictor):
             table = predictor_config.host_speed
             speed = None if table is None else HostSpeedTrace(table, predictor_config.seed)
             self.step_costs = AsynchronousStepCosts(
-                predictor_config.overheads, speed, lambda s: self._operators_ns(batch_of(s)), self._graphs, kinds, where
+                predictor_config.overheads, speed, self.operators, self._graphs, kinds, where
             )
         else:
             self._overheads = StepOverheads(
-                predictor_config.overheads, lambda s: self._operators_ns(batch_of(s)), self._graphs, kinds, where
+                predictor_config.overheads, lambda s: self.operators.ns(shape_of(s)), self._graphs, kinds, where
             )
 
     def get_execution_time(self, batch: Batch, pipeline_stage: int) -> StepTime:  # noqa: ARG002 - Vidur's signature
@@ -202,15 +241,43 @@ class CalibratedPredictor(KernelsPredictor):
         """
         step = composition_of(batch)
         operators_ns = self._operators_ns(batch)
-        overhead_ns, is_outside = self._overheads.at(step)
-        self.steps_outside_calibration += is_outside
+        self.steps_outside_calibration += self.is_outside(step)
+        return StepTime(self._total_ns(step, operators_ns), round(operators_ns))
+
+    def step_ns(self, shape: StepShape) -> int:
+        """As `get_execution_time`, with its errors."""
+        return self._total_ns(shape.composition, self.operators.ns(shape))
+
+    def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+        """See `KernelsPredictor.decode_run_ns`."""
+
+        def piece_at(context: float) -> Piece:
+            operators = self.operators.decode_piece(num_decodes, context)
+            beyond = self._overheads.decode_piece(num_decodes, context)
+            return Piece(lambda at: operators.at(at) + beyond.at(at), min(operators.until, beyond.until))
+
+        return decode_run_ns(piece_at, num_decodes, context_tokens, num_steps)
+
+    def is_outside(self, step: Composition) -> bool:
+        """See `KernelsPredictor.is_outside`."""
+        return self._overheads.is_outside(step)
+
+    def _total_ns(self, step: Composition, operators_ns: float) -> int:
+        overhead_ns = self._overheads.at(step)
         step_ns = round(operators_ns + overhead_ns)
         if step_ns <= 0:
             raise SimulationError(
                 f"a step of {step} would take {step_ns} ns: operators {operators_ns:.0f} ns, overhead {overhead_ns:.0f} ns "
                 f"({self._config.overheads_name}). Calibrate at compositions closer to this one."
             )
-        return StepTime(step_ns, round(operators_ns))
+        return step_ns
+
+    def _operator_times(self) -> OperatorTimes:
+        layers, padded = self._num_layers_per_pipeline_stage, self._graphs.padded
+        if not self._config.interpolate:
+            return VidurOperators(self._predictions, layers, padded, self._config.kv_cache_prediction_granularity)
+        surfaces = decode_surface(self._model), prefill_surface(self._model)
+        return ExactOperators(self._predictions, layers, padded, *surfaces)
 
     def _operators_ns(self, batch: Batch) -> float:
         # Vidur looks per-token operators up at this attribute, which it rounds up to 8.
@@ -246,37 +313,21 @@ def context_tokens(request: Any) -> int:
 
 def composition_of(batch: Batch) -> Composition:
     """What a batch holds, before it has run."""
-    num_decode_requests = sum(r._is_prefill_complete for r in batch._requests)
-    return Composition(
-        num_prefill_requests=len(batch._requests) - num_decode_requests,
-        num_prefill_tokens=sum(batch._num_q_tokens) - num_decode_requests,
-        num_decode_requests=num_decode_requests,
-        num_context_tokens=sum(map(context_tokens, batch._requests)),
+    return shape_of_batch(batch).composition
+
+
+def shape_of_batch(batch: Batch) -> StepShape:
+    """What a batch holds, before it has run, its prefills in batch order."""
+    decodes = [r for r in batch._requests if r._is_prefill_complete]
+    return StepShape(
+        len(decodes),
+        sum(map(context_tokens, decodes)),
+        [
+            (context_tokens(r), q)
+            for r, q in zip(batch._requests, batch._num_q_tokens, strict=True)
+            if not r._is_prefill_complete
+        ],
     )
-
-
-def batch_of(step: Composition) -> Batch:
-    """A Vidur batch of this composition, tokens spread evenly. In mixed steps the context is the decoding requests', where there are any."""
-    chunks = _spread(step.num_prefill_tokens, step.num_prefill_requests)
-    decode_context = _spread(step.num_context_tokens, step.num_decode_requests)
-    prefill_context = _spread(0 if decode_context else step.num_context_tokens, step.num_prefill_requests)
-    requests: list[EngineRequest] = []
-    new_tokens = [1] * len(decode_context) + chunks
-    for context in decode_context:
-        request = EngineRequest(len(requests), 0, context, 2)
-        request._is_prefill_complete = True
-        request._num_processed_tokens = context + 1
-        requests.append(request)
-    for context, chunk in zip(prefill_context, chunks, strict=True):
-        request = EngineRequest(len(requests), 0, context + chunk, 1)
-        request._num_processed_tokens = context
-        requests.append(request)
-    kv_tokens = [r._num_processed_tokens + q for r, q in zip(requests, new_tokens, strict=True)]
-    return Batch(ReplicaId(0), requests, new_tokens, kv_tokens)
-
-
-def _spread(total: int, parts: int) -> list[int]:
-    return [total // parts + (index < total % parts) for index in range(parts)] if parts else []
 
 
 ExecutionTimePredictorRegistry.register(AdapterType.KERNELS, KernelsPredictor)

@@ -21,7 +21,9 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from math import ceil
@@ -40,9 +42,10 @@ from vidur.config.config import BaseExecutionTimePredictorConfig, LORGlobalSched
 from vidur.config.device_sku_config import BaseDeviceSKUConfig
 from vidur.config.model_config import BaseModelConfig
 from vidur.config.node_sku_config import BaseNodeSKUConfig
-from vidur.entities import Batch, Request
+from vidur.entities import Batch, Cluster, Request
 from vidur.request_generator import RequestGeneratorRegistry
 from vidur.request_generator.base_request_generator import BaseRequestGenerator
+from vidur.scheduler import GlobalSchedulerRegistry
 from vidur.scheduler.replica_scheduler.replica_scheduler_registry import ReplicaSchedulerRegistry
 from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiReplicaScheduler
 from vidur.types import ActivationType, BaseIntEnum, NormType
@@ -163,6 +166,8 @@ class EngineRequest(Request):
         super().__init__(arrived_at, num_prefill_tokens, num_decode_tokens)
         # Vidur's own counter goes on from one simulation of a process to the next.
         self._id = request_id
+        self.first_token_step = -1
+        """The step that completed the prompt, last if the request was preempted."""
 
     def restart(self) -> None:
         """Vidur's, less two faults in 0.0.26 (see the module's docstring)."""
@@ -218,37 +223,64 @@ class EngineScheduler(SarathiReplicaScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._num_allocated_blocks = self._config.num_null_blocks
+        self._num_decodes_beside = 0
 
-    # What follows is used by `direct_loop` in place of Vidur's events. Vidur keeps the running requests in `_preempted_requests`; a completed
-    # one stays among them until the output of its last step is handed out.
+    # What follows is used by `direct_loop` in place of Vidur's events. Vidur keeps the running requests in `_preempted_requests`; here the loop
+    # keeps them, and a completed one stays among them until the output of its last step is handed out.
 
-    def next_batch(self, time_ns: int) -> Batch | None:
-        """The next step as the scheduler sees it, or None where nothing can be scheduled."""
+    def next_batch(self, running: list[EngineRequest], time_ns: int) -> tuple[Batch | None, list[EngineRequest]]:
+        """The next step as the scheduler sees it, or None where nothing can be scheduled, and who of `running` is left out but not preempted."""
+        self._preempted_requests = running
         batch: Batch | None = self._get_next_batch(time_ns)
-        return batch
+        left_out, self._preempted_requests = self._preempted_requests, []
+        return batch, left_out
 
-    def advance(self, batch: Batch, time_ns: int) -> list[EngineRequest]:
-        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests. Returns those it completes."""
+    def prefills_beside(
+        self, num_decodes: int, in_prefill: list[EngineRequest], time_ns: int
+    ) -> tuple[Batch | None, list[EngineRequest]]:
+        """The prompts of the next step, where so many decodes stand aside that have the KV blocks they need: `next_batch` less the decodes."""
+        self._num_decodes_beside = num_decodes
+        self._max_micro_batch_size -= num_decodes
+        found = self.next_batch(in_prefill, time_ns)
+        self._max_micro_batch_size += num_decodes
+        self._num_decodes_beside = 0
+        return found
+
+    def can_admit_beside(self, num_decodes: int) -> bool:
+        """Whether the next waiting request, which there must be, would be in a step beside so many decodes."""
+        return (
+            num_decodes < self._config.chunk_size
+            and self.num_running < self._config.batch_size_cap
+            and self._can_allocate_request(self._request_queue[0])
+        )
+
+    def advance(self, batch: Batch, time_ns: int) -> Iterator[tuple[EngineRequest, bool]]:
+        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests. Yields each request, and whether its
+        prompt was complete before."""
         for request, num_tokens in zip(batch._requests, batch._num_q_tokens, strict=True):
+            had_token = request._is_prefill_complete
             request.on_batch_schedule(time_ns)
             request.on_batch_stage_end(time_ns, 0, 0, 0, num_tokens)
             request.on_batch_end(time_ns, num_tokens)
-        self._preempted_requests.extend(batch._requests)
-        return [request for request in batch._requests if request._completed]
+            yield request, had_token
 
-    def release(self, completed: Sequence[EngineRequest]) -> None:
-        """The output of a step is handed out: the requests it completes give up what they hold."""
-        for request in completed:
-            if request._id in self._allocation_map:
-                self.free(request._id)
-                self._preempted_requests.remove(request)
-            else:  # it was preempted while its last step ran
-                self._request_queue.remove(request)
+    def release(self, request: EngineRequest) -> bool:
+        """A completed request gives up what it holds. False where it was preempted while its last step ran: then it holds nothing and waits."""
+        if request._id in self._allocation_map:
+            self.free(request._id)
+            return True
+        self._request_queue.remove(request)
+        return False
+
+    @property
+    def num_free_blocks(self) -> int:
+        """KV blocks that nobody holds."""
+        return int(self._cache_config.num_blocks - self._num_allocated_blocks)
 
     def _get_request_next_num_q_tokens(self, request: Request, num_batch_tokens: int) -> int:
         if request._completed:
             return 0
-        num_tokens: int = super()._get_request_next_num_q_tokens(request, num_batch_tokens)
+        num_tokens: int = super()._get_request_next_num_q_tokens(request, self._num_decodes_beside + num_batch_tokens)
         return num_tokens
 
     def _can_allocate_request(self, request: Request) -> bool:
@@ -264,8 +296,31 @@ class EngineScheduler(SarathiReplicaScheduler):
         return len(self._allocation_map)
 
 
+def replica_scheduler(config: SimulationConfig) -> EngineScheduler:
+    """The scheduler of the one replica, as Vidur's simulator makes it."""
+    cluster = Cluster(config.cluster_config, config.metrics_config)
+    made = GlobalSchedulerRegistry.get(
+        config.cluster_config.global_scheduler_config.get_type(), config, cluster.replicas
+    )
+    (scheduler,) = made._replica_schedulers.values()
+    assert isinstance(scheduler, EngineScheduler)
+    return scheduler
+
+
 RequestGeneratorRegistry.register(AdapterType.REQUESTS, WorkloadRequests)
 ReplicaSchedulerRegistry.register(AdapterType.SCHEDULER, EngineScheduler)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Vidur's loggers, which otherwise print to stdout, for as long as the context lasts."""
+    logger = logging.getLogger("vidur")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import pandas as pd
 from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.scenario import Scenario
+from gst_assets.vidur_adapter.history import Steps, Tokens
 from gst_assets.vidur_adapter.overheads import RequestOverheads
 from gst_assets.vidur_adapter.steps import CapturedGraphs
 
@@ -72,28 +73,31 @@ def simulate(
     request_overheads = _request_overheads(bundle) if variant == "calibrated" else None
 
     started = time.perf_counter()
-    from gst_assets.vidur_adapter import direct_loop, simulation
+    from gst_assets.vidur_adapter import registration
+
+    simulator_class: Any
+    if scenario.simulation.loop == "event":
+        from gst_assets.vidur_adapter.simulation import RecordedSimulator as simulator_class
+    else:  # without Vidur's metrics, which take seconds to import
+        from gst_assets.vidur_adapter.direct_loop import DirectSimulator as simulator_class
 
     imported = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
     seen = arrivals
     if request_overheads is not None:
-        handover = [request_overheads.handover_ns(int(n)) for n in lengths["num_prefill_tokens"]]
+        prompts, places = np.unique(lengths["num_prefill_tokens"].to_numpy(dtype="int64"), return_inverse=True)
+        handover = np.array([request_overheads.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]
         # The driver hands requests over in order, so none is seen before one that arrived earlier.
-        seen = np.maximum.accumulate(arrivals + np.array(handover, dtype="int64"))
-    with simulation.quiet():
+        seen = np.maximum.accumulate(arrivals + handover)
+    with registration.quiet():
         config = _config(scenario, lengths, seen, bundle, variant, num_kv_blocks, cache_dir)
-        simulator: Any = (
-            simulation.RecordedSimulator(config)
-            if scenario.simulation.loop == "event"
-            else direct_loop.DirectSimulator(config)
-        )
-        prepared = time.perf_counter()
+        simulator = simulator_class(config)
+        prepared, processor = time.perf_counter(), time.process_time()
         simulator.run()
-        ran = time.perf_counter()
+        ran, processor = time.perf_counter(), time.process_time() - processor
 
-    steps = simulator.steps
-    tokens = _token_table(steps, _delivery_times(steps, request_overheads))
+    steps = simulator.history.steps()
+    tokens = _token_table(simulator.history.tokens(), steps, request_overheads)
     requests = _request_table(lengths, arrivals, tokens, simulator.requests)
     settings = _settings(scenario, bundle, variant, num_kv_blocks, config)
     if request_overheads is not None:
@@ -109,6 +113,7 @@ def simulate(
             "tables_s": simulator.predictor.table_seconds,
             "prepare_s": prepared - imported,
             "loop_s": ran - prepared,
+            "loop_cpu_s": processor,
             "output_s": time.perf_counter() - ran,
         },
     )
@@ -308,67 +313,64 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _delivery_times(steps: list[Any], overheads: RequestOverheads | None) -> Any:
+def _token_table(got: Tokens, steps: Steps, overheads: RequestOverheads | None) -> pd.DataFrame:
+    times = _delivery_times(got, steps, overheads)[got.step]
+    first = np.diff(got.request_id, prepend=-1) != 0
+    starts = np.flatnonzero(first)
+    index = np.arange(len(times)) - np.repeat(starts, np.diff(starts, append=len(times)))
+    latency = np.diff(times, prepend=0)
+    latency[first] = 0
+    return _integers(request_id=got.request_id, token_index=index, token_time_ns=times, token_latency_ns=latency)
+
+
+def _delivery_times(got: Tokens, steps: Steps, overheads: RequestOverheads | None) -> Any:
     """When the client sees the tokens of each step, in ns. Outputs are delivered in order, so none overtakes those of an earlier step."""
-    ends = np.array([step.completed_ns for step in steps], dtype="int64")
+    ends = steps.handed_out_ns
     if overheads is None:
         return ends
-    delays = [overheads.delivery_ns(step.num_decode_requests) if step.token_requests else 0 for step in steps]
-    return np.maximum.accumulate(ends + np.array(delays, dtype="int64"))
-
-
-def _token_table(steps: list[Any], times: Any) -> pd.DataFrame:
-    counts = [len(step.token_requests) for step in steps]
-    ids = np.array([request for step in steps for request in step.token_requests], dtype="int64")
-    order = np.argsort(ids, kind="stable")
-    ids, token_times = ids[order], np.repeat(times, counts)[order]
-    first = np.diff(ids, prepend=-1) != 0
-    start = np.maximum.accumulate(np.where(first, np.arange(len(ids)), 0))
-    return pd.DataFrame(
-        {
-            "request_id": ids,
-            "token_index": np.arange(len(ids)) - start,
-            "token_time_ns": token_times,
-            "token_latency_ns": np.where(first, 0, np.diff(token_times, prepend=0)),
-        }
-    ).astype(pd.Int64Dtype())
+    batches, places = np.unique(steps.num_decode_requests, return_inverse=True)
+    delays = np.array([overheads.delivery_ns(n) for n in batches.tolist()], dtype="int64")[places]
+    has_tokens = np.zeros(len(ends), dtype=bool)
+    has_tokens[got.step] = True
+    return np.maximum.accumulate(ends + np.where(has_tokens, delays, 0))
 
 
 def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, simulated: list[Any]) -> pd.DataFrame:
-    by_request = tokens.groupby("request_id")["token_time_ns"]
-    first, last, counts = by_request.first(), by_request.last(), by_request.size()
+    ids = lengths["request_id"].to_numpy(dtype="int64")
+    of, times = tokens["request_id"].to_numpy(dtype="int64"), tokens["token_time_ns"].to_numpy(dtype="int64")
+    begin, end = np.searchsorted(of, ids, side="left"), np.searchsorted(of, ids, side="right")
     by_id = {request.id: request for request in simulated}
-    ids = [int(i) for i in lengths["request_id"]]
-    integers = {
-        "request_id": ids,
-        "arrival_time_ns": arrivals,
-        "first_token_time_ns": first.loc[ids].to_numpy(dtype="int64"),
-        "ttft_ns": first.loc[ids].to_numpy(dtype="int64") - arrivals,
-        "num_prefill_tokens": lengths["num_prefill_tokens"].to_numpy(dtype="int64"),
-        "num_decode_tokens": lengths["num_decode_tokens"].to_numpy(dtype="int64"),
-        "num_decode_tokens_actual": counts.loc[ids].to_numpy(dtype="int64"),
-    }
-    requests = pd.DataFrame(integers).astype(pd.Int64Dtype())
+    requests = _integers(
+        request_id=ids,
+        arrival_time_ns=arrivals,
+        first_token_time_ns=times[begin],
+        ttft_ns=times[begin] - arrivals,
+        num_prefill_tokens=lengths["num_prefill_tokens"].to_numpy(dtype="int64"),
+        num_decode_tokens=lengths["num_decode_tokens"].to_numpy(dtype="int64"),
+        num_decode_tokens_actual=end - begin,
+    )
     requests["status"] = "ok"
-    requests["completion_time_ns"] = pd.array(last.loc[ids].to_numpy(dtype="int64"), dtype=pd.Int64Dtype())
+    requests["completion_time_ns"] = pd.array(times[end - 1], dtype=pd.Int64Dtype())
     requests["prompt_id"] = lengths["prompt_id"].to_numpy()
     requests["backend"] = BACKEND
-    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids], dtype=pd.Int64Dtype())
-    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids], dtype=pd.Int64Dtype())
+    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids.tolist()], dtype=pd.Int64Dtype())
+    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids.tolist()], dtype=pd.Int64Dtype())
     return requests
 
 
-def _iteration_table(steps: list[Any]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "iteration_id": range(len(steps)),
-            "scheduled_time_ns": [step.scheduled_ns for step in steps],
-            "completion_time_ns": [step.completed_ns for step in steps],
-            "num_prefill_requests": [step.num_prefill_requests for step in steps],
-            "num_prefill_tokens": [step.num_prefill_tokens for step in steps],
-            "num_decode_requests": [step.num_decode_requests for step in steps],
-            "num_context_tokens": [step.num_context_tokens for step in steps],
-            "num_running": [step.num_running for step in steps],
-            "num_waiting": [step.num_waiting for step in steps],
-        }
-    ).astype(pd.Int64Dtype())
+def _iteration_table(steps: Steps) -> pd.DataFrame:
+    return _integers(
+        iteration_id=np.arange(len(steps.formed_ns)),
+        scheduled_time_ns=steps.formed_ns,
+        completion_time_ns=steps.handed_out_ns,
+        num_prefill_requests=steps.num_prefill_requests,
+        num_prefill_tokens=steps.num_prefill_tokens,
+        num_decode_requests=steps.num_decode_requests,
+        num_context_tokens=steps.num_context_tokens,
+        num_running=steps.num_running,
+        num_waiting=steps.num_waiting,
+    )
+
+
+def _integers(**columns: Any) -> pd.DataFrame:
+    return pd.DataFrame({name: pd.array(values, dtype=pd.Int64Dtype()) for name, values in columns.items()}, copy=False)

@@ -5,10 +5,6 @@ Imports Vidur: import it inside functions. Configuration belongs to `registratio
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from vidur.config import SimulationConfig
@@ -17,23 +13,9 @@ from vidur.request_generator import RequestGeneratorRegistry
 from vidur.scheduler import GlobalSchedulerRegistry
 from vidur.simulator import Simulator
 
+from gst_assets.vidur_adapter.history import History
 from gst_assets.vidur_adapter.predictor import KernelsPredictor, composition_of
 from gst_assets.vidur_adapter.registration import EngineScheduler
-
-
-@dataclass
-class Step:
-    """One iteration; times in ns of the simulation. `token_requests` are the requests that got a token at its end, in batch order."""
-
-    scheduled_ns: int
-    num_prefill_requests: int
-    num_prefill_tokens: int
-    num_decode_requests: int
-    num_context_tokens: int
-    num_running: int
-    num_waiting: int
-    completed_ns: int = 0
-    token_requests: list[int] = field(default_factory=list)
 
 
 class Recorder:
@@ -41,7 +23,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.steps: list[Step] = []
+        self.history = History()
         self.scheduler: EngineScheduler | None = None
 
     def on_request_arrival(self, time: int, request: Request) -> None:
@@ -54,26 +36,18 @@ class Recorder:
     ) -> None:
         """Vidur's hook: the step begins, its requests are as the scheduler saw them."""
         del replica_id, stage_id, execution_time
-        step, scheduler = composition_of(batch_stage), self.scheduler
+        scheduler = self.scheduler
         assert scheduler is not None
-        self.steps.append(
-            Step(
-                time,
-                step.num_prefill_requests,
-                step.num_prefill_tokens,
-                step.num_decode_requests,
-                step.num_context_tokens,
-                scheduler.num_running,
-                scheduler.num_pending_requests,
-            )
-        )
+        self.history.add_step(time, composition_of(batch_stage), scheduler.num_running, scheduler.num_pending_requests)
 
     def on_batch_end(self, time: int, batch: Batch, replica_id: Any, memory_usage_percent: float) -> None:
         """Vidur's hook: the step has ended. Every request whose prompt is complete got one token, the first one included."""
         del replica_id, memory_usage_percent
-        step = self.steps[-1]
-        step.completed_ns = time
-        step.token_requests = [r._id for r in batch._requests if r._is_prefill_complete]
+        self.history.add_handed_out((time,))
+        step = self.history.num_steps - 1
+        for request in batch._requests:
+            if request._is_prefill_complete:
+                self.history.add_tokens(request._id, step, step)
 
     def on_replica_schedule(self, *_: Any) -> None:
         """Vidur's hook; nothing to keep."""
@@ -113,9 +87,9 @@ class RecordedSimulator(Simulator):
         return self._metric_store.requests
 
     @property
-    def steps(self) -> list[Step]:
+    def history(self) -> History:
         """What happened."""
-        return self._metric_store.steps
+        return self._metric_store.history
 
     @property
     def steps_outside_calibration(self) -> int:
@@ -129,26 +103,3 @@ class RecordedSimulator(Simulator):
         assert scheduler is not None
         predictor: KernelsPredictor = scheduler._execution_time_predictor
         return predictor
-
-
-def replica_scheduler(config: SimulationConfig) -> EngineScheduler:
-    """The scheduler of the one replica, as Vidur's simulator makes it."""
-    cluster = Cluster(config.cluster_config, config.metrics_config)
-    made = GlobalSchedulerRegistry.get(
-        config.cluster_config.global_scheduler_config.get_type(), config, cluster.replicas
-    )
-    (scheduler,) = made._replica_schedulers.values()
-    assert isinstance(scheduler, EngineScheduler)
-    return scheduler
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Vidur's loggers, which otherwise print to stdout, for as long as the context lasts."""
-    logger = logging.getLogger("vidur")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

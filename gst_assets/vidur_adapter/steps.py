@@ -6,6 +6,7 @@ to `overheads` and `predictor`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from gst_assets.profiling.async_steps import step_kind
@@ -19,11 +20,12 @@ class CapturedGraphs:
 
     def kind(self, num_prefill_tokens: int, num_decode_requests: int) -> str:
         """Value of `step_kind` in overheads.csv: `decode`, `mixed` or `mixed_eager`."""
-        return step_kind(num_prefill_tokens, num_decode_requests, self.sizes)
+        return step_kind(num_prefill_tokens, num_decode_requests, self.sizes[-1:])
 
     def padded(self, num_tokens: int) -> int:
         """Tokens the kernels really process: the next captured size, or `num_tokens` itself beyond the largest and without graphs."""
-        return next((size for size in self.sizes if size >= num_tokens), num_tokens)
+        place = bisect_left(self.sizes, num_tokens)
+        return self.sizes[place] if place < len(self.sizes) else num_tokens
 
     def reachable_kinds(self, max_num_batched_tokens: int) -> tuple[str, ...]:
         """The kinds a simulation may meet when a step holds at most `max_num_batched_tokens`."""

@@ -12,6 +12,7 @@ import os
 import secrets
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gst_assets.profiling.operator_model import PER_TOKEN_OPERATORS, OperatorModel
+from gst_assets.profiling.operator_model import PER_TOKEN_OPERATORS, Grid, OperatorModel
+from gst_assets.vidur_adapter.overheads import Piece
 
 Table = dict[tuple[float, ...], float]
 """By (num_tokens,), (batch_size, context) or (context, chunk)."""
@@ -28,13 +30,75 @@ Table = dict[tuple[float, ...], float]
 class _Interpolated(dict[tuple[float, ...], float]):
     """A table whose entries are computed on first use."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., float]) -> None:
         super().__init__()
         self._function = function
 
     def __missing__(self, key: tuple[float, ...]) -> float:
-        value = self[key] = float(self._function(*key))
+        value = self[key] = self._function(*key)
         return value
+
+
+class Surface:
+    """A grid of `OperatorModel` read bilinearly one point at a time: the same operations in plain floats, so the same bits."""
+
+    def __init__(self, grid: Grid, outside: Callable[[float, float], Any]) -> None:
+        """`outside` is called with a point outside the grid, and raises."""
+        self._firsts, self._seconds, rows = (part.tolist() for part in grid)
+        self._rows: list[list[float]] = rows
+        self._outside = outside
+        self._located: dict[float, tuple[list[float], list[float], float]] = {}
+
+    def at(self, first: float, second: float) -> float:
+        """Value at a point."""
+        low_row, high_row, across = self._row(first, second)
+        below, above, along = _place(self._seconds, second, lambda: self._outside(first, second))
+        low = low_row[below] + (low_row[above] - low_row[below]) * along
+        high = high_row[below] + (high_row[above] - high_row[below]) * along
+        return low + (high - low) * across
+
+    def piece(self, first: float, second: float) -> Piece:
+        """The formula of `at` around a point, as a function of the second coordinate."""
+        low_row, high_row, across = self._row(first, second)
+        below, above, _ = _place(self._seconds, second, lambda: self._outside(first, second))
+        start, end = self._seconds[below], self._seconds[above]
+        width = end - start or 1.0  # a grid of one point, which is the only one there is to ask for
+        low, low_rise = low_row[below], low_row[above] - low_row[below]
+        high, high_rise = high_row[below], high_row[above] - high_row[below]
+
+        def at(second: Any) -> Any:
+            along = (second - start) / width
+            lower = low + low_rise * along
+            return lower + (high + high_rise * along - lower) * across
+
+        return Piece(at, end)
+
+    def _row(self, first: float, second: float) -> tuple[list[float], list[float], float]:
+        found = self._located.get(first)
+        if found is None:
+            below, above, across = _place(self._firsts, first, lambda: self._outside(first, second))
+            found = self._located[first] = self._rows[below], self._rows[above], across
+        return found
+
+
+def _place(axis: list[float], at: float, outside: Callable[[], Any]) -> tuple[int, int, float]:
+    """Indices of the points around `at` and how far it is from the one to the other."""
+    if not axis[0] <= at <= axis[-1]:
+        outside()
+    below = min(bisect_right(axis, at) - 1, max(len(axis) - 2, 0))
+    above = min(below + 1, len(axis) - 1)
+    width = axis[above] - axis[below]
+    return below, above, (at - axis[below]) / width if width > 0 else 0.0
+
+
+def decode_surface(model: OperatorModel) -> Surface:
+    """Decode attention by (batch size, mean context)."""
+    return Surface(model.decode_grid, model.attn_decode_ms)
+
+
+def prefill_surface(model: OperatorModel) -> Surface:
+    """Prefill attention by (context, chunk)."""
+    return Surface(model.prefill_grid, model.attn_prefill_ms)
 
 
 def interpolated_tables(model: OperatorModel) -> dict[str, Table]:
@@ -43,13 +107,22 @@ def interpolated_tables(model: OperatorModel) -> dict[str, Table]:
     An entry outside the profiled range raises ProfileError when it is asked for.
     """
 
+    tokens = model.profiled_tokens.tolist()
+
     def per_token(operator: str) -> Table:
-        return _Interpolated(lambda num_tokens: model.per_token_ms(operator, num_tokens))
+        values = model.profiled_ms(operator).tolist()
+
+        def at(num_tokens: float) -> float:
+            below, above, along = _place(tokens, num_tokens, lambda: model.per_token_ms(operator, num_tokens))
+            value: float = values[below] + (values[above] - values[below]) * along
+            return value
+
+        return _Interpolated(at)
 
     return {
         **{operator: per_token(operator) for operator in PER_TOKEN_OPERATORS},
-        "attn_decode": _Interpolated(model.attn_decode_ms),
-        "attn_prefill": _Interpolated(model.attn_prefill_ms),
+        "attn_decode": _Interpolated(decode_surface(model).at),
+        "attn_prefill": _Interpolated(prefill_surface(model).at),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import pandas as pd
 import pytest
@@ -12,13 +13,24 @@ from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
 from gst_assets.vidur_adapter.async_costs import AsynchronousStepCosts, HostSpeedTrace
-from gst_assets.vidur_adapter.overheads import Composition
+from gst_assets.vidur_adapter.operator_times import StepShape
+from gst_assets.vidur_adapter.overheads import Composition, Piece
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.vidur_adapter.steps import CapturedGraphs
 from gst_assets_tests.vidur_adapter import support
 
 NAME = "h100_quarter"
 ROWS = [(30_000_000 * (i % 3), 60 + 150 * (i % 7), 12 + 5 * (i % 4)) for i in range(24)]
+
+
+class Operators:
+    """1 ms whatever the step holds."""
+
+    def ns(self, shape: StepShape) -> float:  # noqa: ARG002 - as OperatorTimes
+        return 1e6
+
+    def decode_piece(self, num_decodes: int, context: float) -> Piece:  # noqa: ARG002 - as OperatorTimes
+        return Piece(lambda at: 1e6 + 0.0 * at, inf)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +83,7 @@ def test_a_step_after_an_idle_time_and_in_a_slow_moment_takes_longer(bundle: Bun
 
     def costs(speed: HostSpeedTrace | None) -> AsynchronousStepCosts:
         return AsynchronousStepCosts(
-            bundle.overheads, speed, lambda _: 1e6, graphs, graphs.reachable_kinds(2048), "over.csv"
+            bundle.overheads, speed, Operators(), graphs, graphs.reachable_kinds(2048), "over.csv"
         )
 
     prompt = Composition(1, 64, 0, 0)

@@ -87,6 +87,9 @@ class LinearCosts:
     def device_ns(self, step: Composition) -> int:
         return (self.device + self.per_prefill_token * step.num_prefill_tokens) * MS
 
+    def device_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+        return [self.device_ns(Composition(0, 0, num_decodes, context_tokens))] * num_steps
+
     def tail_ns(self, step: Composition) -> int:
         # With an idle device the work of the step follows its launch.
         return self.tail * MS + self.per_prefill_token * step.num_prefill_tokens * MS
@@ -211,7 +214,8 @@ def test_repeated_steps_are_those_the_scheduler_would_form(monkeypatch: pytest.M
     rows = [(1, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(30)]
     overrides = ("engine.num_kv_blocks=20", "engine.max_num_seqs=8", "engine.max_num_batched_tokens=64")
     repeated = ahead(monkeypatch, rows, costs, *overrides)
-    monkeypatch.setattr(direct_loop.DirectSimulator, "_repeat", lambda _: False)
+    monkeypatch.setattr(direct_loop.DirectSimulator, "_run_decodes", lambda *_: False)
+    monkeypatch.setattr(direct_loop.DirectSimulator, "_form", direct_loop.DirectSimulator._form_all)
     asked = ahead(monkeypatch, rows, costs, *overrides)
     assert repeated.num_preemptions > 0
     assert support.csv_bytes(repeated) == support.csv_bytes(asked)

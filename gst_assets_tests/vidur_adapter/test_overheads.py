@@ -63,20 +63,21 @@ def _steps(rows: list[dict[str, object]], *kinds: str, graphs: CapturedGraphs | 
 
 def test_a_step_overhead_is_the_measured_step_less_its_operators() -> None:
     overheads = _steps([step_row("mixed", 1, 8, 2, 64, 5000), step_row("mixed", 1, 16, 2, 64, 9000)])
-    assert overheads.at(Composition(1, 8, 2, 0)) == (4200, False)
-    assert overheads.at(Composition(1, 12, 2, 0)) == (5800, False)
+    assert overheads.at(Composition(1, 8, 2, 0)) == 4200
+    assert overheads.at(Composition(1, 12, 2, 0)) == 5800
 
 
 def test_a_step_beyond_the_calibrated_grid_is_told() -> None:
     overheads = _steps([step_row("decode", 0, 0, n, 64 * n, 1000 * n) for n in (2, 4)])
-    assert overheads.at(Composition(0, 0, 3, 0)) == (3000, False)
-    assert overheads.at(Composition(0, 0, 1, 0)) == (2000, True)
-    assert overheads.at(Composition(0, 0, 9, 0)) == (4000, True)
+    steps = [Composition(0, 0, decodes, 0) for decodes in (3, 1, 9)]
+    assert [overheads.at(step) for step in steps] == [3000, 2000, 4000]
+    assert [overheads.is_outside(step) for step in steps] == [False, True, True]
 
 
 def test_decode_overheads_are_read_at_captured_sizes() -> None:
     overheads = _steps([step_row("decode", 0, 0, n, 64 * n, 1000 * n) for n in (4, 8)], graphs=CapturedGraphs([4, 8]))
-    assert overheads.at(Composition(0, 0, 5, 0)) == (8000, False)
+    assert overheads.at(Composition(0, 0, 5, 0)) == 8000
+    assert not overheads.is_outside(Composition(0, 0, 5, 0))
 
 
 def test_a_kind_the_simulation_needs_must_be_calibrated() -> None:

@@ -1,0 +1,95 @@
+"""What happened in a simulation, kept by column: when steps were formed and handed out, what they held, who got tokens from which.
+
+A loop tells it what happens; the tables made of it belong to `simulate`. Knows neither Vidur nor pandas.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gst_assets.vidur_adapter.overheads import Composition
+
+Integers = NDArray[np.int64]
+
+
+class Steps(NamedTuple):
+    """One entry per iteration; times in ns of the simulation."""
+
+    formed_ns: Integers
+    handed_out_ns: Integers
+    num_prefill_requests: Integers
+    num_prefill_tokens: Integers
+    num_decode_requests: Integers
+    num_context_tokens: Integers
+    num_running: Integers
+    num_waiting: Integers
+
+
+class Tokens(NamedTuple):
+    """One entry per token, by request and then by time: whose it is, and from which step."""
+
+    request_id: Integers
+    step: Integers
+
+
+class History:
+    """Grows while a simulation runs. Steps that hold the same requests are one entry, and so are the tokens of one request without a pause."""
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self._formed_ns = array("q")
+        self._handed_out_ns = array("q")
+        self._groups = array("q")
+        self._spans = array("q")
+
+    def add_step(self, formed_ns: int, step: Composition, num_running: int, num_waiting: int) -> None:
+        """The next step. Handing out is told by `add_handed_out`."""
+        self._groups.extend((self.num_steps, *step, num_running, num_waiting))
+        self._formed_ns.append(formed_ns)
+        self.num_steps += 1
+
+    def add_decodes(self, formed_ns: Sequence[int], step: Composition, num_running: int, num_waiting: int) -> None:
+        """The next steps, all of the same decodes and nothing else; `step` is the first of them."""
+        self._groups.extend((self.num_steps, *step, num_running, num_waiting))
+        self._formed_ns.extend(formed_ns)
+        self.num_steps += len(formed_ns)
+
+    def add_handed_out(self, handed_out_ns: Sequence[int]) -> None:
+        """When the outputs of the next steps were handed out: in the order in which they were formed."""
+        self._handed_out_ns.extend(handed_out_ns)
+
+    def add_tokens(self, request_id: int, first_step: int, last_step: int) -> None:
+        """A request got one token from each step from `first_step` to `last_step`."""
+        self._spans.extend((request_id, first_step, last_step))
+
+    @property
+    def last_formed_ns(self) -> int:
+        """When the last step was formed. There must be one."""
+        return self._formed_ns[-1]
+
+    def steps(self) -> Steps:
+        """All steps. Every one must have been handed out."""
+        groups = np.frombuffer(self._groups, np.int64).reshape(-1, 7)
+        first = groups[:, 0]
+        counts = np.diff(first, append=self.num_steps)
+        prefill_requests, prefill_tokens, decodes, context, running, waiting = (
+            np.repeat(groups[:, column], counts) for column in range(1, 7)
+        )
+        # Within a group every decode adds a token of context a step.
+        context += (np.arange(self.num_steps) - np.repeat(first, counts)) * decodes
+        formed, handed_out = (np.array(times, np.int64) for times in (self._formed_ns, self._handed_out_ns))
+        return Steps(formed, handed_out, prefill_requests, prefill_tokens, decodes, context, running, waiting)
+
+    def tokens(self) -> Tokens:
+        """All tokens."""
+        spans = np.frombuffer(self._spans, np.int64).reshape(-1, 3)
+        spans = spans[np.lexsort((spans[:, 1], spans[:, 0]))]
+        counts = spans[:, 2] - spans[:, 1] + 1
+        before = np.cumsum(counts) - counts
+        steps = np.arange(counts.sum()) + np.repeat(spans[:, 1] - before, counts)
+        return Tokens(np.repeat(spans[:, 0], counts), steps)
