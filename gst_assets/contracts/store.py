@@ -42,6 +42,7 @@ class Kind(StrEnum):
     COMPARISON = "comparisons"
     HISTORY = "history"
     REGRESSION = "regressions"
+    SWEEP = "sweeps"
 
     @property
     def meta_name(self) -> str:
@@ -54,6 +55,7 @@ _META_NAMES = {
     "workload_parts": "part_meta.json",
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
+    "sweeps": "sweep_meta.json",
 }
 
 
