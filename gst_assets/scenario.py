@@ -518,6 +518,46 @@ class Simulation(Settings):
         return self
 
 
+class ServiceLevel(Settings):
+    """What a request must keep to count towards goodput: each bound that is given."""
+
+    ttft_ns: int | None = Field(None, gt=0, description="longest time to the first token")
+    tpot_ns: int | None = Field(None, gt=0, description="longest mean gap between the tokens of a request")
+    e2e_ns: int | None = Field(None, gt=0, description="longest time to the last token")
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> ServiceLevel:
+        if self.ttft_ns is None and self.tpot_ns is None and self.e2e_ns is None:
+            raise ValueError("expected at least one of ttft_ns, tpot_ns and e2e_ns")
+        return self
+
+
+class Sweep(Settings):
+    """Simulations of the scenario's requests under other rates and engine settings: every combination of the lists. An empty list keeps the
+    scenario's own value."""
+
+    rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="mean arrivals per second, of arrivals that have one rate (poisson, gamma)"
+    )
+    max_num_seqs: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.max_num_seqs")
+    max_num_batched_tokens: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (),
+        description="values of engine.max_num_batched_tokens; variant calibrated knows only the one that was profiled",
+    )
+    num_kv_blocks: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.num_kv_blocks")
+    variant: Literal["kernels", "calibrated"] = Field("calibrated", description="the simulation's variant")
+    service_level: ServiceLevel | None = Field(None, description="null: goodput is not told")
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> Sweep:
+        for name, values in self:
+            if isinstance(values, tuple) and len(set(values)) < len(values):
+                raise ValueError(f"{name} {list(values)} names one twice")
+        if not any(isinstance(values, tuple) and values for _, values in self):
+            raise ValueError("expected a list of rates_per_s, max_num_seqs, max_num_batched_tokens or num_kv_blocks")
+        return self
+
+
 class Comparison(Settings):
     """Bands of the verdict, on the relative error of the headline variant, and which latencies have to keep them (docs/comparison.md)."""
 
@@ -593,6 +633,16 @@ class Scenario(Settings):
     comparison: Comparison = Comparison()
     regression: Regression = Regression()
     capacity: Capacity | None = Field(None, description="null: no capacity is searched for")
+    sweep: Sweep | None = None
+
+    @model_validator(mode="after")
+    def _sweep_has_a_rate_to_change(self) -> Scenario:
+        arrivals = self.workload.arrivals
+        if self.sweep is not None and self.sweep.rates_per_s and not isinstance(arrivals, Poisson | Gamma):
+            raise ValueError(
+                f"sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
+            )
+        return self
 
     def digest(self, *sections: str) -> str:
         """First 16 hex digits of the sha256 over the named sections' resolved values."""

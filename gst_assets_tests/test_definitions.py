@@ -21,7 +21,7 @@ def test_definitions_are_loadable_and_name_every_entity() -> None:
     assert keys == {
         "prompts", "trace_lengths", "trace_intervals", "workload_spec", "real_request_metrics", "real_token_metrics",
         "vidur_profile", "vidur_request_metrics", "vidur_token_metrics", "comparison_report", "comparison_history",
-        "regression_report", "simulation_self_check", "capacity",
+        "regression_report", "simulation_self_check", "capacity", "sweep",
     }  # fmt: skip
 
 

@@ -339,6 +339,26 @@ class RegressionMeta(Document):
     sha256: dict[str, str]
 
 
+class SweepMeta(Document):
+    """sweep_meta.json: simulations of one workload under many settings. `inputs_sha256`: the workload's and the profile's files."""
+
+    sweep_id: str
+    started_at: AwareDatetime
+    ended_at: AwareDatetime
+    git_commit: str | None
+    git_dirty: bool | None
+    model: str
+    hardware: Hardware
+    env: dict[str, Any]
+    params: dict[str, Any]
+    hydra: Hydra
+    workload_id: str
+    variant: str
+    num_configurations: int = Field(ge=1)
+    inputs_sha256: dict[str, str]
+    sha256: dict[str, str]
+
+
 D = TypeVar("D", bound=BaseModel)
 
 

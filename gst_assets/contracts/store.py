@@ -43,6 +43,7 @@ class Kind(StrEnum):
     HISTORY = "history"
     REGRESSION = "regressions"
     CAPACITY = "capacity"
+    SWEEP = "sweeps"
 
     @property
     def meta_name(self) -> str:
@@ -55,6 +56,7 @@ _META_NAMES = {
     "workload_parts": "part_meta.json",
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
+    "sweeps": "sweep_meta.json",
 }
 
 

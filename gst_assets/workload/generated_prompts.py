@@ -97,7 +97,7 @@ def write_generated_prompts(
             asked.prompt_ids[begin:end],
             texts,
             asked.num_tokens[begin:end].tolist(),
-            tokenizer.count(texts),
+            tokenizer.count(texts, workers=1),  # the threads are those of this function
             strict=True,
         ):
             if found != wanted:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gst_assets.errors import WorkloadError
 from gst_assets.workload.traces import TraceRows, open_trace
@@ -95,13 +98,35 @@ def test_conversations_as_array_and_as_lines(tmp_path: Path, block: int) -> None
         (VIDUR + "4.0,3,4\n", "line 4: its time is 314579000 ns before that of line 3"),
         (VIDUR + "4.314579,3,4\n", "line 4: its time is that of line 3 again"),
         (AZURE_2023 + "2023-13-16 18:15:51.0,3,4\n", "line 4, column TIMESTAMP: found '2023-13-16"),
+        (AZURE.lower(), "line 1: found the header 'timestamp,contexttokens,generatedtokens'"),
+        (AZURE_2023 + "2023-11-16 18:15:51.0,-3,4\n", "line 4, column ContextTokens: found '-3'"),
+        (AZURE_2023 + "2023-11-16 18:15:50.0,3,4\n", "line 4: its time is 995169000 ns before that of line 3"),
+        (AZURE_2023 + "2023-11-16 18:15:50.9951690,3,4\n", "line 4: its time is that of line 3 again"),
+        (AZURE_2023 + "2023-11-16 18:15:51.0,3", "line 4: the last line has no line end"),
+        (AZURE_2024 + "2024-05-10 00:00:01.0,3,4\n", "line 4, column TIMESTAMP: found '2024-05-10 00:00:01.0'"),
+        (AZURE_2024 + "2024-05-10 00:00:01+00:00,3,-4\n", "line 4, column GeneratedTokens: found '-4'"),
+        (AZURE_2024 + "NaN,3,4\n", "line 4, column TIMESTAMP: found 'NaN'"),
+        (AZURE_2024 + "2024-05-10 00:00:00+00:00,3,4\n", "line 4: its time is 17335000 ns before that of line 3"),
+        (AZURE_2024 + "2024-05-10 00:00:00.017335+00:00,3,4\n", "line 4: its time is that of line 3 again"),
+        (AZURE_2024 + "2024-05-10 00:00:01+00:00,3,4", "line 4: the last line has no line end"),
         (AZURE_2023 + "NaN,3,4\n", "line 4, column TIMESTAMP: found 'NaN'"),
         (BURSTGPT + "45,x,1,1,2,API log\n", "line 4: its time is that of line 3 again"),
+        (BURSTGPT + "44,x,1,1,2,API log\n", "line 4: its time is 1000000000 ns before that of line 3"),
+        (BURSTGPT + "46,x,-1,1,0,API log\n", "line 4, column Request tokens: found '-1'"),
+        (BURSTGPT + "nan,x,1,1,2,API log\n", "line 4, column Timestamp: found 'nan'"),
+        (BURSTGPT + "46,x,1,1,2,API lo", "line 4: the last line has no line end"),
+        (BURSTGPT.replace("Request tokens", "Prompt tokens"), "line 1: found the header 'Timestamp,Model,Prompt tokens"),
         (MOONCAKE + '{"timestamp": 3001, "input_length": -1, "output_length": 3}\n', "line 3, key input_length: found -1"),
         (MOONCAKE + '{"timestamp": NaN, "input_length": 1, "output_length": 3}\n', "line 3: not valid JSON"),
         (MOONCAKE + '{"timestamp": 3001, "input_length": 1}\n', "line 3, key output_length: found nothing"),
         (MOONCAKE + '{"timestamp": 3001, "inp', "line 3: the last line has no line end"),
+        (MOONCAKE + '{"timestamp": 2999, "input_length": 1, "output_length": 3}\n', "line 3: its time is 1000000 ns before that of line 2"),
+        (MOONCAKE + '{"timestamp": 3000, "input_length": 1, "output_length": 3}\n', "line 3: its time is that of line 2 again"),
+        (MOONCAKE.replace("input_length", "input_len"), "line 1: found a JSON object with the keys hash_ids, input_len"),
         (SHAREGPT[:-40], "not valid JSON"),
+        (SHAREGPT.replace("conversations", "turns"), "line 2: expected a JSON object with a list of conversations"),
+        (SHAREGPT.replace('"alone"', "NaN"), "line 15: not usable JSON (NaN is no JSON value)"),
+        (SHAREGPT.replace('"alone"', "-1"), "line 15: expected turns with a text under value, found -1"),
         (VIDUR_HEADER, "no requests"),
         ("", "empty file"),
     ],
@@ -118,3 +143,23 @@ def test_repeated_times_may_be_kept_and_a_named_format_must_be_that_of_the_file(
         read(tmp_path, AZURE_2023, "azure_2024")
     with pytest.raises(WorkloadError, match="no such trace"):
         open_trace(tmp_path / "none", None)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.decimals(0, 999_999_999, places=12, allow_nan=False).map(lambda one: f"{one:f}")
+        | st.from_regex(r"\A[0-9]{1,9}(\.[0-9]{1,20})?\Z")
+        | st.from_regex(r"\A[1-9](\.[0-9]{1,10})?e-[0-9]{2}\Z")
+        | st.sampled_from(["0.1", "0.3", "1.1", "4.314579", "2.5e-09", "0.0000000005", "0.0000000015", "7"]),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_decimal_seconds_become_the_nearest_nanosecond_exactly(tmp_path: Path, seconds: list[str]) -> None:
+    """Decimal is the oracle: through a binary float 0.1 s and its like would be off."""
+    seconds.sort(key=Decimal)
+    blocks = read(tmp_path, VIDUR_HEADER + "".join(f"{one},1,1\n" for one in seconds), repeated=True, block=1 << 20)
+    exact = [int((Decimal(one) * 10**9).quantize(Decimal(1), ROUND_HALF_EVEN)) for one in seconds]
+    assert column(blocks, "time_ns") == exact
+    assert column(read(tmp_path, VIDUR_HEADER + "0.1,1,1\n"), "time_ns") == [100_000_000]

@@ -1,0 +1,140 @@
+"""What the benchmark programs share: measuring a child process, timing two things beside each other, describing the machine, and tables.
+
+What is measured belongs to the programs. Timings of one run are compared with each other only: other work on the machine slows all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gst_assets.provenance import cpu_name, package_versions
+
+ROWS = "--rows"
+"""Option of a program that `bench.py` runs: print the ratios as JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A program that ended well: its wall-clock seconds, peak resident memory in GiB, and what it printed."""
+
+    seconds: float
+    peak_gib: float
+    output: str
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`ours` over `baseline`, in the unit of both; element i of each was measured in round i, side by side."""
+
+    what: str
+    against: str
+    ours: list[float]
+    baseline: list[float]
+    unit: str
+
+    @property
+    def ratios(self) -> list[float]:
+        """Of each round."""
+        return [one / other for one, other in zip(self.ours, self.baseline, strict=True)]
+
+
+def measured(command: Sequence[str]) -> Child:
+    """Run a program to its end.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if status:
+        raise SystemExit(f"{' '.join(command[:4])} ... ended with exit code {process.returncode}")
+    return Child(time.perf_counter() - started, usage.ru_maxrss / 2**20, output)
+
+
+def side_by_side(
+    ours: Callable[[], object], baseline: Callable[[], object], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of both in each round, after a round that is not counted. Which one goes first alternates."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for number in range(-1, rounds):
+        pair = [(0, ours), (1, baseline)]
+        for index, function in pair if number % 2 else reversed(pair):
+            started = time.perf_counter()
+            function()
+            if number >= 0:
+                found[index].append(time.perf_counter() - started)
+    return found
+
+
+def over_rounds(values: Sequence[float], digits: int) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table; all columns but the first two are numbers."""
+    rule = ["---" if index < 2 else "---:" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def ratio_table(ratios: Sequence[Ratio]) -> str:
+    """One line a ratio: median (least to most) over its rounds, beside both medians."""
+    rows = [
+        [
+            one.what,
+            one.against,
+            over_rounds(one.ratios, 2),
+            f"{statistics.median(one.ours):.3g} {one.unit}",
+            f"{statistics.median(one.baseline):.3g} {one.unit}",
+        ]
+        for one in ratios
+    ]
+    return table(["measured", "baseline", "ratio", "measured", "baseline"], rows)
+
+
+def tell(ratios: Sequence[Ratio]) -> None:
+    """Print the ratios: as a table, or as JSON where the program was called with `--rows`."""
+    print(json.dumps([asdict(one) for one in ratios]) if ROWS in sys.argv else ratio_table(ratios))
+
+
+def told(output: str) -> list[Ratio]:
+    """What a program that was called with `--rows` printed last."""
+    return [Ratio(**one) for one in json.loads(output.splitlines()[-1])]
+
+
+def machine() -> str:
+    """The machine, its system, and the versions that matter, in one sentence each."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    return (
+        f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {pages / 2**30:.0f} GiB; {system}, Linux {platform.release()}; "
+        f"Python {platform.python_version()}; {versions}."
+    )
+
+
+def write_between(page: Path, marker: str, text: str) -> None:
+    """Replace what stands between `<!-- marker:begin -->` and `<!-- marker:end -->` of a page.
+
+    Raises:
+        SystemExit: the page has no such markers.
+    """
+    begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise SystemExit(f"{page}: has no lines {begin.strip()} and {end} to write between.")
+    page.write_text(f"{before}{begin}{text.strip()}\n{end}{after}", encoding="utf-8")

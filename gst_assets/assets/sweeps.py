@@ -1,0 +1,110 @@
+"""The sweep: one workload simulated under many rates and engine settings. Measures nothing."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from gst_assets.analysis.sweep_report import FIGURE, SUMMARY, caption, summary_table, sweep_table, write_sweep
+from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.profiles import current_bundle, vidur_profile
+from gst_assets.assets.vidur_runs import TABLE_CACHE
+from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.contracts.documents import Hydra, SweepMeta, timestamp_slug, write_document
+from gst_assets.contracts.store import Kind
+from gst_assets.contracts.tables import SweepPoints
+from gst_assets.partitions import SCENARIOS
+from gst_assets.profiling.bundle import check_bundle
+from gst_assets.provenance import environment, git_state
+from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
+from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
+
+
+class SweepConfig(dg.Config):
+    """How the sweep is run; its result does not depend on it."""
+
+    workers: int = 0
+    """Processes that simulate at once; 0: one for each CPU."""
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "sweep",
+            deps=[workload_spec, vidur_profile],
+            partitions_def=SCENARIOS,
+            group_name="simulation",
+            kinds={"vidur", "csv", "matplotlib"},
+            # Most scenarios sweep nothing: then there is nothing to materialize, and that is no failure.
+            skippable=True,
+            metadata=table_definition_metadata(SweepPoints),
+            description=(
+                "Throughput and latencies of the scenario's requests under every combination of the rates and engine settings that its section "
+                "`sweep` lists, simulated; Pareto-optimal ones are marked. Not materialized for a scenario without that section."
+            ),
+        )
+    ],
+    check_specs=contract_check_specs(["sweep"]),
+    can_subset=True,  # else Dagster demands a result of the check also where nothing is materialized
+)
+def sweep(
+    context: dg.AssetExecutionContext,
+    config: SweepConfig,
+    scenario: ScenarioResource,
+    artifacts: ArtifactRoot,
+    profiling_root: VidurProfilingRoot,
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    if chosen.sweep is None:
+        context.log.info(f"scenario {chosen.name} has no section sweep: nothing to simulate, nothing materialized")
+        return
+    started = datetime.now(timezone.utc)
+    workload = current_workload(store, chosen)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+    jobs = sweep_jobs(chosen, workload.lengths, workload.intervals, bundle, store.root / TABLE_CACHE)
+    for job in jobs:
+        check_bundle(bundle, job.scenario, workload.lengths)
+    workers = config.workers or len(os.sched_getaffinity(0))
+    context.log.info(f"{len(jobs)} simulations of {len(workload.lengths)} requests, {workers} at once")
+    frame = sweep_table(simulate_all(jobs, point, workers=workers))
+    sweep_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
+    commit, dirty = git_state()
+    with store.stage(Kind.SWEEP, sweep_id) as staging:
+        write_sweep(frame, f"Sweep of {chosen.name}", staging.path)
+        meta = SweepMeta(
+            sweep_id=sweep_id,
+            started_at=started,
+            ended_at=datetime.now(timezone.utc),
+            git_commit=commit,
+            git_dirty=dirty,
+            model=chosen.model.name,
+            hardware=bundle.meta.hardware,
+            env=environment(),
+            params=chosen.model_dump(mode="json"),
+            hydra=Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
+            workload_id=workload.meta.workload_id,
+            variant=chosen.sweep.variant,
+            num_configurations=len(frame),
+            inputs_sha256={
+                **workload.meta.sha256,
+                **{f"profile/{name}": digest for name, digest in bundle.sha256.items()},
+            },
+            sha256=staging.digests(),
+        )
+        write_document(meta, staging.path / Kind.SWEEP.meta_name)
+        final = staging.commit()
+    store.set_current(chosen.name, "sweep", {"sweep_id": sweep_id})
+    yield contract_passed("sweep", rows=len(frame))
+    yield dg.MaterializeResult(
+        asset_key="sweep",
+        data_version=dg.DataVersion(meta.sha256[SweepPoints.file_name()]),
+        metadata={
+            "dagster/row_count": len(frame),
+            "summary": dg.MetadataValue.path(str(final / SUMMARY)),
+            "pareto": figure(final / FIGURE),
+            "caption": dg.MetadataValue.md(caption(frame)),
+            "points": dg.MetadataValue.md(summary_table(frame)),
+        },
+    )

@@ -1,0 +1,183 @@
+"""Simulating one workload under many settings, on several cores.
+
+Which settings, what each simulation yields as a row of the sweep's table, and the processes it runs in. Which rows are Pareto-optimal and how they
+look belongs to `analysis.sweep_report`. Vidur is imported when a simulation begins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.errors import SimulationError
+from gst_assets.scenario import Engine, Gamma, Poisson, Scenario, ServiceLevel, Sweep
+from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
+
+if TYPE_CHECKING:
+    from gst_assets.profiling.bundle import Bundle
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One simulation: the arguments of `simulate`."""
+
+    scenario: Scenario
+    lengths: pd.DataFrame
+    intervals: pd.DataFrame
+    bundle: Bundle
+    variant: str
+    cache_dir: Path | None
+
+    def run(self) -> SimulationResult:
+        """Simulate in this process."""
+        return simulate(
+            self.scenario, self.lengths, self.intervals, self.bundle, self.variant, cache_dir=self.cache_dir
+        )
+
+
+def simulate_all(jobs: Sequence[Job], summarize: Callable[[Job, SimulationResult], _T], *, workers: int) -> list[_T]:
+    """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does not depend on `workers`.
+
+    `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
+
+    Raises:
+        SimulationError, ProfileError: of the first job that has one.
+    """
+    if workers <= 1 or len(jobs) <= 1:
+        return [summarize(job, job.run()) for job in jobs]
+    # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        return list(pool.map(_run, jobs, itertools.repeat(summarize)))
+
+
+def _run(job: Job, summarize: Callable[[Job, SimulationResult], _T]) -> _T:
+    return summarize(job, job.run())
+
+
+def configurations(scenario: Scenario) -> list[Scenario]:
+    """The scenario under each combination of its sweep's values, rates slowest. Each simulates the sweep's variant alone.
+
+    Raises:
+        SimulationError: the scenario has no sweep, or a combination is impossible (names it).
+    """
+    sweep = _sweep_of(scenario)
+    engine = scenario.engine
+    found = []
+    for rate, seqs, tokens, blocks in itertools.product(
+        sweep.rates_per_s or (None,),
+        sweep.max_num_seqs or (engine.max_num_seqs,),
+        sweep.max_num_batched_tokens or (engine.max_num_batched_tokens,),
+        sweep.num_kv_blocks or (engine.num_kv_blocks,),
+    ):
+        changed = {"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "num_kv_blocks": blocks}
+        try:
+            settings = Engine.model_validate(engine.model_dump() | changed)
+        except ValueError as error:
+            reason = str(error.errors()[0]["ctx"]["error"]) if hasattr(error, "errors") else str(error)
+            raise SimulationError(
+                f"scenario {scenario.name}: sweep combines {', '.join(f'{name} {value}' for name, value in changed.items())}: {reason}. "
+                "Take one of the values out of the sweep."
+            ) from None
+        arrivals = scenario.workload.arrivals
+        if rate is not None:
+            arrivals = arrivals.model_copy(update={"rate_per_s": rate})
+        workload = scenario.workload.model_copy(update={"arrivals": arrivals})
+        simulation = scenario.simulation.model_copy(update={"variants": (sweep.variant,)})
+        found.append(scenario.model_copy(update={"engine": settings, "workload": workload, "simulation": simulation}))
+    return found
+
+
+def sweep_jobs(
+    scenario: Scenario, lengths: pd.DataFrame, intervals: pd.DataFrame, bundle: Bundle, cache_dir: Path | None
+) -> list[Job]:
+    """A job for each configuration. `lengths` and `intervals` are the workload's; arrivals of another rate are drawn as the workload's were.
+
+    Raises:
+        SimulationError: as `configurations`.
+    """
+    sweep = _sweep_of(scenario)
+    made: dict[Any, pd.DataFrame] = {None: intervals}
+    jobs = []
+    for chosen in configurations(scenario):
+        workload = chosen.workload
+        rate = _rate(chosen) if sweep.rates_per_s else None
+        if rate not in made:
+            made[rate] = build_trace_intervals(workload.arrivals, len(lengths), workload.seed)
+        jobs.append(Job(chosen, lengths, made[rate], bundle, sweep.variant, cache_dir))
+    return jobs
+
+
+def point(job: Job, result: SimulationResult) -> dict[str, Any]:
+    """The row of `contracts.tables.SweepPoints` of a simulation, less its place among the others (`pareto_*`).
+
+    Throughput is what was produced from the first arrival to the last token: near the offered rate while the engine keeps up, its capacity
+    beyond. Goodput counts the requests that keep every bound given, as vLLM's serving benchmark does (`vllm bench serve --goodput`).
+    """
+    from gst_assets.analysis.measures import is_sufficient, percentile_ns
+
+    requests, tokens = result.requests, result.tokens
+    arrival, first, last = (
+        requests[name].to_numpy(dtype="int64")
+        for name in ("arrival_time_ns", "first_token_time_ns", "completion_time_ns")
+    )
+    produced = requests["num_decode_tokens_actual"].to_numpy(dtype="int64")
+    ttft, e2e = first - arrival, last - arrival
+    tpot = (last - first) / np.maximum(produced - 1, 1)
+    gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].to_numpy(dtype="int64")
+    makespan_ns = int(last.max() - arrival.min())
+    per_s = NS_PER_S / makespan_ns
+    level = job.scenario.sweep.service_level if job.scenario.sweep else None
+    row: dict[str, Any] = {
+        "rate_per_s": _rate(job.scenario),
+        "max_num_seqs": job.scenario.engine.max_num_seqs,
+        "max_num_batched_tokens": job.scenario.engine.max_num_batched_tokens,
+        "num_kv_blocks": result.settings["num_kv_blocks"],
+        "variant": job.variant,
+        "num_requests": len(requests),
+        "makespan_ns": makespan_ns,
+        "requests_per_s": len(requests) * per_s,
+        "output_tokens_per_s": int(produced.sum()) * per_s,
+        "goodput_per_s": None if level is None else int(_kept(level, ttft, tpot, e2e).sum()) * per_s,
+    }
+    for name, samples in (("ttft", ttft), ("itl", gaps), ("e2e", e2e)):
+        ordered = np.sort(samples)
+        row |= {f"{name}_p{percentile}_ns": percentile_ns(ordered, percentile) for percentile in (50, 90, 99)}
+    delay = np.sort(requests["scheduled_time_ns"].to_numpy(dtype="int64") - arrival)
+    return row | {
+        "scheduling_delay_p99_ns": percentile_ns(delay, 99),
+        "num_preemptions": result.num_preemptions,
+        "steps_outside_calibration": result.settings.get("steps_outside_calibration"),
+        "p99_sufficient": is_sufficient("p99", len(requests), len(requests)),
+    }
+
+
+def _kept(level: ServiceLevel, ttft: np.ndarray, tpot: np.ndarray, e2e: np.ndarray) -> np.ndarray:
+    """Which requests keep the service level: bool of shape (num_requests,)."""
+    kept = np.ones(len(ttft), dtype=bool)
+    for bound, found in ((level.ttft_ns, ttft), (level.tpot_ns, tpot), (level.e2e_ns, e2e)):
+        if bound is not None:
+            kept &= found <= bound
+    return kept
+
+
+def _rate(scenario: Scenario) -> float | None:
+    arrivals = scenario.workload.arrivals
+    return arrivals.rate_per_s if isinstance(arrivals, Poisson | Gamma) else None
+
+
+def _sweep_of(scenario: Scenario) -> Sweep:
+    if scenario.sweep is None:
+        raise SimulationError(f"scenario {scenario.name} has no section sweep. Add one that lists what to vary.")
+    return scenario.sweep

@@ -1,0 +1,119 @@
+"""What a sweep simulates, what it says of each simulation, and that the number of processes changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gst_assets.errors import ScenarioError, SimulationError
+from gst_assets.scenario import Scenario
+from gst_assets.vidur_adapter.simulate import SimulationResult
+from gst_assets.vidur_adapter.sweep import Job, configurations, point, simulate_all, sweep_jobs
+from gst_assets.workload.arrivals import build_trace_intervals
+from gst_assets_tests.vidur_adapter import support
+
+REQUESTS = [(20_000_000, 40 + 30 * (i % 5), 3 + i % 7) for i in range(24)]
+
+
+def swept(*overrides: str) -> Scenario:
+    return support.scenario("sweep.rates_per_s=[10.0, 200.0]", "sweep.max_num_seqs=[2, 32]", *overrides)
+
+
+def jobs(scenario: Scenario) -> list[Job]:
+    lengths, _ = support.workload(REQUESTS)
+    intervals = build_trace_intervals(scenario.workload.arrivals, len(lengths), scenario.workload.seed)
+    return sweep_jobs(scenario, lengths, intervals, support.bundle(scenario), None)
+
+
+def tables_and_point(job: Job, result: SimulationResult) -> tuple[bytes, dict]:
+    return support.csv_bytes(result), point(job, result)
+
+
+def test_results_do_not_depend_on_the_number_of_processes() -> None:
+    alone = simulate_all(jobs(swept()), tables_and_point, workers=1)
+    together = simulate_all(jobs(swept()), tables_and_point, workers=2)
+    assert [one[0] for one in alone] == [one[0] for one in together]
+    assert [one[1] for one in alone] == [one[1] for one in together]
+    assert len({one[0] for one in alone}) == 4
+    crowded = {(one["rate_per_s"], one["max_num_seqs"]): one["scheduling_delay_p99_ns"] for _, one in alone}
+    assert crowded[200.0, 2] > crowded[200.0, 32]
+
+
+def test_every_combination_is_simulated_with_arrivals_of_its_rate() -> None:
+    found = jobs(swept("sweep.num_kv_blocks=[64]", "sweep.variant=kernels"))
+    assert [(job.scenario.workload.arrivals.rate_per_s, job.scenario.engine.max_num_seqs) for job in found] == [
+        (10.0, 2), (10.0, 32), (200.0, 2), (200.0, 32),
+    ]  # fmt: skip
+    assert {(job.variant, job.scenario.engine.num_kv_blocks, *job.scenario.simulation.variants) for job in found} == {
+        ("kernels", 64, "kernels")
+    }
+    # The same seeded gaps, stretched: rounding aside, 20 times as long.
+    slow, fast = (job.intervals["arrival_time_ns"].to_numpy(dtype="int64") for job in (found[0], found[2]))
+    assert np.abs(slow - 20 * fast).max() <= 20 * len(fast)
+    only_engine = support.scenario("sweep.max_num_seqs=[4]")
+    lengths, intervals = support.workload(REQUESTS)
+    assert sweep_jobs(only_engine, lengths, intervals, support.bundle(only_engine), None)[0].intervals is intervals
+
+
+def test_the_figures_of_a_point() -> None:
+    """Two requests worked out by hand: 1 s and 2 s to the first token, 3 and 2 tokens."""
+    scenario = swept("sweep.service_level={ttft_ns: 1500000000, tpot_ns: 500000000}")
+    ms = 1_000_000
+    requests = pd.DataFrame(
+        {
+            "arrival_time_ns": [0, 1000 * ms],
+            "first_token_time_ns": [1000 * ms, 3000 * ms],
+            "completion_time_ns": [2000 * ms, 3500 * ms],
+            "num_decode_tokens_actual": [3, 2],
+            "scheduled_time_ns": [100 * ms, 1400 * ms],
+        }
+    ).astype("Int64")
+    latencies = [0, 500 * ms, 500 * ms, 0, 500 * ms]
+    tokens = pd.DataFrame({"token_index": [0, 1, 2, 0, 1], "token_latency_ns": latencies}).astype("Int64")
+    result = SimulationResult(requests, tokens, pd.DataFrame(), {"num_kv_blocks": 7}, 3, {})
+    job = Job(scenario, requests, requests, None, "kernels", None)  # type: ignore[arg-type]
+    row = point(job, result)
+    assert row["makespan_ns"] == 3500 * ms
+    assert row["requests_per_s"] == pytest.approx(2 / 3.5)
+    assert row["output_tokens_per_s"] == pytest.approx(5 / 3.5)
+    assert row["goodput_per_s"] == pytest.approx(1 / 3.5)  # the second took 2 s to its first token
+    assert (row["ttft_p50_ns"], row["ttft_p90_ns"]) == (1500 * ms, 1900 * ms)
+    assert row["itl_p99_ns"] == 500 * ms and row["e2e_p50_ns"] == 2250 * ms
+    assert row["scheduling_delay_p99_ns"] == pytest.approx(397 * ms)
+    assert (row["num_preemptions"], row["num_kv_blocks"], row["p99_sufficient"]) == (3, 7, False)
+    assert row["steps_outside_calibration"] is None
+    without = Job(swept(), requests, requests, None, "kernels", None)  # type: ignore[arg-type]
+    assert point(without, result)["goodput_per_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["sweep.rates_per_s=[]"], "sweep: expected a list of rates_per_s, max_num_seqs"),
+        (["sweep.rates_per_s=[4.0, 4.0]"], "rates_per_s [4.0, 4.0] names one twice"),
+        (["sweep.rates_per_s=[-1.0]"], "sweep.rates_per_s.0: Input should be greater than 0 (found -1.0)"),
+        (["sweep.max_num_seqs=[1.5]"], "sweep.max_num_seqs.0: "),
+        (["sweep.rate=[1.0]"], "sweep.rate: unknown key. Allowed here: max_num_batched_tokens, max_num_seqs"),
+        (["sweep.max_num_seqs=[4]", "sweep.service_level={}"], "expected at least one of ttft_ns, tpot_ns and e2e_ns"),
+        (
+            ["sweep.rates_per_s=[4.0]", "workload.arrivals={kind: static}"],
+            "sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found static",
+        ),
+    ],
+)
+def test_a_sweep_that_means_nothing_is_refused_when_it_is_read(overrides: list[str], says: str) -> None:
+    with pytest.raises(ScenarioError) as error:
+        support.scenario(*overrides)
+    assert says in str(error.value)
+
+
+def test_an_impossible_combination_and_a_missing_sweep_are_named_before_anything_is_simulated() -> None:
+    scenario = support.scenario("sweep.max_num_seqs=[8, 64]", "sweep.max_num_batched_tokens=[32, 512]")
+    with pytest.raises(
+        SimulationError,
+        match=r"scenario smoke: sweep combines max_num_seqs 64, max_num_batched_tokens 32, num_kv_blocks 1024: max_num_batched_tokens 32 is below",
+    ):
+        configurations(scenario)
+    with pytest.raises(SimulationError, match="scenario smoke has no section sweep"):
+        configurations(support.scenario())
