@@ -14,16 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from gst_assets.analysis.history import read_history
 from gst_assets.analysis.regression import judge_history
-from gst_assets.contracts.store import ArtifactStore
+from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import SCENARIO_DIR, Regression
-from gst_assets_tests.analysis.histories import noisy, write_nights
+from gst_assets_tests.analysis.histories import FIRST_NIGHT, noisy, write_nights
 
 _ROUNDS = 5
+_WRITTEN = 200
 _MEASURE = """
 import json, resource, sys, time
 began = time.perf_counter()
@@ -65,13 +67,28 @@ def copy_of_checkout(area: Path, scenarios: int) -> Path:
     return checkout
 
 
+def write_comparisons(root: Path, count: int) -> None:
+    """`count` comparison directories of `smoke`: some written as the asset writes them, the rest copies of those with an id and a time of their own."""
+    written = write_nights(root, noisy(min(count, _WRITTEN), seed=1))
+    folder = root / Kind.COMPARISON.value
+    for number in range(len(written), count):
+        at = (FIRST_NIGHT + timedelta(days=number)).isoformat()
+        name = f"smoke-{number:06d}"
+        shutil.copytree(folder / written[number % len(written)], folder / name)
+        meta_path = folder / name / Kind.COMPARISON.meta_name
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        meta |= {"run_id": name, "started_at": at, "ended_at": at}
+        meta["measured"] |= {"group_id": f"night-{number}", "measured_at": at}
+        meta_path.write_text(json.dumps(meta), encoding="utf-8")
+
+
 def main(scenarios: int, comparisons: int) -> None:
     """Print the tables."""
     with tempfile.TemporaryDirectory() as name:
         area = Path(name)
         root, none = area / "artifacts", area / "nothing"
         began = time.perf_counter()
-        write_nights(root, noisy(comparisons, seed=1))
+        write_comparisons(root, comparisons)
         print(f"wrote {comparisons} comparisons in {time.perf_counter() - began:.0f} s", file=sys.stderr)
         full = copy_of_checkout(area, scenarios)
         cases = {

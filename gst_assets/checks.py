@@ -20,7 +20,7 @@ from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.regression import RegressionReport
 from gst_assets.analysis.regression_report import verdict_line
 from gst_assets.analysis.runs import RealRun, SimulatedRun
-from gst_assets.assets.presentation import contract_failed, markdown_table
+from gst_assets.assets.presentation import check_spec, contract_failed, markdown_table
 from gst_assets.errors import ContractError, SimulationError
 
 _ROWS = 10
@@ -60,10 +60,7 @@ SELF_CHECK = Check("same_bytes", True, "Simulating the same inputs again gives t
 
 def specs(asset: str, *checks: Check) -> list[dg.AssetCheckSpec]:
     """The specs of an asset's checks."""
-    return [
-        dg.AssetCheckSpec(check.name, asset=asset, blocking=check.blocking, description=check.description)
-        for check in checks
-    ]
+    return [check_spec(check.name, asset, blocking=check.blocking, description=check.description) for check in checks]
 
 
 def reports_contract(asset: str) -> Callable[[Callable[..., Any]], Callable[..., Iterator[Any]]]:
@@ -227,8 +224,11 @@ def _result(
     metadata: dict[str, Any] = dict(told or {})
     if not good:
         shown = rows[[name for name in columns if name in rows.columns]].head(_ROWS).map(_rounded)
-        metadata |= {"why": dg.MetadataValue.md(why), "num_rows": len(rows)}
+        # On a check's page the UI shows text at once and folds Markdown away behind a click.
+        metadata |= {"why": dg.MetadataValue.text(why.replace("**", "")), "num_rows": len(rows)}
         if len(shown):
+            first = shown.iloc[0].dropna()
+            metadata["first_row"] = ", ".join(f"{name} {value}" for name, value in first.items())
             metadata["rows"] = markdown_table(shown)
         if report is not None:
             metadata[REPORT] = dg.MetadataValue.path(str(report))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gst_assets_tests import services
+
+if TYPE_CHECKING:
+    from gst_assets_tests.night import Night
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,12 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Redis server."""
     with services.redis(tmp_path_factory.mktemp("redis")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """A nightly run of two scenarios on the real engine, in a real Dagster instance whose web server still runs."""
+    from gst_assets_tests.night import a_night
+
+    with a_night(tmp_path_factory.mktemp("night")) as done:
+        yield done

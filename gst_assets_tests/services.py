@@ -29,6 +29,7 @@ _PACKAGES = {
     "ceph-osd": "ceph-mon ceph-osd radosgw",
     "redis-server": "redis-server",
     "initdb": "postgresql",
+    "chromium": "chromium",
 }
 BUCKET = "gst"
 
@@ -59,7 +60,7 @@ def program(name: str) -> str:
 def s3_gateway(folder: Path) -> Iterator[S3]:
     """Ceph's object gateway over one monitor and one storage daemon that keeps its data in memory; about 20 s to start."""
     monitor, storage, gateway = program("ceph-mon"), program("ceph-osd"), program("radosgw")
-    monitor_port, port = _free_port(), _free_port()
+    monitor_port, port = free_port(), free_port()
     keyring = folder / "keyring"
     configuration = folder / "ceph.conf"
     for name in ("mon", "osd", "rgw"):
@@ -152,7 +153,7 @@ def postgresql() -> Iterator[str]:
     """A PostgreSQL server with an empty database; yields its SQLAlchemy URL. It refuses root, so root starts it as `postgres`."""
     initdb = Path(program("initdb")).resolve()  # its fellows lie beside it
     user = "postgres" if os.geteuid() == 0 else None
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="gst-postgresql-") as name, tempfile.NamedTemporaryFile("w+") as log:
         data = Path(name) / "data"
         if user:
@@ -184,7 +185,7 @@ def postgresql() -> Iterator[str]:
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
     """A Redis server that keeps nothing; yields its URL."""
-    port = _free_port()
+    port = free_port()
     command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with _daemon(command, dict(os.environ), folder / "redis.out") as running:
         _wait(lambda: _listens(port), running, folder / "redis.out", "Redis")
@@ -227,7 +228,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -44,6 +44,8 @@ _STYLES = (
 """Colour, line style and marker; the headline variant takes the first."""
 _PHASES = (("waiting", "#BBBBBB", ""), ("prefill", "#56B4E9", "///"), ("decode", "#0072B2", ""))
 """Parts of a request's time: name, colour and hatch."""
+VERDICT_FIGURE = "errors.png"
+"""The figure that shows the verdict; every comparison has it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
     bands = comparison.bands
     rows = len({(cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples})
     add(
-        "errors.png",
+        VERDICT_FIGURE,
         "Errors and their intervals",
         f"Relative error of each statistic with its 95 % interval; negative: the simulation is too fast. Dark band: within {100 * bands.pass_band:g} % "
         f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval. ‡ and dotted: too few independent samples for the interval to cover what it claims.",

@@ -153,6 +153,12 @@ def write_figures(report: RegressionReport, directory: Path) -> list[str]:
     return [ENGINE_FIGURE, FIDELITY_FIGURE]
 
 
+def verdict_figure(report: RegressionReport) -> str:
+    """File name of the figure that shows what decided: the engine's latencies, unless only the fidelity got the verdict."""
+    deciding = {one.side for one in report.series if one.verdict == report.verdict}
+    return FIDELITY_FIGURE if deciding == {"fidelity"} else ENGINE_FIGURE
+
+
 def _draw(report: RegressionReport, side: str, path: Path) -> None:
     from matplotlib import style
     from matplotlib.figure import Figure

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import write_figures
-from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, latency_grid, verdict_sentence
+from gst_assets.analysis.report_content import (
+    FIGURES,
+    REPORT,
+    TABLES,
+    content,
+    headline_grid,
+    latency_grid,
+    verdict_sentence,
+)
 from gst_assets.analysis.report_formats import markdown, markdown_table, page
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.contracts.documents import ComparisonMeta
@@ -69,6 +77,11 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
 def latency_table(comparison: Comparison) -> str:
     """The Markdown table of real and simulated latencies in milliseconds, one row per metric and statistic."""
     return markdown_table(latency_grid(comparison))
+
+
+def headline_table(comparison: Comparison) -> str:
+    """The Markdown table of the cells that decide. Under 1,000 characters: the Dagster UI folds away what is longer."""
+    return markdown_table(headline_grid(comparison))
 
 
 def comparison_meta(

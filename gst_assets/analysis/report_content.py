@@ -288,6 +288,16 @@ def latency_grid(comparison: Comparison) -> Grid:
     return Grid(("latency [ms]", real, "real spread", *columns, *over, "samples"), tuple(rows), 1)
 
 
+def headline_grid(comparison: Comparison) -> Grid:
+    """The cells that decide the verdict, of the headline variant, in milliseconds: real, simulated, error, verdict."""
+    rows = [
+        (cell.name, milliseconds(cell.real_ns), milliseconds(cell.sim_ns), percent(cell.relative_error), cell.verdict)
+        for cell in comparison.cells
+        if cell.required and cell.variant == comparison.headline and cell.num_real_samples
+    ]
+    return Grid(("latency [ms]", "real", comparison.headline, "error", "verdict"), tuple(rows), 1)
+
+
 def _table_notes(comparison: Comparison) -> str:
     lines = [
         "error = (simulated - real) / real: negative where the simulation is too fast; its 95 % interval in per cent. Bold verdicts are of required cells and "

@@ -3,15 +3,23 @@
 import math
 import secrets
 from datetime import datetime, timezone
-from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 
 from gst_assets.analysis.comparison import Comparison, compare
-from gst_assets.analysis.report import SUMMARY, comparison_meta, latency_table, verdict_sentence, write_comparison
+from gst_assets.analysis.figures import VERDICT_FIGURE
+from gst_assets.analysis.report import (
+    SUMMARY,
+    comparison_meta,
+    headline_table,
+    latency_table,
+    verdict_sentence,
+    write_comparison,
+)
+from gst_assets.analysis.report_content import FIGURES, REPORT
 from gst_assets.analysis.runs import read_calibration_sha256
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.presentation import contract_check_specs, contract_passed, figures, table_definition_metadata
 from gst_assets.assets.real_runs import current_real_runs, real_metrics
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
@@ -81,17 +89,15 @@ def comparison_report(
         ],
         metadata={
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
+            "headline": dg.MetadataValue.md(headline_table(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "latencies": dg.MetadataValue.md(latency_table(comparison)),
-            **_figures(final),
+            "page": dg.MetadataValue.path(str(final / REPORT)),
+            **figures(final / FIGURES, VERDICT_FIGURE),
             **_trends(comparison),
             "num_repeats": len(comparison.real_repeats),
         },
     )
-
-
-def _figures(directory: Path) -> dict[str, dg.MetadataValue]:
-    return {path.stem: figure(path) for path in sorted((directory / "figs").glob("*.png"))}
 
 
 def _trends(comparison: Comparison) -> dict[str, float]:

@@ -6,6 +6,7 @@ Only presentation; the values come from the domain packages.
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.contracts.tables import Table
+from gst_assets.partitions import SCENARIOS
 
 _PREVIEW_ROWS = 8
 _FIGURE_LIMIT_BYTES = 400_000
@@ -63,17 +65,28 @@ def figure(path: Path) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(data).decode()})")
 
 
+def figures(directory: Path, shown: str) -> dict[str, dg.MetadataValue]:
+    """The figure `shown` of a report embedded, the others as paths: every materialization stays in Dagster's event log for good."""
+    found = sorted(directory.glob("*.png"))
+    others = "\n".join(f"- `{path}`" for path in found if path.name != shown)
+    embedded = {path.stem: figure(path) for path in found if path.name == shown}
+    return embedded | ({"more_figures": dg.MetadataValue.md(others)} if others else {})
+
+
+def check_spec(name: str, asset: str, *, blocking: bool, description: str) -> dg.AssetCheckSpec:
+    """The spec of a check that has a result for each scenario: one scenario that passes must not hide another that fails."""
+    with warnings.catch_warnings():
+        # Partitions of checks are in preview in Dagster 1.13; a reader of the log can do nothing about it.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            name, asset=asset, blocking=blocking, description=description, partitions_def=SCENARIOS
+        )
+
+
 def contract_check_specs(assets: Sequence[str]) -> list[dg.AssetCheckSpec]:
     """One blocking contract check for each of an op's assets."""
-    return [
-        dg.AssetCheckSpec(
-            CONTRACT_CHECK,
-            asset=asset,
-            blocking=True,
-            description="Columns, types and invariants of the artifact contract hold. Validated before the file is committed.",
-        )
-        for asset in assets
-    ]
+    description = "Columns, types and invariants of the artifact contract hold. Validated before the file is committed."
+    return [check_spec(CONTRACT_CHECK, asset, blocking=True, description=description) for asset in assets]
 
 
 def contract_passed(asset: str, **facts: int | str) -> dg.AssetCheckResult:

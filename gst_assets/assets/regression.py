@@ -7,12 +7,19 @@ import dagster as dg
 
 from gst_assets.analysis.history import load_history, read_history, write_history
 from gst_assets.analysis.regression import judge_history
-from gst_assets.analysis.regression_report import FIGURES, SUMMARY, verdict_line, verdict_table, write_regression
+from gst_assets.analysis.regression_report import (
+    FIGURES,
+    SUMMARY,
+    verdict_figure,
+    verdict_line,
+    verdict_table,
+    write_regression,
+)
 from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.presentation import (
     contract_check_specs,
     contract_passed,
-    figure,
+    figures,
     preview,
     table_definition_metadata,
 )
@@ -112,7 +119,7 @@ def regression_report(
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "nights": len(report.nights),
             "series": dg.MetadataValue.md(verdict_table(report)),
-            **{path.stem: figure(path) for path in sorted((final / FIGURES).glob("*.png"))},
+            **figures(final / FIGURES, verdict_figure(report)),
         },
     )
 

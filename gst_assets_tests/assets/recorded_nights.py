@@ -5,22 +5,25 @@ The profile is synthetic, so the size of the errors means nothing; everything th
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
-from gst_assets.contracts.documents import ProfileMeta, write_document
+from gst_assets.contracts.documents import Hardware, Hydra, ProfileMeta, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import AttentionProfile, HostSpeed, MlpProfile, Overheads, write_table
 from gst_assets.definitions import defs
 from gst_assets.engine.recorded import list_recorded
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import load_scenario
-from gst_assets_tests.vidur_adapter.support import bundle, step_row, term_row
+from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.vidur_adapter.support import Meta, SyntheticBundle, bundle, step_row, term_row
 
 SCENARIO = "h200_spaced"
+MADE_AT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def _asynchronous_overheads() -> list[dict[str, Any]]:
@@ -57,28 +60,33 @@ def write_profile(root: Path, *, scale: float = 1.0) -> Path:
     scenario = load_scenario(SCENARIO)
     recorded = list_recorded(PROJECT_ROOT / "data" / "recorded" / SCENARIO)[0].meta
     made = bundle(scenario, scale=scale, overheads=_asynchronous_overheads())
+    made = replace(made, meta=Meta(recorded.engine_settings), host_speed=_host_speed())
+    return write_bundle(root, scenario, made, recorded.hardware)
+
+
+def write_bundle(root: Path, scenario: Scenario, made: SyntheticBundle, hardware: Hardware) -> Path:
+    """A profiling root with a made-up bundle of the scenario; returns `root`."""
     directory = root / scenario.hardware.hardware_id / scenario.model.name
     directory.mkdir(parents=True)
-    write_table(MlpProfile, made.mlp, directory)
-    write_table(AttentionProfile, made.attention, directory)
     assert made.overheads is not None
-    write_table(Overheads, made.overheads, directory)
-    write_table(HostSpeed, _host_speed(), directory)
+    tables = [(MlpProfile, made.mlp), (AttentionProfile, made.attention), (Overheads, made.overheads)]
+    for model, frame in [*tables, *([(HostSpeed, made.host_speed)] if made.host_speed is not None else [])]:
+        write_table(model, frame, directory)
     meta = ProfileMeta(
         run_id="synthetic",
-        started_at=recorded.started_at,
-        ended_at=recorded.ended_at,
+        started_at=MADE_AT,
+        ended_at=MADE_AT,
         git_commit=None,
         git_dirty=None,
-        model=recorded.model,
-        hardware=recorded.hardware,
+        model=scenario.model.name,
+        hardware=hardware,
         env={},
         params=scenario.model_dump(mode="json"),
-        hydra=recorded.hydra,
+        hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=[]),
         sha256=directory_digests(directory, "run_meta.json"),
         profiling_root=str(root),
         profile_key="synthetic",
-        engine_settings=recorded.engine_settings,
+        engine_settings=made.meta.engine_settings,
         calibration_sha256={"synthetic": "0" * 64},
     )
     write_document(meta, directory / "run_meta.json")

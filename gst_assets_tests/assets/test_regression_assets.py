@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -19,9 +15,11 @@ from gst_assets.notifications import SLACK, WEBHOOK
 from gst_assets.provenance import sha256_file
 from gst_assets_tests.analysis.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize, write_profile
+from gst_assets_tests.assets.webhook import Receiver, receiving
 
 LINE = "key:comparison_history or key:regression_report"
 Checks = dict[str, dg.AssetCheckEvaluation]
+Whole = tuple[Path, Checks, dg.ExecuteInProcessResult]
 
 
 def checks(result: dg.ExecuteInProcessResult) -> Checks:
@@ -52,33 +50,45 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> tuple[Path, Checks]:
-    """Artifact root after every asset was materialized once, and every check's evaluation."""
+def whole(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Whole:
+    """Artifact root after every asset was materialized once, every check's evaluation, and the run."""
     root = tmp_path_factory.mktemp("platform") / "artifacts"
     result = materialize(root, profiles, "*")
     assert result.success
-    return root, checks(result)
+    return root, checks(result), result
 
 
-def test_every_declared_check_was_evaluated(whole: tuple[Path, Checks]) -> None:
+def test_every_declared_check_was_evaluated(whole: Whole) -> None:
     declared = {key.to_user_string().replace(":", "/") for key in defs.resolve_asset_graph().asset_check_keys}
     assert {name.replace(":", "/") for name in declared} == set(whole[1])
     assert all(one.passed for name, one in whole[1].items() if name.endswith("/contract"))
 
 
-def test_a_failing_check_says_why_and_shows_the_rows(whole: tuple[Path, Checks]) -> None:
+def test_a_failing_check_says_why_and_shows_the_rows(whole: Whole) -> None:
     band, parity = whole[1]["comparison_report/fidelity_band"], whole[1]["comparison_report/parity"]
     assert not band.passed and band.severity is dg.AssetCheckSeverity.WARN
     assert "judged cells are beyond the 5% band" in text(band, "why")
     assert "| itl | p50 |" in text(band, "rows")
+    assert text(band, "first_row").startswith("metric ttft, statistic p50, real_ns 1")
+    assert band.partition == SCENARIO
     assert text(band, "report").endswith("summary.md")
     assert not parity.passed
     assert "async_scheduling" in text(parity, "rows")
 
 
-def test_history_and_report_come_back_identical_without_the_database(
-    whole: tuple[Path, Checks], profiles: Path
-) -> None:
+def test_reports_embed_the_figure_of_the_verdict_and_name_the_others(whole: Whole) -> None:
+    """Whatever is in metadata stays in Dagster's event log, night after night."""
+    for asset, shown, others in (("comparison_report", "errors", 7), ("regression_report", "engine_latency", 1)):
+        (made,) = whole[2].asset_materializations_for_node(asset)
+        embedded = [key for key, value in made.metadata.items() if "data:image/png;base64" in str(value.value)]
+        assert embedded == [shown]
+        assert str(made.metadata["more_figures"].value).count(".png`") == others
+    (made,) = whole[2].asset_materializations_for_node("comparison_report")
+    headline = str(made.metadata["headline"].value)
+    assert "| TTFT P50 | 13.8 |" in headline and len(headline) < 1000, "the UI folds away longer Markdown"
+
+
+def test_history_and_report_come_back_identical_without_the_database(whole: Whole, profiles: Path) -> None:
     """Each in-process run here has a database of its own; only the artifacts stay."""
     store = ArtifactStore(whole[0])
     directories = [store.path(Kind.HISTORY, SCENARIO), store.path(Kind.REGRESSION, SCENARIO)]
@@ -119,7 +129,7 @@ def test_a_broken_table_fails_the_contract_check_with_its_rows_and_commits_nothi
     assert not (tmp_path / "history").exists()
 
 
-def test_the_self_check_passes_and_names_the_row_that_changed(whole: tuple[Path, Checks], profiles: Path) -> None:
+def test_the_self_check_passes_and_names_the_row_that_changed(whole: Whole, profiles: Path) -> None:
     root = whole[0]
     assert whole[1]["simulation_self_check/same_bytes"].passed
     pointer = ArtifactStore(root).current(SCENARIO, "vidur_runs")
@@ -148,7 +158,7 @@ def test_the_self_check_passes_and_names_the_row_that_changed(whole: tuple[Path,
     )
 
 
-def test_the_self_check_refuses_other_inputs(whole: tuple[Path, Checks], tmp_path: Path) -> None:
+def test_the_self_check_refuses_other_inputs(whole: Whole, tmp_path: Path) -> None:
     result = materialize(whole[0], write_profile(tmp_path / "other", scale=1.1), "simulation_self_check")
     assert not result.success
     assert "its profile changed since" in error(result)
@@ -157,38 +167,12 @@ def test_the_self_check_refuses_other_inputs(whole: tuple[Path, Checks], tmp_pat
 # --- telling people ---------------------------------------------------------------------------------------------------
 
 
-class Receiver:
-    """A real HTTP server on loopback that keeps what it is sent; answers 500 while `broken`."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[str, dict[str, Any]]] = []
-        self.broken = False
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if not outer.broken:
-                    outer.received.append((self.path, body))
-                self.send_response(500 if outer.broken else 200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    running = Receiver()
-    monkeypatch.setenv(WEBHOOK, f"{running.url}/hook")
-    monkeypatch.delenv(SLACK, raising=False)
-    yield running
-    running.server.shutdown()
-    running.server.server_close()
+    with receiving() as running:
+        monkeypatch.setenv(WEBHOOK, f"{running.url}/hook")
+        monkeypatch.delenv(SLACK, raising=False)
+        yield running
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> str:
