@@ -289,4 +289,6 @@ def _whereabouts(cell: Cell, measured: Measured) -> str:
 
 
 def _ms(nanoseconds: float) -> str:
-    return f"{nanoseconds / 1e6:.3g}"
+    """Three significant digits, or all before the point."""
+    value = nanoseconds / 1e6
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

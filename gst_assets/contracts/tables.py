@@ -644,7 +644,6 @@ class StepErrors(Table):
     relative_difference: Series[float] = pa.Field(nullable=True, description="(other - real) / real of the means")
     same_composition: Series[float] = pa.Field(
         ge=0,
-        le=1,
         nullable=True,
         description="share of the real steps that the other run has too, in order (longest common subsequence); of all steps only",
     )

@@ -193,6 +193,11 @@ def _alignment(frame: pd.DataFrame) -> None:
     frame["num_requests"] = frame[parts].sum(axis=1)
 
 
+def _capacity_probes(frame: pd.DataFrame) -> None:
+    unjudged = frame["verdict"] == "unjudged"
+    frame["reason"] = frame["reason"].where(frame["reason"] != "", "why").where(unjudged, "")
+
+
 _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.TraceLengths: _numbered,
     tables.PlannedRequests: _numbered,
@@ -206,4 +211,5 @@ _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.HostSpeed: _host_speed,
     tables.ComparisonHistory: _comparisons,
     tables.AlignmentCounts: _alignment,
+    tables.CapacityProbes: _capacity_probes,
 }

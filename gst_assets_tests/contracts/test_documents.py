@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import (
+    CapacityMeta,
     ComparisonMeta,
     Document,
     HistoryMeta,
@@ -58,6 +59,9 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
     ComparisonMeta: {
         **_RUN, "real_run_dir": "d", "sim_run_dir": "s", "real_run_dirs": ["d"], "sim_run_dirs": {"kernels": "s"}, "workload_id": "w",
         "headline_variant": "kernels", "verdict": "pass",
+    },
+    CapacityMeta: {
+        **_RUN, "criterion": "c", "found": {"engine": {"status": "found", "capacity_per_s": 2.0, "upper_per_s": 2.1, "num_probes": 3}},
     },
     HistoryMeta: {"scenario": "s", "num_comparisons": 1, "sha256": {}},
     RegressionMeta: {"scenario": "s", "verdict": "ok", "rule": {}, "nights": ["c"], "history_sha256": {}, "sha256": {}},

@@ -196,6 +196,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("points_are_unique", tables.AttentionProfile, {"batch_size": 3, "prefill_chunk_size": 72, "kv_cache_size": 72}, "two rows describe the same point"),
     ("overhead_is_the_difference", tables.Overheads, {"overhead_ns": 1}, "found overhead_ns 1, median_ns 120, operators_ns 120, but overhead_ns must"),
     ("in_order", tables.HostSpeed, {"time_ns": 3}, "found time_ns 3, but time_ns must not decrease"),
+    ("unjudged_has_a_reason", tables.CapacityProbes, {"verdict": "unjudged"}, "but a verdict of unjudged needs a reason"),
     ("counts_add_up", tables.AlignmentCounts, {"num_requests": 9}, "but num_requests must equal num_compared + num_errors + num_no_token"),
 ]  # fmt: skip
 
