@@ -246,7 +246,7 @@ def test_a_run_that_is_short_against_its_dependence_proves_a_failure_at_most(tmp
     assert (cell.verdict, cell.interval_flagged, found.verdict.outcome) == ("insufficient", True, "insufficient")
     assert cell.interval_low == pytest.approx(0, abs=1e-6) and cell.num_independent < 10
     assert _cell(found, "TTFT P50", "kernels").verdict == "fail"
-    assert "200 requests are only 4 independent stretches" in "\n".join(found.notes)
+    assert "over at least 50 requests, so 200 requests are only 4 independent stretches" in "\n".join(found.notes)
 
 
 def test_errors_are_put_beside_the_noise(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ _WHOLE = steady(100, 3)
         (steady(100, 3, itl_ns=0), _WHOLE, "**FAIL**: the real ITL P50 is 0 and that of Vidur `calibrated` is 4.00 ms, so the error has no bound.", "one real repeat"),
         (
             steady(100, 3, step_ns=MS), steady(100, 3, step_ns=MS),
-            "**INSUFFICIENT**: 100 requests, which depend on each other over about 25, hold too few independent samples for a verdict; ",
+            "**INSUFFICIENT**: 100 requests, which depend on each other, hold too few independent samples for a verdict; ",
             "Too few independent samples to judge: TTFT P50, TTFT P90, ITL P50, ITL P90, E2E P50, E2E P90.",
         ),
     ],
