@@ -162,12 +162,15 @@ def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult
     """The headline variant's deciding cells that are not a pass."""
     frame = comparison.latency_errors
     cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
-    outside = cells[cells["verdict"].isin(["warn", "inconclusive", "fail"])]
-    judged = cells[cells["verdict"] != "insufficient"]
-    bands = comparison.bands
-    why = f"{len(outside)} of {len(judged)} judged cells are beyond the {bands.pass_band:.0%} band"
+    present = cells[cells["num_real_samples"] > 0]
+    outside = present[present["verdict"] != "pass"]
+    judged = present[present["verdict"] != "insufficient"]
+    beyond, unjudged = int((judged["verdict"] != "pass").sum()), len(present) - len(judged)
+    why = f"{beyond} of {len(judged)} judged cells are beyond the {comparison.bands.pass_band:.0%} band"
+    if unjudged:
+        why += f", and {unjudged} have too few (independent) samples to be judged"
     if judged.empty:
-        outside, why = cells, "no cell has enough samples to be judged"
+        outside, why = cells, "no cell has enough (independent) samples to be judged"
     columns = [
         "metric",
         "statistic",

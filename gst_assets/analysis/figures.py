@@ -174,8 +174,6 @@ def _legend(canvas: Canvas, axes: Axes, columns: int = 5) -> None:
 
 
 def _errors(canvas: Canvas, comparison: Comparison) -> None:
-    from matplotlib.ticker import NullLocator
-
     axes = _axes(canvas.add_subplot())
     axes.grid(False, axis="y")
     keys = list(dict.fromkeys((cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples))
@@ -210,17 +208,23 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
     for label, key in zip(axes.get_yticklabels(), keys, strict=True):
         label.set_fontweight("bold" if shown[key].required else "normal")
     axes.set_ylim(len(keys) - 0.4, -0.6)
-    low, high = 1.1 * min(shown_ends), 1.1 * max(shown_ends)
+    _scale_errors(axes, 1.1 * min(shown_ends), 1.1 * max(shown_ends))
+    axes.set_xlabel("relative error (simulated - real) / real [%]")
+    _legend(canvas, axes)
+
+
+def _scale_errors(axes: Axes, low: float, high: float) -> None:
+    """The axis of relative errors [%] between two ends. Far errors must not squeeze the bands to a line: then linear up to 20 %, logarithmic
+    beyond."""
+    from matplotlib.ticker import NullLocator
+
     if max(-low, high) > 60:
-        # Far errors must not squeeze the bands to a line: linear up to 20 %, logarithmic beyond.
         axes.set_xscale("symlog", linthresh=20, linscale=1.5)
         axes.set_xticks(_apart(axes, low, high), minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+,g}" if value else "0")
     axes.set_xlim(low, high)
-    axes.set_xlabel("relative error (simulated - real) / real [%]")
-    _legend(canvas, axes)
 
 
 def _apart(axes: Axes, low: float, high: float) -> list[float]:

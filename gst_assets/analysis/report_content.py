@@ -164,8 +164,8 @@ def _finding(comparison: Comparison) -> str:
     if not verdict.cells and flagged:
         largest = max(flagged, key=lambda one: one.error_size)
         return (
-            f"{comparison.alignment_counts['num_compared'].min()} requests, which depend on each other over about {comparison.block_length}, hold too few "
-            f"independent samples for a verdict; {vidur} is off by {percent(largest.relative_error)}{_interval(largest)} at {largest.name}"
+            f"{comparison.alignment_counts['num_compared'].min()} requests, which depend on each other, hold too few independent samples for a "
+            f"verdict; {vidur} is off by {percent(largest.relative_error)}{_interval(largest)} at {largest.name}"
             f"{_noise(largest)}, the largest error, as an indication. A longer run would tell"
         )
     if not verdict.cells:

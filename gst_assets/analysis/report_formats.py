@@ -22,10 +22,10 @@ h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.1rem; margin-top:
 .inconclusive, .insufficient { border-left-color: #0072B2; border-left-style: double; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.82rem; margin: 0.8rem 0; }
 th, td { padding: 0.2rem 0.55rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #888; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; } td:first-child { min-width: 9.5em; }
+th { border-bottom: 2px solid #888; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; } td:first-child { min-width: 11em; }
 figure { margin: 1.2rem 0; break-inside: avoid; } figure img { max-width: 100%; height: auto; } figcaption { font-size: 0.85rem; color: #333; }
 code { font-size: 0.92em; overflow-wrap: anywhere; }
-@media print { body { max-width: none; margin: 0; font-size: 10.5pt; } tr { break-inside: avoid; } h2 { break-after: avoid; } .wide { overflow: visible; } table { font-size: 7pt; } th, td { padding: 0.1rem 0.35rem; } figure img { max-height: 13cm; } }
+@media print { body { max-width: none; margin: 0; font-size: 10.5pt; } tr { break-inside: avoid; } h2 { break-after: avoid; } .wide { overflow: visible; } table { font-size: 7pt; } th, td { padding: 0.1rem 0.35rem; } }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _INLINE = (

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from benchmarks import interval_coverage
 from benchmarks.interval_coverage import coverage, judged, verdicts, wrong_share
 from gst_assets.analysis.bootstrap import (
     Blocks,
+    _levels,
     band,
     block_length,
     dependence,
@@ -147,6 +149,17 @@ def test_widening() -> None:
     assert fixed_b_factor(1, 10**9) == pytest.approx(1)
     # b = 0.1: (1.96 + 0.29694 + 0.00416 - 0.00053) / 1.96.
     assert fixed_b_factor(10, 100) == pytest.approx(2.26057 / 1.96, rel=1e-4)
+
+
+def test_ends_lie_further_out_on_the_side_of_the_longer_tail() -> None:
+    """Efron's levels by hand: of skewness 0.6, a = 0.1, so Phi(-1.96 / 1.196) and Phi(1.96 / 0.804); at most a = 0.2; none without skewness."""
+    shares = (np.arange(20_000) + 0.5) / 20_000
+    gamma = stats.gamma.ppf(shares, (2 / 0.6) ** 2)
+    assert _levels(gamma) == pytest.approx([0.0506, 0.9926], abs=5e-4)
+    assert _levels(-gamma) == pytest.approx([0.0074, 0.9494], abs=5e-4)
+    assert _levels(stats.expon.ppf(shares)) == pytest.approx([0.0796, 0.99937], abs=5e-4)
+    assert _levels(stats.norm.ppf(shares)) == pytest.approx([0.025, 0.975], abs=1e-6)
+    assert _levels(np.array([0.0, 0.0, 1e-12])) == _levels(np.array([1.0, math.inf])) == pytest.approx([0.025, 0.975])
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,19 @@ def test_every_frame_keeps_its_contract(tmp_path: Path) -> None:
     assert len(found.request_errors) == 3 * 2 * 2
 
 
+def test_error_groups_by_hand(tmp_path: Path) -> None:
+    """TTFT errors of +10, +20, +30 and +40 % at prompts of 1, 2, 3 and 3 tokens: the equal prompts stay in one group."""
+    real = Recipe(
+        [Request(i * 100 * MS, (i * 100 * MS + 10 * MS,), prompt=prompt) for i, prompt in enumerate((1, 2, 3, 3))]
+    )
+    sim = Recipe([replace(one, token_ns=(one.token_ns[0] + (i + 1) * MS,)) for i, one in enumerate(real.requests)])
+    groups = _compare(tmp_path, [real], {"calibrated": sim}).error_groups
+    mine = groups[(groups["metric"] == "ttft") & (groups["factor"] == "num_prefill_tokens")]
+    assert mine[["low", "high", "num_requests"]].to_numpy().tolist() == [[1, 1, 1], [2, 2, 1], [3, 3, 2]]
+    assert mine["median"].tolist() == pytest.approx([0.1, 0.2, 0.35])
+    assert (mine["p10"].iloc[2], mine["p90"].iloc[2]) == pytest.approx((0.31, 0.39))
+
+
 # --- verdict ----------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +260,7 @@ def test_a_run_that_is_short_against_its_dependence_proves_a_failure_at_most(tmp
     assert (cell.verdict, cell.interval_flagged, found.verdict.outcome) == ("insufficient", True, "insufficient")
     assert cell.interval_low == pytest.approx(0, abs=1e-6) and cell.num_independent < 10
     assert _cell(found, "TTFT P50", "kernels").verdict == "fail"
-    assert "200 requests are only 4 independent stretches" in "\n".join(found.notes)
+    assert "over at least 50 requests, so 200 requests are only 4 independent stretches" in "\n".join(found.notes)
 
 
 def test_errors_are_put_beside_the_noise(tmp_path: Path) -> None:

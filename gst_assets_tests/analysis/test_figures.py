@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from gst_assets.analysis.comparison import Comparison, compare
-from gst_assets.analysis.figures import write_figures
+from gst_assets.analysis.figures import _scale_errors, write_figures
 from gst_assets.analysis.runs import load_run
 from gst_assets.scenario import Comparison as Bands
 from gst_assets_tests.analysis.run_directories import MS, Recipe, Request, steady, write_real, write_simulation
@@ -57,3 +58,19 @@ def test_figures_stay_small_and_whole(tmp_path: Path, real: Recipe, sim: Recipe)
 
 def test_one_token_only_has_no_latency_figure(tmp_path: Path) -> None:
     assert "itl_cdf.png" not in _draw(_comparison(tmp_path, [steady(3, 1)], steady(3, 1)), tmp_path / "figs")
+
+
+@pytest.mark.parametrize("ends", [(-95.0, 120.0), (-110.0, 800.0), (-20.0, 70.0), (-100.0, 1e6)])
+def test_labels_of_the_error_axis_stay_apart(ends: tuple[float, float]) -> None:
+    """As drawn: no two labels touch, 0 and both signs are there, and nothing lies outside."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(7.2, 3), layout="constrained")
+    axes = canvas.add_subplot()
+    axes.set_yticks([0], ["E2E per token mean"], fontsize=8)
+    _scale_errors(axes, *ends)
+    canvas.draw_without_rendering()
+    shown = [one for one in axes.get_xticklabels() if ends[0] <= one.get_position()[0] <= ends[1]]
+    boxes = sorted((box.x0, box.x1) for box in (one.get_window_extent() for one in shown))
+    assert all(left[1] < right[0] for left, right in pairwise(boxes))
+    assert {"-10", "0", "+10"} <= {one.get_text() for one in shown}

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats.mstats import mquantiles
 
-from gst_assets.analysis.alignment import AlignedSide
+from gst_assets.analysis.alignment import AlignedSide, align
 from gst_assets.analysis.measures import (
     Samples,
     clustered,
@@ -23,8 +26,12 @@ from gst_assets.analysis.measures import (
     requests_in_system,
     samples_ns,
     statistics_ns,
+    timeline,
     wasserstein_ns,
+    whole,
 )
+from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets_tests.analysis.run_directories import Recipe, Request, write_real, write_simulation
 
 SIDE = AlignedSide(
     requests=pd.DataFrame(
@@ -137,3 +144,53 @@ def test_groups_of_equal_size_keep_equal_values_together() -> None:
 
 def test_samples_in_order() -> None:
     assert Samples(np.array([3, 1, 2]), np.array([2, 1])).ordered().tolist() == [1, 2, 3]
+
+
+# --- a run as a whole -------------------------------------------------------------------------------------------------
+
+
+def _run(folder: Path, requests: list[Request]) -> tuple[RealRun, AlignedSide]:
+    real = load_run(write_real(folder / "r", Recipe(requests)), "real")
+    sim = load_run(write_simulation(folder / "s", Recipe(requests)), "vidur")
+    return real, align(real, sim).real
+
+
+def test_a_run_as_a_whole_by_hand(tmp_path: Path) -> None:
+    """Two requests: waiting 0-2 and 3-4 s, running 2-5 and 4-9 s; the second was scheduled 0.25 s after it arrived, the first 0.75 s."""
+    s = 1_000_000_000
+    run, side = _run(tmp_path, [Request(0, (2 * s, 5 * s)), Request(3 * s, (4 * s, 6 * s, 9 * s))])
+    line = timeline(run, side)
+    assert (line.source, line.time_ns.tolist()) == ("request times", [0, 2 * s, 3 * s, 4 * s, 5 * s, 9 * s])
+    assert (line.running.tolist(), line.waiting.tolist()) == ([0, 1, 1, 2, 1, 0], [1, 0, 1, 0, 0, 0])
+    found = whole(run, side, line)
+    assert (found.duration_ns, found.requests_per_s, found.tokens_per_s) == (9 * s, 2 / 9, 5 / 9)
+    assert (found.mean_running, found.max_running) == pytest.approx(((1 + 1 + 2 + 4) / 9, 2))
+    assert (found.mean_waiting, found.max_waiting) == pytest.approx((3 / 9, 1))
+    assert math.isnan(found.scheduling_delay_ns) and math.isnan(found.num_preemptions), "not recorded is not 0"
+    told = run.requests.assign(scheduled_time_ns=[3 * s // 4, 3 * s + s // 4], num_preemptions=[0, 2])
+    found = whole(replace(run, requests=told), side, line)
+    assert (found.scheduling_delay_ns, found.num_preemptions) == (s / 2, 2)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.tuples(*[st.integers(0, 10**9)] * 3), min_size=1, max_size=12))
+def test_queue_lengths_against_littles_law(drawn: list[tuple[int, int, int]]) -> None:
+    """Mean number in a state = total time spent in it / duration (Little 1961), which needs no timeline."""
+    times = sorted((arrival, arrival + wait, arrival + wait + length) for arrival, wait, length in drawn)
+    with tempfile.TemporaryDirectory() as folder:
+        run, side = _run(Path(folder), [Request(arrival, (first, last)) for arrival, first, last in times])
+    found = whole(run, side, timeline(run, side))
+    duration = max(last for *_, last in times) - times[0][0]
+    if duration == 0:
+        assert math.isnan(found.mean_running)
+        return
+    assert found.mean_waiting == pytest.approx(sum(first - arrival for arrival, first, _ in times) / duration)
+    assert found.mean_running == pytest.approx(sum(last - first for _, first, last in times) / duration)
+
+
+def test_a_recorded_timeline_is_taken_as_it_is(tmp_path: Path) -> None:
+    run, side = _run(tmp_path, [Request(0, (5, 9))])
+    rows = {"scheduled_time_ns": [4, 1], "completion_time_ns": [6, 3], "num_running": [2, 1], "num_waiting": [0, 7]}
+    line = timeline(replace(run, iterations=pd.DataFrame(rows)), side)
+    assert (line.source, line.time_ns.tolist()) == ("iterations.csv", [1, 4, 6])
+    assert (line.running.tolist(), line.waiting.tolist()) == ([1, 2, 0], [7, 0, 0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 
 from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.figures import Figure
 from gst_assets.analysis.gate import COMPARED_SETTINGS
 from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
+from gst_assets.analysis.report_content import Items, content
 from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
@@ -183,6 +186,50 @@ def test_sentences(tmp_path: Path) -> None:
     assert _sentence(tmp_path / "e", steady(20, 1), steady(20, 1)) == (
         "**INSUFFICIENT**: too few samples for a verdict on TTFT P90, E2E P90; the worst of the other 2 required cells is TTFT P50: pass, "
         "+0.0 % [+0.0, +0.0]."
+    )
+
+
+def _ended(recipe: Recipe, numbers: range, kept: int = 0, status: str = "ok") -> Recipe:
+    """The requests of these numbers ended after `kept` tokens; what was asked for stays."""
+    whole = recipe.requests
+    ended = [replace(one, asked=len(one.token_ns), token_ns=one.token_ns[:kept], status=status) for one in whole]
+    return Recipe([ended[i] if i in numbers else one for i, one in enumerate(whole)])
+
+
+_WHOLE = steady(100, 3)
+
+
+@pytest.mark.parametrize(
+    ("real", "sim", "sentence", "caveat"),
+    [
+        (_ended(_WHOLE, range(97, 100), kept=2), _WHOLE, "**PASS**: ", "Note: real run r0: 3 of 100 requests stopped early"),
+        (_ended(_WHOLE, range(90, 100), kept=2), _WHOLE, "**INSUFFICIENT**: ", "**Marked**: real run r0: 10 of 100 requests stopped early"),
+        (_ended(steady(103, 3), range(100, 103), status="error"), steady(103, 3), "**PASS**: ", "Note: real run r0: 3 failed and 0 gave no token"),
+        (_ended(steady(110, 3), range(100, 110)), steady(110, 3), "**WARN**: ", "**Marked**: real run r0: 0 failed and 10 gave no token"),
+        (steady(1, 3), steady(1, 3), "**INSUFFICIENT**: too few compared requests (1) for a verdict; ", "one real repeat only"),
+        (steady(1, 1), steady(1, 1), "**INSUFFICIENT**: too few compared requests (1) for a verdict; ", "ITL has no samples (requests of one token have no gap)"),
+        (steady(100, 1), steady(100, 1), "**PASS**: Vidur `calibrated` is within 5 % in all 4 required cells", "ITL has no samples"),
+        (_WHOLE, _WHOLE.scaled(1.04), "**PASS**: Vidur `calibrated` is within 5 % in all 6 required cells, by 95 % intervals; largest error +4.0 % [+4.0, +4.0]", "one real repeat"),
+        (steady(100, 3, itl_ns=0), _WHOLE, "**FAIL**: the real ITL P50 is 0 and that of Vidur `calibrated` is 4.00 ms, so the error has no bound.", "one real repeat"),
+        (
+            steady(100, 3, step_ns=MS), steady(100, 3, step_ns=MS),
+            "**INSUFFICIENT**: 100 requests, which depend on each other, hold too few independent samples for a verdict; ",
+            "Too few independent samples to judge: TTFT P50, TTFT P90, ITL P50, ITL P90, E2E P50, E2E P90.",
+        ),
+    ],
+    ids=[
+        "few early stops", "many in one stretch", "few errors", "many without a token", "one request", "one request of one token", "one token each", "all equal",
+        "no gaps in the real run", "one stretch",
+    ],
+)  # fmt: skip
+def test_what_is_said_of_degenerate_runs(tmp_path: Path, real: Recipe, sim: Recipe, sentence: str, caveat: str) -> None:
+    found = _comparison(tmp_path, [real], {"calibrated": sim})
+    assert verdict_sentence(found).startswith(sentence)
+    assert any(
+        caveat in one
+        for block in content(found, [Figure("f.png", "", "")])[:4]
+        if isinstance(block, Items)
+        for one in block.items
     )
 
 
