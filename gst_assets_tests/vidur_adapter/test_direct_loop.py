@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,27 @@ def limited(loop: str, blocks: int, seqs: int, budget: int) -> Any:
 
 # --- one step at a time -----------------------------------------------------------------------------------------------
 
+lengths_of_prompts = st.one_of(st.integers(1, 200), st.sampled_from([31, 32, 33, 64, 128]))
+"""Blocks hold 32 tokens."""
+
+
+def compare_loops(
+    of: Callable[[str], Any], rows: list[tuple[int, int, int]], bundle: Any, variant: str
+) -> SimulationResult:
+    """Both loops give equal tables and settings. Returns what the direct one gave."""
+    lengths, intervals = support.workload(rows)
+    direct, event = (
+        simulate(of(loop), lengths, intervals, bundle, variant, cache_dir=None) for loop in ("direct", "event")
+    )
+    assert support.csv_bytes(direct) == support.csv_bytes(event)
+    assert direct.settings == event.settings
+    return direct
+
 
 @pytest.mark.parametrize("variant", ["kernels", "calibrated"])
 @settings(max_examples=15, deadline=None)
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 40 * MS), st.integers(1, 200), st.integers(1, 80)), min_size=1, max_size=25),
+    rows=st.lists(st.tuples(st.integers(0, 40 * MS), lengths_of_prompts, st.integers(1, 80)), min_size=1, max_size=25),
     blocks=st.integers(10, 30),
     seqs=st.integers(1, 8),
     budget=st.integers(8, 128),
@@ -47,24 +63,58 @@ def limited(loop: str, blocks: int, seqs: int, budget: int) -> Any:
 def test_the_direct_loop_equals_the_event_loop_to_the_byte(
     variant: str, rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int
 ) -> None:
-    lengths, intervals = support.workload(rows)
-    direct, event = (
-        simulate(limited(loop, blocks, seqs, budget), lengths, intervals, BUNDLE, variant, cache_dir=None)
-        for loop in ("direct", "event")
-    )
-    assert support.csv_bytes(direct) == support.csv_bytes(event)
-    assert direct.settings == event.settings
+    compare_loops(lambda loop: limited(loop, blocks, seqs, budget), rows, BUNDLE, variant)
+
+
+@pytest.mark.parametrize("variant", ["kernels", "calibrated"])
+@settings(max_examples=8, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([0, 300 * MS, 4000 * MS]), lengths_of_prompts, st.integers(1, 700)),
+        min_size=1,
+        max_size=5,
+    ),
+    blocks=st.sampled_from([40, 200]),
+)
+def test_long_stretches_of_decodes_are_equal_too(variant: str, rows: list[tuple[int, int, int]], blocks: int) -> None:
+    compare_loops(lambda loop: limited(loop, blocks, 4, 512), rows, BUNDLE, variant)
+
+
+FLAT = support.bundle(SCENARIO, flat=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from([-1, 0, 0, 0, 1]), lengths_of_prompts, st.integers(1, 20)),
+        min_size=1,
+        max_size=12,
+    ),
+    blocks=st.sampled_from([12, 200]),
+)
+def test_arrivals_at_the_end_of_a_step_are_seen_alike(rows: list[tuple[int, int, int, int]], blocks: int) -> None:
+    # Steps of one request take equal time, so that an arrival after whole steps falls together with the end of one, or a nanosecond beside it.
+    step = support.flat_step_ns(SCENARIO)
+    timed = [(max(steps * step + beside, 0), prompt, decode) for steps, beside, prompt, decode in rows]
+    compare_loops(lambda loop: limited(loop, blocks, 4, 128), timed, FLAT, "kernels")
+
+
+@pytest.mark.parametrize("variant", ["kernels", "calibrated"])
+def test_tables_of_forests_are_read_alike(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(predictor.FOREST, "n_estimators", 2)
+
+    def of(loop: str) -> Any:
+        made = limited(loop, 40, 8, 64)
+        return made.model_copy(update={"simulation": made.simulation.model_copy(update={"predictor": "forest"})})
+
+    compare_loops(of, [(40 * MS * (i % 3), 1 + 29 * (i % 7), 1 + 50 * (i % 5)) for i in range(25)], BUNDLE, variant)
 
 
 @pytest.mark.parametrize("variant", ["kernels", "calibrated"])
 def test_the_loops_agree_under_kv_pressure_with_preemptions(variant: str) -> None:
-    lengths, intervals = support.workload([(1 * MS, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(60)])
-    direct, event = (
-        simulate(limited(loop, 20, 8, 64), lengths, intervals, BUNDLE, variant, cache_dir=None)
-        for loop in ("direct", "event")
-    )
+    rows = [(1 * MS, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(60)]
+    direct = compare_loops(lambda loop: limited(loop, 20, 8, 64), rows, BUNDLE, variant)
     assert direct.num_preemptions > 10
-    assert support.csv_bytes(direct) == support.csv_bytes(event)
 
 
 # --- asynchronous scheduling ------------------------------------------------------------------------------------------
@@ -209,16 +259,49 @@ def test_any_workload_keeps_the_contract_ahead(
     assert (handed_out[1:] >= handed_out[:-1]).all()
 
 
+def as_the_scheduler_would(run: Callable[[], SimulationResult]) -> list[SimulationResult]:
+    """A simulation as it is, with every step formed by itself, and with every step formed by Vidur's scheduler alone."""
+    results = [run()]
+    simulator = direct_loop.DirectSimulator
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "_run_decodes", lambda *_: False)
+        results.append(run())
+        patch.setattr(simulator, "_form", simulator._form_all)
+        results.append(run())
+    return results
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=15),
+    blocks=st.integers(10, 40),
+    seqs=st.integers(1, 8),
+    budget=st.integers(8, 128),
+    costs=st.builds(
+        LinearCosts, host=st.integers(0, 5), device=st.integers(1, 9), tail=st.integers(0, 5), process=st.integers(0, 2)
+    ),
+)
+def test_steps_ahead_are_those_the_scheduler_would_form(
+    rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int, costs: LinearCosts
+) -> None:
+    overrides = (
+        f"engine.num_kv_blocks={blocks}",
+        f"engine.max_num_seqs={seqs}",
+        f"engine.max_num_batched_tokens={budget}",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        at_once, *one_by_one = as_the_scheduler_would(lambda: ahead(patch, rows, costs, *overrides))
+    for result in one_by_one:
+        assert support.csv_bytes(result) == support.csv_bytes(at_once)
+
+
 @pytest.mark.parametrize("costs", [LinearCosts(), LinearCosts(host=4, device=1, process=1)])
-def test_repeated_steps_are_those_the_scheduler_would_form(monkeypatch: pytest.MonkeyPatch, costs: LinearCosts) -> None:
+def test_steps_ahead_are_the_schedulers_under_kv_pressure(monkeypatch: pytest.MonkeyPatch, costs: LinearCosts) -> None:
     rows = [(1, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(30)]
     overrides = ("engine.num_kv_blocks=20", "engine.max_num_seqs=8", "engine.max_num_batched_tokens=64")
-    repeated = ahead(monkeypatch, rows, costs, *overrides)
-    monkeypatch.setattr(direct_loop.DirectSimulator, "_run_decodes", lambda *_: False)
-    monkeypatch.setattr(direct_loop.DirectSimulator, "_form", direct_loop.DirectSimulator._form_all)
-    asked = ahead(monkeypatch, rows, costs, *overrides)
-    assert repeated.num_preemptions > 0
-    assert support.csv_bytes(repeated) == support.csv_bytes(asked)
+    results = as_the_scheduler_would(lambda: ahead(monkeypatch, rows, costs, *overrides))
+    assert results[0].num_preemptions > 0
+    assert len({support.csv_bytes(result) for result in results}) == 1
 
 
 def test_a_bundle_without_the_terms_is_refused() -> None:
