@@ -152,20 +152,25 @@ class LinearCosts:
         return step.num_prefill_tokens == 77
 
 
-def ahead(
-    monkeypatch: pytest.MonkeyPatch, rows: Sequence[tuple[int, int, int]], costs: LinearCosts, *overrides: str
-) -> SimulationResult:
-    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) with these costs and no time to or from the client."""
-    monkeypatch.setattr(predictor, "AsynchronousStepCosts", lambda *_: costs)
-    of = support.scenario(*overrides)
+def without_client() -> support.SyntheticBundle:
+    """A bundle of an asynchronous engine with no time to or from the client, which makes a simulation easier to follow."""
     overheads = [support.term_row("handover", 1, 0, 1), support.term_row("delivery", 0, 1, 1)]
-    made = support.bundle(of, async_scheduling=True, overheads=overheads)
-    # The contract wants medians above 0; a simulation without either term is easier to follow.
-    table = made.overheads
-    assert table is not None
-    table["median_ns"] = 0
+    made = support.bundle(SCENARIO, async_scheduling=True, overheads=overheads)
+    assert made.overheads is not None
+    made.overheads["median_ns"] = 0  # the contract wants medians above 0
+    return made
+
+
+WITHOUT_CLIENT = without_client()
+
+
+def ahead(
+    patch: pytest.MonkeyPatch, rows: Sequence[tuple[int, int, int]], costs: LinearCosts, of: Any = SCENARIO
+) -> SimulationResult:
+    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) with these costs."""
+    patch.setattr(predictor, "AsynchronousStepCosts", lambda *_: costs)
     lengths, intervals = support.workload([(gap * MS, prompt, decode) for gap, prompt, decode in rows])
-    result = simulate(of, lengths, intervals, made, "calibrated", cache_dir=None)
+    result = simulate(of, lengths, intervals, WITHOUT_CLIENT, "calibrated", cache_dir=None)  # type: ignore[arg-type]
     assert result.settings["async_scheduling"] is True
     return result
 
@@ -214,7 +219,7 @@ def test_a_prompt_is_not_scheduled_twice_and_a_finished_request_not_again(monkey
 
 def test_a_place_is_free_only_when_the_last_output_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # One place. Request 0 ends with step 1 (formed 1, handed out 8); request 1 arrives at 0 and can be seen at 3 but admitted at 8 only.
-    result = ahead(monkeypatch, [(0, 10, 2), (0, 10, 1)], LinearCosts(), "engine.max_num_seqs=1")
+    result = ahead(monkeypatch, [(0, 10, 2), (0, 10, 1)], LinearCosts(), limited("direct", 1024, 1, 512))
     # Step 2: formed 8, launched 9, done max(8 + 5, 9 + 2) = 13.
     assert stamps(result) == [(0, 3), (1, 8), (8, 13)]
     assert result.iterations["num_running"].tolist() == [1, 1, 1]
@@ -271,7 +276,7 @@ def as_the_scheduler_would(run: Callable[[], SimulationResult]) -> list[Simulati
     return results
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=15),
     blocks=st.integers(10, 40),
@@ -284,13 +289,9 @@ def as_the_scheduler_would(run: Callable[[], SimulationResult]) -> list[Simulati
 def test_steps_ahead_are_those_the_scheduler_would_form(
     rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int, costs: LinearCosts
 ) -> None:
-    overrides = (
-        f"engine.num_kv_blocks={blocks}",
-        f"engine.max_num_seqs={seqs}",
-        f"engine.max_num_batched_tokens={budget}",
-    )
+    of = limited("direct", blocks, seqs, budget)
     with pytest.MonkeyPatch.context() as patch:
-        at_once, *one_by_one = as_the_scheduler_would(lambda: ahead(patch, rows, costs, *overrides))
+        at_once, *one_by_one = as_the_scheduler_would(lambda: ahead(patch, rows, costs, of))
     for result in one_by_one:
         assert support.csv_bytes(result) == support.csv_bytes(at_once)
 
@@ -298,8 +299,8 @@ def test_steps_ahead_are_those_the_scheduler_would_form(
 @pytest.mark.parametrize("costs", [LinearCosts(), LinearCosts(host=4, device=1, process=1)])
 def test_steps_ahead_are_the_schedulers_under_kv_pressure(monkeypatch: pytest.MonkeyPatch, costs: LinearCosts) -> None:
     rows = [(1, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(30)]
-    overrides = ("engine.num_kv_blocks=20", "engine.max_num_seqs=8", "engine.max_num_batched_tokens=64")
-    results = as_the_scheduler_would(lambda: ahead(monkeypatch, rows, costs, *overrides))
+    of = limited("direct", 20, 8, 64)
+    results = as_the_scheduler_would(lambda: ahead(monkeypatch, rows, costs, of))
     assert results[0].num_preemptions > 0
     assert len({support.csv_bytes(result) for result in results}) == 1
 

@@ -300,13 +300,15 @@ for variant, kind in (("kernels", "forest"), ("kernels", "interpolation"), ("cal
 
 
 def test_two_processes_agree_to_the_byte_and_print_nothing_else() -> None:
-    outputs = [
-        subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", _DIGEST_PROGRAM],
-            check=True, capture_output=True, text=True, cwd=PROJECT_ROOT, env={**os.environ, "PYTHONHASHSEED": seed},
-        ).stdout
+            stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, env={**os.environ, "PYTHONHASHSEED": seed},
+        )
         for seed in ("1", "2")
     ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]
     assert len(outputs[0].splitlines()) == 3
 
