@@ -32,10 +32,6 @@ class Decodes:
         self._borders[(first + 1 - prefill) % self._block_size] += 1
         heappush(self._ends, (first + request._num_decode_tokens - 1, request._id, request))
 
-    def clear(self) -> None:
-        """None any more."""
-        self.__init__(self._block_size)  # type: ignore[misc]
-
     def take_ending(self, step: int) -> list[EngineRequest]:
         """Remove the requests that get their last token from `step`, and count them as computed."""
         ending = []

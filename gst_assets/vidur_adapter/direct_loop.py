@@ -151,7 +151,7 @@ class DirectSimulator:
         for request, first, restarts in before:
             if request._num_restarts != restarts:
                 history.add_tokens(request._id, first, last)
-        decodes.clear()
+        self._decodes = Decodes(scheduler._cache_config.block_size)
         self._decoding, self._in_prefill = [], []
         if batch is None:
             return False

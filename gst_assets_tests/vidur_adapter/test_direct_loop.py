@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,27 @@ def limited(loop: str, blocks: int, seqs: int, budget: int) -> Any:
 
 # --- one step at a time -----------------------------------------------------------------------------------------------
 
+lengths_of_prompts = st.one_of(st.integers(1, 200), st.sampled_from([31, 32, 33, 64, 128]))
+"""Blocks hold 32 tokens."""
+
+
+def compare_loops(
+    of: Callable[[str], Any], rows: list[tuple[int, int, int]], bundle: Any, variant: str
+) -> SimulationResult:
+    """Both loops give equal tables and settings. Returns what the direct one gave."""
+    lengths, intervals = support.workload(rows)
+    direct, event = (
+        simulate(of(loop), lengths, intervals, bundle, variant, cache_dir=None) for loop in ("direct", "event")
+    )
+    assert support.csv_bytes(direct) == support.csv_bytes(event)
+    assert direct.settings == event.settings
+    return direct
+
 
 @pytest.mark.parametrize("variant", ["kernels", "calibrated"])
 @settings(max_examples=15, deadline=None)
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 40 * MS), st.integers(1, 200), st.integers(1, 80)), min_size=1, max_size=25),
+    rows=st.lists(st.tuples(st.integers(0, 40 * MS), lengths_of_prompts, st.integers(1, 80)), min_size=1, max_size=25),
     blocks=st.integers(10, 30),
     seqs=st.integers(1, 8),
     budget=st.integers(8, 128),
@@ -47,24 +63,58 @@ def limited(loop: str, blocks: int, seqs: int, budget: int) -> Any:
 def test_the_direct_loop_equals_the_event_loop_to_the_byte(
     variant: str, rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int
 ) -> None:
-    lengths, intervals = support.workload(rows)
-    direct, event = (
-        simulate(limited(loop, blocks, seqs, budget), lengths, intervals, BUNDLE, variant, cache_dir=None)
-        for loop in ("direct", "event")
-    )
-    assert support.csv_bytes(direct) == support.csv_bytes(event)
-    assert direct.settings == event.settings
+    compare_loops(lambda loop: limited(loop, blocks, seqs, budget), rows, BUNDLE, variant)
+
+
+@pytest.mark.parametrize("variant", ["kernels", "calibrated"])
+@settings(max_examples=8, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([0, 300 * MS, 4000 * MS]), lengths_of_prompts, st.integers(1, 700)),
+        min_size=1,
+        max_size=5,
+    ),
+    blocks=st.sampled_from([40, 200]),
+)
+def test_long_stretches_of_decodes_are_equal_too(variant: str, rows: list[tuple[int, int, int]], blocks: int) -> None:
+    compare_loops(lambda loop: limited(loop, blocks, 4, 512), rows, BUNDLE, variant)
+
+
+FLAT = support.bundle(SCENARIO, flat=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from([-1, 0, 0, 0, 1]), lengths_of_prompts, st.integers(1, 20)),
+        min_size=1,
+        max_size=12,
+    ),
+    blocks=st.sampled_from([12, 200]),
+)
+def test_arrivals_at_the_end_of_a_step_are_seen_alike(rows: list[tuple[int, int, int, int]], blocks: int) -> None:
+    # Steps of one request take equal time, so that an arrival after whole steps falls together with the end of one, or a nanosecond beside it.
+    step = support.flat_step_ns(SCENARIO)
+    timed = [(max(steps * step + beside, 0), prompt, decode) for steps, beside, prompt, decode in rows]
+    compare_loops(lambda loop: limited(loop, blocks, 4, 128), timed, FLAT, "kernels")
+
+
+@pytest.mark.parametrize("variant", ["kernels", "calibrated"])
+def test_tables_of_forests_are_read_alike(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(predictor.FOREST, "n_estimators", 2)
+
+    def of(loop: str) -> Any:
+        made = limited(loop, 40, 8, 64)
+        return made.model_copy(update={"simulation": made.simulation.model_copy(update={"predictor": "forest"})})
+
+    compare_loops(of, [(40 * MS * (i % 3), 1 + 29 * (i % 7), 1 + 50 * (i % 5)) for i in range(25)], BUNDLE, variant)
 
 
 @pytest.mark.parametrize("variant", ["kernels", "calibrated"])
 def test_the_loops_agree_under_kv_pressure_with_preemptions(variant: str) -> None:
-    lengths, intervals = support.workload([(1 * MS, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(60)])
-    direct, event = (
-        simulate(limited(loop, 20, 8, 64), lengths, intervals, BUNDLE, variant, cache_dir=None)
-        for loop in ("direct", "event")
-    )
+    rows = [(1 * MS, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(60)]
+    direct = compare_loops(lambda loop: limited(loop, 20, 8, 64), rows, BUNDLE, variant)
     assert direct.num_preemptions > 10
-    assert support.csv_bytes(direct) == support.csv_bytes(event)
 
 
 # --- asynchronous scheduling ------------------------------------------------------------------------------------------
@@ -102,20 +152,25 @@ class LinearCosts:
         return step.num_prefill_tokens == 77
 
 
-def ahead(
-    monkeypatch: pytest.MonkeyPatch, rows: Sequence[tuple[int, int, int]], costs: LinearCosts, *overrides: str
-) -> SimulationResult:
-    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) with these costs and no time to or from the client."""
-    monkeypatch.setattr(predictor, "AsynchronousStepCosts", lambda *_: costs)
-    of = support.scenario(*overrides)
+def without_client() -> support.SyntheticBundle:
+    """A bundle of an asynchronous engine with no time to or from the client, which makes a simulation easier to follow."""
     overheads = [support.term_row("handover", 1, 0, 1), support.term_row("delivery", 0, 1, 1)]
-    made = support.bundle(of, async_scheduling=True, overheads=overheads)
-    # The contract wants medians above 0; a simulation without either term is easier to follow.
-    table = made.overheads
-    assert table is not None
-    table["median_ns"] = 0
+    made = support.bundle(SCENARIO, async_scheduling=True, overheads=overheads)
+    assert made.overheads is not None
+    made.overheads["median_ns"] = 0  # the contract wants medians above 0
+    return made
+
+
+WITHOUT_CLIENT = without_client()
+
+
+def ahead(
+    patch: pytest.MonkeyPatch, rows: Sequence[tuple[int, int, int]], costs: LinearCosts, of: Any = SCENARIO
+) -> SimulationResult:
+    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) with these costs."""
+    patch.setattr(predictor, "AsynchronousStepCosts", lambda *_: costs)
     lengths, intervals = support.workload([(gap * MS, prompt, decode) for gap, prompt, decode in rows])
-    result = simulate(of, lengths, intervals, made, "calibrated", cache_dir=None)
+    result = simulate(of, lengths, intervals, WITHOUT_CLIENT, "calibrated", cache_dir=None)  # type: ignore[arg-type]
     assert result.settings["async_scheduling"] is True
     return result
 
@@ -164,7 +219,7 @@ def test_a_prompt_is_not_scheduled_twice_and_a_finished_request_not_again(monkey
 
 def test_a_place_is_free_only_when_the_last_output_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # One place. Request 0 ends with step 1 (formed 1, handed out 8); request 1 arrives at 0 and can be seen at 3 but admitted at 8 only.
-    result = ahead(monkeypatch, [(0, 10, 2), (0, 10, 1)], LinearCosts(), "engine.max_num_seqs=1")
+    result = ahead(monkeypatch, [(0, 10, 2), (0, 10, 1)], LinearCosts(), limited("direct", 1024, 1, 512))
     # Step 2: formed 8, launched 9, done max(8 + 5, 9 + 2) = 13.
     assert stamps(result) == [(0, 3), (1, 8), (8, 13)]
     assert result.iterations["num_running"].tolist() == [1, 1, 1]
@@ -209,16 +264,45 @@ def test_any_workload_keeps_the_contract_ahead(
     assert (handed_out[1:] >= handed_out[:-1]).all()
 
 
+def as_the_scheduler_would(run: Callable[[], SimulationResult]) -> list[SimulationResult]:
+    """A simulation as it is, with every step formed by itself, and with every step formed by Vidur's scheduler alone."""
+    results = [run()]
+    simulator = direct_loop.DirectSimulator
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "_run_decodes", lambda *_: False)
+        results.append(run())
+        patch.setattr(simulator, "_form", simulator._form_all)
+        results.append(run())
+    return results
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=15),
+    blocks=st.integers(10, 40),
+    seqs=st.integers(1, 8),
+    budget=st.integers(8, 128),
+    costs=st.builds(
+        LinearCosts, host=st.integers(0, 5), device=st.integers(1, 9), tail=st.integers(0, 5), process=st.integers(0, 2)
+    ),
+)
+def test_steps_ahead_are_those_the_scheduler_would_form(
+    rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int, costs: LinearCosts
+) -> None:
+    of = limited("direct", blocks, seqs, budget)
+    with pytest.MonkeyPatch.context() as patch:
+        at_once, *one_by_one = as_the_scheduler_would(lambda: ahead(patch, rows, costs, of))
+    for result in one_by_one:
+        assert support.csv_bytes(result) == support.csv_bytes(at_once)
+
+
 @pytest.mark.parametrize("costs", [LinearCosts(), LinearCosts(host=4, device=1, process=1)])
-def test_repeated_steps_are_those_the_scheduler_would_form(monkeypatch: pytest.MonkeyPatch, costs: LinearCosts) -> None:
+def test_steps_ahead_are_the_schedulers_under_kv_pressure(monkeypatch: pytest.MonkeyPatch, costs: LinearCosts) -> None:
     rows = [(1, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(30)]
-    overrides = ("engine.num_kv_blocks=20", "engine.max_num_seqs=8", "engine.max_num_batched_tokens=64")
-    repeated = ahead(monkeypatch, rows, costs, *overrides)
-    monkeypatch.setattr(direct_loop.DirectSimulator, "_run_decodes", lambda *_: False)
-    monkeypatch.setattr(direct_loop.DirectSimulator, "_form", direct_loop.DirectSimulator._form_all)
-    asked = ahead(monkeypatch, rows, costs, *overrides)
-    assert repeated.num_preemptions > 0
-    assert support.csv_bytes(repeated) == support.csv_bytes(asked)
+    of = limited("direct", 20, 8, 64)
+    results = as_the_scheduler_would(lambda: ahead(monkeypatch, rows, costs, of))
+    assert results[0].num_preemptions > 0
+    assert len({support.csv_bytes(result) for result in results}) == 1
 
 
 def test_a_bundle_without_the_terms_is_refused() -> None:

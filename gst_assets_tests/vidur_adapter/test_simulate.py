@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
+from gst_assets.vidur_adapter import predictor
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support
 
@@ -26,6 +27,12 @@ VARIANTS = ("kernels", "calibrated")
 SCENARIO = support.scenario()
 BUNDLE = support.bundle(SCENARIO)
 MIX = [(0, 100, 20), (5 * MS, 300, 10), (2 * MS, 700, 5), (0, 1, 3), (60 * MS, 33, 30)]
+
+
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real forests of few trees."""
+    monkeypatch.setitem(predictor.FOREST, "n_estimators", 5)
 
 
 def run(
@@ -176,11 +183,11 @@ def test_no_token_overtakes_an_earlier_one_on_its_way_to_the_client() -> None:
 
 
 def test_twice_slower_operators_double_the_time_per_token(tmp_path: Path) -> None:
-    for predictor in ("interpolation", "forest"):
-        override = f"simulation.predictor={predictor}"
+    for kind in ("interpolation", "forest"):
+        override = f"simulation.predictor={kind}"
         once, twice = (run(MIX[:1], override, scale=scale, cache_dir=tmp_path) for scale in (1.0, 2.0))
         ratio = twice.tokens["token_latency_ns"].sum() / once.tokens["token_latency_ns"].sum()
-        assert ratio == pytest.approx(2, rel=0.02), predictor
+        assert ratio == pytest.approx(2, rel=0.02), kind
 
 
 def test_settings_say_what_was_simulated() -> None:
@@ -253,7 +260,7 @@ def test_a_step_that_preempts_admits_nobody() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 30 * MS), st.integers(1, 200), st.integers(1, 60)), min_size=1, max_size=20),
     blocks=st.integers(10, 30),
@@ -283,21 +290,25 @@ def test_two_simulations_in_one_process_are_equal_to_the_byte(variant: str) -> N
 
 _DIGEST_PROGRAM = """
 import hashlib
+from gst_assets.vidur_adapter import predictor
 from gst_assets_tests.vidur_adapter import support, test_simulate
-for variant, predictor in (("kernels", "forest"), ("kernels", "interpolation"), ("calibrated", "interpolation")):
-    result = test_simulate.run(test_simulate.MIX, f"simulation.predictor={predictor}", variant=variant)
+predictor.FOREST["n_estimators"] = 5
+for variant, kind in (("kernels", "forest"), ("kernels", "interpolation"), ("calibrated", "interpolation")):
+    result = test_simulate.run(test_simulate.MIX, f"simulation.predictor={kind}", variant=variant)
     print(hashlib.sha256(support.csv_bytes(result)).hexdigest(), sorted(result.settings.items()))
 """
 
 
 def test_two_processes_agree_to_the_byte_and_print_nothing_else() -> None:
-    outputs = [
-        subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", _DIGEST_PROGRAM],
-            check=True, capture_output=True, text=True, cwd=PROJECT_ROOT, env={**os.environ, "PYTHONHASHSEED": seed},
-        ).stdout
+            stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, env={**os.environ, "PYTHONHASHSEED": seed},
+        )
         for seed in ("1", "2")
     ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]
     assert len(outputs[0].splitlines()) == 3
 
