@@ -5,7 +5,7 @@ SCENARIO ?= smoke
 UI_PORT ?= 3000
 export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home
 
-.PHONY: demo test coverage lint ui install lock instance clean
+.PHONY: demo test coverage lint bench ui install lock instance clean
 
 demo: install instance  ## every asset of the scenario, then where its report is
 	@started=$$SECONDS; \
@@ -20,6 +20,9 @@ coverage: install
 
 lint: install
 	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
+
+bench: install  ## quick benchmarks, each a ratio to a baseline of the same run (BENCH=--write: into docs/benchmarks.md)
+	@$(PY) -W ignore benchmarks/bench.py $(BENCH)
 
 ui: install instance  ## Dagster UI and daemon on loopback, with the demo's data (made first where there is none)
 	@$(PY) -m gst_assets.latest $(SCENARIO) >/dev/null 2>&1 || $(MAKE) demo

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measuring import ROWS, Child, Ratio, measured, tell
 
 from gst_assets.contracts.documents import RealRunMeta, VidurRunMeta, write_document
 from gst_assets.contracts.store import directory_digests
@@ -108,22 +107,12 @@ def write_run(directory: Path, kind: str, num_tokens: int, tokens_per_request: i
         )
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident GiB of a command, which must succeed."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit(f"{command[:4]} ended with status {status}")
-    return seconds, usage.ru_maxrss / 2**20
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=10_000_000, help="token rows a side")
     parser.add_argument("--tokens-per-request", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(ROWS, action="store_true", help="print the ratio as JSON, for bench.py")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         real, sim, out = (Path(folder) / name for name in ("real", "sim", "out"))
@@ -131,19 +120,23 @@ def main() -> int:
         write_run(sim, "vidur", options.tokens, options.tokens_per_request, 2)
         tables = [str(side / "token_metrics.csv") for side in (real, sim)]
         compare = ["-m", "gst_assets.analysis.compare", "--real", str(real), "--sim", str(sim), "--out", str(out)]
-        reads, comparisons = [], []
+        reads: list[Child] = []
+        comparisons: list[Child] = []
         for _ in range(options.rounds):
             reads.append(measured([sys.executable, "-c", _READ, *tables]))
             shutil.rmtree(out, ignore_errors=True)
             comparisons.append(measured([sys.executable, *compare]))
-        (read_s, read_gib), (compare_s, compare_gib) = min(reads), min(comparisons)
+        if options.rows:
+            seconds = ([one.seconds for one in comparisons], [one.seconds for one in reads])
+            tell([Ratio(f"comparison of two runs, {options.tokens:,} tokens a side", "pyarrow reads both token tables", *seconds, "s")])  # fmt: skip
+            return 0
+        read, compared = (min(found, key=lambda one: one.seconds) for found in (reads, comparisons))
         size = sum(Path(one).stat().st_size for one in tables) / 1e6
         print(f"{options.tokens:,} token rows a side, {size:.0f} MB in both tables, {os.cpu_count()} CPUs")
-        print(f"pyarrow reads both: {read_s:.1f} s, peak {read_gib:.2f} GiB")
-        print(
-            f"comparison:         {compare_s:.1f} s, peak {compare_gib:.2f} GiB, {compare_s / read_s:.1f} times the reading"
-        )
-        print("rounds [s]: " + ", ".join(f"{r[0]:.1f} / {c[0]:.1f}" for r, c in zip(reads, comparisons, strict=True)))
+        print(f"pyarrow reads both: {read.seconds:.1f} s, peak {read.peak_gib:.2f} GiB")
+        print(f"comparison:         {compared.seconds:.1f} s, peak {compared.peak_gib:.2f} GiB, {compared.seconds / read.seconds:.1f} times the reading")  # fmt: skip
+        rounds = zip(reads, comparisons, strict=True)
+        print("rounds [s]: " + ", ".join(f"{one.seconds:.1f} / {other.seconds:.1f}" for one, other in rounds))
     return 0
 
 

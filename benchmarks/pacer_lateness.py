@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import ROWS, Ratio, over_rounds, tell
 
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine.protocol import EngineRequest, TokenMessage
@@ -108,28 +108,42 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[32, 1000], help="requests per second")
     parser.add_argument("--seconds", type=float, default=10, help="length of a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(ROWS, action="store_true", help="print `replay` against asyncio.sleep as JSON, for bench.py")
     arguments = parser.parse_args()
     with quiet_interpreter() as priority:
-        print(
-            f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} before the first round; priority of `replay`: {priority.name}",
-            end="",
-        )
-    print(f" ({priority.reason})\n" if priority.reason else "\n")
+        pass
+    if arguments.rows:
+        tell([_ratio(rate, measure(rate, arguments.seconds, arguments.rounds), priority.name) for rate in arguments.rates])  # fmt: skip
+        return
+    print(
+        f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} before the first round; priority of `replay`: {priority.name}"
+        + (f" ({priority.reason})\n" if priority.reason else "\n")
+    )
     print(
         "| requests/s | pacer | lateness P50 [ms] | P99 [ms] | max [ms] | waited for a CPU [ms/s] | CPUs busy [%] | stolen [%] |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for rate in arguments.rates:
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in PACERS}
-        for seed in range(arguments.rounds):
-            planned = plan(rate, arguments.seconds, seed)
-            for name, pacer in PACERS.items():
-                before = _machine()
-                late = lateness_ns(asyncio.run(pacer(planned)))
-                found[name].append({name: value / 1e6 for name, value in late.items()} | _since(before))
-        for name, rounds in found.items():
-            cells = [_over_rounds([values[key] for values in rounds], digits) for key, digits in _COLUMNS.items()]
+        for name, rounds in measure(rate, arguments.seconds, arguments.rounds).items():
+            cells = [over_rounds([values[key] for values in rounds], digits) for key, digits in _COLUMNS.items()]
             print(f"| {rate:g} | {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def measure(rate_per_s: float, seconds: float, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """What each pacer did in each round: lateness in ms (p50, p99, max) and what the machine did meanwhile."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in PACERS}
+    for seed in range(rounds):
+        planned = plan(rate_per_s, seconds, seed)
+        for name, pacer in PACERS.items():
+            before = _machine()
+            late = lateness_ns(asyncio.run(pacer(planned)))
+            found[name].append({name: value / 1e6 for name, value in late.items()} | _since(before))
+    return found
+
+
+def _ratio(rate_per_s: float, found: dict[str, list[dict[str, float]]], priority: str) -> Ratio:
+    ours, baseline = ([one["p99"] for one in found[name]] for name in ("replay", "asyncio.sleep"))
+    return Ratio(f"lateness of `replay` at {rate_per_s:g} requests/s, P99 ({priority} priority)", "a task that sleeps for each request", ours, baseline, "ms")  # fmt: skip
 
 
 _COLUMNS = {"p50": 3, "p99": 3, "max": 3, "waited": 1, "busy": 0, "stolen": 1}
@@ -156,10 +170,6 @@ def _since(before: dict[str, float]) -> dict[str, float]:
         "busy": 100 * passed["busy"] / max(passed["ticks"], 1),
         "stolen": 100 * passed["stolen"] / max(passed["ticks"], 1),
     }
-
-
-def _over_rounds(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

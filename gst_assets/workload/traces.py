@@ -23,7 +23,8 @@ BLOCK_BYTES = 8 << 20
 @dataclass(frozen=True)
 class TraceFormat:
     """A published format. `columns`: time, prompt tokens, output tokens, as the header or the JSON keys name them; `known`: further ones that
-    are published and not used. `licence`: what the publisher states for the data, or None where no clear statement is known."""
+    are published and not used. `licence`: what the publisher states for the data (docs/workloads.md says where), or None where the format does
+    not tell whose data a file holds."""
 
     name: str
     publication: str
@@ -45,7 +46,7 @@ FORMATS = {
         TraceFormat("mooncake", "https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces", "Apache-2.0",
                     ("timestamp", "input_length", "output_length"), ("hash_ids",)),
         TraceFormat("sharegpt", "https://github.com/vllm-project/vllm/tree/main/benchmarks", None, ("conversations",), ("id",), has_times=False),
-        TraceFormat("vidur", "https://github.com/microsoft/vidur/tree/main/data/processed_traces", "MIT",
+        TraceFormat("vidur", "https://github.com/microsoft/vidur/tree/main/data/processed_traces", None,
                     ("arrived_at", "num_prefill_tokens", "num_decode_tokens"), ("num_total_tokens", "pd_ratio")),
     )
 }  # fmt: skip

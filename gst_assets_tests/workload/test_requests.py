@@ -44,7 +44,14 @@ def trace(tmp_path: Path) -> Path:
 def scenario(trace: Path, *overrides: str) -> Scenario:
     common = ["workload.prompts=null", "workload.num_requests=null", "workload.num_decode_tokens=null"]
     return load_scenario(
-        "smoke", [*common, f"workload.trace.path={trace}", "workload.arrivals={kind: trace}", *overrides]
+        "smoke",
+        [
+            *common,
+            f"workload.trace.path={trace}",
+            "workload.trace.licence=own",
+            "workload.arrivals={kind: trace}",
+            *overrides,
+        ],
     )
 
 
@@ -60,7 +67,7 @@ def test_only_what_the_scenario_says_is_left_out_and_all_of_it_is_counted(
     drop = "workload.trace.unusable=drop"
     kept = plan(drop)
     assert kept.prefill.tolist() == [10, 300, 20, 30, 40] and kept.time_ns.tolist() == [0, 2e9, 3e9, 5e9, 6e9]
-    assert (kept.source.rows, kept.source.unusable_dropped, kept.source.licence) == (7, 2, "MIT")
+    assert (kept.source.rows, kept.source.unusable_dropped, kept.source.licence) == (7, 2, "own")
     limit = "workload.trace.max_total_tokens=100"
     with pytest.raises(WorkloadError, match=r"line 4: 300 prompt and 10 output tokens, beyond the limit of 100"):
         plan(drop, limit)
@@ -80,14 +87,25 @@ def test_only_what_the_scenario_says_is_left_out_and_all_of_it_is_counted(
     assert sampled.source.sampled_out == 7 - len(sampled.prefill) - sampled.source.unusable_dropped
 
 
-def test_conversations_need_a_licence_and_have_no_times(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_format_that_does_not_tell_whose_data_it_holds_needs_a_licence(
+    trace: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    talk = tmp_path / "talk.json"
+    talk.write_text('[{"conversations": [{"value": "Hello world"}, {"value": "Yes"}]}]')
+    for path in (trace, talk):
+        with pytest.raises(WorkloadError, match="no licence is known"):
+            plan_requests(scenario(path, "workload.trace.licence=null"), tokenizer)
+    azure = tmp_path / "azure.csv"
+    azure.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n")
+    assert plan_requests(scenario(azure, "workload.trace.licence=null"), tokenizer).source.licence == "CC-BY-4.0"
+
+
+def test_conversations_have_texts_and_no_times(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "talk.json"
     path.write_text('[{"conversations": [{"value": "Hello world"}, {"value": "Yes"}]}]')
-    with pytest.raises(WorkloadError, match="no licence is known"):
-        plan_requests(scenario(path), tokenizer)
     with pytest.raises(WorkloadError, match="has no times"):
-        plan_requests(scenario(path, "workload.trace.licence=own"), tokenizer)
-    plan = plan_requests(scenario(path, "workload.trace.licence=own", "workload.arrivals={kind: static}"), tokenizer)
+        plan_requests(scenario(path), tokenizer)
+    plan = plan_requests(scenario(path, "workload.arrivals={kind: static}"), tokenizer)
     assert (plan.prefill.tolist(), plan.decode.tolist(), plan.texts) == ([2], [1], ["Hello world"])
 
 
