@@ -24,6 +24,7 @@ from gst_assets.assets.presentation import check_spec, contract_failed, markdown
 from gst_assets.errors import ContractError, SimulationError
 
 _ROWS = 10
+_GRAVITY = ("fail", "inconclusive", "warn")
 REPORT = "report"
 """Metadata key of a failing check under which a message finds the report."""
 
@@ -159,13 +160,16 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
 
 
 def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult:
-    """The headline variant's deciding cells that are not a pass."""
+    """The headline variant's deciding cells that are not a pass, the gravest first."""
     frame = comparison.latency_errors
     cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
-    outside = cells[cells["verdict"].isin(["warn", "inconclusive", "fail"])]
+    outside = cells[cells["verdict"].isin(_GRAVITY)]
+    outside = outside.sort_values("relative_error", key=abs, ascending=False)
+    outside = outside.sort_values("verdict", key=lambda verdicts: verdicts.map(_GRAVITY.index), kind="stable")
     judged = cells[cells["verdict"] != "insufficient"]
     bands = comparison.bands
-    why = f"{len(outside)} of {len(judged)} judged cells are beyond the {bands.pass_band:.0%} band"
+    counts = ", ".join(f"{(outside['verdict'] == verdict).sum()} {verdict}" for verdict in _GRAVITY)
+    why = f"{len(outside)} of {len(judged)} judged cells are not shown to be inside the {bands.pass_band:.0%} band: {counts}"
     if judged.empty:
         outside, why = cells, "no cell has enough samples to be judged"
     columns = [
