@@ -1,7 +1,7 @@
 """Load time and memory of the code location with many scenarios, and the time of history and verdict with many past comparisons.
 
 `python benchmarks/code_location_load.py [SCENARIOS] [COMPARISONS]`. Each load is a process of its own; the baseline loads an empty `Definitions`.
-Loads are interleaved, medians of five; ratios are what carries over to another machine.
+Loads are interleaved, medians of five. Ratios of CPU time are what carries over to another machine, and hold while other programs run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from gst_assets.analysis.history import read_history
@@ -37,12 +38,12 @@ else:
     from gst_assets.partitions import SCENARIOS
     defs, partitions = location.defs, len(SCENARIOS.get_partition_keys())
 defs.get_repository_def()
-print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, partitions]))
+print(json.dumps([time.perf_counter() - began, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, partitions]))
 """
 
 
 def load(what: str, checkout: Path, root: Path) -> list[float]:
-    """Seconds, MiB and partitions of one load in a fresh process."""
+    """Seconds of wall clock and of CPU (interpreter included), MiB and partitions of one load in a fresh process."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "GST_ARTIFACT_ROOT": str(root)}
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, what],
@@ -100,22 +101,28 @@ def main(scenarios: int, comparisons: int) -> None:
         for _ in range(_ROUNDS):
             for case, arguments in cases.items():
                 found[case].append(load(*arguments))
-        base = [statistics.median(one[i] for one in found["empty location"]) for i in range(2)]
-        print("| location | partitions | load s | ratio | memory MiB | ratio |\n| --- | --- | --- | --- | --- | --- |")
-        for case, rows in found.items():
-            seconds, memory = (statistics.median(row[i] for row in rows) for i in range(2))
-            print(
-                f"| {case} | {rows[0][2]:.0f} | {seconds:.2f} | {seconds / base[0]:.2f} | {memory:.0f} | {memory / base[1]:.2f} |"
-            )
-        began = time.perf_counter()
-        history = read_history(ArtifactStore(root), "smoke")
-        read = time.perf_counter()
-        other = read_history(ArtifactStore(root), "early_stop")
-        missed = time.perf_counter()
-        judge_history(history, Regression())
+        middle = {
+            case: [statistics.median(column) for column in zip(*rows, strict=True)] for case, rows in found.items()
+        }
+        empty = middle["empty location"]
         print(
-            f"\nHistory of one scenario with {len(history.comparisons):,} comparisons: {read - began:.1f} s from nothing; of a scenario with "
-            f"{len(other.comparisons)} among them: {missed - read:.1f} s; verdict over {len(history.comparisons):,} nights: {time.perf_counter() - missed:.1f} s."
+            "| location | partitions | load s | CPU s | ratio of CPU | memory MiB | ratio |\n| --- | --- | --- | --- | --- | --- | --- |"
+        )
+        for case, (seconds, cpu, memory, partitions) in middle.items():
+            print(
+                f"| {case} | {partitions:.0f} | {seconds:.1f} | {cpu:.2f} | {cpu / empty[1]:.2f} | {memory:.0f} | {memory / empty[2]:.2f} |"
+            )
+        marks = [time.process_time()]
+        history = read_history(ArtifactStore(root), "smoke")
+        marks.append(time.process_time())
+        other = read_history(ArtifactStore(root), "early_stop")
+        marks.append(time.process_time())
+        judge_history(history, Regression())
+        marks.append(time.process_time())
+        own, others, verdict = (after - before for before, after in pairwise(marks))
+        print(
+            f"\nCPU seconds: history of one scenario with {len(history.comparisons):,} comparisons {own:.1f}; of a scenario with "
+            f"{len(other.comparisons)} among them {others:.1f}; verdict over {len(history.comparisons):,} nights {verdict:.1f}."
         )
 
 

@@ -24,6 +24,7 @@ from gst_assets.assets.presentation import check_spec, contract_failed, markdown
 from gst_assets.errors import ContractError, SimulationError
 
 _ROWS = 10
+_GRAVITY = ("fail", "inconclusive", "warn")
 REPORT = "report"
 """Metadata key of a failing check under which a message finds the report."""
 
@@ -159,16 +160,20 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
 
 
 def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult:
-    """The headline variant's deciding cells that are not a pass."""
+    """The headline variant's deciding cells that are not a pass, the gravest first."""
     frame = comparison.latency_errors
     cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
     present = cells[cells["num_real_samples"] > 0]
-    outside = present[present["verdict"] != "pass"]
+    order = (*_GRAVITY, "insufficient")
+    outside = present[present["verdict"].isin(order)]
+    outside = outside.sort_values("relative_error", key=abs, ascending=False)
+    outside = outside.sort_values("verdict", key=lambda verdicts: verdicts.map(order.index), kind="stable")
     judged = present[present["verdict"] != "insufficient"]
-    beyond, unjudged = int((judged["verdict"] != "pass").sum()), len(present) - len(judged)
-    why = f"{beyond} of {len(judged)} judged cells are beyond the {comparison.bands.pass_band:.0%} band"
+    unjudged = len(present) - len(judged)
+    counts = ", ".join(f"{(outside['verdict'] == verdict).sum()} {verdict}" for verdict in _GRAVITY)
+    why = f"{int(outside['verdict'].isin(_GRAVITY).sum())} of {len(judged)} judged cells are not shown to be inside the {comparison.bands.pass_band:.0%} band: {counts}"
     if unjudged:
-        why += f", and {unjudged} have too few (independent) samples to be judged"
+        why += f"; {unjudged} have too few (independent) samples to be judged"
     if judged.empty:
         outside, why = cells, "no cell has enough (independent) samples to be judged"
     columns = [

@@ -20,7 +20,7 @@ class ScenarioResource(dg.ConfigurableResource):
     """Resolves the partition's scenario. Overrides given here hold for every asset of the run."""
 
     overrides: list[str] = Field(
-        default_factory=list,
+        default=[],  # not a factory: Dagster fills the launchpad with defaults that it knows beforehand
         description="dotted.key=value, e.g. workload.num_decode_tokens=32; see gst_assets/scenarios/",
     )
 

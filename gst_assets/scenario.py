@@ -581,7 +581,12 @@ class Regression(Settings):
     min_effect: float = Field(
         0.05, gt=0, lt=1, description="smallest relative change of a segment's median that counts"
     )
-    max_pvalue: float = Field(0.001, gt=0, lt=0.05, description="largest p-value of a change point")
+    max_pvalue: float = Field(
+        0.0002,
+        gt=0,
+        lt=0.05,
+        description="largest p-value of a change point; small, as twelve series are judged every night",
+    )
     min_nights: int = Field(8, ge=4, description="fewer nights of a subject are insufficient data")
     min_nights_after: int = Field(3, ge=2, description="nights since a change before it is more than suspicious")
     alarm_nights: int = Field(14, ge=3, description="nights for which a change is told; then it is the new baseline")

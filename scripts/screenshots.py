@@ -1,7 +1,7 @@
 """Take the documentation's screenshots from a running Dagster UI: `PYTHONPATH=. python scripts/screenshots.py URL SCENARIO`.
 
 Needs a Chromium (on the PATH, or named by CHROMIUM) and a UI with the scenario's assets materialized (`make demo`, then `make ui`). Pictures
-have 64 colours, which is plenty for a UI and a third of the size. Also reports every request that would have left this machine.
+have 256 colours, which is plenty for a UI and half the size. Also reports every request that would have left this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gst_assets_tests.browser import browser_page, leaves_loopback
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 GROUPS = ("workload", "real_engine", "simulation", "comparison", "regression")
-COLOURS = 64
+COLOURS = 256
 
 
 def main(url: str, scenario: str) -> int:
@@ -44,7 +44,7 @@ def _graph(page: Page, url: str) -> None:
 
 
 def _report(page: Page, url: str, scenario: str) -> None:
-    page.set_viewport_size({"width": 1500, "height": 1250})
+    page.set_viewport_size({"width": 1500, "height": 1000})
     page.goto(f"{url}/assets/comparison_report?view=partitions&partition={scenario}")
     page.get_by_text("headline", exact=True).first.wait_for()
     _keep(page, "report_metadata.png")
@@ -71,7 +71,9 @@ def _launchpad(page: Page, url: str) -> None:
 def _keep(page: Page, name: str) -> None:
     page.wait_for_timeout(4_000)  # the layout settles after the data arrived
     # Paths of the machine that made the picture tell a reader nothing.
-    page.screenshot(path=IMAGES / name, mask=[page.get_by_text(".md"), page.get_by_text(".html")], mask_color="#e8e8e8")
+    page.screenshot(
+        path=IMAGES / name, mask=[page.get_by_text(text) for text in (".md", ".html", "/figs")], mask_color="#e8e8e8"
+    )
     with Image.open(IMAGES / name) as picture:
         small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(IMAGES / name, optimize=True)

@@ -66,11 +66,9 @@ def figure(path: Path) -> dg.MetadataValue:
 
 
 def figures(directory: Path, shown: str) -> dict[str, dg.MetadataValue]:
-    """The figure `shown` of a report embedded, the others as paths: every materialization stays in Dagster's event log for good."""
-    found = sorted(directory.glob("*.png"))
-    others = "\n".join(f"- `{path}`" for path in found if path.name != shown)
-    embedded = {path.stem: figure(path) for path in found if path.name == shown}
-    return embedded | ({"more_figures": dg.MetadataValue.md(others)} if others else {})
+    """The figure `shown` of a report embedded, and where the others are: every materialization stays in Dagster's event log for good."""
+    embedded = {Path(shown).stem: figure(directory / shown)} if (directory / shown).is_file() else {}
+    return embedded | {"more_figures": dg.MetadataValue.path(str(directory))}
 
 
 def check_spec(name: str, asset: str, *, blocking: bool, description: str) -> dg.AssetCheckSpec:

@@ -67,22 +67,22 @@ def test_every_declared_check_was_evaluated(whole: Whole) -> None:
 def test_a_failing_check_says_why_and_shows_the_rows(whole: Whole) -> None:
     band, parity = whole[1]["comparison_report/fidelity_band"], whole[1]["comparison_report/parity"]
     assert not band.passed and band.severity is dg.AssetCheckSeverity.WARN
-    assert "judged cells are beyond the 5% band" in text(band, "why")
+    assert text(band, "why").startswith("4 of 4 judged cells are not shown to be inside the 5% band: 4 fail,")
     assert "| itl | p50 |" in text(band, "rows")
-    assert text(band, "first_row").startswith("metric ttft, statistic p50, real_ns 1")
+    assert text(band, "first_row").startswith("metric itl, statistic p50, real_ns 1"), "the gravest"
     assert band.partition == SCENARIO
     assert text(band, "report").endswith("summary.md")
     assert not parity.passed
     assert "async_scheduling" in text(parity, "rows")
 
 
-def test_reports_embed_the_figure_of_the_verdict_and_name_the_others(whole: Whole) -> None:
+def test_reports_embed_the_figure_of_the_verdict_and_say_where_the_others_are(whole: Whole) -> None:
     """Whatever is in metadata stays in Dagster's event log, night after night."""
-    for asset, shown, others in (("comparison_report", "errors", 7), ("regression_report", "engine_latency", 1)):
+    for asset, shown in (("comparison_report", "errors"), ("regression_report", "engine_latency")):
         (made,) = whole[2].asset_materializations_for_node(asset)
         embedded = [key for key, value in made.metadata.items() if "data:image/png;base64" in str(value.value)]
         assert embedded == [shown]
-        assert str(made.metadata["more_figures"].value).count(".png`") == others
+        assert len(list(Path(str(made.metadata["more_figures"].value)).glob("*.png"))) > 1
     (made,) = whole[2].asset_materializations_for_node("comparison_report")
     headline = str(made.metadata["headline"].value)
     assert "| TTFT P50 | 13.8 |" in headline and len(headline) < 1000, "the UI folds away longer Markdown"
