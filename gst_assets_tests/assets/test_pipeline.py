@@ -181,7 +181,7 @@ def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root:
         engine["p99_lateness_ns"].notna().all() and probes[probes["side"] != "engine"]["p99_lateness_ns"].isna().all()
     )
     # 40 requests in 0.1 s are more than the engine keeps up with, on whatever machine.
-    assert engine.set_index("rate_per_s").loc[400, "verdict"] == "broken" or meta.found["engine"].status == "below_low"
+    assert engine["verdict"].iloc[engine["rate_per_s"].argmax()] == "broken"
     for side, found in meta.found.items():
         assert found.num_probes == (probes["side"] == side).sum() and "fewer than 10" in found.flags[0]
     assert {"summary.md", "delay_by_rate.png"} <= {path.name for path in directory.iterdir()}

@@ -21,7 +21,13 @@ from gst_assets_tests.engine.memory_engine import MemoryEngine
 from gst_assets_tests.engine.workloads import build_workload
 
 SEARCH = "capacity={max_p99_delay_ms: 50, low_rate_per_s: 200, high_rate_per_s: 400, num_requests: 20, seed: 1}"
-SCENARIO = load_scenario("smoke", ["workload.num_requests=6", "workload.num_decode_tokens=3", SEARCH])
+SMALL = [
+    "workload.num_requests=6",
+    "workload.num_decode_tokens=3",
+    "replay.warmup_requests=2",
+    "replay.warmup_decode_tokens=2",
+]
+SCENARIO = load_scenario("smoke", [*SMALL, SEARCH])
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, engine: MemoryEngine) -> None:
