@@ -99,15 +99,34 @@ def test_arrivals_at_the_end_of_a_step_are_seen_alike(rows: list[tuple[int, int,
     compare_loops(lambda loop: limited(loop, blocks, 4, 128), timed, FLAT, "kernels")
 
 
+@pytest.mark.parametrize("kind", ["interpolation", "forest"])
 @pytest.mark.parametrize("variant", ["kernels", "calibrated"])
-def test_tables_of_forests_are_read_alike(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operator_times_are_vidurs_own_sum_to_the_last_bit(
+    variant: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(predictor.FOREST, "n_estimators", 2)
+    own_sum = predictor.KernelsPredictor._operators_ns
+    num_compared = 0
+
+    def compared(self: predictor.KernelsPredictor, batch: Any) -> float:
+        nonlocal num_compared
+        num_compared += 1
+        found = own_sum(self, batch)
+        shape = predictor.shape_of_batch(batch)
+        assert self.operators.ns(shape) == found
+        if not shape.chunks:
+            context = shape.decode_context_tokens / shape.num_decodes
+            assert self.operators.decode_piece(shape.num_decodes, context).at(context) == found
+        return found
+
+    monkeypatch.setattr(predictor.KernelsPredictor, "_operators_ns", compared)
 
     def of(loop: str) -> Any:
         made = limited(loop, 40, 8, 64)
-        return made.model_copy(update={"simulation": made.simulation.model_copy(update={"predictor": "forest"})})
+        return made.model_copy(update={"simulation": made.simulation.model_copy(update={"predictor": kind})})
 
     compare_loops(of, [(40 * MS * (i % 3), 1 + 29 * (i % 7), 1 + 50 * (i % 5)) for i in range(25)], BUNDLE, variant)
+    assert num_compared > 100
 
 
 @pytest.mark.parametrize("variant", ["kernels", "calibrated"])
