@@ -16,7 +16,7 @@ _ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-_PATIENCE_MS = 90_000
+_PATIENCE_MS = 180_000
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import dagster as dg
 
 from gst_assets.definitions import defs
 from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
 from gst_assets.scenario import load_scenario, scenario_names
 
 HEAVY = ("torch", "vllm", "transformers", "vidur", "sklearn", "scipy", "matplotlib", "omegaconf", "otava")
@@ -44,6 +45,13 @@ def test_schedules_are_off_until_switched_on_and_measuring_is_never_retried() ->
     assert {key.to_user_string() for key in check.asset_layer.executable_asset_keys} == {"simulation_self_check"}
     assert "simulation_self_check" not in {key.to_user_string() for key in nightly.asset_layer.executable_asset_keys}
     assert all(op.retry_policy is None for job in (nightly, check) for op in job.nodes)
+
+
+def test_the_launchpad_knows_every_default() -> None:
+    """Where a default comes from a factory, Dagster's launchpad leaves the setting out, and nobody finds it there."""
+    for resource in (ScenarioResource, ArtifactRoot, TokenizerResource, EngineResource, VidurProfilingRoot):
+        fields = resource.to_config_schema().as_field().config_type.fields  # type: ignore[attr-defined]
+        assert fields and all(field.default_provided for field in fields.values()), resource
 
 
 def test_every_scenario_is_a_partition_and_valid() -> None:
