@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,12 @@ from gst_assets_tests import services
 
 if TYPE_CHECKING:
     from gst_assets_tests.night import Night
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker of pytest-xdist ignores SIGTERM, and so would every process that a test starts and means to end with it."""
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
