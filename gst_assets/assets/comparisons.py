@@ -43,7 +43,7 @@ from gst_assets.workload.spec import check_made_for
     ],
     description=(
         "How far the simulation is from the real engine: P50/P90/P99 of TTFT, per-token and end-to-end latency side by side, signed errors, "
-        "the spread between real repeats, and how the runs were aligned. Uses the scenario's latest complete runs."
+        "the spread between real repeats, and how the runs were aligned. Uses the scenario's latest complete runs. report.html in its directory is the whole report in one file."
     ),
 )
 @reports_contract("comparison_report")
