@@ -66,7 +66,7 @@ def test_a_table_asset_shows_its_columns(page: Page, night: Night) -> None:
 
 def test_a_failing_check_shows_why_and_which_rows(page: Page, night: Night) -> None:
     page.goto(f"{night.url}/assets/comparison_report?view=checks&checkDetail=fidelity_band")
-    page.get_by_text("no cell has enough samples to be judged").first.wait_for()
+    page.get_by_text("no cell has enough (independent) samples to be judged").first.wait_for()
     page.get_by_text(re.compile("metric ttft, statistic p50, real_ns")).first.wait_for()
     assert page.get_by_text("Failed", exact=True).count() >= 1
     entry(page, "rows").get_by_text(FOLDED).click()
