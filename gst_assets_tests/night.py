@@ -110,12 +110,13 @@ def _dagster_dev(
         wait_for(lambda: _answers(url), "the web server")
         yield url, wait_for
     finally:
-        os.killpg(running.pid, signal.SIGTERM)
-        try:
-            running.wait(timeout=60)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
+        # Interrupted as from a terminal; where Dagster's own shutdown gets stuck, the night is over all the same.
+        os.killpg(running.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
 
 def _answers(url: str) -> bool:
