@@ -13,10 +13,10 @@ demo: install instance  ## every asset of the scenario, then where its report is
 	  && echo "materialized in $$((SECONDS - started)) s" && $(PY) -m gst_assets.latest $(SCENARIO)
 
 test: install  ## two processes: much of the time one waits for an engine, and engines take turns by their own lock
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: install
-	$(PY) -m pytest -n 2 --dist loadfile --cov=gst_assets --cov-report=term
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=gst_assets --cov-report=term
 
 lint: install
 	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy

@@ -59,7 +59,9 @@ def test_people_are_told_of_each_failing_check(night: Night) -> None:
     wanted = {f"comparison_report: fidelity_band fails on {name}" for name in SCENARIOS}
     night.wait_for(lambda: wanted <= {message["title"] for _, message in night.received}, "the messages")
     report = next(message for _, message in night.received if message["title"] in wanted)
-    assert "no cell has enough (independent) samples to be judged" in report["text"] and Path(report["report"]).is_file()
+    assert (
+        "no cell has enough (independent) samples to be judged" in report["text"] and Path(report["report"]).is_file()
+    )
 
 
 def overlapping(spans: Sequence[Span]) -> list[str]:
