@@ -25,7 +25,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("pacer_lateness.py", "--rates", "32", "--seconds", "4", "--rounds", "3"),
     ("comparison_scale.py", "--tokens", "300000", "--rounds", "3"),
 )
-SIMULATION = ("simulation_speed.py", "1000")
+SIMULATION = ("simulation_speed.py", "--sizes", "1000")
 """Its own lines tell its ratios, so they are shown as they are."""
 
 
