@@ -17,8 +17,8 @@ from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.contracts.documents import (
     CapacityFound,
     CapacityMeta,
-    Hydra,
     read_document,
+    run_facts,
     timestamp_slug,
     write_document,
 )
@@ -27,7 +27,6 @@ from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
 from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import check_bundle
-from gst_assets.provenance import environment, git_state
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.vidur_adapter.capacity import search_simulated
 
@@ -93,20 +92,12 @@ def capacity(
         probes = pd.concat(tables, ignore_index=True)
         write_table(CapacityProbes, probes, staging.path)
         write_report(probes, found, settings, run_id, staging.path)
-        commit, dirty = git_state()
         source = measured or bundle.meta if bundle is not None else measured
         assert source is not None  # one side at least was searched
         meta = CapacityMeta(
             run_id=run_id,
-            started_at=started,
-            ended_at=datetime.now(timezone.utc),
-            git_commit=commit,
-            git_dirty=dirty,
-            model=chosen.model.name,
+            **run_facts(chosen, scenario.overrides, started),
             hardware=source.hardware,
-            env=environment(),
-            params=chosen.model_dump(mode="json"),
-            hydra=Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
             sha256=staging.digests(),
             criterion=criterion(settings),
             found=found,

@@ -12,12 +12,11 @@ from gst_assets.assets.presentation import contract_check_specs, contract_passed
 from gst_assets.assets.profiles import current_bundle, vidur_profile
 from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import current_workload, workload_spec
-from gst_assets.contracts.documents import Hydra, SweepMeta, timestamp_slug, write_document
+from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import SweepPoints
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import check_bundle
-from gst_assets.provenance import environment, git_state
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
 
@@ -69,21 +68,13 @@ def sweep(
     workers = config.workers or len(os.sched_getaffinity(0))
     context.log.info(f"{len(jobs)} simulations of {len(workload.lengths)} requests, {workers} at once")
     frame = sweep_table(simulate_all(jobs, point, workers=workers))
-    sweep_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
-    commit, dirty = git_state()
-    with store.stage(Kind.SWEEP, sweep_id) as staging:
+    run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
+    with store.stage(Kind.SWEEP, run_id) as staging:
         write_sweep(frame, f"Sweep of {chosen.name}", staging.path)
         meta = SweepMeta(
-            sweep_id=sweep_id,
-            started_at=started,
-            ended_at=datetime.now(timezone.utc),
-            git_commit=commit,
-            git_dirty=dirty,
-            model=chosen.model.name,
+            run_id=run_id,
+            **run_facts(chosen, scenario.overrides, started),
             hardware=bundle.meta.hardware,
-            env=environment(),
-            params=chosen.model_dump(mode="json"),
-            hydra=Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
             workload_id=workload.meta.workload_id,
             variant=chosen.sweep.variant,
             num_configurations=len(frame),
@@ -95,7 +86,7 @@ def sweep(
         )
         write_document(meta, staging.path / Kind.SWEEP.meta_name)
         final = staging.commit()
-    store.set_current(chosen.name, "sweep", {"sweep_id": sweep_id})
+    store.set_current(chosen.name, "sweep", {"run_id": run_id})
     yield contract_passed("sweep", rows=len(frame))
     yield dg.MaterializeResult(
         asset_key="sweep",

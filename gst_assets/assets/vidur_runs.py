@@ -11,13 +11,13 @@ from gst_assets.assets.presentation import contract_check_specs, contract_passed
 from gst_assets.assets.profiles import current_bundle, vidur_profile
 from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.checks import ALL_TOKENS, all_tokens_result, specs
-from gst_assets.contracts.documents import Hydra, VidurRunMeta, timestamp_slug, write_document
+from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.errors import ArtifactError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import Bundle, check_bundle
-from gst_assets.provenance import environment, git_state, sha256_bytes
+from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
@@ -111,7 +111,6 @@ def _simulate_and_commit(
     result = simulate(
         scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE
     )
-    commit, dirty = git_state()
     with store.stage(Kind.VIDUR_RUN, run_id) as staging:
         write_table(RequestMetrics, result.requests, staging.path)
         write_table(TokenMetrics, result.tokens, staging.path)
@@ -119,15 +118,8 @@ def _simulate_and_commit(
         (staging.path / "summary.md").write_text(_summary(run_id, variant, workload, bundle, result), encoding="utf-8")
         meta = VidurRunMeta(
             run_id=run_id,
-            started_at=started,
-            ended_at=datetime.now(timezone.utc),
-            git_commit=commit,
-            git_dirty=dirty,
-            model=scenario.model.name,
+            **run_facts(scenario, overrides, started),
             hardware=bundle.meta.hardware,
-            env=environment(),
-            params=scenario.model_dump(mode="json"),
-            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
             inputs_sha256={
                 **workload.meta.sha256,
                 **{f"profile/{name}": digest for name, digest in bundle.sha256.items()},

@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gst_assets import provenance
 from gst_assets.errors import ContractError
+
+if TYPE_CHECKING:
+    from gst_assets.scenario import Scenario
 
 SCHEMA_VERSION: Literal["v1"] = "v1"
 
@@ -132,12 +136,12 @@ class Hardware(Stored):
 
 
 class RunMeta(Document):
-    """run_meta.json of a real run, a simulation, a profile, a comparison or a search for capacity.
+    """run_meta.json of a real run, a simulation, a profile, a comparison, a search for capacity or a sweep.
 
     `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its digest.
     """
 
-    run_type: Literal["real", "vidur", "compare", "vidur_profile", "capacity"]
+    run_type: Literal["real", "vidur", "compare", "vidur_profile", "capacity", "sweep"]
     run_id: str
     started_at: AwareDatetime
     ended_at: AwareDatetime
@@ -150,6 +154,21 @@ class RunMeta(Document):
     hydra: Hydra
     inputs_sha256: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
+
+
+def run_facts(scenario: Scenario, overrides: list[str], started_at: datetime) -> dict[str, Any]:
+    """The fields that every `RunMeta` of this project fills alike: what was asked, by which code and packages, from `started_at` (aware) until now."""
+    commit, dirty = provenance.git_state()
+    return {
+        "started_at": started_at,
+        "ended_at": datetime.now(timezone.utc),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "model": scenario.model.name,
+        "env": provenance.environment(),
+        "params": scenario.model_dump(mode="json"),
+        "hydra": Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+    }
 
 
 VLLM_POLICY = "vllm_v1"
@@ -339,24 +358,14 @@ class RegressionMeta(Document):
     sha256: dict[str, str]
 
 
-class SweepMeta(Document):
-    """sweep_meta.json: simulations of one workload under many settings. `inputs_sha256`: the workload's and the profile's files."""
+class SweepMeta(RunMeta):
+    """run_meta.json of a sweep: simulations of one workload, in one `variant`, under `num_configurations` settings. `inputs_sha256`: the workload's
+    and the profile's files."""
 
-    sweep_id: str
-    started_at: AwareDatetime
-    ended_at: AwareDatetime
-    git_commit: str | None
-    git_dirty: bool | None
-    model: str
-    hardware: Hardware
-    env: dict[str, Any]
-    params: dict[str, Any]
-    hydra: Hydra
+    run_type: Literal["sweep"] = "sweep"
     workload_id: str
     variant: str
     num_configurations: int = Field(ge=1)
-    inputs_sha256: dict[str, str]
-    sha256: dict[str, str]
 
 
 D = TypeVar("D", bound=BaseModel)

@@ -56,7 +56,6 @@ _META_NAMES = {
     "workload_parts": "part_meta.json",
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
-    "sweeps": "sweep_meta.json",
 }
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets import provenance
 from gst_assets.analysis.capacity import (
     CapacitySearch,
     Seen,
@@ -32,7 +31,7 @@ from gst_assets.analysis.capacity import (
 )
 from gst_assets.analysis.capacity_report import TABLE, write_report
 from gst_assets.contracts import csv_files
-from gst_assets.contracts.documents import CapacityMeta, Hardware, Hydra, timestamp_slug, write_document
+from gst_assets.contracts.documents import CapacityMeta, Hardware, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import records
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
@@ -41,6 +40,7 @@ from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, warm_up
 from gst_assets.engine.run import (
     WorkloadRequest,
+    add_scenario_options,
     check_one_engine,
     check_output,
     fit_vocabulary,
@@ -70,21 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.capacity", description=__doc__)
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        required=True,
-        help="scenario name, or a resolved scenario (python -m gst_assets.scenario)",
-    )
+    add_scenario_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="directory in which the search directories appear")
     parser.add_argument("--group-id", help="name of the directory (one scenario only); default: scenario name and time")
-    parser.add_argument(
-        "--override",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="applied to a scenario name; must hold in a resolved scenario already",
-    )
     return parser
 
 
@@ -224,18 +212,10 @@ def _write(
     with staged(out, name) as folder:
         csv_files.write_csv(table, folder / TABLE)
         write_report(table, found, settings, name, folder)
-        commit, dirty = provenance.git_state()
         meta = CapacityMeta(
             run_id=name,
-            started_at=started_at,
-            ended_at=datetime.now(timezone.utc),
-            git_commit=commit,
-            git_dirty=dirty,
-            model=scenario.model.name,
+            **run_facts(scenario, overrides, started_at),
             hardware=hardware,
-            env=provenance.environment(),
-            params=scenario.model_dump(mode="json"),
-            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
             sha256=directory_digests(folder, Kind.CAPACITY.meta_name),
             criterion=criterion(settings),
             found=found,

@@ -29,17 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from gst_assets import provenance
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
     VLLM_POLICY,
     EngineSettings,
     Hardware,
-    Hydra,
     Pacing,
     RealRunMeta,
     WorkloadMeta,
     read_document,
+    run_facts,
     timestamp_slug,
     write_document,
 )
@@ -108,14 +107,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.run", description=__doc__)
     parser.add_argument("--workload", type=Path, action="append", required=True, help="complete workload directory")
+    add_scenario_options(parser)
+    parser.add_argument("--out", type=Path, required=True, help="directory in which the run directories appear")
+    parser.add_argument("--group-id", help="prefix of the run ids (one workload only); default: scenario name and time")
+    return parser
+
+
+def add_scenario_options(parser: argparse.ArgumentParser) -> None:
+    """`--scenario` and `--override`, each any number of times, as every command that opens an engine for several scenarios takes them."""
     parser.add_argument(
         "--scenario",
         action="append",
         required=True,
         help="scenario name, or a resolved scenario (python -m gst_assets.scenario)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory in which the run directories appear")
-    parser.add_argument("--group-id", help="prefix of the run ids (one workload only); default: scenario name and time")
     parser.add_argument(
         "--override",
         action="append",
@@ -123,7 +128,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="applied to a scenario name; must hold in a resolved scenario already",
     )
-    return parser
 
 
 def _plays(arguments: argparse.Namespace) -> list[Play]:
@@ -411,18 +415,10 @@ def write_run(
             facts["tracing_ns_per_step"] = records.percentiles(inside[:, IterationField.TRACING_NS].tolist())
         latencies = records.latency_percentiles(requests, tokens)
         (folder / "summary.md").write_text(_summary(common, run_id, facts, latencies, len(requests)), encoding="utf-8")
-        commit, dirty = provenance.git_state()
         meta = RealRunMeta(
             run_id=run_id,
-            started_at=started_at,
-            ended_at=datetime.now(timezone.utc),
-            git_commit=commit,
-            git_dirty=dirty,
-            model=scenario.model.name,
+            **run_facts(scenario, common.overrides, started_at),
             hardware=common.hardware,
-            env=provenance.environment(),
-            params=scenario.model_dump(mode="json"),
-            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=common.overrides),
             inputs_sha256={f"workload/{name}": digest for name, digest in common.workload.sha256.items()},
             sha256=directory_digests(folder, Kind.REAL_RUN.meta_name),
             workload_dir=str(common.workload_dir),

@@ -1,6 +1,7 @@
 """vLLM's scheduler with a record of every step, and the report its worker gives about itself.
 
-vLLM imports this module inside its engine and worker processes, by name; nothing else does, so vLLM is imported at the top. The recording
+vLLM imports this module inside its engine and worker processes, by name; nothing else does, so vLLM is imported
+at the top and never with the definitions. The recording
 itself stands in `step_recorder`, which knows no vLLM.
 """
 

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets import provenance
 from gst_assets.contracts import csv_files
-from gst_assets.contracts.documents import Hardware, Hydra, ProfileMeta, timestamp_slug, write_document
+from gst_assets.contracts.documents import Hardware, ProfileMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
@@ -180,18 +179,10 @@ async def _measure(
     with _staged(out) as folder:
         for name, table in tables.items():
             csv_files.write_csv(table, folder / name)
-        commit, dirty = provenance.git_state()
         meta = ProfileMeta(
             run_id=f"{scenario.hardware.hardware_id}-{scenario.model.name}-{timestamp_slug(started_at)}",
-            started_at=started_at,
-            ended_at=datetime.now(timezone.utc),
-            git_commit=commit,
-            git_dirty=dirty,
-            model=scenario.model.name,
+            **run_facts(scenario, overrides, started_at),
             hardware=hardware,
-            env=provenance.environment(),
-            params=scenario.model_dump(mode="json"),
-            hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
             sha256=directory_digests(folder, Kind.PROFILE.meta_name),
             profiling_root=profiling_root or str(out.parent.parent),
             profile_key=profile_key(scenario),

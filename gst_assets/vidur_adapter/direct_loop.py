@@ -1,7 +1,7 @@
 """A simulation without events: Vidur's own scheduler and entities, and tables summed as Vidur does, advanced by an `EngineClock`.
 
 Under a `SynchronousClock` its results are those of Vidur's event loop (`simulation.RecordedSimulator`) to the nanosecond. Imports Vidur:
-import it inside functions. When steps begin and end belongs to `clocks`, configuration to `registration`, tables to `simulate`.
+import it inside functions, so that definitions load without it. When steps begin and end belongs to `clocks`, configuration to `registration`, tables to `simulate`.
 
 Decodes stand aside (`decodes`): while KV blocks last each of them gets its token whatever else a step holds. So Vidur's scheduler is asked about
 prompts only, with the decodes counted against its limits; it is given everything where a decode may find no block and somebody is preempted; and

@@ -1,7 +1,7 @@
 """How long a simulated step takes: Vidur's predictor over a local bundle, alone (`kernels`) or with measured overheads (`calibrated`).
 
 Both build on Vidur's own `RandomForrestExecutionTimePredictor` and its sum over operators. Imports Vidur and scikit-learn: import it inside
-functions. Operator tables belong to `tables`, overheads to `overheads`, who runs when to `registration`.
+functions, so that definitions load without them. Operator tables belong to `tables`, overheads to `overheads`, who runs when to `registration`.
 
 Corrected against Vidur 0.0.26: the prefill table is looked up at tokens before the chunk, which is what a profile's `kv_cache_size` means
 (Vidur looks at tokens after it); batching overhead fractions are 0; forests have a seed. Vidur's sum has no term for embedding, final norm,

@@ -67,8 +67,7 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
     HistoryMeta: {"scenario": "s", "num_comparisons": 1, "sha256": {}},
     RegressionMeta: {"scenario": "s", "verdict": "ok", "rule": {}, "nights": ["c"], "history_sha256": {}, "sha256": {}},
     SweepMeta: {
-        **{name: value for name, value in _RUN.items() if name != "run_id"}, "sweep_id": "s", "workload_id": "w", "variant": "kernels",
-        "num_configurations": 2, "inputs_sha256": {},
+        **_RUN, "workload_id": "w", "variant": "kernels", "num_configurations": 2,
     },
 }  # fmt: skip
 each_document = pytest.mark.parametrize("model", list(_VALID), ids=lambda model: model.__name__)
