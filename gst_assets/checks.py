@@ -166,7 +166,7 @@ def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult
     present = cells[cells["num_real_samples"] > 0]
     order = (*_GRAVITY, "insufficient")
     outside = present[present["verdict"].isin(order)]
-    outside = outside.sort_values("relative_error", key=abs, ascending=False)
+    outside = outside.sort_values("relative_error", key=abs, ascending=False, na_position="first")
     outside = outside.sort_values("verdict", key=lambda verdicts: verdicts.map(order.index), kind="stable")
     judged = present[present["verdict"] != "insufficient"]
     unjudged = len(present) - len(judged)

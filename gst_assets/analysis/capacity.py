@@ -175,7 +175,7 @@ def judge(seen: Seen, settings: Capacity, side: str, index: int, rate_per_s: flo
     """A probe and its verdict.
 
     A request that failed has no delay. The bound is broken for certain where it would be even if every one of those had been scheduled at once;
-    else a probe with failed requests is not judged.
+    else a probe with failed requests is not judged. Nor is one in which the engine died, whatever its delays: there is no engine left to search on.
     """
     delay = seen.scheduled_ns - seen.arrival_ns
     known = ~np.isnan(delay) & ~np.isnan(seen.completion_ns)
@@ -183,10 +183,10 @@ def judge(seen: Seen, settings: Capacity, side: str, index: int, rate_per_s: flo
     bound_ns = settings.max_p99_delay_ms * 1e6
     told = delay[known]
     verdict, reason = "unjudged", ""
-    if np.percentile(np.where(known, delay, 0.0), 99) > bound_ns:
-        verdict = "broken"
-    elif seen.death:
+    if seen.death:
         reason = f"the engine died: {seen.death}"
+    elif np.percentile(np.where(known, delay, 0.0), 99) > bound_ns:
+        verdict = "broken"
     elif num_failed:
         reason = f"{num_failed} of {len(delay)} requests failed, so the P99 of their delay is not known"
     else:

@@ -84,30 +84,30 @@ def _number(value: object) -> str:
 
 
 def _draw(probes: pd.DataFrame, settings: Capacity, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    canvas = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
-    FigureCanvasAgg(canvas)
-    axes = canvas.add_subplot()
-    for side, rows in probes[probes["p99_delay_ns"].notna()].groupby("side", sort=False):
-        line = rows.sort_values("rate_per_s")
-        colour = _COLOURS.get(str(side), "#009E73")
-        axes.plot(line["rate_per_s"], line["p99_delay_ns"] / 1e6, color=colour, linewidth=1, label=str(side))
-        for verdict, marker in _MARKERS.items():
-            some = line[line["verdict"] == verdict]
-            axes.plot(some["rate_per_s"], some["p99_delay_ns"] / 1e6, marker, color=colour, markersize=5)
-    axes.axhline(settings.max_p99_delay_ms, color="#D55E00", linestyle="--", linewidth=1)
-    axes.annotate(
-        f"bound {settings.max_p99_delay_ms:g} ms", (1, settings.max_p99_delay_ms), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-    )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("arrivals [requests/s]")
-    axes.set_ylabel("P99 of scheduling delay [ms]")
-    axes.set_title("circle: bound kept, cross: broken, diamond: not judged", fontsize=8)
-    axes.grid(True, which="both", linewidth=0.3)
-    if len(probes):
-        axes.legend(fontsize=8)
-    # No time and no version inside, so that equal probes give equal bytes.
-    canvas.savefig(path, metadata={"Software": None})
+    # Whatever the user configured, equal probes give equal bytes; no time and no version inside.
+    with style.context("default"):
+        canvas = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
+        axes = canvas.add_subplot()
+        for side, rows in probes[probes["p99_delay_ns"].notna()].groupby("side", sort=False):
+            line = rows.sort_values("rate_per_s")
+            colour = _COLOURS.get(str(side), "#009E73")
+            axes.plot(line["rate_per_s"], line["p99_delay_ns"] / 1e6, color=colour, linewidth=1, label=str(side))
+            for verdict, marker in _MARKERS.items():
+                some = line[line["verdict"] == verdict]
+                axes.plot(some["rate_per_s"], some["p99_delay_ns"] / 1e6, marker, color=colour, markersize=5)
+        axes.axhline(settings.max_p99_delay_ms, color="#D55E00", linestyle="--", linewidth=1)
+        axes.annotate(
+            f"bound {settings.max_p99_delay_ms:g} ms", (1, settings.max_p99_delay_ms), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("arrivals [requests/s]")
+        axes.set_ylabel("P99 of scheduling delay [ms]")
+        axes.set_title("circle: bound kept, cross: broken, diamond: not judged", fontsize=8)
+        axes.grid(True, which="both", linewidth=0.3)
+        if len(probes):
+            axes.legend(fontsize=8)
+        canvas.savefig(path, metadata={"Software": None})

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from gst_assets.analysis.measures import MAIN_MEASURES
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 
 if TYPE_CHECKING:
     from gst_assets.analysis.comparison import Cell
 
-METRICS = ("ttft", "itl", "e2e")
 STATISTICS = ("p50", "p90", "p99")
 NOISE, UNEXPLAINED = "noise", "unexplained"
 _LEAST_OUTSIDE = 0.01
@@ -68,7 +68,11 @@ def cause_rows(cells: Sequence[Cell], measured: Measured) -> list[dict[str, Any]
     those with too few samples for an interval."""
     rows = []
     for cell in cells:
-        if cell.metric not in METRICS or cell.statistic not in STATISTICS or cell.error_size <= measured.pass_band:
+        if (
+            cell.metric not in MAIN_MEASURES
+            or cell.statistic not in STATISTICS
+            or cell.error_size <= measured.pass_band
+        ):
             continue
         if not cell.num_real_samples or (cell.verdict == "insufficient" and math.isnan(cell.interval_low)):
             continue
@@ -126,7 +130,7 @@ def _limits(cell: Cell, sim: SimulatedRun, measured: Measured) -> Iterator[Cause
             yield Cause(cause, f"{name}: {differing[name]}; {told}")
     blocks = [name for name in _BLOCKS if name in differing]
     if blocks:
-        capacity = min(_least("num_kv_blocks", sim, measured) * _least("block_size", sim, measured), math.inf)
+        capacity = _kv_capacity(sim, measured)
         peak = _peak(runs, _kv_tokens)
         reached = _reached(peak, capacity * _NEARLY_FULL)
         number = max(
@@ -167,6 +171,16 @@ def _least(name: str, sim: SimulatedRun, measured: Measured) -> float:
     """The smallest value of a limit on either side."""
     values = [float(getattr(run.meta.engine_settings, name)) for run in measured.real_repeats]
     return min([*values, float(sim.meta.simulated_settings[name])])
+
+
+def _kv_capacity(sim: SimulatedRun, measured: Measured) -> float:
+    """Tokens that the smallest cache of either side holds. A side that does not tell number and size of its blocks is left out."""
+    caches = [
+        (run.meta.engine_settings.num_kv_blocks, run.meta.engine_settings.block_size) for run in measured.real_repeats
+    ]
+    assumed = sim.meta.simulated_settings
+    caches.append((assumed.get("num_kv_blocks"), assumed.get("block_size")))
+    return min(float(blocks * size) for blocks, size in caches if blocks and size)
 
 
 def _peak(runs: Sequence[RealRun | SimulatedRun], of: Any) -> float | None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.analysis import bootstrap, gate
-from gst_assets.analysis.alignment import AlignedPair, AlignedSide, align
+from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align
 from gst_assets.analysis.bootstrap import Blocks, Replicates
 from gst_assets.analysis.causes import Measured, cause_rows
 from gst_assets.analysis.measures import (
+    MAIN_MEASURES,
     MEASURE_NAMES,
     MEASURES,
     MIN_REQUESTS,
@@ -65,8 +66,6 @@ from gst_assets.scenario import Comparison as Bands
 CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131)[1:]])
 """Shares at which distributions are kept for figures, so that no figure touches the samples."""
 _BAND_LEVELS = np.linspace(0, 1, 121)
-_MAIN_MEASURES: tuple[Measure, ...] = ("ttft", "itl", "e2e")
-"""Those whose dependence decides the block length, and whose distribution is drawn with a band."""
 _FACTORS = ("num_prefill_tokens", "num_in_system")
 
 
@@ -288,6 +287,8 @@ class _Sides:
         real: dict[str, _SideSamples] = {}
         sim: dict[tuple[str, str], _SideSamples] = {}
         cuts: dict[tuple[str, bytes], _SideSamples] = {}
+        # Execution latency is there for all runs or for none, so that every variant is set beside the same real samples.
+        told = all(SCHEDULED in pair.real.requests for pair in pairs.values())
         for run in real_repeats:
             run_id = run.meta.run_id
             for variant in simulations:
@@ -299,14 +300,16 @@ class _Sides:
                     requests["request_id"].to_numpy().tobytes() + requests["num_tokens"].to_numpy().tobytes(),
                 )
                 if cut not in cuts:
-                    cuts[cut] = _samples(pair.sim, pair.counts.num_requests)
+                    cuts[cut] = _samples(pair.sim, pair.counts.num_requests, told)
                 sim[run_id, variant] = cuts[cut]
             # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves.
-            real[run_id] = _samples(pair.real, pair.counts.num_requests)
+            real[run_id] = _samples(pair.real, pair.counts.num_requests, told)
         return cls(real, sim)
 
 
-def _samples(side: AlignedSide, num_requests: int) -> _SideSamples:
+def _samples(side: AlignedSide, num_requests: int, is_scheduling_told: bool) -> _SideSamples:
+    if not is_scheduling_told:
+        side = replace(side, requests=side.requests.drop(columns=SCHEDULED, errors="ignore"))
     return {measure: clustered(side, measure, num_requests) for measure in MEASURES}
 
 
@@ -316,7 +319,7 @@ def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
         return None
     order = np.argsort(run.requests["arrival_time_ns"].to_numpy(dtype="int64"), kind="stable")
     measured: list[Measure] = [
-        one for one in _MAIN_MEASURES if all(len(real[one].values) for real in sides.real.values())
+        one for one in MAIN_MEASURES if all(len(real[one].values) for real in sides.real.values())
     ]
     repeats = [
         [
@@ -383,7 +386,7 @@ def _statistics(sides: _Sides, blocks: Blocks | None, headline: str, bands: Band
         for key, side in shown:
             if len(side.ordered):
                 found.curves[measure, key] = np.array([percentile_ns(side.ordered, 100 * one) for one in CURVE_LEVELS])
-        if blocks and measure in _MAIN_MEASURES and all(len(side.ordered) for side in real.values()):
+        if blocks and measure in MAIN_MEASURES and all(len(side.ordered) for side in real.values()):
             pooled = _pooled([side.samples for side in real.values()])
             found.bands[measure] = Band(*bootstrap.band(pooled, pooled.ordered(), _BAND_LEVELS, blocks))
     return found
@@ -455,8 +458,7 @@ def _paired_row(run_id: str, variant: str, measure: Measure, real: _Summed, sim:
         "wasserstein_ns": wasserstein_ns(real.ordered, sim.ordered),
         "ks_distance": kolmogorov_smirnov(real.ordered, sim.ordered),
     }
-    # A variant that does not record scheduling has no execution latency, whatever another one of the comparison has.
-    if measure in PER_REQUEST and len(real.ordered) == len(sim.ordered):
+    if measure in PER_REQUEST:
         return {**row, **asdict(paired(real.samples.values, sim.samples.values))}
     return {**row, "num_requests": real.samples.num_requests}
 

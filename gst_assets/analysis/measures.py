@@ -41,6 +41,8 @@ MEASURE_NAMES: dict[Measure, str] = {
 }
 PER_REQUEST: tuple[Measure, ...] = ("ttft", "tpot", "e2e", "normalized", "normalized_execution")
 """Measures with one sample a request, which can be paired."""
+MAIN_MEASURES: tuple[Measure, ...] = ("ttft", "itl", "e2e")
+"""Those whose dependence decides the block length, that are drawn with a band, and whose errors are explained."""
 
 PERCENTILES = (50, 90, 95, 99)
 STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))

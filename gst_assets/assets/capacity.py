@@ -17,6 +17,7 @@ from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.contracts.documents import (
     CapacityFound,
     CapacityMeta,
+    Hardware,
     read_document,
     run_facts,
     timestamp_slug,
@@ -66,9 +67,12 @@ def capacity(
         context.log.info(f"scenario {chosen.name} has no capacity section: nothing is searched for")
         return
     store, started = artifacts.store(), datetime.now(timezone.utc)
+    # Also where only the engine is searched: a workload that was built with other settings is not what the search would be about.
+    workload = current_workload(store, chosen)
     run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     tables: list[pd.DataFrame] = []
     found: dict[str, CapacityFound] = {}
+    hardware: Hardware | None = None
     with store.stage(Kind.CAPACITY, run_id) as staging:
         measured = None
         if "engine" in settings.sides:
@@ -78,11 +82,12 @@ def capacity(
                 measured = read_document(CapacityMeta, directory / Kind.CAPACITY.meta_name)
                 tables.append(read_table(CapacityProbes, directory / CapacityProbes.file_name()))
                 found |= measured.found
+                hardware = measured.hardware
         bundle = None
         if "simulator" in settings.sides:
-            workload = current_workload(store, chosen)
             bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
             check_bundle(bundle, chosen, workload.lengths)
+            hardware = hardware or bundle.meta.hardware
             for variant in chosen.simulation.variants:
                 search = search_simulated(
                     chosen, settings, workload.lengths, bundle, variant, cache_dir=store.root / TABLE_CACHE, log=context.log.info
@@ -92,12 +97,11 @@ def capacity(
         probes = pd.concat(tables, ignore_index=True)
         write_table(CapacityProbes, probes, staging.path)
         write_report(probes, found, settings, run_id, staging.path)
-        source = measured or bundle.meta if bundle is not None else measured
-        assert source is not None  # one side at least was searched
+        assert hardware is not None  # one side at least was searched
         meta = CapacityMeta(
             run_id=run_id,
             **run_facts(chosen, scenario.overrides, started),
-            hardware=source.hardware,
+            hardware=hardware,
             sha256=staging.digests(),
             criterion=criterion(settings),
             found=found,

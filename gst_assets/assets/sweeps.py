@@ -86,7 +86,6 @@ def sweep(
         )
         write_document(meta, staging.path / Kind.SWEEP.meta_name)
         final = staging.commit()
-    store.set_current(chosen.name, "sweep", {"run_id": run_id})
     yield contract_passed("sweep", rows=len(frame))
     yield dg.MaterializeResult(
         asset_key="sweep",

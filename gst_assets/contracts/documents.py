@@ -273,6 +273,8 @@ class ProfileMeta(RunMeta):
     profile_key: str
     engine_settings: EngineSettings
     calibration_sha256: dict[str, str] = Field(default_factory=dict)
+    calibration_rounds_taken_over: int = Field(0, ge=0)
+    """Rounds measured before an interruption, so on another engine start than the rest."""
 
 
 class Measured(Stored):

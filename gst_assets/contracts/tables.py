@@ -844,7 +844,9 @@ class SweepPoints(FilledTable):
     class Config(Table.Config):
         name = "sweep.csv"
 
-    rate_per_s: Series[float] = pa.Field(gt=0, nullable=True, description="asked; empty: the arrivals have none")
+    rate_per_s: Series[float] = pa.Field(
+        gt=0, nullable=True, description="asked; empty: arrivals that are neither poisson nor gamma"
+    )
     max_num_seqs: Series[Int] = pa.Field(gt=0)
     max_num_batched_tokens: Series[Int] = pa.Field(gt=0)
     num_kv_blocks: Series[Int] = pa.Field(gt=0)

@@ -45,6 +45,7 @@ from gst_assets.engine.run import (
     check_output,
     fit_vocabulary,
     staged,
+    token_ids,
     warm_up_requests,
 )
 from gst_assets.errors import EngineError, GstError, ScenarioError
@@ -153,9 +154,7 @@ def workload_requests(scenario: Scenario) -> list[WorkloadRequest]:
             path = Path(folder) / "prompts.jsonl"
             lengths = plan.write_prompts(path, tokenizer, scenario.workload.seed)
             prompts = read_prompts(path)
-    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
-    used = list(dict.fromkeys(lengths["prompt_id"]))
-    ids = dict(zip(used, tokenizer.encode([texts[name] for name in used]), strict=True))
+    ids = token_ids({prompt.prompt_id: prompt.text for prompt in prompts}, lengths["prompt_id"], tokenizer)
     return [
         WorkloadRequest(name, fit_vocabulary(ids[name], scenario, f"prompt {name!r}"), int(decode), 0)
         for name, decode in zip(lengths["prompt_id"], lengths["num_decode_tokens"], strict=True)

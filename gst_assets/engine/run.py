@@ -20,12 +20,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,6 +51,9 @@ from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
 from gst_assets.scenario import Scenario, read_reference
+
+if TYPE_CHECKING:
+    from gst_assets.workload.tokenizer import Tokenizer
 
 _LENGTHS = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
 _INTERVALS = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
@@ -224,7 +227,11 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
 
 
 def check_output(group_ids: Sequence[str], out: Path) -> None:
-    """Directories of these names can be created in `out`: found out before the engine starts, not after the first repeat."""
+    """Directories of these names can be created in `out`: found out before the engine starts, not after the first repeat.
+
+    Raises:
+        EngineError: a name that is no plain file name, a directory that exists already, or an `out` that cannot be written.
+    """
     for group_id in group_ids:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", group_id):
             raise EngineError(
@@ -279,6 +286,12 @@ async def play_repeat(
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
+def token_ids(texts: Mapping[str, str], prompt_ids: Iterable[str], tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """Token ids of each of `prompt_ids` (repeated ones once); `texts` maps a prompt_id to its text."""
+    used = list(dict.fromkeys(prompt_ids))
+    return dict(zip(used, tokenizer.encode([texts[name] for name in used]), strict=True))
+
+
 def read_requests(directory: Path, meta: WorkloadMeta, scenario: Scenario) -> list[WorkloadRequest]:
     """The requests of a workload directory whose digests were checked, tokenized for the scenario's model.
 
@@ -305,8 +318,7 @@ def read_requests(directory: Path, meta: WorkloadMeta, scenario: Scenario) -> li
             f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but {tokenizer.reference} is "
             f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize trace_lengths again."
         )
-    used = list(dict.fromkeys(lengths["prompt_id"]))
-    ids = dict(zip(used, tokenizer.encode([texts[name] for name in used]), strict=True))
+    ids = token_ids(texts, lengths["prompt_id"], tokenizer)
     columns = [lengths[name].tolist() for name in _LENGTHS] + [intervals["arrival_time_ns"].tolist()]
     requests = []
     for request_id, prompt_id, num_prefill, num_decode, arrival_ns in zip(*columns, strict=True):

@@ -32,7 +32,8 @@ Floats = NDArray[np.float64]
 
 
 class Grid(NamedTuple):
-    """A rectangular table: two ascending axes, and values of shape (first, second)."""
+    """A rectangular table in ms per layer: two ascending axes in sequences or tokens (whoever gives it says which), and values of shape
+    (len(first), len(second))."""
 
     first: Floats
     second: Floats
@@ -72,12 +73,12 @@ class OperatorModel:
 
     @property
     def decode_grid(self) -> Grid:
-        """What `attn_decode_ms` interpolates: ms by batch size and context."""
+        """What `attn_decode_ms` interpolates: by batch size in sequences and context in tokens."""
         return self._decode.grid
 
     @property
     def prefill_grid(self) -> Grid:
-        """What `attn_prefill_ms` interpolates: ms by context and chunk."""
+        """What `attn_prefill_ms` interpolates: by context and chunk, both in tokens."""
         return self._prefill.grid
 
     @property

@@ -81,7 +81,11 @@ class OperatorTimes(ABC):
         return self._sum_ns(num_tokens, self._decode_ms(shape), self._prefill_ms(shape))
 
     def decode_piece(self, num_decodes: int, context: float) -> Piece:
-        """Of steps of so many decodes and nothing else, by their mean context."""
+        """Time in ns of steps of so many decodes and nothing else, as a function of their mean context in tokens.
+
+        Raises:
+            ProfileError: outside the profiled range.
+        """
         attention, until = self._decode_attention(num_decodes, context)
         projections, norm, mlp, add = self._terms(num_decodes)
         layers = self._num_layers

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Engine, Gamma, Poisson, Scenario, ServiceLevel, Sweep
@@ -84,8 +85,8 @@ def configurations(scenario: Scenario) -> list[Scenario]:
         changed = {"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "num_kv_blocks": blocks}
         try:
             settings = Engine.model_validate(engine.model_dump() | changed)
-        except ValueError as error:
-            reason = str(error.errors()[0]["ctx"]["error"]) if hasattr(error, "errors") else str(error)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise SimulationError(
                 f"scenario {scenario.name}: sweep combines {', '.join(f'{name} {value}' for name, value in changed.items())}: {reason}. "
                 "Take one of the values out of the sweep."

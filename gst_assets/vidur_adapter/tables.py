@@ -50,7 +50,7 @@ class Surface:
         self._located: dict[float, tuple[list[float], list[float], float]] = {}
 
     def at(self, first: float, second: float) -> float:
-        """Value at a point."""
+        """Value at a point, in the grid's ms per layer. Outside the grid `outside` is called, which raises."""
         low_row, high_row, across = self._row(first, second)
         below, above, along = _place(self._seconds, second, lambda: self._outside(first, second))
         low = low_row[below] + (low_row[above] - low_row[below]) * along

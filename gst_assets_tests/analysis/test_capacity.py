@@ -102,11 +102,18 @@ def test_a_probe_that_failed_requests_is_not_guessed() -> None:
     assert judge(overloaded, asked, "engine", 0, 64).verdict == "unjudged"
 
 
-def test_an_engine_that_died_kept_no_bound() -> None:
+@pytest.mark.parametrize("rate", [2, 64])
+def test_a_probe_in_which_the_engine_died_is_not_judged_and_ends_the_search(rate: float) -> None:
     asked = settings()
-    seen = queue(asked, 2, 0.01)
+    seen = queue(asked, rate, 0.05)
     dead = Seen(seen.arrival_ns, seen.scheduled_ns, seen.completion_ns, None, 0, death="killed")
-    assert judge(dead, asked, "engine", 0, 2).reason == "the engine died: killed"
+    probe = judge(dead, asked, "engine", 0, rate)
+    assert (probe.verdict, probe.reason) == ("unjudged", "the engine died: killed")
+    assert judge(seen, asked, "engine", 0, rate).verdict == ("kept" if rate == 2 else "broken")
+    search = CapacitySearch(asked, "engine")
+    search.next_rate_per_s()
+    search.record(dead)
+    assert search.next_rate_per_s() is None and search.result().status == "undetermined"
 
 
 def test_few_requests_and_a_late_driver_are_flagged() -> None:

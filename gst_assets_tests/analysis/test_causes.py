@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gst_assets.analysis.causes import _kv_capacity
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.report import write_comparison
 from gst_assets.analysis.runs import load_run
@@ -211,10 +213,49 @@ def test_stages_add_up_and_steps_stand_beside_each_other(tmp_path: Path) -> None
         assert "step time, mixed" in text and "the other real repeats" in text
 
 
-def test_runs_that_record_neither_scheduling_nor_steps_say_so(tmp_path: Path) -> None:
-    def bare(recipe: Recipe) -> Recipe:
-        return replace(recipe, columns={}, iterations=None)
+def bare(recipe: Recipe) -> Recipe:
+    return replace(recipe, columns={}, iterations=None)
 
+
+@pytest.mark.parametrize("first", ["bare", "told"])
+def test_scheduling_that_some_runs_do_not_record_is_left_out_for_all(tmp_path: Path, first: str) -> None:
+    """Whichever comes first: a variant without it, or a repeat without it."""
+    other = {"bare": "told", "told": "bare"}[first]
+    variants = {"bare": bare(GOOD), "told": GOOD}
+    repeats = {"bare": bare(REAL[0]), "told": REAL[1]}
+    real = [
+        load_run(write_real(tmp_path / name, repeats[name].with_meta(repeat_index=k, num_repeats=2)), "real")
+        for k, name in enumerate((first, other))
+    ]
+    sims = {
+        variant: load_run(write_simulation(tmp_path / f"sim_{name}", variants[name], variant), "vidur")
+        for variant, name in (("kernels", first), ("calibrated", other))
+    }
+    all_told = [one for one in real if "scheduled_time_ns" in one.requests]
+    assert len(all_told) == 1
+    for some in (real, all_told):
+        errors = compare(some, sims, bands=Bands()).latency_errors
+        execution = errors[errors["metric"] == "normalized_execution"]
+        assert (execution["num_real_samples"] == 0).all() and (execution["num_sim_samples"] == 0).all()
+        assert (errors.loc[errors["metric"] == "e2e", "num_sim_samples"] > 0).all()
+
+
+def test_kv_capacity_is_that_of_the_smallest_cache_not_of_the_smallest_numbers() -> None:
+    def run(blocks: int | None, size: int | None, real: bool = True) -> Any:
+        settings = {"num_kv_blocks": blocks, "block_size": size}
+        return SimpleNamespace(
+            meta=SimpleNamespace(engine_settings=SimpleNamespace(**settings))
+            if real
+            else SimpleNamespace(simulated_settings={name: value for name, value in settings.items() if value})
+        )
+
+    measured: Any = SimpleNamespace(real_repeats=[run(100, 16)])
+    assert _kv_capacity(run(50, 32, real=False), measured) == 1600
+    assert _kv_capacity(run(40, 32, real=False), measured) == 1280
+    assert _kv_capacity(run(10, None, real=False), measured) == 1600, "a size that is not told decides nothing"
+
+
+def test_runs_that_record_neither_scheduling_nor_steps_say_so(tmp_path: Path) -> None:
     slow = bare(served(Costs(handover_ns=5 * MS), is_real=False))
     comparison = compared(tmp_path, [bare(one) for one in REAL], assumed(slow, max_num_batched_tokens=PROMPT))
     assert comparison.stage_errors["stage"].tolist() == ["first_token", "decode", "e2e"]

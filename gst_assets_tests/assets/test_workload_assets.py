@@ -100,9 +100,8 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
     limits = [*overrides, "sweep.max_num_seqs=[2, 256]"]
     result = materialize(tmp_path, "h100_sweep", limits, *WORKLOAD, vidur_profile, sweep)
     store = ArtifactStore(tmp_path)
-    pointer = store.current("h100_sweep", "sweep")
-    assert pointer is not None
-    directory = store.open(Kind.SWEEP, pointer["run_id"])
+    (run_id,) = store.list(Kind.SWEEP)
+    directory = store.open(Kind.SWEEP, run_id)
     points = read_table(SweepPoints, directory / "sweep.csv")
     assert points["max_num_seqs"].tolist() == [2, 256] and (points["num_requests"] == 12).all()
     assert not points["p99_sufficient"].any()

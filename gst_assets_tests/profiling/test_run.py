@@ -97,7 +97,7 @@ def test_a_killed_profile_goes_on_where_it_was(measured: tuple[Bundle, list[str]
         for line in lines
     )
     assert sum("was measured before" in line for line in lines) == ROUNDS
-    assert bundle.meta.model_extra is not None and bundle.meta.model_extra["calibration_rounds_taken_over"] == ROUNDS
+    assert bundle.meta.calibration_rounds_taken_over == ROUNDS
 
 
 @pytest.mark.engine
