@@ -175,7 +175,7 @@ def _least(name: str, sim: SimulatedRun, measured: Measured) -> float:
 
 def _kv_capacity(sim: SimulatedRun, measured: Measured) -> float:
     """Tokens that the smallest cache of either side holds. A side that does not tell number and size of its blocks is left out."""
-    caches = [
+    caches: list[tuple[int | None, int | None]] = [
         (run.meta.engine_settings.num_kv_blocks, run.meta.engine_settings.block_size) for run in measured.real_repeats
     ]
     assumed = sim.meta.simulated_settings
