@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measuring import write_between
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -36,7 +37,6 @@ NAMES = ("h100_spaced", "h100_quarter", "h100_half", "h100_high", "h100_document
 ABLATED = "h100_half"
 SEEDS = 5
 METRICS = ("TTFT", "ITL", "E2E")
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if arguments.write:
-        page = arguments.write.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN)
-        arguments.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_between(arguments.write, "figures", text)
 
 
 def _scenario_of(name: str, runs: Sequence[RealRun], profile: Path | None) -> tuple[Scenario, Bundle]:
