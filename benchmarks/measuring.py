@@ -11,8 +11,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,9 +25,10 @@ ROWS = "--rows"
 
 @dataclass(frozen=True)
 class Child:
-    """A program that ended well: its wall-clock seconds, peak resident memory in GiB, and what it printed."""
+    """A program that ended well: its wall-clock and processor seconds, peak resident memory in GiB, and what it printed."""
 
     seconds: float
+    cpu_seconds: float
     peak_gib: float
     output: str
 
@@ -47,21 +49,34 @@ class Ratio:
         return [one / other for one, other in zip(self.ours, self.baseline, strict=True)]
 
 
-def measured(command: Sequence[str]) -> Child:
-    """Run a program to its end.
+def measured(command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Child:
+    """Run a program to its end, in the directory `cwd`, with `environment` beside this process's own. What it writes to standard error is
+    shown only if it fails.
 
     Raises:
         SystemExit: it failed.
     """
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if status:
-        raise SystemExit(f"{' '.join(command[:4])} ... ended with exit code {process.returncode}")
-    return Child(time.perf_counter() - started, usage.ru_maxrss / 2**20, output)
+    with tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+        )
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            errors.seek(0)
+            raise SystemExit(
+                f"{' '.join(command[:4])} ... ended with exit code {process.returncode}:\n{errors.read()[-2000:]}"
+            )
+    return Child(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20, output)
 
 
 def side_by_side(

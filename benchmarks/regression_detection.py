@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from gst_assets.analysis.measures import is_sufficient
 from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, judge_series, overall
@@ -157,13 +157,6 @@ def outcomes(task: tuple[str, int, range]) -> list[tuple[str, int, str, int | No
     return [(scenario, repeats, plant, nights_until(made, plant, seed, rule)) for plant in PLANTS for seed in seeds]
 
 
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    z, share = 1.959964, hits / trials
-    centre, spread = share + z**2 / (2 * trials), z * sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    return (centre - spread) / (1 + z**2 / trials), (centre + spread) / (1 + z**2 / trials)
-
-
 def main(histories: int = 201, first_seed: int = 0) -> None:
     """Print the table; `histories` in all for each plant and number of repeats, a third of them from each scenario.
 
@@ -185,7 +178,7 @@ def main(histories: int = 201, first_seed: int = 0) -> None:
         told = rows["nights"].dropna()
         shown = [f"{np.percentile(told, p):.0f}" if len(told) else "–" for p in (50, 90)]
         share = f"{len(told)} ({100 * len(told) / len(rows):.1f} %)"
-        low, high = wilson(len(told), len(rows))
+        low, high = binomtest(len(told), len(rows)).proportion_ci(method="wilson")
         interval = f"{100 * low:.1f} to {100 * high:.1f} %"
         print(f"| {repeats} | {plant} | {len(rows)} | {share} | {interval} | {' | '.join(shown)} |")
     print("\ntold as regression, by scenario:")

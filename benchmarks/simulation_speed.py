@@ -22,10 +22,8 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from measuring import Child, measured
 
 from gst_assets.scenario import Scenario
 from gst_assets_tests.vidur_adapter import support
@@ -47,19 +47,18 @@ _GEOMETRY = {
 }  # fmt: skip
 _TIME_SCALE = 0.5
 _COMMIT = "0" * 40
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. Seconds; `loop_*` is the simulation alone, the others the whole process; None: not told by that loop."""
+    """One measurement. `loop_*` in seconds is the simulation alone, `process` all of its process; None: not told by that loop."""
 
     loop: str
     num_requests: int
     loop_cpu_s: float | None
     loop_wall_s: float | None
-    cpu_s: float
-    wall_s: float
-    peak_mib: float
+    process: Child
     equal: str
 
 
@@ -206,22 +205,6 @@ def difference_ns(stock: Path, direct: Path) -> float:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measured(command: Sequence[str], area: Path) -> tuple[str, dict[str, float]]:
-    """What a command printed, and its wall-clock and processor seconds and peak MiB. It must succeed."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
-    with (area / "stdout").open("w+") as out, (area / "stderr").open("w+") as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=area, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        if status:
-            err.seek(0)
-            raise SystemExit(f"{' '.join(command[:4])} ended with status {status}:\n{err.read()[-2000:]}")
-        out.seek(0)
-        found = {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
-        return out.read(), found
-
-
 def rows(sizes: Sequence[int], event_limit: int, stock_limit: int) -> Iterator[Row]:
     """Measure. The event loop runs up to `event_limit` requests, the stock command up to `stock_limit`."""
     for num_requests in sizes:
@@ -237,22 +220,16 @@ def rows(sizes: Sequence[int], event_limit: int, stock_limit: int) -> Iterator[R
                     str(num_requests),
                     str(area / loop),
                 ]
-                printed, found = measured(here, area)
-                stats: dict[str, Any] = json.loads(printed.splitlines()[-1])
+                child = measured(here, area, _ENVIRONMENT)
+                stats: dict[str, Any] = json.loads(child.output.splitlines()[-1])
                 tables = digest(area / loop)
                 equal = "-" if known is None else "yes, to the byte" if tables == known else "NO"
                 known = tables
-                yield Row(loop, num_requests, stats["loop_cpu_s"], stats["loop_s"], equal=equal, **found)
+                yield Row(loop, num_requests, stats["loop_cpu_s"], stats["loop_s"], child, equal)
             if num_requests <= stock_limit:
-                _, found = measured(stock_command(num_requests, area), area)
-                yield Row(
-                    "stock command",
-                    num_requests,
-                    None,
-                    None,
-                    equal=f"within {difference_ns(area / 'out', area / 'direct'):.0f} ns",
-                    **found,
-                )
+                child = measured(stock_command(num_requests, area), area, _ENVIRONMENT)
+                equal = f"within {difference_ns(area / 'out', area / 'direct'):.0f} ns"
+                yield Row("stock command", num_requests, None, None, child, equal)
 
 
 def table(measurements: Iterable[Row]) -> Iterator[str]:
@@ -275,15 +252,15 @@ def table(measurements: Iterable[Row]) -> Iterator[str]:
         loop, ratio = "-", "-"
         if row.loop_cpu_s is not None and direct.loop_cpu_s is not None:
             loop, ratio = f"{row.loop_cpu_s:.2f} ({row.loop_wall_s:.2f})", f"{row.loop_cpu_s / direct.loop_cpu_s:.1f}"
-        process = f"{row.cpu_s:.1f} ({row.wall_s:.1f})"
+        process = f"{row.process.cpu_seconds:.1f} ({row.process.seconds:.1f})"
         cells = (
             f"{row.num_requests:,}",
             row.loop,
             loop,
             ratio,
             process,
-            f"{row.cpu_s / direct.cpu_s:.1f}",
-            f"{row.peak_mib:.0f}",
+            f"{row.process.cpu_seconds / direct.process.cpu_seconds:.1f}",
+            f"{row.process.peak_gib * 1024:.0f}",
             row.equal,
         )
         yield f"| {' | '.join(cells)} |"

@@ -99,7 +99,7 @@ def test_some_requests_really_stop_early_at_a_stop_token(early_stop_runs: tuple[
 
 
 def test_the_seed_of_a_request_decides_its_tokens(early_stop_runs: tuple[list[Path], list[str]]) -> None:
-    """Repeats differ in timing, so in batches and in how prompts are cut, but not in what is drawn (but for ties in bfloat16)."""
+    """Repeats differ in timing, so in batches and in how prompts are cut, but not in what is drawn (but for ties)."""
     first, second = (
         tables.read_table(tables.RequestMetrics, directory / "request_metrics.csv")["num_decode_tokens_actual"]
         for directory in early_stop_runs[0]

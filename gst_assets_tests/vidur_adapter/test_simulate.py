@@ -196,7 +196,7 @@ def test_settings_say_what_was_simulated() -> None:
     result = run(MIX, "engine.num_kv_blocks=null", made=made)
     wanted = {
         "max_num_seqs": 32, "max_num_batched_tokens": 512, "block_size": 32, "num_kv_blocks": 777, "head_dim": 64,
-        "kv_bytes_per_token": 2048, "enable_prefix_caching": False, "async_scheduling": False, "dtype": "bfloat16",
+        "kv_bytes_per_token": 4096, "enable_prefix_caching": False, "async_scheduling": False, "dtype": "float32",
         "scheduler": "sarathi", "rounding_tokens": {"step_tokens": 8, "prefill_chunk": 32, "context": 16},
     }  # fmt: skip
     assert {name: result.settings[name] for name in wanted} == wanted
@@ -204,7 +204,7 @@ def test_settings_say_what_was_simulated() -> None:
 
 def test_qwen3_0_6b_has_114688_kv_bytes_per_token() -> None:
     geometry = [f"model.geometry.{name}={value}" for name, value in support.QWEN3_0_6B if name != "tie_word_embeddings"]
-    result = run([(0, 50, 3)], *geometry)
+    result = run([(0, 50, 3)], "model.dtype=bfloat16", *geometry)
     assert (result.settings["head_dim"], result.settings["kv_bytes_per_token"]) == (128, 114_688)
 
 
