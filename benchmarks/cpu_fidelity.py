@@ -3,7 +3,7 @@
 Searches the engine's capacity (scenario cpu_capacity), unless --capacity gives it; then, on one engine start, measures the profile with the repeats of
 cpu_spaced, cpu_quarter, cpu_half, cpu_high and cpu_static between its calibration rounds, so that calibration and runs meet the same drift of the
 machine. The Poisson regimes run at 25, 50 and 85 % of the capacity found, for --traffic-s seconds. Then prints the cells (P50 and P90, 10 % band) and the
-ablation on cpu_half, as `benchmarks/gpu_fidelity.py` does. About 25 minutes on a quiet two-core machine; what else runs there is in the figures.
+ablation on cpu_half, as `benchmarks/gpu_fidelity.py` does. About 22 minutes on a quiet two-core machine; what else runs there is in the figures.
 
 DIR gets: capacity/ (the search), artifacts/workloads/, profile/ (the bundle), runs/ (run directories), cpu_fidelity.md (what is printed). It must be absent
 or empty.
@@ -16,6 +16,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from measuring import positive
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -37,16 +39,21 @@ _QUIET = {"PYTHONWARNINGS": "ignore"}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--capacity", type=float, help="requests per second; default: searched for")
-    parser.add_argument("--traffic-s", type=float, default=22.0, help="seconds of traffic of a Poisson repeat")
+    parser.add_argument("--capacity", type=positive(float), help="requests per second; default: searched for")
+    parser.add_argument(
+        "--traffic-s", type=positive(float), default=22.0, help="seconds of traffic of a Poisson repeat"
+    )
     parser.add_argument(
         "--override", action="append", default=[], metavar="KEY=VALUE", help="for every scenario, capacity and profile included"
     )  # fmt: skip
     arguments = parser.parse_args()
     out: Path = arguments.out.resolve()
-    if out.exists() and any(out.iterdir()):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: --out {out}: no directory can be created there ({error.strerror}).")
+    if any(out.iterdir()):
         sys.exit(f"error: {out}: not empty. Name another --out.")
-    out.mkdir(parents=True, exist_ok=True)
     try:
         with machine_lock(_LOCK_S, print):
             capacity = arguments.capacity or _capacity(out, arguments.override)
@@ -55,7 +62,7 @@ def main() -> int:
             _measure(out, overrides, workloads)
     except GstError as error:
         sys.exit(f"error: {error}")
-    return _print(out)
+    return _print(out, arguments.override)
 
 
 def _capacity(out: Path, overrides: Sequence[str]) -> float:
@@ -121,16 +128,17 @@ def _resolved(out: Path, scenario: Scenario) -> Path:
     return path
 
 
-def _print(out: Path) -> int:
+def _print(out: Path, overrides: Sequence[str]) -> int:
     """The tables, printed and kept."""
     runs = [word for name in NAMES for word in ("--runs", f"{name}={out / 'runs'}")]
     command = [
         sys.executable, "-W", "ignore", str(PROJECT_ROOT / "benchmarks" / "gpu_fidelity.py"), *NAMES, *runs, "--profile", str(out / "profile"),
-        "--band", "10", "--percentiles", "50", "90", "--ablate", ABLATED,
+        "--band", "10", "--percentiles", "50", "90", "--ablate", ABLATED, *(f"--override={one}" for one in overrides),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     print(done.stdout)
-    (out / "cpu_fidelity.md").write_text(done.stdout, encoding="utf-8")
+    if done.returncode == 0:
+        (out / "cpu_fidelity.md").write_text(done.stdout, encoding="utf-8")
     return done.returncode
 
 

@@ -1,10 +1,11 @@
 """How far the simulation is from real runs: error cells beside the noise floor, an ablation, and steps with identical composition.
 
-    python benchmarks/gpu_fidelity.py [SCENARIO ...] [--runs NAME=DIR ...] [--profile DIR] [--band 10] [--percentiles 50 90] [--ablate NAME] [--write PAGE]
+    python benchmarks/gpu_fidelity.py [SCENARIO ...] [--override KEY=VALUE ...] [--runs NAME=DIR ...] [--profile DIR] [--band 10] [--percentiles 50 90]
+        [--ablate NAME] [--write PAGE]
 
-Each SCENARIO (default: those of docs/fidelity.md) is simulated in both variants with the profile it names, or with the bundle --profile, and set
+Each SCENARIO (default: those whose runs ship with the project) is simulated in both variants with the profile it names, or with the bundle --profile, and set
 beside its real runs: `data/recorded/SCENARIO`, or the run directories `DIR/SCENARIO-*`. Prompt lengths, output lengths and arrivals are those of the
-runs, and so are the scenario's settings. A cell passes when its error is within the band or within the spread of the real repeats, whichever is larger.
+runs, and so are the settings of the engine; model and simulation are the scenario's, with the overrides. A cell passes when its error is within the band or within the spread of the real repeats, whichever is larger.
 `benchmarks/cpu_fidelity.py` measures the runs of the CPU engine. With --write the tables replace what stands between the markers of that page.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from measuring import write_between
+from measuring import positive, write_between
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,7 +34,8 @@ from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Engine, Scenario, load_scenario, resolve_path
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 
-NAMES = ("h100_spaced", "h100_quarter", "h100_half", "h100_high", "h100_document", "h100_static")
+NAMES = ("h100_spaced", "h100_quarter", "h100_half", "h100_document")
+"""Those with runs under data/recorded and a profile."""
 ABLATED = "h100_half"
 SEEDS = 5
 METRICS = ("TTFT", "ITL", "E2E")
@@ -61,44 +63,64 @@ class Judged:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", default=NAMES, metavar="SCENARIO")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="for every scenario")
     parser.add_argument("--runs", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--profile", type=Path, help="bundle directory to simulate with; default: the scenario's")
-    parser.add_argument("--band", type=float, default=5.0, help="per cent")
+    parser.add_argument("--band", type=positive(float), default=5.0, help="per cent")
     parser.add_argument("--percentiles", type=int, nargs="+", default=[50, 90, 99])
     parser.add_argument("--ablate", default=ABLATED, metavar="NAME", help="scenario of the ablation")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    elsewhere = dict(item.split("=", 1) for item in arguments.runs)
+    elsewhere = _directories(arguments.runs, arguments.scenarios)
+    if not all(0 < percent < 100 for percent in arguments.percentiles):
+        parser.error("--percentiles: expected numbers between 0 and 100")
+    if arguments.ablate not in arguments.scenarios and arguments.ablate != ABLATED:
+        parser.error(f"--ablate {arguments.ablate}: not among the scenarios {', '.join(arguments.scenarios)}")
+    if arguments.write and not arguments.write.is_file():
+        parser.error(f"--write {arguments.write}: no such file")
     judged = Judged(tuple(arguments.percentiles), arguments.band)
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.scenarios:
             recorded = PROJECT_ROOT / "data" / "recorded" / name
             if name in elsewhere:
-                folders = sorted(Path(elsewhere[name]).glob(f"{name}-*"))
+                folders = sorted(elsewhere[name].glob(f"{name}-*"))
                 if not folders:
                     sys.exit(f"error: --runs {name}: {elsewhere[name]} has no directory {name}-*")
             elif recorded.is_dir():
                 folders = [expand(run, Path(scratch)) for run in sorted(recorded.iterdir())]
             else:
-                lines += [f"### {name}", "Not shipped with the repository; give its run directories with --runs.", ""]
-                continue
+                sys.exit(
+                    f"error: {name}: its runs are not shipped with the repository. Give their directory with --runs {name}=DIR."
+                )
             runs = [load_run(folder, "real") for folder in folders]
-            lines += _section(name, runs, arguments.profile, judged, ablate=name == arguments.ablate)
+            scenario, bundle = _scenario_of(load_scenario(name, arguments.override), runs, arguments.profile)
+            lines += _section(scenario, bundle, runs, judged, ablate=name == arguments.ablate)
     text = "\n".join(lines)
     print(text)
     if arguments.write:
         write_between(arguments.write, "figures", text)
 
 
-def _scenario_of(name: str, runs: Sequence[RealRun], profile: Path | None) -> tuple[Scenario, Bundle]:
-    """The scenario as the runs were measured with, and the bundle it is simulated with."""
-    scenario = load_scenario(name)
+def _directories(given: Sequence[str], scenarios: Sequence[str]) -> dict[str, Path]:
+    """What `--runs` says, by scenario."""
+    found = {}
+    for item in given:
+        name, equals, directory = item.partition("=")
+        if not equals or name not in scenarios:
+            sys.exit(f"error: --runs {item}: expected NAME=DIR with one of {', '.join(scenarios)}")
+        found[name] = Path(directory)
+    return found
+
+
+def _scenario_of(scenario: Scenario, runs: Sequence[RealRun], profile: Path | None) -> tuple[Scenario, Bundle]:
+    """The scenario with the engine's settings of the runs, and the bundle it is simulated with."""
     engine = Engine.model_validate(runs[0].meta.params["engine"]).model_copy(
         update={"num_kv_blocks": runs[0].meta.engine_settings.num_kv_blocks}
     )
     if profile is None:
-        assert scenario.profile.root is not None, f"{name} names no profile.root; give --profile"
+        if scenario.profile.root is None:
+            sys.exit(f"error: {scenario.name}: the scenario names no profile.root. Give the bundle with --profile.")
         profile = find_bundle(resolve_path(scenario.profile.root), scenario)
     scenario = scenario.model_copy(update={"engine": engine})
     bundle = load_bundle(profile)
@@ -106,8 +128,7 @@ def _scenario_of(name: str, runs: Sequence[RealRun], profile: Path | None) -> tu
     return scenario, bundle
 
 
-def _section(name: str, runs: Sequence[RealRun], profile: Path | None, judged: Judged, *, ablate: bool) -> list[str]:
-    scenario, bundle = _scenario_of(name, runs, profile)
+def _section(scenario: Scenario, bundle: Bundle, runs: Sequence[RealRun], judged: Judged, *, ablate: bool) -> list[str]:
     real = np.array([judged.values_ms(run.requests, run.tokens) for run in runs])
     middle = np.median(real, axis=0)
     spread = (real.max(axis=0) - real.min(axis=0)) / middle * 100
@@ -120,7 +141,7 @@ def _section(name: str, runs: Sequence[RealRun], profile: Path | None, judged: J
     errors["calibrated"] = calibrated[0] / middle * 100 - 100
     by_seed_header = f" calibrated, seeds 0-{num_seeds - 1} |" if num_seeds > 1 else ""
     lines = [
-        f"### {name}",
+        f"### {scenario.name}",
         f"{scenario.description.split(' Played')[0]} {_rate(runs[0], scenario)}{len(runs)} repeats of {len(runs[0].requests)} requests, {len(runs[0].tokens)} output "
         f"tokens; simulated in {seeds[0][1]:.1f} s.",
         "",
@@ -205,13 +226,13 @@ def _ablation(
         eager["step_kind"] = "mixed_eager"
         return replace(bundle, overheads=pd.concat([table, eager], ignore_index=True))
 
-    def steps_without(kinds: Sequence[str]) -> Callable[[], Bundle]:
-        """Steps of these kinds take what their operators take."""
+    def operators_only(term: str, *kinds: str) -> Callable[[], Bundle]:
+        """Rows of `term` for steps of these kinds say what the operators take, and nothing beyond."""
 
         def changed() -> Bundle:
             assert bundle.overheads is not None
             table = bundle.overheads.copy()
-            rows = (table["term"] == "step") & table["step_kind"].isin(kinds)
+            rows = (table["term"] == term) & table["step_kind"].isin(kinds)
             table.loc[rows, "median_ns"] = table.loc[rows, "operators_ns"]
             table.loc[rows, "overhead_ns"] = 0
             return replace(bundle, overheads=table)
@@ -225,14 +246,14 @@ def _ablation(
     if bundle.meta.engine_settings.async_scheduling:
         cases += [
             ("host always at its median speed", still, lambda: bundle),
-            ("steps beyond the captured graphs cost as those within", scenario, one_kind),
+            ("steps within the captured graphs and beyond cost the host alike", scenario, one_kind),
             ("no time to process tokens", scenario, without("process")),
-            ("no device beyond its operators", scenario, without("device")),
+            ("no device beyond its operators", scenario, operators_only("device", "decode", "mixed", "mixed_eager")),
         ]
     else:
         cases += [
-            ("steps without prompts take their operators' time", scenario, steps_without(["decode"])),
-            ("steps with prompts take their operators' time", scenario, steps_without(["mixed", "mixed_eager"])),
+            ("steps without prompts take their operators' time", scenario, operators_only("step", "decode")),
+            ("steps with prompts take their operators' time", scenario, operators_only("step", "mixed", "mixed_eager")),
         ]
     cases += [("no hand-over", scenario, without("handover")), ("no delivery", scenario, without("delivery"))]
     lines = [

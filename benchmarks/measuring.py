@@ -15,10 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from gst_assets.provenance import cpu_name, package_versions
 
+T = TypeVar("T", int, float)
 ROWS = "--rows"
 """Option of a program that `bench.py` runs: print the ratios as JSON instead of a table."""
 
@@ -145,12 +148,29 @@ def machine() -> str:
     )
 
 
+def positive(kind: type[T]) -> Callable[[str], T]:
+    """An argparse type: a finite number above 0."""
+
+    def parse(text: str) -> T:
+        value = kind(text)  # type: ignore[call-arg]
+        if not 0 < value < inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"  # argparse: "invalid positive int value: '-5'"
+    return parse
+
+
 def write_between(page: Path, marker: str, text: str) -> None:
     """Replace what stands between `<!-- marker:begin -->` and `<!-- marker:end -->` of a page.
 
     Raises:
         SystemExit: the page has no such markers.
     """
+    if not page.is_file():
+        raise SystemExit(
+            f"{page}: no such file, expected a page with <!-- {marker}:begin --> and <!-- {marker}:end -->."
+        )
     begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, ended, after = rest.partition(end)

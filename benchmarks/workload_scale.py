@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from measuring import Child, machine, measured, table, write_between
+from measuring import Child, machine, measured, positive, table, write_between
 
 from gst_assets.contracts.csv_files import write_csv
 from gst_assets.contracts.documents import write_document
@@ -93,15 +93,27 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("requests", type=int, nargs="?", default=1_000_000)
+    parser.add_argument("requests", type=positive(int), nargs="?", default=1_000_000)
     parser.add_argument("--trace", type=Path)
-    parser.add_argument("--max-tokens", type=int, default=8192)
+    parser.add_argument("--max-tokens", type=positive(int), default=8192)
     parser.add_argument("--share-prompts", action="store_true")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=positive(int), nargs="+", default=[1, 2])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--area", type=Path, help="where to work; by default the folder for temporary files")
     parser.add_argument("--step", choices=list(STEPS), help="run one step in this process (internal)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.max_tokens < 2:
+        parser.error("--max-tokens: expected at least 2, a token in and a token out")
+    if options.area is not None and not options.area.is_dir():
+        parser.error(f"--area {options.area}: no such directory")
+    if options.trace is not None:
+        try:
+            rows = len(pd.read_csv(options.trace, usecols=COLUMNS.strip().split(","), nrows=1))
+        except (OSError, ValueError) as error:
+            parser.error(f"--trace {options.trace}: {error}. Expected a CSV with columns {COLUMNS.strip()}")
+        if not rows:
+            parser.error(f"--trace {options.trace}: no rows")
+    return options
 
 
 def _in_child(options: argparse.Namespace, step: str, workers: int) -> Child:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import sys
 
 from gst_assets.analysis.report import REPORT, SUMMARY
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.store import ArtifactStore, Kind, pointer_name
 from gst_assets.errors import ArtifactError, GstError
+from gst_assets.scenario import load_scenario
 
 
 def main(scenario: str) -> None:
     """Print the paths of the report last materialized for `scenario`: report.html, and summary.md for a terminal.
 
     Raises:
-        ArtifactError: none yet.
+        ArtifactError: none yet, or what names it is damaged.
+        ScenarioError: there is no scenario of that name.
     """
+    load_scenario(scenario)
     store = ArtifactStore.from_environment()
     pointer = store.current(scenario, "comparison")
+    if pointer is not None and "comparison_id" not in pointer:
+        raise ArtifactError(
+            f"{store.root / pointer_name(scenario, 'comparison')}: no key comparison_id. Materialize comparison_report for this partition again."
+        )
     if pointer is None:
         raise ArtifactError(
             f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."

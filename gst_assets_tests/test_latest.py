@@ -7,7 +7,7 @@ import pytest
 from gst_assets import latest
 from gst_assets.analysis.compare import compare_directories
 from gst_assets.contracts.store import ArtifactStore
-from gst_assets.errors import ArtifactError
+from gst_assets.errors import ArtifactError, ScenarioError
 from gst_assets_tests.analysis.run_directories import steady, write_real, write_simulation
 
 
@@ -24,4 +24,9 @@ def test_the_newest_report_is_named(
     ArtifactStore.from_environment().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
     latest.main("smoke")
     assert capsys.readouterr().out.splitlines() == [f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
+    ArtifactStore.from_environment().set_current("smoke", "comparison", {})
+    with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: no key comparison_id"):
+        latest.main("smoke")
+    with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):
+        latest.main("nosuch")
     assert (out / "report.html").is_file() and (out / "summary.md").is_file()

@@ -84,7 +84,7 @@ async def measure(
 
     Raises:
         ScenarioError: a scenario without a `capacity` section.
-        EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a search, that search is written
+        EngineError: a directory of that name exists; hardware or settings differ from the scenario, or the engine failed. When it died during a search, that search is written
             first, as undetermined.
         WorkloadError: the scenario's workload cannot be built.
     """
@@ -103,10 +103,13 @@ async def measure(
                 f"scenario {scenario.name}: a server does not tell when it first scheduled a request. Search on backend vllm or transformers."
             )
         asked.append((scenario, scenario.capacity, group_id or f"{scenario.name}-{now}-capacity"))
-    check_output([name for _, _, name in asked], out)
+    for _, _, name in asked:
+        if (out / name).exists():
+            raise EngineError(f"{out / name}: already exists. Searches are kept; use another --group-id or --out.")
     hardware = engine_hardware(scenarios[0])
     print(f"hardware: {hardware.device_name}", flush=True)
     pools = [workload_requests(scenario) for scenario in scenarios]
+    check_output([name for _, _, name in asked], out)
     written = []
     print(f"opening {scenarios[0].engine.backend}", flush=True)
     async with open_engine(scenarios[0]) as engine:

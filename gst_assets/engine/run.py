@@ -230,7 +230,7 @@ def check_output(group_ids: Sequence[str], out: Path) -> None:
     """Directories of these names can be created in `out`: found out before the engine starts, not after the first repeat.
 
     Raises:
-        EngineError: a name that is no plain file name, a directory that exists already, or an `out` that cannot be written.
+        EngineError: a name that is no plain file name, or an `out` that cannot be written.
     """
     for group_id in group_ids:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", group_id):

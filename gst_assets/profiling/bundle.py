@@ -94,7 +94,7 @@ def load_bundle(directory: Path) -> Bundle:
     Raises:
         ArtifactError: incomplete, or a file was changed after it was written.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
-        ProfileError: a hole in the attention grid.
+        ProfileError: a hole in the attention grid, or run_meta.json does not say how many layers were measured.
     """
     from gst_assets.contracts import tables
 
@@ -111,6 +111,8 @@ def load_bundle(directory: Path) -> Bundle:
         meta=meta,
         sha256=directory_digests(directory, Kind.PROFILE.meta_name),
     )
+    if "num_layers" not in _stored(bundle, "model", "geometry"):
+        raise ProfileError(f"{directory / Kind.PROFILE.meta_name}: no params.model.geometry.num_layers. {_REMEASURE}.")
     bundle.operator_model()
     return bundle
 
@@ -138,9 +140,9 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             f"{bundle.directory / 'run_meta.json'}: hardware.device_name is {found_hardware.device_name!r}, expected a name that contains "
             f"{wanted_hardware.device_name!r}. {_REMEASURE}."
         )
-    stored = meta.params["model"]
+    stored = _stored(bundle, "model", "geometry")
     for name, value in geometry.model_dump(mode="json").items():
-        _same(bundle, "run_meta.json", f"params.model.geometry.{name}", stored["geometry"][name], value)
+        _same(bundle, "run_meta.json", f"params.model.geometry.{name}", stored.get(name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
     expected = {
         "mlp.csv": {
@@ -209,27 +211,53 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
     for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):
         _same(bundle, meta_file, f"engine_settings.{name}", getattr(settings, name), getattr(scenario.engine, name))
-    stored = Sampling.model_validate(bundle.meta.params["engine"]["sampling"])
+    temperature = _stored(bundle, "engine", "sampling").get("temperature")
+    if not isinstance(temperature, int | float):
+        raise ProfileError(
+            f"{bundle.directory / meta_file}: params.engine.sampling.temperature is {temperature}, expected a number. {_REMEASURE}."
+        )
     sampling = "whether tokens are drawn (params.engine.sampling.temperature > 0)"
-    _same(bundle, meta_file, sampling, _draws(stored), _draws(scenario.engine.sampling))
+    _same(bundle, meta_file, sampling, temperature > 0, _draws(scenario.engine.sampling))
     kinds = ["decode", "mixed"]
     if settings.cudagraph_capture_sizes and max(settings.cudagraph_capture_sizes) < settings.max_num_batched_tokens:
         kinds.append("mixed_eager")
     term = "host" if settings.async_scheduling else "step"
-    steps = set(bundle.overheads.loc[bundle.overheads["term"] == term, "step_kind"])
     terms = set(bundle.overheads["term"])
-    missing = [f"{term} rows of step_kind {kind}" for kind in kinds if kind not in steps]
-    others = ("host_after_idle", "process", "turnaround", "device") if settings.async_scheduling else ()
+    found = set(zip(bundle.overheads["term"], bundle.overheads["step_kind"], strict=True))
+    wanted = [(term, kind) for kind in kinds]
+    if settings.async_scheduling:
+        wanted += [*(("turnaround", kind) for kind in kinds), ("device", "decode"), ("device", "mixed")]
+    missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
+    others = ("host_after_idle", "process") if settings.async_scheduling else ()
     missing += [f"{name} rows" for name in ("handover", "delivery", *others) if name not in terms]
-    if settings.async_scheduling and scenario.simulation.host_variability and bundle.host_speed is None:
-        raise ProfileError(
-            f"{bundle.directory / 'host_speed.csv'}: missing, but simulation.host_variability is on. {_REMEASURE}, or set "
-            "simulation.host_variability=false."
-        )
+    if settings.async_scheduling and scenario.simulation.host_variability:
+        sorts = set() if bundle.host_speed is None else set(bundle.host_speed["has_prefill"])
+        if len(sorts) < 2:
+            found_there = "missing" if not sorts else f"column has_prefill is {sorts.pop()} in every row, expected both"
+            raise ProfileError(
+                f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on. {_REMEASURE}, or set "
+                "simulation.host_variability=false."
+            )
     if missing:
         raise ProfileError(
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
         )
+
+
+def _stored(bundle: Bundle, *keys: str) -> dict[str, Any]:
+    """A section of the scenario that the bundle was measured with, as run_meta.json keeps it.
+
+    Raises:
+        ProfileError: it has none.
+    """
+    section: Any = bundle.meta.params
+    for key in keys:
+        section = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        raise ProfileError(
+            f"{bundle.directory / Kind.PROFILE.meta_name}: no params.{'.'.join(keys)}, expected the scenario it was measured with. {_REMEASURE}."
+        )
+    return section
 
 
 def _same(bundle: Bundle, file: str, what: str, found: Any, expected: Any) -> None:

@@ -55,11 +55,16 @@ class PartialProfile:
         """The partial profile of the bundle `out`, begun or continued; no other process has it meanwhile.
 
         Raises:
-            ProfileError: another process measures it, or it was begun with something else (names what).
+            ProfileError: it cannot be created, another process measures it, or it was begun with something else (names what).
         """
         folder = out.parent / f".{out.name}.partial"
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise ProfileError(
+                f"--out {out}: no directory can be created beside it ({error.strerror}). Name one in a writable directory."
+            ) from None
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +87,12 @@ class PartialProfile:
         if not path.exists():
             self._write(path, json.dumps(begun_with, indent=2))
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ProfileError(
+                f"{path}: not what this program writes ({error}). Remove {self.folder} to begin anew."
+            ) from None
         for key, now in begun_with.items():
             if key == "plays":  # their groups are named after the time at which the command was given
                 same = [_without_group(one) for one in before[key]] == [_without_group(one) for one in now]

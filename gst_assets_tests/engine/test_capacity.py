@@ -101,6 +101,9 @@ def test_what_cannot_be_searched_is_refused_before_the_engine_starts(tmp_path: P
     server = load_scenario("openai_server", [SEARCH])
     with pytest.raises(EngineError, match="does not tell when it first scheduled"):
         asyncio.run(capacity.measure([server], [], tmp_path))
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(EngineError, match=r"kept: already exists\. Searches are kept"):
+        asyncio.run(capacity.measure([SCENARIO], [], tmp_path, "kept"))
     with pytest.raises(EngineError, match="name each scenario once"):
         capacity.check_one_engine([SCENARIO, SCENARIO])
     with pytest.raises(ScenarioError, match=r"high_rate_per_s 5\.0 is not above low_rate_per_s 9\.0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from gst_assets.errors import ArtifactError, ContractError, ProfileError
 from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.profiling.calibration import overheads_table
+from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets_tests.profiling import tables
 
@@ -127,6 +129,44 @@ def test_each_reachable_step_kind_is_needed(bundle: Bundle) -> None:
     without = replace(bundle, overheads=frame[frame["term"] != "delivery"])
     with pytest.raises(ProfileError, match="no delivery rows"):
         check_bundle(without, SCENARIO)
+
+
+def test_what_an_asynchronous_engine_needs_is_there_for_every_sort_of_step() -> None:
+    scenario = load_scenario("h100_half")
+    shipped = load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-0.6b")
+    check_bundle(shipped, scenario)
+    overheads, speed = shipped.overheads, shipped.host_speed
+    assert overheads is not None and speed is not None
+    for term, kind in [("device", "decode"), ("device", "mixed"), ("turnaround", "mixed_eager"), ("host", "decode")]:
+        left = overheads[(overheads["term"] != term) | (overheads["step_kind"] != kind)]
+        with pytest.raises(ProfileError, match=rf"overheads\.csv: no {term} rows of step_kind {kind}"):
+            check_bundle(replace(shipped, overheads=left), scenario)
+    with pytest.raises(ProfileError, match=r"host_speed\.csv: column has_prefill is True in every row"):
+        check_bundle(replace(shipped, host_speed=speed[speed["has_prefill"]]), scenario)
+    with pytest.raises(ProfileError, match=r"host_speed\.csv: missing"):
+        check_bundle(replace(shipped, host_speed=None), scenario)
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        (["model"], "no params.model.geometry, expected the scenario"),
+        (["model", "geometry"], "no params.model.geometry, expected the scenario"),
+        (["model", "geometry", "num_layers"], "no params.model.geometry.num_layers"),
+        (["engine"], "no params.engine.sampling"),
+        (["engine", "sampling", "temperature"], "params.engine.sampling.temperature is None, expected a number"),
+    ],
+)
+def test_metadata_that_does_not_say_what_was_measured(lost: list[str], named: str, tmp_path: Path) -> None:
+    path = tables.write_bundle(tmp_path / "b", SCENARIO) / "run_meta.json"
+    meta = json.loads(path.read_text())
+    section = meta["params"]
+    for key in lost[:-1]:
+        section = section[key]
+    del section[lost[-1]]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ProfileError, match=re.escape(f"{path}: {named}")):
+        check_bundle(load_bundle(path.parent), SCENARIO)
 
 
 @pytest.mark.parametrize(

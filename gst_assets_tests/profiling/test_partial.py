@@ -140,3 +140,19 @@ def test_two_processes_do_not_share_one_and_nothing_is_left_of_nothing(tmp_path:
             pass
         assert (tmp_path / ".b.partial").is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_or_read_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ProfileError, match="file/b: no directory can be created beside it"),
+        PartialProfile.opened(tmp_path / "file" / "b", begun_with()),
+    ):
+        pass
+    (tmp_path / ".b.partial").mkdir()
+    (tmp_path / ".b.partial" / "subject.json").write_text("{")
+    with (
+        pytest.raises(ProfileError, match=r"subject\.json: not what this program writes"),
+        PartialProfile.opened(tmp_path / "b", begun_with()),
+    ):
+        pass
