@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from gst_assets_tests.night import Night
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """A worker of pytest-xdist ignores SIGTERM, and so would every process that a test starts and means to end with it."""
-    if hasattr(config, "workerinput"):
+def pytest_configure() -> None:
+    """Processes that tests start inherit what this one ignores, and some must end by SIGTERM.
+
+    A script's background command ignores SIGINT, and Dagster (`dagster._utils.interrupts`) gives SIGTERM whatever disposition SIGINT has.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

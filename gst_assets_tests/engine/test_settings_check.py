@@ -21,7 +21,7 @@ def test_equal_settings_pass_and_open_ones_are_not_compared() -> None:
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("model.dtype", "float32"),
+        ("model.dtype", "bfloat16"),
         ("model.max_model_len", 1024),
         ("engine.max_num_seqs", 16),
         ("engine.max_num_batched_tokens", 2048),
