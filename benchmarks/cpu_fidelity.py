@@ -19,8 +19,6 @@ from pathlib import Path
 
 from measuring import positive
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from gst_assets.contracts.documents import CapacityMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine.launch import run_module

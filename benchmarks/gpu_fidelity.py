@@ -5,7 +5,8 @@
 
 Each SCENARIO (default: those whose runs ship with the project) is simulated in both variants with the profile it names, or with the bundle --profile, and set
 beside its real runs: `data/recorded/SCENARIO`, or the run directories `DIR/SCENARIO-*`. Prompt lengths, output lengths and arrivals are those of the
-runs, and so are the settings of the engine; model and simulation are the scenario's, with the overrides. A cell passes when its error is within the band or within the spread of the real repeats, whichever is larger.
+runs, and so are the settings of the engine; model and simulation are the scenario's, with the overrides. A cell passes when its error is within the
+band or within the spread of the real repeats, whichever is larger.
 `benchmarks/cpu_fidelity.py` measures the runs of the CPU engine. With --write the tables replace what stands between the markers of that page.
 """
 
@@ -21,9 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from measuring import positive, write_between
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from measuring import around, positive, write_between
 
 from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.analysis.stages import same_composition
@@ -76,8 +75,8 @@ def main() -> None:
         parser.error("--percentiles: expected numbers between 0 and 100")
     if arguments.ablate not in arguments.scenarios and arguments.ablate != ABLATED:
         parser.error(f"--ablate {arguments.ablate}: not among the scenarios {', '.join(arguments.scenarios)}")
-    if arguments.write and not arguments.write.is_file():
-        parser.error(f"--write {arguments.write}: no such file")
+    if arguments.write:
+        around(arguments.write, "figures")
     judged = Judged(tuple(arguments.percentiles), arguments.band)
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -161,19 +161,28 @@ def positive(kind: type[T]) -> Callable[[str], T]:
     return parse
 
 
+def around(page: Path, marker: str) -> tuple[str, str]:
+    """What stands on a page up to `<!-- marker:begin -->` and from `<!-- marker:end -->` on, both with their marker.
+
+    Raises:
+        SystemExit: the page cannot be read, or has no such markers.
+    """
+    begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->"
+    try:
+        before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    except OSError as error:
+        raise SystemExit(f"{page}: {error.strerror}, expected a page with {begin.strip()} and {end}.") from None
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise SystemExit(f"{page}: has no lines {begin.strip()} and {end} to write between.")
+    return before + begin, end + after
+
+
 def write_between(page: Path, marker: str, text: str) -> None:
     """Replace what stands between `<!-- marker:begin -->` and `<!-- marker:end -->` of a page.
 
     Raises:
-        SystemExit: the page has no such markers.
+        SystemExit: as `around`.
     """
-    if not page.is_file():
-        raise SystemExit(
-            f"{page}: no such file, expected a page with <!-- {marker}:begin --> and <!-- {marker}:end -->."
-        )
-    begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (found and ended):
-        raise SystemExit(f"{page}: has no lines {begin.strip()} and {end} to write between.")
-    page.write_text(f"{before}{begin}{text.strip()}\n{end}{after}", encoding="utf-8")
+    before, after = around(page, marker)
+    page.write_text(f"{before}{text.strip()}\n{after}", encoding="utf-8")

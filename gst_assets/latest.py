@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from gst_assets.analysis.report import REPORT, SUMMARY
-from gst_assets.contracts.store import ArtifactStore, Kind, pointer_name
+from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import ArtifactError, GstError
 from gst_assets.scenario import load_scenario
 
@@ -17,14 +17,10 @@ def main(scenario: str) -> None:
         ArtifactError: none yet, or what names it is damaged.
         ScenarioError: there is no scenario of that name.
     """
-    load_scenario(scenario)
     store = ArtifactStore.from_environment()
-    pointer = store.current(scenario, "comparison")
-    if pointer is not None and "comparison_id" not in pointer:
-        raise ArtifactError(
-            f"{store.root / pointer_name(scenario, 'comparison')}: no key comparison_id. Materialize comparison_report for this partition again."
-        )
+    pointer = store.current(scenario, "comparison", "comparison_id")
     if pointer is None:
+        load_scenario(scenario)  # a name that is none has no partition to materialize
         raise ArtifactError(
             f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
         )

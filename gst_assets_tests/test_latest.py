@@ -25,7 +25,7 @@ def test_the_newest_report_is_named(
     latest.main("smoke")
     assert capsys.readouterr().out.splitlines() == [f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
     ArtifactStore.from_environment().set_current("smoke", "comparison", {})
-    with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: no key comparison_id"):
+    with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: key comparison_id missing, found no key"):
         latest.main("smoke")
     with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):
         latest.main("nosuch")

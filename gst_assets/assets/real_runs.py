@@ -171,7 +171,7 @@ def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]
     Raises:
         ArtifactError: none measured, or one incomplete.
     """
-    pointer = store.current(scenario.name, "real_runs")
+    pointer = store.current(scenario.name, "real_runs", "run_ids")
     if pointer is None:
         raise ArtifactError(
             f"{store}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."

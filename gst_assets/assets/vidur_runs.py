@@ -164,7 +164,7 @@ def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, Si
     Raises:
         ArtifactError: none made, or one incomplete.
     """
-    pointer = store.current(scenario.name, "vidur_runs")
+    pointer = store.current(scenario.name, "vidur_runs", "run_ids")
     if pointer is None:
         raise ArtifactError(
             f"{store}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."

@@ -245,7 +245,7 @@ def current_workload(store: ArtifactStore, scenario: Scenario) -> LoadedWorkload
     Raises:
         ArtifactError: none materialized. WorkloadError: built with other settings.
     """
-    pointer = store.current(scenario.name, "workload")
+    pointer = store.current(scenario.name, "workload", "workload_id", "params", _SOURCE)
     if pointer is None:
         raise ArtifactError(
             f"{store}: no workload for scenario {scenario.name}. Materialize workload_spec for this partition first."
@@ -307,7 +307,7 @@ class _PartWriter:
 
 
 def _current_part(store: ArtifactStore, scenario: Scenario, part: str) -> tuple[Path, str]:
-    pointer = store.current(scenario.name, part)
+    pointer = store.current(scenario.name, part, "artifact_id", "params")
     if pointer is None:
         raise ArtifactError(
             f"{store}: no {part} for scenario {scenario.name}. Materialize {part} for this partition first."

@@ -6,6 +6,7 @@ Models describe what is stored, not how it is produced. Importable on a GPU host
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -409,6 +410,24 @@ def read_document(model: type[D], path: Path) -> D:
         if first["type"] == "missing":
             raise ContractError(f"{path}: key {key} missing. Write the file with the keys of the contract.") from None
         raise ContractError(f"{path}: key {key}: {first['msg']} (found {first['input']!r:.80}).") from None
+
+
+def stored_settings(params: Mapping[str, Any], model: type[D], *keys: str, path: Path, remedy: str) -> D:
+    """The section `keys` of the scenario that a result was made with (`params` of its metadata, read from `path`). Settings that did not exist
+    then have their defaults.
+
+    Raises:
+        ContractError: the section is missing or invalid; names file and key, and ends with `remedy`.
+    """
+    section: Any = params
+    for key in keys:
+        section = section.get(key) if isinstance(section, Mapping) else None
+    try:
+        return model.model_validate(section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["params", *keys, *map(str, first["loc"])])
+        raise ContractError(f"{path}: key {where}: {first['msg']}. {remedy}") from None
 
 
 def _no_constant(name: str) -> None:

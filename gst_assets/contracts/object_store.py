@@ -151,10 +151,10 @@ class ObjectStore(ArtifactStore):
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
         self._write(f"{self._base}/{pointer_name(scenario, slot)}", pointer_text(value).encode())
 
-    def current(self, scenario: str, slot: str) -> dict[str, Any] | None:
+    def current(self, scenario: str, slot: str, *keys: str) -> dict[str, Any] | None:
         key = f"{self._base}/{pointer_name(scenario, slot)}"
         data = self._read(key)
-        return None if data is None else parse_object(data, self._shown(key))
+        return None if data is None else parse_object(data, self._shown(key), keys)
 
     def _fetch(self, kind: Kind, artifact_id: str, meta: bytes) -> Path:
         """Copy the artifact that `meta` describes into the cache.

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -237,14 +237,14 @@ class ArtifactStore:
             finally:
                 beside.unlink(missing_ok=True)
 
-    def current(self, scenario: str, slot: str) -> dict[str, Any] | None:
-        """What `set_current` last stored, or None.
+    def current(self, scenario: str, slot: str, *keys: str) -> dict[str, Any] | None:
+        """What `set_current` last stored, or None. It has at least `keys`.
 
         Raises:
-            ArtifactError: the file is not what `set_current` writes.
+            ArtifactError: the file is not what `set_current` writes, or lacks a key.
         """
         path = self.root / pointer_name(scenario, slot)
-        return parse_object(_read_bytes(path), path) if path.exists() else None
+        return parse_object(_read_bytes(path), path, keys) if path.exists() else None
 
 
 def pointer_name(scenario: str, slot: str) -> str:
@@ -347,11 +347,11 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def parse_object(data: bytes, where: Path | str) -> dict[str, Any]:
-    """The JSON object in `data`, which was read from `where`.
+def parse_object(data: bytes, where: Path | str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON object in `data`, which was read from `where`. It has at least `keys`.
 
     Raises:
-        ArtifactError
+        ArtifactError: no such object; names file, and line or key.
     """
     remedy = f"Remove {where} and materialize again."
     try:
@@ -362,6 +362,9 @@ def parse_object(data: bytes, where: Path | str) -> dict[str, Any]:
         raise ArtifactError(f"{where}: not UTF-8 ({error.reason}). {remedy}") from None
     if not isinstance(value, dict):
         raise ArtifactError(f"{where}: expected a JSON object, found {type(value).__name__}. {remedy}")
+    for key in keys:
+        if key not in value:
+            raise ArtifactError(f"{where}: key {key} missing, found {', '.join(value) or 'no key'}. {remedy}")
     return value
 
 

@@ -84,8 +84,8 @@ async def measure(
 
     Raises:
         ScenarioError: a scenario without a `capacity` section.
-        EngineError: a directory of that name exists; hardware or settings differ from the scenario, or the engine failed. When it died during a search, that search is written
-            first, as undetermined.
+        EngineError: a directory of that name exists, hardware or settings differ from the scenario, or the engine failed. When it died during a
+            search, that search is written first, as undetermined.
         WorkloadError: the scenario's workload cannot be built.
     """
     asked: list[tuple[Scenario, Capacity, str]] = []

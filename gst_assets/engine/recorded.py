@@ -20,14 +20,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document
+from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document, stored_settings
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.settings_check import check_settings
-from gst_assets.errors import ArtifactError, ContractError, EngineError, GstError, WorkloadError
+from gst_assets.errors import ArtifactError, EngineError, GstError, WorkloadError
 from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Model, Sampling, Scenario
 
@@ -140,8 +139,12 @@ def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
         )
     # The workload's digests already answer for the tokenizer.
     sections: list[tuple[str, BaseModel, BaseModel]] = [
-        ("model", scenario.model, _stored(run, Model, "model")),
-        ("engine.sampling", scenario.engine.sampling, _stored(run, Sampling, "engine", "sampling")),
+        ("model", scenario.model, stored_settings(run.meta.params, Model, "model", path=meta, remedy=_RESTORE)),
+        (
+            "engine.sampling",
+            scenario.engine.sampling,
+            stored_settings(run.meta.params, Sampling, "engine", "sampling", path=meta, remedy=_RESTORE),
+        ),
     ]
     for section, asked, measured in sections:
         for key, value in asked:
@@ -153,19 +156,6 @@ def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
         check_settings(scenario, run.meta.engine_settings)
     except EngineError as error:
         raise EngineError(f"{meta}: {error}") from None
-
-
-def _stored(run: RecordedRun, model: type[Any], *keys: str) -> Any:
-    """A section of the scenario as it was when measured; settings that did not exist then have their defaults."""
-    section: Any = run.meta.params
-    for key in keys:
-        section = section.get(key) if isinstance(section, dict) else None
-    try:
-        return model.model_validate(section)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["params", *keys, *map(str, first["loc"])])
-        raise ContractError(f"{run.directory / _META}: key {where}: {first['msg']}. {_RESTORE}") from None
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

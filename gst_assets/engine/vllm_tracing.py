@@ -1,8 +1,8 @@
 """vLLM's scheduler with a record of every step, and the report its worker gives about itself.
 
-vLLM imports this module inside its engine and worker processes, by name; nothing else does, so vLLM is imported
-at the top and never with the definitions. The recording
-itself stands in `step_recorder`, which knows no vLLM.
+The scheduler here derives from vLLM's, so vLLM is imported at the top. Never loaded with the definitions: vLLM imports this module by name inside
+its engine and worker processes, and nothing else does (`test_definitions` would see it). The recording itself stands in `step_recorder`, which
+knows no vLLM.
 """
 
 from __future__ import annotations

@@ -10,16 +10,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+from pydantic import BaseModel
 
-from gst_assets.contracts.documents import ProfileMeta, read_document
+from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.operator_model import OperatorModel
-from gst_assets.scenario import Sampling, Scenario
+from gst_assets.scenario import Geometry, Sampling, Scenario
 
+M = TypeVar("M", bound=BaseModel)
 _PROFILER = 1
 """Raise when the meaning of a measured figure changes: bundles of another number are measured again."""
 
@@ -41,7 +43,29 @@ class Bundle:
 
     def operator_model(self) -> OperatorModel:
         """Interpolated operator times of this bundle."""
-        return OperatorModel(self.mlp, self.attention, self.meta.params["model"]["geometry"]["num_layers"])
+        return OperatorModel(self.mlp, self.attention, self.geometry.num_layers)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Shapes of the model that was measured.
+
+        Raises:
+            ContractError: run_meta.json does not tell them.
+        """
+        return self._measured_with(Geometry, "model", "geometry")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the engine drew tokens while it was measured.
+
+        Raises:
+            ContractError: run_meta.json does not tell it.
+        """
+        return self._measured_with(Sampling, "engine", "sampling")
+
+    def _measured_with(self, model: type[M], *keys: str) -> M:
+        path = self.directory / Kind.PROFILE.meta_name
+        return stored_settings(self.meta.params, model, *keys, path=path, remedy=f"{_REMEASURE}.")
 
 
 def profile_key(scenario: Scenario) -> str:
@@ -94,7 +118,7 @@ def load_bundle(directory: Path) -> Bundle:
     Raises:
         ArtifactError: incomplete, or a file was changed after it was written.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
-        ProfileError: a hole in the attention grid, or run_meta.json does not say how many layers were measured.
+        ProfileError: a hole in the attention grid.
     """
     from gst_assets.contracts import tables
 
@@ -111,8 +135,6 @@ def load_bundle(directory: Path) -> Bundle:
         meta=meta,
         sha256=directory_digests(directory, Kind.PROFILE.meta_name),
     )
-    if "num_layers" not in _stored(bundle, "model", "geometry"):
-        raise ProfileError(f"{directory / Kind.PROFILE.meta_name}: no params.model.geometry.num_layers. {_REMEASURE}.")
     bundle.operator_model()
     return bundle
 
@@ -123,6 +145,7 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
     `lengths` (`contracts.tables.TraceLengths`): also every context length of that workload.
 
     Raises:
+        ContractError: run_meta.json does not tell what was measured.
         ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the remedy.
     """
     _check_origin(bundle, scenario)
@@ -140,9 +163,9 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             f"{bundle.directory / 'run_meta.json'}: hardware.device_name is {found_hardware.device_name!r}, expected a name that contains "
             f"{wanted_hardware.device_name!r}. {_REMEASURE}."
         )
-    stored = _stored(bundle, "model", "geometry")
-    for name, value in geometry.model_dump(mode="json").items():
-        _same(bundle, "run_meta.json", f"params.model.geometry.{name}", stored.get(name), value)
+    measured = bundle.geometry
+    for name, value in geometry:
+        _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
     expected = {
         "mlp.csv": {
@@ -211,13 +234,8 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
     for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):
         _same(bundle, meta_file, f"engine_settings.{name}", getattr(settings, name), getattr(scenario.engine, name))
-    temperature = _stored(bundle, "engine", "sampling").get("temperature")
-    if not isinstance(temperature, int | float):
-        raise ProfileError(
-            f"{bundle.directory / meta_file}: params.engine.sampling.temperature is {temperature}, expected a number. {_REMEASURE}."
-        )
     sampling = "whether tokens are drawn (params.engine.sampling.temperature > 0)"
-    _same(bundle, meta_file, sampling, temperature > 0, _draws(scenario.engine.sampling))
+    _same(bundle, meta_file, sampling, _draws(bundle.sampling), _draws(scenario.engine.sampling))
     kinds = ["decode", "mixed"]
     if settings.cudagraph_capture_sizes and max(settings.cudagraph_capture_sizes) < settings.max_num_batched_tokens:
         kinds.append("mixed_eager")
@@ -242,22 +260,6 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
         raise ProfileError(
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
         )
-
-
-def _stored(bundle: Bundle, *keys: str) -> dict[str, Any]:
-    """A section of the scenario that the bundle was measured with, as run_meta.json keeps it.
-
-    Raises:
-        ProfileError: it has none.
-    """
-    section: Any = bundle.meta.params
-    for key in keys:
-        section = section.get(key) if isinstance(section, dict) else None
-    if not isinstance(section, dict):
-        raise ProfileError(
-            f"{bundle.directory / Kind.PROFILE.meta_name}: no params.{'.'.join(keys)}, expected the scenario it was measured with. {_REMEASURE}."
-        )
-    return section
 
 
 def _same(bundle: Bundle, file: str, what: str, found: Any, expected: Any) -> None:

@@ -87,12 +87,7 @@ class PartialProfile:
         if not path.exists():
             self._write(path, json.dumps(begun_with, indent=2))
             return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ProfileError(
-                f"{path}: not what this program writes ({error}). Remove {self.folder} to begin anew."
-            ) from None
+        before = self._begun_with()
         for key, now in begun_with.items():
             if key == "plays":  # their groups are named after the time at which the command was given
                 same = [_without_group(one) for one in before[key]] == [_without_group(one) for one in now]
@@ -112,8 +107,18 @@ class PartialProfile:
 
     def group_ids(self) -> list[str]:
         """Names of the groups of runs, as they were when the profile was begun."""
-        plays = json.loads((self.folder / _SUBJECT).read_text(encoding="utf-8"))["plays"]
-        return [play["group_id"] for play in plays]
+        return [play["group_id"] for play in self._begun_with()["plays"]]
+
+    def _begun_with(self) -> dict[str, Any]:
+        path = self.folder / _SUBJECT
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(found, dict) and "plays" in found:
+                return found
+            reason = "no object with a key plays"
+        except ValueError as error:
+            reason = str(error)
+        raise ProfileError(f"{path}: not what this program writes ({reason}). Remove {self.folder} to begin anew.")
 
     def check_settings(self, settings: EngineSettings) -> None:
         """The engine that was started again runs with the settings of the first one, but for the number of KV blocks it found room for.

@@ -1,6 +1,6 @@
 """A simulation without events: Vidur's own scheduler and entities, and tables summed as Vidur does, advanced by an `EngineClock`.
 
-Under a `SynchronousClock` its results are those of Vidur's event loop (`simulation.RecordedSimulator`) to the nanosecond. Imports Vidur:
+Under a `SynchronousClock` its results are those of Vidur's event loop (`simulation.RecordedSimulator`) to the nanosecond. Imports Vidur, by way of `registration`:
 import it inside functions, so that definitions load without it. When steps begin and end belongs to `clocks`, configuration to `registration`, tables to `simulate`.
 
 Decodes stand aside (`decodes`): while KV blocks last each of them gets its token whatever else a step holds. So Vidur's scheduler is asked about
@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-
-from vidur.entities import Batch
+from typing import TYPE_CHECKING
 
 from gst_assets.errors import SimulationError
 from gst_assets.vidur_adapter.clocks import AsynchronousClock, EngineClock, SynchronousClock
@@ -27,6 +26,9 @@ from gst_assets.vidur_adapter.operator_times import StepShape
 from gst_assets.vidur_adapter.overheads import Composition
 from gst_assets.vidur_adapter.predictor import CalibratedPredictor, KernelsPredictor, shape_of_batch
 from gst_assets.vidur_adapter.registration import EngineRequest, EngineScheduler, EngineSimulation, replica_scheduler
+
+if TYPE_CHECKING:
+    from vidur.entities import Batch
 
 
 class DirectSimulator:

@@ -1,7 +1,8 @@
 """How long a simulated step takes: Vidur's predictor over a local bundle, alone (`kernels`) or with measured overheads (`calibrated`).
 
-Both build on Vidur's own `RandomForrestExecutionTimePredictor` and its sum over operators. Imports Vidur and scikit-learn: import it inside
-functions, so that definitions load without them. Operator tables belong to `tables`, overheads to `overheads`, who runs when to `registration`.
+Both build on Vidur's own `RandomForrestExecutionTimePredictor` and its sum over operators: classes here derive from Vidur's, so Vidur (and with it
+scikit-learn) is imported at the top. Never loaded with the definitions: `simulate` imports it inside a function, and `test_definitions` would see it.
+Operator tables belong to `tables`, overheads to `overheads`, who runs when to `registration`.
 
 Corrected against Vidur 0.0.26: the prefill table is looked up at tokens before the chunk, which is what a profile's `kv_cache_size` means
 (Vidur looks at tokens after it); batching overhead fractions are 0; forests have a seed. Vidur's sum has no term for embedding, final norm,

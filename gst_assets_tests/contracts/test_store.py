@@ -218,6 +218,7 @@ def test_current_is_what_was_last_set(store: ArtifactStore) -> None:
         ("", "line 1: not valid JSON"),
         ('{\n"a":', "line 2: not valid JSON"),
         ("[]", "expected a JSON object, found list"),
+        ("{}", "key workload_id missing, found no key"),
     ],
 )
 def test_a_broken_current_file_is_named(store: ArtifactStore, content: str, says: str) -> None:
@@ -225,7 +226,7 @@ def test_a_broken_current_file_is_named(store: ArtifactStore, content: str, says
     path = store.root / "current" / "smoke" / "workload.json"
     path.write_text(content)
     with pytest.raises(ArtifactError) as error:
-        store.current("smoke", "workload")
+        store.current("smoke", "workload", "workload_id")
     assert str(error.value).startswith(f"{path}: {says}") and "materialize again" in str(error.value)
 
 

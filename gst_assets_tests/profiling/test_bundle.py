@@ -150,11 +150,11 @@ def test_what_an_asynchronous_engine_needs_is_there_for_every_sort_of_step() -> 
 @pytest.mark.parametrize(
     ("lost", "named"),
     [
-        (["model"], "no params.model.geometry, expected the scenario"),
-        (["model", "geometry"], "no params.model.geometry, expected the scenario"),
-        (["model", "geometry", "num_layers"], "no params.model.geometry.num_layers"),
-        (["engine"], "no params.engine.sampling"),
-        (["engine", "sampling", "temperature"], "params.engine.sampling.temperature is None, expected a number"),
+        (["model"], "key params.model.geometry: Input should be a valid dictionary"),
+        (["model", "geometry"], "key params.model.geometry: Input should be a valid dictionary"),
+        (["model", "geometry", "num_layers"], "key params.model.geometry.num_layers: Field required"),
+        (["engine"], "key params.engine.sampling: Input should be a valid dictionary"),
+        (["engine", "sampling"], "key params.engine.sampling: Input should be a valid dictionary"),
     ],
 )
 def test_metadata_that_does_not_say_what_was_measured(lost: list[str], named: str, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_metadata_that_does_not_say_what_was_measured(lost: list[str], named: st
         section = section[key]
     del section[lost[-1]]
     path.write_text(json.dumps(meta))
-    with pytest.raises(ProfileError, match=re.escape(f"{path}: {named}")):
+    with pytest.raises(ContractError, match=re.escape(f"{path}: {named}")):
         check_bundle(load_bundle(path.parent), SCENARIO)
 
 

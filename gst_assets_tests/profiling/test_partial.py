@@ -150,9 +150,10 @@ def test_a_folder_that_cannot_be_made_or_read_is_one_error(tmp_path: Path) -> No
     ):
         pass
     (tmp_path / ".b.partial").mkdir()
-    (tmp_path / ".b.partial" / "subject.json").write_text("{")
-    with (
-        pytest.raises(ProfileError, match=r"subject\.json: not what this program writes"),
-        PartialProfile.opened(tmp_path / "b", begun_with()),
-    ):
-        pass
+    for content in ("{", "[]", "{}"):
+        (tmp_path / ".b.partial" / "subject.json").write_text(content)
+        with (
+            pytest.raises(ProfileError, match=r"subject\.json: not what this program writes .* Remove .*\.b\.partial"),
+            PartialProfile.opened(tmp_path / "b", begun_with()),
+        ):
+            pass
