@@ -3,7 +3,7 @@
 Searches the engine's capacity (scenario cpu_capacity), unless --capacity gives it; then, on one engine start, measures the profile with the repeats of
 cpu_spaced, cpu_quarter, cpu_half, cpu_high and cpu_static between its calibration rounds, so that calibration and runs meet the same drift of the
 machine. The Poisson regimes run at 25, 50 and 85 % of the capacity found, for --traffic-s seconds. Then prints the cells (P50 and P90, 10 % band) and the
-ablation on cpu_half, as `benchmarks/gpu_fidelity.py` does. About 22 minutes on a quiet two-core machine; what else runs there is in the figures.
+ablation on cpu_half, as `benchmarks/fidelity_tables.py` does. About 22 minutes on a quiet two-core machine; what else runs there is in the figures.
 
 DIR gets: capacity/ (the search), artifacts/workloads/, profile/ (the bundle), runs/ (run directories), cpu_fidelity.md (what is printed). It must be absent
 or empty.
@@ -130,7 +130,7 @@ def _print(out: Path, overrides: Sequence[str]) -> int:
     """The tables, printed and kept."""
     runs = [word for name in NAMES for word in ("--runs", f"{name}={out / 'runs'}")]
     command = [
-        sys.executable, "-W", "ignore", str(PROJECT_ROOT / "benchmarks" / "gpu_fidelity.py"), *NAMES, *runs, "--profile", str(out / "profile"),
+        sys.executable, "-W", "ignore", str(PROJECT_ROOT / "benchmarks" / "fidelity_tables.py"), *NAMES, *runs, "--profile", str(out / "profile"),
         "--band", "10", "--percentiles", "50", "90", "--ablate", ABLATED, *(f"--override={one}" for one in overrides),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

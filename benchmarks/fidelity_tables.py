@@ -1,6 +1,6 @@
 """How far the simulation is from real runs: error cells beside the noise floor, an ablation, and steps with identical composition.
 
-    python benchmarks/gpu_fidelity.py [SCENARIO ...] [--override KEY=VALUE ...] [--runs NAME=DIR ...] [--profile DIR] [--band 10] [--percentiles 50 90]
+    python benchmarks/fidelity_tables.py [SCENARIO ...] [--override KEY=VALUE ...] [--runs NAME=DIR ...] [--profile DIR] [--band 10] [--percentiles 50 90]
         [--ablate NAME] [--write PAGE]
 
 Each SCENARIO (default: those whose runs ship with the project) is simulated in both variants with the profile it names, or with the bundle --profile, and set
