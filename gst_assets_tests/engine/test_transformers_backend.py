@@ -158,16 +158,12 @@ def test_iterations_account_for_every_token(measured: list[Path]) -> None:
 
 @pytest.mark.engine
 def test_the_repeats_yield_the_same_tokens(measured: list[Path]) -> None:
-    """Greedy with fixed weights: what differs between the repeats is time, and (for ties) how steps were formed.
-
-    One such tie changes every later token of its request, hence whole requests are counted: with another seed or with sampling none would be alike.
-    """
+    """Greedy with fixed weights in float32: what differs between the repeats is time and how steps were formed. (In bfloat16 that decided ties: one
+    request in fifty went another way.)"""
     first, second = (
-        tables.read_table(tables.TokenMetrics, path / "token_metrics.csv").groupby("request_id")["token_id"].agg(tuple)
-        for path in measured
+        tables.read_table(tables.TokenMetrics, path / "token_metrics.csv")["token_id"] for path in measured
     )
-    assert len(first) == len(second) == 10
-    assert (first == second).mean() >= 0.5
+    assert len(first) > 100 and first.equals(second)
 
 
 @pytest.fixture(scope="module")
