@@ -453,16 +453,11 @@ class Profile(Settings):
     decode_batch_sizes: tuple[int, ...] = Field(description="sequences of a decode step, ascending from 1")
     decode_context_sizes: tuple[int, ...] = Field(description="tokens cached per sequence in a decode step, ascending")
     operator_repeats: int = Field(20, gt=2, description="timings per operator and point; the median is kept")
-    calibration_decode_batch_sizes: tuple[int, ...] = Field(
-        description="decode-only batches driven through the engine, ascending from 1"
-    )
     calibration_prefill_sizes: tuple[int, ...] = Field(
-        description="prompt lengths of mixed steps driven through the engine, ascending"
+        description="lengths of lone calibration prompts beside the captured graph sizes, ascending"
     )
-    calibration_steps: int = Field(24, gt=4, description="engine steps per calibration batch")
     traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (),
-        description="rates of open-loop calibration traffic, with a burst after them, for an engine that schedules asynchronously",
+        description="rates of open-loop calibration traffic, ascending; a burst that fills the engine follows them",
     )
     traffic_segment_s: float = Field(3.0, gt=0, description="how long each rate is played in each round")
     seed: int = Field(1_000_003, ge=0)
@@ -474,10 +469,10 @@ class Profile(Settings):
                 continue
             if list(value) != sorted(set(value)):
                 raise ValueError(f"{name} must be ascending without repeats, found {list(value)}")
-            if name == "traffic_rates_per_s":
-                continue
             if not value:
                 raise ValueError(f"{name} must not be empty")
+            if name == "traffic_rates_per_s":
+                continue
             lowest = 0 if name == "prefill_context_sizes" else 1
             if value[0] < lowest:
                 raise ValueError(f"{name} must hold values of at least {lowest}, found {value[0]}")
