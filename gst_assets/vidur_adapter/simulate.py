@@ -18,6 +18,8 @@ import pandas as pd
 from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.scenario import Scenario
+from gst_assets.vidur_adapter.clocks import AsynchronousClock, SynchronousClock
+from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
 from gst_assets.vidur_adapter.history import Steps, Tokens
 from gst_assets.vidur_adapter.overheads import RequestOverheads
 from gst_assets.vidur_adapter.steps import CapturedGraphs
@@ -75,11 +77,8 @@ def simulate(
     started = time.perf_counter()
     from gst_assets.vidur_adapter import registration
 
-    simulator_class: Any
-    if scenario.simulation.loop == "event":
-        from gst_assets.vidur_adapter.simulation import RecordedSimulator as simulator_class
-    else:  # without Vidur's metrics, which take seconds to import
-        from gst_assets.vidur_adapter.direct_loop import DirectSimulator as simulator_class
+    if scenario.simulation.loop == "event":  # with Vidur's metrics, which take seconds to import
+        from gst_assets.vidur_adapter.event_loop import RecordedSimulator
 
     imported = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
@@ -91,14 +90,20 @@ def simulate(
         seen = np.maximum.accumulate(arrivals + handover)
     with registration.quiet():
         config = _config(scenario, lengths, seen, bundle, variant, num_kv_blocks, cache_dir)
-        simulator = simulator_class(config)
+        simulator: Any
+        if scenario.simulation.loop == "event":
+            simulator = RecordedSimulator(config)
+            predictor = simulator.predictor
+        else:
+            predictor = registration.step_times(config)
+            simulator = _engine_loop(scenario, config, predictor, num_kv_blocks)
         prepared, processor = time.perf_counter(), time.process_time()
         simulator.run()
         ran, processor = time.perf_counter(), time.process_time() - processor
 
     steps = simulator.history.steps()
     tokens = _token_table(simulator.history.tokens(), steps, request_overheads)
-    requests = _request_table(lengths, arrivals, tokens, simulator.requests)
+    requests = _request_table(lengths, arrivals, tokens, simulator.scheduled_at_ns, simulator.num_preemptions)
     settings = _settings(scenario, bundle, variant, num_kv_blocks, config)
     if request_overheads is not None:
         settings |= request_overheads.as_settings() | {"steps_outside_calibration": simulator.steps_outside_calibration}
@@ -110,7 +115,7 @@ def simulate(
         num_preemptions=int(requests["num_preemptions"].sum()),
         stats={
             "import_s": imported - started,
-            "tables_s": simulator.predictor.table_seconds,
+            "tables_s": predictor.table_seconds,
             "prepare_s": prepared - imported,
             "loop_s": ran - prepared,
             "loop_cpu_s": processor,
@@ -252,6 +257,22 @@ def _config(
     )
 
 
+def _engine_loop(scenario: Scenario, config: Any, predictor: Any, num_kv_blocks: int) -> EngineLoop:
+    from gst_assets.vidur_adapter.predictor import CalibratedPredictor
+
+    engine = scenario.engine
+    costs = predictor.step_costs if isinstance(predictor, CalibratedPredictor) else None
+    limits = Limits(
+        block_size=engine.block_size,
+        num_kv_blocks=num_kv_blocks,
+        num_null_blocks=NUM_NULL_BLOCKS,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+    )
+    requests = RequestColumns(*zip(*config.request_generator_config.rows, strict=True))
+    return EngineLoop(requests, limits, SynchronousClock(predictor) if costs is None else AsynchronousClock(costs))
+
+
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
@@ -335,11 +356,12 @@ def _delivery_times(got: Tokens, steps: Steps, overheads: RequestOverheads | Non
     return np.maximum.accumulate(ends + np.where(has_tokens, delays, 0))
 
 
-def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, simulated: list[Any]) -> pd.DataFrame:
+def _request_table(
+    lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, scheduled_at_ns: list[int], num_preemptions: list[int]
+) -> pd.DataFrame:
     ids = lengths["request_id"].to_numpy(dtype="int64")
     of, times = tokens["request_id"].to_numpy(dtype="int64"), tokens["token_time_ns"].to_numpy(dtype="int64")
     begin, end = np.searchsorted(of, ids, side="left"), np.searchsorted(of, ids, side="right")
-    by_id = {request.id: request for request in simulated}
     requests = _integers(
         request_id=ids,
         arrival_time_ns=arrivals,
@@ -353,8 +375,8 @@ def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, s
     requests["completion_time_ns"] = pd.array(times[end - 1], dtype=pd.Int64Dtype())
     requests["prompt_id"] = lengths["prompt_id"].to_numpy()
     requests["backend"] = BACKEND
-    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids.tolist()], dtype=pd.Int64Dtype())
-    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids.tolist()], dtype=pd.Int64Dtype())
+    requests["scheduled_time_ns"] = pd.array(scheduled_at_ns, dtype=pd.Int64Dtype())
+    requests["num_preemptions"] = pd.array(num_preemptions, dtype=pd.Int64Dtype())
     return requests
 
 

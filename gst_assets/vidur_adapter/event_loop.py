@@ -82,9 +82,18 @@ class RecordedSimulator(Simulator):
         self._init_event_queue()
 
     @property
-    def requests(self) -> list[Request]:
-        """The requests, in order of arrival."""
-        return self._metric_store.requests
+    def scheduled_at_ns(self) -> list[int]:
+        """When the first step with each request was formed, in ns of the simulation, in the order of the workload."""
+        return [request.scheduled_at for request in self._in_order()]
+
+    @property
+    def num_preemptions(self) -> list[int]:
+        """How often each request was preempted, in the order of the workload."""
+        return [request.num_restarts for request in self._in_order()]
+
+    def _in_order(self) -> list[Request]:
+        by_id = {request.id: request for request in self._metric_store.requests}
+        return [by_id[request_id] for request_id, *_ in self._config.request_generator_config.rows]
 
     @property
     def history(self) -> History:
