@@ -489,20 +489,31 @@ class Profile(Settings):
         return self
 
 
+Variant = Literal["published", "kernels", "calibrated"]
+"""What is simulated: see `Simulation.variants`."""
+
+
 class Simulation(Settings):
     """How Vidur is run."""
 
-    variants: tuple[Literal["kernels", "calibrated"], ...] = Field(
+    variants: tuple[Variant, ...] = Field(
         ("kernels", "calibrated"),
         min_length=1,
-        description="kernels: operator times only; calibrated: with measured overheads. The last one is the report's headline",
+        description=(
+            "published: Vidur as it ships; kernels: the same operator sums with the adapter's corrections; calibrated: with measured overheads. "
+            "The last one is the report's headline"
+        ),
     )
     predictor: Literal["interpolation", "forest"] = Field(
-        "interpolation", description="how operator times are read between profiled points"
+        "interpolation",
+        description="how operator times are read between profiled points, by kernels and calibrated; published has Vidur's forests",
     )
     loop: Literal["direct", "event"] = Field(
         "direct",
-        description="direct: our loop over Vidur's scheduler; event: Vidur's own loop, the slow reference, without async scheduling",
+        description=(
+            "of kernels and calibrated. direct: our loop over Vidur's scheduler; event: Vidur's own loop, the slow reference, without async scheduling; "
+            "published always has Vidur's own"
+        ),
     )
     host_variability: bool = Field(
         True,
@@ -545,7 +556,7 @@ class Sweep(Settings):
         description="values of engine.max_num_batched_tokens; variant calibrated knows only the one that was profiled",
     )
     num_kv_blocks: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.num_kv_blocks")
-    variant: Literal["kernels", "calibrated"] = Field("calibrated", description="the simulation's variant")
+    variant: Variant = Field("calibrated", description="the simulation's variant")
     service_level: ServiceLevel | None = Field(None, description="null: goodput is not told")
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
-from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.scenario import Geometry, Sampling, Scenario
@@ -39,7 +39,7 @@ class Bundle:
     host_speed: pd.DataFrame | None
     meta: ProfileMeta
     sha256: dict[str, str]
-    """Digest of every file of the bundle but run_meta.json."""
+    """Digest of every file that the bundle's run_meta.json lists."""
 
     def operator_model(self) -> OperatorModel:
         """Interpolated operator times of this bundle."""
@@ -133,7 +133,7 @@ def load_bundle(directory: Path) -> Bundle:
         overheads=tables.read_table(tables.Overheads, overheads) if overheads.is_file() else None,
         host_speed=tables.read_table(tables.HostSpeed, speed) if speed.is_file() else None,
         meta=meta,
-        sha256=directory_digests(directory, Kind.PROFILE.meta_name),
+        sha256=dict(meta.sha256),
     )
     bundle.operator_model()
     return bundle

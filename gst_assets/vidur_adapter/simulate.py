@@ -10,14 +10,14 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.errors import ProfileError, SimulationError
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import Scenario, Variant
 from gst_assets.vidur_adapter.history import Steps, Tokens
 from gst_assets.vidur_adapter.overheads import RequestOverheads
 from gst_assets.vidur_adapter.steps import CapturedGraphs
@@ -59,13 +59,15 @@ def simulate(
 ) -> SimulationResult:
     """Run Vidur on a workload under the engine's settings.
 
-    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `kernels` (operator times as Vidur
-    sums them) or `calibrated` (with the bundle's measured overheads). `cache_dir` keeps forest tables between runs; None keeps none.
-    Equal inputs give equal tables, byte for byte.
+    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published` (Vidur as it ships, see
+    `published`), `kernels` (the same operator sums with the adapter's corrections) or `calibrated` (with the bundle's measured overheads).
+    `cache_dir` keeps forest tables between runs; None keeps none. Equal inputs give equal tables, byte for byte.
 
     Raises:
         SimulationError: an unknown variant, engine settings Vidur cannot simulate, or a request that can never complete.
-        ProfileError: the workload leaves the profiled range, or overheads needed by `calibrated` are missing.
+        SimulationError: of `published`, a request that is preempted, or never fits.
+        ProfileError: the workload leaves the profiled range, overheads needed by `calibrated` are missing, or `published_forests.json` was
+            made from other CSV files.
     """
     _check_settings(scenario, bundle, variant)
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
@@ -76,7 +78,9 @@ def simulate(
     from gst_assets.vidur_adapter import registration
 
     simulator_class: Any
-    if scenario.simulation.loop == "event":
+    if variant == "published":
+        from gst_assets.vidur_adapter.published import PublishedSimulator as simulator_class
+    elif scenario.simulation.loop == "event":
         from gst_assets.vidur_adapter.simulation import RecordedSimulator as simulator_class
     else:  # without Vidur's metrics, which take seconds to import
         from gst_assets.vidur_adapter.direct_loop import DirectSimulator as simulator_class
@@ -100,6 +104,10 @@ def simulate(
     tokens = _token_table(simulator.history.tokens(), steps, request_overheads)
     requests = _request_table(lengths, arrivals, tokens, simulator.requests)
     settings = _settings(scenario, bundle, variant, num_kv_blocks, config)
+    if variant == "published":
+        from gst_assets.vidur_adapter.published import published_settings
+
+        settings |= published_settings(simulator)
     if request_overheads is not None:
         settings |= request_overheads.as_settings() | {"steps_outside_calibration": simulator.steps_outside_calibration}
     return SimulationResult(
@@ -123,8 +131,8 @@ def simulate(
 
 
 def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
-    if variant not in ("kernels", "calibrated"):
-        raise SimulationError(f"unknown variant {variant!r}; simulation.variants allows kernels and calibrated.")
+    if variant not in get_args(Variant):
+        raise SimulationError(f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}.")
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
     if engine.enable_prefix_caching or reported.enable_prefix_caching:
         raise SimulationError(
@@ -178,7 +186,7 @@ def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.Dat
 
 
 def _is_asynchronous(bundle: Bundle, variant: str) -> bool:
-    """Whether steps are formed one ahead. Vidur as published forms none before the one before it is complete."""
+    """Whether steps are formed one ahead. Vidur forms none before the one before it is complete."""
     return variant == "calibrated" and bundle.meta.engine_settings.async_scheduling
 
 
@@ -209,6 +217,16 @@ def _config(
     # Tables cover what the simulated engine can reach, and what the profiled one could: calibration rows are looked up in them too.
     step_tokens = max(engine.max_num_batched_tokens, reported.max_num_batched_tokens)
     sequence_tokens = max(model.max_model_len, reported.max_model_len)
+    columns = (lengths["request_id"], seen_ns, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
+    rows = [(int(i), int(t), int(p), int(d)) for i, t, p, d in zip(*columns, strict=True)]
+    if variant == "published":
+        from gst_assets.vidur_adapter.published import Limits, published_config
+
+        limits = Limits(
+            engine.block_size, num_kv_blocks, engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len,
+            max(engine.max_num_seqs, reported.max_num_seqs), step_tokens, sequence_tokens,
+        )  # fmt: skip
+        return published_config(model.geometry, limits, rows, bundle.directory, cache_dir)
     common: dict[str, Any] = {
         "mlp": bundle.mlp,
         "attention": bundle.attention,
@@ -234,8 +252,6 @@ def _config(
             asynchronous=_is_asynchronous(bundle, variant),
             host_speed=bundle.host_speed if settings.host_variability else None,
         )
-    columns = (lengths["request_id"], seen_ns, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
-    rows = [(int(i), int(t), int(p), int(d)) for i, t, p, d in zip(*columns, strict=True)]
     return registration.simulation_config(
         registration.EngineReplica(
             model_name=registration.model_name(model.geometry, model.max_model_len),

@@ -62,6 +62,8 @@ class Recorder:
 class RecordedSimulator(Simulator):
     """Vidur's simulator without its metrics store, which writes files and plots. `run` is Vidur's."""
 
+    recorder: type[Recorder] = Recorder
+
     def __init__(self, config: SimulationConfig) -> None:
         self._config = config
         self._time = 0
@@ -71,7 +73,7 @@ class RecordedSimulator(Simulator):
         self._event_trace: list[Any] = []
         self._event_chrome_trace: list[Any] = []
         self._cluster = Cluster(config.cluster_config, config.metrics_config)
-        self._metric_store = Recorder()
+        self._metric_store = self.recorder()
         self._request_generator = RequestGeneratorRegistry.get(
             config.request_generator_config.get_type(), config.request_generator_config
         )
