@@ -870,7 +870,9 @@ class SweepPoints(FilledTable):
     scheduling_delay_p99_ns: Series[float] = pa.Field(ge=0, description="arrival until first scheduled")
     num_preemptions: Series[Int] = pa.Field(ge=0)
     steps_outside_calibration: Series[Int] = pa.Field(
-        ge=0, nullable=True, description="steps whose cost is extrapolated; empty: variant kernels has no calibration"
+        ge=0,
+        nullable=True,
+        description="steps whose cost is extrapolated; empty: published and kernels have no calibration",
     )
     p99_sufficient: Series[bool] = pa.Field(description="enough requests for a P99 (ten beyond it)")
     pareto_ttft: Series[bool] = pa.Field(

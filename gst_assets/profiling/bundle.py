@@ -229,7 +229,7 @@ _DECODE, _PREFILL = "attention.csv (decode rows)", "attention.csv (prefill rows)
 def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     if bundle.overheads is None:
         raise ProfileError(
-            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `kernels` alone."
+            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `published` and `kernels` alone."
         )
     settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
     for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):

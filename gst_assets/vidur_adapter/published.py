@@ -181,7 +181,13 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
             "max_batch_size": config.prediction_max_batch_size,
             "max_prefill_chunk_size": config.prediction_max_prefill_chunk_size,
             "kv_cache_granularity": config.kv_cache_prediction_granularity,
-            "rows": [model.num_q_heads, model.num_kv_heads, model.embedding_dim, model.mlp_hidden_dim, self._block_size],
+            "rows": [
+                model.num_q_heads,
+                model.num_kv_heads,
+                model.embedding_dim,
+                model.mlp_hidden_dim,
+                self._block_size,
+            ],
         }
         return TableCache(config.table_cache, sha256_bytes(json.dumps(content, sort_keys=True).encode())[:32])
 
@@ -274,10 +280,12 @@ def read_forests(path: Path, csv_sha256: Mapping[str, str]) -> dict[str, dict[st
     return found.chosen
 
 
-def write_forests(path: Path, chosen: Mapping[str, Mapping[str, int]], csv_sha256: Mapping[str, str]) -> None:
+def write_forests(
+    path: Path, chosen: Mapping[str, Mapping[str, int]], csv_sha256: Mapping[str, str], search: dict[str, Any]
+) -> None:
     """Write what a search chose, complete or not at all."""
     document = PublishedForests(
-        versions=_versions(), search=PublishedConfig().search(), csv_sha256=dict(csv_sha256),
+        versions=_versions(), search=search, csv_sha256=dict(csv_sha256),
         chosen={name: dict(found) for name, found in chosen.items()},
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -417,7 +425,9 @@ class PublishedSimulator(RecordedSimulator):
         try:
             super().run()
         except AssertionError as error:
-            remedy = "Raise engine.num_kv_blocks, lower engine.max_num_seqs, or leave `published` out of simulation.variants"
+            remedy = (
+                "Raise engine.num_kv_blocks, lower engine.max_num_seqs, or leave `published` out of simulation.variants"
+            )
             preempted = next((request for request in self._metric_store.requests if request.num_restarts), None)
             if preempted is not None:
                 raise SimulationError(
@@ -436,7 +446,7 @@ class PublishedSimulator(RecordedSimulator):
         settings = predictor._config
         if settings.chosen is None and settings.table_cache is not None:
             digests = csv_digests(settings.directory)
-            write_forests(_kept_path(settings.table_cache, digests), predictor.chosen, digests)
+            write_forests(_kept_path(settings.table_cache, digests), predictor.chosen, digests, settings.search())
 
     @property
     def requests(self) -> list[Served]:
@@ -482,8 +492,10 @@ def _round_up(value: int, step: int) -> int:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def search_bundle(directory: Path, jobs: int, log: Callable[[str], None]) -> Path:
+def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **candidates: Any) -> Path:
     """Vidur's whole grid search over a bundle's CSV files, with `jobs` processes (-1: one a core). Returns the file written.
+
+    `candidates` replace Vidur's own; simulations refuse what was found among others.
 
     Raises:
         ArtifactError, ContractError, ProfileError: as `load_bundle`, or Vidur finds no rows in the files.
@@ -497,6 +509,7 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None]) -> Pat
         prediction_max_prefill_chunk_size=32,
         prediction_max_tokens_per_request=256,
         cache_dir=tempfile.gettempdir(),
+        **candidates,
     )
     started = time.perf_counter()
     with quiet():
@@ -504,7 +517,7 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None]) -> Pat
             config, _replica(bundle.geometry, reported.max_model_len), CacheConfig(block_size=reported.block_size)
         )
     path = directory / FORESTS_FILE
-    write_forests(path, predictor.chosen, csv_digests(directory))
+    write_forests(path, predictor.chosen, csv_digests(directory), config.search())
     log(f"{path}: {len(predictor.chosen)} forests chosen in {time.perf_counter() - started:.0f} s")
     return path
 

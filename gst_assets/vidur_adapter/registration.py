@@ -3,6 +3,8 @@
 Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong to `predictor`, the
 event loop to `simulation`.
 
+The variant `published` takes the model, the node and the configurations from here, and nothing else (see `published`).
+
 How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1/core/sched/scheduler.py`, 0.32.0, policy fcfs):
 
 - Equal: running requests before waiting ones, a partial prefill after the decodes admitted before it; first come, first served admission

@@ -132,7 +132,9 @@ def simulate(
 
 def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
     if variant not in get_args(Variant):
-        raise SimulationError(f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}.")
+        raise SimulationError(
+            f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}."
+        )
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
     if engine.enable_prefix_caching or reported.enable_prefix_caching:
         raise SimulationError(
