@@ -1,11 +1,14 @@
-"""What each difference between `published` (Vidur as it ships) and `kernels` (the same sums with the adapter's corrections) is worth.
+"""What each difference between `published` (Vidur as it ships) and `kernels` (the same sums with the adapter's
+corrections) is worth.
 
-    python benchmarks/variant_differences.py --scenario NAME|FILE.json --bundle DIR --runs DIR [DIR ...] [--percentiles 50 90] [--cache DIR]
+    python benchmarks/variant_differences.py --scenario NAME|FILE.json --bundle DIR --runs DIR [DIR ...]
+        [--percentiles 50 90] [--cache DIR]
 
-The workload and the engine's settings are those of the real runs. Errors are to the median over the runs. First table: errors with the corrections
-taken over one after the other, from `published` to `kernels`. Second: what each of them alone changes, from `published`, in percentage points.
---cache keeps forest tables from one call to the next. Vidur's event loop throughout; without `published_forests.json` in the bundle Vidur's grid
-search runs first (a quarter of an hour).
+The workload and the engine's settings are those of the real runs. Errors are to the median over the runs. First
+table: errors with the corrections taken over one after the other, from `published` to `kernels`. Second: what each of
+them alone changes, from `published`, in percentage points. --cache keeps forest tables from one call to the next.
+Vidur's event loop throughout; without `published_forests.json` in the bundle Vidur's grid search runs first (a
+quarter of an hour).
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ CORRECTIONS = {
     "overhead": "10 % on the attention of more than one decode -> none",
     "scheduler": "1 % of KV blocks kept free, a decode needs a free block -> vLLM's use of blocks",
 }
-"""Every difference that reaches a request's time, in the order of the first table. What is left is the clock: float seconds against whole ns."""
+"""Every difference that reaches a request's time, in the order of the first table. What is left is the clock: float
+seconds against whole ns."""
 
 
 class SwitchedType(BaseIntEnum):
@@ -196,8 +200,13 @@ def report(arguments: argparse.Namespace, cache: Path) -> list[str]:
     taken: list[str] = []
     for name, text in CORRECTIONS.items():
         taken.append(name)
-        lines.append(_row(f"+ {text}", error(*taken), "{:+.1f} %"))
+        corrected = error(*taken)
+        lines.append(_row(f"+ {text}", corrected, "{:+.1f} %"))
     kernels = _kernels_ms(scenario, bundle, runs[0], percentiles) / middle * 100 - 100
+    if not np.allclose(kernels, corrected, rtol=0, atol=1e-3):
+        sys.exit(
+            f"error: `kernels` differs from `published` in more than CORRECTIONS names: {kernels - corrected} points"
+        )
     lines += [_row("`kernels`", kernels, "{:+.1f} %"), "", *heading]
     lines += [_row(f"alone: {text}", error(name) - start, "{:+.2f}") for name, text in CORRECTIONS.items()]
     return lines
@@ -211,8 +220,12 @@ def _kernels_ms(scenario: Scenario, bundle: Bundle, run: RealRun, percentiles: S
     lengths = run.requests[["request_id", "prompt_id", "num_prefill_tokens", "num_decode_tokens"]]
     arrivals = run.requests["arrival_time_ns"]
     intervals = pd.DataFrame(
-        {"request_id": run.requests["request_id"], "inter_arrival_ns": arrivals.diff().fillna(arrivals), "arrival_time_ns": arrivals}
-    )  # fmt: skip
+        {
+            "request_id": run.requests["request_id"],
+            "inter_arrival_ns": arrivals.diff().fillna(arrivals),
+            "arrival_time_ns": arrivals,
+        }
+    )
     result = simulate(scenario, lengths, intervals, bundle, "kernels", cache_dir=None)
     return tables_ms(result.requests, result.tokens, percentiles)
 

@@ -2,18 +2,24 @@
 
     python -m gst_assets.vidur_adapter.published search BUNDLE [--jobs N]
 
-writes `published_forests.json` into a bundle: what Vidur's grid search chooses for each operator (a quarter of an hour), so that a simulation
-trains those forests only.
+writes `published_forests.json` into a bundle: what Vidur's grid search chooses for each operator (a quarter of an
+hour), so that a simulation trains those forests only.
 
-Vidur's own: event loop and clock (float seconds), `SarathiReplicaScheduler` with its watermark, `Request`, `ReplicaConfig` with its `head_dim`,
-`RandomForrestExecutionTimePredictor` with every default (batching overhead 0.1, contexts rounded up to 256, prompts looked up at the tokens
-after the chunk, random forests by grid search). What could not be left, and why none of it changes a request's time:
+Vidur's own: event loop and clock (float seconds), `SarathiReplicaScheduler` with its watermark, `Request`,
+`ReplicaConfig` with its `head_dim`, `RandomForrestExecutionTimePredictor` with every default (batching overhead 0.1,
+contexts rounded up to 256, prompts looked up at the tokens after the chunk, random forests by grid search). What
+could not be left, none of which gives a request another time than Vidur's command does:
 
-- Profiles come from the bundle's files, not from a hub; forests have a `random_state`, where Vidur's are another in every process.
-- Requests are handed over as they are. Vidur's trace reader would rescale, clip and truncate them; at scale 1 it gives the same.
-- The model and the device are registered, as subclasses: Vidur ships no Qwen3. The device's memory decides nothing, since KV blocks are stated.
-- Tables end where the engine's limits end (`prediction_max_*`): Vidur's reach 2 million tokens, or too few sequences. Entries are the same.
-- One replica is found by the least load, not in turn: Vidur's turns count from 0, its replicas on from the last simulation of the process.
+- Profiles come from the bundle's files, not from a hub; forests have a `random_state`: one of the outcomes that
+  Vidur's, which have none, may have.
+- Requests are handed over as they are. Vidur's trace reader would rescale, clip and truncate them; at scale 1 it
+  gives the same.
+- The model and the device are registered, as subclasses: Vidur ships no Qwen3. The device's memory decides nothing,
+  since KV blocks are stated.
+- Tables end where the engine's limits end (`prediction_max_*`): Vidur's reach 2 million tokens, or too few sequences.
+  Entries are the same.
+- One replica is found by the least load, not in turn: Vidur's turns count from 0, its replicas on from the last
+  simulation of the process.
 - No metrics store, no files, no plots: a recorder stands there.
 
 Vidur 0.0.26 fails an assertion some steps after any preemption; here that is one `SimulationError`.
@@ -25,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -87,7 +94,8 @@ class PublishedType(BaseIntEnum):
 
 @dataclass
 class PublishedDevice(BaseDeviceSKUConfig):
-    """A device with room for any model: Vidur asserts that weights and one token fit. Its FLOPS enter metrics that are not computed here."""
+    """A device with room for any model: Vidur asserts that weights and one token fit. Its FLOPS enter metrics that
+    are not computed here."""
 
     fp16_tflops: int = 1000
     total_memory_gb: int = 1024
@@ -128,7 +136,8 @@ class PublishedRequests(BaseRequestGenerator):
 class PublishedConfig(RandomForrestExecutionTimePredictorConfig):
     """Vidur's settings at their defaults, where the profile lies, and what is known of its forests.
 
-    `chosen` has the parameters of every operator's forest; None: Vidur's grid search looks for them. `table_cache` keeps tables between runs.
+    `chosen` has the parameters of every operator's forest; None: Vidur's grid search looks for them. `table_cache`
+    keeps tables between runs.
     """
 
     directory: Path = Path()
@@ -151,7 +160,8 @@ class PublishedConfig(RandomForrestExecutionTimePredictorConfig):
 
 
 class PublishedPredictor(RandomForrestExecutionTimePredictor):
-    """Vidur's predictor, its initialiser and all its lookups included. Overridden: where profiles, seeds and cached tables come from."""
+    """Vidur's predictor, its initialiser and all its lookups included. Overridden: where profiles, seeds and cached
+    tables come from."""
 
     _config: PublishedConfig
 
@@ -169,7 +179,8 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         self.table_seconds = time.perf_counter() - started
 
     def _cache(self) -> TableCache:
-        """Tables of this content. Called before a search nothing is chosen, and such tables are never stored: the key is of what is chosen."""
+        """Tables of this content. Called before a search nothing is chosen, and such tables are never stored: the key
+        is of what is chosen."""
         config, model = self._config, self._model_config
         assert config.table_cache is not None
         content = {
@@ -289,7 +300,7 @@ def write_forests(
         chosen={name: dict(found) for name, found in chosen.items()},
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         write_document(document, unfinished)
         unfinished.replace(path)
@@ -343,7 +354,8 @@ def published_config(
     directory: Path,
     cache_dir: Path | None,
 ) -> EngineSimulation:
-    """Vidur's configuration. `rows` are (request_id, arrival in ns, num_prefill_tokens, num_decode_tokens), `directory` is the bundle's.
+    """Vidur's configuration. `rows` are (request_id, arrival in ns, num_prefill_tokens, num_decode_tokens),
+    `directory` is the bundle's.
 
     Raises:
         ProfileError: `published_forests.json` was made from other CSV files.
@@ -493,7 +505,8 @@ def _round_up(value: int, step: int) -> int:
 
 
 def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **candidates: Any) -> Path:
-    """Vidur's whole grid search over a bundle's CSV files, with `jobs` processes (-1: one a core). Returns the file written.
+    """Vidur's whole grid search over a bundle's CSV files, with `jobs` processes (-1: one a core). Returns the file
+    written.
 
     `candidates` replace Vidur's own; simulations refuse what was found among others.
 
@@ -526,7 +539,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
     parser = argparse.ArgumentParser(
         prog="python -m gst_assets.vidur_adapter.published",
-        description="Vidur's grid search over the forests of a bundle's operators, kept in published_forests.json beside its CSV files.",
+        description="Vidur's grid search for the forests of a bundle's operators, kept in published_forests.json.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     search = commands.add_parser("search", help="search and write published_forests.json; about a quarter of an hour")

@@ -1,7 +1,8 @@
-"""Vidur as it ships: request times equal to `python -m vidur.main`, forests that are searched once, and what Vidur cannot do said in one error.
+"""Vidur as it ships: request times equal to `python -m vidur.main`, forests that are searched once, and what Vidur
+cannot do said in one error.
 
-Vidur's whole grid search takes a quarter of an hour. Here its forests are small ones of fixed parameters, on both sides of every comparison; the
-search itself runs over few candidates.
+Vidur's whole grid search takes a quarter of an hour. Here its forests are small ones of fixed parameters, on both
+sides of every comparison; the search itself runs over few candidates.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def vidur_main(case: dict[str, Any], area: Path) -> list[list[int]]:
 
 
 def test_request_times_equal_those_of_vidurs_command(bundle: Bundle, cache: Path, tmp_path: Path) -> None:
-    # Ties, prompts of several chunks, a last chunk of one token, a single token asked for, and more requests than fit in a step.
+    # Ties, prompts of several chunks, a last chunk of one token, a single token asked for, more requests than a step
+    # takes.
     draw = random.Random(5)
     rows = [(0, 513, 4), (0, 700, 30), (0, 1, 1), (3 * MS, 1025, 2)]
     rows += [(draw.choice([0, draw.randrange(30 * MS)]), draw.randint(1, 900), draw.randint(1, 60)) for _ in range(60)]

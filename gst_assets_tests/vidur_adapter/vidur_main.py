@@ -1,10 +1,14 @@
-"""`python -m vidur.main` on a bundle's CSV files and a trace of a workload's requests: what `published` is compared with.
+"""`python -m vidur.main` on a bundle's CSV files and a trace of a workload's requests: what `published` is compared
+with.
 
     python -m gst_assets_tests.vidur_adapter.vidur_main CASE.json RESULT.json [VIDUR_OPTION ...]
 
-Shares no code with the adapter. Added to Vidur 0.0.26: a model and a device (it ships no Qwen3 and no H200), the two CSV files in place of its
-hub's, and a `random_state` for its forests. Everything else is Vidur's command line, its defaults included; `CASE.json` says what goes there (see
-`Case`). `RESULT.json` holds, per request in order of the trace, Vidur's times in seconds: arrived, scheduled, prefill_completed, completed.
+Shares no code with the adapter. Added to Vidur 0.0.26: a model and a device (it ships no Qwen3 and no H200), the two
+CSV files in place of its hub's, and a `random_state` for its forests. Everything else is Vidur's command line, its
+defaults included. `CASE.json` has the paths `mlp` and `attention`, `random_state`, the fields of the `model`, the
+engine's limits, how far tables reach (`max_chunk`, `max_tokens`), and `requests` as (arrival in ns, prompt tokens,
+output tokens). `RESULT.json` holds, per request in order of the trace, Vidur's times in seconds: arrived, scheduled,
+prefill completed, completed.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ class Measured(BaseIntEnum):
 
 
 def register(case: dict[str, Any], random_state: int) -> list[type]:
-    """Tell Vidur of the model, the device, and where the CSV files lie. Returns classes that must live on: Vidur finds them among subclasses."""
+    """Tell Vidur of the model, the device, and where the CSV files lie. Returns classes that must live on: Vidur
+    finds them among subclasses."""
     mlp, attention = case["mlp"], case["attention"]
 
     class LocalForests(RandomForrestExecutionTimePredictor):
