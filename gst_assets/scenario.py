@@ -484,26 +484,28 @@ class Profile(Settings):
         return self
 
 
+Variant = Literal["published", "kernels", "calibrated"]
+"""What is simulated: see `Simulation.variants`."""
+
+
 class Simulation(Settings):
     """How Vidur is run."""
 
-    variants: tuple[Literal["kernels", "calibrated"], ...] = Field(
+    variants: tuple[Variant, ...] = Field(
         ("kernels", "calibrated"),
         min_length=1,
-        description="kernels: operator times only; calibrated: with measured overheads. The last one is the report's headline",
-    )
-    predictor: Literal["interpolation", "forest"] = Field(
-        "interpolation", description="how operator times are read between profiled points"
+        description=(
+            "published: Vidur as it ships; kernels: the same operator sums with the adapter's corrections; calibrated: with measured overheads. "
+            "The last one is the report's headline"
+        ),
     )
     loop: Literal["direct", "event"] = Field(
         "direct",
-        description="direct: our loop over Vidur's scheduler; event: Vidur's own loop, the slow reference, without async scheduling",
+        description="of kernels. direct: our own loop; event: Vidur's own, the slow reference. published always has Vidur's, calibrated ours",
     )
     host_variability: bool = Field(
-        True,
-        description="replay the measured sequence of the host's speed, where the profiled engine schedules asynchronously; false: medians",
+        True, description="of calibrated: replay the measured sequence of the host's speed; false: its median throughout"
     )
-    kv_cache_granularity: int = Field(16, gt=0, description="tokens to which context lengths are rounded up in lookups")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -540,7 +542,7 @@ class Sweep(Settings):
         description="values of engine.max_num_batched_tokens; variant calibrated knows only the one that was profiled",
     )
     num_kv_blocks: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.num_kv_blocks")
-    variant: Literal["kernels", "calibrated"] = Field("calibrated", description="the simulation's variant")
+    variant: Variant = Field("calibrated", description="the simulation's variant")
     service_level: ServiceLevel | None = Field(None, description="null: goodput is not told")
 
     @model_validator(mode="after")

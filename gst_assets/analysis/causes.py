@@ -7,7 +7,7 @@ as far as the smaller of the two limits on either side.
 1. `noise`: the error is within what the real repeats differ by. Nothing further is looked for, since nothing could be told from it.
 2. `chunk size`, `sequence limit`, `KV blocks`: max_num_batched_tokens, max_num_seqs, num_kv_blocks or block_size differ and were reached.
 3. `scheduling`: the policy, chunked prefill, prefix caching or asynchronous scheduling differs.
-4. `no step overheads`: the variant simulates operators only (Vidur as published), and its steps are too fast.
+4. `no step overheads`: the variant simulates operators only (`published`, `kernels`), and its steps are too fast.
 5. `outside calibration`: steps of compositions that the profile was not calibrated at, where the edge's value was held.
 6. `preemptions`: their number differs.
 7. `lateness`: the driver's, which only the real side has, is at least half of an error that makes the simulation too fast.

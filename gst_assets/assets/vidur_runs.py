@@ -35,7 +35,7 @@ TABLE_CACHE = ".cache/vidur_tables"
             group_name="simulation",
             kinds={"vidur", "csv"},
             metadata=table_definition_metadata(RequestMetrics),
-            description="What Vidur predicts for each request, in every variant (kernels: operators only; calibrated: with measured overheads).",
+            description="What Vidur predicts for each request, in every variant (published: Vidur as it ships; kernels: the same sums with corrections; calibrated: with measured overheads).",
         ),
         dg.AssetSpec(
             "vidur_token_metrics",
@@ -131,7 +131,7 @@ def _simulate_and_commit(
             profiling_root=str(bundle.directory),
             profile_sha256=bundle.sha256,
             variant=variant,
-            predictor=scenario.simulation.predictor,
+            predictor=result.settings["predictor"],
             simulated_settings=result.settings,
             num_preemptions=result.num_preemptions,
         )

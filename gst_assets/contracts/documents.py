@@ -280,6 +280,18 @@ class ProfileMeta(RunMeta):
     """Rounds measured before an interruption, so on another engine start than the rest."""
 
 
+class PublishedForests(Document):
+    """published_forests.json beside a bundle's CSV files: what Vidur's grid search chose for the forest of each operator.
+
+    `csv_sha256` digests the files it was chosen on, by name; `search` says from which candidates, `versions` of which packages.
+    """
+
+    versions: dict[str, str]
+    search: dict[str, Any]
+    csv_sha256: dict[str, str]
+    chosen: dict[str, dict[str, int]]
+
+
 class Measured(Stored):
     """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been removed since.
 

@@ -425,15 +425,17 @@ class CalibrationTraffic(FilledTable):
     num_decode_tokens: Series[Int] = pa.Field(gt=0)
     ttft_ns: Series[Int] = pa.Field(gt=0)
     e2e_ns: Series[Int] = pa.Field(gt=0)
-    itl_p50_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="median gap between the request's tokens; empty with one token")
+    itl_p50_ns: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="median gap between the request's tokens; empty with one token"
+    )
     itl_p90_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="90th percentile of the same")
 
 
 class SelfFit(Table):
     """Calibration traffic simulated with the bundle itself, beside what was measured: one row per sort of traffic, metric and statistic.
 
-    `measured_ns` is the median over the rounds of the statistic in each, `spread` (max - min) / measured over the rounds, `simulated_ns` the median
-    over the rounds' simulations. `itl` is over the requests' median gaps at p50 and their 90th percentiles at p90.
+    `measured_ns` and `simulated_ns` are medians over the rounds of the statistic in each, `relative_error` the median of the rounds' errors (their
+    traffic differs) and `spread` the largest of these less the smallest. `itl` is over the requests' median gaps at p50 and their 90th percentiles at p90.
     """
 
     class Config(Table.Config):
@@ -446,7 +448,7 @@ class SelfFit(Table):
     measured_ns: Series[Int] = pa.Field(gt=0)
     spread: Series[float] = pa.Field(ge=0)
     simulated_ns: Series[Int] = pa.Field(gt=0)
-    relative_error: Series[float] = pa.Field(description="(simulated - measured) / measured")
+    relative_error: Series[float] = pa.Field(description="median over the rounds of (simulated - measured) / measured")
     fits: Series[bool] = pa.Field(description="whether the error is within 3 % or the spread, whichever is larger")
 
 
@@ -462,7 +464,9 @@ class OperatorCoverage(FilledTable):
     num_context_tokens: Series[Int] = pa.Field(ge=0, description="KV tokens present, median over the samples")
     num_samples: Series[Int] = pa.Field(gt=0)
     whole_step_ns: Series[Int] = pa.Field(gt=0, description="median device time of the steps")
-    operators_ns: Series[Int] = pa.Field(gt=0, description="median sum of operators of the same steps, Vidur's and what it leaves out")
+    operators_ns: Series[Int] = pa.Field(
+        gt=0, description="median sum of operators of the same steps, Vidur's and what it leaves out"
+    )
     coverage: Series[float] = pa.Field(gt=0, description="operators_ns / whole_step_ns")
 
 
@@ -944,7 +948,9 @@ class SweepPoints(FilledTable):
     scheduling_delay_p99_ns: Series[float] = pa.Field(ge=0, description="arrival until first scheduled")
     num_preemptions: Series[Int] = pa.Field(ge=0)
     steps_outside_calibration: Series[Int] = pa.Field(
-        ge=0, nullable=True, description="steps whose cost is extrapolated; empty: variant kernels has no calibration"
+        ge=0,
+        nullable=True,
+        description="steps whose cost is extrapolated; empty: published and kernels have no calibration",
     )
     p99_sufficient: Series[bool] = pa.Field(description="enough requests for a P99 (ten beyond it)")
     pareto_ttft: Series[bool] = pa.Field(

@@ -55,7 +55,15 @@ class StepRecorder:
             else:
                 decode_requests += 1
         row = [began_ns, 0, prefill_requests, prefill_tokens, decode_requests, context_tokens]
-        row += [len(scheduler.running), len(scheduler.waiting), time.monotonic_ns() - ended_ns, 0, 0, prefill_context, pairs]
+        row += [
+            len(scheduler.running),
+            len(scheduler.waiting),
+            time.monotonic_ns() - ended_ns,
+            0,
+            0,
+            prefill_context,
+            pairs,
+        ]
         self._open[id(output)] = (output, row)
 
     def launched(self, output: Any, now_ns: int) -> None:

@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from gst_assets.engine.protocol import IterationField, RequestTimes
-from gst_assets.step_costs.shapes import attention_pairs
 from gst_assets.engine.vllm_backend import qwen3_config
 from gst_assets.scenario import Scenario, resolve_path
+from gst_assets.step_costs.shapes import attention_pairs
 
 SCHEDULING_POLICY = "transformers_fifo"
 _TRACED = "gst_traced_fifo"

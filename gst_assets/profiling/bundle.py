@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
-from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.hardware import CPU
 from gst_assets.errors import ProfileError
 from gst_assets.scenario import Geometry, Sampling, Scenario
@@ -45,7 +45,7 @@ class Bundle:
     self_fit: pd.DataFrame | None
     meta: ProfileMeta
     sha256: dict[str, str]
-    """Digest of every file of the bundle but run_meta.json."""
+    """Digest of every file that the bundle's run_meta.json lists."""
 
     @property
     def graphs(self) -> CapturedGraphs:
@@ -182,7 +182,7 @@ def load_bundle(directory: Path) -> Bundle:
         traffic=optional(tables.CalibrationTraffic),
         self_fit=optional(tables.SelfFit),
         meta=meta,
-        sha256=directory_digests(directory, Kind.PROFILE.meta_name),
+        sha256=dict(meta.sha256),
     )
     bundle.operator_times()
     return bundle
@@ -278,7 +278,7 @@ _DECODE, _PREFILL = "attention.csv (decode rows)", "attention.csv (prefill rows)
 def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     if bundle.overheads is None:
         raise ProfileError(
-            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `kernels` alone."
+            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `published` and `kernels` alone."
         )
     settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
     for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):

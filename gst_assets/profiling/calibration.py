@@ -94,7 +94,9 @@ class Round:
 
     def as_text(self) -> str:
         """Names, kinds and requests, as JSON."""
-        return json.dumps([[one.name, one.kind, [asdict(request) for request in one.requests]] for one in self.stretches])
+        return json.dumps(
+            [[one.name, one.kind, [asdict(request) for request in one.requests]] for one in self.stretches]
+        )
 
     def as_array(self) -> np.ndarray:
         """All steps: the number of the stretch, then both records."""
@@ -195,7 +197,9 @@ class Calibrator:
 
     async def _play_traffic(self, segment: traffic.Segment, index: int) -> list[SeenRequest]:
         played = await traffic.play(self._engine, self._scenario, segment, index)
-        return [_seen(item, result, played.start_ns) for item, result in zip(played.planned, played.results, strict=True)]
+        return [
+            _seen(item, result, played.start_ns) for item, result in zip(played.planned, played.results, strict=True)
+        ]
 
     def driven(self) -> Driven:
         """What all rounds left behind."""

@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-import pandas as pd
-
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import Hardware, ProfileMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -34,14 +32,14 @@ from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.bundle import FORMAT_VERSION, profile_key
-from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.coverage import operator_coverage
+from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operators import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
-from gst_assets.vidur_adapter.self_fit import misfits, self_fit
 from gst_assets.scenario import Sampling, Scenario, read_reference
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.vidur_adapter.self_fit import misfits, self_fit
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
 _REPORT_EVERY_S = 2.0
@@ -174,9 +172,7 @@ async def _measure(
         partial.drop_rounds()  # else the same rounds would fail again
         raise
     graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), facts["num_layers"]
-    operators = WholeStepOperators(
-        OperatorTimes(mlp, attention, layers, graphs), attention, unmodelled, layers, graphs
-    )
+    operators = WholeStepOperators(OperatorTimes(mlp, attention, layers, graphs), attention, unmodelled, layers, graphs)
     tables |= {
         "mlp.csv": mlp,
         "attention.csv": attention,

@@ -77,8 +77,8 @@ def fit(
 def _knots(positions: Floats, are_fixed: bool) -> Floats:
     if are_fixed:
         places, counts = np.unique(positions, return_counts=True)
-        often = places[counts >= MIN_SAMPLES]
-        return often if len(often) else places[np.argmax(counts)][None]
+        kept: Floats = places[counts >= MIN_SAMPLES]
+        return kept if len(kept) else places[np.argmax(counts)][None]
     bins = np.round(np.log(np.maximum(positions, 1e-9)) / np.log(_BIN_RATIO)).astype(int)
     found = [positions[bins == each] for each in np.unique(bins)]
     often = [group for group in found if len(group) >= MIN_SAMPLES] or found

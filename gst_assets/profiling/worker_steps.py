@@ -87,7 +87,9 @@ class StepWatch:
     def _gst_hooks(self) -> list[tuple[Any, str]]:
         """The methods that are wrapped while watching: begin of a step, begin of its forward pass, end of its launch."""
         runner = self.model_runner
-        forward = (runner, "_model_forward") if hasattr(runner, "_model_forward") else (runner.kv_connector, "pre_forward")
+        forward = (
+            (runner, "_model_forward") if hasattr(runner, "_model_forward") else (runner.kv_connector, "pre_forward")
+        )
         return [(runner, "execute_model"), forward, (runner, "sample_tokens")]
 
     def _gst_wrap(self) -> None:

@@ -7,7 +7,7 @@ one at a time in plain floats, or by formulas (`Piece`) that serve a whole stret
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -53,7 +53,7 @@ class Axis:
 class Curve:
     """A function of one coordinate."""
 
-    def __init__(self, axis: Axis, values: Sequence[float]) -> None:
+    def __init__(self, axis: Axis, values: Iterable[float]) -> None:
         self._axis, self._values = axis, [float(value) for value in values]
 
     def at(self, x: float) -> float:
@@ -96,7 +96,10 @@ class Surface:
                 f"({int(holes.sum())} missing in all). Every combination must be there; measure the profile again."
             )
         name = f"attention.csv ({kind})"
-        self._first, self._second = Axis(name, first, table.index.tolist()), Axis(name, second, table.columns.tolist())
+        self._first, self._second = (
+            Axis(name, first, table.index.tolist()),
+            Axis(name, second, [float(each) for each in table.columns]),
+        )
         self._rows: list[list[float]] = table.to_numpy(dtype="float64").tolist()
         self._located: dict[float, tuple[list[float], list[float], float]] = {}
 

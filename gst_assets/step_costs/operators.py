@@ -73,9 +73,7 @@ class OperatorTimes:
 
     def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
         """`step_ns` of consecutive steps of the same decodes, the first with `context_tokens` KV tokens over all of them; maybe of fewer."""
-        return _run_ns(
-            lambda context: self.decode_piece(num_decodes, context), num_decodes, context_tokens, num_steps
-        )
+        return _run_ns(lambda context: self.decode_piece(num_decodes, context), num_decodes, context_tokens, num_steps)
 
     @property
     def _scale(self) -> float:
@@ -127,9 +125,7 @@ class WholeStepOperators:
         return self._operators.ns(shape) + (self._kv_write.at(tokens) * self._num_layers + once) * 1e6
 
 
-def _run_ns(
-    piece_at: Callable[[float], Piece], num_decodes: int, context_tokens: int, num_steps: int
-) -> list[int]:
+def _run_ns(piece_at: Callable[[float], Piece], num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
     times: list[int] = []
     while len(times) < num_steps:
         context = context_tokens / num_decodes

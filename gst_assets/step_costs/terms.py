@@ -87,7 +87,9 @@ class Terms:
         for (term, kind), rows in overheads.groupby(["term", "step_kind"]):
             base = rows[rows["feature"] == BASE].sort_values("position")
             if base.empty:
-                raise ProfileError(f"{where}: term {term} of step_kind {kind} has no row with feature {BASE}. Profile again.")
+                raise ProfileError(
+                    f"{where}: term {term} of step_kind {kind} has no row with feature {BASE}. Profile again."
+                )
             positions = base["position"].tolist()
             slopes = rows[rows["feature"] != BASE]
             self._terms[str(term), str(kind)] = Term(
@@ -102,7 +104,9 @@ class Terms:
         """
         missing = [f"{term} rows of step_kind {kind}" for term, kind in wanted if (term, kind) not in self._terms]
         if missing:
-            raise ProfileError(f"{self._where}: no {', no '.join(missing)}, which variant calibrated needs. Profile again.")
+            raise ProfileError(
+                f"{self._where}: no {', no '.join(missing)}, which variant calibrated needs. Profile again."
+            )
 
     def of(self, term: str, kind: str = ANY_KIND) -> Term:
         """A term that `require` found."""

@@ -1,6 +1,6 @@
 """The simulated engine's loop: which requests each step holds, by vLLM V1's rules as `registration` lists them, advanced by an `EngineClock`.
 
-Owns its state: requests and KV blocks are columns of integers. Knows neither Vidur nor pandas. Under a `SynchronousClock` its results are those
+Owns its state: requests and KV blocks are columns of integers. Knows neither Vidur nor pandas. Under a `StepByStepClock` its results are those
 of Vidur's own event loop (`event_loop.RecordedSimulator`) to the nanosecond. When steps begin and end belongs to `clocks`.
 
 A step's tokens count as computed when it is formed: a step formed before the output of the one before it is known goes on from there. What
@@ -21,10 +21,9 @@ from math import inf
 from typing import NamedTuple
 
 from gst_assets.errors import SimulationError
+from gst_assets.step_costs.shapes import Composition, StepShape
 from gst_assets.vidur_adapter.clocks import EngineClock
 from gst_assets.vidur_adapter.history import History
-from gst_assets.vidur_adapter.operator_times import StepShape
-from gst_assets.vidur_adapter.overheads import Composition
 
 _NOBODY = -1
 _NOT_DECODING = -1
@@ -387,11 +386,8 @@ class EngineLoop:
             scheduler.arrive(clock.now_ns)
             if self._run_decodes():
                 continue
-            if (
-                self._form()
-                and scheduler.num_formed - scheduler.num_handed_out < clock.queue_size
-                and not clock.is_done()
-            ):
+            # vLLM never looks whether the oldest step is done before it forms the next one (`EngineCore.step_with_batch_queue`).
+            if self._form() and scheduler.num_formed - scheduler.num_handed_out < clock.queue_size:
                 continue
             if scheduler.num_handed_out < scheduler.num_formed:
                 history.add_handed_out((clock.hand_out(),))
@@ -439,7 +435,7 @@ class EngineLoop:
         shape = StepShape(scheduler.step_decodes, scheduler.step_context_tokens, scheduler.step_chunks)
         held = shape.composition
         self.history.add_step(clock.now_ns, held, scheduler.num_running, scheduler.num_waiting)
-        clock.launch(shape, held)
+        clock.launch(shape)
         return True
 
 

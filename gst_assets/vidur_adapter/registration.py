@@ -3,6 +3,8 @@
 Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong to `predictor`, the
 event loop to `event_loop`. `engine_loop` schedules by the same rules without Vidur.
 
+The variant `published` takes the model, the node and the configurations from here, and nothing else (see `published`).
+
 How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1/core/sched/scheduler.py`, 0.32.0, policy fcfs):
 
 - Equal: running requests before waiting ones, a partial prefill after the decodes admitted before it; first come, first served admission
@@ -43,7 +45,6 @@ from vidur.config.device_sku_config import BaseDeviceSKUConfig
 from vidur.config.model_config import BaseModelConfig
 from vidur.config.node_sku_config import BaseNodeSKUConfig
 from vidur.entities import Request
-from vidur.execution_time_predictor import ExecutionTimePredictorRegistry
 from vidur.request_generator import RequestGeneratorRegistry
 from vidur.request_generator.base_request_generator import BaseRequestGenerator
 from vidur.scheduler.replica_scheduler.replica_scheduler_registry import ReplicaSchedulerRegistry
@@ -51,6 +52,7 @@ from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiR
 from vidur.types import ActivationType, BaseIntEnum, NormType
 
 from gst_assets.scenario import Geometry
+from gst_assets.vidur_adapter.engine_loop import Limits
 
 
 class AdapterType(BaseIntEnum):
@@ -60,8 +62,7 @@ class AdapterType(BaseIntEnum):
     NODE = 1001
     REQUESTS = 1002
     SCHEDULER = 1003
-    KERNELS = 1004
-    CALIBRATED = 1005
+    OPERATOR_SUM = 1004
 
 
 # --- model, device, replica -------------------------------------------------------------------------------------------
@@ -226,17 +227,6 @@ class EngineScheduler(SarathiReplicaScheduler):
         return len(self._allocation_map)
 
 
-def step_times(config: SimulationConfig) -> Any:
-    """The predictor of step times, as Vidur's simulator makes it (`predictor.KernelsPredictor` or one of its kinds)."""
-    settings = config.execution_time_predictor_config
-    return ExecutionTimePredictorRegistry.get(
-        settings.get_type(),
-        predictor_config=settings,
-        replica_config=config.cluster_config.replica_config,
-        cache_config=config.cluster_config.cache_config,
-    )
-
-
 RequestGeneratorRegistry.register(AdapterType.REQUESTS, WorkloadRequests)
 ReplicaSchedulerRegistry.register(AdapterType.SCHEDULER, EngineScheduler)
 
@@ -280,12 +270,8 @@ class EngineSimulation(SimulationConfig):
 
 def simulation_config(
     replica: EngineReplica,
+    limits: Limits,
     *,
-    block_size: int,
-    num_kv_blocks: int,
-    num_null_blocks: int,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
     requests: WorkloadRequestsConfig,
     predictor: BaseExecutionTimePredictorConfig,
 ) -> EngineSimulation:
@@ -295,15 +281,17 @@ def simulation_config(
             num_replicas=1,
             replica_config=replica,
             cache_config=CacheConfig(
-                block_size=block_size,
-                num_blocks=num_kv_blocks,
+                block_size=limits.block_size,
+                num_blocks=limits.num_kv_blocks,
                 watermark_blocks_fraction=0.0,
                 memory_margin_fraction=0.0,
             ),
             # Round robin addresses replicas by a counter that goes on from one simulation of a process to the next.
             global_scheduler_config=LORGlobalSchedulerConfig(),
             replica_scheduler_config=EngineSchedulerConfig(
-                batch_size_cap=max_num_seqs, chunk_size=max_num_batched_tokens, num_null_blocks=num_null_blocks
+                batch_size_cap=limits.max_num_seqs,
+                chunk_size=limits.max_num_batched_tokens,
+                num_null_blocks=limits.num_null_blocks,
             ),
         ),
         request_generator_config=requests,
