@@ -504,7 +504,8 @@ class Simulation(Settings):
         description="of kernels. direct: our own loop; event: Vidur's own, the slow reference. published always has Vidur's, calibrated ours",
     )
     host_variability: bool = Field(
-        True, description="of calibrated: replay the measured sequence of the host's speed; false: its median throughout"
+        True,
+        description="of calibrated: replay the measured sequence of the host's speed; false: its median throughout",
     )
     seed: int = Field(0, ge=0)
 

@@ -393,7 +393,7 @@ class Overheads(FilledTable):
 
 
 class HostSpeed(FilledTable):
-    """How fast the engine's host was during calibration traffic: one row per step, in order of time.
+    """How fast the engine's host was during calibration traffic, in order of time: one row per step and one per step whose tokens were delivered.
 
     A simulation replays the sequence, so that its slow moments last as long as the real ones.
     """
@@ -402,10 +402,12 @@ class HostSpeed(FilledTable):
         name = "host_speed.csv"
 
     time_ns: Series[Int] = pa.Field(ge=0, description="since the first step; longer idle times are shortened")
-    has_prefill: Series[bool] = pa.Field(description="whether a prompt was in the step")
-    ratio: Series[float] = pa.Field(
-        gt=0, description="time to form and launch the step (on a CPU: and to compute it) over what the terms say of it"
+    part: Series[str] = pa.Field(
+        isin=["decode", "prefill", "delivery"],
+        description="decode, prefill: forming and launching a step without or with prompts (on a CPU: and computing it); delivery: a step's tokens "
+        "on their way to the clients",
     )
+    ratio: Series[float] = pa.Field(gt=0, description="what it took over what the terms say of it")
 
     @pa.dataframe_check(error="time_ns must not decrease")
     def in_order(cls, df: pd.DataFrame) -> pd.Series:

@@ -62,19 +62,21 @@ class Bundle:
         Raises:
             ProfileError: a term that is needed has no row.
         """
-        speed = HostSpeedTrace(self._calibrated("host_speed"), seed) if seed is not None else None
         return EngineCosts(
             self._calibrated("overheads"),
             self.graphs,
             self.graphs.reachable_kinds(max_num_batched_tokens),
             f"{self.directory}/overheads.csv",
-            speed=speed,
+            speed=self._speed(seed),
             device_is_host=self.meta.hardware.hardware_id == CPU,
         )
 
-    def request_ways(self) -> RequestWays:
-        """The ways of a request to the engine and back; raises as `engine_costs`."""
-        return RequestWays(self._calibrated("overheads"), f"{self.directory}/overheads.csv")
+    def request_ways(self, seed: int | None) -> RequestWays:
+        """The ways of a request to the engine and back; arguments and errors as of `engine_costs`."""
+        return RequestWays(self._calibrated("overheads"), f"{self.directory}/overheads.csv", self._speed(seed))
+
+    def _speed(self, seed: int | None) -> HostSpeedTrace | None:
+        return HostSpeedTrace(self._calibrated("host_speed"), seed) if seed is not None else None
 
     def _calibrated(self, name: str) -> pd.DataFrame:
         frame: pd.DataFrame | None = getattr(self, name)

@@ -33,7 +33,7 @@ from gst_assets.profiling.term_fit import MIN_SAMPLES, fit
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.shapes import CapturedGraphs
-from gst_assets.step_costs.terms import ANY_KIND, Features
+from gst_assets.step_costs.terms import ANY_KIND, Features, Terms
 from gst_assets.workload.digest import workload_digest
 
 ROUNDS = 4
@@ -151,7 +151,8 @@ class Calibrator:
         if self._is_gpu:
             asked.insert(1, (HEAD_START, traffic.middle_segment(scenario, index)))
         if index == 0:
-            await self._play_traffic(traffic.warm_up_segment(scenario), index)
+            for warm_up in traffic.warm_up_segments(scenario):
+                await self._play_traffic(warm_up, index)
         for number, (kind, segment) in enumerate(asked):
             progress("calibration", (index + number / len(asked)) / ROUNDS)
             head_start_ns = _HEAD_START_NS if self._is_gpu and kind != TRAFFIC else 0
@@ -269,35 +270,59 @@ class Driven:
         """
         rows = step_rows(self.watched())
         flowing = [one for one in self.stretches if one.kind == TRAFFIC]
-        overheads = pd.DataFrame(rows + self._way_rows()).astype({"num_samples": "Int64"})
+        ways, delivered = self._ways()
+        overheads = pd.DataFrame(rows + ways).astype({"num_samples": "Int64"})
         for name in ("residual_p05_ns", "residual_p95_ns"):
             overheads[name] = overheads[name].astype("Int64")
         return {
             "overheads.csv": overheads[list(OVERHEAD_COLUMNS)],
-            "host_speed.csv": host_speed([self._watched(one) for one in flowing], rows, _LONGEST_GAP_NS),
+            "host_speed.csv": host_speed([self._watched(one) for one in flowing], delivered, rows, _LONGEST_GAP_NS),
             "calibration_traffic.csv": self._traffic_table(flowing),
         }
 
-    def _way_rows(self) -> list[dict[str, Any]]:
-        """`handover`: from sending a request that meets an engine without work to the forming of its first step; `delivery`: from a step's
-        tokens at the engine's host to the clients seeing them."""
-        handover: dict[int, list[int]] = defaultdict(list)
+    def _ways(self) -> tuple[list[dict[str, Any]], list[tuple[np.ndarray, np.ndarray]]]:
+        """Rows of `handover` (from sending a request that meets an engine without work to the forming of its first step) and of `delivery` (from a
+        step's tokens at the engine's host to the clients seeing them), and for each stretch of traffic when tokens were at the host and the ratios
+        of their delivery to the term."""
+        handover: dict[int, list[float]] = defaultdict(list)
         delivery: dict[int, list[float]] = defaultdict(list)
+        deliveries: list[list[tuple[int, int, float]]] = []
         for one in self.stretches:
             formed, output = one.steps[:, IterationField.SCHEDULED_NS], one.steps[:, IterationField.OUTPUT_NS]
             seen_of_step: dict[int, list[int]] = defaultdict(list)
+            first_sent_ns: dict[int, tuple[int, int]] = {}
             for request in one.requests:
                 first = _step_of(request, one)
                 for place, seen_ns in enumerate(request.token_times_ns):
                     seen_of_step[first + place].append(seen_ns)
                 begun = _first_step_after(request, one)
                 if begun == 0 or output[begun - 1] < request.send_ns:
-                    handover[request.num_prefill_tokens].append(int(formed[begun] - request.send_ns))
+                    sent = (request.send_ns, request.num_prefill_tokens)
+                    first_sent_ns[begun] = min(first_sent_ns.get(begun, sent), sent)
+            for begun, (send_ns, size) in first_sent_ns.items():
+                handover[size].append(float(formed[begun] - send_ns))
             if one.kind == TRAFFIC:
-                for step, seen in seen_of_step.items():
-                    decodes = int(one.steps[step, IterationField.DECODE_REQUESTS])
-                    delivery[decodes].append(float(np.median(seen) - output[step]))
-        return [*_way("handover", handover), *_way("delivery", delivery)]
+                deliveries.append(
+                    [
+                        (
+                            int(output[step]),
+                            int(one.steps[step, IterationField.DECODE_REQUESTS]),
+                            float(np.median(seen) - output[step]),
+                        )
+                        for step, seen in sorted(seen_of_step.items())
+                    ]
+                )
+                for _, decodes, took_ns in deliveries[-1]:
+                    delivery[decodes].append(took_ns)
+        rows = [*_way("handover", handover), *_way("delivery", delivery)]
+        curve = Terms(pd.DataFrame(rows), CapturedGraphs(()), "overheads.csv").of("delivery").base
+        return rows, [
+            (
+                np.array([at for at, _, _ in seen], dtype=np.int64),
+                np.array([took_ns / curve.at(float(decodes)) for _, decodes, took_ns in seen]),
+            )
+            for seen in deliveries
+        ]
 
     def _traffic_table(self, flowing: Sequence[Stretch]) -> pd.DataFrame:
         rows = []
@@ -327,7 +352,7 @@ OVERHEAD_COLUMNS = (
 )  # fmt: skip
 
 
-def _way(term: str, seen: dict[int, Any]) -> list[dict[str, Any]]:
+def _way(term: str, seen: dict[int, list[float]]) -> list[dict[str, Any]]:
     positions = np.array([float(place) for place, values in seen.items() for _ in values])
     if len(positions) < MIN_SAMPLES:
         raise ProfileError(

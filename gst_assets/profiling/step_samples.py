@@ -28,6 +28,9 @@ from gst_assets.profiling.worker_steps import StepField
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND, BASE, Features, Terms, position_of, slopes_of
 
+_LEAST_RATIO = 1e-3
+"""A ratio is written with four digits, and none is 0."""
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -214,24 +217,36 @@ def host_ns(steps: WatchedSteps, rows: list[dict[str, Any]]) -> tuple[Floats, Fl
     return by_model, (steps.launched_ns - steps.formed_ns).astype(float)
 
 
-def host_speed(parts: list[WatchedSteps], rows: list[dict[str, Any]], longest_gap_ns: int) -> pd.DataFrame:
-    """The table `contracts.tables.HostSpeed`: how fast the host was step by step, beside the fitted rows. `parts` are stretches of steps in order.
+def host_speed(
+    parts: list[WatchedSteps],
+    deliveries: list[tuple[Integers, Floats]],
+    rows: list[dict[str, Any]],
+    longest_gap_ns: int,
+) -> pd.DataFrame:
+    """The table `contracts.tables.HostSpeed`: how fast the host was, beside the fitted rows. `parts` are stretches of steps in order, `deliveries`
+    of each the moments at which tokens were at the host and the ratios of their delivery.
 
     Times count from the first step; gaps longer than `longest_gap_ns`, in which the engine had nothing to do, are shortened to it.
     """
-    when, ratios, prompts = [], [], []
-    for steps in parts:
+    stretches = []
+    for steps, (delivered_ns, ratios) in zip(parts, deliveries, strict=True):
         by_model, taken = host_ns(steps, rows)
         busy = ~steps.is_after_idle & ~steps.has_head_start
-        when.append(steps.formed_ns[busy])
-        ratios.append((taken / by_model)[busy])
-        prompts.append(steps.held[busy, 1] > 0)
-    formed = np.concatenate(when)
-    gaps = np.minimum(np.diff(formed, prepend=formed[:1]), longest_gap_ns)
+        formed = pd.DataFrame(
+            {
+                "at": steps.formed_ns[busy],
+                "part": np.where(steps.held[busy, 1] > 0, "prefill", "decode"),
+                "ratio": (taken / by_model)[busy],
+            }
+        )
+        delivered = pd.DataFrame({"at": delivered_ns, "part": "delivery", "ratio": ratios})
+        stretches.append(pd.concat([formed, delivered]))
+    table = pd.concat(stretches).sort_values("at", kind="stable")
+    gaps = table["at"].diff().fillna(0).clip(upper=longest_gap_ns).astype("int64")
     return pd.DataFrame(
         {
-            "time_ns": pd.array(np.cumsum(gaps), dtype="Int64"),
-            "has_prefill": np.concatenate(prompts),
-            "ratio": np.round(np.concatenate(ratios), 4),
+            "time_ns": gaps.cumsum().to_numpy(),
+            "part": table["part"].to_numpy(),
+            "ratio": table["ratio"].clip(lower=_LEAST_RATIO).round(4).to_numpy(),
         }
-    )
+    ).astype({"time_ns": "Int64"})

@@ -42,9 +42,10 @@ def middle_segment(scenario: Scenario, round_index: int) -> Segment:
     return _segment(f"round {round_index} head start", rates[len(rates) // 2], scenario)
 
 
-def warm_up_segment(scenario: Scenario) -> Segment:
-    """Traffic whose measurements are not used."""
-    return _segment("warm-up", scenario.profile.traffic_rates_per_s[0], scenario)
+def warm_up_segments(scenario: Scenario) -> list[Segment]:
+    """Traffic whose measurements are not used: the highest rate and a burst, so that every kernel has run and the process is as a serving one is."""
+    rates = scenario.profile.traffic_rates_per_s
+    return [_segment("warm-up", rates[-1], scenario), Segment("warm-up burst", None, scenario.engine.max_num_seqs)]
 
 
 def _segment(name: str, rate_per_s: float, scenario: Scenario) -> Segment:

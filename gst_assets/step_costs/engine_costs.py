@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gst_assets.step_costs.shapes import DECODE, CapturedGraphs, StepShape
 from gst_assets.step_costs.terms import ANY_KIND, Features, Terms, features
@@ -22,6 +23,8 @@ OTHER_TERMS = ("copy_out", "process", "handover", "delivery")
 """Terms that do not depend on the kind of step."""
 _BLOCK_NS = 1_000_000_000
 """Slow moments of a host last about this long; within a block their sequence is kept."""
+_STRATA = 8
+"""Groups of blocks by how slow they are."""
 _BEYOND = 1.15
 """A step with more decodes than this times the largest calibrated batch counts as outside what was calibrated."""
 
@@ -46,26 +49,52 @@ class StepCost(NamedTuple):
 class HostSpeedTrace:
     """The measured sequence of the host's speed, its blocks of a second in a seeded order, over and over again.
 
-    A moving-block resampling (Kuensch 1989) of one trace: a simulation of some seconds then meets a fair mix of the calibration's moments and
-    not one stretch of it. Ratios are to the median of a step's composition.
+    A moving-block resampling (Kuensch 1989) of one trace, stratified: blocks are grouped by how slow they are, and each group is met in turn, so that
+    a simulation of some seconds meets a fair mix of the calibration's moments whatever the seed. Ratios are to what the terms say.
     """
 
     def __init__(self, table: pd.DataFrame, seed: int) -> None:
         """`table` is `contracts.tables.HostSpeed`."""
         when = table["time_ns"].to_numpy(dtype=np.int64)
-        ratios, has_prefill = table["ratio"].to_numpy(dtype=np.float64), table["has_prefill"].to_numpy(dtype=bool)
-        blocks = max(int(when[-1]) // _BLOCK_NS, 1)
-        self._order = np.random.Generator(np.random.PCG64(seed)).permutation(blocks).tolist()
+        ratios, parts = table["ratio"].to_numpy(dtype=np.float64), table["part"].to_numpy(dtype=str)
+        self._order = _stratified(when // _BLOCK_NS, ratios, parts != "delivery", seed)
         self._traces = {
-            kind: (when[has_prefill == kind].tolist(), ratios[has_prefill == kind].tolist()) for kind in (False, True)
+            part: (when[parts == part], ratios[parts == part]) for part in ("decode", "prefill", "delivery")
         }
+        self._lists = {part: (at.tolist(), ratio.tolist()) for part, (at, ratio) in self._traces.items()}
 
-    def ratio(self, has_prefill: bool, at_ns: int) -> float:
-        """Of the step of that sort that follows in the trace at simulated time `at_ns`."""
-        when, ratios = self._traces[has_prefill]
+    def ratio(self, part: str, at_ns: int) -> float:
+        """Of the step of that part that follows in the trace at simulated time `at_ns`."""
+        when, ratios = self._lists[part]
         block, within = divmod(at_ns, _BLOCK_NS)
-        place = bisect_left(when, self._order[block % len(self._order)] * _BLOCK_NS + within)
+        place = bisect_left(when, int(self._order[block % len(self._order)]) * _BLOCK_NS + within)
         return ratios[place % len(ratios)]
+
+    def ratios(self, part: str, at_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`ratio` at many times."""
+        when, ratios = self._traces[part]
+        block, within = np.divmod(at_ns, _BLOCK_NS)
+        place = np.searchsorted(when, self._order[block % len(self._order)] * _BLOCK_NS + within)
+        found: NDArray[np.float64] = ratios[place % len(ratios)]
+        return found
+
+
+def _stratified(
+    blocks: NDArray[np.int64], ratios: NDArray[np.float64], counts: NDArray[np.bool_], seed: int
+) -> NDArray[np.int64]:
+    """The blocks' numbers in an order that meets slow and fast ones in turn. Only the rows that `counts` say how slow a block is."""
+    numbers = np.unique(blocks[counts])
+    rng = np.random.Generator(np.random.PCG64(seed))
+    speed = np.array([ratios[counts & (blocks == number)].mean() for number in numbers])
+    groups = [rng.permutation(group) for group in np.array_split(numbers[np.argsort(speed, kind="stable")], _STRATA)]
+    rounds = max(map(len, groups))
+    order = [
+        group[turn]
+        for turn in range(rounds)
+        for group in (groups[place] for place in rng.permutation(len(groups)))
+        if turn < len(group)
+    ]
+    return np.array(order, dtype=np.int64)
 
 
 class EngineCosts:
@@ -113,7 +142,7 @@ class EngineCosts:
 
     def ratio(self, has_prefill: bool, at_ns: int) -> float:
         """Of the host's time at `at_ns` of the simulation to its median."""
-        return self._speed.ratio(has_prefill, at_ns) if self._speed else 1.0
+        return self._speed.ratio("prefill" if has_prefill else "decode", at_ns) if self._speed else 1.0
 
     def is_outside(self, shape: StepShape) -> bool:
         """Whether more requests decode in the step than were calibrated."""
@@ -133,20 +162,26 @@ _NOTHING = Features(0, 0, 0, 0, 0)
 
 
 class RequestWays:
-    """Nanoseconds between driver and scheduler: `handover_ns` by prompt tokens, `delivery_ns` by decoding requests in the step."""
+    """Nanoseconds between driver and scheduler, and back."""
 
-    def __init__(self, overheads: pd.DataFrame, where: str) -> None:
-        """Raises:
-        ProfileError: a term has no row.
+    def __init__(self, overheads: pd.DataFrame, where: str, speed: HostSpeedTrace | None = None) -> None:
+        """Without `speed` delivery always takes its median.
+
+        Raises:
+            ProfileError: a term has no row.
         """
         terms = Terms(overheads, CapturedGraphs(()), where)
         terms.require([("handover", ANY_KIND), ("delivery", ANY_KIND)])
         self._handover, self._delivery = (terms.of(term).base for term in ("handover", "delivery"))
+        self._speed = speed
 
     def handover_ns(self, num_prefill_tokens: int) -> int:
         """From the request's arrival to the earliest moment the scheduler can see it."""
         return round(self._handover.at(float(num_prefill_tokens)))
 
-    def delivery_ns(self, num_decode_requests: int) -> int:
-        """From a step's tokens at the engine's host to the client seeing them, first tokens included."""
-        return round(self._delivery.at(float(num_decode_requests)))
+    def deliveries_ns(self, num_decode_requests: NDArray[np.int64], at_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """From a step's tokens at the engine's host, at simulated times `at_ns`, to the client seeing them, by decoding requests in the step."""
+        batches, places = np.unique(num_decode_requests, return_inverse=True)
+        medians = np.array([self._delivery.at(float(count)) for count in batches.tolist()])[places]
+        ratios = self._speed.ratios("delivery", at_ns) if self._speed else 1.0
+        return np.rint(medians * ratios).astype(np.int64)

@@ -20,8 +20,7 @@ def delivered_ns(got: Tokens, steps: Steps, ways: RequestWays | None) -> Integer
     ends = steps.handed_out_ns
     if ways is None:
         return ends
-    batches, places = np.unique(steps.num_decode_requests, return_inverse=True)
-    delays = np.array([ways.delivery_ns(n) for n in batches.tolist()], dtype="int64")[places]
+    delays = ways.deliveries_ns(steps.num_decode_requests, ends)
     has_tokens = np.zeros(len(ends), dtype=bool)
     has_tokens[got.step] = True
     return np.maximum.accumulate(ends + np.where(has_tokens, delays, 0))

@@ -97,15 +97,16 @@ def _simulated(
 ) -> pd.DataFrame:
     where, overheads = "overheads.csv", tables["overheads.csv"]
     graphs = CapturedGraphs(settings.cudagraph_capture_sizes)
+    speed = HostSpeedTrace(tables["host_speed.csv"], seed)
     costs = EngineCosts(
         overheads,
         graphs,
         graphs.reachable_kinds(settings.max_num_batched_tokens),
         where,
-        speed=HostSpeedTrace(tables["host_speed.csv"], seed),
+        speed=speed,
         device_is_host=device_is_host,
     )
-    ways = RequestWays(overheads, where)
+    ways = RequestWays(overheads, where, speed)
     arrivals = requests["arrival_time_ns"].to_numpy(dtype="int64")
     prompts = requests["num_prefill_tokens"].to_numpy(dtype="int64")
     columns = RequestColumns(

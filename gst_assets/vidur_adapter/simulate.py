@@ -90,7 +90,7 @@ def simulate(
     _check_settings(scenario, bundle, variant)
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
     _check_requests(scenario, lengths, intervals, num_kv_blocks)
-    ways = bundle.request_ways() if variant == "calibrated" else None
+    ways = bundle.request_ways(_host_seed(scenario)) if variant == "calibrated" else None
 
     started = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
@@ -202,10 +202,13 @@ def _simulator(
     if variant == "kernels":
         clock = StepByStepClock(bundle.operator_times())
     else:
-        seed = settings.seed if settings.host_variability else None
-        costs = bundle.engine_costs(engine.max_num_batched_tokens, seed)
+        costs = bundle.engine_costs(engine.max_num_batched_tokens, _host_seed(scenario))
         clock = HostDeviceClock(costs, 2 if bundle.meta.engine_settings.async_scheduling else 1)
     return EngineLoop(requests, limits, clock)
+
+
+def _host_seed(scenario: Scenario) -> int | None:
+    return scenario.simulation.seed if scenario.simulation.host_variability else None
 
 
 def _event_loop(scenario: Scenario, requests: RequestColumns, bundle: Bundle, limits: Limits) -> _Simulator:
