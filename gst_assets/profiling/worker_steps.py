@@ -50,6 +50,8 @@ class _Watch:
     rows: list[list[int]] = field(default_factory=list)
     events: list[tuple[Any, Any]] = field(default_factory=list)
     head_start_ns: int = 0
+    sleep_ns: int = 0
+    """Before the step that is being launched."""
     forward_ns: int = 0
     begin: Any = None
     reference: Any = None
@@ -62,7 +64,7 @@ class StepWatch:
     model_runner: Any
 
     def gst_watch_steps(self, head_start_ns: int = 0) -> None:
-        """Begin to watch. With `head_start_ns` the device sleeps that long before each forward pass (GPU only)."""
+        """Begin to watch. With `head_start_ns` the device sleeps that long before each forward pass with a prompt (GPU only)."""
         if getattr(self, "_gst_watch", None) is None:
             self._gst_wrap()
         is_gpu = self.model_runner.device.type == "cuda"
@@ -100,9 +102,12 @@ class StepWatch:
             watch = self._gst_watch
             if watch is None or not scheduler_output.total_num_scheduled_tokens:
                 return execute(scheduler_output, *args, **kwargs)
+            # A decode step is one graph, launched at once: the device is always behind it.
+            is_decode = scheduler_output.total_num_scheduled_tokens == len(scheduler_output.num_scheduled_tokens)
+            watch.sleep_ns = 0 if is_decode else watch.head_start_ns
             begun_ns = time.monotonic_ns()
             output = execute(scheduler_output, *args, **kwargs)
-            watch.rows.append([begun_ns, watch.forward_ns, 0, 0, 0, watch.head_start_ns])
+            watch.rows.append([begun_ns, watch.forward_ns, 0, 0, 0, watch.sleep_ns])
             return output
 
         def model_forward(*args: Any, **kwargs: Any) -> Any:
@@ -111,7 +116,7 @@ class StepWatch:
                 return forward(*args, **kwargs)
             watch.forward_ns = time.monotonic_ns()
             if watch.is_gpu:
-                watch.begin = _mark(watch.head_start_ns)
+                watch.begin = _mark(watch.sleep_ns)
             return forward(*args, **kwargs)
 
         def sample_tokens(*args: Any, **kwargs: Any) -> Any:
