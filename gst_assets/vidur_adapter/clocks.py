@@ -1,6 +1,6 @@
 """When the steps of a simulated engine begin and end: one at a time, or formed one step ahead as by vLLM's asynchronous scheduling.
 
-A clock is told of each step as it is formed and says when its output is handed out. Which requests a step holds belongs to `direct_loop`,
+A clock is told of each step as it is formed and says when its output is handed out. Which requests a step holds belongs to `engine_loop`,
 what a step costs to `predictor` and `async_costs`. Knows neither Vidur nor numpy.
 """
 
@@ -39,16 +39,14 @@ class EngineClock(Protocol):
     """Time of the host that forms steps, in integer ns of the simulation, and the steps it has launched and not handed out."""
 
     queue_size: int
-    """Most steps launched and not handed out."""
+    """Most steps launched and not handed out. While there are fewer and anything can be scheduled, another step is formed, whether or not the
+    oldest one is complete: vLLM does not look before it waits for it."""
     now_ns: int
     num_outside: int
     """Steps so far whose composition lies outside what was calibrated."""
 
     def launch(self, shape: StepShape, step: Composition) -> None:
         """A step of this shape, and so of this composition, is formed now."""
-
-    def is_done(self) -> bool:
-        """Whether the oldest step not handed out is complete by now. There must be one."""
 
     def hand_out(self) -> int:
         """Wait for the oldest step not handed out, and hand out its tokens. Returns when they were handed out."""
@@ -76,10 +74,6 @@ class SynchronousClock:
         """See `EngineClock`."""
         self._completed_ns = self.now_ns + self._times.step_ns(shape)
         self.num_outside += self._times.is_outside(step)
-
-    def is_done(self) -> bool:
-        """See `EngineClock`."""
-        return self._completed_ns <= self.now_ns
 
     def hand_out(self) -> int:
         """See `EngineClock`."""
@@ -132,10 +126,6 @@ class AsynchronousClock:
         self._device_done_ns = done_ns
         self._launched.append((done_ns, process_ns))
 
-    def is_done(self) -> bool:
-        """See `EngineClock`."""
-        return self._launched[0][0] <= self.now_ns
-
     def hand_out(self) -> int:
         """See `EngineClock`."""
         done_ns, process_ns = self._launched.popleft()
@@ -155,7 +145,7 @@ class AsynchronousClock:
                 break
             formed.append(self.now_ns)
             self._launch(step, device_ns, tail_ns, process_ns)
-            if len(self._launched) == self.queue_size or self.is_done():
+            if len(self._launched) == self.queue_size:
                 handed_out.append(self.hand_out())
         self.num_outside += len(formed) * costs.is_outside(step)
         return Run(formed, handed_out)

@@ -383,11 +383,7 @@ class EngineLoop:
             scheduler.arrive(clock.now_ns)
             if self._run_decodes():
                 continue
-            if (
-                self._form()
-                and scheduler.num_formed - scheduler.num_handed_out < clock.queue_size
-                and not clock.is_done()
-            ):
+            if self._form() and scheduler.num_formed - scheduler.num_handed_out < clock.queue_size:
                 continue
             if scheduler.num_handed_out < scheduler.num_formed:
                 history.add_handed_out((clock.hand_out(),))

@@ -225,6 +225,16 @@ def test_decode_steps_run_at_the_pace_of_a_slow_host(monkeypatch: pytest.MonkeyP
     assert stamps(result) == [(0, 8), (4, 13), (9, 18), (14, 20)]
 
 
+def test_the_next_step_is_formed_before_a_complete_one_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # host 4, device 1, tail 0: step 0 is complete when it is launched, at 4. The host forms step 1 first, and takes the output at 8.
+    result = ahead(monkeypatch, [(0, 10, 4)], LinearCosts(host=4, device=1, tail=0))
+    assert stamps(result) == [(0, 8), (4, 12), (8, 16), (12, 16)]
+    # A prompt that arrives at 3 is in step 1, though step 0 is complete by then: its own launch is what step 0 waits for.
+    result = ahead(monkeypatch, [(0, 10, 2), (3, 20, 1)], LinearCosts(host=4, device=1, tail=0))
+    assert stamps(result) == [(0, 8), (4, 8)]
+    assert result.iterations["num_prefill_tokens"].tolist() == [10, 20]
+
+
 def test_a_prompt_that_arrives_during_a_step_makes_the_gap_before_it_long(monkeypatch: pytest.MonkeyPatch) -> None:
     # The prompt of 20 tokens arrives at 10, while step 3 (formed at 9) is under way, and is first seen at 14, in step 4.
     result = ahead(monkeypatch, [(0, 1, 6), (10, 20, 2)], LinearCosts(per_prefill_token=1))
