@@ -297,9 +297,9 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
         )
     if scenario.simulation.host_variability:
-        sorts = set() if bundle.host_speed is None else set(bundle.host_speed["has_prefill"])
-        if len(sorts) < 2:
-            found_there = "missing" if not sorts else f"column has_prefill is {sorts.pop()} in every row, expected both"
+        absent = {"decode", "prefill", "delivery"} - (set() if bundle.host_speed is None else set(bundle.host_speed["part"]))
+        if absent:
+            found_there = "missing" if bundle.host_speed is None else f"no row with part {', '.join(sorted(absent))}"
             raise ProfileError(
                 f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on. {_REMEASURE}, or set "
                 "simulation.host_variability=false."

@@ -89,8 +89,6 @@ class Scheduler:
         # Who runs: at most one request whose prompt is not complete, since it took all tokens that the step before could hold ...
         self._prefilling = _NOBODY
         self._prefilled_tokens = 0
-        self._is_prefill_left_out = False
-        """Whether the last step had no room for it."""
         # ... and the decodes.
         self._num_decodes = 0
         self._context_offset = 0
@@ -154,7 +152,7 @@ class Scheduler:
         num_decodes = self.step_decodes = self._num_decodes
         self.step_context_tokens = self._context_offset + num_decodes * step
         self.step_chunks = []
-        self._add_prompts(step, max(self._max_num_batched_tokens - num_decodes, 0), now_ns)
+        self._add_prompts(step, self._max_num_batched_tokens - num_decodes, now_ns)
         if not num_decodes and not self.step_chunks:
             return False
         self._complete_decodes(step)
@@ -162,14 +160,13 @@ class Scheduler:
         return True
 
     def _add_prompts(self, step: int, budget: int, now_ns: int) -> None:
-        """Up to `budget` prompt tokens: of the prompt that was begun, then of those who are admitted."""
+        """Up to `budget` prompt tokens: of the prompt that was begun, then of those who are admitted. `budget` is never below 0, and
+        above it where a prompt was begun: there are no more decodes than in the step before but for those whose prompts it completed."""
         if self._prefilling != _NOBODY:
             row, present = self._prefilling, self._prefilled_tokens
             new_tokens = min(self._prompt_tokens[row] - present, budget)
-            self._is_prefill_left_out = not new_tokens
-            if new_tokens:
-                budget -= new_tokens
-                self._compute(row, present, new_tokens, step)
+            budget -= new_tokens
+            self._compute(row, present, new_tokens, step)
         while budget and self.num_running < self._max_num_seqs:
             row = self.first_waiting
             if row == _NOBODY or not self._can_hold_prompt(row):
@@ -232,12 +229,11 @@ class Scheduler:
     # --- KV pressure ---
 
     def _take_blocks_one_by_one(self, step: int) -> None:
-        """Serve the decodes in order. Where one needs a block and there is none, whoever is last in the order is preempted, itself at worst."""
+        """Serve the decodes in order, though there are too few blocks. Where one needs a block and there is none, whoever is last is preempted,
+        itself at worst. A prompt that was begun is behind all decodes, and so is the first to go."""
+        if self._prefilling != _NOBODY:
+            self._preempt(self._prefilling, step)
         order = [row for row in self._order if self._last_step[row] >= self.num_handed_out]
-        # A prompt that the last step had no room for comes before all decodes, and so is safe.
-        has_prefill = self._prefilling != _NOBODY and not self._is_prefill_left_out
-        if has_prefill:
-            order.append(self._prefilling)
         place, num_kept = 0, len(order)
         while place < num_kept:
             row = order[place]
@@ -248,7 +244,7 @@ class Scheduler:
                 if place < num_kept:
                     self.num_free_blocks -= 1
             place += 1
-        self._order = order[: min(num_kept, len(order) - has_prefill)]
+        self._order = order[:num_kept]
 
     def _preempt(self, row: int, step: int) -> None:
         """A request loses its KV blocks before `step` and waits before all others."""

@@ -91,7 +91,7 @@ class SchedulerLoop:
         while True:
             while coming and coming[0].arrived_at <= self.clock.now_ns:
                 self._scheduler.add_request(coming.popleft())
-            if self._form() and len(self._outstanding) < self.clock.queue_size and not self.clock.is_done():
+            if self._form() and len(self._outstanding) < self.clock.queue_size:
                 continue
             if self._outstanding:
                 self._hand_out()
