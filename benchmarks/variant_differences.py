@@ -7,8 +7,8 @@ corrections) is worth.
 The workload and the engine's settings are those of the real runs. Errors are to the median over the runs. First
 table: errors with the corrections taken over one after the other, from `published` to `kernels`. Second: what each of
 them alone changes, from `published`, in percentage points. --cache keeps forest tables from one call to the next.
-Vidur's event loop throughout; without `published_forests.json` in the bundle Vidur's grid search runs first (a
-quarter of an hour).
+Vidur's event loop throughout; without `published_forests.json` in the bundle Vidur's grid search runs first (some
+twenty minutes of processor time).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m gst_assets.vidur_adapter.published search BUNDLE [--jobs N]
 
-writes `published_forests.json` into a bundle: what Vidur's grid search chooses for each operator (a quarter of an
-hour), so that a simulation trains those forests only.
+writes `published_forests.json` into a bundle: what Vidur's grid search chooses for each operator (some twenty minutes
+of processor time), so that a simulation trains those forests only.
 
 Vidur's own: event loop and clock (float seconds), `SarathiReplicaScheduler` with its watermark, `Request`,
 `ReplicaConfig` with its `head_dim`, `RandomForrestExecutionTimePredictor` with every default (batching overhead 0.1,
@@ -525,7 +525,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Vidur's grid search for the forests of a bundle's operators, kept in published_forests.json.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    search = commands.add_parser("search", help="search and write published_forests.json; about a quarter of an hour")
+    search = commands.add_parser(
+        "search", help="search and write published_forests.json; some twenty minutes of processor time"
+    )
     search.add_argument("bundle", type=Path, help="directory of the bundle")
     search.add_argument("--jobs", type=int, default=-1, help="processes; -1 (Vidur's default): one a core")
     arguments = parser.parse_args(argv)

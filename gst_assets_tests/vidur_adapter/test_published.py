@@ -1,8 +1,8 @@
 """Vidur as it ships: request times equal to `python -m vidur.main`, forests that are searched once, and what Vidur
 cannot do said in one error.
 
-Vidur's whole grid search takes a quarter of an hour. Here its forests are small ones of fixed parameters, on both
-sides of every comparison; the search itself runs over few candidates.
+Vidur's whole grid search takes some twenty minutes of processor time. Here its forests are small ones of fixed
+parameters, on both sides of every comparison; the search itself runs over few candidates.
 """
 
 from __future__ import annotations
