@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from gst_assets.vidur_adapter.tables import interpolated_tables
 from vidur.entities import Batch
 from vidur.execution_time_predictor.execution_time_predictor_registry import ExecutionTimePredictorRegistry
 from vidur.types import BaseIntEnum
@@ -33,7 +34,6 @@ from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.scenario import Engine, Scenario, read_reference
 from gst_assets.vidur_adapter import published, registration
 from gst_assets.vidur_adapter.simulate import NUM_NULL_BLOCKS, simulate
-from gst_assets.vidur_adapter.tables import interpolated_tables
 
 METRICS = ("TTFT", "ITL", "E2E")
 CORRECTIONS = {

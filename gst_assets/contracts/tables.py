@@ -350,9 +350,9 @@ class UnmodelledOperators(FilledTable):
 class Overheads(FilledTable):
     """What the parts of an engine step and the ways of a request cost, fitted to calibration (`profiling.term_fit`).
 
-    A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of each other row times that
-    feature of the step. The terms: `prepare` (forming a step to launching its forward pass), `launch` (from there until all is launched),
-    `after_idle` (what a step takes more that is formed when none is out), `device` (busy time of a device that never waits), `drain` (end of the
+    A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of each other feature (a curve like it
+    where it has several rows) times that feature of the step. The terms: `prepare` (forming a step to launching its forward pass), `launch` (from there until all is launched),
+    `after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two steps), `device` (busy time of a device that never waits), `drain` (end of the
     launch to the end on a device that was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
     `handover` (sending a request to an idle engine's first step), `delivery` (a step's tokens at the host to the client).
     """
@@ -362,7 +362,7 @@ class Overheads(FilledTable):
 
     term: Series[str] = pa.Field(
         isin=[
-            "prepare", "launch", "after_idle", "device", "drain", "copy_out", "process", "handover", "delivery",
+            "prepare", "launch", "after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
         ]
     )  # fmt: skip
     step_kind: Series[str] = pa.Field(
@@ -375,8 +375,8 @@ class Overheads(FilledTable):
     )
     position: Series[float] = pa.Field(
         ge=0,
-        description="of a base row: tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests "
-        "(process, copy_out), prompt tokens (handover), else 0",
+        description="tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests (process, copy_out), "
+        "prompt tokens (handover), else 0; of a slope in one row only it says nothing",
     )
     ns: Series[float] = pa.Field(description="nanoseconds; only drain and after_idle may be negative")
     num_samples: Series[Int] = pa.Field(ge=0, description="steps or requests that the whole term was fitted to")

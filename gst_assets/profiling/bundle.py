@@ -200,7 +200,8 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
         ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the remedy.
     """
     _check_origin(bundle, scenario)
-    _check_coverage(bundle, scenario, lengths)
+    if {"published", "kernels"} & set(scenario.simulation.variants):
+        _check_coverage(bundle, scenario, lengths)
     if "calibrated" in scenario.simulation.variants:
         _check_overheads(bundle, scenario)
 
@@ -297,7 +298,9 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
         )
     if scenario.simulation.host_variability:
-        absent = {"decode", "prefill", "delivery"} - (set() if bundle.host_speed is None else set(bundle.host_speed["part"]))
+        absent = {"decode", "prefill", "delivery"} - (
+            set() if bundle.host_speed is None else set(bundle.host_speed["part"])
+        )
         if absent:
             found_there = "missing" if bundle.host_speed is None else f"no row with part {', '.join(sorted(absent))}"
             raise ProfileError(

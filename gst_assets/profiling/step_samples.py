@@ -5,6 +5,7 @@ A step has moments on two records: the engine's (`engine.protocol.IterationField
 
 - `prepare`: formed until the forward pass is launched; `launch`: from there until all is launched, sampling included. Of steps formed while
   another was out; `after_idle` is what a step takes more that was formed when none was.
+- `lead_in`: from the launch of the forward pass, or the end of the step before on the device, to the device's begin.
 - `device`: begin to end on the device, of steps whose device was behind the host to the end, or that the host launched ahead of a sleeping device.
 - `drain`: end of the launch to end on the device, of steps whose device was not behind.
 - `copy_out`: end on the device until the tokens are at a host that waits for them.
@@ -25,7 +26,7 @@ from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.term_fit import MIN_SAMPLES, fit
 from gst_assets.profiling.worker_steps import StepField
-from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.step_costs.shapes import DECODE, CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND, BASE, Features, Terms, position_of, slopes_of
 
 _LEAST_RATIO = 1e-3
@@ -99,6 +100,8 @@ class WatchedSteps:
             host["launch"] = np.zeros_like(host["launch"])
         found: dict[tuple[str, str], tuple[NDArray[np.int64], Floats]] = {}
         device_ns = self.device_ended_ns - self.device_begun_ns
+        before_ns = np.concatenate([[0], self.device_ended_ns[:-1]])
+        lead_in_ns = self.device_begun_ns - np.maximum(self.forward_ns, before_ns)
         lag_ns = self.device_ended_ns - self.launched_ns
         if self.is_gpu:
             shows_device = (lag_ns >= np.maximum(_SHARE_BEHIND * device_ns, _LEAST_BEHIND_NS)) | (
@@ -110,6 +113,7 @@ class WatchedSteps:
             mine = self.kinds == kind
             for term, ns in host.items():
                 found[term, kind] = _chosen(mine & busy, ns)
+            found["lead_in", kind] = _chosen(mine & ~self.has_head_start, lead_in_ns)
             found["device", kind] = _chosen(mine & shows_device, device_ns)
             found["drain", kind] = _chosen(mine & ~self.has_head_start & (lag_ns < _MOST_DRAIN_NS), lag_ns)
         found["copy_out", ANY_KIND] = _chosen(self._host_waited(), self.output_ns - self.device_ended_ns)
@@ -166,6 +170,7 @@ def step_rows(steps: WatchedSteps) -> list[dict[str, Any]]:
             slopes_of(term, kind),
             are_fixed=fixed,
             most_knots=1 if one else None,
+            has_slope_curves=term == "device" and kind == DECODE,
         )
     # A kind whose device is always behind shows no drain, nor needs one; one whose host always is shows no other device time than with a head start.
     missing = [name for name in missing if not name.startswith("drain")]

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 
 MIN_SAMPLES = 4
 """A position seen less often is no knot of a curve."""
+_MIN_SLOPE_SAMPLES = 40
+"""A doubling of the position with fewer samples has no slope of its own."""
 _BIN_RATIO = 1.15
 """Positions of a term without fixed ones are put together within this ratio."""
 _ITERATIONS = 60
@@ -36,25 +38,30 @@ def fit(
     *,
     are_fixed: bool = False,
     most_knots: int | None = None,
+    has_slope_curves: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows of `contracts.tables.Overheads` for one term and kind of step.
 
     `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features that get one; a slope that
     would be negative is 0, since no request makes a step shorter. `are_fixed`: the positions are few and known (captured graphs), each a knot of
-    its own. `most_knots=1` makes the base one value.
+    its own. `most_knots=1` makes the base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
     """
     knots = _knots(positions, are_fixed) if most_knots != 1 else np.array([0.0])
-    hats = _hats(positions, knots)
-    columns = [Features._fields.index(name) for name in slopes]
+    slope_knots = _doublings(positions) if has_slope_curves else np.array([0.0])
+    base_hats, slope_hats = _hats(positions, knots), _hats(positions, slope_knots)
+    columns = [
+        (name, place, slope_hats[:, place] * held[:, Features._fields.index(name)])
+        for name in slopes
+        for place in range(len(slope_knots))
+    ]
     kept = list(columns)
     while True:
-        design = np.column_stack([hats, held[:, kept]]) if kept else hats
+        design = np.column_stack([base_hats, *(values for _, _, values in kept)])
         solution = _least_absolute(design, durations_ns)
-        negative = [column for column, value in zip(kept, solution[len(knots) :], strict=True) if value < 0]
-        if not negative:
+        found = dict(zip([(name, place) for name, place, _ in kept], solution[len(knots) :].tolist(), strict=True))
+        if min(found.values(), default=0.0) >= 0:
             break
-        kept = [column for column in kept if column not in negative]
-    values = dict(zip(kept, solution[len(knots) :].tolist(), strict=True))
+        kept = [column for column in kept if found[column[0], column[1]] >= 0]
     residuals = durations_ns - design @ solution
     low, high = np.percentile(residuals, [5, 95])
     common = {
@@ -69,9 +76,21 @@ def fit(
         for at, value in zip(knots, solution, strict=False)
     ]
     return rows + [
-        {**common, "feature": name, "position": 0.0, "ns": round(values.get(column, 0.0), 6)}
-        for name, column in zip(slopes, columns, strict=True)
+        {
+            **common,
+            "feature": name,
+            "position": float(slope_knots[place]),
+            "ns": round(found.get((name, place), 0.0), 6),
+        }
+        for name, place, _ in columns
     ]
+
+
+def _doublings(positions: Floats) -> Floats:
+    """Powers of two between the positions, those with enough samples around them to tell a slope."""
+    places, counts = np.unique(np.round(np.log2(np.maximum(positions, 1.0))), return_counts=True)
+    often: Floats = places[counts >= _MIN_SLOPE_SAMPLES]
+    return 2.0**often if len(often) else 2.0 ** places[np.argmax(counts)][None]
 
 
 def _knots(positions: Floats, are_fixed: bool) -> Floats:

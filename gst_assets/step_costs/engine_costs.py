@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from gst_assets.step_costs.shapes import DECODE, CapturedGraphs, StepShape
 from gst_assets.step_costs.terms import ANY_KIND, Features, Terms, features
 
-STEP_TERMS = ("prepare", "launch", "device", "drain")
+STEP_TERMS = ("prepare", "launch", "lead_in", "device", "drain")
 """Terms that every kind of step needs rows of."""
 OTHER_TERMS = ("copy_out", "process", "handover", "delivery")
 """Terms that do not depend on the kind of step."""
-_BLOCK_NS = 1_000_000_000
-"""Slow moments of a host last about this long; within a block their sequence is kept."""
-_STRATA = 8
+_ALL_BUT_DEVICE = ("prepare", "launch", "lead_in", "drain", "copy_out", "process")
+_BLOCK_NS = 250_000_000
+"""Slow moments of a host last about this long (on an H200's host the speed of steps 0.2 s apart correlated by 0.4, 0.5 s apart by 0.2); within a
+block their sequence is kept."""
+_STRATA = 16
 """Groups of blocks by how slow they are."""
 _BEYOND = 1.15
 """A step with more decodes than this times the largest calibrated batch counts as outside what was calibrated."""
@@ -36,6 +38,8 @@ class StepCost(NamedTuple):
     """From forming the step to launching its forward pass: scheduling, inputs."""
     launch: float
     """For which launching keeps the host: forward pass and sampling."""
+    lead_in: float
+    """For which the device is between two steps: copying inputs."""
     device: float
     """For which the step keeps a device busy that never waits for the host."""
     drain: float
@@ -47,7 +51,7 @@ class StepCost(NamedTuple):
 
 
 class HostSpeedTrace:
-    """The measured sequence of the host's speed, its blocks of a second in a seeded order, over and over again.
+    """The measured sequence of the host's speed, its blocks of a quarter of a second in a seeded order, over and over again.
 
     A moving-block resampling (Kuensch 1989) of one trace, stratified: blocks are grouped by how slow they are, and each group is met in turn, so that
     a simulation of some seconds meets a fair mix of the calibration's moments whatever the seed. Ratios are to what the terms say.
@@ -129,12 +133,13 @@ class EngineCosts:
         """Of a step."""
         held = features(shape)
         kind = self._graphs.kind(held.prefill_token, held.decode_request)
-        prepare, launch, drain, copy_out, process = self._host_parts(kind, held)
-        return StepCost(prepare, launch, self._terms.step_ns("device", kind, held), drain, copy_out, process)
+        prepare, launch, lead_in, drain, copy_out, process = self._host_parts(kind, held)
+        device = self._terms.step_ns("device", kind, held)
+        return StepCost(prepare, launch, lead_in, device, drain, copy_out, process)
 
-    def decode_rise_ns(self) -> float:
-        """By how much `StepCost.device` of a decode step grows with each token of context over all its requests."""
-        return self._terms.of("device", DECODE).slopes.decode_context_token
+    def decode_rise_ns(self, num_decodes: int) -> float:
+        """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its requests."""
+        return self._terms.of("device", DECODE).slope("decode_context_token", float(self._graphs.padded(num_decodes)))
 
     def after_idle_ns(self, shape: StepShape) -> float:
         """What preparing a step takes more where none was out when it was formed."""
@@ -152,9 +157,7 @@ class EngineCosts:
         key = (kind, held.prefill_request, held.prefill_token, held.decode_request)
         found = self._host.get(key)
         if found is None:
-            found = self._host[key] = tuple(
-                self._terms.step_ns(term, kind, held) for term in ("prepare", "launch", "drain", "copy_out", "process")
-            )
+            found = self._host[key] = tuple(self._terms.step_ns(term, kind, held) for term in _ALL_BUT_DEVICE)
         return found
 
 

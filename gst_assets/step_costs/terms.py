@@ -1,6 +1,6 @@
 """The terms of overheads.csv: what the parts of a step cost by what the step holds, as curves and slopes.
 
-A term is `base at a position + slope x feature + ...` (`contracts.tables.Overheads`). Fitting belongs to `profiling.term_fit`; how the parts of a
+A term is `base at a position + slope at that position x feature + ...` (`contracts.tables.Overheads`). Fitting belongs to `profiling.term_fit`; how the parts of a
 step add up to its time belongs to `engine_costs` and to the clock of a simulation.
 """
 
@@ -68,13 +68,21 @@ def position_of(term: str, kind: str, step: Features, graphs: CapturedGraphs) ->
 class Term:
     """One term for steps of one kind."""
 
-    def __init__(self, base: HeldCurve, largest_position: float, slopes: Mapping[str, float]) -> None:
-        self.base, self.largest_position = base, largest_position
-        self.slopes = Features(*(float(slopes.get(name, 0.0)) for name in Features._fields))  # type: ignore[arg-type]
+    def __init__(self, base: HeldCurve, largest_position: float, slopes: Mapping[str, HeldCurve]) -> None:
+        """`slopes` by feature, each a curve over the position as `base` is."""
+        self.base, self.largest_position, self._slopes = base, largest_position, slopes
+        self._places = [Features._fields.index(name) for name in slopes]
 
     def ns(self, position: float, step: Features) -> float:
         """Of a step at a position (`position_of`)."""
-        return self.base.at(position) + sum([slope * value for slope, value in zip(self.slopes, step, strict=True)])
+        found = self.base.at(position)
+        for place, slope in zip(self._places, self._slopes.values(), strict=True):
+            found += slope.at(position) * step[place]
+        return found
+
+    def slope(self, feature: str, position: float) -> float:
+        """By how many ns the term grows with each unit of a feature."""
+        return self._slopes[feature].at(position)
 
 
 class Terms:
@@ -91,11 +99,12 @@ class Terms:
                     f"{where}: term {term} of step_kind {kind} has no row with feature {BASE}. Profile again."
                 )
             positions = base["position"].tolist()
-            slopes = rows[rows["feature"] != BASE]
+            slopes = {
+                str(name): HeldCurve(found["position"].tolist(), found["ns"].tolist())
+                for name, found in rows[rows["feature"] != BASE].sort_values("position").groupby("feature")
+            }
             self._terms[str(term), str(kind)] = Term(
-                HeldCurve(positions, base["ns"].tolist()),
-                float(positions[-1]),
-                dict(zip(slopes["feature"], slopes["ns"].astype(float), strict=True)),
+                HeldCurve(positions, base["ns"].tolist()), float(positions[-1]), slopes
             )
 
     def require(self, wanted: Sequence[tuple[str, str]]) -> None:

@@ -92,7 +92,7 @@ class HostDeviceClock:
     """A host that forms and launches steps and a device that runs them, with a queue between (vLLM's `EngineCore`).
 
     A step formed at S has its forward pass launched at F = S + prepare, and all of it by L = F + launch. The device runs it from max(F, G of the
-    step before) for `device`, and ends at G, at L + drain at the earliest: kernels run while later ones are launched, so either the device is
+    step before) for `lead_in` and `device`, and ends at G, at L + drain at the earliest: kernels run while later ones are launched, so either the device is
     behind or the launch is. Its tokens are at the host by G + copy_out. With a queue of two (asynchronous scheduling) the host forms the next
     step at L, and waits for the oldest one only when two are out; with a queue of one it waits for each. It takes the tokens as soon as it waits
     for them and they are there, and needs `process` before it goes on. Its slow moments lengthen its own parts alone.
@@ -121,7 +121,7 @@ class HostDeviceClock:
         forward_ns = self.now_ns + cost.prepare * ratio
         launched_ns = forward_ns + cost.launch * ratio
         device_ns = cost.device * ratio if self._costs.device_is_host else cost.device
-        done_ns = max(max(forward_ns, self._device_done_ns) + device_ns, launched_ns + cost.drain)
+        done_ns = max(max(forward_ns, self._device_done_ns) + cost.lead_in + device_ns, launched_ns + cost.drain)
         self._device_done_ns = round(done_ns)
         self.now_ns = round(launched_ns)
         self._launched.append((round(done_ns + cost.copy_out), round(cost.process * ratio)))
@@ -137,7 +137,7 @@ class HostDeviceClock:
         """See `EngineClock`."""
         # Of what a step costs, all but the device's part is the same whatever its context.
         shape = StepShape(num_decodes, context_tokens, ())
-        cost, rise_ns = self._costs.step(shape), self._costs.decode_rise_ns() * num_decodes
+        cost, rise_ns = self._costs.step(shape), self._costs.decode_rise_ns(num_decodes) * num_decodes
         formed: list[int] = []
         handed_out: list[int] = []
         while len(formed) < num_steps and self.now_ns < until_ns:
