@@ -510,6 +510,11 @@ class Simulation(Settings):
     )
     kv_cache_granularity: int = Field(16, gt=0, description="tokens to which context lengths are rounded up in lookups")
     seed: int = Field(0, ge=0)
+    seeds: int = Field(
+        5,
+        ge=1,
+        description="runs of a variant that depends on its seed, at seed, seed + 1, ...; an exact one is run once",
+    )
 
     @model_validator(mode="after")
     def _variants_differ(self) -> Simulation:
@@ -567,6 +572,9 @@ class Comparison(Settings):
         ("ttft", "itl", "e2e"), min_length=1
     )
     required_statistics: tuple[Literal["mean", "p50", "p90", "p95", "p99"], ...] = Field(("p50", "p90"), min_length=1)
+    service_level: ServiceLevel | None = Field(
+        None, description="what a request must keep to count towards goodput; null: goodput is not told"
+    )
 
     @model_validator(mode="after")
     def _bands_are_nested(self) -> Comparison:

@@ -55,6 +55,7 @@ from gst_assets.contracts.tables import (
     GateChecks,
     LatencyErrors,
     PairedErrors,
+    RateErrors,
     RepeatLatencies,
     RequestErrors,
     RunTotals,
@@ -392,6 +393,7 @@ def _files(figures: Sequence[Figure]) -> Files:
     described: dict[type[Table], str] = {
         LatencyErrors: "the table of latencies with every digit",
         RepeatLatencies: "each statistic of each real repeat",
+        RateErrors: "throughput and goodput, simulated beside real",
         RequestErrors: "every compared request, simulated beside real",
         PairedErrors: "errors request by request and distances of the distributions",
         ErrorGroups: "errors by prompt length and by load",
