@@ -79,7 +79,7 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
         _save(directory / name, height, draw)
         figures.append(figure)
 
-    bands, answer = comparison.bands, comparison.answers[comparison.headline]
+    bands, answer = comparison.bands, comparison.answer
     add(
         VERDICT_FIGURE,
         "The errors that decide",

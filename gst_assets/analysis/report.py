@@ -76,7 +76,7 @@ def latency_table(comparison: Comparison) -> str:
 
 def headline_table(comparison: Comparison) -> str:
     """The Markdown table of the cells that decide. Under 1,000 characters: the Dagster UI folds away what is longer."""
-    return markdown_table(deciding_grid(comparison.answers[comparison.headline]))
+    return markdown_table(deciding_grid(comparison.answer))
 
 
 def comparison_meta(

@@ -86,7 +86,7 @@ _VARIANTS = (
 
 def content(comparison: Comparison, figures: Sequence[Figure]) -> list[Block]:
     """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first."""
-    answer, (first, *others) = comparison.answers[comparison.headline], figures
+    answer, (first, *others) = comparison.answer, figures
     return [
         Heading(_title(comparison), 1),
         _facts(comparison),
@@ -99,7 +99,7 @@ def content(comparison: Comparison, figures: Sequence[Figure]) -> list[Block]:
 
 def verdict_sentence(comparison: Comparison) -> str:
     """The headline's answer in Markdown, e.g. ``**PASS**: `calibrated` predicts ...``."""
-    return told(comparison.answers[comparison.headline])
+    return told(comparison.answer)
 
 
 def told(answer: Answer) -> str:
@@ -121,6 +121,7 @@ def _facts(comparison: Comparison) -> Facts:
     meta = comparison.real_repeats[0].meta
     overrides = ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
     requests, repeats = int(comparison.alignment_counts["num_requests"].max()), len(comparison.real_repeats)
+    seeds = len(comparison.seeds[comparison.headline])
     device = f"{meta.hardware.device_count} x {meta.hardware.device_name}"
     return Facts(
         (
@@ -128,7 +129,8 @@ def _facts(comparison: Comparison) -> Facts:
             ("Model", meta.model),
             ("Hardware", device + (" (stated, not looked at)" if meta.hardware.stated else "")),
             ("Engine", f"{meta.engine_settings.backend} {meta.engine_settings.engine_version}"),
-            ("Workload", f"{requests:,} requests, {repeats} {'repeat' if repeats == 1 else 'repeats'}"),
+            ("Workload", f"{requests:,} requests"),
+            ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
             ("Measured", meta.started_at.strftime("%Y-%m-%d")),
             ("Overrides", overrides),
         )
@@ -137,7 +139,7 @@ def _facts(comparison: Comparison) -> Facts:
 
 def _beside_it(comparison: Comparison) -> list[Block]:
     """What belongs to the answer: what caps it, what would settle it, and what the other variants come to."""
-    answer = comparison.answers[comparison.headline]
+    answer = comparison.answer
     items = [f"Not a pass because: {text}." for text in answer.marks]
     items += [f"To settle it: {text.rstrip('.')}." for text in answer.more]
     items += [
@@ -152,7 +154,7 @@ def _beside_it(comparison: Comparison) -> list[Block]:
 
 
 def _sections(comparison: Comparison, figures: Sequence[Figure]) -> list[Section]:
-    answer = comparison.answers[comparison.headline]
+    answer = comparison.answer
     by_name = {figure.file_name: figure for figure in figures}
 
     def pictures(*names: str) -> list[Block]:
@@ -234,17 +236,20 @@ def _sections(comparison: Comparison, figures: Sequence[Figure]) -> list[Section
 
 
 def _causes(comparison: Comparison) -> list[Block]:
-    grid = causes_grid(comparison)
-    band = f"{100 * comparison.bands.pass_band:g} %"
-    if not grid.rows:
-        return [Text(f"No error of a judged cell is beyond {band}, so no cause was looked for.")]
-    return [
-        grid,
-        Text(
-            "A cause is named only with the share of the error that goes with it when it is removed, the largest first; the rest is unexplained. Rules over measured "
-            "evidence say what is likely; they prove nothing."
-        ),
-    ]
+    text = Text(
+        "A cause is named with the share of the error that goes with it when it is removed, the largest first; what is left is unexplained. Shares are signed: what "
+        "would turn the error round has more than 100 %. Rules over measured evidence say what is likely; they prove nothing."
+    )
+    band, answer = f"{100 * comparison.bands.pass_band:g} %", comparison.answer
+    mine: list[Block] = (
+        [causes_grid([answer]), text]
+        if answer.causes
+        else [Text(f"No error of `{answer.variant}` is beyond {band}, so no cause was looked for.")]
+    )
+    others = [one for name, one in comparison.answers.items() if name != comparison.headline and one.causes]
+    if others:
+        mine.append(Section("Causes of the other variants' errors", (causes_grid(others),), nested=True))
+    return mine
 
 
 def _causes_told(answer: Answer) -> str:
@@ -298,6 +303,10 @@ def _table_notes(comparison: Comparison) -> str:
         )
     if any(cell.sign == "†" for cell in comparison.cells):
         lines.append(f"† Fewer than {MIN_REQUESTS} requests or ten samples beyond the percentile: shown, not judged.")
+    if any(cell.sign == "‡" for cell in comparison.cells if cell.variant == comparison.headline):
+        lines.append(
+            "‡ The interval rests on fewer than five repeats (with one repeat: on too few independent requests), and may cover less than it claims."
+        )
     return " ".join(lines)
 
 
@@ -351,7 +360,9 @@ def _definitions(comparison: Comparison) -> list[Block]:
     passed, warned = f"{100 * bands.pass_band:g} %", f"{100 * bands.warn_band:g} %"
     required = ", ".join(MEASURE_NAMES[one] for one in bands.required_metrics)
     at = ", ".join("mean" if one == "mean" else one.upper() for one in bands.required_statistics)
-    terms = [(measure, MEASURE_NAMES[measure], _MEASURE_WORDS[measure] + ".") for measure in MEASURES]
+    terms: list[tuple[str, str, str]] = [
+        (measure, MEASURE_NAMES[measure], _MEASURE_WORDS[measure] + ".") for measure in MEASURES
+    ]
     terms += [
         ("error", "Error", "(simulated - real) / real. Negative: the simulation is too fast."),
         (

@@ -59,7 +59,7 @@ dl.terms dt { font-weight: 600; margin-top: .6rem; scroll-margin-top: 1rem; } dl
   :root { color-scheme: light; }
   main { max-width: none; padding: 0; } body { font-size: 9.5pt; } h1 { font-size: 14pt; } nav { display: none; }
   .verdict { print-color-adjust: exact; -webkit-print-color-adjust: exact; } .verdict p { font-size: 10.5pt; }
-  .beside { display: block; } .beside figure img { max-width: 13.5cm; } .figures { grid-template-columns: 1fr 1fr; }
+  .beside { display: block; } .beside figure img { max-width: 16cm; } .figures { grid-template-columns: 1fr 1fr; }
   details::details-content { content-visibility: visible; display: block; height: auto; } summary { list-style: none; break-after: avoid; padding-top: 1rem; font-size: 11pt; }
   tr, figure { break-inside: avoid; } h3 { break-after: avoid; } .wide { overflow: visible; } table { font-size: 7.2pt; } .judged { font-size: 9.5pt; }
   th, td { padding: .1rem .35rem; } td:first-child, th:first-child { position: static; white-space: normal; } td:last-child:not(.n) { min-width: 0; } a { color: inherit; text-decoration: none; }

@@ -73,11 +73,11 @@ def rates_grid(answer: Answer) -> Grid:
     return Grid(header, tuple(rows), 1, tuple(cell.verdict for cell in answer.rates))
 
 
-def causes_grid(comparison: Comparison) -> Grid:
-    """The named causes of every variant's errors, with the share of the error that each explains."""
+def causes_grid(answers: Sequence[Answer]) -> Grid:
+    """The named causes of variants' errors, with the share of the error that each explains."""
     rows = tuple(
-        (one.cell, variant, share(one.share), f"**{one.name}**", one.evidence)
-        for variant, answer in comparison.answers.items()
+        (one.cell, answer.variant, share(one.share), f"**{one.name}**", one.evidence)
+        for answer in answers
         for one in answer.causes
     )
     return Grid(("error of", "variant", "explains", "cause", "evidence"), rows, 5)
