@@ -276,7 +276,7 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
         axes.set_xscale("symlog", linthresh=20, linscale=1.5)
         axes.set_xticks(_apart(axes, low, high), minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="x", labelsize=7)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+,g}" if value else "0")
     axes.set_xlim(low, high)
 
@@ -284,7 +284,7 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
 def _apart(axes: Axes, low: float, high: float) -> list[float]:
     """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those near 0 go first."""
     place = axes.xaxis.get_transform().transform
-    room = (place(np.array([high])) - place(np.array([low]))).item() * 0.1
+    room = (place(np.array([high])) - place(np.array([low]))).item() * 0.13
     ticks = [0.0]
     for sign, end in ((-1, -low), (1, high)):
         last = 0.0
