@@ -422,6 +422,10 @@ class Replay(Settings):
     """How the workload is played against the engine."""
 
     repeats: int = Field(1, gt=0, description="times the workload is played on one engine start, each its own run")
+    between_calibration: bool = Field(
+        False,
+        description="measure the profile anew with the runs, repeats between its calibration rounds on one engine start (vLLM on this machine only)",
+    )
     warmup_requests: int = Field(16, ge=0, description="requests before the first repeat; never measured")
     warmup_decode_tokens: int = Field(32, gt=0)
     request_timeout_s: float = Field(120, gt=0, description="a request without its last token by then is an error")
@@ -647,6 +651,15 @@ class Scenario(Settings):
     regression: Regression = Regression()
     capacity: Capacity | None = Field(None, description="null: no capacity is searched for")
     sweep: Sweep | None = None
+
+    @model_validator(mode="after")
+    def _runs_fit_between_the_calibration(self) -> Scenario:
+        if self.replay.between_calibration and (self.engine.backend != "vllm" or self.engine.sampling.may_stop_early):
+            raise ValueError(
+                "replay.between_calibration plays on the engine that is calibrated: expected engine.backend vllm and requests that run to their end, found "
+                f"{self.engine.backend}{' and requests that may stop early' if self.engine.sampling.may_stop_early else ''}. Set it to false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sweep_has_a_rate_to_change(self) -> Scenario:
