@@ -424,7 +424,8 @@ class Replay(Settings):
     repeats: int = Field(1, gt=0, description="times the workload is played on one engine start, each its own run")
     between_calibration: bool = Field(
         False,
-        description="measure the profile anew with the runs, repeats between its calibration rounds on one engine start (vLLM on this machine only)",
+        description="measure the profile anew with the runs, repeats between its calibration rounds on one engine start; only for vLLM on this machine and "
+        "requests that run to their end, else the two are measured apart",
     )
     warmup_requests: int = Field(16, ge=0, description="requests before the first repeat; never measured")
     warmup_decode_tokens: int = Field(32, gt=0)
@@ -653,15 +654,6 @@ class Scenario(Settings):
     sweep: Sweep | None = None
 
     @model_validator(mode="after")
-    def _runs_fit_between_the_calibration(self) -> Scenario:
-        if self.replay.between_calibration and (self.engine.backend != "vllm" or self.engine.sampling.may_stop_early):
-            raise ValueError(
-                "replay.between_calibration plays on the engine that is calibrated: expected engine.backend vllm and requests that run to their end, found "
-                f"{self.engine.backend}{' and requests that may stop early' if self.engine.sampling.may_stop_early else ''}. Set it to false"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _sweep_has_a_rate_to_change(self) -> Scenario:
         arrivals = self.workload.arrivals
         if self.sweep is not None and self.sweep.rates_per_s and not isinstance(arrivals, Poisson | Gamma):
@@ -669,6 +661,16 @@ class Scenario(Settings):
                 f"sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
             )
         return self
+
+    @property
+    def measured_together(self) -> bool:
+        """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches early stops off in its engine."""
+        return (
+            self.replay.between_calibration
+            and self.engine.backend == "vllm"
+            and not self.engine.sampling.may_stop_early
+            and self.profile.root is None
+        )
 
     def digest(self, *sections: str) -> str:
         """First 16 hex digits of the sha256 over the named sections' resolved values."""

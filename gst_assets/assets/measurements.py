@@ -45,7 +45,7 @@ def measurements(
     asked = {key.to_user_string() for key in context.selected_asset_keys}
     names = tuple(name for name in real_runs.NAMES if name in asked)
     fixed = profiling_root.fixed(chosen)
-    together = bool(names) and profiles.NAME in asked and chosen.replay.between_calibration and fixed is None
+    together = bool(names) and profiles.NAME in asked and chosen.measured_together and fixed is None
     runs: list[RealRun] = []
     bundle: Bundle | None = None
     try:
