@@ -94,10 +94,18 @@ def repeats_advised(relative_error: float, interval: RepeatInterval, band: float
     do not drift; None where `MOST_REPEATS_ADVISED` would not do."""
     distance = abs(math.log1p(math.copysign(band, relative_error)) - math.log1p(relative_error))
     for number in range(max(REPEATS_FOR_A_PASS, interval.num_repeats + 1), MOST_REPEATS_ADVISED + 1):
-        error = interval.real_deviation * math.sqrt(_inefficiency(number) / number)
-        if _t(number - 1) * error < distance:
+        reach = _t(number - 1) * math.sqrt(_inefficiency(number) / number)
+        if interval.real_deviation * max(reach, _expected_range(number)) < distance:
             return number
     return None
+
+
+def _expected_range(number: int) -> float:
+    """How far the order statistics of `_range` lie from the median, of normal values with a standard deviation of 1 (Blom's approximation)."""
+    from scipy.special import ndtri
+
+    _, rank = _range(np.arange(1.0, number + 1))
+    return float(ndtri((rank - 0.375) / (number + 0.25)))
 
 
 def _error_of_median(ratios: np.ndarray) -> tuple[float, bool]:
