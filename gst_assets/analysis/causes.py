@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gst_assets.analysis.comparison import Cell
 
 STATISTICS = ("p50", "p90", "p99")
-NOISE, UNEXPLAINED = "noise", "unexplained"
+NOISE, UNEXPLAINED, OUTSIDE = "noise", "unexplained", "outside calibration"
 LEAST_SHARE = 0.1
 """Of an error; a cause that explains less is not named, and less than this unexplained is not told."""
 _LEAST_OUTSIDE = 0.01
@@ -210,7 +210,9 @@ def _named(
     left = 1.0
     if found:
         cleared = states
-        for cause, _ in found:
+        # Steps outside calibration are among those whose times are removed already.
+        steps = any(cause.name.startswith("step time") for cause, _ in found)
+        for cause in (one for one, _ in found if not (steps and one.name == OUTSIDE)):
             cleared = [cause.remove(one) for one in cleared]
         left = 1 - _share(before, _errors([cell], cleared)[0])
     if abs(left) >= LEAST_SHARE or not found:
@@ -433,7 +435,7 @@ def _step_times(variant: str, sim: SimulatedRun, measured: Measured) -> Iterator
             f"{outside} of {len(sim.iterations)} simulated steps ({100 * outside / len(sim.iterations):.1f} %) lie outside what was calibrated, where the "
             "nearest value was held"
         )
-        yield Cause("outside calibration", text, both, at_most=True)
+        yield Cause(OUTSIDE, text, both, at_most=True)
 
 
 # --- what happened ----------------------------------------------------------------------------------------------------

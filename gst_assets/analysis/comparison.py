@@ -169,8 +169,8 @@ class Comparison:
 
     `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps (metric, real run id
     or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first repeat; a metric without samples has none.
-    `block_length` is None where too few requests were compared to resample them. `seeds` maps each variant to the seeds it was simulated with,
-    the first that of `simulations`. `checks` are as the headline's reader takes them.
+    `block_length` is None where too few requests were compared to resample them. `further_seeds` are the runs of each variant under other seeds than
+    that of `simulations`. `checks` are as the headline's reader takes them.
     """
 
     real_repeats: tuple[RealRun, ...]
@@ -197,7 +197,7 @@ class Comparison:
     block_length: int | None
     rates: tuple[Rate, ...]
     answers: Mapping[str, Answer]
-    seeds: Mapping[str, tuple[int, ...]]
+    further_seeds: Mapping[str, tuple[SimulatedRun, ...]]
 
     @property
     def answer(self) -> Answer:
@@ -304,7 +304,6 @@ def compare(
         )
         for variant in simulations
     }
-    seeds = {variant: tuple(map(gate.seed_of, (simulations[variant], *runs))) for variant, runs in further.items()}
     answers = {
         variant: build_answer(
             variant,
@@ -314,7 +313,7 @@ def compare(
             _named_causes(causes, variant),
             Situation(
                 num_repeats=len(real_repeats),
-                num_seeds=len(seeds[variant]),
+                num_seeds=1 + len(further[variant]),
                 num_requests=int(counts["num_compared"].min()),
                 repeatable=repeatable,
                 marks=tuple(one.finding for one in checks if one.marks(variant)),
@@ -350,7 +349,7 @@ def compare(
         block_length=blocks.length if blocks else None,
         rates=tuple(rates),
         answers=answers,
-        seeds=seeds,
+        further_seeds=further,
     )
 
 

@@ -3,9 +3,12 @@ play the same requests at the same times, so nothing is resampled.
 
 The estimate is the median over repeats of log(simulated / real), the error of a typical repeat. Its 95 % interval is the wider of two:
 - Student's t about the median, on the log ratios, for few values: the variance of the median of n normal values over that of their mean is
-  exact for up to ten (`_INEFFICIENCY`). Seeds of the simulation add theirs by Welch and Satterthwaite.
+  exact for up to ten (`_INEFFICIENCY`).
 - The range of the repeats, which holds the median of any distribution, however shaped, with probability 1 - 2^(1-n): 94 % for five. This is what keeps an
   engine with two speeds (bimodal hosts) from being taken for one. Of nine repeats or more the order statistics that hold it with 95 %.
+
+Seeds of the simulation have a t interval of their own, combined with it by square-and-add (Zou and Donner 2008). Welch and Satterthwaite's degrees of
+freedom would be too many where two repeats agree by chance: 0.86 to 0.92 instead of 0.95 in the study.
 
 Repeats are ordered in time and may drift. The t interval is widened by their lag-1 autocorrelation (corrected for its bias of -1/n, positive only); where
 they rise or fall all the time (Spearman's correlation with the order, two-sided level 10 %) they count as one observation.
@@ -71,12 +74,11 @@ def repeat_interval(real: np.ndarray, sim: np.ndarray) -> RepeatInterval | None:
     centre = float(np.log(np.median(sim)) - np.log(np.median(real)))
     between, drifts = _error_of_median(ratios)
     of_seeds = math.sqrt(_inefficiency(num_seeds) / num_seeds) * _deviation(seeds)
-    error = math.hypot(between, of_seeds)
-    reach = _t(_degrees(between, num_repeats - 1, of_seeds, num_seeds - 1)) * error if error > 0 else 0.0
+    repeats_reach = _t(num_repeats - 1) * between
     seeds_reach = _t(num_seeds - 1) * of_seeds if of_seeds > 0 else 0.0
     lowest, highest = _range(ratios)
-    low = centre - max(reach, math.hypot(max(centre - lowest, 0.0), seeds_reach))
-    high = centre + max(reach, math.hypot(max(highest - centre, 0.0), seeds_reach))
+    low = centre - math.hypot(max(repeats_reach, centre - lowest), seeds_reach)
+    high = centre + math.hypot(max(repeats_reach, highest - centre), seeds_reach)
     return RepeatInterval(
         math.exp(low) - 1,
         math.exp(high) - 1 if high < 700 else math.inf,
@@ -92,10 +94,18 @@ def repeats_advised(relative_error: float, interval: RepeatInterval, band: float
     do not drift; None where `MOST_REPEATS_ADVISED` would not do."""
     distance = abs(math.log1p(math.copysign(band, relative_error)) - math.log1p(relative_error))
     for number in range(max(REPEATS_FOR_A_PASS, interval.num_repeats + 1), MOST_REPEATS_ADVISED + 1):
-        error = interval.real_deviation * math.sqrt(_inefficiency(number) / number)
-        if _t(number - 1) * error < distance:
+        reach = _t(number - 1) * math.sqrt(_inefficiency(number) / number)
+        if interval.real_deviation * max(reach, _expected_range(number)) < distance:
             return number
     return None
+
+
+def _expected_range(number: int) -> float:
+    """How far the order statistics of `_range` lie from the median, of normal values with a standard deviation of 1 (Blom's approximation)."""
+    from scipy.special import ndtri
+
+    _, rank = _range(np.arange(1.0, number + 1))
+    return float(ndtri((rank - 0.375) / (number + 0.25)))
 
 
 def _error_of_median(ratios: np.ndarray) -> tuple[float, bool]:
@@ -145,12 +155,6 @@ def _deviation(values: np.ndarray) -> float:
 
 def _inefficiency(number: int) -> float:
     return _INEFFICIENCY.get(number, math.pi / 2)
-
-
-def _degrees(one: float, one_degrees: int, two: float, two_degrees: int) -> float:
-    """Welch and Satterthwaite's degrees of freedom of the sum of two variances, given as standard errors."""
-    parts = [error**4 / degrees for error, degrees in ((one, one_degrees), (two, two_degrees)) if error > 0]
-    return (one**2 + two**2) ** 2 / sum(parts)
 
 
 def _t(degrees: float) -> float:

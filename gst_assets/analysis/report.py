@@ -106,6 +106,9 @@ def comparison_meta(
             "sim_run_dir": str(comparison.simulations[comparison.headline].directory),
             "real_run_dirs": [str(run.directory) for run in comparison.real_repeats],
             "sim_run_dirs": {name: str(run.directory) for name, run in comparison.simulations.items()},
+            "seed_run_dirs": {
+                name: [str(run.directory) for run in runs] for name, runs in comparison.further_seeds.items()
+            },
             "workload_id": first.meta.workload_id,
             "headline_variant": comparison.headline,
             "verdict": comparison.verdict.outcome,

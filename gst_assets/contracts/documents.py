@@ -341,7 +341,8 @@ class Measured(Stored):
 
 
 class ComparisonMeta(RunMeta):
-    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant.
+    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant, `seed_run_dirs` its runs under further
+    seeds.
 
     `verdict` is the headline variant's outcome; `marks` are the reasons why it cannot be a pass (settings that differ, degraded runs).
     `measured` is absent from comparisons made by versions that did not record it.
@@ -352,6 +353,7 @@ class ComparisonMeta(RunMeta):
     sim_run_dir: str
     real_run_dirs: list[str]
     sim_run_dirs: dict[str, str]
+    seed_run_dirs: dict[str, list[str]] = Field(default_factory=dict)
     workload_id: str
     headline_variant: str
     verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]

@@ -24,11 +24,10 @@ from gst_assets_tests.analysis.run_directories import (
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """Arguments for two equal repeats and two variants; calibrated is 7 % off."""
+    """Arguments for five equal repeats and two variants; calibrated is 7 % off."""
     recipe = steady(100, 3)
     return [
-        "--real", str(write_real(tmp_path / "r0", recipe)),
-        "--real", str(write_real(tmp_path / "r1", recipe)),
+        *(text for k in range(5) for text in ("--real", str(write_real(tmp_path / f"r{k}", recipe)))),
         "--sim", str(write_simulation(tmp_path / "k", recipe.scaled(0.5), "kernels")),
         "--sim", str(write_simulation(tmp_path / "c", recipe.scaled(1.07))),
     ]  # fmt: skip
