@@ -121,7 +121,7 @@ def _facts(comparison: Comparison) -> Facts:
     meta = comparison.real_repeats[0].meta
     overrides = ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
     requests, repeats = int(comparison.alignment_counts["num_requests"].max()), len(comparison.real_repeats)
-    seeds = len(comparison.seeds[comparison.headline])
+    seeds = 1 + len(comparison.further_seeds[comparison.headline])
     device = f"{meta.hardware.device_count} x {meta.hardware.device_name}"
     return Facts(
         (
