@@ -2,15 +2,16 @@
 evidence and what of the error it explains, largest first; the rest is stated as `unexplained`.
 
 A cause is removed from what was measured, and the error taken again: request by request from the stages (waiting, prefill, gaps between tokens), or gap by gap
-from the steps. Shares are of the cell's own statistic, not of a mean. Causes overlap; what all of them together leave is the unexplained rest.
-A cause that takes less than a tenth of the error with it, or adds to it, is not named.
+from the steps. Shares are of the cell's own statistic, not of a mean. One cause after another is removed, those that are surely their own share first, and each is told with
+what it takes of the error that the former left: the shares and the unexplained rest add up to the whole. A cause that takes less than a tenth of the error with it is
+not named.
 
 Rules, and what is removed:
 - `noise`: the error is within what the real repeats differ by. Then only what made them differ is looked for.
 - `step time, decode` and `step time, mixed`: simulated gaps that end in steps of this kind, and for mixed ones the time from scheduling to the first
   token, are scaled by how much longer the real steps of the kind take. `no step overheads` instead, for both kinds, where the variant simulates operators
   only (Vidur as published).
-- `outside calibration`: as both kinds, where steps lie at compositions that the profile was not calibrated at. At most.
+  Steps at compositions that the profile was not calibrated at are told with them.
 - `chunk size`, `scheduling`: the simulated times to the first token become the real ones; `sequence limit`, `KV blocks`, `preemptions`: the waiting becomes the
   real one. For a setting that differs and was reached (a step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that
   the setting caused all of what it acts on.
@@ -37,17 +38,17 @@ from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide
 from gst_assets.analysis.gate import MANY, delivery_of
 from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
 from gst_assets.analysis.runs import RealRun, SimulatedRun
-from gst_assets.analysis.stages import COMPOSITION, durations_ns
+from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
 
 if TYPE_CHECKING:
     from gst_assets.analysis.comparison import Cell
 
 STATISTICS = ("p50", "p90", "p99")
-NOISE, UNEXPLAINED, OUTSIDE = "noise", "unexplained", "outside calibration"
+NOISE, UNEXPLAINED = "noise", "unexplained"
 LEAST_SHARE = 0.1
 """Of an error; a cause that explains less is not named, and less than this unexplained is not told."""
 _LEAST_OUTSIDE = 0.01
-"""Share of the simulated steps outside calibration from which on they are named."""
+"""Share of the simulated steps outside calibration from which on the evidence of step times tells of them."""
 _NEARLY_FULL = 0.9
 """Share of the KV blocks from which on their number counts as reached: requests hold blocks that are partly empty."""
 _ROUNDING = 1e-9
@@ -69,7 +70,6 @@ class Measured:
     simulations: Mapping[str, SimulatedRun]
     settings_parity: pd.DataFrame
     stage_errors: pd.DataFrame
-    step_errors: pd.DataFrame
     pass_band: float
     pairs: Mapping[tuple[str, str], AlignedPair]
 
@@ -111,13 +111,23 @@ class _Side:
     def values(self, metric: str) -> np.ndarray:
         """Samples of a main measure, in ascending order."""
         if metric == "itl":
-            return np.sort(self.gaps[np.repeat(self.kept, self.num_gaps)])
-        ttft = self.waited + self.first
-        if metric == "ttft":
-            return np.sort(ttft[self.kept])
+            return self._itl
+        return self._ttft if metric == "ttft" else self._e2e
+
+    # Kept, since most removals change one side only.
+    @cached_property
+    def _itl(self) -> np.ndarray:
+        return np.sort(self.gaps if self.kept.all() else self.gaps[np.repeat(self.kept, self.num_gaps)])
+
+    @cached_property
+    def _ttft(self) -> np.ndarray:
+        return np.sort((self.waited + self.first)[self.kept])
+
+    @cached_property
+    def _e2e(self) -> np.ndarray:
         ends = np.cumsum(self.num_gaps)
         total = np.concatenate([[0.0], np.cumsum(self.gaps)])
-        return np.sort((ttft + total[ends] - total[ends - self.num_gaps])[self.kept])
+        return np.sort((self.waited + self.first + total[ends] - total[ends - self.num_gaps])[self.kept])
 
 
 @dataclass(frozen=True)
@@ -145,34 +155,44 @@ class Cause:
 def cause_rows(cells: Sequence[Cell], measured: Measured) -> list[dict[str, Any]]:
     """Rows of `contracts.tables.ErrorCauses`: of every cell of TTFT, ITL and E2E at P50, P90 and P99 beyond the pass band, in each variant, but for
     those without an interval."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for variant, sim in measured.simulations.items():
-        mine = [one for one in cells if one.variant == variant and _is_explained(one, measured)]
-        if not mine:
-            continue
-        states = _states(variant, measured)
-        causes = list(_causes(variant, sim, measured))
-        before = _errors(mine, states)
-        left = [_errors(mine, [cause.remove(one) for one in states]) for cause in causes]
-        for number, cell in enumerate(mine):
-            shares = [_share(before[number], one[number]) for one in left]
-            for rank, (name, evidence, share) in enumerate(
-                _named(cell, causes, shares, states, before[number], measured), 1
-            ):
-                rows.append(
-                    {
-                        "variant": variant,
-                        "metric": cell.metric,
-                        "statistic": cell.statistic,
-                        "relative_error": cell.relative_error,
-                        "rank": rank,
-                        "cause": name,
-                        "evidence": evidence,
-                        "share": share,
-                    }
-                )
+        explained = [one for one in cells if one.variant == variant and _is_explained(one, measured)]
+        states = _states(variant, measured) if explained else []
+        # The median of single gaps follows what steps typically take; sums and tails also what the slow ones do.
+        for typical in (False, True):
+            mine = [one for one in explained if (one.metric == "itl" and one.statistic == "p50") is typical]
+            rows += (
+                _rows(mine, states, list(_causes(variant, sim, measured, typical=typical)), measured) if mine else []
+            )
     order = {(one.metric, one.statistic, one.variant): place for place, one in enumerate(cells)}
     return sorted(rows, key=lambda row: (order[row["metric"], row["statistic"], row["variant"]], row["rank"]))
+
+
+def _rows(
+    cells: Sequence[Cell], states: Sequence[_Pair], causes: Sequence[Cause], measured: Measured
+) -> list[dict[str, Any]]:
+    """The rows of cells of one variant."""
+    before = _errors(cells, states)
+    left = [_errors(cells, [cause.remove(one) for one in states]) for cause in causes]
+    rows = []
+    for number, cell in enumerate(cells):
+        shares = [_share(before[number], one[number]) for one in left]
+        named = _named(cell, causes, shares, states, before[number], measured)
+        for rank, (name, evidence, share) in enumerate(named, 1):
+            rows.append(
+                {
+                    "variant": cell.variant,
+                    "metric": cell.metric,
+                    "statistic": cell.statistic,
+                    "relative_error": cell.relative_error,
+                    "rank": rank,
+                    "cause": name,
+                    "evidence": evidence,
+                    "share": share,
+                }
+            )
+    return rows
 
 
 def _is_explained(cell: Cell, measured: Measured) -> bool:
@@ -195,35 +215,34 @@ def _named(
 ) -> list[tuple[str, str, float]]:
     """Name, evidence and share of every cause of one cell, largest first, and the rest."""
     noisy = cell.error_size <= cell.real_spread
-    found = [
+    likely = [
         (cause, share)
         for cause, share in zip(causes, shares, strict=True)
         if share >= LEAST_SHARE and (not noisy or cause.name.startswith("host speed"))
     ]
-    found.sort(key=lambda one: -one[1])
-    named = [
-        (cause.name, cause.evidence + _told(share, at_most=cause.at_most), min(share, 1.0)) for cause, share in found
-    ]
+    # What is known to be a cause's own goes first, then what leaves the least.
+    likely.sort(key=lambda one: (one[0].at_most, abs(1 - one[1])))
+    named, left = [], 1.0
+    for cause, _ in likely:
+        cleared = [cause.remove(one) for one in states]
+        after = 1 - _share(before, _errors([cell], cleared)[0])
+        if abs(left) - abs(after) >= LEAST_SHARE:
+            share = left - after
+            named.append((cause.name, cause.evidence + _told(share, after, at_most=cause.at_most), share))
+            states, left = cleared, after
+    named.sort(key=lambda one: -abs(one[2]))
     if noisy:
         text = f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by, {100 * cell.real_spread:.1f} %"
         return [(NOISE, text, math.nan), *named]
-    left = 1.0
-    if found:
-        cleared = states
-        # Steps outside calibration are among those whose times are removed already.
-        steps = any(cause.name.startswith("step time") for cause, _ in found)
-        for cause in (one for one, _ in found if not (steps and one.name == OUTSIDE)):
-            cleared = [cause.remove(one) for one in cleared]
-        left = 1 - _share(before, _errors([cell], cleared)[0])
-    if abs(left) >= LEAST_SHARE or not found:
-        where = _whereabouts(cell, measured) if not found else "what is left without the causes above"
+    if abs(left) >= LEAST_SHARE or not named:
+        where = _whereabouts(cell, measured) if not named else "what is left without the causes above"
         named.append((UNEXPLAINED, f"{where} ({100 * left:.0f} % of the error)", left))
     return named
 
 
-def _told(share: float, *, at_most: bool) -> str:
-    over = ", and more: without it the error has the other sign" if share > 1 + LEAST_SHARE else ""
-    return f"; {'at most ' if at_most else ''}{100 * min(share, 1.0):.0f} % of the error goes with it{over}"
+def _told(share: float, after: float, *, at_most: bool) -> str:
+    over = ", which then has the other sign" if after < -LEAST_SHARE else ""
+    return f"; {'at most ' if at_most else ''}{100 * share:.0f} % of the error goes with it{over}"
 
 
 def _share(before: float, after: float) -> float:
@@ -253,11 +272,11 @@ def _states(variant: str, measured: Measured) -> list[_Pair]:
     ]
 
 
-def _causes(variant: str, sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
+def _causes(variant: str, sim: SimulatedRun, measured: Measured, *, typical: bool) -> Iterator[Cause]:
     """Everything that the evidence allows, whatever it explains."""
     yield from _limits(variant, sim, measured)
     yield from _scheduling(variant, measured)
-    yield from _step_times(variant, sim, measured)
+    yield from _step_times(sim, measured, typical=typical)
     yield from _preemptions(sim, measured)
     yield from _driver(measured)
     yield from _host_within(measured)
@@ -385,25 +404,26 @@ class _Step:
     text: str
 
 
-def _step(variant: str, kind: str, measured: Measured) -> _Step | None:
-    """None where it is not known."""
-    table = measured.step_errors
-    rows = table[(table["beside"] == variant) & (table["step_kind"] == kind)].dropna(subset=["relative_difference"])
-    if rows.empty or not rows["other_mean_ns"].median() > 0:
+def _step(sim: SimulatedRun, kind: str, measured: Measured, *, typical: bool) -> _Step | None:
+    """By medians where `typical`, else by means; None where a side recorded no steps of the kind."""
+    middle = np.median if typical else np.mean
+    runs = [run.iterations for run in measured.real_repeats if run.iterations is not None]
+    found = [float(middle(some)) for table in runs if len(some := durations_ns(table)[of_kind(table, kind)])]
+    if sim.iterations is None or not found:
         return None
-    relative = float(rows["relative_difference"].median())
+    simulated = durations_ns(sim.iterations)[of_kind(sim.iterations, kind)]
+    real, other = float(np.median(found)), float(middle(simulated)) if len(simulated) else 0.0
+    if not real or not other:
+        return None
     what = "steps" if kind == "all" else f"{kind} steps"
-    text = (
-        f"{what} take {_ms(rows['other_mean_ns'].median())} ms simulated, {_ms(rows['real_mean_ns'].median())} ms real ({100 * relative:+.1f} %; "
-        f"{rows['num_real_steps'].median():.0f} real steps)"
-    )
-    return _Step(1 / (1 + relative), text)
+    text = f"{what} take {_ms(other)} ms simulated, {_ms(real)} ms real ({100 * (other / real - 1):+.1f} %, {'medians' if typical else 'means'})"
+    return _Step(real / other, text)
 
 
-def _step_times(variant: str, sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
+def _step_times(sim: SimulatedRun, measured: Measured, *, typical: bool) -> Iterator[Cause]:
     if sim.iterations is None or not len(sim.iterations):
         return
-    steps = {kind: step for kind in ("decode", "mixed") if (step := _step(variant, kind, measured))}
+    steps = {kind: step for kind in ("decode", "mixed") if (step := _step(sim, kind, measured, typical=typical))}
     if not steps:
         return
     ends = sim.iterations["completion_time_ns"].to_numpy(dtype="int64")
@@ -421,21 +441,21 @@ def _step_times(variant: str, sim: SimulatedRun, measured: Measured) -> Iterator
 
         return remove
 
-    both = scaled({kind: step.factor for kind, step in steps.items()})
     every = "; ".join(step.text for step in steps.values())
     if sim.meta.simulated_settings.get("step_overheads") is False:
+        both = scaled({kind: step.factor for kind, step in steps.items()})
         yield Cause("no step overheads", f"the variant simulates operators only; {every}", both)
         return
-    for kind, step in steps.items():
-        if abs(1 - step.factor) > _ROUNDING:
-            yield Cause(f"step time, {kind}", step.text, scaled({kind: step.factor}))
     outside = sim.meta.simulated_settings.get("steps_outside_calibration") or 0
+    beyond = ""
     if outside / len(sim.iterations) >= _LEAST_OUTSIDE:
-        text = (
-            f"{outside} of {len(sim.iterations)} simulated steps ({100 * outside / len(sim.iterations):.1f} %) lie outside what was calibrated, where the "
+        beyond = (
+            f"; {outside} of {len(sim.iterations)} simulated steps ({100 * outside / len(sim.iterations):.1f} %) lie outside what was calibrated, where the "
             "nearest value was held"
         )
-        yield Cause(OUTSIDE, text, both, at_most=True)
+    for kind, step in steps.items():
+        if abs(1 - step.factor) > _ROUNDING:
+            yield Cause(f"step time, {kind}", step.text + beyond, scaled({kind: step.factor}))
 
 
 # --- what happened ----------------------------------------------------------------------------------------------------
@@ -600,7 +620,7 @@ def _whereabouts(cell: Cell, measured: Measured) -> str:
     stages = table[(table["variant"] == cell.variant) & (table["stage"] != "e2e")]
     largest = stages.iloc[int(stages["error_ns"].abs().to_numpy().argmax())]
     known = f"no rule fits; the largest part of the mean error is in {largest['stage']}, {_ms(largest['error_ns'])} ms a request"
-    step = _step(cell.variant, "all", measured)
+    step = _step(measured.simulations[cell.variant], "all", measured, typical=False)
     return f"{known}; {step.text}" if step else f"{known}; steps were not recorded on both sides"
 
 

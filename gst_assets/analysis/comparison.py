@@ -294,7 +294,7 @@ def compare(
     timelines, totals = _totals(real_repeats, simulations, pairs)
     stages = _frame(StageErrors, stage_rows(real_repeats, simulations, pairs))
     steps = _frame(StepErrors, step_rows(real_repeats, simulations))
-    measured = Measured(real_repeats, simulations, parity, stages, steps, bands.pass_band, pairs)
+    measured = Measured(real_repeats, simulations, parity, stages, bands.pass_band, pairs)
     causes = _frame(ErrorCauses, cause_rows(found.cells, measured))
     verdicts = {
         variant: _verdict(
