@@ -14,7 +14,7 @@ from gst_assets.analysis.figures import write_figures
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
 from gst_assets.analysis.report_formats import markdown, markdown_table, page
 from gst_assets.analysis.report_tables import deciding_grid, latency_grid
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.runs import RealRun, SimulatedRun, read_calibration_machine
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -64,7 +64,8 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (ErrorCauses, comparison.error_causes),
     ):
         write_table(model, frame, tables)
-    blocks = content(comparison, write_figures(comparison, figures))
+    calibration = read_calibration_machine(comparison.simulations[comparison.headline])
+    blocks = content(comparison, write_figures(comparison, figures), calibration)
     (directory / SUMMARY).write_text(markdown(blocks, FIGURES), encoding="utf-8")
     (directory / REPORT).write_text(page(blocks, directory, FIGURES), encoding="utf-8")
 

@@ -47,6 +47,7 @@ from gst_assets.analysis.report_tables import (
     totals_grid,
 )
 from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.contracts.documents import MachineRecord
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
@@ -84,8 +85,11 @@ _VARIANTS = (
 )
 
 
-def content(comparison: Comparison, figures: Sequence[Figure]) -> list[Block]:
-    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first."""
+def content(
+    comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
+) -> list[Block]:
+    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first; `calibration` is the machine in each round
+    that the headline's profile was calibrated in, where it is known."""
     answer, (first, *others) = comparison.answer, figures
     return [
         Heading(_title(comparison), 1),
@@ -93,7 +97,7 @@ def content(comparison: Comparison, figures: Sequence[Figure]) -> list[Block]:
         Verdict(answer.verdict, JUDGEMENT_WORDS[answer.verdict], answer.sentence),
         Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
         Contents(),
-        *_sections(comparison, others),
+        *_sections(comparison, others, calibration),
     ]
 
 
@@ -153,7 +157,9 @@ def _beside_it(comparison: Comparison) -> list[Block]:
 # --- folded -----------------------------------------------------------------------------------------------------------
 
 
-def _sections(comparison: Comparison, figures: Sequence[Figure]) -> list[Section]:
+def _sections(
+    comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None]
+) -> list[Section]:
     answer = comparison.answer
     by_name = {figure.file_name: figure for figure in figures}
 
@@ -212,7 +218,7 @@ def _sections(comparison: Comparison, figures: Sequence[Figure]) -> list[Section
             "by prompt length, load, stage and step",
         ),
         _checks(comparison),
-        _machine(comparison),
+        _machine(comparison, calibration),
         Section("Settings", (settings_grid(comparison),), "what the engine reported, what each simulation assumed"),
         Section(
             "Repeats", (repeats_grid(comparison),), f"each statistic of the {len(comparison.real_repeats)} real runs"
@@ -277,15 +283,16 @@ def _checks(comparison: Comparison) -> Section:
     return Section("Checks", tuple(blocks), f"{marks} marked, {len(rest) - marks} noted, {len(passed)} in order")
 
 
-def _machine(comparison: Comparison) -> Section:
+def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]) -> Section:
     records = {f"repeat {place + 1}": run.meta.machine for place, run in enumerate(comparison.real_repeats)}
+    records |= {f"calibration round {place + 1}": record for place, record in enumerate(calibration)}
     if not any(records.values()):
         text = "Not recorded: these runs were made by a version, or another program, that did not look."
         return Section("Machine", (Text(text),), "not recorded")
     seen = [record for record in records.values() if record is not None]
     worst = max((record.cpu_others for record in seen if record.cpu_others is not None), default=None)
     text = (
-        "Shares of the time of all cores during the repeat: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
+        "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
         "window: the stretch (about a second) in which others took most. What the machine does not tell is a dash, never a guess. One sample took at most "
         f"{max(record.sampling_ns_max for record in seen) / 1e6:.2f} ms."
     )

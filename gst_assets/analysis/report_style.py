@@ -7,7 +7,7 @@ Figures are drawn on white; in the dark their lightness is turned over and their
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #16181d; --soft: #4d535e; --line: #d4d7dd; --raised: #f4f5f7; --link: #0b57a4;
   --pass: #00785a; --warn: #8a5a00; --fail: #b34300; --unknown: #4c5a78; --pass-ground: #e3f4ee; --warn-ground: #fdf1d9; --fail-ground: #fde8dc; --unknown-ground: #e9edf5; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --ground: #191919; --text: #e8e8e8; --soft: #b4b8bf; --line: #43464c; --raised: #242527; --link: #7db8f2;
     --pass: #4fd0a5; --warn: #f0b64a; --fail: #ff9264; --unknown: #a9b9dc; --pass-ground: #14352b; --warn-ground: #3a2c0f; --fail-ground: #43200f; --unknown-ground: #252c3b; }
   figure img { filter: invert(0.9) hue-rotate(180deg); }

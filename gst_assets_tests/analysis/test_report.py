@@ -34,6 +34,7 @@ from gst_assets_tests.analysis.run_directories import (
     Recipe,
     Request,
     steady,
+    write_profile_meta,
     write_real,
     write_simulation,
 )
@@ -179,8 +180,20 @@ def test_the_machine_is_told_for_each_repeat_and_what_is_not_known_is_a_dash(tmp
         in text
     )
     assert "| repeat 2 | – | – | – | – | – | – | – | – | – |" in text
+    assert "calibration round" not in text
     alone = _write(_comparison(tmp_path / "b", [real], {"calibrated": real}), tmp_path / "none")
     assert "Not recorded: these runs were made by a version, or another program, that did not look." in alone
+
+
+def test_the_machine_of_the_calibration_is_told_where_its_profile_is_still_there(tmp_path: Path) -> None:
+    """Of the profile that was simulated with only: measured again, it says nothing of these runs."""
+    real, rounds = steady(30, 3), {"machine": [_MACHINE, None]}
+    for name, digest, told in (("same", "4" * 64, True), ("other", "5" * 64, False)):
+        profile = write_profile_meta(tmp_path / name, {}, digest, **rounds)
+        sim = real.with_meta(profiling_root=str(profile))
+        text = _write(_comparison(tmp_path / f"{name}-runs", [real], {"calibrated": sim}), tmp_path / f"{name}-report")
+        assert ("| calibration round 1 | 2 | 60.0 % | 20.0 % |" in text) is told
+        assert ("| calibration round 2 | – |" in text) is told
 
 
 def test_names_from_other_programs_are_shown_as_they_are(tmp_path: Path) -> None:

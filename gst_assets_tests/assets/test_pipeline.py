@@ -131,17 +131,6 @@ def test_repeats_were_played_between_the_rounds_of_the_calibration(root: Path) -
         assert record is not None and record.windows and record.cpu_busy is not None and 0 < record.cpu_busy <= 1
 
 
-def test_runs_alone_are_measured_on_an_engine_of_their_own(root: Path) -> None:
-    store = ArtifactStore(root)
-    profile, before = load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta, store.list(Kind.REAL_RUN)
-    assert_succeeds(materialize(root, "real_request_metrics,real_token_metrics"))
-    new = [
-        load_run(store.open(Kind.REAL_RUN, name), "real") for name in store.list(Kind.REAL_RUN) if name not in before
-    ]
-    assert len(new) == 2 and all(run.meta.started_at > profile.ended_at for run in new)
-    assert load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta == profile
-
-
 def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
     store = ArtifactStore(root)
     directory = store.open(Kind.COMPARISON, store.list(Kind.COMPARISON)[0])
@@ -258,6 +247,17 @@ def test_unknown_override_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     assert process.returncode != 0
     assert "workload.colour: unknown key. Allowed here: arrivals, num_decode_tokens" in output(process)
     assert not (root / "workload_parts").exists()
+
+
+def test_runs_alone_are_measured_on_an_engine_of_their_own(root: Path) -> None:
+    store = ArtifactStore(root)
+    profile, before = load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta, store.list(Kind.REAL_RUN)
+    assert_succeeds(materialize(root, "real_request_metrics,real_token_metrics"))
+    new = [
+        load_run(store.open(Kind.REAL_RUN, name), "real") for name in store.list(Kind.REAL_RUN) if name not in before
+    ]
+    assert len(new) == 2 and all(run.meta.started_at > profile.ended_at for run in new)
+    assert load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta == profile
 
 
 def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path, tmp_path: Path) -> None:
