@@ -240,3 +240,11 @@ def test_what_another_program_left_out_is_named(
     message = _error(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "out")], capsys)
     assert f"token_metrics.csv: column {column} missing" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_further_simulations_of_a_variant_are_its_seeds(runs: list[str], tmp_path: Path) -> None:
+    seeded = steady(100, 3).scaled(1.2).with_meta(params={"simulation": {"seed": 1}})
+    other = write_simulation(tmp_path / "c2", seeded)
+    assert command.main([*runs, "--sim", str(other), "--out", str(tmp_path / "cmp")]) == 0
+    meta = read_document(ComparisonMeta, tmp_path / "cmp" / "run_meta.json")
+    assert meta.seed_run_dirs == {"kernels": [], "calibrated": [str(other)]}

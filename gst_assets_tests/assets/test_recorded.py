@@ -14,10 +14,12 @@ import pytest
 
 from gst_assets.analysis.comparison import compare
 from gst_assets.analysis.runs import RealRun, Run, SimulatedRun, load_run
+from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.real_runs import NAMES, current_real_runs
+from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
 from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
-from gst_assets.contracts.documents import VidurRunMeta
+from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine.recorded import list_recorded
 from gst_assets.errors import ArtifactError, GstError, ProfileError, WorkloadError
@@ -37,7 +39,7 @@ def materialize(
     root: Path, assets: Sequence[str], scenario: str, overrides: Sequence[str] = ()
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [prompts, trace_lengths, trace_intervals, workload_spec, measurements],
+        [prompts, trace_lengths, trace_intervals, workload_spec, measurements, vidur_metrics, comparison_report],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
         resources={
@@ -163,6 +165,27 @@ def test_the_analysis_takes_a_recorded_repeat_as_any_other_run(root: Path) -> No
     gaps = [run.tokens.loc[run.tokens["token_index"] > 0, "token_latency_ns"].median() for run in (first, second)]
     assert cell.relative_error == pytest.approx(gaps[1] / gaps[0] - 1)
     print(other.latency_errors[["metric", "statistic", "real_ns", "sim_ns", "relative_error"]].to_string())
+
+
+def test_a_variant_that_depends_on_its_seed_is_simulated_under_each_and_an_exact_one_once(tmp_path: Path) -> None:
+    """The recorded H100 runs: `kernels` is exact, `calibrated` replays the host's speed in an order that its seed decides."""
+    overrides = ["simulation.seeds=3", "simulation.seed=7"]
+    measured = [*NAMES, "vidur_profile"]
+    simulated = ["vidur_request_metrics", "vidur_token_metrics"]
+    chain = [*WORKLOAD, *measured, *simulated, "comparison_report"]
+    materialize(tmp_path, chain, "h100_quarter", overrides)
+    store, chosen = ArtifactStore(tmp_path), load_scenario("h100_quarter", overrides)
+    further = further_seeds(store, chosen)
+    assert {variant: [run.meta.params["simulation"]["seed"] for run in runs] for variant, runs in further.items()} == {
+        "kernels": [],
+        "calibrated": [8, 9],
+    }
+    first = current_vidur_runs(store, chosen)["calibrated"]
+    assert first.meta.params["simulation"]["seed"] == 7
+    assert len({run.meta.sha256["token_metrics.csv"] for run in (first, *further["calibrated"])}) == 3
+    (comparison,) = store.list(Kind.COMPARISON)
+    meta = read_document(ComparisonMeta, store.path(Kind.COMPARISON, comparison) / "run_meta.json")
+    assert meta.seed_run_dirs == {"kernels": [], "calibrated": [str(run.directory) for run in further["calibrated"]]}
 
 
 def _as_simulation(run: RealRun) -> SimulatedRun:
