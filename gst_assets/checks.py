@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from gst_assets.analysis.answer import JUDGEMENT_WORDS
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.regression import RegressionReport
 from gst_assets.analysis.regression_report import verdict_line
@@ -51,7 +52,9 @@ LATENESS = Check(
 ALL_TOKENS = Check("all_tokens", True, "The simulation gave every request every token it asked for.")
 PARITY = Check("parity", False, "The simulation assumed the settings that the engine reported.")
 FIDELITY_BAND = Check(
-    "fidelity_band", False, "The headline variant's P50 and P90 errors are inside the scenario's bands."
+    "fidelity_band",
+    False,
+    "The headline variant's P50 and P90 errors are shown to be inside the scenario's bands. Outside them: an error; where it cannot be judged: a warning.",
 )
 REGRESSION = Check(
     "regression", False, "No confirmed regression of the engine or of the simulation's fidelity in the last nights."
@@ -153,14 +156,24 @@ def self_check_failed(run: SimulatedRun, error: SimulationError) -> dg.AssetChec
 
 
 def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
-    """Settings that differ, or that the simulation did not record."""
-    unequal = comparison.settings_parity[comparison.settings_parity["parity"] != "equal"]
-    why = f"{len(unequal)} settings are not known to be equal"
-    return _result(PARITY, "comparison_report", unequal, list(unequal.columns), why, dg.AssetCheckSeverity.WARN)
+    """The headline variant's settings that differ, or that its simulation did not record. Those of the others are told beside."""
+    parity = comparison.settings_parity
+    unequal = parity[parity["parity"] != "equal"]
+    mine = unequal[unequal["variant"] == comparison.headline]
+    why = f"{len(mine)} settings of {comparison.headline} are not known to be equal"
+    others = {
+        f"differs in {variant}": ", ".join(rows["setting"])
+        for variant, rows in unequal.groupby("variant")
+        if variant != comparison.headline
+    }
+    return _result(
+        PARITY, "comparison_report", mine, list(mine.columns), why, dg.AssetCheckSeverity.WARN, told=others
+    )  # fmt: skip
 
 
 def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult:
-    """The headline variant's deciding cells that are not a pass, the gravest first."""
+    """The headline variant's deciding cells that are not a pass, the gravest first. Outside the band is an error; what cannot be judged is a
+    warning, and says so."""
     frame = comparison.latency_errors
     cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
     present = cells[cells["num_real_samples"] > 0]
@@ -173,20 +186,29 @@ def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult
     counts = ", ".join(f"{(outside['verdict'] == verdict).sum()} {verdict}" for verdict in _GRAVITY)
     why = f"{int(outside['verdict'].isin(_GRAVITY).sum())} of {len(judged)} judged cells are not shown to be inside the {comparison.bands.pass_band:.0%} band: {counts}"
     if unjudged:
-        why += f"; {unjudged} have too few (independent) samples to be judged"
+        why += f"; {unjudged} cannot be judged: {', '.join(sorted(set(present.loc[present['verdict'] == 'insufficient', 'reason'])))}"
     if judged.empty:
-        outside, why = cells, "no cell has enough (independent) samples to be judged"
+        reasons = sorted(set(cells["reason"]) - {""})
+        outside, why = cells, f"no cell has enough (independent) samples to be judged: {', '.join(reasons)}"
+    verdict = comparison.answer.verdict
+    severity = dg.AssetCheckSeverity.ERROR if verdict == "fail" else dg.AssetCheckSeverity.WARN
     columns = [
         "metric",
         "statistic",
         "real_ns",
         "sim_ns",
         "relative_error",
+        "interval_low",
+        "interval_high",
         "real_spread",
         "num_real_samples",
         "verdict",
+        "reason",
     ]
-    return _result(FIDELITY_BAND, "comparison_report", outside, columns, why, dg.AssetCheckSeverity.WARN, report=report)
+    return _result(
+        FIDELITY_BAND, "comparison_report", outside, columns, f"{JUDGEMENT_WORDS[verdict]}: {why}", severity,
+        report=report, told={"judgement": JUDGEMENT_WORDS[verdict], "answer": comparison.answer.sentence},
+    )  # fmt: skip
 
 
 def regression_result(report: RegressionReport, summary: Path) -> dg.AssetCheckResult:

@@ -422,6 +422,11 @@ class Replay(Settings):
     """How the workload is played against the engine."""
 
     repeats: int = Field(1, gt=0, description="times the workload is played on one engine start, each its own run")
+    between_calibration: bool = Field(
+        False,
+        description="measure the profile anew with the runs, repeats between its calibration rounds on one engine start; only for vLLM on this machine and "
+        "requests that run to their end, else the two are measured apart",
+    )
     warmup_requests: int = Field(16, ge=0, description="requests before the first repeat; never measured")
     warmup_decode_tokens: int = Field(32, gt=0)
     request_timeout_s: float = Field(120, gt=0, description="a request without its last token by then is an error")
@@ -508,6 +513,11 @@ class Simulation(Settings):
         description="of calibrated: replay the measured sequence of the host's speed; false: its median throughout",
     )
     seed: int = Field(0, ge=0)
+    seeds: int = Field(
+        5,
+        ge=1,
+        description="runs of a variant that depends on its seed, at seed, seed + 1, ...; an exact one is run once",
+    )
 
     @model_validator(mode="after")
     def _variants_differ(self) -> Simulation:
@@ -565,6 +575,9 @@ class Comparison(Settings):
         ("ttft", "itl", "e2e"), min_length=1
     )
     required_statistics: tuple[Literal["mean", "p50", "p90", "p95", "p99"], ...] = Field(("p50", "p90"), min_length=1)
+    service_level: ServiceLevel | None = Field(
+        None, description="what a request must keep to count towards goodput; null: goodput is not told"
+    )
 
     @model_validator(mode="after")
     def _bands_are_nested(self) -> Comparison:
@@ -646,6 +659,16 @@ class Scenario(Settings):
                 f"sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
             )
         return self
+
+    @property
+    def measured_together(self) -> bool:
+        """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches early stops off in its engine."""
+        return (
+            self.replay.between_calibration
+            and self.engine.backend == "vllm"
+            and not self.engine.sampling.may_stop_early
+            and self.profile.root is None
+        )
 
     def digest(self, *sections: str) -> str:
         """First 16 hex digits of the sha256 over the named sections' resolved values."""

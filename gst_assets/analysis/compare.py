@@ -56,6 +56,8 @@ def compare_directories(
     `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own profiling root is read
     where it still holds the bundle that was simulated. Bands default to those of the first real run's scenario.
 
+    Several `simulations` of one variant are its seeds, the first the one whose requests are shown.
+
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
         ArtifactError, ContractError: a directory that is not a complete run.
@@ -67,18 +69,17 @@ def compare_directories(
         )
     repeats = [load_run(directory, "real") for directory in real]
     variants: dict[str, SimulatedRun] = {}
+    further: dict[str, list[SimulatedRun]] = {}
     for directory in simulations:
         sim = load_run(directory, "vidur")
-        if sim.meta.variant in variants:
-            raise ComparisonError(
-                f"{directory} and {variants[sim.meta.variant].directory} are both of variant {sim.meta.variant!r}. Name one simulation a variant."
-            )
-        variants[sim.meta.variant] = sim
+        if variants.setdefault(sim.meta.variant, sim) is not sim:
+            further.setdefault(sim.meta.variant, []).append(sim)
     comparison = compare(
         repeats,
         variants,
         bands=_bands(repeats, pass_band, warn_band),
         calibration_sha256=read_calibration_sha256(list(variants.values()), profile),
+        further_seeds=further,
     )
     _write_whole(comparison, out, started_at)
     return comparison
@@ -121,7 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         "--real", type=Path, action="append", required=True, metavar="DIR", help="a real run; repeat for each repeat"
     )
     parser.add_argument(
-        "--sim", type=Path, action="append", required=True, metavar="DIR", help="a simulation; repeat for each variant"
+        "--sim",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="a simulation; repeat for each variant, and for each further seed of one",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="comparison directory to create")
     parser.add_argument(

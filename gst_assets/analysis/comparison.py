@@ -1,7 +1,8 @@
-"""Comparing real repeats with simulated variants: errors per statistic with their intervals, paired errors, and the verdict. Writes nothing,
+"""Comparing real repeats with simulated variants: errors per statistic with their intervals, paired errors, and the verdicts. Writes nothing,
 draws nothing.
 
-What must hold beforehand is in `gate`, what is measured in `measures`, how sure it is in `bootstrap`, when it is close enough in `verdict`.
+What must hold beforehand is in `gate`, what is measured in `measures` and `rates`, how sure an error on this workload is in `repeats`, how far it
+carries to other workloads in `bootstrap`, when it is close enough in `verdict`, what a reader is told first in `answer`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pandas as pd
 
 from gst_assets.analysis import bootstrap, gate
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align
-from gst_assets.analysis.bootstrap import Blocks, Replicates
+from gst_assets.analysis.answer import Answer, Basis, NamedCause, Situation, build_answer
+from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
 from gst_assets.analysis.causes import Measured, cause_rows
 from gst_assets.analysis.measures import (
     MAIN_MEASURES,
@@ -24,6 +26,7 @@ from gst_assets.analysis.measures import (
     MEASURES,
     MIN_REQUESTS,
     MIN_SAMPLES_BEYOND,
+    MIN_SAMPLES_BEYOND_IN_REPEATS,
     PER_REQUEST,
     STATISTICS,
     Measure,
@@ -37,11 +40,14 @@ from gst_assets.analysis.measures import (
     percentile_ns,
     relative_error,
     requests_in_system,
+    samples_needed,
     statistics_ns,
     timeline,
     wasserstein_ns,
     whole,
 )
+from gst_assets.analysis.rates import RATE_NAMES, rates_per_s
+from gst_assets.analysis.repeats import RepeatInterval, repeat_interval
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.analysis.stages import stage_rows, step_rows
 from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
@@ -52,6 +58,7 @@ from gst_assets.contracts.tables import (
     GateChecks,
     LatencyErrors,
     PairedErrors,
+    RateErrors,
     RepeatLatencies,
     RequestErrors,
     RunTotals,
@@ -93,15 +100,20 @@ class Cell:
     required: bool
     num_independent: float
     interval_flagged: bool
+    interval_basis: Basis
+    carry_low: float
+    carry_high: float
+    drifts: bool
+    reason: str
 
     @property
     def name(self) -> str:
         """The cell in words, e.g. `TTFT P50`."""
-        return f"{MEASURE_NAMES[self.metric]} {self.statistic.upper() if self.statistic != 'mean' else 'mean'}"
+        return _cell_name(self.metric, self.statistic)
 
     @property
     def sign(self) -> str:
-        """`†` too few samples for an interval, `‡` an interval that rests on too few independent ones, else nothing."""
+        """`†` too few samples for a judgement, `‡` an interval that rests on too few repeats or independent samples, else nothing."""
         return "‡" if self.interval_flagged else "†" if self.verdict == "insufficient" else ""
 
     @property
@@ -111,8 +123,30 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """Throughput or goodput of one variant: a row of `contracts.tables.RateErrors`. Missing values are NaN."""
+
+    metric: str
+    variant: str
+    real_per_s: float
+    sim_per_s: float
+    relative_error: float
+    real_spread: float
+    verdict: Outcome
+    interval_low: float
+    interval_high: float
+    interval_basis: Basis
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The rate in words."""
+        return RATE_NAMES[self.metric]
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The headline variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first; `unjudged`
+    """A variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first; `unjudged`
     those with too few samples to, or too few independent ones."""
 
     outcome: Outcome
@@ -135,7 +169,8 @@ class Comparison:
 
     `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps (metric, real run id
     or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first repeat; a metric without samples has none.
-    `block_length` is None where too few requests were compared for an interval.
+    `block_length` is None where too few requests were compared to resample them. `further_seeds` are the runs of each variant under other seeds than
+    that of `simulations`. `checks` are as the headline's reader takes them.
     """
 
     real_repeats: tuple[RealRun, ...]
@@ -160,6 +195,14 @@ class Comparison:
     real_bands: Mapping[Measure, Band]
     timelines: Mapping[str, Timeline]
     block_length: int | None
+    rates: tuple[Rate, ...]
+    answers: Mapping[str, Answer]
+    further_seeds: Mapping[str, tuple[SimulatedRun, ...]]
+
+    @property
+    def answer(self) -> Answer:
+        """The headline's."""
+        return self.answers[self.headline]
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -168,7 +211,7 @@ class Comparison:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Why the comparison cannot be a pass, in words."""
+        """Why the headline cannot be a pass, in words."""
         return tuple(one.finding for one in self.checks if one.severity == "mark")
 
     @property
@@ -182,10 +225,19 @@ class Comparison:
         rows = [asdict(cell) for cell in self.cells]
         for row in rows:
             # A CSV of the contract holds no infinity: it is left empty.
-            for name in ("interval_high", "num_independent"):
+            for name in ("interval_high", "carry_high", "num_independent"):
                 if math.isinf(row[name]):
                     row[name] = math.nan
         return _frame(LatencyErrors, rows)
+
+    @property
+    def rate_errors(self) -> pd.DataFrame:
+        """`rates` as a `RateErrors` frame."""
+        rows = [asdict(one) for one in self.rates]
+        for row in rows:
+            if math.isinf(row["interval_high"]):
+                row["interval_high"] = math.nan
+        return _frame(RateErrors, rows)
 
     @property
     def gate_checks(self) -> pd.DataFrame:
@@ -199,17 +251,24 @@ def compare(
     *,
     bands: Bands,
     calibration_sha256: Collection[str] | None = None,
+    further_seeds: Mapping[str, Sequence[SimulatedRun]] | None = None,
+    repeatable: bool = False,
 ) -> Comparison:
     """Compare repeats of one real run with simulations of the same workload, by variant name.
 
     The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given. `calibration_sha256`
-    holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted.
+    holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted. `further_seeds`
+    are runs of a variant under other seeds than that of `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again,
+    so the answer says how many repeats would do.
 
     Raises:
         ComparisonError: a failed gate of severity stop (see `gate`), or no run on one of the sides.
     """
     gate.check_comparable(real_repeats, simulations, calibration_sha256)
     simulations = _in_scenario_order(simulations)
+    further = {variant: tuple((further_seeds or {}).get(variant, ())) for variant in simulations}
+    for variant, runs in further.items():
+        gate.check_same_simulation(simulations[variant], runs)
     headline = list(simulations)[-1]
     pairs = {
         (real.meta.run_id, variant): align(real, sim) for real in real_repeats for variant, sim in simulations.items()
@@ -221,24 +280,57 @@ def compare(
     parity = _frame(SettingsParity, gate.settings_parity(real_repeats, simulations))
     per_run = {run.meta.run_id: pairs[run.meta.run_id, headline].counts for run in real_repeats}
     checks = gate.checks(real_repeats, simulations, per_run, parity, bands, calibration_sha256)
-    marked = any(one.severity == "mark" for one in checks)
     sides = _Sides.of(real_repeats, simulations, pairs)
     blocks = _blocks(real_repeats[0], sides, headline)
     if blocks:
         checks.append(gate.few_stretches(blocks))
-    found = _statistics(sides, blocks, headline, bands)
+    by_seed = _by_seed(real_repeats, further, pairs, bands, told=sides.told)
+    unjudged = {measure for run in real_repeats for measure in gate.delivery_of(run).unjudged}
+    order = np.argsort(np.array([run.meta.started_at.timestamp() for run in real_repeats]), kind="stable")
+    judging = _Judging(blocks, bands, headline, order, by_seed, frozenset(unjudged))
+    found = _statistics(sides, judging)
+    rates = _rates(real_repeats, pairs, list(simulations), judging)
     request_errors = _request_errors(pairs)
     timelines, totals = _totals(real_repeats, simulations, pairs)
     stages = _frame(StageErrors, stage_rows(real_repeats, simulations, pairs))
     steps = _frame(StepErrors, step_rows(real_repeats, simulations))
-    measured = Measured(real_repeats, simulations, parity, stages, steps, bands.pass_band)
+    measured = Measured(real_repeats, simulations, parity, stages, bands.pass_band, pairs)
+    causes = _frame(ErrorCauses, cause_rows(found.cells, measured))
+    verdicts = {
+        variant: _verdict(
+            [cell for cell in found.cells if cell.variant == variant],
+            bands,
+            marked=any(one.marks(variant) for one in checks),
+        )
+        for variant in simulations
+    }
+    answers = {
+        variant: build_answer(
+            variant,
+            verdicts[variant].outcome,
+            [one for one in found.cells if one.variant == variant and _asked(one, bands)],
+            [one for one in rates if one.variant == variant],
+            _named_causes(causes, variant),
+            Situation(
+                num_repeats=len(real_repeats),
+                num_seeds=1 + len(further[variant]),
+                num_requests=int(counts["num_compared"].min()),
+                repeatable=repeatable,
+                marks=tuple(one.finding for one in checks if one.marks(variant)),
+                advised=found.advised.get(variant, {}),
+                pass_band=bands.pass_band,
+                warn_band=bands.warn_band,
+            ),
+        )
+        for variant in simulations
+    }
     return Comparison(
         real_repeats=tuple(real_repeats),
         simulations=simulations,
         headline=headline,
         bands=bands,
-        verdict=_verdict(found.cells, marked=marked),
-        checks=tuple(checks),
+        verdict=verdicts[headline],
+        checks=tuple(one.seen_from(headline) for one in checks),
         cells=tuple(found.cells),
         repeat_latencies=_frame(RepeatLatencies, found.repeat_rows),
         request_errors=request_errors,
@@ -249,13 +341,31 @@ def compare(
         settings_parity=parity,
         stage_errors=stages,
         step_errors=steps,
-        error_causes=_frame(ErrorCauses, cause_rows(found.cells, measured)),
+        error_causes=causes,
         pairs=pairs,
         curves=found.curves,
         real_bands=found.bands,
         timelines=timelines,
         block_length=blocks.length if blocks else None,
+        rates=tuple(rates),
+        answers=answers,
+        further_seeds=further,
     )
+
+
+def _asked(cell: Cell, bands: Bands) -> bool:
+    return cell.metric in bands.required_metrics and cell.statistic in bands.required_statistics
+
+
+def _named_causes(causes: pd.DataFrame, variant: str) -> list[NamedCause]:
+    return [
+        NamedCause(_cell_name(row["metric"], row["statistic"]), row["cause"], row["share"], row["evidence"])
+        for row in causes[causes["variant"] == variant].to_dict("records")
+    ]
+
+
+def _cell_name(metric: Measure, statistic: str) -> str:
+    return f"{MEASURE_NAMES[metric]} {statistic.upper() if statistic != 'mean' else 'mean'}"
 
 
 def _in_scenario_order(simulations: Mapping[str, SimulatedRun]) -> dict[str, SimulatedRun]:
@@ -276,6 +386,7 @@ class _Sides:
 
     real: dict[str, _SideSamples]
     sim: dict[tuple[str, str], _SideSamples]
+    told: bool
 
     @classmethod
     def of(
@@ -294,17 +405,18 @@ class _Sides:
             for variant in simulations:
                 pair = pairs[run_id, variant]
                 requests = pair.sim.requests
-                # Which requests are compared, and to how many tokens: what the simulated side of a pair depends on.
-                cut = (
-                    variant,
-                    requests["request_id"].to_numpy().tobytes() + requests["num_tokens"].to_numpy().tobytes(),
-                )
+                cut = (variant, _cut_of(requests))
                 if cut not in cuts:
                     cuts[cut] = _samples(pair.sim, pair.counts.num_requests, told)
                 sim[run_id, variant] = cuts[cut]
             # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves.
             real[run_id] = _samples(pair.real, pair.counts.num_requests, told)
-        return cls(real, sim)
+        return cls(real, sim, told)
+
+
+def _cut_of(requests: pd.DataFrame) -> bytes:
+    """Which requests are compared, and to how many tokens: what the simulated side of a pair depends on."""
+    return requests["request_id"].to_numpy().tobytes() + requests["num_tokens"].to_numpy().tobytes()
 
 
 def _samples(side: AlignedSide, num_requests: int, is_scheduling_told: bool) -> _SideSamples:
@@ -333,12 +445,64 @@ def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
 
 
 @dataclass(frozen=True)
+class _SeedValues:
+    """What one further seed gives aligned to one repeat: `statistics_ns` of each measure and `rates_per_s`."""
+
+    statistics: Mapping[Measure, np.ndarray]
+    rates: Mapping[str, float]
+
+
+def _by_seed(
+    real_repeats: Sequence[RealRun],
+    further: Mapping[str, Sequence[SimulatedRun]],
+    pairs: Mapping[tuple[str, str], AlignedPair],
+    bands: Bands,
+    *,
+    told: bool,
+) -> dict[str, list[list[_SeedValues]]]:
+    """By variant: [repeats][further seeds]. One run after another, so that the samples of one only are held."""
+    found: dict[str, list[list[_SeedValues]]] = {}
+    for variant, runs in further.items():
+        columns: list[list[_SeedValues]] = []
+        for run in runs:
+            known: dict[bytes, _SeedValues] = {}
+            column = []
+            for real in real_repeats:
+                # The cut is the real run's, whatever the seed.
+                cut = _cut_of(pairs[real.meta.run_id, variant].sim.requests)
+                if cut not in known:
+                    pair = align(real, run)
+                    samples = _samples(pair.sim, pair.counts.num_requests, told)
+                    statistics = {measure: statistics_ns(one.ordered()) for measure, one in samples.items()}
+                    known[cut] = _SeedValues(statistics, rates_per_s(pair.sim, bands.service_level))
+                column.append(known[cut])
+            columns.append(column)
+        found[variant] = [list(row) for row in zip(*columns, strict=True)] or [[] for _ in real_repeats]
+    return found
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """What judging a cell needs beside its values: `order` are the repeats by time, `unjudged` the measures that say more about the delivery."""
+
+    blocks: Blocks | None
+    bands: Bands
+    headline: str
+    order: np.ndarray
+    by_seed: Mapping[str, list[list[_SeedValues]]]
+    unjudged: frozenset[str]
+
+
+@dataclass(frozen=True)
 class _Found:
+    """`advised`: by variant and cell name, what its interval from repeats is."""
+
     cells: list[Cell]
     repeat_rows: list[dict[str, Any]]
     paired_rows: list[dict[str, Any]]
     curves: dict[tuple[Measure, str], np.ndarray]
     bands: dict[Measure, Band]
+    advised: dict[str, dict[str, RepeatInterval]]
 
 
 @dataclass(frozen=True)
@@ -351,9 +515,9 @@ class _Summed:
     replicates: Replicates | None
 
 
-def _statistics(sides: _Sides, blocks: Blocks | None, headline: str, bands: Bands) -> _Found:
+def _statistics(sides: _Sides, judging: _Judging) -> _Found:
     """Every statistic, one measure after another, so that the ordered samples of one only are held."""
-    found = _Found([], [], [], {}, {})
+    found, blocks = _Found([], [], [], {}, {}, {}), judging.blocks
     variants = list(dict.fromkeys(variant for _, variant in sides.sim))
     for measure in MEASURES:
         known: dict[int, _Summed] = {}
@@ -370,7 +534,7 @@ def _statistics(sides: _Sides, blocks: Blocks | None, headline: str, bands: Band
         by_variant = {}
         for variant in variants:
             ours = [sim[run_id, variant] for run_id in real]
-            by_variant[variant] = _cells_of(measure, variant, list(real.values()), ours, blocks, headline, bands)
+            by_variant[variant] = _cells_of(measure, variant, list(real.values()), ours, judging, found.advised)
             found.paired_rows.extend(
                 _paired_row(run_id, variant, measure, real[run_id], sim[run_id, variant]) for run_id in real
             )
@@ -397,51 +561,163 @@ def _cells_of(
     variant: str,
     real: list[_Summed],
     sim: list[_Summed],
-    blocks: Blocks | None,
-    headline: str,
-    bands: Bands,
+    judging: _Judging,
+    advised: dict[str, dict[str, RepeatInterval]],
 ) -> list[Cell]:
-    """A cell for each of `STATISTICS`."""
-    real_ns, sim_ns = (np.array([one.exact_ns for one in side]) for side in (real, sim))
-    ends = [bootstrap.UNKNOWN] * len(STATISTICS)
+    """A cell for each of `STATISTICS`. Their intervals from repeats are added to `advised`."""
+    blocks, bands = judging.blocks, judging.bands
+    real_ns = np.array([one.exact_ns for one in real])
+    # [repeats, seeds, STATISTICS]: the first seed is the one whose samples are at hand.
+    seeds_ns = np.array(
+        [
+            [one.exact_ns, *(seed.statistics[measure] for seed in seeds)]
+            for one, seeds in zip(sim, judging.by_seed[variant], strict=True)
+        ]
+    )
+    sim_ns = np.median(seeds_ns, axis=1)
+    carried = [bootstrap.UNKNOWN] * len(STATISTICS)
     drawn = [[one.replicates for one in side if one.replicates] for side in (real, sim)]
     if blocks and len(drawn[0]) == len(real) and len(drawn[1]) == len(sim):
-        ends = bootstrap.intervals(drawn[0], drawn[1], real_ns, sim_ns, blocks)
+        carried = bootstrap.intervals(drawn[0], drawn[1], real_ns, sim_ns, blocks)
     samples = min(len(one.ordered) for one in real)
     requests = min(one.samples.num_requests for one in real)
     unknown = np.full(len(STATISTICS), math.nan)
     worth = np.min([one.independent for side in drawn for one in side] or [unknown], axis=0)
+    repeated = len(real) > 1
+    beyond = MIN_SAMPLES_BEYOND_IN_REPEATS if repeated else MIN_SAMPLES_BEYOND
     cells = []
     for column, statistic in enumerate(STATISTICS):
         value, simulated = float(np.median(real_ns[:, column])), float(np.median(sim_ns[:, column]))
         error, spread = relative_error(simulated, value), _spread(real_ns[:, column], value)
-        sufficient = is_sufficient(statistic, samples, requests)
-        interval = ends[column] if sufficient else bootstrap.UNKNOWN
+        sufficient = is_sufficient(statistic, samples, requests, beyond)
+        of_repeats = repeat_interval(real_ns[judging.order, column], seeds_ns[judging.order, :, column])
+        carry = carried[column] if is_sufficient(statistic, samples, requests) else bootstrap.UNKNOWN
         independent = blocks is not None and blocks.long_enough and bool(worth[column] >= MIN_SAMPLES_BEYOND)
-        cells.append(
-            Cell(
-                metric=measure,
-                statistic=statistic,
-                variant=variant,
-                real_ns=value,
-                sim_ns=simulated,
-                error_ns=simulated - value,
-                relative_error=error,
-                real_spread=spread,
-                num_real_samples=samples,
-                num_sim_samples=min(len(one.ordered) for one in sim),
-                verdict=judge(error, interval, bands, sufficient=sufficient, independent=independent),
-                interval_low=interval.low,
-                interval_high=interval.high,
-                error_to_noise=abs(error) / spread if spread > 0 else math.nan,
-                required=variant == headline
-                and measure in bands.required_metrics
-                and statistic in bands.required_statistics,
-                num_independent=float(worth[column]),
-                interval_flagged=not math.isnan(interval.low) and not independent,
-            )
+        interval, basis = _interval_of(of_repeats, carry, sufficient=sufficient, repeated=repeated)
+        outcome = judge(
+            error,
+            interval,
+            bands,
+            sufficient=sufficient and measure not in judging.unjudged,
+            independent=independent or repeated,
+            few_repeats=of_repeats is not None and of_repeats.few,
         )
+        cell = Cell(
+            metric=measure,
+            statistic=statistic,
+            variant=variant,
+            real_ns=value,
+            sim_ns=simulated,
+            error_ns=simulated - value,
+            relative_error=error,
+            real_spread=spread,
+            num_real_samples=samples,
+            num_sim_samples=min(len(one.ordered) for one in sim),
+            verdict=outcome,
+            interval_low=interval.low,
+            interval_high=interval.high,
+            error_to_noise=abs(error) / spread if spread > 0 else math.nan,
+            required=variant == judging.headline
+            and measure in bands.required_metrics
+            and statistic in bands.required_statistics,
+            num_independent=float(worth[column]),
+            interval_flagged=(basis == "requests" and not independent)
+            or (basis == "repeats" and of_repeats is not None and of_repeats.few),
+            interval_basis=basis,
+            carry_low=carry.low,
+            carry_high=carry.high,
+            drifts=basis == "repeats" and of_repeats is not None and of_repeats.drifts,
+            reason="",
+        )
+        needed = max(MIN_REQUESTS, -(-requests * samples_needed(statistic, beyond) // max(samples, 1)))
+        cell = replace(cell, reason=_reason(cell, judging, requests, None if sufficient else needed))
+        if basis == "repeats" and of_repeats is not None:
+            advised.setdefault(variant, {})[cell.name] = of_repeats
+        cells.append(cell)
     return cells
+
+
+def _interval_of(
+    of_repeats: RepeatInterval | None, carry: Interval, *, sufficient: bool, repeated: bool
+) -> tuple[Interval, Basis]:
+    """The interval a cell is judged by: from repeats; with one repeat that of resampled requests stands in."""
+    if not sufficient:
+        return bootstrap.UNKNOWN, "none"
+    if of_repeats is not None:
+        return Interval(of_repeats.low, of_repeats.high), "repeats"
+    return (bootstrap.UNKNOWN, "none") if repeated or math.isnan(carry.low) else (carry, "requests")
+
+
+def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) -> str:
+    """Why a cell cannot be judged, or what holds a pass back, in words."""
+    if not cell.num_real_samples:
+        return "no samples"
+    if cell.metric in judging.unjudged:
+        return "tokens were delivered several at a time: the delivery's latency, not the engine's"
+    if needed is not None:
+        return f"{requests} requests; {needed} would do"
+    if cell.verdict == "insufficient":
+        if cell.interval_basis == "none":
+            return "a repeat has no positive value"
+        return f"one repeat, whose requests depend on each other and are worth {cell.num_independent:.0f} independent samples beyond it"
+    drift = "; the repeats drift" if cell.drifts else ""
+    if cell.verdict == "inconclusive":
+        return f"its interval reaches over the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
+    inside = max(abs(cell.interval_low), abs(cell.interval_high)) <= judging.bands.pass_band
+    if cell.verdict == "warn" and inside:
+        return "fewer than five repeats cannot show that the engine has one speed"
+    return drift.removeprefix("; ")
+
+
+def _rates(
+    real_repeats: Sequence[RealRun],
+    pairs: Mapping[tuple[str, str], AlignedPair],
+    variants: Sequence[str],
+    judging: _Judging,
+) -> list[Rate]:
+    """Throughput and goodput of every variant beside the real repeats."""
+    bands, found = judging.bands, []
+    for variant in variants:
+        sides = [pairs[run.meta.run_id, variant] for run in real_repeats]
+        real = [rates_per_s(pair.real, bands.service_level) for pair in sides]
+        first = [rates_per_s(pair.sim, bands.service_level) for pair in sides]
+        for name in real[0]:
+            real_values = np.array([one[name] for one in real])
+            sim_values = np.array(
+                [
+                    [one[name], *(seed.rates[name] for seed in seeds)]
+                    for one, seeds in zip(first, judging.by_seed[variant], strict=True)
+                ]
+            )
+            value, simulated = float(np.median(real_values)), float(np.median(sim_values))
+            error = relative_error(simulated, value)
+            of_repeats = repeat_interval(real_values[judging.order], sim_values[judging.order])
+            sufficient = min(len(pair.real.requests) for pair in sides) >= MIN_REQUESTS
+            interval, basis = _interval_of(of_repeats, bootstrap.UNKNOWN, sufficient=sufficient, repeated=len(real) > 1)
+            outcome = judge(
+                error,
+                interval,
+                bands,
+                sufficient=sufficient and len(real) > 1,
+                few_repeats=of_repeats is not None and of_repeats.few,
+            )
+            reason = "" if outcome != "insufficient" else "one repeat" if len(real) == 1 else f"fewer than {MIN_REQUESTS} requests, or a repeat without any"  # fmt: skip
+            found.append(
+                Rate(
+                    metric=name,
+                    variant=variant,
+                    real_per_s=value,
+                    sim_per_s=simulated,
+                    relative_error=error,
+                    real_spread=_spread(real_values, value),
+                    verdict=outcome,
+                    interval_low=interval.low,
+                    interval_high=interval.high,
+                    interval_basis=basis,
+                    reason=reason,
+                )
+            )
+    return found
 
 
 def _spread(values: np.ndarray, median: float) -> float:
@@ -537,8 +813,9 @@ def _error_groups(errors: pd.DataFrame) -> pd.DataFrame:
     return _frame(ErrorGroups, rows)
 
 
-def _verdict(cells: Sequence[Cell], *, marked: bool) -> Verdict:
-    required = [cell for cell in cells if cell.required]
+def _verdict(cells: Sequence[Cell], bands: Bands, *, marked: bool) -> Verdict:
+    """The verdict of one variant, from its cells."""
+    required = [cell for cell in cells if _asked(cell, bands)]
     # A cell without any sample (one token a request has no gap) is nothing to be judged, not a judgement withheld.
     present = [cell for cell in required if cell.num_real_samples]
     unjudged = [cell for cell in required if cell.verdict == "insufficient"]

@@ -5,18 +5,22 @@ By severity:
   was calibrated. Nothing is written.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back from the engine; hardware
   that was only stated; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band; many failed
-  or stopped requests; no warm-up. A marked comparison is never a `pass`.
-- note: some failed requests or early stops, bunched tokens, preemptions, one repeat only, latencies derived from token times, what
+  or stopped requests; tokens that mostly came several at a time; no warm-up. A marked variant is never a `pass`.
+- note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from token times, what
   could not be checked.
+
+A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only; for a reader of another it is a
+note.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.alignment import Counts, check_same_workload
@@ -40,7 +44,8 @@ MANY = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: a row of `contracts.tables.GateChecks`. `finding` is empty where it is in order."""
+    """One thing that was looked at: a row of `contracts.tables.GateChecks`. `finding` is empty where it is in order; `variants` are those it is about,
+    empty: all."""
 
     check: str
     run: str
@@ -48,6 +53,15 @@ class Check:
     real: str
     simulated: str
     finding: str = ""
+    variants: tuple[str, ...] = ()
+
+    def marks(self, variant: str) -> bool:
+        """Whether it keeps this variant from being a pass."""
+        return self.severity == "mark" and (not self.variants or variant in self.variants)
+
+    def seen_from(self, variant: str) -> Check:
+        """The check as a reader of this variant takes it: the marks of others are notes."""
+        return self if self.severity != "mark" or self.marks(variant) else replace(self, severity="note")
 
 
 # --- stop -------------------------------------------------------------------------------------------------------------
@@ -83,7 +97,7 @@ def check_comparable(
     _check_not_calibrated_on(real_repeats[0], calibration_sha256)
 
 
-def _check_same_subject(first: RealRun, other: RealRun | SimulatedRun) -> None:
+def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | SimulatedRun) -> None:
     """Same model and same device."""
     one, two = first.meta, other.meta
     if one.model != two.model:
@@ -130,6 +144,36 @@ def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] 
                 f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the comparison would only "
                 "show the fit. Compare on a workload that the calibration never saw."
             )
+
+
+def check_same_simulation(sim: SimulatedRun, further: Sequence[SimulatedRun]) -> None:
+    """Runs under further seeds are of the same variant, workload, subject, profile and settings, each with a seed of its own.
+
+    Raises:
+        ComparisonError: names the two runs and what differs.
+    """
+    seen = {seed_of(sim): sim}
+    for other in further:
+        check_same_workload([sim.meta, other.meta])
+        _check_same_subject(sim, other)
+        for name, one, two in (
+            ("variant", sim.meta.variant, other.meta.variant),
+            ("profile", sim.meta.profile_sha256, other.meta.profile_sha256),
+        ):
+            if one != two:
+                raise ComparisonError(
+                    f"{sim.directory} and {other.directory} are of {name} {one} and {two}. Simulate one variant with one profile under each seed."
+                )
+        if (twice := seen.get(seed_of(other))) is not None:
+            raise ComparisonError(
+                f"{twice.directory} and {other.directory} are both of variant {sim.meta.variant!r} with seed {seed_of(other)}. Name one run a seed."
+            )
+        seen[seed_of(other)] = other
+
+
+def seed_of(run: SimulatedRun) -> int:
+    """The seed a simulation was run with."""
+    return int(run.meta.params.get("simulation", {}).get("seed", 0))
 
 
 # --- mark and note ----------------------------------------------------------------------------------------------------
@@ -226,7 +270,7 @@ def _unequal_settings(parity: pd.DataFrame) -> list[Check]:
             else "not recorded by the simulation, so parity is unknown"
         )
         text = f"setting {setting}: engine {real}, {what} ({variants})"
-        found.append(Check("settings", variants, "mark", str(real), str(simulated), text))
+        found.append(Check("settings", variants, "mark", str(real), str(simulated), text, tuple(rows["variant"])))
     return found
 
 
@@ -313,11 +357,47 @@ def _early_stops(run: RealRun, counts: Counts) -> Check:
 
 
 def _bunched(run: RealRun) -> Check:
-    number = run.meta.num_bunched_messages
-    if not number:
-        return Check("bunched tokens", run.meta.run_id, "ok", "0", "")
-    text = f"real run {run.meta.run_id}: {number} messages carried more than one token, whose gaps read as 0"
-    return Check("bunched tokens", run.meta.run_id, "note", str(number), "", text)
+    run_id, number, delivery = run.meta.run_id, run.meta.num_bunched_messages, delivery_of(run)
+    if not number and not delivery.tokens:
+        return Check("bunched tokens", run_id, "ok", "0", "")
+    told = f"{100 * delivery.tokens:.1f} % of the tokens"
+    if delivery.tokens <= MANY:
+        text = f"real run {run_id}: {number} messages carried more than one token, whose gaps read as 0"
+        return Check("bunched tokens", run_id, "note", str(number), "", text)
+    text = f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not judged"
+    if delivery.whole_answers > MANY:
+        text += (
+            f". {100 * delivery.whole_answers:.1f} % of the answers of two tokens or more came in one message, whose first token is seen at the last; "
+            "TTFT and TPOT are not judged either"
+        )
+    return Check("bunched tokens", run_id, "mark", told, "", text)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How tokens reached the client: `tokens`, share of the tokens after the first that came at the time of the one before; `whole_answers`, share of the
+    answers of two tokens or more that came all at once."""
+
+    tokens: float
+    whole_answers: float
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Measures that say more about the delivery than about the engine."""
+        if self.tokens <= MANY:
+            return ()
+        return ("itl",) if self.whole_answers <= MANY else ("itl", "tpot", "ttft")
+
+
+def delivery_of(run: RealRun) -> Delivery:
+    """The delivery of a real run, from its token times."""
+    later = run.tokens["token_index"].to_numpy() > 0
+    if not later.any():
+        return Delivery(0.0, 0.0)
+    ids, together = run.tokens["request_id"].to_numpy()[later], run.tokens["token_latency_ns"].to_numpy()[later] == 0
+    gaps, bunched = np.bincount(ids), np.bincount(ids, together)
+    asked = gaps > 0
+    return Delivery(float(together.mean()), float((bunched[asked] == gaps[asked]).mean()))
 
 
 def _preemptions(real_repeats: Sequence[RealRun], variant: str, sim: SimulatedRun) -> Check:
@@ -326,13 +406,13 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, sim: SimulatedRu
     real = " / ".join("unknown" if number is None else str(number) for number in numbers)
     simulated = sim.meta.num_preemptions
     if not simulated and not any(numbers):
-        return Check("preemptions", variant, "ok", real, "0")
+        return Check("preemptions", variant, "ok", real, "0", variants=(variant,))
     text = f"simulation {variant}: {simulated} preemptions, real {real}"
-    return Check("preemptions", variant, "note", real, str(simulated), text)
+    return Check("preemptions", variant, "note", real, str(simulated), text, (variant,))
 
 
 def few_stretches(blocks: Blocks) -> Check:
-    """Whether the requests hold enough stretches that do not depend on each other to judge by. Not a mark: cells are judged accordingly."""
+    """Whether the requests hold enough stretches that do not depend on each other to resample. Not a mark: cells that rest on it are judged accordingly."""
     number = blocks.num_requests / blocks.length
     told = f"{number:.0f} blocks of {blocks.length} requests"
     if blocks.long_enough:
@@ -341,6 +421,6 @@ def few_stretches(blocks: Blocks) -> Check:
     over = "at least" if blocks.length >= blocks.num_requests // 4 else "about"
     text = (
         f"latencies depend on each other over {over} {blocks.length} requests, so {blocks.num_requests} requests are only {number:.0f} independent "
-        "stretches: intervals cover less than they claim, and nothing but a fail is concluded from them"
+        "stretches: intervals from resampled requests cover less than they claim, and nothing but a fail is concluded from them"
     )
     return Check("independent stretches", "", "note", told, "", text)

@@ -48,6 +48,8 @@ PERCENTILES = (50, 90, 95, 99)
 STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
 MIN_SAMPLES_BEYOND = 10
 """A percentile with fewer samples beyond it rests on a handful of events; it is shown, and not judged."""
+MIN_SAMPLES_BEYOND_IN_REPEATS = 2
+"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not hang on the largest sample alone."""
 MIN_REQUESTS = 20
 """Tokens of a request depend on each other, so requests are what is counted: with fewer of them nothing is judged."""
 
@@ -132,10 +134,15 @@ def percentile_ns(ordered: np.ndarray, percentile: float) -> float:
     return float(ordered[below] + (float(ordered[above]) - float(ordered[below])) * (position - below))
 
 
-def is_sufficient(statistic: str, num_samples: int, num_requests: int) -> bool:
-    """Whether a statistic can be judged: 20 requests, and ten samples beyond a percentile (100 for P90, 200 for P95, 1,000 for P99)."""
-    beyond = 100 - int(statistic[1:]) if statistic != "mean" else 100
-    return num_requests >= MIN_REQUESTS and num_samples * beyond >= MIN_SAMPLES_BEYOND * 100
+def is_sufficient(statistic: str, num_samples: int, num_requests: int, beyond: int = MIN_SAMPLES_BEYOND) -> bool:
+    """Whether a statistic can be judged: 20 requests, and so many samples beyond a percentile (ten: 100 for P90, 200 for P95, 1,000 for P99)."""
+    return num_requests >= MIN_REQUESTS and num_samples >= samples_needed(statistic, beyond)
+
+
+def samples_needed(statistic: str, beyond: int = MIN_SAMPLES_BEYOND) -> int:
+    """Samples of which so many lie beyond a percentile; for the mean as for no percentile."""
+    share = 100 - int(statistic[1:]) if statistic != "mean" else 100
+    return -(-beyond * 100 // share)
 
 
 def relative_error(sim: float, real: float) -> float:

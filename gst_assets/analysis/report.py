@@ -1,6 +1,6 @@
 """Writing a comparison directory: summary.md, report.html, tables/*.csv, figs/*.png, and building its metadata document.
 
-What the report says is in `report_content`, how it looks in `report_formats`. The same comparison gives the same bytes.
+What the report says is in `report_content` and `report_tables`, how it looks in `report_formats`. The same comparison gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,10 @@ from pathlib import Path
 
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import write_figures
-from gst_assets.analysis.report_content import (
-    FIGURES,
-    REPORT,
-    TABLES,
-    content,
-    headline_grid,
-    latency_grid,
-    verdict_sentence,
-)
+from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
 from gst_assets.analysis.report_formats import markdown, markdown_table, page
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.report_tables import deciding_grid, latency_grid
+from gst_assets.analysis.runs import RealRun, SimulatedRun, read_calibration_machine
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -31,6 +24,7 @@ from gst_assets.contracts.tables import (
     GateChecks,
     LatencyErrors,
     PairedErrors,
+    RateErrors,
     RepeatLatencies,
     RequestErrors,
     RunTotals,
@@ -58,6 +52,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (LatencyErrors, comparison.latency_errors),
         (RepeatLatencies, comparison.repeat_latencies),
         (RequestErrors, comparison.request_errors),
+        (RateErrors, comparison.rate_errors),
         (PairedErrors, comparison.paired_errors),
         (ErrorGroups, comparison.error_groups),
         (RunTotals, comparison.run_totals),
@@ -69,9 +64,10 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (ErrorCauses, comparison.error_causes),
     ):
         write_table(model, frame, tables)
-    blocks = content(comparison, write_figures(comparison, figures))
+    calibration = read_calibration_machine(comparison.simulations[comparison.headline])
+    blocks = content(comparison, write_figures(comparison, figures), calibration)
     (directory / SUMMARY).write_text(markdown(blocks, FIGURES), encoding="utf-8")
-    (directory / REPORT).write_text(page(blocks, comparison.verdict.outcome, figures), encoding="utf-8")
+    (directory / REPORT).write_text(page(blocks, directory, FIGURES), encoding="utf-8")
 
 
 def latency_table(comparison: Comparison) -> str:
@@ -81,7 +77,7 @@ def latency_table(comparison: Comparison) -> str:
 
 def headline_table(comparison: Comparison) -> str:
     """The Markdown table of the cells that decide. Under 1,000 characters: the Dagster UI folds away what is longer."""
-    return markdown_table(headline_grid(comparison))
+    return markdown_table(deciding_grid(comparison.answer))
 
 
 def comparison_meta(
@@ -111,6 +107,9 @@ def comparison_meta(
             "sim_run_dir": str(comparison.simulations[comparison.headline].directory),
             "real_run_dirs": [str(run.directory) for run in comparison.real_repeats],
             "sim_run_dirs": {name: str(run.directory) for name, run in comparison.simulations.items()},
+            "seed_run_dirs": {
+                name: [str(run.directory) for run in runs] for name, runs in comparison.further_seeds.items()
+            },
             "workload_id": first.meta.workload_id,
             "headline_variant": comparison.headline,
             "verdict": comparison.verdict.outcome,

@@ -117,7 +117,7 @@ def _step_rows(real: RealRun, name: str, other: RealRun | SimulatedRun) -> list[
     share = same_composition(one, two)
     rows = []
     for kind in ("all", *STEP_KINDS):
-        times = [durations_ns(table)[_of_kind(table, kind)] for table in (one, two)]
+        times = [durations_ns(table)[of_kind(table, kind)] for table in (one, two)]
         means = [float(part.mean()) if len(part) else math.nan for part in times]
         rows.append(
             {
@@ -135,7 +135,8 @@ def _step_rows(real: RealRun, name: str, other: RealRun | SimulatedRun) -> list[
     return rows
 
 
-def _of_kind(iterations: pd.DataFrame, kind: str) -> np.ndarray:
+def of_kind(iterations: pd.DataFrame, kind: str) -> np.ndarray:
+    """Which steps are `decode`, `mixed` (see `STEP_KINDS`) or of `all` kinds, bool."""
     if kind == "all":
         return np.ones(len(iterations), dtype=bool)
     mixed = iterations["num_prefill_tokens"].to_numpy(dtype="int64") > 0

@@ -1,14 +1,18 @@
-"""The simulation's assets: the same two tables as the real run, one run directory per variant."""
+"""The simulation's assets: the same two tables as the real run, one run directory per variant, and one more for every further seed of a variant that
+depends on it."""
 
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from typing import Any
 
 import dagster as dg
+import numpy as np
 
 from gst_assets.analysis.runs import SimulatedRun, load_run
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
-from gst_assets.assets.profiles import current_bundle, vidur_profile
+from gst_assets.assets.profiles import NAME as PROFILE
+from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
@@ -24,13 +28,14 @@ from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.spec import LoadedWorkload
 
 TABLE_CACHE = ".cache/vidur_tables"
+_FURTHER = "seed_run_ids"
 
 
 @dg.multi_asset(
     specs=[
         dg.AssetSpec(
             "vidur_request_metrics",
-            deps=[workload_spec, vidur_profile],
+            deps=[workload_spec, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
@@ -39,7 +44,7 @@ TABLE_CACHE = ".cache/vidur_tables"
         ),
         dg.AssetSpec(
             "vidur_token_metrics",
-            deps=[workload_spec, vidur_profile],
+            deps=[workload_spec, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
@@ -69,8 +74,17 @@ def vidur_metrics(
         )
         for variant in chosen.simulation.variants
     }
+    further = {
+        variant: _further_seeds(chosen, scenario.overrides, workload, bundle, run, store)
+        for variant, run in runs.items()
+    }
     store.set_current(
-        chosen.name, "vidur_runs", {"run_ids": {variant: run.meta.run_id for variant, run in runs.items()}}
+        chosen.name,
+        "vidur_runs",
+        {
+            "run_ids": {variant: run.meta.run_id for variant, run in runs.items()},
+            _FURTHER: {variant: [run.meta.run_id for run in others] for variant, others in further.items()},
+        },
     )
     yield all_tokens_result(runs)
     headline = runs[chosen.simulation.variants[-1]]
@@ -88,6 +102,7 @@ def vidur_metrics(
             metadata={
                 "dagster/row_count": rows,
                 "variants": ", ".join(runs),
+                "seeds": ", ".join(f"{variant} {1 + len(others)}" for variant, others in further.items()),
                 "num_preemptions": headline.meta.num_preemptions,
                 "paths": dg.MetadataValue.md(
                     "\n".join(f"- {variant}: `{run.directory}`" for variant, run in runs.items())
@@ -108,9 +123,55 @@ def _simulate_and_commit(
     store: ArtifactStore,
 ) -> SimulatedRun:
     started = datetime.now(timezone.utc)
-    result = simulate(
-        scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE
-    )
+    result = _simulated(scenario, workload, bundle, variant, store)
+    return _commit(scenario, overrides, workload, bundle, variant, run_id, store, started, result)
+
+
+def _simulated(
+    scenario: Scenario, workload: LoadedWorkload, bundle: Bundle, variant: str, store: ArtifactStore
+) -> SimulationResult:
+    return simulate(scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE)
+
+
+def _further_seeds(
+    scenario: Scenario,
+    overrides: list[str],
+    workload: LoadedWorkload,
+    bundle: Bundle,
+    first: SimulatedRun,
+    store: ArtifactStore,
+) -> list[SimulatedRun]:
+    """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives the same tables as the first."""
+    variant = first.meta.variant
+    runs: list[SimulatedRun] = []
+    for seed in range(scenario.simulation.seed + 1, scenario.simulation.seed + scenario.simulation.seeds):
+        started = datetime.now(timezone.utc)
+        seeded = scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"seed": seed})})
+        result = _simulated(seeded, workload, bundle, variant, store)
+        if not runs and _same_times(first, result):
+            return []
+        run_id = f"{first.meta.run_id}-seed{seed}"
+        runs.append(_commit(seeded, overrides, workload, bundle, variant, run_id, store, started, result))
+    return runs
+
+
+def _same_times(run: SimulatedRun, result: SimulationResult) -> bool:
+    """Whether every token comes at the same time: then nothing else differs either."""
+    times = result.tokens["token_time_ns"].to_numpy(dtype="int64")
+    return bool(np.array_equal(run.tokens["token_time_ns"].to_numpy(dtype="int64"), times))
+
+
+def _commit(
+    scenario: Scenario,
+    overrides: list[str],
+    workload: LoadedWorkload,
+    bundle: Bundle,
+    variant: str,
+    run_id: str,
+    store: ArtifactStore,
+    started: datetime,
+    result: SimulationResult,
+) -> SimulatedRun:
     with store.stage(Kind.VIDUR_RUN, run_id) as staging:
         write_table(RequestMetrics, result.requests, staging.path)
         write_table(TokenMetrics, result.tokens, staging.path)
@@ -164,11 +225,29 @@ def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, Si
     Raises:
         ArtifactError: none made, or one incomplete.
     """
+    pointer = _pointer(store, scenario)
+    return {
+        variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()
+    }
+
+
+def further_seeds(store: ArtifactStore, scenario: Scenario) -> dict[str, list[SimulatedRun]]:
+    """The runs of each variant under further seeds, made with those of `current_vidur_runs`; none of an exact variant.
+
+    Raises:
+        ArtifactError: none made, or one incomplete.
+    """
+    pointer = _pointer(store, scenario)
+    return {
+        variant: [load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for run_id in run_ids]
+        for variant, run_ids in pointer.get(_FURTHER, {}).items()
+    }
+
+
+def _pointer(store: ArtifactStore, scenario: Scenario) -> dict[str, Any]:
     pointer = store.current(scenario.name, "vidur_runs", "run_ids")
     if pointer is None:
         raise ArtifactError(
             f"{store}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."
         )
-    return {
-        variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()
-    }
+    return pointer

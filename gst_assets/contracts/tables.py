@@ -480,7 +480,7 @@ class LatencyErrors(Table):
 
     `real_ns` is the median over repeats of the statistic computed in each repeat; `real_spread` is (max - min) / `real_ns` over the
     repeats, empty with a single repeat. `sim_ns` is the median over repeats of the simulation's statistic after alignment to each
-    repeat; without early stops and errors these are equal. `relative_error` is (sim - real) / real, empty where `real_ns` is 0 and
+    repeat, itself the median over its seeds; without early stops and errors these are equal for every repeat. `relative_error` is (sim - real) / real, empty where `real_ns` is 0 and
     `sim_ns` is not.
     """
 
@@ -519,8 +519,43 @@ class LatencyErrors(Table):
         description="independent samples beyond the percentile (mean: half of those beyond P95) that the samples are worth; empty: not known, or nothing varies",
     )
     interval_flagged: Series[bool] | None = pa.Field(
-        description="the interval rests on too few independent samples or stretches to cover what it claims"
+        description="the interval rests on fewer than five repeats, or with one repeat on too few independent samples or stretches, to cover what it claims"
     )
+    interval_basis: Series[str] | None = pa.Field(
+        isin=["repeats", "requests", "none"],
+        description="what the interval rests on: repeats of the engine and seeds of the simulation; with one repeat, resampled requests",
+    )
+    carry_low: Series[float] | None = pa.Field(
+        nullable=True,
+        description="low end of the 95 % interval of the error on other workloads of the kind (requests resampled); empty: not known",
+    )
+    carry_high: Series[float] | None = pa.Field(nullable=True, description="its high end; empty: not known or open")
+    drifts: Series[bool] | None = pa.Field(
+        description="the repeats rise or fall all the time, and the interval is widened"
+    )
+    reason: Series[str] | None = pa.Field(description="why it cannot be judged, or what holds a pass back; else empty")
+
+
+class RateErrors(Table):
+    """Throughput and goodput, real beside simulated: one row per variant and rate. They do not enter the comparison's verdict."""
+
+    class Config(Table.Config):
+        name = "rate_errors.csv"
+
+    metric: Series[str] = pa.Field(
+        isin=["requests_per_s", "input_tokens_per_s", "output_tokens_per_s", "goodput_per_s"],
+        description="over first arrival to last compared token; goodput: requests that keep comparison.service_level",
+    )
+    variant: Series[str] = pa.Field(description="simulation variant")
+    real_per_s: Series[float] = pa.Field(ge=0, nullable=True, description="median over repeats")
+    sim_per_s: Series[float] = pa.Field(ge=0, nullable=True, description="median over repeats and seeds")
+    relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
+    real_spread: Series[float] = pa.Field(ge=0, nullable=True, description="(max - min) / median over real repeats")
+    verdict: Series[str] = pa.Field(isin=["pass", "warn", "inconclusive", "insufficient", "fail"])
+    interval_low: Series[float] = pa.Field(nullable=True, description="low end of the 95 % interval; empty: not known")
+    interval_high: Series[float] = pa.Field(nullable=True, description="high end; empty: not known or open")
+    interval_basis: Series[str] = pa.Field(isin=["repeats", "none"])
+    reason: Series[str] = pa.Field(description="why it cannot be judged; else empty")
 
 
 class RepeatLatencies(Table):
@@ -740,9 +775,12 @@ class ErrorCauses(Table):
     metric: Series[str] = pa.Field(description="ttft, itl or e2e")
     statistic: Series[str] = pa.Field(description="p50, p90 or p99")
     relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
-    rank: Series[Int] = pa.Field(ge=1, description="1.. in order of how directly the evidence speaks")
+    rank: Series[Int] = pa.Field(ge=1, description="1.. by the share of the error that goes with it, largest first")
     cause: Series[str]
     evidence: Series[str] = pa.Field(description="what was measured, in words")
+    share: Series[float] | None = pa.Field(
+        nullable=True, description="part of the error that goes when the cause is removed; empty: not known"
+    )
 
 
 # --- capacity ---------------------------------------------------------------------------------------------------------

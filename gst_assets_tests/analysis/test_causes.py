@@ -82,9 +82,9 @@ def causes(comparison: Comparison, metric: str, statistic: str = "p50") -> list[
     return table[(table["metric"] == metric) & (table["statistic"] == statistic)].sort_values("rank")["cause"].tolist()
 
 
-def evidence(comparison: Comparison, metric: str, statistic: str = "p50") -> str:
+def evidence(comparison: Comparison, metric: str, statistic: str = "p50", place: int = 0) -> str:
     table = comparison.error_causes
-    return str(table[(table["metric"] == metric) & (table["statistic"] == statistic)]["evidence"].iloc[0])
+    return str(table[(table["metric"] == metric) & (table["statistic"] == statistic)]["evidence"].iloc[place])
 
 
 REAL = [served(Costs(jitter=0.02), seed=seed) for seed in (1, 2)]
@@ -101,10 +101,7 @@ def test_a_clean_pair_has_no_cause(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write_comparison(comparison, out)
-    assert (
-        "No error of TTFT, ITL or E2E at P50, P90 or P99 with samples enough for an interval is beyond 5 %."
-        in (out / "summary.md").read_text()
-    )
+    assert "No error of `calibrated` is beyond 5 %, so no cause was looked for." in (out / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +124,9 @@ def test_a_limit_that_differs_is_named_where_it_was_reached(tmp_path: Path) -> N
     slow = served(Costs(handover_ns=5 * MS), is_real=False)
     reached = compared(tmp_path / "a", REAL, assumed(slow, max_num_batched_tokens=PROMPT))
     assert causes(reached, "ttft") == ["chunk size"]
-    assert evidence(reached, "ttft") == "max_num_batched_tokens: engine 512, simulated 64; a step had 64 tokens"
+    assert evidence(reached, "ttft") == (
+        "max_num_batched_tokens: engine 512, simulated 64; a step had 64 tokens; at most 100 % of the error goes with it"
+    )
     far = compared(tmp_path / "b", REAL, assumed(slow, max_num_batched_tokens=PROMPT + 1, max_num_seqs=2))
     assert causes(far, "ttft") == ["unexplained"]
     assert "the largest part of the mean error is in queueing, 4.5 ms a request" in evidence(far, "ttft")
@@ -141,7 +140,8 @@ def test_kv_blocks_that_differ_are_named_where_they_were_filled(tmp_path: Path) 
     )
     assert causes(compared(tmp_path / "b", REAL, assumed(slow, num_kv_blocks=512)), "ttft") == ["unexplained"]
     preempting = assumed(slow, num_kv_blocks=512).with_meta(num_preemptions=3)
-    assert causes(compared(tmp_path / "c", REAL, preempting), "ttft") == ["KV blocks", "preemptions"]
+    assert causes(compared(tmp_path / "c", REAL, preempting), "ttft") == ["KV blocks"], "preemptions act on the same"
+    assert "3 preemptions" in evidence(compared(tmp_path / "d", REAL, preempting), "ttft")
 
 
 def test_another_scheduler_and_preemptions_are_named(tmp_path: Path) -> None:
@@ -155,20 +155,90 @@ def test_another_scheduler_and_preemptions_are_named(tmp_path: Path) -> None:
     assert "1 / 1 in the real repeats, 0 simulated" in evidence(compared(tmp_path / "c", preempted, slow), "ttft")
 
 
-def test_steps_outside_calibration_are_named(tmp_path: Path) -> None:
-    slow = served(Costs(handover_ns=5 * MS), is_real=False)
+def test_steps_outside_calibration_are_told_with_the_times_of_steps(tmp_path: Path) -> None:
+    slow = served(Costs(mixed_ns=12 * MS), is_real=False)
     some = compared(tmp_path / "a", REAL, assumed(slow, steps_outside_calibration=24))
-    assert causes(some, "ttft") == ["outside calibration"] and "24 of 240" in evidence(some, "ttft")
-    assert causes(compared(tmp_path / "b", REAL, assumed(slow, steps_outside_calibration=2)), "ttft") == ["unexplained"]
+    assert causes(some, "ttft") == ["step time, mixed"] and "24 of 240 simulated steps" in evidence(some, "ttft")
+    few = compared(tmp_path / "b", REAL, assumed(slow, steps_outside_calibration=2))
+    assert causes(few, "ttft") == ["step time, mixed"] and "outside" not in evidence(few, "ttft")
 
 
 def test_a_late_driver_is_named_only_where_it_makes_the_real_side_slower(tmp_path: Path) -> None:
     late = [served(Costs(late_ns=6 * MS, jitter=0.02), seed=seed) for seed in (1, 2)]
     comparison = compared(tmp_path / "a", late, GOOD)
-    assert causes(comparison, "ttft") == ["lateness"] and "6 ms late at P50" in evidence(comparison, "ttft")
+    assert causes(comparison, "ttft") == ["driver busy"] and "6 ms late at P50" in evidence(comparison, "ttft")
     assert causes(comparison, "itl") == []
     slow = served(Costs(handover_ns=13 * MS), is_real=False)
     assert causes(compared(tmp_path / "b", late, slow), "ttft") == ["unexplained"]
+
+
+def test_a_cause_is_told_with_its_share_and_the_rest_as_unexplained(tmp_path: Path) -> None:
+    """Of 4.5 ms by which first tokens are late 2 are the mixed steps': the rest is in the handing over, which no rule knows."""
+    slow = served(Costs(mixed_ns=12 * MS, handover_ns=3 * MS), is_real=False)
+    rows = compared(tmp_path, REAL, slow).error_causes
+    mine = rows[(rows["metric"] == "ttft") & (rows["statistic"] == "p50")].set_index("cause")["share"]
+    assert mine.index.tolist() == ["step time, mixed", "unexplained"]
+    assert mine["step time, mixed"] == pytest.approx(2 / 4.5, abs=0.03)
+    assert mine.sum() == pytest.approx(1)
+
+
+def test_a_small_part_of_an_error_is_not_its_cause(tmp_path: Path) -> None:
+    """Mixed steps are 8 % off and first tokens twice as late: what explains less than a tenth is not named."""
+    slow = served(Costs(mixed_ns=round(10.8 * MS), handover_ns=12 * MS), is_real=False)
+    assert causes(compared(tmp_path, REAL, slow), "ttft") == ["unexplained"]
+
+
+def disturbed(recipe: Recipe, begin: float, end: float, factor: float) -> Recipe:
+    """The recipe with everything between two seconds of the run taking `factor` times as long, from each request's arrival or step's forming on."""
+    assert recipe.iterations is not None
+    steps = recipe.iterations.astype("int64")
+    # Requests are 60 ms apart and do not meet: a step belongs to the one that arrived last.
+    arrival = steps["scheduled_time_ns"] // (60 * MS) * 60 * MS
+    slow = np.where((arrival >= begin * 1e9) & (arrival < end * 1e9), factor, 1)
+    for name in ("scheduled_time_ns", "completion_time_ns"):
+        steps[name] = arrival + ((steps[name] - arrival) * slow).astype("int64")
+    requests = []
+    for one in recipe.requests:
+        inside = begin * 1e9 <= one.arrival_ns < end * 1e9
+        stretch = factor if inside else 1
+        requests.append(
+            replace(one, token_ns=tuple(one.arrival_ns + round((t - one.arrival_ns) * stretch) for t in one.token_ns))
+        )
+    return replace(recipe, requests=requests, iterations=steps.astype("Int64"))
+
+
+def test_a_machine_disturbed_for_some_seconds_is_named_with_its_share(tmp_path: Path) -> None:
+    """One of two seconds is 1.7 times as slow in both repeats; the simulation knows only the quiet ones."""
+    real = [disturbed(one, 0.99, 2.0, 1.7) for one in REAL]
+    comparison = compared(tmp_path, real, GOOD)
+    rows = comparison.error_causes
+    mine = rows[(rows["metric"] == "e2e") & (rows["statistic"] == "p90")].iloc[0]
+    assert mine["cause"] == "host speed, within repeats" and mine["share"] > 0.8, rows.to_string()
+    assert "real1: 1.70 times as long in 1 of 3 s (1 s to 2 s after its first step)" in mine["evidence"]
+    assert "host speed, within repeats" not in causes(compared(tmp_path / "quiet", REAL, GOOD.scaled(1.2)), "e2e")
+
+
+def test_repeats_at_different_speeds_are_named(tmp_path: Path) -> None:
+    """Two of three repeats ran on a host that was a third slower; the simulation is right for the fast one."""
+    speeds = (4, 16 / 3, 16 / 3)
+    real = [
+        served(Costs(mixed_ns=round(2.5 * ms * MS), decode_ns=round(ms * MS)), seed=k) for k, ms in enumerate(speeds)
+    ]
+    comparison = compared(tmp_path, real, GOOD)
+    assert causes(comparison, "itl")[0] == "noise" and "host speed, between repeats" in causes(comparison, "itl")
+    assert "1.00 / 1.33 / 1.33 times as long" in evidence(comparison, "itl", place=1)
+
+
+def test_tokens_delivered_together_are_named(tmp_path: Path) -> None:
+    """A proxy keeps each answer until it is complete."""
+    real = [
+        replace(one, requests=[replace(r, token_ns=(r.token_ns[-1],) * NUM_TOKENS) for r in one.requests])
+        for one in REAL
+    ]
+    comparison = compared(tmp_path, real, GOOD)
+    assert {"itl", "ttft"} == {cell.metric for cell in comparison.verdict.unjudged}
+    assert comparison.answer.verdict == "cannot_judge", "an exact simulation does not fail"
+    assert any("100.0 % of the answers of two tokens or more came in one message" in text for text in comparison.marks)
 
 
 def test_an_error_within_the_real_spread_is_noise(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from gst_assets.contracts.tables import (
     GateChecks,
     LatencyErrors,
     PairedErrors,
+    RateErrors,
     RepeatLatencies,
     RequestErrors,
     RunTotals,
@@ -28,7 +30,9 @@ from gst_assets.contracts.tables import (
 )
 from gst_assets.errors import ComparisonError
 from gst_assets.profiling.calibration import workload_digest
+from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import ServiceLevel
 from gst_assets_tests.analysis.run_directories import (
     ENGINE_SETTINGS,
     HARDWARE,
@@ -271,13 +275,27 @@ def test_errors_are_put_beside_the_noise(tmp_path: Path) -> None:
     assert math.isnan(_cell(found, "ITL P50").error_to_noise), "repeats without spread"
 
 
-def test_all_gaps_zero_in_the_real_run_fails_unless_simulated_so(tmp_path: Path) -> None:
-    bunched = steady(25, 3, itl_ns=0)
-    found = _compare(tmp_path, [bunched], {"kernels": bunched, "calibrated": steady(25, 3)})
-    assert math.isnan(_cell(found, "ITL P50").relative_error)
-    assert (_cell(found, "ITL P50").verdict, found.verdict.outcome) == ("fail", "fail")
-    assert found.verdict.cells[0].name == "ITL P50", "an undefined error is the worst"
-    assert _cell(found, "ITL P50", "kernels").verdict == "pass"
+def test_tokens_that_came_together_leave_itl_unjudged(tmp_path: Path) -> None:
+    """Ten tokens a message: nine gaps of ten are the delivery's, and the first message is not the last."""
+    real = steady(25, 20)
+    bunched = Recipe(
+        [replace(one, token_ns=tuple(one.token_ns[k - k % 10 + 9] for k in range(20))) for one in real.requests]
+    )
+    found = _compare(tmp_path, [bunched] * 5, {"calibrated": real})
+    assert {cell.name for cell in found.verdict.unjudged} == {"ITL P50", "ITL P90"}
+    assert "delivered several at a time" in _cell(found, "ITL P50").reason
+    assert _cell(found, "E2E P50").verdict == "pass" and _cell(found, "TTFT P50").verdict == "fail"
+    assert len(found.marks) == 5 and "ITL is not judged" in found.marks[0]
+
+
+def test_an_undefined_error_is_the_worst(tmp_path: Path) -> None:
+    """The real first token comes with the arrival, the simulated one later."""
+    at_once = steady(25, 3, ttft_ns=0)
+    found = _compare(tmp_path, [at_once], {"kernels": at_once, "calibrated": steady(25, 3, ttft_ns=MS)})
+    assert math.isnan(_cell(found, "TTFT P50").relative_error)
+    assert (_cell(found, "TTFT P50").verdict, found.verdict.outcome) == ("fail", "fail")
+    assert found.verdict.cells[0].name == "TTFT P50", "an undefined error is the worst"
+    assert _cell(found, "TTFT P50", "kernels").verdict == "pass"
 
 
 def test_the_headline_is_the_last_variant_of_the_scenario_that_is_given(tmp_path: Path) -> None:
@@ -289,7 +307,168 @@ def test_the_headline_is_the_last_variant_of_the_scenario_that_is_given(tmp_path
     assert _compare(tmp_path / "c", [foreign], {"one": foreign, "two": foreign}).headline == "two"
 
 
+# --- this workload: repeats and seeds ---------------------------------------------------------------------------------
+
+
+def _jittered(recipe: Recipe, seed: int, sigma: float = 0.003) -> Recipe:
+    """Another repeat: every request's times from arrival by a lognormal factor of its own, and all by one of the repeat."""
+    rng = np.random.default_rng(seed)
+    whole = rng.normal(0, sigma)
+    return replace(
+        recipe,
+        requests=[
+            replace(r, token_ns=tuple(r.arrival_ns + round((t - r.arrival_ns) * factor) for t in r.token_ns))
+            for r, factor in zip(
+                recipe.requests, np.exp(whole + rng.normal(0, sigma, len(recipe.requests))), strict=True
+            )
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recipe:
+    """Chat requests as an H100 served them, one of the recorded runs that ship with the project."""
+    folder = PROJECT_ROOT / "data" / "recorded" / "h100_quarter" / "h100_quarter-20261125T150957Z-r0"
+    requests, tokens = (pd.read_csv(folder / f"{name}_metrics.csv.gz") for name in ("request", "token"))
+    times = tokens.groupby("request_id")["token_time_ns"].apply(tuple)
+    return Recipe(
+        [
+            Request(int(row.arrival_time_ns), times[row.request_id], prompt=int(row.num_prefill_tokens))
+            for row in requests.itertuples(index=False)
+        ]
+    )
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [(0.0, "pass"), (0.03, "pass"), (0.07, "warn"), (0.15, "fail")])
+def test_a_planted_shift_gives_its_verdict(tmp_path: Path, recorded: Recipe, shift: float, outcome: str) -> None:
+    """Five repeats of a recorded run that differ by 0.3 %, beside the run itself shifted."""
+    reals = [_jittered(recorded, seed) for seed in range(5)]
+    found = _compare(tmp_path, reals, {"calibrated": recorded.scaled(1 + shift)})
+    assert found.verdict.outcome == outcome, found.answer.sentence
+    assert {cell.interval_basis for cell in found.verdict.cells} == {"repeats"}
+    for cell in found.verdict.cells:
+        if cell.metric != "itl":
+            assert cell.interval_low < shift < cell.interval_high
+
+
+def test_a_run_with_one_per_cent_of_the_requests_says_how_many_would_do(tmp_path: Path) -> None:
+    whole = steady(400, 12, step_ns=MS // 100)
+
+    def judged(number: int) -> Comparison:
+        cut = replace(whole, requests=whole.requests[:number])
+        return _compare(tmp_path / str(number), [_jittered(cut, seed) for seed in range(5)], {"calibrated": cut})
+
+    few = judged(4)
+    assert few.answer.verdict == "cannot_judge"
+    reasons = {cell.reason for cell in few.answer.cells}
+    assert reasons == {"4 requests; 20 would do"} and few.answer.more
+    assert judged(20).answer.verdict == "pass"
+
+
+def test_fewer_than_five_repeats_are_no_pass_and_a_live_run_is_told_how_many_would_do(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    reals = [_jittered(recipe, seed, 0.0005) for seed in range(4)]
+    found = _compare(tmp_path / "a", reals, {"calibrated": recipe}, repeatable=True)
+    assert found.answer.verdict == "warn" and {cell.verdict for cell in found.verdict.cells} == {"warn"}
+    assert _cell(found, "TTFT P50").interval_flagged and "one speed" in _cell(found, "TTFT P50").reason
+    assert "about 5 repeats would do" in found.answer.more[0]
+    assert _compare(tmp_path / "b", reals, {"calibrated": recipe}).answer.more == (), "a recorded run stays as it is"
+
+
+def test_with_one_repeat_the_interval_of_resampled_requests_stands_in_and_is_named(tmp_path: Path) -> None:
+    found = _compare(tmp_path, [steady(100, 3)], {"calibrated": steady(100, 3)}, repeatable=True)
+    cell = _cell(found, "TTFT P50")
+    assert (cell.interval_basis, cell.carry_low, cell.carry_high) == ("requests", cell.interval_low, cell.interval_high)
+    assert {one.verdict for one in found.rates} == {"insufficient"}, "nothing says how a rate varies"
+
+
+def test_how_far_it_carries_stands_beside_the_error_on_this_workload(tmp_path: Path) -> None:
+    """Requests that differ greatly, repeats that do not: sure about this workload, and not about another."""
+    rng = np.random.default_rng(3)
+    whole = Recipe(
+        [Request(i * 10 * MS, (i * 10 * MS + ttft, i * 10 * MS + 2 * ttft)) for i, ttft in enumerate(rng.integers(MS, 90 * MS, 100).tolist())]
+    )  # fmt: skip
+    fast = replace(
+        whole, requests=[r if i % 2 else Recipe([r]).scaled(0.8).requests[0] for i, r in enumerate(whole.requests)]
+    )
+    cell = _cell(_compare(tmp_path, [_jittered(whole, seed) for seed in range(5)], {"calibrated": fast}), "TTFT P50")
+    assert cell.carry_high - cell.carry_low > 3 * (cell.interval_high - cell.interval_low)
+
+
+def test_repeats_that_drift_widen_the_interval_and_are_said_to(tmp_path: Path) -> None:
+    recipe = steady(40, 3)
+    order = (0, 1, 2, 3, 4)
+    found, mixed = (
+        _compare(tmp_path / name, [recipe.scaled(1 + 0.01 * k) for k in taken], {"calibrated": recipe})
+        for name, taken in (("drift", order), ("mixed", (2, 0, 4, 1, 3)))
+    )
+    one, other = _cell(found, "E2E P50"), _cell(mixed, "E2E P50")
+    assert one.drifts and not other.drifts and one.relative_error == pytest.approx(other.relative_error)
+    assert one.interval_high - one.interval_low > 1.5 * (other.interval_high - other.interval_low)
+    assert "the repeats drift" in one.reason
+
+
+def test_seeds_are_part_of_the_interval(tmp_path: Path) -> None:
+    recipe = steady(40, 3)
+    reals = [load_run(write_real(tmp_path / f"r{k}", recipe), "real") for k in range(5)]
+
+    def seeded(seed: int, factor: float) -> Any:
+        params = {"simulation": {"seed": seed}}
+        made = recipe.scaled(factor).with_meta(params=params)
+        return load_run(write_simulation(tmp_path / f"s{seed}-{factor}", made), "vidur")
+
+    first = seeded(0, 1.0)
+    exact = compare(reals, {"calibrated": first}, bands=BANDS)
+    found = compare(
+        reals, {"calibrated": first}, bands=BANDS, further_seeds={"calibrated": [seeded(1, 1.02), seeded(2, 1.04)]}
+    )
+    cell = _cell(found, "TTFT P50")
+    assert cell.relative_error == pytest.approx(0.02), "the median of the seeds"
+    assert cell.interval_low < 0 and cell.interval_high > 0.04
+    assert _cell(exact, "TTFT P50").interval_low == _cell(exact, "TTFT P50").interval_high == 0
+    assert "three seeds are in the intervals" in found.answer.sentence
+    with pytest.raises(ComparisonError, match="are both of variant 'calibrated' with seed 1"):
+        compare(
+            reals, {"calibrated": first}, bands=BANDS, further_seeds={"calibrated": [seeded(1, 1.1), seeded(1, 1.2)]}
+        )
+
+
+def test_throughput_and_goodput_by_hand(tmp_path: Path) -> None:
+    """Thirty requests of three tokens and 8 prompt tokens, from 0 to 290 + 28 ms; the simulation is later by 4 ms and keeps the level as well."""
+    level = ServiceLevel(ttft_ns=25 * MS)
+    bands = Bands(service_level=level)
+    real, sim = steady(30, 3), steady(30, 3, ttft_ns=24 * MS)
+    slow = replace(
+        real,
+        requests=[
+            replace(r, token_ns=tuple(t + 10 * MS * (i < 15) for t in r.token_ns)) for i, r in enumerate(real.requests)
+        ],
+    )
+    found = _compare(tmp_path, [real] * 5, {"kernels": slow, "calibrated": sim}, bands=bands)
+    rates = {(one.metric, one.variant): one for one in found.rates}
+    requests = rates["requests_per_s", "calibrated"]
+    assert (requests.real_per_s, requests.sim_per_s) == pytest.approx((30 / 0.318, 30 / 0.322))
+    assert rates["input_tokens_per_s", "calibrated"].real_per_s == pytest.approx(240 / 0.318)
+    assert rates["output_tokens_per_s", "calibrated"].real_per_s == pytest.approx(90 / 0.318)
+    goodput = rates["goodput_per_s", "kernels"]
+    assert goodput.relative_error == pytest.approx(-0.5) and goodput.verdict == "fail"
+    assert rates["goodput_per_s", "calibrated"].verdict == "pass"
+    validate(RateErrors, found.rate_errors, "frame")
+    assert [one.name for one in found.answers["kernels"].rates][-1] == "goodput, requests/s"
+
+
 # --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def test_marks_count_for_the_variant_they_belong_to(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    off = recipe.with_meta(simulated_settings={**ENGINE_SETTINGS, "async_scheduling": True})
+    found = _compare(tmp_path, [recipe] * 5, {"kernels": off, "calibrated": recipe})
+    assert found.verdict.outcome == "pass" and not found.marks
+    assert found.answers["kernels"].verdict == "warn" and "async_scheduling" in found.answers["kernels"].marks[0]
+    assert "setting async_scheduling: engine False, simulated with True (kernels)" in found.notes
+    severities = found.gate_checks.set_index("check").loc["settings", "severity"]
+    assert severities == "note"
 
 
 def test_settings_that_differ_are_listed_and_mark_the_comparison(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_too_few_independent_samples_prove_a_failure_at_most(low: float, high: f
     assert judge(0.05, Interval(low, high), Bands(), sufficient=True, independent=False) == outcome
 
 
+def test_few_repeats_are_no_pass_and_all_else_stands() -> None:
+    for low, high, outcome in (
+        (-0.01, 0.01, "warn"),
+        (0.06, 0.08, "warn"),
+        (0.2, 0.3, "fail"),
+        (0.0, 0.2, "inconclusive"),
+    ):
+        assert judge(0.05, Interval(low, high), Bands(), sufficient=True, few_repeats=True) == outcome
+
+
 def test_the_worst_decides() -> None:
     order: list[Outcome] = ["pass", "warn", "inconclusive", "insufficient", "fail"]
     for number in range(1, len(order) + 1):

@@ -67,8 +67,11 @@ def test_every_declared_check_was_evaluated(whole: Whole) -> None:
 
 def test_a_failing_check_says_why_and_shows_the_rows(whole: Whole) -> None:
     band, parity = whole[1]["comparison_report/fidelity_band"], whole[1]["comparison_report/parity"]
-    assert not band.passed and band.severity is dg.AssetCheckSeverity.WARN
-    assert text(band, "why").startswith("4 of 4 judged cells are not shown to be inside the 5% band: 4 fail,")
+    assert not band.passed and band.severity is dg.AssetCheckSeverity.ERROR, "outside the band, which is no warning"
+    assert text(band, "judgement") == "outside the band" and "is too slow in all six cells" in text(band, "answer")
+    assert text(band, "why").startswith(
+        "outside the band: 4 of 4 judged cells are not shown to be inside the 5% band: 4 fail,"
+    )
     assert "| itl | p50 |" in text(band, "rows")
     assert text(band, "first_row").startswith("metric itl, statistic p50, real_ns 1"), "the gravest"
     assert band.partition == SCENARIO

@@ -223,7 +223,12 @@ def test_a_repeat_becomes_a_complete_run_directory(workload: Path, tmp_path: Pat
     meta = read_document(RealRunMeta, directory / "run_meta.json")
     assert set(meta.sha256) == {"request_metrics.csv", "token_metrics.csv", "iterations.csv", "summary.md"}
     assert meta.workload_sha256 == json.loads((workload / "workload_meta.json").read_text())["sha256"]
-    assert (meta.run_id, meta.group_id, meta.repeat_index, meta.num_repeats) == ("g-r0", "g", 0, 3)
+    assert (meta.run_id, meta.group_id, meta.repeat_index, meta.num_repeats) == (
+        "g-r0",
+        "g",
+        0,
+        load_scenario("smoke").replay.repeats,
+    )
     assert (meta.num_errors, meta.num_bunched_messages, meta.hydra.overrides) == (1, 1, ["a.b=1"])
     assert meta.warmup == {"num_requests": 1, "num_prefill_tokens": 2, "num_decode_tokens": 3, "seconds": 0.5}
     assert Scenario.model_validate(meta.params) == SCENARIO

@@ -156,4 +156,4 @@ def test_synthetic_requests_are_written_as_a_valid_plan(tmp_path: Path, tokenize
     chosen = load_scenario("smoke", ["workload.prompts=null", "workload.num_decode_tokens=null", synthetic])
     frame = plan_requests(chosen, tokenizer).write_prompts(tmp_path / "prompts.jsonl", tokenizer, 1)
     validate(PlannedRequests, frame, "requests.csv")
-    assert len(frame) == 120 and set(frame["num_decode_tokens"]) == {4}
+    assert len(frame) == load_scenario("smoke").workload.num_requests and set(frame["num_decode_tokens"]) == {4}
