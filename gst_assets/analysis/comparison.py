@@ -655,7 +655,7 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
     if cell.metric in judging.unjudged:
         return "tokens were delivered several at a time: the delivery's latency, not the engine's"
     if needed is not None:
-        return f"{requests} requests; {needed} would do"
+        return f"{requests} request{'' if requests == 1 else 's'}; {needed} would do"
     if cell.verdict == "insufficient":
         if cell.interval_basis == "none":
             return "a repeat has no positive value"
