@@ -7,8 +7,7 @@ import dagster as dg
 from gst_assets.assets import (
     capacity,
     comparisons,
-    profiles,
-    real_runs,
+    measurements,
     regression,
     sweeps,
     vidur_runs,
@@ -17,12 +16,11 @@ from gst_assets.assets import (
 from gst_assets.automation import JOBS, SCHEDULES, SENSORS, as_product
 from gst_assets.executors import chosen_executor
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
+from gst_assets.step_lines import LOGGER, step_lines
 
 defs = dg.Definitions(
     assets=as_product(
-        dg.load_assets_from_modules(
-            [workloads, real_runs, profiles, vidur_runs, sweeps, comparisons, regression, capacity]
-        )
+        dg.load_assets_from_modules([workloads, measurements, vidur_runs, sweeps, comparisons, regression, capacity])
     ),
     jobs=JOBS,
     schedules=SCHEDULES,
@@ -35,4 +33,5 @@ defs = dg.Definitions(
         "profiling_root": VidurProfilingRoot(),
     },
     executor=chosen_executor(),
+    loggers={"console": dg.colored_console_logger, LOGGER: step_lines},
 )

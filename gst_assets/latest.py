@@ -1,21 +1,40 @@
-"""`python -m gst_assets.latest SCENARIO`: where the scenario's newest comparison report is, as one page and as Markdown."""
+"""`python -m gst_assets.latest SCENARIO`: the answer of the scenario's newest comparison, and where its report is as one page and as Markdown."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
+import textwrap
+from itertools import takewhile
+from pathlib import Path
 
-from gst_assets.analysis.report import REPORT, SUMMARY
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import ArtifactError, GstError
 from gst_assets.scenario import load_scenario
 
+_REPORT, _SUMMARY = "report.html", "summary.md"
+_MOST_COLUMNS = 120
+
 
 def main(scenario: str) -> None:
-    """Print the paths of the report last materialized for `scenario`: report.html, and summary.md for a terminal.
+    """Print the first screen of the report last materialized for `scenario`, and the paths of report.html and summary.md.
 
     Raises:
         ArtifactError: none yet, or what names it is damaged.
         ScenarioError: there is no scenario of that name.
+    """
+    directory = newest(scenario)
+    print(for_terminal((directory / _SUMMARY).read_text(encoding="utf-8")))
+    print(f"\nreport: {directory / _REPORT}")
+    print(f"as text: {directory / _SUMMARY}")
+
+
+def newest(scenario: str) -> Path:
+    """The directory of the comparison last materialized for `scenario`.
+
+    Raises:
+        ArtifactError, ScenarioError: as `main`.
     """
     store = ArtifactStore.from_environment()
     pointer = store.current(scenario, "comparison", "comparison_id")
@@ -24,9 +43,52 @@ def main(scenario: str) -> None:
         raise ArtifactError(
             f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
         )
-    directory = store.open(Kind.COMPARISON, pointer["comparison_id"], verify=False)
-    print(f"report: {directory / REPORT}")
-    print(f"as text: {directory / SUMMARY}")
+    return store.open(Kind.COMPARISON, pointer["comparison_id"], verify=False)
+
+
+def for_terminal(summary: str) -> str:
+    """The summary's first screen, up to its figure, as plain text: columns in line, no Markdown marks, lines as wide as the terminal."""
+    width = min(shutil.get_terminal_size((_MOST_COLUMNS, 24)).columns, _MOST_COLUMNS)
+    head = list(takewhile(lambda line: not line.startswith("!["), summary.splitlines()))
+    shown: list[str] = []
+    for line in (re.sub(r"\*\*|`", "", line) for line in head):
+        if line.startswith("|"):
+            shown.append(line)
+        elif line:
+            indent = "  " if line.startswith("- ") else ""
+            shown += textwrap.wrap(line.removeprefix("# "), width, subsequent_indent=indent)
+        else:
+            shown.append("")
+    return "\n".join(_in_columns(shown)).strip()
+
+
+def _in_columns(lines: list[str]) -> list[str]:
+    """The rows of the tables among the lines with their columns in line, the first to the left and the others to the right."""
+    rows = [_cells(line) for line in lines if line.startswith("|")]
+    if not rows:
+        return lines
+    widths = [max(len(row[place]) for row in rows if not _is_rule(row)) for place in range(len(rows[0]))]
+    found = []
+    for line in lines:
+        if line.startswith("|"):
+            first, *others = _cells(line)
+            if _is_rule([first]):
+                continue
+            cells = [
+                f"{first:<{widths[0]}}",
+                *(f"{one:>{width}}" for one, width in zip(others, widths[1:], strict=True)),
+            ]
+            line = "  ".join(cells)
+        found.append(line)
+    return found
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _is_rule(row: list[str]) -> bool:
+    return set(row[0]) <= {"-", ":"}
 
 
 if __name__ == "__main__":

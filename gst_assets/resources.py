@@ -15,6 +15,8 @@ from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
 
+_SCENARIO_FILE = "scenario.json"
+
 
 class ScenarioResource(dg.ConfigurableResource):
     """Resolves the partition's scenario. Overrides given here hold for every asset of the run."""
@@ -80,7 +82,7 @@ class EngineResource(dg.ConfigurableResource):
         """
         arguments = ["--workload", str(workload), "--out", str(out), "--group-id", group_id]
         self._run("gst_assets.engine.run", arguments, scenario, overrides, out, log)
-        return sorted(out.glob(f"{group_id}-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))
+        return _in_order(out)
 
     def profile(
         self, scenario: Scenario, overrides: list[str], out: Path, root: Path, log: Callable[[str], None]
@@ -90,14 +92,29 @@ class EngineResource(dg.ConfigurableResource):
         Raises:
             EngineError, ProfileError
         """
-        self._run(
-            "gst_assets.profiling.run",
-            ["--out", str(out), "--profiling-root", str(root)],
-            scenario,
-            overrides,
-            out.parent,
-            log,
-        )
+        arguments = ["--out", str(out), "--profiling-root", str(root)]
+        self._run("gst_assets.profiling.run", arguments, scenario, overrides, out.parent, log)
+
+    def profile_with_runs(
+        self,
+        scenario: Scenario,
+        overrides: list[str],
+        workload: Path,
+        out: Path,
+        root: Path,
+        runs: Path,
+        log: Callable[[str], None],
+    ) -> list[Path]:
+        """As `profile`, with the repeats of the workload played between the calibration rounds, on the same engine start; returns the complete run
+        directories written under `runs`, by repeat.
+
+        Raises:
+            EngineError, ProfileError
+        """
+        between = ["--between", str(workload), str(out.parent / _SCENARIO_FILE), "--runs", str(runs)]
+        arguments = ["--out", str(out), "--profiling-root", str(root), *between]
+        self._run("gst_assets.profiling.run", arguments, scenario, overrides, out.parent, log)
+        return _in_order(runs)
 
     def capacity(
         self, scenario: Scenario, overrides: list[str], group_id: str, out: Path, log: Callable[[str], None]
@@ -125,7 +142,7 @@ class EngineResource(dg.ConfigurableResource):
         from gst_assets.engine.machine_lock import machine_lock
 
         # The child gets the resolved scenario, so that both sides mean exactly the same settings.
-        file = area / "scenario.json"
+        file = area / _SCENARIO_FILE
         file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
         chosen = [word for override in overrides for word in ("--override", override)]
         with machine_lock(self.lock_timeout_s, log):
@@ -146,3 +163,8 @@ class VidurProfilingRoot(dg.ConfigurableResource):
         """A profiling root to use as it is, or None when bundles are measured into the artifact root."""
         chosen = self.root or scenario.profile.root
         return resolve_path(chosen) if chosen else None
+
+
+def _in_order(runs: Path) -> list[Path]:
+    """Run directories by their repeat."""
+    return sorted(runs.glob("*-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))

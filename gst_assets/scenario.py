@@ -422,6 +422,11 @@ class Replay(Settings):
     """How the workload is played against the engine."""
 
     repeats: int = Field(1, gt=0, description="times the workload is played on one engine start, each its own run")
+    between_calibration: bool = Field(
+        False,
+        description="measure the profile anew with the runs, repeats between its calibration rounds on one engine start; only for vLLM on this machine and "
+        "requests that run to their end, else the two are measured apart",
+    )
     warmup_requests: int = Field(16, ge=0, description="requests before the first repeat; never measured")
     warmup_decode_tokens: int = Field(32, gt=0)
     request_timeout_s: float = Field(120, gt=0, description="a request without its last token by then is an error")
@@ -656,6 +661,16 @@ class Scenario(Settings):
                 f"sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
             )
         return self
+
+    @property
+    def measured_together(self) -> bool:
+        """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches early stops off in its engine."""
+        return (
+            self.replay.between_calibration
+            and self.engine.backend == "vllm"
+            and not self.engine.sampling.may_stop_early
+            and self.profile.root is None
+        )
 
     def digest(self, *sections: str) -> str:
         """First 16 hex digits of the sha256 over the named sections' resolved values."""

@@ -151,7 +151,7 @@ def test_engine_steps_run_on_their_own_queue(
             and "Celery worker" in event.engine_event_data.metadata
         }
     print(ran_on)
-    engine_steps = {"real_metrics", "vidur_profile", "capacity"}
+    engine_steps = {"measurements", "capacity"}
     assert {step for step, name in ran_on.items() if name == "engine"} == engine_steps
     assert {"workload_spec", "vidur_metrics", "comparison_report"} <= {
         step for step, name in ran_on.items() if name == "dagster"

@@ -132,7 +132,7 @@ def test_the_instance_is_what_dagster_accepts() -> None:
 
 def test_engine_steps_and_no_others_ask_for_a_gpu() -> None:
     on_gpu = {step for step, tags in steps().items() if ENGINE_QUEUE.items() <= tags.items()}
-    assert on_gpu == set(executor_config()["per_step_k8s_config"]) == {"real_metrics", "vidur_profile", "capacity"}
+    assert on_gpu == set(executor_config()["per_step_k8s_config"]) == {"measurements", "capacity"}
     for step in steps():
         job = job_of_step(step)
         check(job)

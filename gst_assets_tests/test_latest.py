@@ -23,10 +23,24 @@ def test_the_newest_report_is_named(
     )
     ArtifactStore.from_environment().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
     latest.main("smoke")
-    assert capsys.readouterr().out.splitlines() == [f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
+    assert lines[-3:] == ["", f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
     ArtifactStore.from_environment().set_current("smoke", "comparison", {})
     with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: key comparison_id missing, found no key"):
         latest.main("smoke")
     with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):
         latest.main("nosuch")
     assert (out / "report.html").is_file() and (out / "summary.md").is_file()
+
+
+def test_the_first_screen_is_plain_text_in_columns() -> None:
+    """Columns in line, no Markdown mark, and nothing of what follows the first figure."""
+    summary = (
+        "# Title\n\nScenario: `smoke`\n\n**PASS**: `calibrated` is exact.\n\n| latency | error | verdict |\n| --- | ---: | ---: |\n| TTFT P50 | +1.1 % | pass |\n"
+        "| E2E P90 | -12.1 % | cannot judge |\n\n- **one** remark\n\n![The figure](figs/answer.png)\n\n| more | tables |\n"
+    )
+    assert latest.for_terminal(summary) == (
+        "Title\n\nScenario: smoke\n\nPASS: calibrated is exact.\n\nlatency     error       verdict\nTTFT P50   +1.1 %          pass\n"
+        "E2E P90   -12.1 %  cannot judge\n\n- one remark"
+    )

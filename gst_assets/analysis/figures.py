@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from gst_assets.analysis.answer import Answer, Judgement
 from gst_assets.analysis.comparison import CURVE_LEVELS, Cell, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure, Timeline
 from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.scenario import Comparison as Bands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-_WIDTH_INCHES = 7.2
-_DPI = 110
+_WIDTH_INCHES = 5.4
+"""Narrow, so that 9-point letters are still read where a phone shows a figure 370 pixels wide."""
+_DPI = 150
 _NS_PER_MS = 1e6
 _MAX_SCATTER_POINTS = 2000
 _MAX_TIMELINE_BINS = 600
@@ -44,8 +47,15 @@ _STYLES = (
 """Colour, line style and marker; the headline variant takes the first."""
 _PHASES = (("waiting", "#BBBBBB", ""), ("prefill", "#56B4E9", "///"), ("decode", "#0072B2", ""))
 """Parts of a request's time: name, colour and hatch."""
-VERDICT_FIGURE = "errors.png"
-"""The figure that shows the verdict; every comparison has it."""
+VERDICT_FIGURE = "answer.png"
+"""The figure of the cells that decide; every comparison has it."""
+_JUDGED: dict[Judgement, tuple[str, str]] = {
+    "pass": ("#009E73", "o"),
+    "warn": ("#E69F00", "^"),
+    "fail": ("#D55E00", "s"),
+    "cannot_judge": ("#56698F", "D"),
+}
+"""Colour and marker of each judgement."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Figure:
 
 
 def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
-    """Draw every figure that has samples into `directory`; returns them in reading order, the one that shows the verdict first.
+    """Draw every figure that has samples into `directory`; returns them in reading order, that of the deciding cells first.
 
     A metric without samples (one token a request has no inter-token latency) gets no figure rather than an empty one.
     """
@@ -69,13 +79,21 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
         _save(directory / name, height, draw)
         figures.append(figure)
 
-    bands = comparison.bands
-    rows = len({(cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples})
+    bands, answer = comparison.bands, comparison.answer
     add(
         VERDICT_FIGURE,
+        "The errors that decide",
+        f"Errors of `{comparison.headline}` with their 95 % intervals, on this workload. Left of 0 the simulation is too fast. Dark band: within "
+        f"{100 * bands.pass_band:g} % (pass); light band: within {100 * bands.warn_band:g} % (warn).",
+        1.1 + 0.4 * max(len(answer.cells), 2),
+        lambda canvas: _answer(canvas, answer, bands),
+    )
+    rows = len({(cell.metric, cell.statistic) for cell in comparison.cells if cell.num_real_samples})
+    add(
+        "errors.png",
         "Errors and their intervals",
-        f"Relative error of each statistic with its 95 % interval; negative: the simulation is too fast. Dark band: within {100 * bands.pass_band:g} % "
-        f"(pass), light band: within {100 * bands.warn_band:g} % (warn). Bold: enters the verdict. †: too few samples, no interval. ‡ and dotted: too few independent samples for the interval to cover what it claims.",
+        "Relative error of each statistic of every variant with its 95 % interval; negative: the simulation is too fast. Bands as above. Bold: decides. †: too "
+        "few samples, no interval.",
         1.3 + 0.2 * rows,
         lambda canvas: _errors(canvas, comparison),
     )
@@ -165,9 +183,45 @@ def _axes(axes: Axes) -> Axes:
     return axes
 
 
-def _legend(canvas: Canvas, axes: Axes, columns: int = 5) -> None:
+def _legend(canvas: Canvas, axes: Axes, columns: int = 3) -> None:
     handles, labels = axes.get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+
+
+# --- the errors that decide -------------------------------------------------------------------------------------------
+
+
+def _answer(canvas: Canvas, answer: Answer, bands: Bands) -> None:
+    """One row a deciding cell, on a plain axis; the error is written at its point's right end."""
+    axes = _axes(canvas.add_subplot())
+    axes.grid(False, axis="y")
+    for band, colour in ((bands.warn_band, "#E6E6E6"), (bands.pass_band, "#CCCCCC")):
+        axes.axvspan(-100 * band, 100 * band, color=colour, linewidth=0, zorder=0)
+    axes.axvline(0, color="#666666", linewidth=0.8, zorder=1)
+    ends = [-100 * bands.warn_band, 100 * bands.warn_band]
+    for row, cell in enumerate(answer.cells):
+        colour, marker = _JUDGED[cell.verdict]
+        reach = np.array([value for value in (cell.low, cell.error, cell.high) if np.isfinite(value)]) * 100
+        if not len(reach):
+            axes.annotate("no bound", (0, row), xytext=(6, 5), textcoords="offset points", fontsize=9, color="#333333")
+            continue
+        ends.extend(reach)
+        if np.isfinite(cell.low):
+            right = 100 * cell.high if np.isfinite(cell.high) else 1e9
+            axes.plot([100 * cell.low, right], [row, row], color=colour, linewidth=3, solid_capstyle="butt", zorder=3)
+        if np.isfinite(cell.error):
+            axes.plot([100 * cell.error], [row], marker=marker, markersize=8, color=colour, zorder=4)
+            axes.annotate(
+                f"{100 * cell.error:+.1f} %", (100 * cell.error, row), xytext=(0, 6), textcoords="offset points", ha="center", va="bottom",
+                fontsize=9, color="#222222", zorder=5, bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
+            )  # fmt: skip
+    low, high = min(ends), max(ends)
+    room = 0.12 * (high - low)
+    axes.set_xlim(low - room, high + room)
+    axes.set_ylim(max(len(answer.cells), 2) - 0.45, -0.75)
+    axes.set_yticks(range(len(answer.cells)), [cell.name for cell in answer.cells], fontsize=10)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+,g}" if value else "0")
+    axes.set_xlabel("error: (simulated - real) / real [%]")
 
 
 # --- errors with their intervals --------------------------------------------------------------------------------------
@@ -222,7 +276,7 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
         axes.set_xscale("symlog", linthresh=20, linscale=1.5)
         axes.set_xticks(_apart(axes, low, high), minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="x", labelsize=7)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+,g}" if value else "0")
     axes.set_xlim(low, high)
 
@@ -230,7 +284,7 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
 def _apart(axes: Axes, low: float, high: float) -> list[float]:
     """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those near 0 go first."""
     place = axes.xaxis.get_transform().transform
-    room = (place(np.array([high])) - place(np.array([low]))).item() * 0.06
+    room = (place(np.array([high])) - place(np.array([low]))).item() * 0.13
     ticks = [0.0]
     for sign, end in ((-1, -low), (1, high)):
         last = 0.0

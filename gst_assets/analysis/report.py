@@ -1,6 +1,6 @@
 """Writing a comparison directory: summary.md, report.html, tables/*.csv, figs/*.png, and building its metadata document.
 
-What the report says is in `report_content`, how it looks in `report_formats`. The same comparison gives the same bytes.
+What the report says is in `report_content` and `report_tables`, how it looks in `report_formats`. The same comparison gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,10 @@ from pathlib import Path
 
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import write_figures
-from gst_assets.analysis.report_content import (
-    FIGURES,
-    REPORT,
-    TABLES,
-    content,
-    headline_grid,
-    latency_grid,
-    verdict_sentence,
-)
+from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
 from gst_assets.analysis.report_formats import markdown, markdown_table, page
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.report_tables import deciding_grid, latency_grid
+from gst_assets.analysis.runs import RealRun, SimulatedRun, read_calibration_machine
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -71,9 +64,10 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (ErrorCauses, comparison.error_causes),
     ):
         write_table(model, frame, tables)
-    blocks = content(comparison, write_figures(comparison, figures))
+    calibration = read_calibration_machine(comparison.simulations[comparison.headline])
+    blocks = content(comparison, write_figures(comparison, figures), calibration)
     (directory / SUMMARY).write_text(markdown(blocks, FIGURES), encoding="utf-8")
-    (directory / REPORT).write_text(page(blocks, comparison.verdict.outcome, figures), encoding="utf-8")
+    (directory / REPORT).write_text(page(blocks, directory, FIGURES), encoding="utf-8")
 
 
 def latency_table(comparison: Comparison) -> str:
@@ -83,7 +77,7 @@ def latency_table(comparison: Comparison) -> str:
 
 def headline_table(comparison: Comparison) -> str:
     """The Markdown table of the cells that decide. Under 1,000 characters: the Dagster UI folds away what is longer."""
-    return markdown_table(headline_grid(comparison))
+    return markdown_table(deciding_grid(comparison.answer))
 
 
 def comparison_meta(

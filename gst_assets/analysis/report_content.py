@@ -1,23 +1,53 @@
-"""What the report says: its words, tables and their order, as blocks that `report_formats` turns into Markdown or HTML.
+"""What the report says and in which order, as blocks that `report_formats` turns into Markdown or HTML.
 
-Words only; every number comes from `comparison`. Text in blocks may use `**bold**`, `*italic*`, `` `code` `` and `[text](target)`.
+First the answer: its sentence, the cells that decide, one figure of them. Then everything else, folded. Words only; every number comes from
+`comparison`, whose answers are the first screen.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-import numpy as np
-import pandas as pd
-
-from gst_assets.analysis.bootstrap import MIN_STRETCHES, NUM_REPLICATES
-from gst_assets.analysis.comparison import Cell, Comparison
+from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer
+from gst_assets.analysis.bootstrap import NUM_REPLICATES
+from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import Figure
-from gst_assets.analysis.gate import COMPARED_SETTINGS
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
+from gst_assets.analysis.report_blocks import (
+    Beside,
+    Block,
+    Contents,
+    Facts,
+    File,
+    Files,
+    Heading,
+    Items,
+    Picture,
+    Pictures,
+    Section,
+    Terms,
+    Text,
+    Verdict,
+)
+from gst_assets.analysis.report_tables import (
+    alignment_grid,
+    carry_grid,
+    causes_grid,
+    checks_grid,
+    deciding_grid,
+    groups_grid,
+    latency_grid,
+    machine_grid,
+    paired_grid,
+    rates_grid,
+    repeats_grid,
+    settings_grid,
+    stages_blocks,
+    steps_blocks,
+    totals_grid,
+)
 from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.contracts.documents import MachineRecord
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
@@ -49,96 +79,39 @@ _MEASURE_WORDS = {
     "normalized_execution": "(last compared token - first scheduled) over compared tokens, one sample a request; preemptions are in it. With E2E per token the two "
     "latencies that Vidur's paper (MLSys 2024) reports",
 }
-_SHOWN_PARITY = {"equal": "{}", "differs": "**{} (differs)**", "not_recorded": "**not recorded**"}
-_SHOWN_FACTOR = {"num_prefill_tokens": "prompt length [tokens]", "num_in_system": "others in the system"}
+_VARIANTS = (
+    "A way to simulate. `published`: Vidur as it ships, on operators measured here. `kernels`: the same sums with this project's corrections. `calibrated`: a measured model of "
+    "what a step costs."
+)
 
 
-@dataclass(frozen=True)
-class Heading:
-    """A section's title."""
-
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Items:
-    """A bulleted list."""
-
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table; columns from `numeric_from` on are right-aligned."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numeric_from: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its caption."""
-
-    figure: Figure
-
-
-Block = Heading | Text | Items | Grid | Picture
-
-
-def content(comparison: Comparison, figures: Sequence[Figure]) -> list[Block]:
-    """The report: verdict, the figure that shows it, tables, further figures, then how it was made."""
-    first, *others = figures
+def content(
+    comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
+) -> list[Block]:
+    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first; `calibration` is the machine in each round
+    that the headline's profile was calibrated in, where it is known."""
+    answer, (first, *others) = comparison.answer, figures
     return [
         Heading(_title(comparison), 1),
-        Text(verdict_sentence(comparison)),
-        *_caveats(comparison),
-        Picture(first),
-        Heading("Latencies"),
-        latency_grid(comparison),
-        Text(_table_notes(comparison)),
-        *(Picture(figure) for figure in others[:2]),
-        *_without_figure(comparison),
-        Heading("Request by request"),
-        _paired(comparison),
-        Text(
-            "MAPE and median APE: mean and median of |relative error|; bias: mean of the signed one; rank correlation: Spearman's. Wasserstein-1 and "
-            "Kolmogorov-Smirnov D compare distributions; D is an effect size, without a p-value, since requests share batches. Medians over repeats."
-        ),
-        *(Picture(figure) for figure in others[2:]),
-        Heading("Where the errors are"),
-        _groups(comparison),
-        *_stages(comparison),
-        *_steps(comparison),
-        *_causes(comparison),
-        Heading("Throughput and queues"),
-        _totals(comparison),
-        Heading("Gate"),
-        _gate(comparison),
-        Heading("Settings"),
-        _settings(comparison),
-        Heading("Alignment"),
-        Text(
-            "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). A "
-            "request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
-            "number of tokens the engine really produced (`num_decode_tokens_actual`)."
-        ),
-        _alignment(comparison),
-        Heading("Runs, machine and versions"),
-        _runs(comparison),
-        Heading("Method and limitations"),
-        _method(comparison),
-        Heading("Files"),
-        _files(figures),
+        _facts(comparison),
+        Verdict(answer.verdict, JUDGEMENT_WORDS[answer.verdict], answer.sentence),
+        Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
+        Contents(),
+        *_sections(comparison, others, calibration),
     ]
+
+
+def verdict_sentence(comparison: Comparison) -> str:
+    """The headline's answer in Markdown, e.g. ``**PASS**: `calibrated` predicts ...``."""
+    return told(comparison.answer)
+
+
+def told(answer: Answer) -> str:
+    """An answer in Markdown: the verdict in a word, and the sentence."""
+    return f"**{JUDGEMENT_WORDS[answer.verdict].upper()}**: {answer.sentence}"
+
+
+# --- the first screen -------------------------------------------------------------------------------------------------
 
 
 def _title(comparison: Comparison) -> str:
@@ -148,358 +121,200 @@ def _title(comparison: Comparison) -> str:
     )
 
 
-# --- verdict ----------------------------------------------------------------------------------------------------------
-
-
-def verdict_sentence(comparison: Comparison) -> str:
-    """The result in one or two sentences, e.g. ``**FAIL**: Vidur `calibrated` is off by +18.0 % [+15.1, +21.0] at TTFT P50 ...``."""
-    verdict = comparison.verdict
-    others = [_largest_of(comparison, name) for name in comparison.variants if name != comparison.headline]
-    return " ".join([f"**{verdict.outcome.upper()}**: {_finding(comparison)}.", *(text for text in others if text)])
-
-
-def _finding(comparison: Comparison) -> str:
-    verdict, bands = comparison.verdict, comparison.bands
-    vidur = f"Vidur `{comparison.headline}`"
-    flagged = [one for one in verdict.unjudged if one.interval_flagged]
-    if not verdict.cells and flagged:
-        largest = max(flagged, key=lambda one: one.error_size)
-        return (
-            f"{comparison.alignment_counts['num_compared'].min()} requests, which depend on each other, hold too few independent samples for a "
-            f"verdict; {vidur} is off by {percent(largest.relative_error)}{_interval(largest)} at {largest.name}"
-            f"{_noise(largest)}, the largest error, as an indication. A longer run would tell"
+def _facts(comparison: Comparison) -> Facts:
+    meta = comparison.real_repeats[0].meta
+    overrides = ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
+    requests, repeats = int(comparison.alignment_counts["num_requests"].max()), len(comparison.real_repeats)
+    seeds = 1 + len(comparison.further_seeds[comparison.headline])
+    device = f"{meta.hardware.device_count} x {meta.hardware.device_name}"
+    return Facts(
+        (
+            ("Scenario", f"`{meta.hydra.config_name}`"),
+            ("Model", meta.model),
+            ("Hardware", device + (" (stated, not looked at)" if meta.hardware.stated else "")),
+            ("Engine", f"{meta.engine_settings.backend} {meta.engine_settings.engine_version}"),
+            ("Workload", f"{requests:,} requests"),
+            ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
+            ("Measured", meta.started_at.strftime("%Y-%m-%d")),
+            ("Overrides", overrides),
         )
-    if not verdict.cells:
-        requests = comparison.alignment_counts["num_compared"].min()
-        return (
-            f"too few compared requests ({requests}) for a verdict; no required cell has {MIN_REQUESTS} requests and ten samples beyond its "
-            "percentile"
-        )
-    worst = verdict.cells[0]
-    cell = f"{percent(worst.relative_error)}{_interval(worst)} at {worst.name}{_noise(worst)}"
-    if worst.verdict == "fail" and math.isnan(worst.relative_error):
-        return f"the real {worst.name} is 0 and that of {vidur} is {milliseconds(worst.sim_ns)} ms, so the error has no bound"
-    if worst.verdict == "fail":
-        return f"{vidur} is off by {cell}, beyond the {100 * bands.warn_band:g} % band"
-    unjudged = [one.name for one in verdict.unjudged if one.num_real_samples]
-    if verdict.outcome == "insufficient":
-        count = (
-            "the one other required cell is"
-            if len(verdict.cells) == 1
-            else f"the worst of the other {len(verdict.cells)} required cells is"
-        )
-        few = "too few independent samples" if len(flagged) == len(unjudged) else "too few samples"
-        return f"{few} for a verdict on {', '.join(unjudged)}; {count} {worst.name}: {worst.verdict}, {percent(worst.relative_error)}{_interval(worst)}"
-    if worst.verdict == "inconclusive":
-        return (
-            f"the data do not say whether {vidur} keeps the {100 * bands.warn_band:g} % band: {cell}, whose interval straddles its edge. More "
-            "requests or repeats would narrow it"
-        )
-    band = bands.pass_band if worst.verdict == "pass" else bands.warn_band
-    count = "the one required cell" if len(verdict.cells) == 1 else f"all {len(verdict.cells)} required cells"
-    largest = max(verdict.cells, key=lambda one: one.error_size)
-    text = (
-        f"{vidur} is within {100 * band:g} % in {count}, by 95 % intervals; largest error {percent(largest.relative_error)}{_interval(largest)} at "
-        f"{largest.name}{_noise(largest)}"
-    )
-    if comparison.marks and worst.verdict == "pass":
-        text += ". Not a pass, because the comparison is marked (below)"
-    return text
-
-
-def _noise(cell: Cell) -> str:
-    if math.isnan(cell.real_spread):
-        return ""
-    if cell.error_size <= cell.real_spread:
-        return f" (no more than the real repeats differ there: {spread(cell.real_spread)})"
-    return f" (real repeats differ by {spread(cell.real_spread)} there)"
-
-
-def _largest_of(comparison: Comparison, variant: str) -> str:
-    """The largest error of another variant over the cells that decided, or without any over those with an interval."""
-    verdict = comparison.verdict
-    deciding = {
-        (cell.metric, cell.statistic)
-        for cell in verdict.cells or [one for one in verdict.unjudged if one.interval_flagged]
-    }
-    worst = max(
-        (cell for cell in comparison.cells if cell.variant == variant and (cell.metric, cell.statistic) in deciding),
-        key=lambda cell: cell.error_size,
-        default=None,
-    )
-    return (
-        f"For comparison, `{variant}`: largest error {percent(worst.relative_error)} at {worst.name}." if worst else ""
     )
 
 
-def _caveats(comparison: Comparison) -> list[Block]:
-    items = [f"**Marked**: {text}." for text in comparison.marks]
-    empty = list(
-        dict.fromkeys(MEASURE_NAMES[one.metric] for one in comparison.verdict.unjudged if not one.num_real_samples)
-    )
-    unjudged = [one for one in comparison.verdict.unjudged if one.num_real_samples]
-    for few, what in ((False, "samples"), (True, "independent samples")):
-        names = [one.name for one in unjudged if one.interval_flagged is few]
-        if names and (few or comparison.verdict.cells):
-            items.append(f"Too few {what} to judge: {', '.join(names)}.")
-    if empty:
-        items.append(
-            f"{', '.join(empty)} has no samples (requests of one token have no gap) and does not enter the verdict."
-        )
-    items += [f"Note: {text}." for text in comparison.notes]
+def _beside_it(comparison: Comparison) -> list[Block]:
+    """What belongs to the answer: what caps it, what would settle it, and what the other variants come to."""
+    answer = comparison.answer
+    items = [f"Not a pass because: {text}." for text in answer.marks]
+    items += [f"To settle it: {text.rstrip('.')}." for text in answer.more]
+    items += [
+        f"Beside it, **{JUDGEMENT_WORDS[other.verdict]}**: {other.sentence}"
+        for name, other in comparison.answers.items()
+        if name != comparison.headline
+    ]
     return [Items(tuple(items))] if items else []
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- folded -----------------------------------------------------------------------------------------------------------
 
 
-def latency_grid(comparison: Comparison) -> Grid:
-    """Real and simulated latencies in milliseconds, one row per metric and statistic; errors with their intervals."""
-    variants, repeats = comparison.variants, len(comparison.real_repeats)
-    real = "real" if repeats == 1 else f"real (median of {repeats})"
-    columns = [
-        text
-        for name in variants
-        for text in (name, "error", *(("95 % interval", "verdict") if name == comparison.headline else ()))
+def _sections(
+    comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None]
+) -> list[Section]:
+    answer = comparison.answer
+    by_name = {figure.file_name: figure for figure in figures}
+
+    def pictures(*names: str) -> list[Block]:
+        drawn = tuple(by_name[name] for name in names if name in by_name)
+        return [Pictures(drawn)] if drawn else []
+
+    return [
+        Section("Why the errors", tuple(_causes(comparison)), _causes_told(answer)),
+        Section(
+            "All latencies",
+            (latency_grid(comparison), Text(_table_notes(comparison)), *pictures("errors.png")),
+            "every statistic of every variant",
+        ),
+        Section(
+            "Other workloads of the kind",
+            (
+                carry_grid(answer),
+                Text(
+                    "The verdict is about this workload. How far its errors carry to other requests of the same kind is estimated apart, by resampling the "
+                    "requests in blocks; it decides nothing."
+                ),
+            ),
+            "how far the errors carry",
+        ),
+        Section(
+            "Throughput and queues",
+            (
+                *([rates_grid(answer)] if answer.rates else []),
+                totals_grid(comparison),
+                *pictures("timeline.png"),
+            ),
+            "requests and tokens a second, running and waiting",
+        ),
+        Section("Distributions", tuple(_distributions(comparison, pictures)), "TTFT and ITL as a whole"),
+        Section(
+            "Request by request",
+            (
+                paired_grid(comparison),
+                Text(
+                    "MAPE and median APE: mean and median of |relative error|; bias: mean of the signed one; rank correlation: Spearman's. Wasserstein-1 and "
+                    "Kolmogorov-Smirnov D compare distributions; D is an effect size, without a p-value, since requests share batches. Medians over repeats."
+                ),
+                *pictures("ttft_per_request.png", "worst_requests.png"),
+            ),
+            "each request's error",
+        ),
+        Section(
+            "Where the errors are",
+            (
+                groups_grid(comparison),
+                *pictures("error_drivers.png"),
+                *stages_blocks(comparison),
+                *steps_blocks(comparison),
+            ),
+            "by prompt length, load, stage and step",
+        ),
+        _checks(comparison),
+        _machine(comparison, calibration),
+        Section("Settings", (settings_grid(comparison),), "what the engine reported, what each simulation assumed"),
+        Section(
+            "Repeats", (repeats_grid(comparison),), f"each statistic of the {len(comparison.real_repeats)} real runs"
+        ),
+        Section(
+            "Alignment",
+            (
+                Text(
+                    "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). A "
+                    "request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
+                    "number of tokens the engine really produced (`num_decode_tokens_actual`)."
+                ),
+                alignment_grid(comparison),
+            ),
+            "what was compared, what was left out",
+        ),
+        Section("Runs and versions", (_runs(comparison),), "where, when and with what it was measured"),
+        Section("Definitions and method", tuple(_definitions(comparison)), "what the words and numbers mean"),
+        Section("Files", (_files(figures),), "the numbers with every digit"),
     ]
-    rows = []
-    # Cells go by metric, statistic and variant, so each run of len(variants) cells is a row.
-    for start in range(0, len(comparison.cells), len(variants)):
-        cells = comparison.cells[start : start + len(variants)]
-        first = cells[0]
-        row = [
-            first.name + (" †" if first.sign == "†" else ""),
-            milliseconds(first.real_ns),
-            spread(first.real_spread),
-        ]
-        for cell in cells:
-            error = percent(cell.relative_error) if cell.num_real_samples else "–"
-            row += [milliseconds(cell.sim_ns), error]
-            if cell.variant == comparison.headline:
-                verdict = f"**{cell.verdict}**" if cell.required else cell.verdict
-                row += [
-                    f"{_interval(cell).strip()} {cell.sign}".strip(" †") or "–",
-                    verdict if cell.num_real_samples else "–",
-                ]
-        if len(comparison.real_repeats) > 1:
-            noise = next(cell.error_to_noise for cell in cells if cell.variant == comparison.headline)
-            row.append("–" if math.isnan(noise) else f"{noise:.1f}")
-        rows.append((*row, f"{first.num_real_samples:,}"))
-    over = ("error / spread",) if len(comparison.real_repeats) > 1 else ()
-    return Grid(("latency [ms]", real, "real spread", *columns, *over, "samples"), tuple(rows), 1)
 
 
-def headline_grid(comparison: Comparison) -> Grid:
-    """The cells that decide the verdict, of the headline variant, in milliseconds: real, simulated, error, verdict."""
-    rows = [
-        (cell.name, milliseconds(cell.real_ns), milliseconds(cell.sim_ns), percent(cell.relative_error), cell.verdict)
-        for cell in comparison.cells
-        if cell.required and cell.variant == comparison.headline and cell.num_real_samples
+def _causes(comparison: Comparison) -> list[Block]:
+    text = Text(
+        "A cause is named with the share of the error that goes with it when it is removed, the largest first; what is left is unexplained. Shares are signed: what "
+        "would turn the error round has more than 100 %. Rules over measured evidence say what is likely; they prove nothing."
+    )
+    band, answer = f"{100 * comparison.bands.pass_band:g} %", comparison.answer
+    mine: list[Block] = (
+        [causes_grid([answer]), text]
+        if answer.causes
+        else [Text(f"No error of `{answer.variant}` is beyond {band}, so no cause was looked for.")]
+    )
+    others = [one for name, one in comparison.answers.items() if name != comparison.headline and one.causes]
+    if others:
+        mine.append(Section("Causes of the other variants' errors", (causes_grid(others),), nested=True))
+    return mine
+
+
+def _causes_told(answer: Answer) -> str:
+    if not answer.causes:
+        return "nothing beyond the pass band"
+    return ", ".join(dict.fromkeys(one.name for one in answer.causes))
+
+
+def _distributions(comparison: Comparison, pictures: Callable[..., list[Block]]) -> list[Block]:
+    empty = dict.fromkeys(cell.metric for cell in comparison.cells if not cell.num_real_samples)
+    missing: list[Block] = [
+        Text(f"{MEASURE_NAMES[metric]} has no samples, so it has no figure.") for metric in empty if metric == "itl"
     ]
-    return Grid(("latency [ms]", "real", comparison.headline, "error", "verdict"), tuple(rows), 1)
+    return [*pictures("ttft_cdf.png", "itl_cdf.png", "qq.png"), *missing]
+
+
+def _checks(comparison: Comparison) -> Section:
+    passed = [one for one in comparison.checks if one.severity == "ok"]
+    rest = [one for one in comparison.checks if one.severity != "ok"]
+    blocks: list[Block] = [checks_grid(rest)] if rest else [Text("Everything that was looked at is in order.")]
+    if passed:
+        title = f"{len(passed)} checks in order"
+        blocks.append(Section(title, (checks_grid(passed),), nested=True))
+    marks = sum(one.severity == "mark" for one in rest)
+    return Section("Checks", tuple(blocks), f"{marks} marked, {len(rest) - marks} noted, {len(passed)} in order")
+
+
+def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]) -> Section:
+    records = {f"repeat {place + 1}": run.meta.machine for place, run in enumerate(comparison.real_repeats)}
+    records |= {f"calibration round {place + 1}": record for place, record in enumerate(calibration)}
+    if not any(records.values()):
+        text = "Not recorded: these runs were made by a version, or another program, that did not look."
+        return Section("Machine", (Text(text),), "not recorded")
+    seen = [record for record in records.values() if record is not None]
+    worst = max((record.cpu_others for record in seen if record.cpu_others is not None), default=None)
+    text = (
+        "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
+        "window: the stretch (about a second) in which others took most. What the machine does not tell is a dash, never a guess. One sample took at most "
+        f"{max(record.sampling_ns_max for record in seen) / 1e6:.2f} ms."
+    )
+    line = "not told" if worst is None else f"other programs took up to {100 * worst:.0f} % of the cores"
+    return Section("Machine", (machine_grid(records), Text(text)), line)
 
 
 def _table_notes(comparison: Comparison) -> str:
     lines = [
-        "error = (simulated - real) / real: negative where the simulation is too fast; its 95 % interval in per cent. Bold verdicts are of required cells and "
-        "decide."
+        "error = (simulated - real) / real: negative where the simulation is too fast; its 95 % interval in per cent. Bold verdicts decide."
     ]
     if len(comparison.real_repeats) > 1:
         lines.append(
-            "Real spread = (max - min) / median over the real repeats: an error no larger than it is within run-to-run noise (error / spread at most 1)."
+            "Spread: (max - min) / median of the real repeats; an error no larger than it is within run-to-run noise (error / spread at most 1)."
         )
     if any(cell.sign == "†" for cell in comparison.cells):
         lines.append(f"† Fewer than {MIN_REQUESTS} requests or ten samples beyond the percentile: shown, not judged.")
     if any(cell.sign == "‡" for cell in comparison.cells if cell.variant == comparison.headline):
         lines.append(
-            "‡ Worth fewer than ten independent samples beyond the percentile (mean: half of those beyond P95), or a run that is short against the time over which "
-            "requests depend on each other: the interval covers less than it claims, and nothing but a fail is concluded from it."
+            "‡ The interval rests on fewer than five repeats (with one repeat: on too few independent requests), and may cover less than it claims."
         )
     return " ".join(lines)
-
-
-def _without_figure(comparison: Comparison) -> list[Block]:
-    empty = dict.fromkeys(cell.metric for cell in comparison.cells if not cell.num_real_samples)
-    return [
-        Text(f"{MEASURE_NAMES[metric]} has no samples, so it has no figure.") for metric in empty if metric == "itl"
-    ]
-
-
-def _paired(comparison: Comparison) -> Grid:
-    table = comparison.paired_errors
-    rows = []
-    for measure in MEASURES:
-        for variant in comparison.variants:
-            mine = table[(table["metric"] == measure) & (table["variant"] == variant)]
-            middle = {name: _median(mine[name]) for name in mine.columns if mine[name].dtype == "float64"}
-            shares = [_share(middle[name]) for name in ("mape", "median_ape")]
-            rows.append(
-                (
-                    MEASURE_NAMES[measure],
-                    variant,
-                    *shares,
-                    _signed_share(middle["bias"]),
-                    _number(middle["rank_correlation"], 3),
-                    milliseconds(middle["wasserstein_ns"]),
-                    _number(middle["ks_distance"], 3),
-                )
-            )
-    header = ("latency", "variant", "MAPE", "median APE", "bias", "rank correlation", "Wasserstein-1 [ms]", "KS D")
-    return Grid(header, tuple(rows), 2)
-
-
-def _groups(comparison: Comparison) -> Grid:
-    table = comparison.error_groups
-    rows = [
-        (
-            MEASURE_NAMES[row["metric"]],
-            _SHOWN_FACTOR[row["factor"]],
-            f"{row['low']:,} to {row['high']:,}" if row["low"] < row["high"] else f"{row['low']:,}",
-            _signed_share(row["median"]),
-            f"{_signed_share(row['p10'])} to {_signed_share(row['p90'])}",
-            f"{row['num_requests']:,}",
-        )
-        for row in table[table["variant"] == comparison.headline].to_dict("records")
-    ]
-    header = ("error of", "by", "from", "median error", "10 to 90 % of requests", "requests x repeats")
-    return Grid(header, tuple(rows), 2)
-
-
-def _stages(comparison: Comparison) -> list[Block]:
-    rows = [
-        (
-            row["stage"],
-            row["variant"],
-            milliseconds(row["real_mean_ns"]),
-            milliseconds(row["sim_mean_ns"]),
-            signed_milliseconds(row["error_ns"]),
-            _signed_share(row["relative_error"]),
-            _signed_share(row["share_of_e2e_error"]),
-            milliseconds(row["real_lateness_ns"]),
-        )
-        for row in comparison.stage_errors.to_dict("records")
-    ]
-    header = ("stage", "variant", "real, mean [ms]", "simulated", "error [ms]", "error", "share of the E2E error", "lateness in it [ms]")  # fmt: skip
-    text = (
-        "Stages of a request: queueing from intended arrival to first scheduling, prefill from there to the first token, decode from there to the last; "
-        "their mean errors add up to that of E2E. Shares are signed: stages that err to opposite sides have shares beyond 100 %."
-    )
-    return [Heading("Stages", 3), Grid(header, tuple(rows), 2), Text(text)]
-
-
-def _steps(comparison: Comparison) -> list[Block]:
-    table = comparison.step_errors
-    if table.empty:
-        return [Heading("Steps", 3), Text("No real run recorded its steps (iterations.csv), so none are compared.")]
-    rows = []
-    for name in comparison.variants:
-        rows += [_step_row(table[table["beside"] == name], name, kind) for kind in table["step_kind"].unique()]
-    between = table[~table["beside"].isin(comparison.variants)]
-    rows += [_step_row(between, "the other real repeats", kind) for kind in between["step_kind"].unique()]
-    header = ("steps", "beside the real ones", "real steps", "others", "real, mean [ms]", "other, mean [ms]", "difference", "same composition, in order")  # fmt: skip
-    text = (
-        "Medians over the real repeats. Same composition: share of the real steps that the other run has too, with as many prompts, prompt tokens and decodes, in "
-        "the same order (longest common subsequence). A step's time begins where the step before has ended."
-    )
-    return [Heading("Steps", 3), Grid(header, tuple(row for row in rows if row), 2), Text(text)]
-
-
-def _step_row(rows: pd.DataFrame, name: str, kind: str) -> tuple[str, ...]:
-    mine = rows[rows["step_kind"] == kind]
-    if mine.empty:
-        return ()
-    return (
-        kind,
-        name,
-        f"{mine['num_real_steps'].median():,.0f}",
-        f"{mine['num_other_steps'].median():,.0f}",
-        milliseconds(mine["real_mean_ns"].median()),
-        milliseconds(mine["other_mean_ns"].median()),
-        _signed_share(mine["relative_difference"].median()),
-        _share(mine["same_composition"].median()),
-    )
-
-
-def _causes(comparison: Comparison) -> list[Block]:
-    table = comparison.error_causes
-    band = f"{100 * comparison.bands.pass_band:g} %"
-    if table.empty:
-        return [
-            Heading("Likely causes", 3),
-            Text(
-                f"No error of TTFT, ITL or E2E at P50, P90 or P99 with samples enough for an interval is beyond {band}."
-            ),
-        ]
-    rows = [
-        (
-            f"{MEASURE_NAMES[row['metric']]} {row['statistic'].upper()}",
-            row["variant"],
-            percent(row["relative_error"]),
-            f"**{row['cause']}**" if row["rank"] == 1 else row["cause"],
-            row["evidence"],
-        )
-        for row in table.to_dict("records")
-    ]
-    text = f"Every error beyond {band} with samples enough for an interval. Rules over measured evidence name what is likely; they prove nothing (docs/comparison.md)."
-    return [
-        Heading("Likely causes", 3),
-        Grid(("error of", "variant", "error", "likely cause", "evidence"), tuple(rows), 5),
-        Text(text),
-    ]
-
-
-def _totals(comparison: Comparison) -> Grid:
-    rows = [
-        (
-            ("real " if row["side"] == "real" else "Vidur ") + f"`{row['run']}`",
-            f"{row['duration_ns'] / 1e9:,.2f}",
-            _number(row["requests_per_s"], 2),
-            _number(row["tokens_per_s"], 1),
-            f"{_number(row['mean_running'], 1)} / {row['max_running']:.0f}",
-            f"{_number(row['mean_waiting'], 1)} / {row['max_waiting']:.0f}",
-            milliseconds(row["scheduling_delay_ns"]),
-            "–" if pd.isna(row["num_preemptions"]) else f"{row['num_preemptions']:.0f}",
-            row["queue_source"],
-        )
-        for row in comparison.run_totals.to_dict("records")
-    ]
-    header = (
-        "run", "duration [s]", "requests/s", "tokens/s", "running, mean / max", "waiting, mean / max", "mean scheduling delay [ms]", "preemptions", "queues from",
-    )  # fmt: skip
-    return Grid(header, tuple(rows), 1)
-
-
-def _gate(comparison: Comparison) -> Grid:
-    shown = {"ok": "ok", "note": "note", "mark": "**mark**"}
-    rows = []
-    for one in comparison.checks:
-        rows.append((one.check, one.run, shown[one.severity], one.real or "–", one.simulated or "–", one.finding))
-    return Grid(("check", "run", "result", "real", "simulated", "finding"), tuple(rows), 6)
-
-
-def _alignment(comparison: Comparison) -> Grid:
-    header = (
-        "real run", "variant", "requests", "compared", "failed", "no token", "early stops", "tokens compared", "simulated tokens cut",
-    )  # fmt: skip
-    rows = tuple(
-        tuple(str(value) if isinstance(value, str) else f"{value:,}" for value in row)
-        for row in comparison.alignment_counts.itertuples(index=False)
-    )
-    return Grid(header, rows, 2)
-
-
-def _settings(comparison: Comparison) -> Grid:
-    parity = comparison.settings_parity
-    rows = []
-    for setting in COMPARED_SETTINGS:
-        found = parity.loc[parity["setting"] == setting].to_dict("records")
-        shown = {row["variant"]: _SHOWN_PARITY[row["parity"]].format(row["simulated"]) for row in found}
-        rows.append((f"`{setting}`", found[0]["real"], *[shown[name] for name in comparison.variants]))
-    header = ("setting", "engine reported", *[f"{name} assumed" for name in comparison.variants])
-    return Grid(header, tuple(rows), len(header))
-
-
-# --- how it was made --------------------------------------------------------------------------------------------------
 
 
 def _runs(comparison: Comparison) -> Items:
@@ -547,37 +362,52 @@ def _revision(run: RealRun | SimulatedRun) -> str:
     return f"commit {meta.git_commit[:12]}" + (" with local changes" if meta.git_dirty else "")
 
 
-def _method(comparison: Comparison) -> Items:
+def _definitions(comparison: Comparison) -> list[Block]:
     bands = comparison.bands
+    passed, warned = f"{100 * bands.pass_band:g} %", f"{100 * bands.warn_band:g} %"
     required = ", ".join(MEASURE_NAMES[one] for one in bands.required_metrics)
     at = ", ".join("mean" if one == "mean" else one.upper() for one in bands.required_statistics)
+    terms: list[tuple[str, str, str]] = [
+        (measure, MEASURE_NAMES[measure], _MEASURE_WORDS[measure] + ".") for measure in MEASURES
+    ]
+    terms += [
+        ("error", "Error", "(simulated - real) / real. Negative: the simulation is too fast."),
+        (
+            "interval",
+            "95 % interval",
+            "Where the error on this workload lies, given what repeats of the engine and seeds of the simulation differ by. With one repeat it stands on the requests "
+            "instead, resampled in blocks.",
+        ),
+        (
+            "verdict",
+            "Verdict",
+            f"pass: the whole interval within {passed}; warn: within {warned}; outside the band: the whole interval beyond {warned}; cannot judge: the data do not say, "
+            "which is no failure of the simulation.",
+        ),
+        (
+            "spread",
+            "Spread",
+            "(max - min) / median over the real repeats: the same workload on the same engine.",
+        ),
+        ("variant", "Variant", _VARIANTS),
+    ]
     length = comparison.block_length
     blocks = (
         f"blocks of {length} requests, {NUM_REPLICATES:,} replicates" if length else "not formed here: too few requests"
     )
-    return Items(
-        (
-            *(f"{MEASURE_NAMES[measure]}: {_MEASURE_WORDS[measure]}." for measure in MEASURES),
-            "Percentiles interpolate linearly between order statistics (numpy `linear`). With several repeats, each side's value is the median "
-            "over repeats of the statistic in each repeat; the simulation is aligned to each repeat.",
-            f"Intervals: circular block bootstrap over requests in order of arrival, tokens with their request, the same blocks on both sides ({blocks}), "
-            "seeded; accelerated by the skewness of the replicates (Efron 1987), widened for long blocks (fixed-b) and, with repeats, by the t interval of "
-            "what repeats differ by.",
-            f"Verdict of a cell: its interval inside {100 * bands.pass_band:g} % pass, inside {100 * bands.warn_band:g} % warn, outside {100 * bands.warn_band:g} % fail, "
-            f"straddling that edge inconclusive; insufficient with fewer than {MIN_REQUESTS} requests or ten samples beyond the percentile (100 for P90, 200 for P95, "
-            "1,000 for P99). Also insufficient, unless it is a fail, where the samples are worth fewer than ten independent ones (from the variance of the share "
-            f"beyond the percentile under resampling), or fewer than {MIN_STRETCHES} blocks are as long as the dependence asks for.",
-            f"Overall: the worst required cell of `{comparison.headline}` ({required} at {at}) in the order pass, warn, inconclusive, insufficient, fail; a marked "
-            "comparison is at best warn.",
-            "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
-            "The intervals are about workloads like this one (other stretches of the same arrivals and lengths), given that the run is long against the "
-            "time over which requests depend on each other; where it is seen not to be, they are flagged (‡). Busy periods that were not seen cannot be known "
-            "(coverage measured in docs/comparison.md). No correction is made for judging several cells at once.",
-        )
+    method = (
+        f"Decides: {required} at {at} of `{comparison.headline}`, the worst of them; a marked comparison is at best warn.",
+        "Percentiles interpolate linearly between order statistics (numpy `linear`). With several repeats, each side's value is the median "
+        "over repeats of the statistic in each repeat; the simulation is aligned to each repeat.",
+        f"Other workloads of the kind: circular block bootstrap over requests in order of arrival, tokens with their request, the same blocks on both sides ({blocks}), "
+        "seeded.",
+        "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
+        "No correction is made for judging several cells at once. Coverage of the intervals is measured in docs/comparison.md.",
     )
+    return [Terms(tuple(terms)), Heading("Method"), Items(method)]
 
 
-def _files(figures: Sequence[Figure]) -> Items:
+def _files(figures: Sequence[Figure]) -> Files:
     described: dict[type[Table], str] = {
         LatencyErrors: "the table of latencies with every digit",
         RepeatLatencies: "each statistic of each real repeat",
@@ -593,62 +423,10 @@ def _files(figures: Sequence[Figure]) -> Items:
         StepErrors: "steps beside those of each real repeat",
         ErrorCauses: "likely causes of errors beyond the pass band, with their evidence",
     }
-    return Items(
+    return Files(
         (
-            f"[{REPORT}]({REPORT}): this report as one page with its figures inside",
-            *(f"[{TABLES}/{one.file_name()}]({TABLES}/{one.file_name()}): {what}" for one, what in described.items()),
-            *(f"[{FIGURES}/{figure.file_name}]({FIGURES}/{figure.file_name})" for figure in figures),
-            f"{Kind.COMPARISON.meta_name}: run directories, digests, scenario, versions",
+            *(File(f"{TABLES}/{one.file_name()}", what) for one, what in described.items()),
+            *(File(f"{FIGURES}/{figure.file_name}", figure.title) for figure in figures),
+            File(Kind.COMPARISON.meta_name, "run directories, digests, scenario, versions"),
         )
     )
-
-
-# --- formatting -------------------------------------------------------------------------------------------------------
-
-
-def milliseconds(value_ns: float) -> str:
-    """Milliseconds with three significant digits, or all before the point."""
-    if pd.isna(value_ns):
-        return "–"
-    value = value_ns / 1e6
-    decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
-
-
-def signed_milliseconds(value_ns: float) -> str:
-    """As `milliseconds`, with a sign."""
-    return ("-" if value_ns < 0 else "+") + milliseconds(abs(value_ns)) if not pd.isna(value_ns) else "–"
-
-
-def percent(relative: float) -> str:
-    """A signed relative error in per cent; `undefined` where it is missing."""
-    return "undefined" if pd.isna(relative) else f"{100 * relative:+.1f} %"
-
-
-def spread(relative: float) -> str:
-    """An unsigned share in per cent; a dash where it is missing."""
-    return "–" if pd.isna(relative) else f"{100 * relative:.1f} %"
-
-
-def _interval(cell: Cell) -> str:
-    """` [low, high]` in per cent, or nothing where it is not known."""
-    if math.isnan(cell.interval_low):
-        return ""
-    high = "open" if math.isinf(cell.interval_high) else f"{100 * cell.interval_high:+.1f}"
-    return f" [{100 * cell.interval_low:+.1f}, {high}]"
-
-
-def _share(value: float) -> str:
-    return "–" if pd.isna(value) else f"{100 * value:.1f} %"
-
-
-def _signed_share(value: float) -> str:
-    return "–" if pd.isna(value) else f"{100 * value:+.1f} %"
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if pd.isna(value) else f"{value:,.{digits}f}"
-
-
-def _median(values: pd.Series) -> float:
-    return float(np.median(values)) if values.notna().all() else math.nan

@@ -1,6 +1,7 @@
-"""Turning the report's blocks into Markdown and into one self-contained HTML page. Knows no comparison.
+"""Turning a report's blocks into Markdown and into one self-contained HTML page. Knows no comparison.
 
-The page asks for nothing: its style is inline and its figures are data URLs; a content security policy makes a browser refuse anything else.
+The page asks for nothing: its style is inline, figures and small tables are data URLs, every link stays inside it, and a content security policy
+makes a browser refuse anything else. So it is whole when it is sent alone.
 """
 
 from __future__ import annotations
@@ -8,110 +9,203 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gst_assets.analysis.report_content import Block, Grid, Heading, Items, Picture, Text
+from gst_assets.analysis.figures import Figure
+from gst_assets.analysis.report_blocks import (
+    Beside,
+    Block,
+    Contents,
+    Facts,
+    File,
+    Files,
+    Grid,
+    Heading,
+    Items,
+    Picture,
+    Pictures,
+    Section,
+    Terms,
+    Text,
+    Verdict,
+)
+from gst_assets.analysis.report_style import STYLE
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #111; background: #fff; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #ccc; }
-.verdict { font-size: 1.1rem; border: 1px solid #888; border-left: 0.6rem solid #888; padding: 0.6rem 0.9rem; }
-.pass { border-left-color: #009E73; } .warn { border-left-color: #E69F00; } .fail { border-left-color: #D55E00; }
-.inconclusive, .insufficient { border-left-color: #0072B2; border-left-style: double; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.82rem; margin: 0.8rem 0; }
-th, td { padding: 0.2rem 0.55rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #888; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; } td:first-child { min-width: 11em; }
-figure { margin: 1.2rem 0; break-inside: avoid; } figure img { max-width: 100%; height: auto; } figcaption { font-size: 0.85rem; color: #333; }
-code { font-size: 0.92em; overflow-wrap: anywhere; }
-@media print { body { max-width: none; margin: 0; font-size: 10.5pt; } tr { break-inside: avoid; } h2 { break-after: avoid; } .wide { overflow: visible; } table { font-size: 7pt; } th, td { padding: 0.1rem 0.35rem; } }
-"""
+_CARRIED_BYTES = 100_000
+"""Tables up to this size are inside the page."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _INLINE = (
     (re.compile(r"`([^`]+)`"), r"<code>\1</code>"),
     (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>"),
     (re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)"), r'<a href="\2">\1</a>'),
 )
+_INNER_LINK = re.compile(r"\[([^\]]+)\]\(#[^)\s]+\)")
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
 def markdown(blocks: Sequence[Block], figure_directory: str) -> str:
-    """The report in Markdown; pictures are linked from `figure_directory`."""
-    return "\n\n".join(_as_markdown(block, figure_directory) for block in blocks) + "\n"
+    """The report in Markdown; pictures are linked from `figure_directory`, nothing is folded."""
+    texts = (_as_markdown(block, figure_directory) for block in blocks)
+    return _INNER_LINK.sub(r"\1", "\n\n".join(text for text in texts if text)) + "\n"
 
 
 def markdown_table(grid: Grid) -> str:
     """A Markdown table."""
     rule = ["---:" if number >= grid.numeric_from else "---" for number in range(len(grid.header))]
     rows = ([cell.replace("|", "\\|") for cell in row] for row in grid.rows)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (grid.header, rule, *rows))
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (grid.header, rule, *rows))
+    return _INNER_LINK.sub(r"\1", table)
 
 
-def _as_markdown(block: Block, figure_directory: str) -> str:
+def _as_markdown(block: Block, pictures: str) -> str:
     match block:
         case Heading(text, level):
             return f"{'#' * level} {text}"
         case Text(text):
             return text
+        case Verdict(_, word, sentence):
+            return f"**{word.upper()}**: {sentence}"
+        case Facts(facts):
+            return " · ".join(f"{name}: {value}" for name, value in facts)
         case Items(items):
             return "\n".join(f"- {item}" for item in items)
         case Grid():
             return markdown_table(block)
         case Picture(figure):
-            return f"![{figure.title}]({figure_directory}/{figure.file_name})\n\n*{figure.caption}*"
+            return f"![{figure.title}]({pictures}/{figure.file_name})\n\n*{figure.caption}*"
+        case Pictures(figures):
+            return "\n\n".join(_as_markdown(Picture(figure), pictures) for figure in figures)
+        case Beside(left, right):
+            return markdown((*left, *right), pictures).rstrip()
+        case Terms(terms):
+            return "\n".join(f"- {name}: {definition}" for _, name, definition in terms)
+        case Files(listed):
+            return "\n".join(f"- [{file.path}]({file.path}): {file.told}" for file in listed)
+        case Section(title, inner):
+            return f"{'###' if block.nested else '##'} {title}\n\n{markdown(inner, pictures)}".rstrip()
+        case Contents():
+            return ""
 
 
-def page(blocks: Sequence[Block], outcome: str, figures: Path) -> str:
-    """The report as one HTML page. The first paragraph is the verdict, coloured by `outcome`; `figures` holds the PNGs to embed."""
+# --- HTML -------------------------------------------------------------------------------------------------------------
+
+
+def page(blocks: Sequence[Block], directory: Path, figure_directory: str) -> str:
+    """The report as one HTML page. `directory` holds the report's files; figures and small tables are taken into the page."""
+    writer = _Page(blocks, directory, figure_directory)
     title = next(block.text for block in blocks if isinstance(block, Heading))
-    verdict = next(block for block in blocks if isinstance(block, Text))
-    parts = []
-    for block in blocks:
-        if block is verdict:
-            parts.append(f'<p class="verdict {html.escape(outcome)}">{_inline(verdict.text)}</p>')
-        else:
-            parts.append(_as_html(block, figures))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + writer.written(blocks)
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _as_html(block: Block, figures: Path) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{_inline(text)}</h{level}>"
-        case Text(text):
-            return f"<p>{_inline(text)}</p>"
-        case Items(items):
-            return "<ul>\n" + "\n".join(f"<li>{_inline(item)}</li>" for item in items) + "\n</ul>"
-        case Grid():
-            return _html_table(block)
-        case Picture(figure):
-            data = base64.b64encode((figures / figure.file_name).read_bytes()).decode()
-            return (
-                f'<figure>\n<img alt="{html.escape(figure.title)}" src="data:image/png;base64,{data}">\n'
-                f"<figcaption>{_inline(figure.caption)}</figcaption>\n</figure>"
-            )
+class _Page:
+    """Writes blocks as HTML; knows the page's sections, and where the files are that it takes in."""
+
+    def __init__(self, blocks: Sequence[Block], directory: Path, figure_directory: str) -> None:
+        self._blocks, self._directory, self._figures = blocks, directory, figure_directory
+
+    def written(self, blocks: Sequence[Block]) -> str:
+        return "\n".join(self._block(block) for block in blocks)
+
+    def _block(self, block: Block) -> str:
+        match block:
+            case Heading(text, level):
+                return f"<h{level}>{_inline(text)}</h{level}>"
+            case Text(text):
+                return f"<p>{_inline(text)}</p>"
+            case Verdict(judgement, word, sentence):
+                return (
+                    f'<div class="verdict {judgement}"><span class="word">{html.escape(word)}</span>'
+                    f"<p>{_inline(sentence)}</p></div>"
+                )
+            case Facts(facts):
+                pairs = "".join(
+                    f"<div><dt>{_inline(name)}</dt><dd>{_inline(value)}</dd></div>" for name, value in facts
+                )
+                return f'<dl class="facts">{pairs}</dl>'
+            case Items(items):
+                return "<ul>\n" + "\n".join(f"<li>{_inline(item)}</li>" for item in items) + "\n</ul>"
+            case Grid():
+                return _html_table(block)
+            case Picture(figure):
+                return self._picture(figure)
+            case Pictures(figures):
+                return '<div class="figures">\n' + "\n".join(self._picture(one) for one in figures) + "\n</div>"
+            case Beside(left, right):
+                return f'<div class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n</div>'
+            case Terms(terms):
+                inner = "\n".join(
+                    f'<dt id="{anchor}">{_inline(name)}</dt><dd>{_inline(definition)}</dd>'
+                    for anchor, name, definition in terms
+                )
+                return f'<dl class="terms">\n{inner}\n</dl>'
+            case Files(listed):
+                return "<ul>\n" + "\n".join(f"<li>{self._file(file)}</li>" for file in listed) + "\n</ul>"
+            case Section(title, inner, told):
+                note = f' <span class="told">{_inline(told)}</span>' if told else ""
+                return (
+                    f'<details id="{block.anchor}"{" class=nested" if block.nested else ""}>\n'
+                    f"<summary><span>{_inline(title)}</span>{note}</summary>\n{self.written(inner)}\n</details>"
+                )
+            case Contents():
+                links = "\n".join(
+                    f'<a href="#{one.anchor}">{_inline(one.title)}</a>' for one in _sections(self._blocks)
+                )
+                return f'<nav aria-label="Contents">\n{links}\n</nav>'
+
+    def _picture(self, figure: Figure) -> str:
+        path = f"{self._figures}/{figure.file_name}"
+        data = base64.b64encode((self._directory / path).read_bytes()).decode()
+        return (
+            f'<figure id="{_figure_anchor(path)}">\n<img alt="{html.escape(figure.title)}" src="data:image/png;base64,{data}">\n'
+            f"<figcaption>{_inline(figure.caption)}</figcaption>\n</figure>"
+        )
+
+    def _file(self, file: File) -> str:
+        """The file's name, leading to where it is in this page: a figure, or a table that can be saved from it. Else only the name."""
+        path, shown = self._directory / file.path, f"<code>{html.escape(file.path)}</code>"
+        if path.suffix == ".png":
+            shown = f'<a href="#{_figure_anchor(file.path)}">{shown}</a>'
+        elif path.suffix == ".csv" and path.is_file() and path.stat().st_size <= _CARRIED_BYTES:
+            data = base64.b64encode(path.read_bytes()).decode()
+            name = html.escape(path.name)
+            shown = f'<a download="{name}" href="data:text/csv;base64,{data}">{shown}</a>'
+        return f"{shown}: {_inline(file.told)}"
+
+
+def _sections(blocks: Sequence[Block]) -> Iterator[Section]:
+    for block in blocks:
+        if isinstance(block, Section):
+            yield block
+
+
+def _figure_anchor(path: str) -> str:
+    return "figure-" + Path(path).stem.replace("_", "-")
 
 
 def _html_table(grid: Grid) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
+    def row(cells: Sequence[str], tag: str, judgement: str = "") -> str:
         marks = ["" if number < grid.numeric_from else ' class="n"' for number in range(len(cells))]
         return (
-            "<tr>"
+            (f'<tr class="{judgement}">' if judgement else "<tr>")
             + "".join(f"<{tag}{mark}>{_inline(cell)}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
             + "</tr>"
         )
 
-    body = "\n".join(row(cells, "td") for cells in grid.rows)
-    return (
-        f'<div class="wide"><table>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-    )
+    judged = grid.judged or ("",) * len(grid.rows)
+    body = "\n".join(row(cells, "td", judgement) for cells, judgement in zip(grid.rows, judged, strict=True))
+    kind = ' class="judged"' if grid.judged else ""
+    return f'<div class="wide"><table{kind}>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
 def _inline(text: str) -> str:

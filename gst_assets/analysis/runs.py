@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.token_columns import read_tokens
-from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, RunMeta, VidurRunMeta, read_document
+from gst_assets.contracts.documents import MachineRecord, ProfileMeta, RealRunMeta, RunMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import (
     Iterations,
@@ -146,3 +146,19 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
             return None
         found |= set(meta.calibration_sha256.values())
     return found
+
+
+def read_calibration_machine(simulation: SimulatedRun) -> list[MachineRecord | None]:
+    """The machine in each calibration round of the simulation's profile; empty where that bundle is no longer there, or was measured again since, or
+    did not record it.
+
+    Raises:
+        ContractError: the bundle's metadata document is not readable.
+    """
+    path = Path(simulation.meta.profiling_root) / Kind.PROFILE.meta_name
+    if not path.is_file():
+        return []
+    meta = read_document(ProfileMeta, path)
+    if any(meta.sha256.get(name) != digest for name, digest in simulation.meta.profile_sha256.items()):
+        return []
+    return meta.machine or []

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.tables import SweepPoints, write_table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SUMMARY = "summary.md"
 FIGURE = "pareto.png"
 LATENCIES = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E"}
 _NS_PER_MS = 1e6
-_WIDTH_INCHES = 9.0
-_DPI = 110
+_WIDTH_INCHES = 6.4
+_PANEL_INCHES = 2.5
+_DPI = 130
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _MARKERS = "o^sDvP"
 
@@ -62,7 +66,7 @@ def caption(frame: pd.DataFrame) -> str:
     """What the figure shows, and what limits it."""
     fewest = int(frame["num_requests"].min())
     notes = [
-        "Output tokens per second against P99 latency, one point a configuration. Filled: Pareto-optimal, no other gives more tokens at no longer "
+        "Output tokens per second against P99 latency, one point a configuration with its rate of requests. Filled: Pareto-optimal, no other gives more tokens at no longer "
         "latency. Simulated; how far the simulation is from the engine is what the comparison says."
     ]
     if not frame["p99_sufficient"].all():
@@ -96,36 +100,49 @@ def _ms(value_ns: float) -> str:
 
 
 def _draw(frame: pd.DataFrame, path: Path) -> None:
-    """A panel for each latency; colour and marker tell the engine settings, lines join the rates of each."""
     from matplotlib import style
+
+    # A user's own matplotlibrc must not change the figure.
+    with style.context("default"):
+        # Without the version string the bytes depend on the drawing only.
+        pareto_figure(frame).savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def pareto_figure(frame: pd.DataFrame) -> Figure:
+    """A panel for each latency; colour and marker tell the engine settings, lines join the rates of each, and each point is labelled with its rate."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     settings = ["max_num_seqs", "max_num_batched_tokens", "num_kv_blocks"]
     varied = [name for name in settings if frame[name].nunique() > 1]
     groups = list(frame.groupby(settings, sort=False))
-    # A user's own matplotlibrc must not change the figure.
-    with style.context("default"):
-        canvas = Figure(figsize=(_WIDTH_INCHES, 3.2), layout="constrained")
-        panels = canvas.subplots(1, len(LATENCIES))
-        for axes, (name, label) in zip(panels, LATENCIES.items(), strict=True):
-            for number, (key, group) in enumerate(groups):
-                colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-                latency = group[f"{name}_p99_ns"].to_numpy(dtype="float64") / _NS_PER_MS
-                tokens = group["output_tokens_per_s"].to_numpy(dtype="float64")
-                optimal = group[f"pareto_{name}"].to_numpy(dtype=bool)
-                told = ", ".join(f"{one} {value}" for one, value in zip(settings, key, strict=True) if one in varied)
-                drawn = {"color": colour, "marker": marker, "markersize": 6}
-                axes.plot(
-                    tokens, latency, **drawn, linewidth=0.8, markerfacecolor="white", label=told or "as the scenario"
-                )
-                axes.plot(tokens[optimal], latency[optimal], **drawn, linestyle="none")
-            if (frame[f"{name}_p99_ns"].dropna() > 0).all():
-                axes.set_yscale("log")
-            axes.set_title(f"{label} P99 [ms]", fontsize=9, loc="left")
-            axes.set_xlabel("output tokens/s", fontsize=9)
-            axes.tick_params(labelsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
-        handles, labels = panels[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
-        # Without the version string the bytes depend on the drawing only.
-        canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+    canvas = Figure(figsize=(_WIDTH_INCHES, 0.5 + _PANEL_INCHES * len(LATENCIES)), layout="constrained")
+    panels = canvas.subplots(len(LATENCIES), 1, sharex=True)
+    for axes, (name, label) in zip(panels, LATENCIES.items(), strict=True):
+        for number, (key, group) in enumerate(groups):
+            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            latency = group[f"{name}_p99_ns"].to_numpy(dtype="float64") / _NS_PER_MS
+            tokens = group["output_tokens_per_s"].to_numpy(dtype="float64")
+            optimal = group[f"pareto_{name}"].to_numpy(dtype=bool)
+            told = ", ".join(f"{one} {value}" for one, value in zip(settings, key, strict=True) if one in varied)
+            drawn = {"color": colour, "marker": marker, "markersize": 6}
+            axes.plot(tokens, latency, **drawn, linewidth=0.8, markerfacecolor="white", label=told or "as the scenario")
+            axes.plot(tokens[optimal], latency[optimal], **drawn, linestyle="none")
+            for rate, x, y in zip(group["rate_per_s"], tokens, latency, strict=True):
+                if not (pd.isna(rate) or np.isnan(y)):
+                    axes.annotate(
+                        f"{rate:g}/s", (x, y), xytext=(5, -2), textcoords="offset points", ha="left", va="top", fontsize=7, color=colour
+                    )  # fmt: skip
+        if (frame[f"{name}_p99_ns"].dropna() > 0).all():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.08, y=0.16)
+        axes.set_ylabel(f"{label} P99 [ms]", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("output tokens/s", fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
+    return canvas

@@ -9,9 +9,10 @@ import pandas as pd
 
 from gst_assets.analysis.capacity import criterion, probes_table, result_sentence
 from gst_assets.analysis.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
+from gst_assets.assets.measurements import ENGINE_POOL
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
-from gst_assets.assets.profiles import current_bundle, vidur_profile
-from gst_assets.assets.real_runs import ENGINE_POOL
+from gst_assets.assets.profiles import NAME as PROFILE
+from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.contracts.documents import (
@@ -36,7 +37,7 @@ from gst_assets.vidur_adapter.capacity import search_simulated
     specs=[
         dg.AssetSpec(
             "capacity",
-            deps=[workload_spec, vidur_profile],
+            deps=[workload_spec, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "vllm", "csv"},

@@ -1,63 +1,78 @@
-"""The Vidur profiling bundle of a scenario's hardware and model: measured once, then reused while it still fits."""
+"""The Vidur profiling bundle of a scenario's hardware and model: measured once, then reused while it still fits. The op is in `measurements`."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview
-from gst_assets.assets.real_runs import ENGINE_POOL
-from gst_assets.checks import reports_contract
+from gst_assets.assets.presentation import contract_passed, preview
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ProfileError
-from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.provenance import sha256_bytes
-from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
+from gst_assets.resources import EngineResource
 from gst_assets.scenario import Scenario
 
-
-@dg.asset(
+NAME = "vidur_profile"
+SPEC = dg.AssetSpec(
+    NAME,
     partitions_def=SCENARIOS,
     group_name="simulation",
     kinds={"vllm", "csv"},
-    check_specs=contract_check_specs(["vidur_profile"]),
-    pool=ENGINE_POOL,
-    op_tags=ENGINE_QUEUE,
     description=(
         "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them (overheads.csv), "
-        "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused."
+        "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused, unless "
+        "`replay.between_calibration` asks for one measured with the runs."
     ),
 )
-@reports_contract("vidur_profile")
-def vidur_profile(
-    context: dg.AssetExecutionContext,
-    scenario: ScenarioResource,
-    artifacts: ArtifactRoot,
+
+
+def bundle_of(
+    store: ArtifactStore,
+    scenario: Scenario,
+    overrides: list[str],
     engine: EngineResource,
-    profiling_root: VidurProfilingRoot,
-) -> dg.MaterializeResult:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
-    fixed = profiling_root.fixed(chosen)
+    fixed: Path | None,
+    log: Callable[[str], None],
+) -> tuple[Bundle, bool]:
+    """The scenario's bundle and whether it was there already; measured now where it was not. `fixed`: the root that the scenario names, if it does.
+
+    Raises:
+        EngineError, ProfileError, ContractError, ArtifactError
+    """
     # Recorded runs were measured elsewhere: a bundle measured on this machine would not belong to them, so theirs must be there.
-    measured_elsewhere = fixed is not None or chosen.engine.backend == recorded.BACKEND
-    bundle = current_bundle(store, chosen, fixed) if measured_elsewhere else _reusable(store, chosen, context)
-    reused = bundle is not None
-    if bundle is None:
-        artifact_id = f"{chosen.hardware.hardware_id}/{chosen.model.name}"
-        with store.stage(Kind.PROFILE, artifact_id) as staging:
-            measured = staging.path / "bundle"
-            engine.profile(chosen, scenario.overrides, measured, store.root / Kind.PROFILE.value, context.log.info)
-            check_bundle(load_bundle(measured), chosen)
-            bundle = load_bundle(store.adopt(Kind.PROFILE, artifact_id, measured, replace=True))
-    return dg.MaterializeResult(
+    if fixed is not None or scenario.engine.backend == recorded.BACKEND:
+        return current_bundle(store, scenario, fixed), True
+    found = _reusable(store, scenario, log)
+    if found is not None:
+        return found, True
+    with store.stage(Kind.PROFILE, artifact_id(scenario)) as staging:
+        measured = staging.path / "bundle"
+        engine.profile(scenario, overrides, measured, store.root / Kind.PROFILE.value, log)
+        return adopted(store, scenario, measured), False
+
+
+def adopted(store: ArtifactStore, scenario: Scenario, measured: Path) -> Bundle:
+    """The measured bundle, moved into the store if it serves the scenario; one that was there is replaced."""
+    check_bundle(load_bundle(measured), scenario)
+    return load_bundle(store.adopt(Kind.PROFILE, artifact_id(scenario), measured, replace=True))
+
+
+def artifact_id(scenario: Scenario) -> str:
+    """The bundle's place below a profiling root."""
+    return f"{scenario.hardware.hardware_id}/{scenario.model.name}"
+
+
+def results(bundle: Bundle, *, reused: bool) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    """The asset's check and materialization."""
+    yield contract_passed(NAME, mlp_rows=len(bundle.mlp), attention_rows=len(bundle.attention))
+    yield dg.MaterializeResult(
+        asset_key=NAME,
         data_version=dg.DataVersion(
             sha256_bytes("".join(bundle.sha256[name] for name in sorted(bundle.sha256)).encode())
         ),
-        check_results=[
-            contract_passed("vidur_profile", mlp_rows=len(bundle.mlp), attention_rows=len(bundle.attention))
-        ],
         metadata={
             "path": dg.MetadataValue.path(str(bundle.directory)),
             "reused": reused,
@@ -81,26 +96,23 @@ def current_bundle(store: ArtifactStore, scenario: Scenario, fixed: Path | None)
     return bundle
 
 
-def _reusable(store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext) -> Bundle | None:
+def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> Bundle | None:
     """The bundle in the artifact root if it was measured with the same settings on this very device; None when one must be measured."""
     from gst_assets.engine.hardware import check_hardware
 
     present = check_hardware(scenario.hardware)
-    artifact_id = f"{scenario.hardware.hardware_id}/{scenario.model.name}"
-    path = store.path(Kind.PROFILE, artifact_id)
-    if artifact_id not in store.list(Kind.PROFILE):
+    path = store.path(Kind.PROFILE, artifact_id(scenario))
+    if artifact_id(scenario) not in store.list(Kind.PROFILE):
         return None
     try:
         bundle = current_bundle(store, scenario, None)
     except ProfileError as error:
-        context.log.info(f"measuring again: {error}")
+        log(f"measuring again: {error}")
         return None
     if bundle.meta.profile_key != profile_key(scenario) or bundle.meta.hardware.device_name != present.device_name:
-        context.log.info(
-            f"measuring again: {path} was made with other settings or on {bundle.meta.hardware.device_name}"
-        )
+        log(f"measuring again: {path} was made with other settings or on {bundle.meta.hardware.device_name}")
         return None
-    context.log.info(f"reusing {path}, measured {bundle.meta.ended_at.isoformat()}")
+    log(f"reusing {path}, measured {bundle.meta.ended_at.isoformat()}")
     return bundle
 
 

@@ -1,7 +1,8 @@
-"""The real engine's assets: request and token tables of every repeat, measured in one engine start or played back from recorded runs."""
+"""The real engine's assets: request and token tables of every repeat, measured in one engine start or played back from recorded runs. The op is in
+`measurements`."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -9,114 +10,93 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.analysis.runs import RealRun, load_run
-from gst_assets.assets.presentation import (
-    contract_check_specs,
-    contract_failed,
-    contract_passed,
-    preview,
-    table_definition_metadata,
-)
-from gst_assets.assets.workloads import current_workload, workload_spec
-from gst_assets.checks import COMPLETENESS, LATENESS, completeness_result, lateness_result, specs
+from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
+from gst_assets.assets.workloads import workload_spec
+from gst_assets.checks import completeness_result, lateness_result
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
 from gst_assets.engine import recorded
-from gst_assets.errors import ArtifactError, ContractError
-from gst_assets.executors import ENGINE_QUEUE
+from gst_assets.errors import ArtifactError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
-from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource
+from gst_assets.resources import EngineResource
 from gst_assets.scenario import Scenario, resolve_path
 from gst_assets.workload.spec import LoadedWorkload
 
-ENGINE_POOL = "engine"
-_NAMES = ("real_request_metrics", "real_token_metrics")
+NAMES = ("real_request_metrics", "real_token_metrics")
+SPECS = [
+    dg.AssetSpec(
+        "real_request_metrics",
+        deps=[workload_spec],
+        partitions_def=SCENARIOS,
+        group_name="real_engine",
+        kinds={"vllm", "csv"},
+        metadata=table_definition_metadata(RequestMetrics),
+        description="What the real engine did with each request: intended arrival, send, first token, completion. One run directory per repeat.",
+    ),
+    dg.AssetSpec(
+        "real_token_metrics",
+        deps=[workload_spec],
+        partitions_def=SCENARIOS,
+        group_name="real_engine",
+        kinds={"vllm", "csv"},
+        metadata=table_definition_metadata(TokenMetrics),
+        description="When each token of the real run was seen by the client.",
+    ),
+]
 
 
-@dg.multi_asset(
-    specs=[
-        dg.AssetSpec(
-            "real_request_metrics",
-            deps=[workload_spec],
-            partitions_def=SCENARIOS,
-            group_name="real_engine",
-            kinds={"vllm", "csv"},
-            metadata=table_definition_metadata(RequestMetrics),
-            description="What the real engine did with each request: intended arrival, send, first token, completion. One run directory per repeat.",
-        ),
-        dg.AssetSpec(
-            "real_token_metrics",
-            deps=[workload_spec],
-            partitions_def=SCENARIOS,
-            group_name="real_engine",
-            kinds={"vllm", "csv"},
-            metadata=table_definition_metadata(TokenMetrics),
-            description="When each token of the real run was seen by the client.",
-        ),
-    ],
-    check_specs=[*contract_check_specs(_NAMES), *specs("real_request_metrics", COMPLETENESS, LATENESS)],
-    pool=ENGINE_POOL,
-    op_tags=ENGINE_QUEUE,
-)
-def real_metrics(
-    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, engine: EngineResource
+def results(
+    store: ArtifactStore, scenario: Scenario, runs: list[RealRun], names: Sequence[str]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
-    workload = current_workload(store, chosen)
-    played_back = chosen.engine.backend == recorded.BACKEND
-    try:
-        if played_back:
-            runs = _play_back(store, chosen, workload, context.log.info)
-        else:
-            runs = _measure(store, chosen, scenario.overrides, workload, engine, context.log.info)
-    except ContractError as error:
-        yield from (contract_failed(name, error) for name in _NAMES)
-        raise
-    store.set_current(chosen.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
+    """Make `runs` the scenario's current ones, and report those of `NAMES` that were asked for."""
+    store.set_current(scenario.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
     first = runs[0]
     shared: dict[str, dg.MetadataValue | str | int | bool] = {
         "group_id": first.meta.group_id,
         "num_repeats": len(runs),
-        "recorded": played_back,
+        "recorded": scenario.engine.backend == recorded.BACKEND,
         "measured_at": first.meta.started_at.isoformat(),
         "measured_on": f"{first.meta.hardware.device_name}, {first.meta.env.get('platform', 'platform not recorded')}",
         "paths": dg.MetadataValue.md("\n".join(f"- `{run.directory}`" for run in runs)),
     }
     rows = {
         name: sum(len(getattr(run, table)) for run in runs)
-        for name, table in zip(_NAMES, ("requests", "tokens"), strict=True)
+        for name, table in zip(NAMES, ("requests", "tokens"), strict=True)
     }
-    yield from (contract_passed(name, rows=rows[name], repeats=len(runs)) for name in _NAMES)
-    yield from (completeness_result(runs), lateness_result(runs))
-    yield dg.MaterializeResult(
-        asset_key="real_request_metrics",
-        data_version=_data_version(runs, RequestMetrics.file_name()),
-        metadata={
-            **shared,
-            "dagster/row_count": rows["real_request_metrics"],
-            "num_errors": sum(run.meta.num_errors for run in runs),
-            "degraded_repeats": sum(run.meta.degraded for run in runs),
-            "lateness_p99_ms": round(max(run.meta.lateness_ns["p99"] for run in runs) / 1e6, 3),
-            "ttft_p50_ms": _median_ms(runs, "requests", "ttft_ns"),
-            "engine_settings": dg.MetadataValue.json(first.meta.engine_settings.model_dump(mode="json")),
-            "device": first.meta.hardware.device_name,
-            "preview": preview(first.requests),
-        },
-    )
-    yield dg.MaterializeResult(
-        asset_key="real_token_metrics",
-        data_version=_data_version(runs, TokenMetrics.file_name()),
-        metadata={
-            **shared,
-            "dagster/row_count": rows["real_token_metrics"],
-            "itl_p50_ms": _median_ms(runs, "tokens", "token_latency_ns"),
-            "preview": preview(first.tokens),
-        },
-    )
+    yield from (contract_passed(name, rows=rows[name], repeats=len(runs)) for name in names)
+    if "real_request_metrics" in names:
+        yield from (completeness_result(runs), lateness_result(runs))
+        yield dg.MaterializeResult(
+            asset_key="real_request_metrics",
+            data_version=_data_version(runs, RequestMetrics.file_name()),
+            metadata={
+                **shared,
+                "dagster/row_count": rows["real_request_metrics"],
+                "num_errors": sum(run.meta.num_errors for run in runs),
+                "degraded_repeats": sum(run.meta.degraded for run in runs),
+                "lateness_p99_ms": round(max(run.meta.lateness_ns["p99"] for run in runs) / 1e6, 3),
+                "ttft_p50_ms": _median_ms(runs, "requests", "ttft_ns"),
+                "engine_settings": dg.MetadataValue.json(first.meta.engine_settings.model_dump(mode="json")),
+                "device": first.meta.hardware.device_name,
+                "preview": preview(first.requests),
+            },
+        )
+    if "real_token_metrics" in names:
+        yield dg.MaterializeResult(
+            asset_key="real_token_metrics",
+            data_version=_data_version(runs, TokenMetrics.file_name()),
+            metadata={
+                **shared,
+                "dagster/row_count": rows["real_token_metrics"],
+                "itl_p50_ms": _median_ms(runs, "tokens", "token_latency_ns"),
+                "preview": preview(first.tokens),
+            },
+        )
 
 
-def _measure(
+def measure(
     store: ArtifactStore,
     scenario: Scenario,
     overrides: list[str],
@@ -127,13 +107,17 @@ def _measure(
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed."""
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging:
-        staged = engine.measure(scenario, overrides, workload.directory, group_id, staging.path, log)
-        for directory in staged:
-            load_run(directory, "real")
-        return [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in staged]
+        return adopted(store, engine.measure(scenario, overrides, workload.directory, group_id, staging.path, log))
 
 
-def _play_back(
+def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[RealRun]:
+    """The measured runs, moved into the store once all of them are valid."""
+    for directory in measured:
+        load_run(directory, "real")
+    return [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in measured]
+
+
+def play_back(
     store: ArtifactStore, scenario: Scenario, workload: LoadedWorkload, log: Callable[[str], None]
 ) -> list[RealRun]:
     """Expand the scenario's recorded runs into the store; a run that is already there with the same content is reused."""

@@ -9,7 +9,8 @@ import dagster as dg
 
 from gst_assets.analysis.sweep_report import FIGURE, SUMMARY, caption, summary_table, sweep_table, write_sweep
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
-from gst_assets.assets.profiles import current_bundle, vidur_profile
+from gst_assets.assets.profiles import NAME as PROFILE
+from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import current_workload, workload_spec
 from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug, write_document
@@ -32,7 +33,7 @@ class SweepConfig(dg.Config):
     specs=[
         dg.AssetSpec(
             "sweep",
-            deps=[workload_spec, vidur_profile],
+            deps=[workload_spec, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv", "matplotlib"},

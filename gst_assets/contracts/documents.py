@@ -223,10 +223,54 @@ class Pacing(Stored):
     priority_reason: str
 
 
+class GpuState(Stored):
+    """What the GPU's driver told at one moment; null where it does not tell. `slowed_by` names what holds the clocks down, power cap or heat."""
+
+    temperature_c: int | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    power_w: float | None = None
+    slowed_by: list[str] | None = None
+
+
+class MachineState(Stored):
+    """The machine at one moment: load over the last minute, mean frequency of the cores where it is readable, and the GPU where one serves."""
+
+    load_1m: float | None = None
+    cpu_mhz: float | None = None
+    gpu: GpuState | None = None
+
+
+class MachineWindow(MachineState):
+    """A stretch of a measurement, times relative to run start. Shares are of the time of all cores: busy with anything, busy with other programs,
+    taken by the hypervisor. The state is that at its end."""
+
+    start_ns: int
+    end_ns: int
+    cpu_busy: float | None = None
+    cpu_others: float | None = None
+    cpu_steal: float | None = None
+
+
+class MachineRecord(Stored):
+    """The machine during one measurement, `engine.machine`: shares over the whole, the state before, and the windows (about a second each, at most
+    64). `sampling_ns_max`: the longest that one of `num_samples` samples kept the event loop."""
+
+    num_cores: int = Field(ge=1)
+    cpu_busy: float | None = None
+    cpu_others: float | None = None
+    cpu_steal: float | None = None
+    before: MachineState
+    windows: list[MachineWindow]
+    sampling_ns_max: int = Field(ge=0)
+    num_samples: int = Field(ge=1)
+
+
 class RealRunMeta(RunMeta):
     """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests.
 
     `degraded_reasons` says why a run is degraded, one sentence each; it and `pacing` are null where an earlier version recorded neither.
+    `machine` is the machine that drove, and the engine's own where that is the same; null where it was not recorded.
     """
 
     run_type: Literal["real"] = "real"
@@ -245,6 +289,7 @@ class RealRunMeta(RunMeta):
     pacing: Pacing | None = None
     num_bunched_messages: int = Field(ge=0)
     num_errors: int = Field(ge=0)
+    machine: MachineRecord | None = None
 
 
 class VidurRunMeta(RunMeta):
@@ -276,6 +321,8 @@ class ProfileMeta(RunMeta):
     calibration_sha256: dict[str, str] = Field(default_factory=dict)
     calibration_rounds_taken_over: int = Field(0, ge=0)
     """Rounds measured before an interruption, so on another engine start than the rest."""
+    machine: list[MachineRecord | None] | None = None
+    """The machine in each calibration round; null for a round that was taken over, and where an earlier version did not record it."""
 
 
 class Measured(Stored):

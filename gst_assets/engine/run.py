@@ -34,6 +34,7 @@ from gst_assets.contracts.documents import (
     VLLM_POLICY,
     EngineSettings,
     Hardware,
+    MachineRecord,
     Pacing,
     RealRunMeta,
     WorkloadMeta,
@@ -43,7 +44,7 @@ from gst_assets.contracts.documents import (
     write_document,
 )
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
-from gst_assets.engine import records
+from gst_assets.engine import machine, records
 from gst_assets.engine import replay as replay_module
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent
@@ -266,16 +267,18 @@ async def play_repeat(
     await engine.forget()
     _say(f"repeat {repeat + 1} of {scenario.replay.repeats}: playing")
     started_at = datetime.now(timezone.utc)
-    played = await replay(
-        engine,
-        _plan(requests, scenario, repeat),
-        request_timeout_s=scenario.replay.request_timeout_s,
-        may_stop_early=scenario.engine.sampling.may_stop_early,
-        realtime=scenario.replay.realtime_priority,
-    )
+    with machine.watched(common.hardware) as watch:
+        played = await replay(
+            engine,
+            _plan(requests, scenario, repeat),
+            request_timeout_s=scenario.replay.request_timeout_s,
+            may_stop_early=scenario.engine.sampling.may_stop_early,
+            realtime=scenario.replay.realtime_priority,
+        )
+    seen = watch.record(played.start_ns)
     last_ns = max((result.times.last_token_ns or 0 for result in played.results if result.times), default=0)
     steps = await engine.iterations(last_ns)
-    directory = write_run(common, played, steps, repeat, started_at, engine.backend, out)
+    directory = write_run(common, played, steps, repeat, started_at, engine.backend, out, seen)
     failed = sum(bool(result.error_type) for result in played.results)
     _say(
         f"repeat {repeat + 1} of {scenario.replay.repeats}: {len(requests) - failed} requests ok, {failed} failed: {directory}"
@@ -396,8 +399,10 @@ def write_run(
     started_at: datetime,
     backend: str,
     out: Path,
+    seen: MachineRecord | None = None,
 ) -> Path:
-    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path.
+    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path. `seen` is the machine while
+    it was played.
 
     Raises:
         EngineError: the directory exists.
@@ -426,7 +431,9 @@ def write_run(
             csv_files.write_csv(records.iterations(steps, played), folder / "iterations.csv")
             facts["tracing_ns_per_step"] = records.percentiles(inside[:, IterationField.TRACING_NS].tolist())
         latencies = records.latency_percentiles(requests, tokens)
-        (folder / "summary.md").write_text(_summary(common, run_id, facts, latencies, len(requests)), encoding="utf-8")
+        (folder / "summary.md").write_text(
+            _summary(common, run_id, facts, latencies, len(requests), seen), encoding="utf-8"
+        )
         meta = RealRunMeta(
             run_id=run_id,
             **run_facts(scenario, common.overrides, started_at),
@@ -443,6 +450,7 @@ def write_run(
             engine_settings=common.settings,
             warmup=asdict(common.warm_up),
             engine_start_s=round(common.engine_start_s, 3),
+            machine=seen,
             **facts,
         )
         write_document(meta, folder / Kind.REAL_RUN.meta_name)
@@ -508,6 +516,7 @@ def _summary(
     facts: dict[str, Any],
     latencies: dict[str, dict[str, int]],
     num_requests: int,
+    seen: MachineRecord | None,
 ) -> str:
     settings = common.settings
     rows = [
@@ -533,6 +542,7 @@ def _summary(
             f"Driver lateness (hand-over minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
             f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
             _pacing_line(facts["pacing"]),
+            *([f"Machine: {machine.told(seen)}."] if seen else []),
             f"Degraded: {'yes: ' + '; '.join(facts['degraded_reasons']) if facts['degraded'] else 'no'}.",
             "",
         ]

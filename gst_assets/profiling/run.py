@@ -22,8 +22,16 @@ from pathlib import Path
 import pandas as pd
 
 from gst_assets.contracts import csv_files
-from gst_assets.contracts.documents import Hardware, ProfileMeta, run_facts, timestamp_slug, write_document
+from gst_assets.contracts.documents import (
+    Hardware,
+    MachineRecord,
+    ProfileMeta,
+    run_facts,
+    timestamp_slug,
+    write_document,
+)
 from gst_assets.contracts.store import Kind, directory_digests
+from gst_assets.engine import machine
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.run import Play
@@ -147,14 +155,19 @@ async def _measure(
         # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and caches changed.
         calibrator = calibration.Calibrator(engine, scenario)
         taken_over = 0
+        seen: list[MachineRecord | None] = []
         for index in range(calibration.ROUNDS):
             if (kept := partial.round(index)) is not None:
                 calibrator.take_over(calibration.Round.from_text(*kept))
                 taken_over += 1
+                seen.append(None)
                 print(f"calibration: round {index + 1} of {calibration.ROUNDS} was measured before", flush=True)
             else:
                 clock.progress("calibration", index / calibration.ROUNDS)
-                played = await calibrator.play_round(index, clock.progress)
+                began_ns = time.monotonic_ns()
+                with machine.watched(hardware) as watch:
+                    played = await calibrator.play_round(index, clock.progress)
+                seen.append(watch.record(began_ns))
                 partial.keep_round(index, played.played_as_text(), played.steps)
             if between is not None:
                 await between.play_after(engine, index)
@@ -191,6 +204,7 @@ async def _measure(
             worker=facts,
             seconds=clock.seconds,
             calibration_rounds_taken_over=taken_over,
+            machine=seen,
         )
         write_document(meta, folder / Kind.PROFILE.meta_name)
     partial.remove()

@@ -149,7 +149,9 @@ def write_simulation(directory: Path, recipe: Recipe, variant: str = "calibrated
     return _write(directory, recipe, VidurRunMeta, values)
 
 
-def write_profile_meta(directory: Path, calibration_sha256: dict[str, str], mlp_sha256: str = "4" * 64) -> Path:
+def write_profile_meta(
+    directory: Path, calibration_sha256: dict[str, str], mlp_sha256: str = "4" * 64, **more: Any
+) -> Path:
     """Write the metadata document of a profiling bundle, which is all that a comparison reads of it."""
     directory.mkdir()
     real = {
@@ -166,6 +168,7 @@ def write_profile_meta(directory: Path, calibration_sha256: dict[str, str], mlp_
         "engine_settings": real,
         "calibration_sha256": calibration_sha256,
         "sha256": {"mlp.csv": mlp_sha256},
+        **more,
     }
     write_document(ProfileMeta.model_validate(values), directory / "run_meta.json")
     return directory

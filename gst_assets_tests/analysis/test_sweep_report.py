@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paretoset import paretoset
 
-from gst_assets.analysis.sweep_report import caption, pareto, summary_table, sweep_table, write_sweep
+from gst_assets.analysis.sweep_report import caption, pareto, pareto_figure, summary_table, sweep_table, write_sweep
 from gst_assets.contracts.tables import SweepPoints, validate
 from gst_assets.errors import ContractError
 
@@ -56,6 +56,15 @@ def test_the_directory_is_written_with_the_same_bytes_and_marks_the_optimal(tmp_
     assert "**5 / 5 / 5**" in lines[3] and "**" not in lines[2] and "| 2.50 |" in lines[4]
     with pytest.raises(ContractError, match=r"sweep\.csv: row 0, column makespan_ns: found 0, expected more than 0"):
         write_sweep(frame.assign(makespan_ns=pd.array([0, 1, 1], dtype="Int64")), "Sweep", tmp_path)
+
+
+def test_every_point_of_the_figure_tells_its_rate_and_every_axis_what_it_is() -> None:
+    rows = [row(10 * rate, 5e6 * rate, rate_per_s=rate, max_num_seqs=seqs) for seqs in (8, 16) for rate in (2.0, 4.5)]
+    figure = pareto_figure(sweep_table(rows))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["TTFT P99 [ms]", "ITL P99 [ms]", "E2E P99 [ms]"]
+    assert figure.axes[-1].get_xlabel() == "output tokens/s"
+    for axes in figure.axes:
+        assert sorted(one.get_text() for one in axes.texts) == ["2/s", "2/s", "4.5/s", "4.5/s"]
 
 
 def test_too_few_requests_and_extrapolated_steps_are_told() -> None:

@@ -21,6 +21,8 @@ from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import CapacityProbes, read_table
+from gst_assets.profiling.bundle import load_bundle
+from gst_assets.profiling.calibration import ROUNDS
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
 
 pytestmark = pytest.mark.engine
@@ -116,6 +118,17 @@ def test_full_graph_leaves_complete_artifacts(root: Path) -> None:
         assert run.meta.simulated_settings["num_kv_blocks"] == engine.num_kv_blocks
         assert len(run.tokens) == 24 * 12
     assert not staged(root)
+
+
+def test_repeats_were_played_between_the_rounds_of_the_calibration(root: Path) -> None:
+    """One engine start: `smoke` asks for it, so that profile and runs meet the same drift. The machine is on record for both."""
+    store = ArtifactStore(root)
+    profile = load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta
+    runs = [load_run(store.open(Kind.REAL_RUN, name), "real").meta for name in store.list(Kind.REAL_RUN)]
+    assert all(profile.started_at < run.started_at < run.ended_at < profile.ended_at for run in runs)
+    assert profile.machine is not None and len(profile.machine) == ROUNDS
+    for record in (*profile.machine, *(run.machine for run in runs)):
+        assert record is not None and record.windows and record.cpu_busy is not None and 0 < record.cpu_busy <= 1
 
 
 def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
@@ -234,6 +247,17 @@ def test_unknown_override_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     assert process.returncode != 0
     assert "workload.colour: unknown key. Allowed here: arrivals, num_decode_tokens" in output(process)
     assert not (root / "workload_parts").exists()
+
+
+def test_runs_alone_are_measured_on_an_engine_of_their_own(root: Path) -> None:
+    store = ArtifactStore(root)
+    profile, before = load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta, store.list(Kind.REAL_RUN)
+    assert_succeeds(materialize(root, "real_request_metrics,real_token_metrics"))
+    new = [
+        load_run(store.open(Kind.REAL_RUN, name), "real") for name in store.list(Kind.REAL_RUN) if name not in before
+    ]
+    assert len(new) == 2 and all(run.meta.started_at > profile.ended_at for run in new)
+    assert load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta == profile
 
 
 def test_killed_real_run_leaves_nothing_and_the_next_one_succeeds(root: Path, tmp_path: Path) -> None:

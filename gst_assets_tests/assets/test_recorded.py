@@ -15,8 +15,8 @@ import pytest
 from gst_assets.analysis.comparison import compare
 from gst_assets.analysis.runs import RealRun, Run, SimulatedRun, load_run
 from gst_assets.assets.comparisons import comparison_report
-from gst_assets.assets.profiles import vidur_profile
-from gst_assets.assets.real_runs import current_real_runs, real_metrics
+from gst_assets.assets.measurements import measurements
+from gst_assets.assets.real_runs import NAMES, current_real_runs
 from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
 from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
 from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
@@ -32,14 +32,14 @@ WORKLOADS = {
     "h200_light": "wl-26f8ab50653f2b52",
     "h200_busy": "wl-35983f292c3db673",
 }
-WORKLOAD = [prompts, trace_lengths, trace_intervals, workload_spec]
+WORKLOAD = ["prompts", "trace_lengths", "trace_intervals", "workload_spec"]
 
 
 def materialize(
-    root: Path, assets: Sequence[dg.AssetsDefinition], scenario: str, overrides: Sequence[str] = ()
+    root: Path, assets: Sequence[str], scenario: str, overrides: Sequence[str] = ()
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*WORKLOAD, real_metrics, vidur_profile, vidur_metrics, comparison_report],
+        [prompts, trace_lengths, trace_intervals, workload_spec, measurements, vidur_metrics, comparison_report],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
         resources={
@@ -52,9 +52,7 @@ def materialize(
     )
 
 
-def refusal(
-    root: Path, assets: Sequence[dg.AssetsDefinition], scenario: str, overrides: Sequence[str] = ()
-) -> GstError:
+def refusal(root: Path, assets: Sequence[str], scenario: str, overrides: Sequence[str] = ()) -> GstError:
     with pytest.raises(GstError) as raised:
         materialize(root, assets, scenario, overrides)
     print(raised.value)
@@ -66,7 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Artifact root with the workload and the recorded runs of every recorded scenario."""
     path = tmp_path_factory.mktemp("recorded") / "artifacts"
     for name in WORKLOADS:
-        assert materialize(path, [*WORKLOAD, real_metrics], name).success
+        assert materialize(path, [*WORKLOAD, *NAMES], name).success
     return path
 
 
@@ -89,9 +87,9 @@ def test_the_workload_is_the_recorded_one_and_every_repeat_is_there(root: Path, 
 def test_playing_back_again_reuses_the_runs_and_says_that_they_are_recorded(root: Path) -> None:
     store = ArtifactStore(root)
     before = {name: store.path(Kind.REAL_RUN, name).stat().st_ino for name in store.list(Kind.REAL_RUN)}
-    result = materialize(root, [real_metrics], "h200_spaced")
+    result = materialize(root, NAMES, "h200_spaced")
     assert {name: store.path(Kind.REAL_RUN, name).stat().st_ino for name in store.list(Kind.REAL_RUN)} == before
-    for event in result.asset_materializations_for_node("real_metrics"):
+    for event in result.asset_materializations_for_node("measurements"):
         assert event.metadata["recorded"].value is True
         assert event.metadata["num_repeats"].value == 5
         assert str(event.metadata["measured_at"].value).startswith("2026-11-22T03:53:21")
@@ -99,31 +97,31 @@ def test_playing_back_again_reuses_the_runs_and_says_that_they_are_recorded(root
 
 
 def test_fewer_repeats_take_the_first_runs(root: Path) -> None:
-    materialize(root, [real_metrics], "h200_spaced", ["replay.repeats=2"])
+    materialize(root, NAMES, "h200_spaced", ["replay.repeats=2"])
     runs = current_real_runs(ArtifactStore(root), load_scenario("h200_spaced"))
     assert [run.meta.repeat_index for run in runs] == [0, 1]
-    materialize(root, [real_metrics], "h200_spaced")
+    materialize(root, NAMES, "h200_spaced")
 
 
 def test_a_changed_run_of_the_same_id_in_the_artifact_root_is_refused(tmp_path: Path) -> None:
-    materialize(tmp_path, [*WORKLOAD, real_metrics], "h200_spaced")
+    materialize(tmp_path, [*WORKLOAD, *NAMES], "h200_spaced")
     store = ArtifactStore(tmp_path)
     names = store.list(Kind.REAL_RUN)
     table = store.path(Kind.REAL_RUN, names[0]) / "request_metrics.csv"
     kept = table.read_bytes()
     table.write_bytes(kept.replace(b"7", b"8", 1))
-    assert f"{table.parent}: already exists with other content" in str(refusal(tmp_path, [real_metrics], "h200_spaced"))
+    assert f"{table.parent}: already exists with other content" in str(refusal(tmp_path, NAMES, "h200_spaced"))
     table.write_bytes(kept)
     meta = store.path(Kind.REAL_RUN, names[1]) / "run_meta.json"
     meta.write_text(meta.read_text().replace('"NVIDIA H200"', '"NVIDIA H100"'))
-    error = refusal(tmp_path, [real_metrics], "h200_spaced")
+    error = refusal(tmp_path, NAMES, "h200_spaced")
     assert isinstance(error, ArtifactError)
     assert f"{meta}: differs from that of the recorded run" in str(error)
 
 
 def test_another_workload_than_the_recorded_one_is_refused(tmp_path: Path) -> None:
     overrides = ["workload.num_decode_tokens=32"]
-    error = refusal(tmp_path, [*WORKLOAD, real_metrics], "h200_spaced", overrides)
+    error = refusal(tmp_path, [*WORKLOAD, *NAMES], "h200_spaced", overrides)
     assert isinstance(error, WorkloadError)
     pointer = ArtifactStore(tmp_path).current("h200_spaced", "workload")
     assert pointer is not None
@@ -135,13 +133,13 @@ def test_another_workload_than_the_recorded_one_is_refused(tmp_path: Path) -> No
 
 def test_without_a_bundle_of_that_gpu_the_profile_fails_and_no_engine_starts(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
-    error = refusal(tmp_path, [vidur_profile], "h200_light", [f"profile.root={bundles}"])
+    error = refusal(tmp_path, ["vidur_profile"], "h200_light", [f"profile.root={bundles}"])
     assert isinstance(error, ProfileError)
     assert str(error).startswith(
         f"{bundles / 'h200' / 'qwen3-0.6b'}: no complete profiling bundle for hardware_id h200"
     )
     # Without a root of its own either: what this machine could measure would not be a profile of that GPU.
-    error = refusal(tmp_path, [vidur_profile], "h200_light", ["profile.root=null"])
+    error = refusal(tmp_path, ["vidur_profile"], "h200_light", ["profile.root=null"])
     assert isinstance(error, ProfileError)
     assert str(error).startswith(
         f"{tmp_path / 'vidur_profiling' / 'h200' / 'qwen3-0.6b'}: no complete profiling bundle"
@@ -172,7 +170,9 @@ def test_the_analysis_takes_a_recorded_repeat_as_any_other_run(root: Path) -> No
 def test_a_variant_that_depends_on_its_seed_is_simulated_under_each_and_an_exact_one_once(tmp_path: Path) -> None:
     """The recorded H100 runs: `kernels` is exact, `calibrated` replays the host's speed in an order that its seed decides."""
     overrides = ["simulation.seeds=3", "simulation.seed=7"]
-    chain = [*WORKLOAD, vidur_profile, vidur_metrics, real_metrics, comparison_report]
+    measured = [*NAMES, "vidur_profile"]
+    simulated = ["vidur_request_metrics", "vidur_token_metrics"]
+    chain = [*WORKLOAD, *measured, *simulated, "comparison_report"]
     materialize(tmp_path, chain, "h100_quarter", overrides)
     store, chosen = ArtifactStore(tmp_path), load_scenario("h100_quarter", overrides)
     further = further_seeds(store, chosen)

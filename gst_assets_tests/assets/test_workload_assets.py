@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gst_assets.assets.profiles import vidur_profile
+from gst_assets.assets.measurements import measurements
 from gst_assets.assets.sweeps import sweep
 from gst_assets.assets.workloads import current_workload, prompts, trace_intervals, trace_lengths, workload_spec
 from gst_assets.contracts.store import ArtifactStore, Kind
@@ -25,10 +25,10 @@ ROWS = [("0.1", 12, 4), ("0.3", 7, 0), ("1.1", 3000, 9), ("2.5000000004", 25, 6)
 
 
 def materialize(
-    root: Path, scenario: str, overrides: Sequence[str], *assets: dg.AssetsDefinition, workers: int = 1
+    root: Path, scenario: str, overrides: Sequence[str], *assets: dg.AssetsDefinition | str, workers: int = 1
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*WORKLOAD, vidur_profile, sweep],
+        [*WORKLOAD, measurements, sweep],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
         run_config={"ops": {"sweep": {"config": {"workers": workers}}}} if sweep in assets else None,
@@ -98,7 +98,7 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
     """The scenario that ships, with few and short requests."""
     overrides = ["workload.num_requests=12", "workload.num_decode_tokens=6", "sweep.rates_per_s=[16.0]"]
     limits = [*overrides, "sweep.max_num_seqs=[2, 256]"]
-    result = materialize(tmp_path, "h100_sweep", limits, *WORKLOAD, vidur_profile, sweep)
+    result = materialize(tmp_path, "h100_sweep", limits, *WORKLOAD, "vidur_profile", sweep)
     store = ArtifactStore(tmp_path)
     (run_id,) = store.list(Kind.SWEEP)
     directory = store.open(Kind.SWEEP, run_id)

@@ -1,0 +1,208 @@
+"""The blocks that reports are made of, and how numbers are shown in them. Knows no comparison.
+
+`report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`, `*italic*`, `` `code` ``, `[text](target)` and `[text](#term)`: a link
+inside the page, which Markdown shows as plain text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.analysis.answer import Judgement
+from gst_assets.analysis.figures import Figure
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title: of the page (level 1), or of a part of a section."""
+
+    text: str
+    level: int = 3
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A bulleted list."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names with their values, in one line: what the page is about."""
+
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer: the judgement in a word with its colour, and the sentence."""
+
+    judgement: Judgement
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; columns from `numeric_from` on are right-aligned. `judged` colours rows by their judgement."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric_from: int
+    judged: tuple[Judgement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its caption."""
+
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Figures beside each other where there is room."""
+
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Two groups of blocks beside each other where there is room, else one below the other."""
+
+    left: tuple[Block, ...]
+    right: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Definitions, each with the anchor that leads to it."""
+
+    terms: tuple[tuple[str, str, str], ...]
+    """(anchor, term, definition)"""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the comparison's directory: its path there and what it is. A page may carry a small one inside itself."""
+
+    path: str
+    told: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of the directory."""
+
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report that the page folds up, with the line that says what is inside; `blocks` are what it holds."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    told: str = ""
+    """What a reader learns without opening it."""
+    nested: bool = field(default=False)
+    """Inside another section: not in the page's contents."""
+
+    @property
+    def anchor(self) -> str:
+        """Where links to the section lead."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Links to the sections of the page."""
+
+
+Block = (
+    Heading | Text | Items | Facts | Verdict | Grid | Picture | Pictures | Beside | Terms | Files | Section | Contents
+)
+
+
+def term(text: str, anchor: str) -> str:
+    """`text` with a link to the definition of `anchor`."""
+    return f"[{text}](#{anchor})"
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def milliseconds(value_ns: float) -> str:
+    """Milliseconds with three significant digits, or all before the point."""
+    return "–" if pd.isna(value_ns) else _three_digits(value_ns / 1e6)
+
+
+def signed_milliseconds(value_ns: float) -> str:
+    """As `milliseconds`, with a sign."""
+    return ("-" if value_ns < 0 else "+") + milliseconds(abs(value_ns)) if not pd.isna(value_ns) else "–"
+
+
+def rate(value: float) -> str:
+    """A rate with three significant digits, or all before the point."""
+    return "–" if pd.isna(value) else _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def percent(relative: float) -> str:
+    """A signed relative error in per cent; `undefined` where it is missing."""
+    return "undefined" if pd.isna(relative) else f"{100 * relative:+.1f} %"
+
+
+def share(relative: float) -> str:
+    """An unsigned share in per cent; a dash where it is missing."""
+    return "–" if pd.isna(relative) else f"{100 * relative:.1f} %"
+
+
+def signed_share(relative: float) -> str:
+    """A signed share in per cent; a dash where it is missing."""
+    return "–" if pd.isna(relative) else f"{100 * relative:+.1f} %"
+
+
+def interval(low: float, high: float) -> str:
+    """`-0.8 to +9.0` in per cent; an infinite end is open, and nothing is shown of one that is not known."""
+    if math.isnan(low):
+        return "–"
+    return f"{100 * low:+.1f} to {'open' if math.isinf(high) else f'{100 * high:+.1f}'}"
+
+
+def number(value: float, digits: int) -> str:
+    """A number with its thousands apart."""
+    return "–" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def median(values: Sequence[float] | pd.Series) -> float:
+    """Their median; NaN where one of them is missing."""
+    series = pd.Series(values)
+    return float(np.median(series)) if len(series) and series.notna().all() else math.nan
+
+
+def value_range(values: Sequence[float | None], digits: int) -> str:
+    """`low to high` of the values that are known, one number where they are equal, a dash without any."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    low, high = f"{min(known):,.{digits}f}", f"{max(known):,.{digits}f}"
+    return low if low == high else f"{low} to {high}"

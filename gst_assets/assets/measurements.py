@@ -1,0 +1,93 @@
+"""What is measured on an engine: a scenario's real runs and the profile of its hardware, as one op that can be asked for either or for both.
+
+One op, because with `replay.between_calibration` both come from one engine start: the repeats are played between the rounds of the calibration, so
+that both meet the same drift of the machine.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.assets import profiles, real_runs
+from gst_assets.assets.presentation import contract_check_specs, contract_failed
+from gst_assets.assets.workloads import current_workload
+from gst_assets.checks import COMPLETENESS, LATENESS, specs
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.engine import recorded
+from gst_assets.errors import ContractError
+from gst_assets.executors import ENGINE_QUEUE
+from gst_assets.profiling.bundle import Bundle
+from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
+from gst_assets.scenario import Scenario
+
+ENGINE_POOL = "engine"
+_NAMES = (*real_runs.NAMES, profiles.NAME)
+
+
+@dg.multi_asset(
+    specs=[*real_runs.SPECS, profiles.SPEC],
+    check_specs=[*contract_check_specs(_NAMES), *specs(real_runs.NAMES[0], COMPLETENESS, LATENESS)],
+    can_subset=True,
+    pool=ENGINE_POOL,
+    op_tags=ENGINE_QUEUE,
+)
+def measurements(
+    context: dg.AssetExecutionContext,
+    scenario: ScenarioResource,
+    artifacts: ArtifactRoot,
+    engine: EngineResource,
+    profiling_root: VidurProfilingRoot,
+) -> Iterator[Any]:
+    chosen, store, log = scenario.load(context.partition_key), artifacts.store(), context.log.info
+    asked = {key.to_user_string() for key in context.selected_asset_keys}
+    names = tuple(name for name in real_runs.NAMES if name in asked)
+    fixed = profiling_root.fixed(chosen)
+    together = bool(names) and profiles.NAME in asked and chosen.measured_together and fixed is None
+    runs: list[RealRun] = []
+    bundle: Bundle | None = None
+    try:
+        if together:
+            workload = current_workload(store, chosen)
+            runs, bundle = _measure_together(store, chosen, scenario.overrides, workload.directory, engine, log)
+        elif names:
+            workload = current_workload(store, chosen)
+            if chosen.engine.backend == recorded.BACKEND:
+                runs = real_runs.play_back(store, chosen, workload, log)
+            else:
+                runs = real_runs.measure(store, chosen, scenario.overrides, workload, engine, log)
+    except ContractError as error:
+        yield from (contract_failed(name, error) for name in names)
+        raise
+    if names:
+        yield from real_runs.results(store, chosen, runs, names)
+    if profiles.NAME not in asked:
+        return
+    try:
+        reused = bundle is None
+        if bundle is None:
+            bundle, reused = profiles.bundle_of(store, chosen, scenario.overrides, engine, fixed, log)
+    except ContractError as error:
+        yield contract_failed(profiles.NAME, error)
+        raise
+    yield from profiles.results(bundle, reused=reused)
+
+
+def _measure_together(
+    store: ArtifactStore,
+    scenario: Scenario,
+    overrides: list[str],
+    workload: Path,
+    engine: EngineResource,
+    log: Callable[[str], None],
+) -> tuple[list[RealRun], Bundle]:
+    """Repeats and profile from one engine start; neither is kept unless both are valid."""
+    with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
+        measured, root = staging.path / "bundle", store.root / Kind.PROFILE.value
+        played = engine.profile_with_runs(scenario, overrides, workload, measured, root, staging.path / "runs", log)
+        for directory in played:
+            load_run(directory, "real")
+        bundle = profiles.adopted(store, scenario, measured)
+        return real_runs.adopted(store, played), bundle

@@ -1,0 +1,68 @@
+"""`python -m gst_assets.demo SCENARIO ...`: every asset of each scenario, one line a step with its seconds, then what came of it.
+
+What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME), with what Dagster and the engine say about themselves left out: it is in
+the UI. Warnings and errors are shown as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+
+import dagster as dg
+
+from gst_assets import latest
+from gst_assets.errors import GstError
+from gst_assets.scenario import load_scenario
+from gst_assets.step_lines import LOGGER
+
+_UI = os.environ.get("GST_UI_URL") or "http://127.0.0.1:3000"
+_ON_REQUEST = ("capacity", "sweep")
+"""Assets of a scenario section of the same name; without it there is nothing to materialize."""
+
+
+def main(scenarios: Sequence[str]) -> int:
+    """Materialize and tell each scenario; returns the exit status: 1 if a step of any of them failed.
+
+    Raises:
+        GstError: an unknown scenario, found before the first is begun.
+    """
+    chosen = [load_scenario(name) for name in scenarios]
+    from gst_assets.definitions import defs
+
+    job, failed = defs.resolve_implicit_global_asset_job_def(), []
+    with dg.DagsterInstance.get() as instance:
+        for scenario in chosen:
+            print(f"\n{scenario.name}: {scenario.description}", flush=True)
+            began = time.monotonic()
+            without = {dg.AssetKey(name) for name in _ON_REQUEST if getattr(scenario, name) is None}
+            result = job.execute_in_process(
+                instance=instance,
+                partition_key=scenario.name,
+                asset_selection=sorted(set(job.asset_layer.selected_asset_keys) - without),
+                run_config={"loggers": {LOGGER: {}}},
+                raise_on_error=False,
+            )
+            print(f"  {'done' if result.success else 'failed'} after {time.monotonic() - began:.0f} s", flush=True)
+            if not result.success:
+                failed.append(scenario.name)
+    for scenario in chosen:
+        if scenario.name not in failed:
+            print(flush=True)
+            latest.main(scenario.name)
+            print(f"in the UI (make ui): {_UI}/assets/comparison_report?view=partitions&partition={scenario.name}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    try:
+        if len(sys.argv) < 2:
+            sys.exit("usage: python -m gst_assets.demo SCENARIO ...")
+        sys.exit(main(sys.argv[1:]))
+    except GstError as problem:
+        sys.exit(f"error: {problem}")
