@@ -3,7 +3,8 @@
     python benchmarks/prepare_gpu_study.py OUT LABEL=SCENARIO[,KEY=VALUE...] ...
 
 Each LABEL is one workload: the scenario, with the overrides, played on a live engine whatever the scenario plays back. On the host OUT/run.sh measures
-the profile of the first one and, between its calibration rounds, the repeats of all (`python -m gst_assets.profiling.run`), into OUT/bundle and OUT/runs.
+the profile of the first one and, between its calibration rounds, the repeats of all (`python -m gst_assets.profiling.run`), into OUT/bundle and OUT/runs, with
+the stamps of every calibration step in OUT/stamps.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def prepare(out: Path, asked: list[str]) -> None:
         'here=$(cd "$(dirname "$0")" && pwd)',
         f'python3 -m gst_assets.profiling.run --scenario "$here/{first}.json" --out "${{1:-$here}}/bundle" \\',
         *between,
-        '    --runs "${1:-$here}/runs"',
+        '    --runs "${1:-$here}/runs" --stamps "${1:-$here}/stamps"',
     ]
     (out / "run.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

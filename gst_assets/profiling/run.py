@@ -66,7 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--between and --runs belong together: what is played between rounds, and where its runs go."
             )
         asyncio.run(
-            measure(scenario, arguments.override, arguments.out, arguments.profiling_root, plays, arguments.runs)
+            measure(
+                scenario,
+                arguments.override,
+                arguments.out,
+                arguments.profiling_root,
+                plays,
+                arguments.runs,
+                arguments.stamps,
+            )
         )
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -94,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=Path, help="directory in which the runs of --between appear")
     parser.add_argument(
+        "--stamps",
+        type=Path,
+        help="directory for the recorded stamps of every calibration step, from which the bundle's tables were derived; default: they are not kept",
+    )
+    parser.add_argument(
         "--override",
         action="append",
         default=[],
@@ -119,9 +132,10 @@ async def measure(
     profiling_root: str | None = None,
     plays: Sequence[Play] = (),
     runs: Path | None = None,
+    stamps: Path | None = None,
 ) -> Path:
     """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded. The repeats of `plays` are
-    measured between the calibration rounds, into `runs`.
+    measured between the calibration rounds, into `runs`. The rounds' stamps are copied to `stamps`.
 
     Raises:
         EngineError: hardware or settings differ from the scenario, or the engine failed.
@@ -138,7 +152,7 @@ async def measure(
             print(f"continuing {partial.folder}: {measured}", flush=True)
         if between is not None:
             between.rename(partial.group_ids())
-        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial)
+        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial, stamps)
 
 
 async def _measure(
@@ -149,6 +163,7 @@ async def _measure(
     hardware: Hardware,
     between: InterleavedRuns | None,
     partial: PartialProfile,
+    stamps: Path | None,
 ) -> Path:
     print(f"hardware: {hardware.device_name}; starting {scenario.engine.backend}", flush=True)
     started_at = datetime.now(timezone.utc)
@@ -215,6 +230,8 @@ async def _measure(
             machine=seen,
         )
         write_document(meta, folder / Kind.PROFILE.meta_name)
+    if stamps is not None:
+        partial.copy_rounds(stamps)
     partial.remove()
     print(f"profile written: {out}; seconds: {clock.seconds}", flush=True)
     return out
