@@ -25,6 +25,8 @@ Judgement = Literal["pass", "warn", "fail", "cannot_judge"]
 """`fail` is outside the band; `cannot_judge` says that the data do not tell, which is no failure."""
 Basis = Literal["repeats", "requests", "none"]
 """What an interval rests on: repeats of the engine and seeds of the simulation; with one repeat the requests, resampled; nothing."""
+_EXACT = 0.0005
+"""Errors below this are told as 0."""
 JUDGEMENT_WORDS: dict[Judgement, str] = {
     "pass": "pass",
     "warn": "warn",
@@ -179,19 +181,19 @@ def _size(cells: Sequence[DecidingCell]) -> str:
         return f"has no bound to its error at {_listed(unbounded)}, where the real value is 0"
     worst = max(known, key=lambda cell: abs(cell.error))
     sizes = sorted(abs(cell.error) for cell in known)
-    every = "the one cell" if len(known) == 1 else f"all {_number(len(known))} cells"
+    every = {1: "the one cell", 2: "both cells"}.get(len(known), f"all {_number(len(known))} cells")
     least, most = _percent(sizes[0]), _percent(sizes[-1])
     by = f"{most} %" if least == most else f"{least} to {most} %"
-    if sizes[-1] < 0.0005:
+    if sizes[-1] < _EXACT:
         text = f"is exact in {every}"
-    elif all(cell.error < 0 for cell in known):
+    elif all(cell.error < _EXACT for cell in known):
         text = f"is too fast in {every}, by {by}"
-    elif all(cell.error > 0 for cell in known):
+    elif all(cell.error > -_EXACT for cell in known):
         text = f"is too slow in {every}, by {by}"
     else:
         fast, slow = (_percent(max(sign * cell.error for cell in known)) for sign in (-1, 1))
         text = f"is between {fast} % too fast and {slow} % too slow in {every}"
-    if sizes[-1] >= 0.0005 and len(known) > 1:
+    if sizes[-1] >= _EXACT and len(known) > 1:
         text += f"; most at {worst.name}: {_signed(worst)}"
     elif len(known) == 1:
         text += f": {worst.name} {_signed(worst)}"

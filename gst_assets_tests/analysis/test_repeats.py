@@ -82,6 +82,12 @@ def test_drift_is_found_and_widens() -> None:
     assert one.high - one.low > 1.5 * (other.high - other.low)
 
 
+def test_four_repeats_that_drift_count_as_one() -> None:
+    """Log values 0, 1, 2, 3 % with a deviation of 1.291 %: t of three degrees, 3.182, times the whole deviation."""
+    found = interval([math.exp(0.01 * k) for k in range(4)], math.exp(0.015))
+    assert found.drifts and math.log1p(found.high) == pytest.approx(3.18245 * 0.0129099, rel=1e-3)
+
+
 def test_two_speeds_are_not_taken_for_one() -> None:
     """Three repeats of five at the slow speed: the fast one is inside the interval."""
     found = interval([1.0, 1.25, 1.25, 1.0, 1.25], 1.25)

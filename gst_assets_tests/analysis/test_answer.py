@@ -1,0 +1,104 @@
+"""The sentence of an answer: direction, size, certainty, use; and what would settle what cannot be judged."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from gst_assets.analysis.answer import Answer, Situation, build_answer, judgement
+from gst_assets.analysis.comparison import Cell
+from gst_assets.analysis.measures import Measure
+from gst_assets.analysis.repeats import RepeatInterval
+from gst_assets.analysis.verdict import OUTCOMES, Outcome
+
+SITUATION = Situation(
+    num_repeats=5, num_seeds=1, num_requests=100, repeatable=False, marks=(), advised={}, pass_band=0.05, warn_band=0.10
+)
+
+
+def cell(name: str, error: float, outcome: Outcome, *, half: float = 0.01, reason: str = "") -> Cell:
+    """Of a metric and a percentile in words, e.g. `E2E P50`."""
+    metric, statistic = name.lower().split()
+    return Cell(
+        metric=cast(Measure, metric), statistic=statistic, variant="calibrated", real_ns=1e6, sim_ns=1e6 * (1 + error), error_ns=1e6 * error,
+        relative_error=error, real_spread=0.02, num_real_samples=100, num_sim_samples=100, verdict=outcome, interval_low=error - half,
+        interval_high=error + half, error_to_noise=abs(error) / 0.02, required=True, num_independent=math.nan, interval_flagged=False,
+        interval_basis="repeats", carry_low=math.nan, carry_high=math.nan, drifts=False, reason=reason,
+    )  # fmt: skip
+
+
+def answer(outcome: Outcome, *cells: Cell, situation: Situation = SITUATION) -> Answer:
+    return build_answer("calibrated", outcome, cells, [], [], situation)
+
+
+def test_each_outcome_is_told_in_one_of_four_words() -> None:
+    assert [judgement(one) for one in OUTCOMES] == ["pass", "warn", "cannot_judge", "cannot_judge", "fail"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cells", "says"),
+    [
+        (
+            "pass",
+            [cell("TTFT P50", 0.012, "pass"), cell("E2E P50", 0.03, "pass")],
+            "`calibrated` is too slow in both cells, by 1.2 to 3.0 %; most at E2E P50: +3.0 % (2.0 to 4.0). Five real repeats differ by 2.0 %. "
+            "Good enough to size within 5 %.",
+        ),
+        (
+            "warn",
+            [cell("TTFT P50", -0.07, "warn"), cell("E2E P50", 0.02, "pass")],
+            "`calibrated` is between 7.0 % too fast and 2.0 % too slow in both cells; most at TTFT P50: -7.0 % (-8.0 to -6.0). Five real repeats "
+            "differ by 2.0 %. Good enough to size within 10 %, not within 5 %.",
+        ),
+        (
+            "fail",
+            [cell("TTFT P50", -0.2, "fail"), cell("E2E P50", -0.03, "pass")],
+            "`calibrated` is too fast in both cells, by 3.0 to 20 %; most at TTFT P50: -20 % (-21 to -19). Five real repeats differ by 2.0 %. Outside "
+            "the 10 % band at TTFT P50, which it takes for faster than they are: not good enough to size by them; E2E P50 keeps it.",
+        ),
+        (
+            "inconclusive",
+            [cell("TTFT P50", 0.0, "pass"), cell("E2E P50", 0.08, "inconclusive", half=0.05, reason="the interval reaches over")],
+            "`calibrated` is too slow in both cells, by 0 to 8.0 %; most at E2E P50: +8.0 % (3.0 to 13). Five real repeats differ by "
+            "2.0 %. Cannot judge whether it keeps the 10 % band at E2E P50 (the interval reaches over); TTFT P50 is within 10 %.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_sentence(outcome: Outcome, cells: list[Cell], says: str) -> None:
+    assert answer(outcome, *cells).sentence == says
+
+
+def test_an_exact_simulation_and_no_cell_at_all() -> None:
+    assert answer("pass", cell("TTFT P50", 0.0, "pass", half=0)).sentence.startswith(
+        "`calibrated` is exact in the one cell"
+    )
+    assert "nothing can be said" in answer("insufficient").sentence
+
+
+def test_a_mark_is_what_holds_a_pass_back() -> None:
+    marked = replace(SITUATION, marks=("real run r1 is degraded",))
+    found = answer("warn", cell("TTFT P50", 0.0, "pass"), situation=marked)
+    assert found.sentence.endswith("Within 5 % as far as it can be told; not a pass: real run r1 is degraded.")
+
+
+def test_only_an_engine_that_can_run_again_is_told_how_many_repeats_would_do() -> None:
+    undecided = cell("E2E P50", 0.06, "inconclusive", half=0.06)
+    advised = {"E2E P50": RepeatInterval(0.0, 0.12, 5, drifts=False, real_deviation=0.03, seed_deviation=0.0)}
+    live = replace(SITUATION, repeatable=True, advised=advised)
+    (more,) = answer("inconclusive", undecided, situation=live).more
+    assert more.startswith("about ") and more.endswith(" repeats would do for E2E P50")
+    assert answer("inconclusive", undecided, situation=replace(live, repeatable=False)).more == ()
+    noisy = {"E2E P50": replace(advised["E2E P50"], real_deviation=0.5)}
+    (more,) = answer("inconclusive", undecided, situation=replace(live, advised=noisy)).more
+    assert "more than 30 repeats" in more and "quieter machine" in more
+
+
+def test_one_live_repeat_is_told_to_take_five() -> None:
+    alone = replace(SITUATION, num_repeats=1, repeatable=True)
+    unknown = cell("E2E P50", 0.06, "insufficient", reason="one repeat")
+    assert answer("insufficient", unknown, situation=alone).more == (
+        "5 repeats would tell what the engine does when it runs again",
+    )
