@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,11 @@ class Trial:
     sim: np.ndarray
     seeds: np.ndarray
 
+    @cached_property
+    def percentiles(self) -> np.ndarray:
+        """P50 and P90 of each repeat, [repeats, 2]."""
+        return _percentiles(self.repeats)
+
 
 def trial(engine: str, seed: int) -> Trial:
     """One workload, eight repeats of it and its truth."""
@@ -134,7 +140,7 @@ def _percentiles(latencies: np.ndarray) -> np.ndarray:
 
 def by_repeats(one: Trial, num_repeats: int, error: float, column: int) -> RepeatInterval:
     """The interval of a simulation with this true error at P50 (column 0) or P90."""
-    real = _percentiles(one.repeats[:num_repeats])[:, column]
+    real = one.percentiles[:num_repeats, column]
     sim = np.tile(one.truth[num_repeats][column] * (1 + error) * one.seeds, (num_repeats, 1))
     found = repeat_interval(real, sim)
     assert found is not None

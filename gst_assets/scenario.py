@@ -458,16 +458,11 @@ class Profile(Settings):
     decode_batch_sizes: tuple[int, ...] = Field(description="sequences of a decode step, ascending from 1")
     decode_context_sizes: tuple[int, ...] = Field(description="tokens cached per sequence in a decode step, ascending")
     operator_repeats: int = Field(20, gt=2, description="timings per operator and point; the median is kept")
-    calibration_decode_batch_sizes: tuple[int, ...] = Field(
-        description="decode-only batches driven through the engine, ascending from 1"
-    )
     calibration_prefill_sizes: tuple[int, ...] = Field(
-        description="prompt lengths of mixed steps driven through the engine, ascending"
+        description="lengths of lone calibration prompts beside the captured graph sizes, ascending"
     )
-    calibration_steps: int = Field(24, gt=4, description="engine steps per calibration batch")
     traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (),
-        description="rates of open-loop calibration traffic, with a burst after them, for an engine that schedules asynchronously",
+        description="rates of open-loop calibration traffic, ascending; a burst that fills the engine follows them",
     )
     traffic_segment_s: float = Field(3.0, gt=0, description="how long each rate is played in each round")
     seed: int = Field(1_000_003, ge=0)
@@ -479,10 +474,10 @@ class Profile(Settings):
                 continue
             if list(value) != sorted(set(value)):
                 raise ValueError(f"{name} must be ascending without repeats, found {list(value)}")
-            if name == "traffic_rates_per_s":
-                continue
             if not value:
                 raise ValueError(f"{name} must not be empty")
+            if name == "traffic_rates_per_s":
+                continue
             lowest = 0 if name == "prefill_context_sizes" else 1
             if value[0] < lowest:
                 raise ValueError(f"{name} must hold values of at least {lowest}, found {value[0]}")
@@ -494,26 +489,29 @@ class Profile(Settings):
         return self
 
 
+Variant = Literal["published", "kernels", "calibrated"]
+"""What is simulated: see `Simulation.variants`."""
+
+
 class Simulation(Settings):
     """How Vidur is run."""
 
-    variants: tuple[Literal["kernels", "calibrated"], ...] = Field(
+    variants: tuple[Variant, ...] = Field(
         ("kernels", "calibrated"),
         min_length=1,
-        description="kernels: operator times only; calibrated: with measured overheads. The last one is the report's headline",
-    )
-    predictor: Literal["interpolation", "forest"] = Field(
-        "interpolation", description="how operator times are read between profiled points"
+        description=(
+            "published: Vidur as it ships; kernels: the same operator sums with the adapter's corrections; calibrated: with measured overheads. "
+            "The last one is the report's headline"
+        ),
     )
     loop: Literal["direct", "event"] = Field(
         "direct",
-        description="direct: our loop over Vidur's scheduler; event: Vidur's own loop, the slow reference, without async scheduling",
+        description="of kernels. direct: our own loop; event: Vidur's own, the slow reference. published always has Vidur's, calibrated ours",
     )
     host_variability: bool = Field(
         True,
-        description="replay the measured sequence of the host's speed, where the profiled engine schedules asynchronously; false: medians",
+        description="of calibrated: replay the measured sequence of the host's speed; false: its median throughout",
     )
-    kv_cache_granularity: int = Field(16, gt=0, description="tokens to which context lengths are rounded up in lookups")
     seed: int = Field(0, ge=0)
     seeds: int = Field(
         5,
@@ -555,7 +553,7 @@ class Sweep(Settings):
         description="values of engine.max_num_batched_tokens; variant calibrated knows only the one that was profiled",
     )
     num_kv_blocks: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.num_kv_blocks")
-    variant: Literal["kernels", "calibrated"] = Field("calibrated", description="the simulation's variant")
+    variant: Variant = Field("calibrated", description="the simulation's variant")
     service_level: ServiceLevel | None = Field(None, description="null: goodput is not told")
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from gst_assets.scenario import Capacity
 TABLE = "capacity_probes.csv"
 SUMMARY = "summary.md"
 FIGURE = "delay_by_rate.png"
-_COLOURS = {"engine": "#000000", "calibrated": "#0072B2", "kernels": "#E69F00"}
+_COLOURS = {"engine": "#000000", "calibrated": "#0072B2", "kernels": "#E69F00", "published": "#009E73"}
 _MARKERS = {"kept": "o", "broken": "x", "unjudged": "d"}
 
 

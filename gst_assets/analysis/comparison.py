@@ -655,14 +655,14 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
     if cell.metric in judging.unjudged:
         return "tokens were delivered several at a time: the delivery's latency, not the engine's"
     if needed is not None:
-        return f"{requests} requests; {needed} would do"
+        return f"{requests} request{'' if requests == 1 else 's'}; {needed} would do"
     if cell.verdict == "insufficient":
         if cell.interval_basis == "none":
             return "a repeat has no positive value"
         return f"one repeat, whose requests depend on each other and are worth {cell.num_independent:.0f} independent samples beyond it"
     drift = "; the repeats drift" if cell.drifts else ""
     if cell.verdict == "inconclusive":
-        return f"its interval reaches over the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
+        return f"the interval reaches over the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
     inside = max(abs(cell.interval_low), abs(cell.interval_high)) <= judging.bands.pass_band
     if cell.verdict == "warn" and inside:
         return "fewer than five repeats cannot show that the engine has one speed"

@@ -40,7 +40,7 @@ _FURTHER = "seed_run_ids"
             group_name="simulation",
             kinds={"vidur", "csv"},
             metadata=table_definition_metadata(RequestMetrics),
-            description="What Vidur predicts for each request, in every variant (kernels: operators only; calibrated: with measured overheads).",
+            description="What Vidur predicts for each request, in every variant (published: Vidur as it ships; kernels: the same sums with corrections; calibrated: with measured overheads).",
         ),
         dg.AssetSpec(
             "vidur_token_metrics",
@@ -192,7 +192,7 @@ def _commit(
             profiling_root=str(bundle.directory),
             profile_sha256=bundle.sha256,
             variant=variant,
-            predictor=scenario.simulation.predictor,
+            predictor=result.settings["predictor"],
             simulated_settings=result.settings,
             num_preemptions=result.num_preemptions,
         )

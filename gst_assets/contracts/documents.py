@@ -315,6 +315,8 @@ class ProfileMeta(RunMeta):
     """
 
     run_type: Literal["vidur_profile"] = "vidur_profile"
+    format_version: int = Field(1, ge=1)
+    """Of the bundle's tables (`profiling.bundle.FORMAT_VERSION`); bundles without one are of version 1."""
     profiling_root: str
     profile_key: str
     engine_settings: EngineSettings
@@ -323,6 +325,18 @@ class ProfileMeta(RunMeta):
     """Rounds measured before an interruption, so on another engine start than the rest."""
     machine: list[MachineRecord | None] | None = None
     """The machine in each calibration round; null for a round that was taken over, and where an earlier version did not record it."""
+
+
+class PublishedForests(Document):
+    """published_forests.json beside a bundle's CSV files: what Vidur's grid search chose for the forest of each operator.
+
+    `csv_sha256` digests the files it was chosen on, by name; `search` says from which candidates, `versions` of which packages.
+    """
+
+    versions: dict[str, str]
+    search: dict[str, Any]
+    csv_sha256: dict[str, str]
+    chosen: dict[str, dict[str, int]]
 
 
 class Measured(Stored):

@@ -248,6 +248,13 @@ class Iterations(Table):
     output_time_ns: Series[Int] | None = pa.Field(
         nullable=True, description="when the step's tokens had reached the scheduler's process"
     )
+    num_prefill_context_tokens: Series[Int] | None = pa.Field(
+        ge=0, description="of num_context_tokens, those of the requests in prefill"
+    )
+    num_attention_pairs: Series[Int] | None = pa.Field(
+        ge=0,
+        description="(query, key) pairs that causal attention looks at for the prompts: new x context + new x (new + 1) / 2 of each",
+    )
 
     @pa.dataframe_check(error="completion_time_ns must not be before scheduled_time_ns")
     def ends_after_start(cls, df: pd.DataFrame) -> pd.Series:
@@ -329,67 +336,140 @@ class AttentionProfile(FilledTable):
         return ~df.duplicated(["is_prefill", "batch_size", "prefill_chunk_size", "kv_cache_size"])
 
 
+class UnmodelledOperators(FilledTable):
+    """Times of what runs once a step and has no column in Vidur's tables: embedding and final_norm by tokens, lm_head and sampling by sequences."""
+
+    class Config(Table.Config):
+        name = "unmodelled.csv"
+
+    operator: Series[str] = pa.Field(isin=["embedding", "final_norm", "lm_head", "sampling"])
+    num_rows: Series[Int] = pa.Field(gt=0, description="tokens or sequences")
+    median_ms: Series[float] = pa.Field(gt=0)
+
+
 class Overheads(FilledTable):
-    """What an engine step and a request cost beyond the modelled operators, measured on calibration batches.
+    """What the parts of an engine step and the ways of a request cost, fitted to calibration (`profiling.term_fit`).
 
-    `term` is `step` (one iteration, end to end), `handover` (driver's send to the engine's first look) or `delivery` (step end to the
-    client seeing the token). For `handover` and `delivery`, `operators_ns` is 0 and `overhead_ns` is the median itself.
-
-    An engine that schedules asynchronously has no `step` rows but `host` (forming and launching a step; `host_after_idle`: of one formed when
-    none was out), `process` (from a step's tokens to the forming of the next step), `turnaround` (from forming a step to its tokens, with
-    nothing launched behind it) and `device` (what the device needs for a step launched in time, its tokens those of requests without context).
+    A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of each other feature (a curve like it
+    where it has several rows) times that feature of the step. The terms: `prepare` (forming a step to launching its forward pass), `launch` (from there until all is launched),
+    `after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two steps), `device` (busy time of a device that never waits), `drain` (end of the
+    launch to the end on a device that was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
+    `handover` (sending a request to an idle engine's first step), `delivery` (a step's tokens at the host to the client).
     """
 
     class Config(Table.Config):
         name = "overheads.csv"
 
     term: Series[str] = pa.Field(
-        isin=["step", "handover", "delivery", "host", "host_after_idle", "process", "turnaround", "device"]
-    )
+        isin=[
+            "prepare", "launch", "after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
+        ]
+    )  # fmt: skip
     step_kind: Series[str] = pa.Field(
-        isin=["decode", "mixed", "mixed_eager", "none"],
+        isin=["decode", "mixed", "mixed_eager", "any"],
         description="decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes",
     )
-    num_prefill_requests: Series[Int] = pa.Field(ge=0, description="requests whose prompt was in the step")
-    num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt tokens in the step")
-    num_decode_requests: Series[Int] = pa.Field(ge=0, description="requests that decoded one token in the step")
-    num_context_tokens: Series[Int] = pa.Field(
-        ge=0, description="KV tokens present before the step over all its requests, median over samples"
+    feature: Series[str] = pa.Field(
+        isin=["base", "prefill_request", "prefill_token", "decode_request", "decode_context_token", "attention_pair"],
+        description="what ns is multiplied with; base: a point of the curve",
     )
-    num_samples: Series[Int] = pa.Field(gt=0)
-    p10_ns: Series[Int] = pa.Field(ge=0)
-    median_ns: Series[Int] = pa.Field(gt=0)
-    p90_ns: Series[Int] = pa.Field(gt=0)
-    operators_ns: Series[Int] = pa.Field(
-        ge=0, description="what the operator profile predicts for the same composition"
+    position: Series[float] = pa.Field(
+        ge=0,
+        description="tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests (process, copy_out), "
+        "prompt tokens (handover), else 0; of a slope in one row only it says nothing",
     )
-    overhead_ns: Series[Int] = pa.Field(
-        description="median_ns - operators_ns; negative where operators run faster inside the engine than alone"
-    )
+    ns: Series[float] = pa.Field(description="nanoseconds; only drain and after_idle may be negative")
+    num_samples: Series[Int] = pa.Field(ge=0, description="steps or requests that the whole term was fitted to")
+    residual_p05_ns: Series[Int] = pa.Field(description="5th percentile of sample less fit, over the whole term")
+    residual_p95_ns: Series[Int] = pa.Field(description="95th percentile of the same")
 
-    @pa.dataframe_check(error="overhead_ns must equal median_ns - operators_ns")
-    def overhead_is_the_difference(cls, df: pd.DataFrame) -> pd.Series:
-        return df["overhead_ns"] == df["median_ns"] - df["operators_ns"]
+    @pa.dataframe_check(error="ns must not be negative but for drain and after_idle")
+    def takes_time(cls, df: pd.DataFrame) -> pd.Series:
+        return (df["ns"] >= 0) | df["term"].isin(["drain", "after_idle"])
+
+    @pa.dataframe_check(error="a term, step_kind, feature and position stand in one row only")
+    def stands_once(cls, df: pd.DataFrame) -> pd.Series:
+        return ~df.duplicated(["term", "step_kind", "feature", "position"])
 
 
 class HostSpeed(FilledTable):
-    """How fast the host of an engine that schedules asynchronously was during calibration: one row per step, in order of time.
+    """How fast the engine's host was during calibration traffic, in order of time: one row per step and one per step whose tokens were delivered.
 
-    Present where overheads.csv has `host` rows. A simulation replays the sequence, so that its slow moments last as long as the real ones.
+    A simulation replays the sequence, so that its slow moments last as long as the real ones.
     """
 
     class Config(Table.Config):
         name = "host_speed.csv"
 
     time_ns: Series[Int] = pa.Field(ge=0, description="since the first step; longer idle times are shortened")
-    has_prefill: Series[bool] = pa.Field(description="whether a prompt was in the step")
-    ratio: Series[float] = pa.Field(
-        gt=0, description="time to form and launch the step over the median of its composition"
+    part: Series[str] = pa.Field(
+        isin=["decode", "prefill", "delivery"],
+        description="decode, prefill: forming and launching a step without or with prompts (on a CPU: and computing it); delivery: a step's tokens "
+        "on their way to the clients",
     )
+    ratio: Series[float] = pa.Field(gt=0, description="what it took over what the terms say of it")
 
     @pa.dataframe_check(error="time_ns must not decrease")
     def in_order(cls, df: pd.DataFrame) -> pd.Series:
         return df["time_ns"].diff().fillna(0) >= 0
+
+
+class CalibrationTraffic(FilledTable):
+    """The requests of the calibration traffic as their clients saw them, so that a bundle can be held against what it was made of."""
+
+    class Config(Table.Config):
+        name = "calibration_traffic.csv"
+
+    stretch: Series[str] = pa.Field(description="round and rate, or burst")
+    request_id: Series[Int] = pa.Field(ge=0, description="0.. within the stretch, in order of arrival")
+    arrival_time_ns: Series[Int] = pa.Field(ge=0, description="intended, since the first of the stretch")
+    num_prefill_tokens: Series[Int] = pa.Field(gt=0)
+    num_decode_tokens: Series[Int] = pa.Field(gt=0)
+    ttft_ns: Series[Int] = pa.Field(gt=0)
+    e2e_ns: Series[Int] = pa.Field(gt=0)
+    itl_p50_ns: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="median gap between the request's tokens; empty with one token"
+    )
+    itl_p90_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="90th percentile of the same")
+
+
+class SelfFit(Table):
+    """Calibration traffic simulated with the bundle itself, beside what was measured: one row per sort of traffic, metric and statistic.
+
+    `measured_ns` and `simulated_ns` are medians over the rounds of the statistic in each, `relative_error` the median of the rounds' errors (their
+    traffic differs) and `spread` the largest of these less the smallest. `itl` is over the requests' median gaps at p50 and their 90th percentiles at p90.
+    """
+
+    class Config(Table.Config):
+        name = "self_fit.csv"
+
+    traffic: Series[str] = pa.Field(description="rate per second, or burst")
+    metric: Series[str] = pa.Field(isin=["ttft", "itl", "e2e"])
+    statistic: Series[str] = pa.Field(isin=["p50", "p90"])
+    num_requests: Series[Int] = pa.Field(gt=0, description="over all rounds")
+    measured_ns: Series[Int] = pa.Field(gt=0)
+    spread: Series[float] = pa.Field(ge=0)
+    simulated_ns: Series[Int] = pa.Field(gt=0)
+    relative_error: Series[float] = pa.Field(description="median over the rounds of (simulated - measured) / measured")
+    fits: Series[bool] = pa.Field(description="whether the error is within 3 % or the spread, whichever is larger")
+
+
+class OperatorCoverage(FilledTable):
+    """What the operators, timed one by one, add up to beside the whole steps they are part of. On a GPU only."""
+
+    class Config(Table.Config):
+        name = "operator_coverage.csv"
+
+    step_kind: Series[str] = pa.Field(isin=["decode", "mixed", "mixed_eager"])
+    num_tokens: Series[Int] = pa.Field(gt=0, description="new tokens of the step, padded as the device processes them")
+    num_decode_requests: Series[Int] = pa.Field(ge=0, description="median over the samples")
+    num_context_tokens: Series[Int] = pa.Field(ge=0, description="KV tokens present, median over the samples")
+    num_samples: Series[Int] = pa.Field(gt=0)
+    whole_step_ns: Series[Int] = pa.Field(gt=0, description="median device time of the steps")
+    operators_ns: Series[Int] = pa.Field(
+        gt=0, description="median sum of operators of the same steps, Vidur's and what it leaves out"
+    )
+    coverage: Series[float] = pa.Field(gt=0, description="operators_ns / whole_step_ns")
 
 
 # --- report -----------------------------------------------------------------------------------------------------------
@@ -908,7 +988,9 @@ class SweepPoints(FilledTable):
     scheduling_delay_p99_ns: Series[float] = pa.Field(ge=0, description="arrival until first scheduled")
     num_preemptions: Series[Int] = pa.Field(ge=0)
     steps_outside_calibration: Series[Int] = pa.Field(
-        ge=0, nullable=True, description="steps whose cost is extrapolated; empty: variant kernels has no calibration"
+        ge=0,
+        nullable=True,
+        description="steps whose cost is extrapolated; empty: published and kernels have no calibration",
     )
     p99_sufficient: Series[bool] = pa.Field(description="enough requests for a P99 (ten beyond it)")
     pareto_ttft: Series[bool] = pa.Field(

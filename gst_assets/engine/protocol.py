@@ -70,6 +70,10 @@ class IterationField(IntEnum):
     """When the call that launches the model returned: on a GPU its work is queued by then, not done. 0: not seen."""
     OUTPUT_NS = 10
     """When the step's tokens had reached the engine's process, before the scheduler took note of them."""
+    PREFILL_CONTEXT_TOKENS = 11
+    """Of CONTEXT_TOKENS, those of the requests in prefill."""
+    ATTENTION_PAIRS = 12
+    """(query, key) pairs of the requests in prefill (`step_costs.shapes.attention_pairs`)."""
 
 
 class Engine(Protocol):

@@ -35,6 +35,8 @@ _ITERATION_COLUMNS = {
     "num_waiting": IterationField.WAITING,
     "launched_time_ns": IterationField.LAUNCHED_NS,
     "output_time_ns": IterationField.OUTPUT_NS,
+    "num_prefill_context_tokens": IterationField.PREFILL_CONTEXT_TOKENS,
+    "num_attention_pairs": IterationField.ATTENTION_PAIRS,
 }
 
 _ITERATION_TIMES = tuple(name for name in _ITERATION_COLUMNS if name.endswith("_time_ns"))

@@ -16,6 +16,7 @@ import numpy as np
 
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import EngineError
+from gst_assets.step_costs.shapes import attention_pairs
 
 FILE_VARIABLE = "GST_STEP_RECORDS"
 """Environment variable naming the file. Not an engine setting: those enter the key of vLLM's compile cache."""
@@ -39,7 +40,7 @@ class StepRecorder:
 
     def scheduled(self, scheduler: Any, output: Any, began_ns: int, ended_ns: int) -> None:
         """A step was formed between `began_ns` and `ended_ns`; `scheduler` already counts its tokens as computed."""
-        prefill_requests = prefill_tokens = decode_requests = context_tokens = 0
+        prefill_requests = prefill_tokens = decode_requests = context_tokens = prefill_context = pairs = 0
         requests = scheduler.requests
         for request_id, num_tokens in output.num_scheduled_tokens.items():
             request = requests[request_id]
@@ -49,10 +50,20 @@ class StepRecorder:
             if before < request.num_prompt_tokens or num_tokens > 1:
                 prefill_requests += 1
                 prefill_tokens += num_tokens
+                prefill_context += before
+                pairs += attention_pairs(before, num_tokens)
             else:
                 decode_requests += 1
         row = [began_ns, 0, prefill_requests, prefill_tokens, decode_requests, context_tokens]
-        row += [len(scheduler.running), len(scheduler.waiting), time.monotonic_ns() - ended_ns, 0, 0]
+        row += [
+            len(scheduler.running),
+            len(scheduler.waiting),
+            time.monotonic_ns() - ended_ns,
+            0,
+            0,
+            prefill_context,
+            pairs,
+        ]
         self._open[id(output)] = (output, row)
 
     def launched(self, output: Any, now_ns: int) -> None:

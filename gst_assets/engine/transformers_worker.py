@@ -22,6 +22,7 @@ from typing import Any
 from gst_assets.engine.protocol import IterationField, RequestTimes
 from gst_assets.engine.vllm_backend import qwen3_config
 from gst_assets.scenario import Scenario, resolve_path
+from gst_assets.step_costs.shapes import attention_pairs
 
 SCHEDULING_POLICY = "transformers_fifo"
 _TRACED = "gst_traced_fifo"
@@ -312,6 +313,9 @@ def _traced_scheduler() -> type:
             row[IterationField.DECODE_REQUESTS] = len(scheduled) - len(prefills)
             # A request's position moves on only when the batch's tensors are made, after this.
             row[IterationField.CONTEXT_TOKENS] = sum(item.state.position_offset for item in scheduled)
+            contexts = [item.state.position_offset for item in scheduled if item.state.generated_len() == 0]
+            row[IterationField.PREFILL_CONTEXT_TOKENS] = sum(contexts)
+            row[IterationField.ATTENTION_PAIRS] = sum(map(attention_pairs, contexts, prefills))
             row[IterationField.RUNNING] = len(self.active_requests)
             row[IterationField.WAITING] = len(self.waiting_requests)
             return row

@@ -16,34 +16,75 @@ import pandas as pd
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
-from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.engine.hardware import CPU
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.scenario import Geometry, Sampling, Scenario
+from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS, EngineCosts, HostSpeedTrace, RequestWays
+from gst_assets.step_costs.operators import OperatorTimes
+from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.step_costs.terms import ANY_KIND
 
 M = TypeVar("M", bound=BaseModel)
-_PROFILER = 1
-"""Raise when the meaning of a measured figure changes: bundles of another number are measured again."""
+FORMAT_VERSION = 2
+"""Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as terms, waits within them."""
 
 _REMEASURE = "Measure again with `python -m gst_assets.profiling.run`, or point profile.root to another bundle"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory. Frames are as `contracts.tables` describes them; `overheads` and `host_speed` are None where the file is absent."""
+    """A bundle in memory. Frames are as `contracts.tables` describes them; all but `mlp` and `attention` are None where the file is absent."""
 
     directory: Path
     mlp: pd.DataFrame
     attention: pd.DataFrame
     overheads: pd.DataFrame | None
     host_speed: pd.DataFrame | None
+    traffic: pd.DataFrame | None
+    self_fit: pd.DataFrame | None
     meta: ProfileMeta
     sha256: dict[str, str]
-    """Digest of every file of the bundle but run_meta.json."""
+    """Digest of every file that the bundle's run_meta.json lists."""
 
-    def operator_model(self) -> OperatorModel:
-        """Interpolated operator times of this bundle."""
-        return OperatorModel(self.mlp, self.attention, self.geometry.num_layers)
+    @property
+    def graphs(self) -> CapturedGraphs:
+        """The captured graphs of the engine that was measured."""
+        return CapturedGraphs(self.meta.engine_settings.cudagraph_capture_sizes)
+
+    def operator_times(self) -> OperatorTimes:
+        """Operator times of this bundle."""
+        return OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs)
+
+    def engine_costs(self, max_num_batched_tokens: int, seed: int | None) -> EngineCosts:
+        """What steps of at most so many tokens cost. `seed` orders the slow moments of the host; None: it always takes its median.
+
+        Raises:
+            ProfileError: a term that is needed has no row.
+        """
+        return EngineCosts(
+            self._calibrated("overheads"),
+            self.graphs,
+            self.graphs.reachable_kinds(max_num_batched_tokens),
+            f"{self.directory}/overheads.csv",
+            speed=self._speed(seed),
+            device_is_host=self.meta.hardware.hardware_id == CPU,
+        )
+
+    def request_ways(self, seed: int | None) -> RequestWays:
+        """The ways of a request to the engine and back; arguments and errors as of `engine_costs`."""
+        return RequestWays(self._calibrated("overheads"), f"{self.directory}/overheads.csv", self._speed(seed))
+
+    def _speed(self, seed: int | None) -> HostSpeedTrace | None:
+        return HostSpeedTrace(self._calibrated("host_speed"), seed) if seed is not None else None
+
+    def _calibrated(self, name: str) -> pd.DataFrame:
+        frame: pd.DataFrame | None = getattr(self, name)
+        if frame is None:
+            raise ProfileError(
+                f"{self.directory}: no {name}.csv, which variant calibrated needs. {_REMEASURE}, or set simulation.variants=[kernels]."
+            )
+        return frame
 
     @property
     def geometry(self) -> Geometry:
@@ -76,7 +117,7 @@ def profile_key(scenario: Scenario) -> str:
     values: dict[str, Any] = scenario.model_dump(mode="json")
     model, engine, profile = values["model"], values["engine"], values["profile"]
     chosen = {
-        "profiler": _PROFILER,
+        "format_version": FORMAT_VERSION,
         "hardware": values["hardware"],
         "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
         "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
@@ -124,18 +165,28 @@ def load_bundle(directory: Path) -> Bundle:
 
     open_directory(directory, Kind.PROFILE)
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
-    overheads = directory / tables.Overheads.file_name()
-    speed = directory / tables.HostSpeed.file_name()
+    if meta.format_version != FORMAT_VERSION:
+        raise ProfileError(
+            f"{directory / Kind.PROFILE.meta_name}: format_version is {meta.format_version}, expected {FORMAT_VERSION}: what its terms mean has changed. "
+            f"{_REMEASURE}."
+        )
+
+    def optional(model: type[tables.Table]) -> pd.DataFrame | None:
+        path = directory / model.file_name()
+        return tables.read_table(model, path) if path.is_file() else None
+
     bundle = Bundle(
         directory=directory,
         mlp=tables.read_table(tables.MlpProfile, directory / tables.MlpProfile.file_name()),
         attention=tables.read_table(tables.AttentionProfile, directory / tables.AttentionProfile.file_name()),
-        overheads=tables.read_table(tables.Overheads, overheads) if overheads.is_file() else None,
-        host_speed=tables.read_table(tables.HostSpeed, speed) if speed.is_file() else None,
+        overheads=optional(tables.Overheads),
+        host_speed=optional(tables.HostSpeed),
+        traffic=optional(tables.CalibrationTraffic),
+        self_fit=optional(tables.SelfFit),
         meta=meta,
-        sha256=directory_digests(directory, Kind.PROFILE.meta_name),
+        sha256=dict(meta.sha256),
     )
-    bundle.operator_model()
+    bundle.operator_times()
     return bundle
 
 
@@ -149,7 +200,8 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
         ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the remedy.
     """
     _check_origin(bundle, scenario)
-    _check_coverage(bundle, scenario, lengths)
+    if {"published", "kernels"} & set(scenario.simulation.variants):
+        _check_coverage(bundle, scenario, lengths)
     if "calibrated" in scenario.simulation.variants:
         _check_overheads(bundle, scenario)
 
@@ -229,37 +281,32 @@ _DECODE, _PREFILL = "attention.csv (decode rows)", "attention.csv (prefill rows)
 def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     if bundle.overheads is None:
         raise ProfileError(
-            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `kernels` alone."
+            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `published` and `kernels` alone."
         )
     settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
     for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):
         _same(bundle, meta_file, f"engine_settings.{name}", getattr(settings, name), getattr(scenario.engine, name))
     sampling = "whether tokens are drawn (params.engine.sampling.temperature > 0)"
     _same(bundle, meta_file, sampling, _draws(bundle.sampling), _draws(scenario.engine.sampling))
-    kinds = ["decode", "mixed"]
-    if settings.cudagraph_capture_sizes and max(settings.cudagraph_capture_sizes) < settings.max_num_batched_tokens:
-        kinds.append("mixed_eager")
-    term = "host" if settings.async_scheduling else "step"
-    terms = set(bundle.overheads["term"])
+    kinds = bundle.graphs.reachable_kinds(settings.max_num_batched_tokens)
     found = set(zip(bundle.overheads["term"], bundle.overheads["step_kind"], strict=True))
-    wanted = [(term, kind) for kind in kinds]
-    if settings.async_scheduling:
-        wanted += [*(("turnaround", kind) for kind in kinds), ("device", "decode"), ("device", "mixed")]
+    wanted = [(term, kind) for kind in kinds for term in STEP_TERMS]
+    wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, "after_idle")]
     missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
-    others = ("host_after_idle", "process") if settings.async_scheduling else ()
-    missing += [f"{name} rows" for name in ("handover", "delivery", *others) if name not in terms]
-    if settings.async_scheduling and scenario.simulation.host_variability:
-        sorts = set() if bundle.host_speed is None else set(bundle.host_speed["has_prefill"])
-        if len(sorts) < 2:
-            found_there = "missing" if not sorts else f"column has_prefill is {sorts.pop()} in every row, expected both"
-            raise ProfileError(
-                f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on. {_REMEASURE}, or set "
-                "simulation.host_variability=false."
-            )
     if missing:
         raise ProfileError(
             f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
         )
+    if scenario.simulation.host_variability:
+        absent = {"decode", "prefill", "delivery"} - (
+            set() if bundle.host_speed is None else set(bundle.host_speed["part"])
+        )
+        if absent:
+            found_there = "missing" if bundle.host_speed is None else f"no row with part {', '.join(sorted(absent))}"
+            raise ProfileError(
+                f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on. {_REMEASURE}, or set "
+                "simulation.host_variability=false."
+            )
 
 
 def _same(bundle: Bundle, file: str, what: str, found: Any, expected: Any) -> None:

@@ -1,11 +1,11 @@
 """The operator tables of a bundle: which batches are timed, and how their times become `mlp.csv`, `attention.csv` and `unmodelled.csv`.
 
-Timing one batch belongs to `worker_ops`, reading between the points to `operator_model`. What the columns contain:
+Timing one batch belongs to `worker_ops`, reading between the points to `step_costs`. What the columns contain:
 
 - `time_stats.<operator>.median`: milliseconds per layer; the median over repeats of a walk through all layers, divided by their number.
 - `mlp.csv` rows are one prompt of `num_tokens` without context. `time_stats.add` is 0: vLLM fuses the residual add into the norms.
 - `attn_prefill` and `attn_decode` are the attention module's call without its KV-cache write, which is `attn_kv_cache_save`. Vidur 0.0.26
-  leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in `overheads.csv` it is part of the overhead.
+  leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in `overheads.csv` it is part of the device's time.
 - `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens, `lm_head` and `sampling`
   (greedy) by sequences.
 """
@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.partial import PartialProfile
 from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
@@ -148,26 +147,6 @@ def _blocks(wanted: Mapping[Batch, Sequence[str]]) -> Iterator[tuple[Sequence[st
         batches = list(group)
         for start in range(0, len(batches), _BLOCK):
             yield names, batches[start : start + _BLOCK]
-
-
-async def time_steps(engine: Worker, scenario: Scenario, settings: EngineSettings) -> dict[tuple[int, bool], list[int]]:
-    """Device nanoseconds of whole steps on a GPU, by (tokens, whether all are decodes): every decode batch of the scenario's grid, padded to
-    captured graphs, and every number of tokens (see `OperatorTimer.gst_time_steps`)."""
-    captured = sorted(settings.cudagraph_capture_sizes)
-
-    def padded(tokens: int) -> int:
-        return next((size for size in captured if size >= tokens), tokens)
-
-    profile = scenario.profile
-    points = [(padded(batch), True) for batch in profile.decode_batch_sizes]
-    points += [(padded(tokens), False) for tokens in profile.num_tokens]
-    points = list(
-        dict.fromkeys((tokens, decodes) for tokens, decodes in points if tokens <= settings.max_num_batched_tokens)
-    )
-    (times,) = await engine.collective_rpc(
-        "gst_time_steps", [list(point) for point in points], profile.operator_repeats
-    )
-    return dict(zip(points, times, strict=True))
 
 
 async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:

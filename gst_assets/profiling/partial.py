@@ -155,6 +155,12 @@ class PartialProfile:
         np.savez(beside, played=np.array(played), steps=steps)
         beside.replace(self.folder / f"round-{index}.npz")
 
+    def copy_rounds(self, to: Path) -> None:
+        """Copy what `keep_round` stored into a directory, made if it is not there."""
+        to.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("round-*.npz"):
+            shutil.copy2(path, to / path.name)
+
     def drop_rounds(self) -> None:
         """Forget all rounds: they are not what was designed."""
         for path in self.folder.glob("round-*.npz"):

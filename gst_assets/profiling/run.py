@@ -3,6 +3,9 @@
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
 `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
 child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+
+The only module of this package that simulates: at the end its calibration traffic is simulated with the fresh tables (`vidur_adapter.self_fit`, which
+needs no Vidur), and what does not fit is said.
 """
 
 from __future__ import annotations
@@ -19,8 +22,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-import pandas as pd
-
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
     Hardware,
@@ -32,18 +33,21 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
-from gst_assets.engine.hardware import check_hardware
+from gst_assets.engine.hardware import CPU, check_hardware
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.run import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
-from gst_assets.profiling.bundle import profile_key
+from gst_assets.profiling.bundle import FORMAT_VERSION, profile_key
+from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
-from gst_assets.profiling.operator_model import OperatorModel
-from gst_assets.profiling.operators import measure_operators, time_steps
+from gst_assets.profiling.operators import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.scenario import Sampling, Scenario, read_reference
+from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
+from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.vidur_adapter.self_fit import misfits, self_fit
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
 _REPORT_EVERY_S = 2.0
@@ -62,7 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--between and --runs belong together: what is played between rounds, and where its runs go."
             )
         asyncio.run(
-            measure(scenario, arguments.override, arguments.out, arguments.profiling_root, plays, arguments.runs)
+            measure(
+                scenario,
+                arguments.override,
+                arguments.out,
+                arguments.profiling_root,
+                plays,
+                arguments.runs,
+                arguments.stamps,
+            )
         )
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -90,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=Path, help="directory in which the runs of --between appear")
     parser.add_argument(
+        "--stamps",
+        type=Path,
+        help="directory for the recorded stamps of every calibration step, from which the bundle's tables were derived; default: they are not kept",
+    )
+    parser.add_argument(
         "--override",
         action="append",
         default=[],
@@ -115,9 +132,10 @@ async def measure(
     profiling_root: str | None = None,
     plays: Sequence[Play] = (),
     runs: Path | None = None,
+    stamps: Path | None = None,
 ) -> Path:
     """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded. The repeats of `plays` are
-    measured between the calibration rounds, into `runs`.
+    measured between the calibration rounds, into `runs`. The rounds' stamps are copied to `stamps`.
 
     Raises:
         EngineError: hardware or settings differ from the scenario, or the engine failed.
@@ -134,7 +152,7 @@ async def measure(
             print(f"continuing {partial.folder}: {measured}", flush=True)
         if between is not None:
             between.rename(partial.group_ids())
-        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial)
+        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial, stamps)
 
 
 async def _measure(
@@ -145,6 +163,7 @@ async def _measure(
     hardware: Hardware,
     between: InterleavedRuns | None,
     partial: PartialProfile,
+    stamps: Path | None,
 ) -> Path:
     print(f"hardware: {hardware.device_name}; starting {scenario.engine.backend}", flush=True)
     started_at = datetime.now(timezone.utc)
@@ -153,12 +172,12 @@ async def _measure(
         clock.phase_ends("engine_start")
         partial.check_settings(engine.settings())
         # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and caches changed.
-        calibrator = calibration.Calibrator(engine, scenario)
+        calibrator = calibration.Calibrator(engine, scenario, is_gpu=hardware.hardware_id != CPU)
         taken_over = 0
         seen: list[MachineRecord | None] = []
         for index in range(calibration.ROUNDS):
             if (kept := partial.round(index)) is not None:
-                calibrator.take_over(calibration.Round.from_text(*kept))
+                calibrator.take_over(calibration.Round.of(*kept))
                 taken_over += 1
                 seen.append(None)
                 print(f"calibration: round {index + 1} of {calibration.ROUNDS} was measured before", flush=True)
@@ -168,27 +187,30 @@ async def _measure(
                 with machine.watched(hardware) as watch:
                     played = await calibrator.play_round(index, clock.progress)
                 seen.append(watch.record(began_ns))
-                partial.keep_round(index, played.played_as_text(), played.steps)
+                partial.keep_round(index, played.as_text(), played.as_array())
             if between is not None:
                 await between.play_after(engine, index)
         driven = calibrator.driven()
         clock.phase_ends("calibration")
         mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress, partial)
-        device_steps = await time_steps(engine, scenario, driven.settings) if facts["device_type"] == "cuda" else {}
         clock.phase_ends("operators")
     try:
-        overheads = calibration.overheads(driven, OperatorModel(mlp, attention, facts["num_layers"]), device_steps)
+        tables = driven.tables()
     except ProfileError:
         partial.drop_rounds()  # else the same rounds would fail again
         raise
-    tables: dict[str, pd.DataFrame] = {
+    graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), facts["num_layers"]
+    operators = WholeStepOperators(OperatorTimes(mlp, attention, layers, graphs), attention, unmodelled, layers, graphs)
+    tables |= {
         "mlp.csv": mlp,
         "attention.csv": attention,
-        "overheads.csv": overheads,
         "unmodelled.csv": unmodelled,
+        "operator_coverage.csv": operator_coverage(driven.watched(), operators),
     }
-    if driven.settings.async_scheduling:
-        tables["host_speed.csv"] = calibration.host_speed(driven, overheads)
+    tables["self_fit.csv"] = self_fit(tables, driven.settings, device_is_host=hardware.hardware_id == CPU)
+    clock.phase_ends("tables")
+    for line in misfits(tables["self_fit.csv"]):
+        print(f"does not fit its own calibration: {line}", flush=True)
     with _staged(out) as folder:
         for name, table in tables.items():
             csv_files.write_csv(table, folder / name)
@@ -198,6 +220,7 @@ async def _measure(
             hardware=hardware,
             sha256=directory_digests(folder, Kind.PROFILE.meta_name),
             profiling_root=profiling_root or str(out.parent.parent),
+            format_version=FORMAT_VERSION,
             profile_key=profile_key(scenario),
             engine_settings=driven.settings,
             calibration_sha256=driven.digests(),
@@ -207,6 +230,8 @@ async def _measure(
             machine=seen,
         )
         write_document(meta, folder / Kind.PROFILE.meta_name)
+    if stamps is not None:
+        partial.copy_rounds(stamps)
     partial.remove()
     print(f"profile written: {out}; seconds: {clock.seconds}", flush=True)
     return out

@@ -1,8 +1,7 @@
 """Open-loop calibration traffic: what an engine is given so that its steps cost what they cost while serving.
 
-Designed batches (`calibration`) put every composition before the engine, but a host that works in short bursts is slower than one that serves
-steadily. This traffic is random prompts at several rates and bursts, played by the same replay as a workload, and nothing of a comparison's
-workload is in it. What it shows is read off by `calibration` and `async_steps`.
+Random prompts at several rates and bursts, played by the same replay as a workload; nothing of a comparison's workload is in it. What it shows is
+read off by `calibration` and `step_samples`.
 """
 
 from __future__ import annotations
@@ -30,22 +29,37 @@ class Segment:
 
 def segments(scenario: Scenario, round_index: int) -> list[Segment]:
     """One segment for each of the profile's traffic rates, `traffic_segment_s` long, then a burst that fills the engine."""
-    profile = scenario.profile
     found = [
-        Segment(f"round {round_index} traffic {rate:g}/s", rate, max(2, round(rate * profile.traffic_segment_s)))
-        for rate in profile.traffic_rates_per_s
+        _segment(f"round {round_index} traffic {rate:g}/s", rate, scenario)
+        for rate in scenario.profile.traffic_rates_per_s
     ]
-    if found:
-        found.append(Segment(f"round {round_index} burst", None, scenario.engine.max_num_seqs))
-    return found
+    return [*found, Segment(f"round {round_index} burst", None, scenario.engine.max_num_seqs)]
+
+
+def middle_segment(scenario: Scenario, round_index: int) -> Segment:
+    """Traffic at the middle one of the rates, under a name of its own, so of other prompts."""
+    rates = scenario.profile.traffic_rates_per_s
+    return _segment(f"round {round_index} head start", rates[len(rates) // 2], scenario)
+
+
+def warm_up_segments(scenario: Scenario) -> list[Segment]:
+    """Traffic whose measurements are not used: the highest rate and a burst, so that every kernel has run and the process is as a serving one is."""
+    rates = scenario.profile.traffic_rates_per_s
+    return [_segment("warm-up", rates[-1], scenario), Segment("warm-up burst", None, scenario.engine.max_num_seqs)]
+
+
+def _segment(name: str, rate_per_s: float, scenario: Scenario) -> Segment:
+    return Segment(name, rate_per_s, max(2, round(rate_per_s * scenario.profile.traffic_segment_s)))
 
 
 def requests(segment: Segment, scenario: Scenario, round_index: int) -> list[PlannedRequest]:
-    """The segment's requests: prompts log-uniform from 16 tokens to the largest calibrated prompt, outputs log-uniform from 16 to 300."""
+    """The segment's requests: prompts log-uniform from 16 tokens to two whole steps (as far as the model takes them), outputs log-uniform from 16
+    to 300."""
     profile, model = scenario.profile, scenario.model
-    rng = np.random.Generator(np.random.PCG64([profile.seed, round_index, int((segment.rate_per_s or 0) * 1000)]))
+    rng = np.random.Generator(np.random.PCG64([profile.seed, round_index, *segment.name.encode()]))
     number = segment.num_requests
-    prompts = _log_uniform(rng, _SHORTEST, profile.calibration_prefill_sizes[-1], number)
+    longest = min(2 * scenario.engine.max_num_batched_tokens, model.max_model_len - _LONGEST_OUTPUT)
+    prompts = _log_uniform(rng, _SHORTEST, max(longest, _SHORTEST), number)
     outputs = _log_uniform(rng, _SHORTEST, _LONGEST_OUTPUT, number)
     gaps = rng.exponential(1e9 / segment.rate_per_s, number) if segment.rate_per_s else np.zeros(number)
     arrivals = np.cumsum(np.rint(gaps).astype(np.int64)).tolist()

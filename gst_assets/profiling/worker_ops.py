@@ -20,7 +20,8 @@ from typing import Any
 
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.worker_graphs import GraphClock, queued_nanoseconds
+from gst_assets.profiling.worker_graphs import GraphClock
+from gst_assets.profiling.worker_steps import StepWatch
 
 LAYER_OPERATORS = (
     "input_layernorm",
@@ -47,7 +48,7 @@ Sequences = list[tuple[int, int]]
 """A batch: for each sequence its tokens already cached and its new tokens."""
 
 
-class OperatorTimer(WorkerReport):
+class OperatorTimer(StepWatch, WorkerReport):
     """vLLM worker extension (`worker_extension_cls`). Every argument and result is plain data: it crosses processes."""
 
     def gst_operator_facts(self) -> dict[str, Any]:
@@ -120,26 +121,6 @@ class OperatorTimer(WorkerReport):
                         walks.append(laps.totals())
                     timed.append(walks)
         return timed
-
-    def gst_time_steps(self, points: Sequence[Sequence[int]], repeats: int) -> list[list[int]]:
-        """Device nanoseconds of whole steps, as the engine's own graphs run them, LM head and greedy sampling included; GPU only.
-
-        `points` are (tokens, whether they are decodes). vLLM's dummy run makes them the tokens of as many requests without context as the
-        engine takes, one token each or shared evenly. Returns `repeats` times for each point.
-        """
-        import torch
-
-        runner = self.model_runner
-
-        def launch(tokens: int, decodes: bool) -> None:
-            hidden, _ = runner._dummy_run(tokens, uniform_decode=decodes, skip_eplb=True)
-            logits = runner.model.compute_logits(hidden[: tokens if decodes else 1])
-            logits.to(torch.float32).argmax(dim=-1)
-
-        with torch.inference_mode():
-            return [
-                queued_nanoseconds(partial(launch, int(tokens), bool(decodes)), repeats) for tokens, decodes in points
-            ]
 
     def _gst_replay(
         self, inputs: dict[str, Any], clock: GraphClock, repeats: int, wanted: Sequence[str]

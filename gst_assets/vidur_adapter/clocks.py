@@ -1,7 +1,7 @@
 """When the steps of a simulated engine begin and end: one at a time, or formed one step ahead as by vLLM's asynchronous scheduling.
 
-A clock is told of each step as it is formed and says when its output is handed out. Which requests a step holds belongs to `direct_loop`,
-what a step costs to `predictor` and `async_costs`. Knows neither Vidur nor numpy.
+A clock is told of each step as it is formed and says when its output is handed out. Which requests a step holds belongs to `engine_loop`,
+what a step costs to `step_costs`. Knows neither Vidur nor numpy.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import deque
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
-from gst_assets.vidur_adapter.operator_times import StepShape
-from gst_assets.vidur_adapter.overheads import Composition, StepCosts
+from gst_assets.step_costs.engine_costs import EngineCosts, StepCost
+from gst_assets.step_costs.shapes import StepShape
 
 
 class StepTimes(Protocol):
@@ -23,9 +23,6 @@ class StepTimes(Protocol):
 
     def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
         """Of consecutive steps of the same decodes, the first with `context_tokens` KV tokens present over all of them. Maybe of fewer."""
-
-    def is_outside(self, step: Composition) -> bool:
-        """Whether the composition lies outside what was calibrated."""
 
 
 class Run(NamedTuple):
@@ -39,16 +36,13 @@ class EngineClock(Protocol):
     """Time of the host that forms steps, in integer ns of the simulation, and the steps it has launched and not handed out."""
 
     queue_size: int
-    """Most steps launched and not handed out."""
+    """Steps launched and not handed out from which on the host waits for the oldest one."""
     now_ns: int
     num_outside: int
     """Steps so far whose composition lies outside what was calibrated."""
 
-    def launch(self, shape: StepShape, step: Composition) -> None:
-        """A step of this shape, and so of this composition, is formed now."""
-
-    def is_done(self) -> bool:
-        """Whether the oldest step not handed out is complete by now. There must be one."""
+    def launch(self, shape: StepShape) -> None:
+        """A step of this shape is formed now."""
 
     def hand_out(self) -> int:
         """Wait for the oldest step not handed out, and hand out its tokens. Returns when they were handed out."""
@@ -61,8 +55,8 @@ class EngineClock(Protocol):
         """Nothing to do before `time_ns`."""
 
 
-class SynchronousClock:
-    """A step is formed when the one before it is complete."""
+class StepByStepClock:
+    """Steps that take a time of their own, one after the other: Vidur's clock."""
 
     queue_size = 1
 
@@ -72,14 +66,9 @@ class SynchronousClock:
         self._times = times
         self._completed_ns = 0
 
-    def launch(self, shape: StepShape, step: Composition) -> None:
+    def launch(self, shape: StepShape) -> None:
         """See `EngineClock`."""
         self._completed_ns = self.now_ns + self._times.step_ns(shape)
-        self.num_outside += self._times.is_outside(step)
-
-    def is_done(self) -> bool:
-        """See `EngineClock`."""
-        return self._completed_ns <= self.now_ns
 
     def hand_out(self) -> int:
         """See `EngineClock`."""
@@ -92,7 +81,6 @@ class SynchronousClock:
         ends = list(accumulate(taken, initial=self.now_ns))
         count = bisect_left(ends, until_ns, 0, len(taken))
         self.now_ns = ends[count]
-        self.num_outside += count * self._times.is_outside(Composition(0, 0, num_decodes, context_tokens))
         return Run(ends[:count], ends[1 : count + 1])
 
     def idle_until(self, time_ns: int) -> None:
@@ -100,64 +88,65 @@ class SynchronousClock:
         self.now_ns = time_ns
 
 
-class AsynchronousClock:
-    """vLLM's asynchronous scheduling (`EngineCore.step_with_batch_queue`, a queue of two): the host launches step n+1 while step n runs.
+class HostDeviceClock:
+    """A host that forms and launches steps and a device that runs them, with a queue between (vLLM's `EngineCore`).
 
-    Step n is formed at S(n). Its launch keeps the host until L(n) = S(n) + host(n); the device completes it at G(n) = max(G(n-1) + device(n),
-    L(n) + tail(n)): kernels run while later ones are launched, so either the device is behind or the launch is. The host takes the output at
-    U(n) = max(G(n), when it begins to wait) and needs process(n) before it goes on.
+    A step formed at S has its forward pass launched at F = S + prepare, and all of it by L = F + launch. The device runs it from max(F, G of the
+    step before) for `lead_in` and `device`, and ends at G, at L + drain at the earliest: kernels run while later ones are launched, so either the device is
+    behind or the launch is. Its tokens are at the host by G + copy_out. With a queue of two (asynchronous scheduling) the host forms the next
+    step at L, and waits for the oldest one only when two are out; with a queue of one it waits for each. It takes the tokens as soon as it waits
+    for them and they are there, and needs `process` before it goes on. Its slow moments lengthen its own parts alone.
     """
 
-    queue_size = 2
-
-    def __init__(self, costs: StepCosts) -> None:
+    def __init__(self, costs: EngineCosts, queue_size: int) -> None:
+        """`queue_size` is 2 for an engine with asynchronous scheduling, else 1."""
+        self.queue_size = queue_size
         self.now_ns = 0
         self.num_outside = 0
         self._costs = costs
-        self._device_done_ns: int | None = None
+        self._device_done_ns = 0
         self._launched: deque[tuple[int, int]] = deque()
+        """Of each step out: when its tokens are at the host, and how long processing them takes."""
 
-    def launch(self, shape: StepShape, step: Composition) -> None:
+    def launch(self, shape: StepShape) -> None:
         """See `EngineClock`."""
-        del shape
-        costs = self._costs
-        self._launch(step, costs.device_ns(step), costs.tail_ns(step), costs.process_ns(step))
-        self.num_outside += costs.is_outside(step)
+        cost = self._costs.step(shape)
+        if not self._launched:
+            cost = cost._replace(prepare=cost.prepare + self._costs.after_idle_ns(shape))
+        self._launch(cost, has_prefill=bool(shape.chunks))
+        self.num_outside += self._costs.is_outside(shape)
 
-    def _launch(self, step: Composition, device_ns: int, tail_ns: int, process_ns: int) -> None:
-        self.now_ns += self._costs.host_ns(step, self.now_ns, after_idle=not self._launched)
-        done_ns = self.now_ns + tail_ns
-        if self._device_done_ns is not None:
-            done_ns = max(done_ns, self._device_done_ns + device_ns)
-        self._device_done_ns = done_ns
-        self._launched.append((done_ns, process_ns))
-
-    def is_done(self) -> bool:
-        """See `EngineClock`."""
-        return self._launched[0][0] <= self.now_ns
+    def _launch(self, cost: StepCost, *, has_prefill: bool) -> None:
+        ratio = self._costs.ratio(has_prefill, self.now_ns)
+        forward_ns = self.now_ns + cost.prepare * ratio
+        launched_ns = forward_ns + cost.launch * ratio
+        device_ns = cost.device * ratio if self._costs.device_is_host else cost.device
+        done_ns = max(max(forward_ns, self._device_done_ns) + cost.lead_in + device_ns, launched_ns + cost.drain)
+        self._device_done_ns = round(done_ns)
+        self.now_ns = round(launched_ns)
+        self._launched.append((round(done_ns + cost.copy_out), round(cost.process * ratio)))
 
     def hand_out(self) -> int:
         """See `EngineClock`."""
-        done_ns, process_ns = self._launched.popleft()
-        handed_out_ns = max(self.now_ns, done_ns)
+        there_ns, process_ns = self._launched.popleft()
+        handed_out_ns = max(self.now_ns, there_ns)
         self.now_ns = handed_out_ns + process_ns
         return handed_out_ns
 
     def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> Run:
         """See `EngineClock`."""
         # Of what a step costs, all but the device's part is the same whatever its context.
-        costs, step = self._costs, Composition(0, 0, num_decodes, context_tokens)
-        tail_ns, process_ns = costs.tail_ns(step), costs.process_ns(step)
+        shape = StepShape(num_decodes, context_tokens, ())
+        cost, rise_ns = self._costs.step(shape), self._costs.decode_rise_ns(num_decodes) * num_decodes
         formed: list[int] = []
         handed_out: list[int] = []
-        for device_ns in costs.device_run_ns(num_decodes, context_tokens, num_steps):
-            if self.now_ns >= until_ns:
-                break
+        while len(formed) < num_steps and self.now_ns < until_ns:
+            here = cost._replace(device=cost.device + rise_ns * len(formed))
             formed.append(self.now_ns)
-            self._launch(step, device_ns, tail_ns, process_ns)
-            if len(self._launched) == self.queue_size or self.is_done():
+            self._launch(here, has_prefill=False)
+            if len(self._launched) == self.queue_size:
                 handed_out.append(self.hand_out())
-        self.num_outside += len(formed) * costs.is_outside(step)
+        self.num_outside += len(formed) * self._costs.is_outside(shape)
         return Run(formed, handed_out)
 
     def idle_until(self, time_ns: int) -> None:

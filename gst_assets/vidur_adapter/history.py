@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gst_assets.vidur_adapter.overheads import Composition
+from gst_assets.step_costs.shapes import Composition
 
 Integers = NDArray[np.int64]
 

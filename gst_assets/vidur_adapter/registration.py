@@ -1,7 +1,9 @@
 """What Vidur 0.0.26 must be told to simulate a scenario: model, device, replica, requests, scheduler and configurations that touch no disk.
 
 Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong to `predictor`, the
-event loop to `simulation`.
+event loop to `event_loop`. `engine_loop` schedules by the same rules without Vidur.
+
+The variant `published` takes the model, the node and the configurations from here, and nothing else (see `published`).
 
 How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1/core/sched/scheduler.py`, 0.32.0, policy fcfs):
 
@@ -15,7 +17,7 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
 - Corrected in `EngineRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
   half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
-  take a block which Vidur has reserved; prefix caching is not modelled, and async scheduling only by `direct_loop`; of requests arriving at the same instant
+  take a block which Vidur has reserved; prefix caching is not modelled, and async scheduling only by `engine_loop`; of requests arriving at the same instant
   Vidur admits all that fit in one step, while a real engine may begin with the first it hears of.
 """
 
@@ -42,15 +44,15 @@ from vidur.config.config import BaseExecutionTimePredictorConfig, LORGlobalSched
 from vidur.config.device_sku_config import BaseDeviceSKUConfig
 from vidur.config.model_config import BaseModelConfig
 from vidur.config.node_sku_config import BaseNodeSKUConfig
-from vidur.entities import Batch, Cluster, Request
+from vidur.entities import Request
 from vidur.request_generator import RequestGeneratorRegistry
 from vidur.request_generator.base_request_generator import BaseRequestGenerator
-from vidur.scheduler import GlobalSchedulerRegistry
 from vidur.scheduler.replica_scheduler.replica_scheduler_registry import ReplicaSchedulerRegistry
 from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiReplicaScheduler
 from vidur.types import ActivationType, BaseIntEnum, NormType
 
 from gst_assets.scenario import Geometry
+from gst_assets.vidur_adapter.engine_loop import Limits
 
 
 class AdapterType(BaseIntEnum):
@@ -60,8 +62,7 @@ class AdapterType(BaseIntEnum):
     NODE = 1001
     REQUESTS = 1002
     SCHEDULER = 1003
-    KERNELS = 1004
-    CALIBRATED = 1005
+    OPERATOR_SUM = 1004
 
 
 # --- model, device, replica -------------------------------------------------------------------------------------------
@@ -166,14 +167,9 @@ class EngineRequest(Request):
         super().__init__(arrived_at, num_prefill_tokens, num_decode_tokens)
         # Vidur's own counter goes on from one simulation of a process to the next.
         self._id = request_id
-        self.first_token_step = -1
-        """The step that completed the prompt, last if the request was preempted."""
 
     def restart(self) -> None:
         """Vidur's, less two faults in 0.0.26 (see the module's docstring)."""
-        if self._completed:  # preempted while its last step runs: there is nothing to compute again
-            self._num_restarts += 1
-            return
         prefill_tokens, decode_tokens = self.size
         had_completed_prefill = self._is_prefill_complete
         super().restart()
@@ -193,16 +189,12 @@ class WorkloadRequestsConfig(BaseRequestGeneratorConfig):
     def get_type() -> Any:
         return AdapterType.REQUESTS
 
-    def requests(self) -> list[EngineRequest]:
-        """One new entity per row."""
-        return [EngineRequest(*row) for row in self.rows]
-
 
 class WorkloadRequests(BaseRequestGenerator):
     """Hands the rows over as they are; Vidur's trace readers rescale, clip and shuffle."""
 
     def generate_requests(self) -> list[EngineRequest]:
-        return self.config.requests()
+        return [EngineRequest(*row) for row in self.config.rows]
 
 
 @dataclass
@@ -223,69 +215,8 @@ class EngineScheduler(SarathiReplicaScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._num_allocated_blocks = self._config.num_null_blocks
-        self._num_decodes_beside = 0
-
-    # What follows is used by `direct_loop` in place of Vidur's events. Vidur keeps the running requests in `_preempted_requests`; here the loop
-    # keeps them, and a completed one stays among them until the output of its last step is handed out.
-
-    def next_batch(self, running: list[EngineRequest], time_ns: int) -> tuple[Batch | None, list[EngineRequest]]:
-        """The next step as the scheduler sees it, or None where nothing can be scheduled, and who of `running` is left out but not preempted."""
-        self._preempted_requests = running
-        batch: Batch | None = self._get_next_batch(time_ns)
-        left_out, self._preempted_requests = self._preempted_requests, []
-        return batch, left_out
-
-    def prefills_beside(
-        self, num_decodes: int, in_prefill: list[EngineRequest], time_ns: int
-    ) -> tuple[Batch | None, list[EngineRequest]]:
-        """The prompts of the next step, where so many decodes stand aside that have the KV blocks they need: `next_batch` less the decodes."""
-        self._num_decodes_beside = num_decodes
-        self._max_micro_batch_size -= num_decodes
-        found = self.next_batch(in_prefill, time_ns)
-        self._max_micro_batch_size += num_decodes
-        self._num_decodes_beside = 0
-        return found
-
-    def can_admit_beside(self, num_decodes: int) -> bool:
-        """Whether the next waiting request, which there must be, would be in a step beside so many decodes."""
-        return (
-            num_decodes < self._config.chunk_size
-            and self.num_running < self._config.batch_size_cap
-            and self._can_allocate_request(self._request_queue[0])
-        )
-
-    def advance(self, batch: Batch, time_ns: int) -> Iterator[tuple[EngineRequest, bool]]:
-        """Count the tokens of a step formed at `time_ns` as computed, through Vidur's own hooks of requests. Yields each request, and whether its
-        prompt was complete before."""
-        for request, num_tokens in zip(batch._requests, batch._num_q_tokens, strict=True):
-            had_token = request._is_prefill_complete
-            request.on_batch_schedule(time_ns)
-            request.on_batch_stage_end(time_ns, 0, 0, 0, num_tokens)
-            request.on_batch_end(time_ns, num_tokens)
-            yield request, had_token
-
-    def release(self, request: EngineRequest) -> bool:
-        """A completed request gives up what it holds. False where it was preempted while its last step ran: then it holds nothing and waits."""
-        if request._id in self._allocation_map:
-            self.free(request._id)
-            return True
-        self._request_queue.remove(request)
-        return False
-
-    @property
-    def num_free_blocks(self) -> int:
-        """KV blocks that nobody holds."""
-        return int(self._cache_config.num_blocks - self._num_allocated_blocks)
-
-    def _get_request_next_num_q_tokens(self, request: Request, num_batch_tokens: int) -> int:
-        if request._completed:
-            return 0
-        num_tokens: int = super()._get_request_next_num_q_tokens(request, self._num_decodes_beside + num_batch_tokens)
-        return num_tokens
 
     def _can_allocate_request(self, request: Request) -> bool:
-        if request._completed:
-            return False
         held = self._allocation_map.get(request.id, 0)
         has_room = 0 < request.num_processed_tokens <= held * self._cache_config.block_size
         return has_room or super()._can_allocate_request(request)
@@ -294,17 +225,6 @@ class EngineScheduler(SarathiReplicaScheduler):
     def num_running(self) -> int:
         """Requests holding KV blocks."""
         return len(self._allocation_map)
-
-
-def replica_scheduler(config: SimulationConfig) -> EngineScheduler:
-    """The scheduler of the one replica, as Vidur's simulator makes it."""
-    cluster = Cluster(config.cluster_config, config.metrics_config)
-    made = GlobalSchedulerRegistry.get(
-        config.cluster_config.global_scheduler_config.get_type(), config, cluster.replicas
-    )
-    (scheduler,) = made._replica_schedulers.values()
-    assert isinstance(scheduler, EngineScheduler)
-    return scheduler
 
 
 RequestGeneratorRegistry.register(AdapterType.REQUESTS, WorkloadRequests)
@@ -350,12 +270,8 @@ class EngineSimulation(SimulationConfig):
 
 def simulation_config(
     replica: EngineReplica,
+    limits: Limits,
     *,
-    block_size: int,
-    num_kv_blocks: int,
-    num_null_blocks: int,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
     requests: WorkloadRequestsConfig,
     predictor: BaseExecutionTimePredictorConfig,
 ) -> EngineSimulation:
@@ -365,15 +281,17 @@ def simulation_config(
             num_replicas=1,
             replica_config=replica,
             cache_config=CacheConfig(
-                block_size=block_size,
-                num_blocks=num_kv_blocks,
+                block_size=limits.block_size,
+                num_blocks=limits.num_kv_blocks,
                 watermark_blocks_fraction=0.0,
                 memory_margin_fraction=0.0,
             ),
             # Round robin addresses replicas by a counter that goes on from one simulation of a process to the next.
             global_scheduler_config=LORGlobalSchedulerConfig(),
             replica_scheduler_config=EngineSchedulerConfig(
-                batch_size_cap=max_num_seqs, chunk_size=max_num_batched_tokens, num_null_blocks=num_null_blocks
+                batch_size_cap=limits.max_num_seqs,
+                chunk_size=limits.max_num_batched_tokens,
+                num_null_blocks=limits.num_null_blocks,
             ),
         ),
         request_generator_config=requests,

@@ -1,26 +1,29 @@
-"""Simulating a workload with Vidur: checks of the input, the run, and the contract's tables.
+"""Simulating a workload: checks of the input, the run, and the contract's tables.
 
-The only module of this package that others need. Vidur and scikit-learn are imported when a simulation begins. Reading and checking a
-bundle belongs to `profiling.bundle`, writing the tables to `contracts`.
+The only module of this package that others need. Vidur is imported for variant `published` and for its own event loop, when such a simulation
+begins. Reading and checking a bundle belongs to `profiling.bundle`, writing the tables to `contracts`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import VLLM_POLICY
-from gst_assets.errors import ProfileError, SimulationError
-from gst_assets.scenario import Scenario
-from gst_assets.vidur_adapter.history import Steps, Tokens
-from gst_assets.vidur_adapter.overheads import RequestOverheads
-from gst_assets.vidur_adapter.steps import CapturedGraphs
+from gst_assets.errors import SimulationError
+from gst_assets.scenario import Scenario, Variant
+from gst_assets.step_costs.engine_costs import RequestWays
+from gst_assets.vidur_adapter.clocks import EngineClock, HostDeviceClock, StepByStepClock
+from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter.history import History, Steps, Tokens
+from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
+from gst_assets.vidur_adapter.self_fit import misfits
 
 if TYPE_CHECKING:
     from gst_assets.profiling.bundle import Bundle
@@ -48,6 +51,21 @@ class SimulationResult:
     stats: dict[str, float]
 
 
+class _Simulator(Protocol):
+    """What ran: `engine_loop.EngineLoop`, or Vidur's event loop. Lists are in the order of the workload."""
+
+    @property
+    def history(self) -> History: ...
+
+    @property
+    def scheduled_at_ns(self) -> list[int]: ...
+
+    @property
+    def num_preemptions(self) -> list[int]: ...
+
+    def run(self) -> None: ...
+
+
 def simulate(
     scenario: Scenario,
     lengths: pd.DataFrame,
@@ -57,61 +75,55 @@ def simulate(
     *,
     cache_dir: Path | None,
 ) -> SimulationResult:
-    """Run Vidur on a workload under the engine's settings.
+    """Simulate a workload under the engine's settings.
 
-    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `kernels` (operator times as Vidur
-    sums them) or `calibrated` (with the bundle's measured overheads). `cache_dir` keeps forest tables between runs; None keeps none.
-    Equal inputs give equal tables, byte for byte.
+    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published` (Vidur as it ships, see
+    `published`), `kernels` (the same operator sums with the adapter's corrections) or `calibrated` (with what the engine was measured to need
+    beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. Equal inputs give equal tables, byte for byte.
 
     Raises:
-        SimulationError: an unknown variant, engine settings Vidur cannot simulate, or a request that can never complete.
-        ProfileError: the workload leaves the profiled range, or overheads needed by `calibrated` are missing.
+        SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never complete; of `published` also
+            a request that is preempted.
+        ProfileError: the workload leaves the profiled range, a table needed by `calibrated` is missing, or `published_forests.json` was made from
+            other CSV files.
     """
     _check_settings(scenario, bundle, variant)
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
     _check_requests(scenario, lengths, intervals, num_kv_blocks)
-    request_overheads = _request_overheads(bundle) if variant == "calibrated" else None
+    ways = bundle.request_ways(_host_seed(scenario)) if variant == "calibrated" else None
 
     started = time.perf_counter()
-    from gst_assets.vidur_adapter import registration
-
-    simulator_class: Any
-    if scenario.simulation.loop == "event":
-        from gst_assets.vidur_adapter.simulation import RecordedSimulator as simulator_class
-    else:  # without Vidur's metrics, which take seconds to import
-        from gst_assets.vidur_adapter.direct_loop import DirectSimulator as simulator_class
-
-    imported = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
-    seen = arrivals
-    if request_overheads is not None:
-        prompts, places = np.unique(lengths["num_prefill_tokens"].to_numpy(dtype="int64"), return_inverse=True)
-        handover = np.array([request_overheads.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]
-        # The driver hands requests over in order, so none is seen before one that arrived earlier.
-        seen = np.maximum.accumulate(arrivals + handover)
-    with registration.quiet():
-        config = _config(scenario, lengths, seen, bundle, variant, num_kv_blocks, cache_dir)
-        simulator = simulator_class(config)
-        prepared, processor = time.perf_counter(), time.process_time()
-        simulator.run()
-        ran, processor = time.perf_counter(), time.process_time() - processor
+    seen = arrivals if ways is None else seen_ns(arrivals, lengths["num_prefill_tokens"].to_numpy(dtype="int64"), ways)
+    columns = (lengths["request_id"], seen, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
+    requests = RequestColumns(*([int(value) for value in column] for column in columns))
+    settings = _settings(scenario, bundle, variant, num_kv_blocks)
+    if variant == "published":
+        simulator, table_seconds = _published(scenario, requests, bundle, num_kv_blocks, cache_dir)
+    else:
+        simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks), 0.0
+    prepared, processor = time.perf_counter(), time.process_time()
+    simulator.run()
+    ran, processor = time.perf_counter(), time.process_time() - processor
 
+    if variant == "published":
+        from gst_assets.vidur_adapter.published import published_settings
+
+        settings |= published_settings(simulator)
+    elif ways is not None:
+        settings["steps_outside_calibration"] = simulator.clock.num_outside
     steps = simulator.history.steps()
-    tokens = _token_table(simulator.history.tokens(), steps, request_overheads)
-    requests = _request_table(lengths, arrivals, tokens, simulator.requests)
-    settings = _settings(scenario, bundle, variant, num_kv_blocks, config)
-    if request_overheads is not None:
-        settings |= request_overheads.as_settings() | {"steps_outside_calibration": simulator.steps_outside_calibration}
+    tokens = _token_table(simulator.history.tokens(), steps, ways)
+    table = _request_table(lengths, arrivals, tokens, simulator.scheduled_at_ns, simulator.num_preemptions)
     return SimulationResult(
-        requests=requests,
+        requests=table,
         tokens=tokens,
         iterations=_iteration_table(steps),
         settings=settings,
-        num_preemptions=int(requests["num_preemptions"].sum()),
+        num_preemptions=int(table["num_preemptions"].sum()),
         stats={
-            "import_s": imported - started,
-            "tables_s": simulator.predictor.table_seconds,
-            "prepare_s": prepared - imported,
+            "tables_s": table_seconds,
+            "prepare_s": prepared - started,
             "loop_s": ran - prepared,
             "loop_cpu_s": processor,
             "output_s": time.perf_counter() - ran,
@@ -123,8 +135,10 @@ def simulate(
 
 
 def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
-    if variant not in ("kernels", "calibrated"):
-        raise SimulationError(f"unknown variant {variant!r}; simulation.variants allows kernels and calibrated.")
+    if variant not in get_args(Variant):
+        raise SimulationError(
+            f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}."
+        )
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
     if engine.enable_prefix_caching or reported.enable_prefix_caching:
         raise SimulationError(
@@ -133,11 +147,6 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
     if not reported.enable_chunked_prefill:
         raise SimulationError(
             f"{bundle.directory}: enable_chunked_prefill is off in the profiled engine, but Vidur's sarathi always splits prompts at max_num_batched_tokens. Profile an engine with chunked prefill."
-        )
-    if scenario.simulation.loop == "event" and _is_asynchronous(bundle, variant):
-        raise SimulationError(
-            f"simulation.loop is event, but {bundle.directory} is of an engine with async_scheduling, which Vidur's event loop cannot simulate. "
-            "Set simulation.loop=direct."
         )
     if engine.block_size != reported.block_size:
         raise SimulationError(
@@ -177,105 +186,86 @@ def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.Dat
             raise SimulationError(f"request {lengths['request_id'].iloc[row]} {found}{more}")
 
 
-def _is_asynchronous(bundle: Bundle, variant: str) -> bool:
-    """Whether steps are formed one ahead. Vidur as published forms none before the one before it is complete."""
-    return variant == "calibrated" and bundle.meta.engine_settings.async_scheduling
+# --- what runs --------------------------------------------------------------------------------------------------------
 
 
-def _request_overheads(bundle: Bundle) -> RequestOverheads:
-    if bundle.overheads is None:
-        raise ProfileError(
-            f"{bundle.directory}: no overheads.csv, which variant calibrated needs. Profile again with calibration, or set simulation.variants=[kernels]."
-        )
-    return RequestOverheads(bundle.overheads, f"{bundle.directory}/overheads.csv")
-
-
-# --- configuration ----------------------------------------------------------------------------------------------------
-
-
-def _config(
-    scenario: Scenario,
-    lengths: pd.DataFrame,
-    seen_ns: Any,
-    bundle: Bundle,
-    variant: str,
-    num_kv_blocks: int,
-    cache_dir: Path | None,
-) -> Any:
-    from gst_assets.vidur_adapter import predictor, registration
-
-    model, engine, settings = scenario.model, scenario.engine, scenario.simulation
-    reported, granularity = bundle.meta.engine_settings, settings.kv_cache_granularity
-    # Tables cover what the simulated engine can reach, and what the profiled one could: calibration rows are looked up in them too.
-    step_tokens = max(engine.max_num_batched_tokens, reported.max_num_batched_tokens)
-    sequence_tokens = max(model.max_model_len, reported.max_model_len)
-    common: dict[str, Any] = {
-        "mlp": bundle.mlp,
-        "attention": bundle.attention,
-        "interpolate": settings.predictor == "interpolation",
-        "seed": settings.seed,
-        "table_cache": cache_dir,
-        "versions": _versions(),
-        "kv_cache_prediction_granularity": granularity,
-        "prediction_max_tokens_per_request": max(_round_up(step_tokens, 8), _round_up(sequence_tokens, granularity)),
-        "prediction_max_batch_size": max(engine.max_num_seqs, reported.max_num_seqs),
-        "prediction_max_prefill_chunk_size": _round_up(step_tokens, 32),
-        "attention_decode_batching_overhead_fraction": 0.0,
-    }
-    if variant == "kernels":
-        step_times = predictor.KernelsConfig(**common)
-    else:
-        step_times = predictor.CalibratedConfig(
-            **common,
-            overheads=bundle.overheads,
-            overheads_name=f"{bundle.directory}/overheads.csv",
-            graphs=CapturedGraphs(reported.cudagraph_capture_sizes),
-            max_num_batched_tokens=engine.max_num_batched_tokens,
-            asynchronous=_is_asynchronous(bundle, variant),
-            host_speed=bundle.host_speed if settings.host_variability else None,
-        )
-    columns = (lengths["request_id"], seen_ns, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
-    rows = [(int(i), int(t), int(p), int(d)) for i, t, p, d in zip(*columns, strict=True)]
-    return registration.simulation_config(
-        registration.EngineReplica(
-            model_name=registration.model_name(model.geometry, model.max_model_len),
-            head_dim=model.geometry.head_dim,
-            num_kv_tokens=num_kv_blocks * engine.block_size,
-        ),
-        block_size=engine.block_size,
-        num_kv_blocks=num_kv_blocks,
-        num_null_blocks=NUM_NULL_BLOCKS,
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        requests=registration.WorkloadRequestsConfig(rows=rows, max_tokens=model.max_model_len),
-        predictor=step_times,
+def _simulator(
+    scenario: Scenario, requests: RequestColumns, bundle: Bundle, variant: str, num_kv_blocks: int
+) -> _Simulator:
+    engine, settings = scenario.engine, scenario.simulation
+    limits = Limits(
+        engine.block_size, num_kv_blocks, NUM_NULL_BLOCKS, engine.max_num_seqs, engine.max_num_batched_tokens
     )
+    if variant == "kernels" and settings.loop == "event":
+        return _event_loop(scenario, requests, bundle, limits)
+    clock: EngineClock
+    if variant == "kernels":
+        clock = StepByStepClock(bundle.operator_times())
+    else:
+        costs = bundle.engine_costs(engine.max_num_batched_tokens, _host_seed(scenario))
+        clock = HostDeviceClock(costs, 2 if bundle.meta.engine_settings.async_scheduling else 1)
+    return EngineLoop(requests, limits, clock)
 
 
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
+def _host_seed(scenario: Scenario) -> int | None:
+    return scenario.simulation.seed if scenario.simulation.host_variability else None
 
 
-def _versions() -> str:
-    """Whatever may change what a forest predicts. This package's own version stands for its code."""
-    from gst_assets import __version__
+def _event_loop(scenario: Scenario, requests: RequestColumns, bundle: Bundle, limits: Limits) -> _Simulator:
+    """Vidur's own event loop, the slow reference."""
+    from gst_assets.vidur_adapter import registration
+    from gst_assets.vidur_adapter.event_loop import RecordedSimulator
+    from gst_assets.vidur_adapter.predictor import OperatorSumConfig
 
-    found = [f"{name} {metadata.version(name)}" for name in ("vidur", "scikit-learn", "numpy")]
-    return ", ".join([*found, f"gst-assets {__version__}"])
+    model, geometry = scenario.model, scenario.model.geometry
+    with registration.quiet():
+        return RecordedSimulator(
+            registration.simulation_config(
+                registration.EngineReplica(
+                    model_name=registration.model_name(geometry, model.max_model_len),
+                    head_dim=geometry.head_dim,
+                    num_kv_tokens=limits.num_kv_blocks * limits.block_size,
+                ),
+                limits,
+                requests=registration.WorkloadRequestsConfig(rows=_rows(requests), max_tokens=model.max_model_len),
+                predictor=OperatorSumConfig(operators=bundle.operator_times()),
+            )
+        )
 
 
-def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int, config: Any) -> dict[str, Any]:
+def _published(
+    scenario: Scenario, requests: RequestColumns, bundle: Bundle, num_kv_blocks: int, cache_dir: Path | None
+) -> tuple[Any, float]:
+    """Vidur as it ships, and the seconds that its tables took."""
+    from gst_assets.vidur_adapter import registration
+    from gst_assets.vidur_adapter.published import PublishedLimits, PublishedSimulator, published_config
+
+    model, engine, reported = scenario.model, scenario.engine, bundle.meta.engine_settings
+    # Tables cover what the simulated engine can reach, and what the profiled one could: so they are made once for both.
+    limits = PublishedLimits(
+        engine.block_size, num_kv_blocks, engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len,
+        max(engine.max_num_seqs, reported.max_num_seqs),
+        max(engine.max_num_batched_tokens, reported.max_num_batched_tokens),
+        max(model.max_model_len, reported.max_model_len),
+    )  # fmt: skip
+    with registration.quiet():
+        simulator = PublishedSimulator(
+            published_config(model.geometry, limits, _rows(requests), bundle.directory, cache_dir)
+        )
+    return simulator, simulator.predictor.table_seconds
+
+
+def _rows(requests: RequestColumns) -> Sequence[tuple[int, int, int, int]]:
+    return list(zip(*requests, strict=True))
+
+
+def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int) -> dict[str, Any]:
     """Everything simulated, under the names of `EngineSettings` where it has one."""
-    from gst_assets.vidur_adapter.predictor import FOREST
-
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
-    replica = config.cluster_config.replica_config
-    interpolate = scenario.simulation.predictor == "interpolation"
-    is_exact = variant == "calibrated" and interpolate
     return {
         "variant": variant,
         "scheduler": "sarathi",
-        "scheduling_policy": VLLM_POLICY,  # what sarathi, as the adapter registers it, comes down to
+        "scheduling_policy": VLLM_POLICY,  # what sarathi, with the adapter's corrections, comes down to
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,
         "max_model_len": scenario.model.max_model_len,
@@ -285,36 +275,33 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "watermark_blocks_fraction": 0.0,
         "enable_chunked_prefill": True,
         "enable_prefix_caching": False,
-        "async_scheduling": _is_asynchronous(bundle, variant),
-        # Properties of the profile: the operators and overheads were measured in an engine of these settings.
+        "async_scheduling": variant == "calibrated" and reported.async_scheduling,
+        # Properties of the profile: the operators and terms were measured in an engine of these settings.
         "dtype": reported.dtype,
         "enforce_eager": reported.enforce_eager,
         "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
-        "head_dim": replica.attention_head_dim,
+        "head_dim": geometry.head_dim,
         "kv_bytes_per_token": 2
         * geometry.num_layers
         * geometry.num_kv_heads
-        * replica.attention_head_dim
+        * geometry.head_dim
         * _BYTES_PER_VALUE[scenario.model.dtype],
         "num_replicas": 1,
         "tensor_parallel_size": 1,
-        "predictor": scenario.simulation.predictor,
-        "forest": None if interpolate else {**FOREST, "random_state": scenario.simulation.seed},
-        "rounding_tokens": {
-            "step_tokens": "captured graph size, else exact" if variant == "calibrated" else 8,
-            "prefill_chunk": 1 if is_exact else 32,
-            "context": 1 if is_exact else scenario.simulation.kv_cache_granularity,
-        },
+        "predictor": "interpolation",
+        "forest": None,
+        "rounding_tokens": {"step_tokens": "captured graph size, else exact", "prefill_chunk": 1, "context": 1},
         "attention_batching_overhead_fraction": 0.0,
         "step_overheads": variant == "calibrated",
+        "self_fit_misfits": misfits(bundle.self_fit) if variant == "calibrated" and bundle.self_fit is not None else [],
     }
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _token_table(got: Tokens, steps: Steps, overheads: RequestOverheads | None) -> pd.DataFrame:
-    times = _delivery_times(got, steps, overheads)[got.step]
+def _token_table(got: Tokens, steps: Steps, ways: RequestWays | None) -> pd.DataFrame:
+    times = delivered_ns(got, steps, ways)[got.step]
     first = np.diff(got.request_id, prepend=-1) != 0
     starts = np.flatnonzero(first)
     index = np.arange(len(times)) - np.repeat(starts, np.diff(starts, append=len(times)))
@@ -323,23 +310,12 @@ def _token_table(got: Tokens, steps: Steps, overheads: RequestOverheads | None) 
     return _integers(request_id=got.request_id, token_index=index, token_time_ns=times, token_latency_ns=latency)
 
 
-def _delivery_times(got: Tokens, steps: Steps, overheads: RequestOverheads | None) -> Any:
-    """When the client sees the tokens of each step, in ns. Outputs are delivered in order, so none overtakes those of an earlier step."""
-    ends = steps.handed_out_ns
-    if overheads is None:
-        return ends
-    batches, places = np.unique(steps.num_decode_requests, return_inverse=True)
-    delays = np.array([overheads.delivery_ns(n) for n in batches.tolist()], dtype="int64")[places]
-    has_tokens = np.zeros(len(ends), dtype=bool)
-    has_tokens[got.step] = True
-    return np.maximum.accumulate(ends + np.where(has_tokens, delays, 0))
-
-
-def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, simulated: list[Any]) -> pd.DataFrame:
+def _request_table(
+    lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, scheduled_at_ns: list[int], num_preemptions: list[int]
+) -> pd.DataFrame:
     ids = lengths["request_id"].to_numpy(dtype="int64")
     of, times = tokens["request_id"].to_numpy(dtype="int64"), tokens["token_time_ns"].to_numpy(dtype="int64")
     begin, end = np.searchsorted(of, ids, side="left"), np.searchsorted(of, ids, side="right")
-    by_id = {request.id: request for request in simulated}
     requests = _integers(
         request_id=ids,
         arrival_time_ns=arrivals,
@@ -353,8 +329,8 @@ def _request_table(lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, s
     requests["completion_time_ns"] = pd.array(times[end - 1], dtype=pd.Int64Dtype())
     requests["prompt_id"] = lengths["prompt_id"].to_numpy()
     requests["backend"] = BACKEND
-    requests["scheduled_time_ns"] = pd.array([by_id[i].scheduled_at for i in ids.tolist()], dtype=pd.Int64Dtype())
-    requests["num_preemptions"] = pd.array([by_id[i].num_restarts for i in ids.tolist()], dtype=pd.Int64Dtype())
+    requests["scheduled_time_ns"] = pd.array(scheduled_at_ns, dtype=pd.Int64Dtype())
+    requests["num_preemptions"] = pd.array(num_preemptions, dtype=pd.Int64Dtype())
     return requests
 
 

@@ -17,6 +17,7 @@ from gst_assets.contracts.documents import (
     HistoryMeta,
     PartMeta,
     ProfileMeta,
+    PublishedForests,
     RealRunMeta,
     RegressionMeta,
     RunMeta,
@@ -57,6 +58,7 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
         "variant": "kernels", "predictor": "interpolation", "simulated_settings": {}, "num_preemptions": 0,
     },
     ProfileMeta: {**_RUN, "profiling_root": "p", "profile_key": "k", "engine_settings": _ENGINE},
+    PublishedForests: {"versions": {}, "search": {}, "csv_sha256": {}, "chosen": {"add": {"max_depth": 8}}},
     ComparisonMeta: {
         **_RUN, "real_run_dir": "d", "sim_run_dir": "s", "real_run_dirs": ["d"], "sim_run_dirs": {"kernels": "s"}, "workload_id": "w",
         "headline_variant": "kernels", "verdict": "pass",

@@ -12,7 +12,7 @@ from gst_assets.errors import ProfileError
 from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
-from gst_assets.vidur_adapter import direct_loop
+from gst_assets.vidur_adapter import engine_loop
 from gst_assets.vidur_adapter.async_costs import AsynchronousStepCosts, HostSpeedTrace
 from gst_assets.vidur_adapter.operator_times import StepShape
 from gst_assets.vidur_adapter.overheads import Composition, Piece
@@ -60,7 +60,7 @@ def test_the_engine_is_simulated_as_it_schedules_and_to_the_byte(bundle: Bundle)
 
 def test_steps_at_once_are_steps_one_by_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = run(bundle)
-    monkeypatch.setattr(direct_loop.DirectSimulator, "_run_decodes", lambda *_: False)
+    monkeypatch.setattr(engine_loop.EngineLoop, "_run_decodes", lambda *_: False)
     one_by_one = run(bundle)
     assert support.csv_bytes(one_by_one) == support.csv_bytes(at_once)
     assert one_by_one.settings == at_once.settings

@@ -386,7 +386,7 @@ def test_settings_vidur_cannot_simulate_are_refused(overrides: list[str], engine
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(SimulationError, match=r"unknown variant 'fast'; .* kernels and calibrated"):
+    with pytest.raises(SimulationError, match=r"unknown variant 'fast'; .* published, kernels, calibrated"):
         run(MIX, variant="fast")
 
 

@@ -14,7 +14,7 @@ from vidur.scheduler import GlobalSchedulerRegistry
 from vidur.simulator import Simulator
 
 from gst_assets.vidur_adapter.history import History
-from gst_assets.vidur_adapter.predictor import KernelsPredictor, composition_of
+from gst_assets.vidur_adapter.predictor import composition_of
 from gst_assets.vidur_adapter.registration import EngineScheduler
 
 
@@ -62,6 +62,8 @@ class Recorder:
 class RecordedSimulator(Simulator):
     """Vidur's simulator without its metrics store, which writes files and plots. `run` is Vidur's."""
 
+    recorder: type[Recorder] = Recorder
+
     def __init__(self, config: SimulationConfig) -> None:
         self._config = config
         self._time = 0
@@ -71,7 +73,7 @@ class RecordedSimulator(Simulator):
         self._event_trace: list[Any] = []
         self._event_chrome_trace: list[Any] = []
         self._cluster = Cluster(config.cluster_config, config.metrics_config)
-        self._metric_store = Recorder()
+        self._metric_store = self.recorder()
         self._request_generator = RequestGeneratorRegistry.get(
             config.request_generator_config.get_type(), config.request_generator_config
         )
@@ -82,9 +84,18 @@ class RecordedSimulator(Simulator):
         self._init_event_queue()
 
     @property
-    def requests(self) -> list[Request]:
-        """The requests, in order of arrival."""
-        return self._metric_store.requests
+    def scheduled_at_ns(self) -> list[int]:
+        """When the first step with each request was formed, in ns of the simulation, in the order of the workload."""
+        return [request.scheduled_at for request in self._in_order()]
+
+    @property
+    def num_preemptions(self) -> list[int]:
+        """How often each request was preempted, in the order of the workload."""
+        return [request.num_restarts for request in self._in_order()]
+
+    def _in_order(self) -> list[Request]:
+        by_id = {request.id: request for request in self._metric_store.requests}
+        return [by_id[request_id] for request_id, *_ in self._config.request_generator_config.rows]
 
     @property
     def history(self) -> History:
@@ -92,14 +103,8 @@ class RecordedSimulator(Simulator):
         return self._metric_store.history
 
     @property
-    def steps_outside_calibration(self) -> int:
-        """Steps whose composition lies outside what was calibrated."""
-        return self.predictor.steps_outside_calibration
-
-    @property
-    def predictor(self) -> KernelsPredictor:
+    def predictor(self) -> Any:
         """The predictor of step times."""
         scheduler = self._metric_store.scheduler
         assert scheduler is not None
-        predictor: KernelsPredictor = scheduler._execution_time_predictor
-        return predictor
+        return scheduler._execution_time_predictor

@@ -1,9 +1,10 @@
-"""The direct loop: equal to Vidur's event loop one step at a time, and hand-worked cases of asynchronous scheduling."""
+"""The engine loop: equal to Vidur's event loop one step at a time, to Vidur's scheduler under any clock, and hand-worked cases of asynchronous scheduling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -11,10 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError, SimulationError
-from gst_assets.vidur_adapter import direct_loop, predictor
+from gst_assets.vidur_adapter import engine_loop, predictor, registration
+from gst_assets.vidur_adapter.clocks import AsynchronousClock, EngineClock, SynchronousClock
+from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter.operator_times import StepShape
 from gst_assets.vidur_adapter.overheads import Composition
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support
+from gst_assets_tests.vidur_adapter.scheduler_loop import SchedulerLoop
 
 MS = 1_000_000
 SCENARIO = support.scenario()
@@ -60,7 +65,7 @@ def compare_loops(
     seqs=st.integers(1, 8),
     budget=st.integers(8, 128),
 )
-def test_the_direct_loop_equals_the_event_loop_to_the_byte(
+def test_the_engine_loop_equals_the_event_loop_to_the_byte(
     variant: str, rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int
 ) -> None:
     compare_loops(lambda loop: limited(loop, blocks, seqs, budget), rows, BUNDLE, variant)
@@ -220,6 +225,16 @@ def test_decode_steps_run_at_the_pace_of_a_slow_host(monkeypatch: pytest.MonkeyP
     assert stamps(result) == [(0, 8), (4, 13), (9, 18), (14, 20)]
 
 
+def test_the_next_step_is_formed_before_a_complete_one_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # host 4, device 1, tail 0: step 0 is complete when it is launched, at 4. The host forms step 1 first, and takes the output at 8.
+    result = ahead(monkeypatch, [(0, 10, 4)], LinearCosts(host=4, device=1, tail=0))
+    assert stamps(result) == [(0, 8), (4, 12), (8, 16), (12, 16)]
+    # A prompt that arrives at 3 is in step 1, though step 0 is complete by then: its own launch is what step 0 waits for.
+    result = ahead(monkeypatch, [(0, 10, 2), (3, 20, 1)], LinearCosts(host=4, device=1, tail=0))
+    assert stamps(result) == [(0, 8), (4, 8)]
+    assert result.iterations["num_prefill_tokens"].tolist() == [10, 20]
+
+
 def test_a_prompt_that_arrives_during_a_step_makes_the_gap_before_it_long(monkeypatch: pytest.MonkeyPatch) -> None:
     # The prompt of 20 tokens arrives at 10, while step 3 (formed at 9) is under way, and is first seen at 14, in step 4.
     result = ahead(monkeypatch, [(0, 1, 6), (10, 20, 2)], LinearCosts(per_prefill_token=1))
@@ -284,13 +299,12 @@ def test_any_workload_keeps_the_contract_ahead(
 
 
 def as_the_scheduler_would(run: Callable[[], SimulationResult]) -> list[SimulationResult]:
-    """A simulation as it is, with every step formed by itself, and with every step formed by Vidur's scheduler alone."""
+    """A simulation as it is, with every step formed by itself, and with every step formed by Vidur's scheduler."""
     results = [run()]
-    simulator = direct_loop.DirectSimulator
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulator, "_run_decodes", lambda *_: False)
+        patch.setattr(engine_loop.EngineLoop, "_run_decodes", lambda *_: False)
         results.append(run())
-        patch.setattr(simulator, "_form", simulator._form_all)
+        patch.setattr("gst_assets.vidur_adapter.simulate.EngineLoop", SchedulerLoop)
         results.append(run())
     return results
 
@@ -322,6 +336,141 @@ def test_steps_ahead_are_the_schedulers_under_kv_pressure(monkeypatch: pytest.Mo
     results = as_the_scheduler_would(lambda: ahead(monkeypatch, rows, costs, of))
     assert results[0].num_preemptions > 0
     assert len({support.csv_bytes(result) for result in results}) == 1
+
+
+# --- any clock ---------------------------------------------------------------------------------------------------------
+
+
+class LinearTimes:
+    """Steps that run one after the other, in ns: by their requests, prompt tokens and context."""
+
+    def step_ns(self, shape: StepShape) -> int:
+        of = shape.composition
+        return 1000 + 50 * of.num_prefill_tokens + 100 * of.num_decode_requests + of.num_context_tokens
+
+    def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+        contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
+        return [self.step_ns(StepShape(num_decodes, context, [])) for context in contexts]
+
+    def is_outside(self, step: Composition) -> bool:
+        return step.num_decode_requests == 3
+
+
+def happened(loop: EngineLoop | SchedulerLoop) -> list[list[int]]:
+    """Everything a loop tells, once it has run."""
+    with registration.quiet():
+        loop.run()
+    columns = (*loop.history.steps(), *loop.history.tokens(), loop.scheduled_at_ns, loop.num_preemptions)
+    return [*(list(map(int, column)) for column in columns), [loop.clock.now_ns, loop.steps_outside_calibration]]
+
+
+def columns(rows: Sequence[tuple[int, int, int]], unit_ns: int) -> RequestColumns:
+    """Requests given as (time since the one before, prompt tokens, decode tokens), numbered from 100."""
+    arrivals = list(accumulate(gap * unit_ns for gap, _, _ in rows))
+    return RequestColumns(
+        range(100, 100 + len(rows)), arrivals, [prompt for _, prompt, _ in rows], [decode for _, _, decode in rows]
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.data(),
+    rows=st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=30),
+    block_size=st.sampled_from([1, 7, 16, 32]),
+    num_spare_blocks=st.one_of(st.integers(0, 12), st.just(500)),
+    num_null_blocks=st.integers(0, 2),
+    max_num_seqs=st.integers(1, 12),
+    max_num_batched_tokens=st.one_of(st.integers(1, 8), st.integers(1, 200)),  # also so few that decodes leave a prompt none
+    costs=st.none()
+    | st.builds(
+        LinearCosts,
+        host=st.integers(0, 5), device=st.integers(1, 9), tail=st.integers(0, 5), process=st.integers(0, 2),
+        per_prefill_token=st.integers(0, 1),
+    ),
+)  # fmt: skip
+def test_every_step_is_vidurs_schedulers_own(
+    data: st.DataObject,
+    rows: list[tuple[int, int, int]],
+    block_size: int,
+    num_spare_blocks: int,
+    num_null_blocks: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    costs: LinearCosts | None,
+) -> None:
+    largest = max(-(-(prompt + decode - 1) // block_size) for _, prompt, decode in rows)
+    num_blocks = largest + num_spare_blocks + num_null_blocks
+    limits = Limits(block_size, num_blocks, num_null_blocks, max_num_seqs, max_num_batched_tokens)
+    requests = columns(rows, data.draw(st.sampled_from([100, 3000, MS])))
+
+    def clock() -> EngineClock:
+        return SynchronousClock(LinearTimes()) if costs is None else AsynchronousClock(costs)
+
+    loop = EngineLoop(requests, limits, clock())
+    assert happened(loop) == happened(SchedulerLoop(requests, limits, clock()))
+    # Everything was given back.
+    assert loop._scheduler.num_free_blocks == num_blocks - num_null_blocks
+    assert loop._scheduler.num_running == 0
+
+
+@pytest.mark.parametrize("costs", [None, LinearCosts(), LinearCosts(host=4, device=1, process=1)])
+def test_the_schedulers_steps_with_many_preemptions(costs: LinearCosts | None) -> None:
+    requests = columns([(i % 3, 1 + 37 * i % 90, 1 + 53 * i % 120) for i in range(300)], 3000 if costs is None else MS)
+    limits = Limits(16, 30, 1, 16, 64)
+
+    def clock() -> EngineClock:
+        return SynchronousClock(LinearTimes()) if costs is None else AsynchronousClock(costs)
+
+    loop = EngineLoop(requests, limits, clock())
+    assert happened(loop) == happened(SchedulerLoop(requests, limits, clock()))
+    assert sum(loop.num_preemptions) > 50
+
+
+def test_a_request_preempted_while_its_last_step_runs_is_not_computed_again() -> None:
+    # Step 4 gives request 101 its last token. Step 5 is formed before that is handed out: request 100 has filled its second block, the four
+    # blocks are held, and 101 loses its two. The one left over could hold its prompt.
+    requests, limits = columns([(0, 4, 10), (0, 1, 5)], MS), Limits(4, 4, 0, 8, 64)
+    loop = EngineLoop(requests, limits, AsynchronousClock(LinearCosts()))
+    assert happened(loop) == happened(SchedulerLoop(requests, limits, AsynchronousClock(LinearCosts())))
+    assert loop.num_preemptions == [0, 1]
+    assert loop.history.steps().num_prefill_tokens.tolist() == [5] + 9 * [0]
+    assert loop.history.steps().num_waiting.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "prompts", "decodes", "problem"),
+    [
+        ([5, 4], [1, 1], [1, 1], r"request 8 arrives at 4 ns \(the one before it at 5 ns\)"),
+        ([0, 0], [0, 1], [1, 1], r"request 7 .* with 0 prompt tokens and 1 to give"),
+        ([0, 0], [1, 1], [1, 0], r"request 8 .* with 1 prompt tokens and 0 to give"),
+    ],
+)
+def test_requests_out_of_order_or_without_tokens_are_refused(
+    arrivals: list[int], prompts: list[int], decodes: list[int], problem: str
+) -> None:
+    with pytest.raises(SimulationError, match=problem):
+        EngineLoop(
+            RequestColumns([7, 8], arrivals, prompts, decodes),
+            Limits(16, 30, 1, 4, 64),
+            AsynchronousClock(LinearCosts()),
+        )
+
+
+def test_requests_that_can_never_be_scheduled_are_told() -> None:
+    requests = RequestColumns([7, 8, 9], [0, 0, 5], [10, 500, 1], [3, 1, 1])
+    loop = EngineLoop(requests, Limits(16, 30, 1, 4, 64), AsynchronousClock(LinearCosts()))
+    with pytest.raises(SimulationError, match=r"2 requests can never be scheduled, the first is request 8\. Raise"):
+        loop.run()
+
+
+def test_three_steps_under_way_are_refused() -> None:
+    clock = AsynchronousClock(LinearCosts())
+    clock.queue_size = 3
+    with pytest.raises(ValueError, match="up to 3 steps under way, expected 1 or 2"):
+        EngineLoop(RequestColumns([0], [0], [1], [1]), Limits(16, 30, 1, 4, 64), clock)
+
+
+# --- the seam ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_bundle_without_the_terms_is_refused() -> None:

@@ -1,0 +1,257 @@
+"""From recorded and watched steps to samples of what their parts took, each where it shows itself.
+
+A step has moments on two records: the engine's (`engine.protocol.IterationField`: formed, tokens there) and the worker's
+(`worker_steps.StepField`: forward pass begun, launched, and the device's begin and end). From them:
+
+- `prepare`: formed until the forward pass is launched; `launch`: from there until all is launched, sampling included. Of steps formed while
+  another was out; `after_idle` is what a step takes more that was formed when none was.
+- `lead_in`: from the launch of the forward pass, or the end of the step before on the device, to the device's begin.
+- `device`: begin to end on the device, of steps whose device was behind the host to the end, or that the host launched ahead of a sleeping device.
+- `drain`: end of the launch to end on the device, of steps whose device was not behind.
+- `copy_out`: end on the device until the tokens are at a host that waits for them.
+- `process`: tokens at the host until it forms a step, in an engine that has work.
+
+An engine that computes on its host (a CPU) has no launch: its forward pass is the device's part. The ways of a request are in `calibration`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gst_assets.engine.protocol import IterationField
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.term_fit import MIN_SAMPLES, fit
+from gst_assets.profiling.worker_steps import StepField
+from gst_assets.step_costs.shapes import DECODE, CapturedGraphs
+from gst_assets.step_costs.terms import ANY_KIND, BASE, Features, Terms, position_of, slopes_of
+
+_LEAST_RATIO = 1e-3
+"""A ratio is written with four digits, and none is 0."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_SHARE_BEHIND, _LEAST_BEHIND_NS = 0.05, 300_000
+"""A device that ends a step by this much (of the step, and at least) after its launch was behind all the time."""
+_MOST_DRAIN_NS = 100_000
+"""A device that ends a step within this of its launch was not behind."""
+
+
+class WatchedSteps:
+    """Steps in order of forming, one row each in both records."""
+
+    def __init__(self, steps: np.ndarray, watched: np.ndarray, graphs: CapturedGraphs, *, is_gpu: bool) -> None:
+        """`steps` has shape (steps, len(IterationField)), `watched` (steps, len(StepField)).
+
+        Raises:
+            ProfileError: the records do not hold the same steps.
+        """
+        formed = steps[:, IterationField.SCHEDULED_NS]
+        output = steps[:, IterationField.OUTPUT_NS]
+        begun = watched[:, StepField.BEGUN_NS] if len(watched) else np.empty(0)
+        if len(steps) != len(watched) or (begun < formed).any() or (begun > output).any():
+            raise ProfileError(
+                f"calibration: the engine recorded {len(steps)} steps and its worker {len(watched)}, or not the same ones. "
+                "Nothing else may use the engine meanwhile; profile again."
+            )
+        self.is_gpu, self.graphs = is_gpu, graphs
+        self.formed_ns, self.output_ns = formed, output
+        self.forward_ns, self.launched_ns = watched[:, StepField.FORWARD_NS], watched[:, StepField.LAUNCHED_NS]
+        self.device_begun_ns = watched[:, StepField.DEVICE_BEGUN_NS]
+        self.device_ended_ns = watched[:, StepField.DEVICE_ENDED_NS]
+        self.has_head_start = watched[:, StepField.HEAD_START_NS] > 0
+        self.num_waiting = steps[:, IterationField.WAITING]
+        prefill_context = steps[:, IterationField.PREFILL_CONTEXT_TOKENS]
+        self.held = np.column_stack(
+            [
+                steps[:, IterationField.PREFILL_REQUESTS],
+                steps[:, IterationField.PREFILL_TOKENS],
+                steps[:, IterationField.DECODE_REQUESTS],
+                steps[:, IterationField.CONTEXT_TOKENS] - prefill_context,
+                steps[:, IterationField.ATTENTION_PAIRS],
+            ]
+        )
+        self.features = [Features(*row) for row in self.held.tolist()]
+        self.kinds = np.array([graphs.kind(held.prefill_token, held.decode_request) for held in self.features])
+
+    def __len__(self) -> int:
+        return len(self.formed_ns)
+
+    @property
+    def is_after_idle(self) -> NDArray[np.bool_]:
+        """Whether no step was out when the step was formed."""
+        return np.concatenate([[True], self.output_ns[:-1] < self.formed_ns[1:]]) & self._was_without_work
+
+    @property
+    def _was_without_work(self) -> NDArray[np.bool_]:
+        # One step at a time every step is formed when none is out: there it is the first of new requests that counts.
+        held_before = np.concatenate([[0], self.held[:-1, 0] + self.held[:-1, 2]])
+        return (self.held[:, 2] == 0) | (held_before == 0)
+
+    def samples(self) -> dict[tuple[str, str], tuple[NDArray[np.int64], Floats]]:
+        """For each (term, step kind): which steps show it, and for how many ns."""
+        busy = ~self.is_after_idle & ~self.has_head_start
+        host = {"prepare": self.forward_ns - self.formed_ns, "launch": self.launched_ns - self.forward_ns}
+        if not self.is_gpu:
+            host["launch"] = np.zeros_like(host["launch"])
+        found: dict[tuple[str, str], tuple[NDArray[np.int64], Floats]] = {}
+        device_ns = self.device_ended_ns - self.device_begun_ns
+        before_ns = np.concatenate([[0], self.device_ended_ns[:-1]])
+        lead_in_ns = self.device_begun_ns - np.maximum(self.forward_ns, before_ns)
+        lag_ns = self.device_ended_ns - self.launched_ns
+        if self.is_gpu:
+            shows_device = (lag_ns >= np.maximum(_SHARE_BEHIND * device_ns, _LEAST_BEHIND_NS)) | (
+                self.has_head_start & (self.launched_ns <= self.device_begun_ns)
+            )
+        else:
+            shows_device, lag_ns = np.ones(len(self), dtype=bool), np.zeros_like(lag_ns)
+        for kind in dict.fromkeys(self.kinds.tolist()):
+            mine = self.kinds == kind
+            for term, ns in host.items():
+                found[term, kind] = _chosen(mine & busy, ns)
+            found["lead_in", kind] = _chosen(mine & ~self.has_head_start, lead_in_ns)
+            found["device", kind] = _chosen(mine & shows_device, device_ns)
+            found["drain", kind] = _chosen(mine & ~self.has_head_start & (lag_ns < _MOST_DRAIN_NS), lag_ns)
+        found["copy_out", ANY_KIND] = _chosen(self._host_waited(), self.output_ns - self.device_ended_ns)
+        found["process", ANY_KIND] = self._process()
+        return found
+
+    def _host_waited(self) -> NDArray[np.bool_]:
+        """Whether the host had launched all it had to before the step ended on the device."""
+        last = np.maximum.accumulate(self.launched_ns)
+        # Steps formed before these tokens came: one more at most.
+        following = np.searchsorted(self.formed_ns, self.output_ns) - 1
+        return last[following] < self.device_ended_ns if self.is_gpu else np.ones(len(self), dtype=bool)
+
+    def _process(self) -> tuple[NDArray[np.int64], Floats]:
+        """The next step formed after a step's tokens, before any later tokens, while requests go on."""
+        following = np.searchsorted(self.formed_ns, self.output_ns)
+        inside = following < len(self)
+        places = np.flatnonzero(inside)
+        following = following[inside]
+        goes_on = (self.held[following, 2] > 0) | (self.num_waiting[places] > 0)
+        # At most one step is out meanwhile, whose tokens come later.
+        next_output = np.array([self.output_ns[n + 1] if n + 1 < len(self) else np.iinfo(np.int64).max for n in places])
+        first = (self.formed_ns[following] < next_output) & goes_on
+        places, following = places[first], following[first]
+        return places, (self.formed_ns[following] - self.output_ns[places]).astype(float)
+
+
+def _chosen(where: NDArray[np.bool_], ns: NDArray[Any]) -> tuple[NDArray[np.int64], Floats]:
+    places = np.flatnonzero(where)
+    return places, ns[places].astype(float)
+
+
+def step_rows(steps: WatchedSteps) -> list[dict[str, Any]]:
+    """Rows of `contracts.tables.Overheads` for the parts of steps.
+
+    Raises:
+        ProfileError: a part was not seen often enough.
+    """
+    rows: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for (term, kind), (places, ns) in steps.samples().items():
+        if len(places) < MIN_SAMPLES:
+            missing.append(f"{term} of {kind} steps")
+            continue
+        positions = np.array([position_of(term, kind, steps.features[n], steps.graphs) for n in places.tolist()])
+        fixed = term == "device" and bool(steps.graphs.sizes) and kind != "mixed_eager"
+        one = not positions.any()
+        rows += fit(
+            term,
+            kind,
+            positions,
+            steps.held[places].astype(float),
+            ns,
+            slopes_of(term, kind),
+            are_fixed=fixed,
+            most_knots=1 if one else None,
+            has_slope_curves=term == "device" and kind == DECODE,
+        )
+    # A kind whose device is always behind shows no drain, nor needs one; one whose host always is shows no other device time than with a head start.
+    missing = [name for name in missing if not name.startswith("drain")]
+    if missing:
+        raise ProfileError(
+            f"overheads.csv: {', '.join(missing)} seen fewer than {MIN_SAMPLES} times in the calibration. Play more traffic "
+            "(profile.traffic_rates_per_s, profile.traffic_segment_s)."
+        )
+    shown = {row["step_kind"] for row in rows if row["term"] == "drain"}
+    rows += [_constant("drain", kind, 0.0, 0) for kind in dict.fromkeys(steps.kinds.tolist()) if kind not in shown]
+    return rows + _after_idle_rows(steps, rows)
+
+
+def _after_idle_rows(steps: WatchedSteps, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = np.flatnonzero(steps.is_after_idle & ~steps.has_head_start)
+    by_model, taken = host_ns(steps, rows)
+    more = (taken - by_model)[first]
+    found = []
+    for kind in [ANY_KIND, *dict.fromkeys(steps.kinds[first].tolist())]:
+        values = more if kind == ANY_KIND else more[steps.kinds[first] == kind]
+        if len(values) >= MIN_SAMPLES or kind == ANY_KIND:
+            found.append(_constant("after_idle", kind, float(np.median(values)) if len(values) else 0.0, len(values)))
+    return found
+
+
+def _constant(term: str, kind: str, ns: float, num_samples: int) -> dict[str, Any]:
+    return {
+        "term": term,
+        "step_kind": kind,
+        "feature": BASE,
+        "position": 0.0,
+        "ns": round(ns, 3),
+        "num_samples": num_samples,
+        "residual_p05_ns": 0,
+        "residual_p95_ns": 0,
+    }
+
+
+def host_ns(steps: WatchedSteps, rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
+    """What the host's part of each step takes by the fitted rows, and what it took: forming to launched, or on a CPU to computed."""
+    parts = ("prepare", "launch") if steps.is_gpu else ("prepare", "device")
+    terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
+    by_model = np.array(
+        [
+            sum(terms.step_ns(part, kind, held) for part in parts)
+            for kind, held in zip(steps.kinds.tolist(), steps.features, strict=True)
+        ]
+    )
+    return by_model, (steps.launched_ns - steps.formed_ns).astype(float)
+
+
+def host_speed(
+    parts: list[WatchedSteps],
+    deliveries: list[tuple[Integers, Floats]],
+    rows: list[dict[str, Any]],
+    longest_gap_ns: int,
+) -> pd.DataFrame:
+    """The table `contracts.tables.HostSpeed`: how fast the host was, beside the fitted rows. `parts` are stretches of steps in order, `deliveries`
+    of each the moments at which tokens were at the host and the ratios of their delivery.
+
+    Times count from the first step; gaps longer than `longest_gap_ns`, in which the engine had nothing to do, are shortened to it.
+    """
+    stretches = []
+    for steps, (delivered_ns, ratios) in zip(parts, deliveries, strict=True):
+        by_model, taken = host_ns(steps, rows)
+        busy = ~steps.is_after_idle & ~steps.has_head_start
+        formed = pd.DataFrame(
+            {
+                "at": steps.formed_ns[busy],
+                "part": np.where(steps.held[busy, 1] > 0, "prefill", "decode"),
+                "ratio": (taken / by_model)[busy],
+            }
+        )
+        delivered = pd.DataFrame({"at": delivered_ns, "part": "delivery", "ratio": ratios})
+        stretches.append(pd.concat([formed, delivered]))
+    table = pd.concat(stretches).sort_values("at", kind="stable")
+    gaps = table["at"].diff().fillna(0).clip(upper=longest_gap_ns).astype("int64")
+    return pd.DataFrame(
+        {
+            "time_ns": gaps.cumsum().to_numpy(),
+            "part": table["part"].to_numpy(),
+            "ratio": table["ratio"].clip(lower=_LEAST_RATIO).round(4).to_numpy(),
+        }
+    ).astype({"time_ns": "Int64"})

@@ -1,0 +1,127 @@
+"""Fitting a term of overheads.csv to samples: a curve over one position plus slopes, with the least sum of relative absolute residuals.
+
+That is a median in the sense of quantile regression (Koenker and Bassett 1978), found by iteratively reweighted least squares. Which samples
+belong to which term is said by `step_samples`; how a term is read, by `step_costs.terms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gst_assets.step_costs.terms import BASE, Features
+
+Floats = NDArray[np.float64]
+
+MIN_SAMPLES = 4
+"""A position seen less often is no knot of a curve."""
+_MIN_SLOPE_SAMPLES = 40
+"""A doubling of the position with fewer samples has no slope of its own."""
+_BIN_RATIO = 1.15
+"""Positions of a term without fixed ones are put together within this ratio."""
+_ITERATIONS = 60
+_SHORTEST_RESIDUAL = 2e-3
+"""Relative; below it residuals count alike."""
+_RIDGE = 1e-9
+
+
+def fit(
+    term: str,
+    kind: str,
+    positions: Floats,
+    held: Floats,
+    durations_ns: Floats,
+    slopes: Sequence[str] = (),
+    *,
+    are_fixed: bool = False,
+    most_knots: int | None = None,
+    has_slope_curves: bool = False,
+) -> list[dict[str, Any]]:
+    """Rows of `contracts.tables.Overheads` for one term and kind of step.
+
+    `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features that get one; a slope that
+    would be negative is 0, since no request makes a step shorter. `are_fixed`: the positions are few and known (captured graphs), each a knot of
+    its own. `most_knots=1` makes the base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
+    """
+    knots = _knots(positions, are_fixed) if most_knots != 1 else np.array([0.0])
+    slope_knots = _doublings(positions) if has_slope_curves else np.array([0.0])
+    base_hats, slope_hats = _hats(positions, knots), _hats(positions, slope_knots)
+    columns = [
+        (name, place, slope_hats[:, place] * held[:, Features._fields.index(name)])
+        for name in slopes
+        for place in range(len(slope_knots))
+    ]
+    kept = list(columns)
+    while True:
+        design = np.column_stack([base_hats, *(values for _, _, values in kept)])
+        solution = _least_absolute(design, durations_ns)
+        found = dict(zip([(name, place) for name, place, _ in kept], solution[len(knots) :].tolist(), strict=True))
+        if min(found.values(), default=0.0) >= 0:
+            break
+        kept = [column for column in kept if found[column[0], column[1]] >= 0]
+    residuals = durations_ns - design @ solution
+    low, high = np.percentile(residuals, [5, 95])
+    common = {
+        "term": term,
+        "step_kind": kind,
+        "num_samples": len(durations_ns),
+        "residual_p05_ns": round(float(low)),
+        "residual_p95_ns": round(float(high)),
+    }
+    rows = [
+        {**common, "feature": BASE, "position": float(at), "ns": round(float(value), 3)}
+        for at, value in zip(knots, solution, strict=False)
+    ]
+    return rows + [
+        {
+            **common,
+            "feature": name,
+            "position": float(slope_knots[place]),
+            "ns": round(found.get((name, place), 0.0), 6),
+        }
+        for name, place, _ in columns
+    ]
+
+
+def _doublings(positions: Floats) -> Floats:
+    """Powers of two between the positions, those with enough samples around them to tell a slope."""
+    places, counts = np.unique(np.round(np.log2(np.maximum(positions, 1.0))), return_counts=True)
+    often: Floats = places[counts >= _MIN_SLOPE_SAMPLES]
+    return 2.0**often if len(often) else 2.0 ** places[np.argmax(counts)][None]
+
+
+def _knots(positions: Floats, are_fixed: bool) -> Floats:
+    if are_fixed:
+        places, counts = np.unique(positions, return_counts=True)
+        kept: Floats = places[counts >= MIN_SAMPLES]
+        return kept if len(kept) else places[np.argmax(counts)][None]
+    bins = np.round(np.log(np.maximum(positions, 1e-9)) / np.log(_BIN_RATIO)).astype(int)
+    found = [positions[bins == each] for each in np.unique(bins)]
+    often = [group for group in found if len(group) >= MIN_SAMPLES] or found
+    return np.array([float(group.mean()) for group in often])
+
+
+def _hats(positions: Floats, knots: Floats) -> Floats:
+    """Weights of the knots at each position, shape (samples, knots): linear between two, all on the outermost beyond."""
+    inside = np.clip(positions, knots[0], knots[-1])
+    return np.column_stack([np.interp(inside, knots, unit) for unit in np.eye(len(knots))])
+
+
+def _least_absolute(design: Floats, values: Floats) -> Floats:
+    # Columns of like size, so that a direction that the samples do not tell apart stays small.
+    scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
+    relative = 1.0 / np.maximum(np.abs(values), 1.0)
+    scaled, target = design / scale * relative[:, None], values * relative
+    ridge = _RIDGE * np.eye(design.shape[1]) * len(values)
+    weights = np.ones(len(values))
+    solution = np.zeros(design.shape[1])
+    # The ridge acts on multiples of the median, so that it does not depend on the unit.
+    unit = float(np.median(np.abs(values))) or 1.0
+    for _ in range(_ITERATIONS):
+        weighted = scaled * weights[:, None]
+        solution = np.linalg.solve(scaled.T @ weighted * unit**2 + ridge, weighted.T @ target * unit) * unit
+        weights = 1.0 / np.maximum(np.abs(target - scaled @ solution), _SHORTEST_RESIDUAL)
+    return solution / scale

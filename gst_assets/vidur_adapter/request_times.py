@@ -1,0 +1,26 @@
+"""Between client and scheduler: when a request can be seen, and when its tokens reach the client."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gst_assets.step_costs.engine_costs import RequestWays
+from gst_assets.vidur_adapter.history import Integers, Steps, Tokens
+
+
+def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
+    """When the scheduler can see each request. The driver hands requests over in order, so none is seen before one that arrived earlier."""
+    prompts, places = np.unique(num_prefill_tokens, return_inverse=True)
+    handover = np.array([ways.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]
+    return np.maximum.accumulate(arrivals_ns + handover)
+
+
+def delivered_ns(got: Tokens, steps: Steps, ways: RequestWays | None) -> Integers:
+    """When the client sees the tokens of each step. Outputs are delivered in order, so none overtakes those of an earlier step."""
+    ends = steps.handed_out_ns
+    if ways is None:
+        return ends
+    delays = ways.deliveries_ns(steps.num_decode_requests, ends)
+    has_tokens = np.zeros(len(ends), dtype=bool)
+    has_tokens[got.step] = True
+    return np.maximum.accumulate(ends + np.where(has_tokens, delays, 0))

@@ -1,0 +1,175 @@
+"""A bundle held against the calibration it was made of: the calibration traffic simulated with the bundle, beside what was measured.
+
+Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to `profiling.bundle`.
+
+    python -m gst_assets.vidur_adapter.self_fit BUNDLE
+
+simulates again, with the tables as they are now, and prints what does not fit (exit status 1 if anything does not).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gst_assets.contracts.documents import EngineSettings
+from gst_assets.errors import GstError, ProfileError
+from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace, RequestWays
+from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.vidur_adapter.clocks import HostDeviceClock
+from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
+
+BAND = 0.03
+_NUM_NULL_BLOCKS = 1
+_STATISTICS = {"p50": 50, "p90": 90}
+
+
+def self_fit(tables: Mapping[str, pd.DataFrame], settings: EngineSettings, *, device_is_host: bool) -> pd.DataFrame:
+    """The table `contracts.tables.SelfFit`. `tables` are overheads.csv, host_speed.csv and calibration_traffic.csv by file name, `settings` those
+    of the engine that was calibrated. Each stretch is simulated on its own, with its number as seed.
+
+    Raises:
+        ProfileError: a term has no row.
+        SimulationError: a request can never be scheduled.
+    """
+    traffic = tables["calibration_traffic.csv"]
+    found: dict[tuple[str, str, str], list[tuple[float, float, int]]] = {}
+    for seed, (stretch, requests) in enumerate(traffic.groupby("stretch", sort=False)):
+        simulated = _simulated(requests, tables, settings, seed, device_is_host=device_is_host)
+        sort = str(stretch).split(" ", 2)[2]  # without its round
+        for name, percent in _STATISTICS.items():
+            for metric in ("ttft", "e2e", "itl"):
+                column = f"itl_{name}_ns" if metric == "itl" else f"{metric}_ns"
+                measured = requests[column].dropna().to_numpy(dtype=float)
+                ours = simulated[column].dropna().to_numpy(dtype=float)
+                if len(measured):
+                    found.setdefault((sort, metric, name), []).append(
+                        (float(np.percentile(measured, percent)), float(np.percentile(ours, percent)), len(measured))
+                    )
+    rows = []
+    for (sort, metric, name), seen in found.items():
+        measured_ns, simulated_ns, counts = (np.array(values) for values in zip(*seen, strict=True))
+        # The rounds' traffic differs, so that errors are taken round by round.
+        errors = simulated_ns / measured_ns - 1
+        error, spread = float(np.median(errors)), float(np.ptp(errors))
+        rows.append(
+            {
+                "traffic": sort,
+                "metric": metric,
+                "statistic": name,
+                "num_requests": int(counts.sum()),
+                "measured_ns": round(float(np.median(measured_ns))),
+                "spread": round(spread, 4),
+                "simulated_ns": round(float(np.median(simulated_ns))),
+                "relative_error": round(error, 4),
+                "fits": abs(error) <= max(BAND, spread),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype(dict.fromkeys(("num_requests", "measured_ns", "simulated_ns"), "Int64"))
+
+
+def misfits(table: pd.DataFrame) -> list[str]:
+    """What does not fit, in words, worst first."""
+    wrong = table[~table["fits"]]
+    wrong = wrong.reindex(wrong["relative_error"].abs().sort_values(ascending=False).index)
+    return [
+        f"{metric.upper()} {statistic.upper()} of calibration traffic {traffic}: simulated {error:+.1%}"
+        for metric, statistic, traffic, error in zip(
+            *(wrong[name].tolist() for name in ("metric", "statistic", "traffic", "relative_error")), strict=True
+        )
+    ]
+
+
+def _simulated(
+    requests: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    settings: EngineSettings,
+    seed: int,
+    *,
+    device_is_host: bool,
+) -> pd.DataFrame:
+    where, overheads = "overheads.csv", tables["overheads.csv"]
+    graphs = CapturedGraphs(settings.cudagraph_capture_sizes)
+    speed = HostSpeedTrace(tables["host_speed.csv"], seed)
+    costs = EngineCosts(
+        overheads,
+        graphs,
+        graphs.reachable_kinds(settings.max_num_batched_tokens),
+        where,
+        speed=speed,
+        device_is_host=device_is_host,
+    )
+    ways = RequestWays(overheads, where, speed)
+    arrivals = requests["arrival_time_ns"].to_numpy(dtype="int64")
+    prompts = requests["num_prefill_tokens"].to_numpy(dtype="int64")
+    columns = RequestColumns(
+        requests["request_id"].tolist(),
+        seen_ns(arrivals, prompts, ways).tolist(),
+        prompts.tolist(),
+        requests["num_decode_tokens"].tolist(),
+    )
+    limits = Limits(
+        settings.block_size,
+        settings.num_kv_blocks,
+        _NUM_NULL_BLOCKS,
+        settings.max_num_seqs,
+        settings.max_num_batched_tokens,
+    )
+    loop = EngineLoop(columns, limits, HostDeviceClock(costs, 2 if settings.async_scheduling else 1))
+    loop.run()
+    steps, got = loop.history.steps(), loop.history.tokens()
+    times = delivered_ns(got, steps, ways)[got.step]
+    rows = []
+    for request_id, arrival_ns in zip(columns.request_id, arrivals.tolist(), strict=True):
+        mine = times[got.request_id == request_id]
+        gaps = np.diff(mine)
+        rows.append(
+            {
+                "ttft_ns": float(mine[0] - arrival_ns),
+                "e2e_ns": float(mine[-1] - arrival_ns),
+                **{
+                    f"itl_{name}_ns": float(np.percentile(gaps, percent)) if len(gaps) else None
+                    for name, percent in _STATISTICS.items()
+                },
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    from gst_assets.engine.hardware import CPU
+    from gst_assets.profiling.bundle import load_bundle
+
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.vidur_adapter.self_fit", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="directory of a bundle")
+    arguments = parser.parse_args(argv)
+    try:
+        bundle = load_bundle(arguments.bundle)
+        if bundle.overheads is None or bundle.host_speed is None or bundle.traffic is None:
+            raise ProfileError(f"{arguments.bundle}: a bundle without calibration has nothing to be held against.")
+        tables = {
+            "overheads.csv": bundle.overheads,
+            "host_speed.csv": bundle.host_speed,
+            "calibration_traffic.csv": bundle.traffic,
+        }
+        is_host = bundle.meta.hardware.hardware_id == CPU
+        table = self_fit(tables, bundle.meta.engine_settings, device_is_host=is_host)
+    except GstError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+    print(table.to_string(index=False))
+    wrong = misfits(table)
+    print("\n".join(wrong) if wrong else "everything fits")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

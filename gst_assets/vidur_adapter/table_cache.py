@@ -1,0 +1,55 @@
+"""Tables that Vidur's forests predicted, kept on disk by content: mappings from a tuple of integers to milliseconds per layer.
+
+What a key is made of belongs to `published`. Knows neither Vidur nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Table = dict[tuple[float, ...], float]
+"""By (num_tokens,), (batch_size, context) or (context, chunk)."""
+
+
+class TableCache:
+    """Tables on disk, one npz per key. A file that is damaged counts as absent; nothing is ever unpickled."""
+
+    def __init__(self, directory: Path, key: str) -> None:
+        self.path = directory / f"vidur_tables_{key}.npz"
+
+    def load(self) -> dict[str, Table] | None:
+        """The tables, or None where the file is absent or damaged."""
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                names = [name.removeprefix("keys:") for name in stored.files if name.startswith("keys:")]
+                return {
+                    name: dict(
+                        zip(map(tuple, stored[f"keys:{name}"].tolist()), stored[f"values:{name}"].tolist(), strict=True)
+                    )
+                    for name in names
+                } or None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def store(self, tables: Mapping[str, Table]) -> None:
+        """Write all tables under a temporary name, then rename: a reader sees the whole file or none."""
+        arrays: dict[str, Any] = {}
+        for name, table in tables.items():
+            arrays[f"keys:{name}"] = np.array(list(table), dtype=np.int64)
+            arrays[f"values:{name}"] = np.fromiter(table.values(), np.float64, len(table))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with unfinished.open("wb") as handle:
+                np.savez(handle, **arrays)
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
