@@ -1,6 +1,6 @@
 """Prepare a fidelity study for a GPU host that has neither Dagster nor a tokenizer: resolved scenarios and their workloads, in one folder.
 
-    python benchmarks/prepare_gpu_study.py OUT LABEL=SCENARIO[,KEY=VALUE...] ...
+    python benchmarks/prepare_gpu_study.py OUT LABEL=SCENARIO[;KEY=VALUE...] ...
 
 Each LABEL is one workload: the scenario, with the overrides, played on a live engine whatever the scenario plays back. On the host OUT/run.sh measures
 the profile of the first one and, between its calibration rounds, the repeats of all (`python -m gst_assets.profiling.run`), into OUT/bundle and OUT/runs, with
@@ -29,7 +29,7 @@ LIVE = ("engine.backend=vllm", "engine.recorded=null", "profile.root=null")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("workloads", nargs="+", metavar="LABEL=SCENARIO[,KEY=VALUE...]")
+    parser.add_argument("workloads", nargs="+", metavar="LABEL=SCENARIO[;KEY=VALUE...]")
     arguments = parser.parse_args()
     try:
         prepare(arguments.out, arguments.workloads)
@@ -47,7 +47,7 @@ def prepare(out: Path, asked: list[str]) -> None:
     between = []
     for one in asked:
         label, _, rest = one.partition("=")
-        name, *overrides = rest.split(",")
+        name, *overrides = rest.split(";")
         overrides = [*overrides, *LIVE]
         scenario = load_scenario(name, overrides)
         directory = _built(out / "artifacts", name, overrides)
