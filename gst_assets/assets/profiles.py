@@ -116,16 +116,11 @@ def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], Non
     return bundle
 
 
-def _calibration(bundle: Bundle) -> dict[str, dg.MetadataValue | float | int | str]:
-    """What the calibration measured, and the median share of a decode-only step (of its device time, with async scheduling) that the operator profile explains."""
+def _calibration(bundle: Bundle) -> dict[str, dg.MetadataValue | str]:
+    """What the calibration measured."""
     if bundle.overheads is None:
         return {"calibration": "none: the bundle has no overheads.csv and serves the kernels variant only"}
-    # An engine that schedules asynchronously has no time of a whole step; of what it takes, the device's part has operators in it.
-    whole = "device" if bundle.meta.engine_settings.async_scheduling else "step"
-    steps = bundle.overheads[bundle.overheads["term"] == whole]
-    decode = steps[steps["step_kind"] == "decode"]
     return {
-        "calibrated_compositions": len(steps),
-        "operators_share_of_decode_step": round(float((decode["operators_ns"] / decode["median_ns"]).median()), 3),
+        "calibrated_terms": ", ".join(bundle.overheads["term"].unique()),
         "overheads": preview(bundle.overheads),
     }

@@ -37,9 +37,8 @@ OVERRIDES = [
     "profile.decode_batch_sizes=[1,8,32]",
     "profile.decode_context_sizes=[1,512,2048]",
     "profile.operator_repeats=3",
-    "profile.calibration_decode_batch_sizes=[1,8,32]",
     "profile.calibration_prefill_sizes=[8,128,448]",
-    "profile.calibration_steps=6",
+    "profile.traffic_segment_s=0.5",
 ]
 
 

@@ -7,17 +7,17 @@ from math import inf
 
 import pandas as pd
 import pytest
+from gst_assets.vidur_adapter.async_costs import AsynchronousStepCosts, HostSpeedTrace
+from gst_assets.vidur_adapter.operator_times import StepShape
+from gst_assets.vidur_adapter.overheads import Composition, Piece
+from gst_assets.vidur_adapter.steps import CapturedGraphs
 
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
 from gst_assets.vidur_adapter import engine_loop
-from gst_assets.vidur_adapter.async_costs import AsynchronousStepCosts, HostSpeedTrace
-from gst_assets.vidur_adapter.operator_times import StepShape
-from gst_assets.vidur_adapter.overheads import Composition, Piece
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
-from gst_assets.vidur_adapter.steps import CapturedGraphs
 from gst_assets_tests.vidur_adapter import support
 
 NAME = "h100_quarter"

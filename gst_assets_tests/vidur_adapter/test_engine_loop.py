@@ -8,6 +8,8 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
+from gst_assets.vidur_adapter.operator_times import StepShape
+from gst_assets.vidur_adapter.overheads import Composition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +17,6 @@ from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.vidur_adapter import engine_loop, predictor, registration
 from gst_assets.vidur_adapter.clocks import AsynchronousClock, EngineClock, SynchronousClock
 from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
-from gst_assets.vidur_adapter.operator_times import StepShape
-from gst_assets.vidur_adapter.overheads import Composition
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support
 from gst_assets_tests.vidur_adapter.scheduler_loop import SchedulerLoop
