@@ -188,7 +188,7 @@ def _section(scenario: Scenario, bundle: Bundle, runs: Sequence[RealRun], judged
 def _rate(run: RealRun, scenario: Scenario) -> str:
     """The rate of the runs, where they were measured at another than the scenario's."""
     measured = run.meta.params["workload"]["arrivals"].get("rate_per_s")
-    if measured == scenario.workload.arrivals.model_dump().get("rate_per_s"):
+    if measured is None or measured == scenario.workload.arrivals.model_dump().get("rate_per_s"):
         return ""
     return f"Measured at {measured:.3g} requests/s. "
 
