@@ -370,7 +370,15 @@ class Overheads(FilledTable):
         description="decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes",
     )
     feature: Series[str] = pa.Field(
-        isin=["base", "prefill_request", "prefill_token", "decode_request", "decode_context_token", "attention_pair"],
+        isin=[
+            "base",
+            "prefill_request",
+            "prefill_token",
+            "decode_request",
+            "decode_context_token",
+            "attention_pair",
+            "warm_token",
+        ],
         description="what ns is multiplied with; base: a point of the curve",
     )
     position: Series[float] = pa.Field(

@@ -129,9 +129,9 @@ class EngineCosts:
         self._host: dict[tuple[str, int, int, int], tuple[float, ...]] = {}
         self._largest_batch = terms.of("device", DECODE).largest_position * _BEYOND
 
-    def step(self, shape: StepShape) -> StepCost:
-        """Of a step."""
-        held = features(shape)
+    def step(self, shape: StepShape, warmth: float = 0.0) -> StepCost:
+        """Of a step that finds the device this warm (`warmth.Warmth`)."""
+        held = features(shape, warmth)
         kind = self._graphs.kind(held.prefill_token, held.decode_request)
         prepare, launch, lead_in, drain, copy_out, process = self._host_parts(kind, held)
         device = self._terms.step_ns("device", kind, held)

@@ -28,20 +28,23 @@ class Features(NamedTuple):
     decode_context_token: int
     attention_pair: int
     """See `shapes.attention_pairs`; of the prompts in the step."""
+    warm_token: float = 0.0
+    """New tokens of the step times the device's warmth (`warmth.Warmth`) when it begins."""
 
 
 _POSITION_BY_REQUESTS = ("process", "copy_out")
 _HOST_SLOPES = ("prefill_request", "prefill_token", "decode_request")
 
 
-def features(shape: StepShape) -> Features:
-    """Of a step."""
+def features(shape: StepShape, warmth: float = 0.0) -> Features:
+    """Of a step that finds the device this warm."""
     return Features(
         len(shape.chunks),
         shape.num_prefill_tokens,
         shape.num_decodes,
         shape.decode_context_tokens,
         shape.num_attention_pairs,
+        shape.num_tokens * warmth,
     )
 
 
@@ -51,7 +54,7 @@ def slopes_of(term: str, kind: str) -> tuple[str, ...]:
         return (
             ("decode_context_token",)
             if kind == DECODE
-            else ("prefill_request", "decode_request", "decode_context_token", "attention_pair")
+            else ("prefill_request", "decode_request", "decode_context_token", "attention_pair", "warm_token")
         )
     return _HOST_SLOPES if term in ("prepare", "launch") and kind != DECODE else ()
 

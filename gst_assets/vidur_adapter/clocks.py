@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from gst_assets.step_costs.engine_costs import EngineCosts, StepCost
 from gst_assets.step_costs.shapes import StepShape
+from gst_assets.step_costs.warmth import Warmth
 
 
 class StepTimes(Protocol):
@@ -105,26 +106,29 @@ class HostDeviceClock:
         self.num_outside = 0
         self._costs = costs
         self._device_done_ns = 0
+        self._warmth = Warmth()
         self._launched: deque[tuple[int, int]] = deque()
         """Of each step out: when its tokens are at the host, and how long processing them takes."""
 
     def launch(self, shape: StepShape) -> None:
         """See `EngineClock`."""
-        cost = self._costs.step(shape)
+        # The step before may end after this one is formed, so this is the warmth that it will leave.
+        cost = self._costs.step(shape, self._warmth.at(max(self.now_ns, self._device_done_ns)))
         if not self._launched:
             cost = cost._replace(prepare=cost.prepare + self._costs.after_idle_ns(shape))
-        self._launch(cost, has_prefill=bool(shape.chunks))
+        self._launch(cost, shape.num_tokens, has_prefill=bool(shape.chunks))
         self.num_outside += self._costs.is_outside(shape)
 
-    def _launch(self, cost: StepCost, *, has_prefill: bool) -> None:
+    def _launch(self, cost: StepCost, num_tokens: int, *, has_prefill: bool) -> None:
         ratio = self._costs.ratio(has_prefill, self.now_ns)
         forward_ns = self.now_ns + cost.prepare * ratio
         launched_ns = forward_ns + cost.launch * ratio
         device_ns = cost.device * ratio if self._costs.device_is_host else cost.device
-        done_ns = max(max(forward_ns, self._device_done_ns) + cost.lead_in + device_ns, launched_ns + cost.drain)
-        self._device_done_ns = round(done_ns)
+        begun_ns = max(forward_ns, self._device_done_ns) + cost.lead_in
+        self._device_done_ns = round(max(begun_ns + device_ns, launched_ns + cost.drain))
+        self._warmth.ran(begun_ns, self._device_done_ns, num_tokens)
         self.now_ns = round(launched_ns)
-        self._launched.append((round(done_ns + cost.copy_out), round(cost.process * ratio)))
+        self._launched.append((round(self._device_done_ns + cost.copy_out), round(cost.process * ratio)))
 
     def hand_out(self) -> int:
         """See `EngineClock`."""
@@ -143,7 +147,7 @@ class HostDeviceClock:
         while len(formed) < num_steps and self.now_ns < until_ns:
             here = cost._replace(device=cost.device + rise_ns * len(formed))
             formed.append(self.now_ns)
-            self._launch(here, has_prefill=False)
+            self._launch(here, num_decodes, has_prefill=False)
             if len(self._launched) == self.queue_size:
                 handed_out.append(self.hand_out())
         self.num_outside += len(formed) * self._costs.is_outside(shape)
