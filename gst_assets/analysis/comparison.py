@@ -50,6 +50,7 @@ from gst_assets.analysis.rates import RATE_NAMES, rates_per_s
 from gst_assets.analysis.repeats import RepeatInterval, repeat_interval
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.analysis.stages import stage_rows, step_rows
+from gst_assets.analysis.step_cost_rows import step_cost_rows
 from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
 from gst_assets.contracts.tables import (
     AlignmentCounts,
@@ -64,6 +65,7 @@ from gst_assets.contracts.tables import (
     RunTotals,
     SettingsParity,
     StageErrors,
+    StepCosts,
     StepErrors,
     Table,
     validate,
@@ -189,6 +191,7 @@ class Comparison:
     settings_parity: pd.DataFrame
     stage_errors: pd.DataFrame
     step_errors: pd.DataFrame
+    step_costs: pd.DataFrame
     error_causes: pd.DataFrame
     pairs: Mapping[tuple[str, str], AlignedPair]
     curves: Mapping[tuple[Measure, str], np.ndarray]
@@ -341,6 +344,7 @@ def compare(
         settings_parity=parity,
         stage_errors=stages,
         step_errors=steps,
+        step_costs=_frame(StepCosts, step_cost_rows(real_repeats, simulations[headline])),
         error_causes=causes,
         pairs=pairs,
         curves=found.curves,

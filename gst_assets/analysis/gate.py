@@ -231,6 +231,7 @@ def checks(
             _early_stops(run, counts[run.meta.run_id]),
             _bunched(run),
         ]
+    found += [_self_fit(variant, sim) for variant, sim in simulations.items() if "self_fit_misfits" in _assumed(sim)]
     found += [_preemptions(real_repeats, variant, sim) for variant, sim in simulations.items()]
     every_run: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
     for one in every_run:
@@ -247,6 +248,19 @@ def checks(
 
 def _device_of(meta: Any) -> str:
     return _device((meta.hardware.hardware_id, meta.hardware.device_name, meta.hardware.device_count))
+
+
+def _assumed(sim: SimulatedRun) -> dict[str, Any]:
+    return sim.meta.simulated_settings
+
+
+def _self_fit(variant: str, sim: SimulatedRun) -> Check:
+    """What the profile, simulated on its own calibration traffic, did not fit (`vidur_adapter.self_fit`)."""
+    misfits: list[str] = _assumed(sim)["self_fit_misfits"]
+    if not misfits:
+        return Check("profile fits its calibration", variant, "ok", "", "every statistic")
+    text = f"{variant}: the profile does not fit the traffic it was calibrated on: {'; '.join(misfits)}"
+    return Check("profile fits its calibration", variant, "note", "", f"{len(misfits)} statistics do not", text)
 
 
 def _held_out(calibration_sha256: Collection[str] | None) -> Check:

@@ -30,6 +30,7 @@ from gst_assets.contracts.tables import (
     RunTotals,
     SettingsParity,
     StageErrors,
+    StepCosts,
     StepErrors,
     write_table,
 )
@@ -61,6 +62,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (SettingsParity, comparison.settings_parity),
         (StageErrors, comparison.stage_errors),
         (StepErrors, comparison.step_errors),
+        (StepCosts, comparison.step_costs),
         (ErrorCauses, comparison.error_causes),
     ):
         write_table(model, frame, tables)

@@ -43,6 +43,7 @@ from gst_assets.analysis.report_tables import (
     repeats_grid,
     settings_grid,
     stages_blocks,
+    step_costs_blocks,
     steps_blocks,
     totals_grid,
 )
@@ -214,6 +215,7 @@ def _sections(
                 *pictures("error_drivers.png"),
                 *stages_blocks(comparison),
                 *steps_blocks(comparison),
+                *step_costs_blocks(comparison),
             ),
             "by prompt length, load, stage and step",
         ),

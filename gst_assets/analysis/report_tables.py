@@ -250,6 +250,39 @@ def stages_blocks(comparison: Comparison) -> list[Block]:
     return [Heading("Stages", 3), Grid(header, tuple(rows), 2), Text(text)]
 
 
+def step_costs_blocks(comparison: Comparison) -> list[Block]:
+    """The cost model apart from scheduling."""
+    table = comparison.step_costs
+    if table.empty:
+        return []
+    rows = [
+        (
+            row["step_kind"],
+            f"{row['num_steps']:,}",
+            milliseconds(row["real_median_ns"]),
+            milliseconds(row["predicted_median_ns"]),
+            signed_share(row["median_error"]),
+            share(row["p90_absolute_error"]),
+            signed_share(row["total_error"]),
+        )
+        for row in table.to_dict("records")
+    ]
+    header = (
+        "steps",
+        "real ones",
+        "real, median [ms]",
+        "predicted",
+        "median error",
+        "P90 of its size",
+        "error of the sum",
+    )
+    text = (
+        "What the profile's terms say of the very steps that ran, from when the device could begin a step until its tokens were at the host. What is wrong "
+        "here is the cost model's; what else is wrong with a latency is the scheduler's or the queue's."
+    )
+    return [Heading("Step costs", 3), Grid(header, tuple(rows), 1), Text(text)]
+
+
 def steps_blocks(comparison: Comparison) -> list[Block]:
     """Steps beside those of the real runs."""
     table = comparison.step_errors

@@ -748,6 +748,24 @@ class StageErrors(Table):
     )
 
 
+class StepCosts(Table):
+    """Service times that the profile's terms predict for the steps that really ran, beside the real ones: the cost model apart from scheduling.
+
+    A step's service time runs from when the device could begin it until its tokens are at the host. Empty where it cannot be predicted.
+    """
+
+    class Config(Table.Config):
+        name = "step_costs.csv"
+
+    step_kind: Series[str] = pa.Field(isin=["decode", "mixed", "mixed_eager"])
+    num_steps: Series[Int] = pa.Field(gt=0, description="over all real repeats")
+    real_median_ns: Series[Int] = pa.Field(gt=0)
+    predicted_median_ns: Series[Int] = pa.Field(gt=0)
+    median_error: Series[float] = pa.Field(description="median of (predicted - real) / real")
+    p90_absolute_error: Series[float] = pa.Field(ge=0, description="90th percentile of its size")
+    total_error: Series[float] = pa.Field(description="of the sum over all steps")
+
+
 class StepErrors(Table):
     """The steps of a real run beside those of a simulation or of the first real repeat: one row per pair and kind of step. What a step's time is:
     `analysis.stages`."""

@@ -131,7 +131,10 @@ class EngineCosts:
 
     def step(self, shape: StepShape, warmth: float = 0.0) -> StepCost:
         """Of a step that finds the device this warm (`warmth.Warmth`)."""
-        held = features(shape, warmth)
+        return self.of(features(shape, warmth))
+
+    def of(self, held: Features) -> StepCost:
+        """Of a step that holds this."""
         kind = self._graphs.kind(held.prefill_token, held.decode_request)
         prepare, launch, lead_in, drain, copy_out, process = self._host_parts(kind, held)
         device = self._terms.step_ns("device", kind, held)
@@ -141,9 +144,13 @@ class EngineCosts:
         """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its requests."""
         return self._terms.of("device", DECODE).slope("decode_context_token", float(self._graphs.padded(num_decodes)))
 
-    def after_idle_ns(self, shape: StepShape) -> float:
-        """What preparing a step takes more where none was out when it was formed."""
-        return self._after_idle[self._graphs.kind(shape.num_prefill_tokens, shape.num_decodes)]
+    def after_idle_ns(self, kind: str) -> float:
+        """What preparing a step of a kind takes more where none was out when it was formed."""
+        return self._after_idle[kind]
+
+    def kind(self, shape: StepShape) -> str:
+        """Of a step: `decode`, `mixed` or `mixed_eager`."""
+        return self._graphs.kind(shape.num_prefill_tokens, shape.num_decodes)
 
     def ratio(self, has_prefill: bool, at_ns: int) -> float:
         """Of the host's time at `at_ns` of the simulation to its median."""

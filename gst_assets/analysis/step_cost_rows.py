@@ -1,0 +1,63 @@
+"""Rows of the step-cost table: predicted service times of steps that really ran, beside the real ones.
+
+What is wrong there is the cost model's; what else is wrong is the scheduler's or the queue's. Predicting belongs to `step_costs.recorded_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.contracts.documents import ProfileMeta, read_document
+from gst_assets.contracts.store import Kind
+from gst_assets.step_costs.recorded_steps import NEEDED, service_times
+
+
+def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) -> list[dict[str, Any]]:
+    """Rows of `contracts.tables.StepCosts`, one for each kind of step, over all repeats. None where the simulation is not `calibrated`, its bundle is
+    no longer at hand, or no real run recorded what is needed.
+
+    Raises:
+        ProfileError: the bundle has no row of a term that is needed.
+    """
+    from gst_assets.profiling.bundle import load_bundle
+
+    directory = Path(simulation.meta.profiling_root)
+    recorded = [
+        run.iterations for run in real_repeats
+        if run.iterations is not None and set(NEEDED) <= set(run.iterations.columns) and len(run.iterations)
+    ]  # fmt: skip
+    if simulation.meta.variant != "calibrated" or not recorded or not (directory / Kind.PROFILE.meta_name).is_file():
+        return []
+    meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
+    if any(meta.sha256.get(name) != digest for name, digest in simulation.meta.profile_sha256.items()):
+        return []
+    bundle = load_bundle(directory)
+    settings = bundle.meta.engine_settings
+    costs = bundle.engine_costs(settings.max_num_batched_tokens, None)
+    found = [
+        one
+        for iterations in recorded
+        for one in service_times(iterations, costs, bundle.graphs, 2 if settings.async_scheduling else 1)
+    ]
+    rows = []
+    for kind in dict.fromkeys(one.kind for one in found):
+        real = np.array([one.real for one in found if one.kind == kind])
+        predicted = np.array([one.predicted for one in found if one.kind == kind])
+        errors = predicted / real - 1
+        rows.append(
+            {
+                "step_kind": kind,
+                "num_steps": len(real),
+                "real_median_ns": round(float(np.median(real))),
+                "predicted_median_ns": round(float(np.median(predicted))),
+                "median_error": float(np.median(errors)),
+                "p90_absolute_error": float(np.percentile(np.abs(errors), 90)),
+                "total_error": float(predicted.sum() / real.sum() - 1),
+            }
+        )
+    return rows
