@@ -73,7 +73,8 @@ def _taken_late(
     """Whether the tokens of each step were taken as soon as the next step was launched, so that they may have been there before.
 
     From a launched forward pass to taking tokens that are there the host samples, which takes it no longer than launching a decode step of as many
-    requests, sampling included; twice that is allowed for slow moments.
+    requests, sampling included; twice that is allowed, and as much more as
+    its launch shows the host to be slow.
     """
     late = np.zeros(len(iterations), dtype=bool)
     if queue_size == 1 or len(iterations) < 2:
@@ -82,8 +83,9 @@ def _taken_late(
         iterations[name].to_numpy(dtype=float, na_value=np.nan)
         for name in ("scheduled_time_ns", "launched_time_ns", "output_time_ns")
     )
-    limits = np.array(
-        [_LATE * costs.of(Features(0, 0, step.prefill_request + step.decode_request, 0, 0)).launch for step in held]
-    )
+    sampling = [costs.of(Features(0, 0, step.prefill_request + step.decode_request, 0, 0)).launch for step in held]
+    expected = [cost.prepare + cost.launch for cost in map(costs.of, held)]
+    slowness = np.maximum((launched - formed) / np.array(expected), 1.0)
+    limits = _LATE * np.array(sampling) * slowness
     late[:-1] = (formed[1:] < output[:-1]) & ~(output[:-1] - launched[1:] > limits[1:])
     return late
