@@ -37,7 +37,10 @@ NAMES = ("h200_8b_single", "h200_8b_quarter", "h200_8b_half", "h200_8b_high", "h
 """Those with runs under data/recorded and a profile."""
 ABLATED = "h200_8b_half"
 SEEDS = 5
-ABLATED_TERMS = ("prepare", "launch", "after_idle", "drain", "copy_out", "process", "handover", "delivery")
+ABLATED_TERMS = (
+    "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "drain", "copy_out", "process", "handover",
+    "delivery",
+)  # fmt: skip
 METRICS = ("TTFT", "ITL", "E2E")
 
 

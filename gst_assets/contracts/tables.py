@@ -352,7 +352,7 @@ class Overheads(FilledTable):
 
     A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of each other feature (a curve like it
     where it has several rows) times that feature of the step. The terms: `prepare` (forming a step to launching its forward pass), `launch` (from there until all is launched),
-    `after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two steps), `device` (busy time of a device that never waits), `drain` (end of the
+    `prepare_after_idle` and `launch_after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two steps), `device` (busy time of a device that never waits), `drain` (end of the
     launch to the end on a device that was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
     `handover` (sending a request to an idle engine's first step), `delivery` (a step's tokens at the host to the client).
     """
@@ -362,7 +362,7 @@ class Overheads(FilledTable):
 
     term: Series[str] = pa.Field(
         isin=[
-            "prepare", "launch", "after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
+            "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
         ]
     )  # fmt: skip
     step_kind: Series[str] = pa.Field(
@@ -386,14 +386,14 @@ class Overheads(FilledTable):
         description="tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests (process, copy_out), "
         "prompt tokens (handover), else 0; of a slope in one row only it says nothing",
     )
-    ns: Series[float] = pa.Field(description="nanoseconds; only drain and after_idle may be negative")
+    ns: Series[float] = pa.Field(description="nanoseconds; only drain and the terms after idle may be negative")
     num_samples: Series[Int] = pa.Field(ge=0, description="steps or requests that the whole term was fitted to")
     residual_p05_ns: Series[Int] = pa.Field(description="5th percentile of sample less fit, over the whole term")
     residual_p95_ns: Series[Int] = pa.Field(description="95th percentile of the same")
 
-    @pa.dataframe_check(error="ns must not be negative but for drain and after_idle")
+    @pa.dataframe_check(error="ns must not be negative but for drain and the terms after idle")
     def takes_time(cls, df: pd.DataFrame) -> pd.Series:
-        return (df["ns"] >= 0) | df["term"].isin(["drain", "after_idle"])
+        return (df["ns"] >= 0) | df["term"].isin(["drain", "prepare_after_idle", "launch_after_idle"])
 
     @pa.dataframe_check(error="a term, step_kind, feature and position stand in one row only")
     def stands_once(cls, df: pd.DataFrame) -> pd.Series:

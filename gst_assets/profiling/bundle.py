@@ -20,7 +20,14 @@ from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.hardware import CPU
 from gst_assets.errors import ProfileError
 from gst_assets.scenario import Geometry, Sampling, Scenario
-from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS, EngineCosts, HostSpeedTrace, RequestWays
+from gst_assets.step_costs.engine_costs import (
+    IDLE_TERMS,
+    OTHER_TERMS,
+    STEP_TERMS,
+    EngineCosts,
+    HostSpeedTrace,
+    RequestWays,
+)
 from gst_assets.step_costs.operators import OperatorTimes
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND
@@ -291,7 +298,7 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     kinds = bundle.graphs.reachable_kinds(settings.max_num_batched_tokens)
     found = set(zip(bundle.overheads["term"], bundle.overheads["step_kind"], strict=True))
     wanted = [(term, kind) for kind in kinds for term in STEP_TERMS]
-    wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, "after_idle")]
+    wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, *IDLE_TERMS)]
     missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
     if missing:
         raise ProfileError(

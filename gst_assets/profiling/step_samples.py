@@ -4,7 +4,8 @@ A step has moments on two records: the engine's (`engine.protocol.IterationField
 (`worker_steps.StepField`: forward pass begun, launched, and the device's begin and end). From them:
 
 - `prepare`: formed until the forward pass is launched; `launch`: from there until all is launched, sampling included. Of steps formed while
-  another was out and not held up by a full queue of the device; `after_idle` is what a step takes more that was formed when none was.
+  another was out and not held up by a full queue of the device; `prepare_after_idle` and
+  `launch_after_idle` are what a step takes more that was formed when none was.
 - `lead_in`: from the launch of the forward pass, or the end of the step before on the device, to the device's begin.
 - `device`: begin to end on the device, of steps whose device was behind the host to the end, or that the host launched ahead of a sleeping device.
 - `drain`: end of the launch to end on the device, of steps whose device was not behind.
@@ -224,14 +225,20 @@ def step_rows(steps: WatchedSteps) -> list[dict[str, Any]]:
 
 
 def _after_idle_rows(steps: WatchedSteps, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    first = np.flatnonzero(steps.is_after_idle & ~steps.has_head_start)
-    by_model, taken = host_ns(steps, rows)
-    more = (taken - by_model)[first]
+    # With a head start too: a sleeping device does not slow its host. Most of these are the lone prompts of the ladder.
+    first = np.flatnonzero(steps.is_after_idle)
+    terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
+    taken = {"prepare": steps.forward_ns - steps.formed_ns, "launch": steps.launched_ns - steps.forward_ns}
+    if not steps.is_gpu:
+        taken["launch"] = np.zeros_like(taken["launch"])
     found = []
-    for kind in [ANY_KIND, *dict.fromkeys(steps.kinds[first].tolist())]:
-        values = more if kind == ANY_KIND else more[steps.kinds[first] == kind]
-        if len(values) >= MIN_SAMPLES or kind == ANY_KIND:
-            found.append(_constant("after_idle", kind, float(np.median(values)) if len(values) else 0.0, len(values)))
+    for part, ns in taken.items():
+        more = np.array([ns[n] - terms.step_ns(part, str(steps.kinds[n]), steps.features[n]) for n in first.tolist()])
+        for kind in [ANY_KIND, *dict.fromkeys(steps.kinds[first].tolist())]:
+            values = more if kind == ANY_KIND else more[steps.kinds[first] == kind]
+            if len(values) >= MIN_SAMPLES or kind == ANY_KIND:
+                median = float(np.median(values)) if len(values) else 0.0
+                found.append(_constant(f"{part}_after_idle", kind, median, len(values)))
     return found
 
 

@@ -19,6 +19,8 @@ from gst_assets.step_costs.terms import ANY_KIND, Features, Terms, features
 
 STEP_TERMS = ("prepare", "launch", "lead_in", "device", "drain")
 """Terms that every kind of step needs rows of."""
+IDLE_TERMS = ("prepare_after_idle", "launch_after_idle")
+"""Terms with a row for any kind, and for those that were seen often enough."""
 OTHER_TERMS = ("copy_out", "process", "handover", "delivery")
 """Terms that do not depend on the kind of step."""
 _ALL_BUT_DEVICE = ("prepare", "launch", "lead_in", "drain", "copy_out", "process")
@@ -125,7 +127,10 @@ class EngineCosts:
         self._terms = terms = Terms(overheads, graphs, where)
         terms.require([(term, kind) for kind in required_kinds for term in STEP_TERMS])
         terms.require([(term, ANY_KIND) for term in OTHER_TERMS])
-        self._after_idle = {kind: terms.step_ns("after_idle", kind, _NOTHING) for kind in required_kinds}
+        terms.require([(term, ANY_KIND) for term in IDLE_TERMS])
+        self._after_idle = {
+            kind: [terms.step_ns(term, kind, _NOTHING) for term in IDLE_TERMS] for kind in required_kinds
+        }
         self._host: dict[tuple[str, int, int, int], tuple[float, ...]] = {}
         self._largest_batch = terms.of("device", DECODE).largest_position * _BEYOND
 
@@ -144,9 +149,10 @@ class EngineCosts:
         """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its requests."""
         return self._terms.of("device", DECODE).slope("decode_context_token", float(self._graphs.padded(num_decodes)))
 
-    def after_idle_ns(self, kind: str) -> float:
-        """What preparing a step of a kind takes more where none was out when it was formed."""
-        return self._after_idle[kind]
+    def after_idle(self, cost: StepCost, kind: str) -> StepCost:
+        """The cost of a step of a kind that is formed when none is out."""
+        prepare, launch = self._after_idle[kind]
+        return cost._replace(prepare=cost.prepare + prepare, launch=cost.launch + launch)
 
     def kind(self, shape: StepShape) -> str:
         """Of a step: `decode`, `mixed` or `mixed_eager`."""

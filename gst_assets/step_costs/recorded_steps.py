@@ -52,12 +52,12 @@ def service_times(
     for n, (step, kind) in enumerate(zip(held, kinds, strict=True)):
         cost = costs.of(step)
         is_idle = n == 0 or output[n - 1] < formed[n]
-        prepare = cost.prepare + (costs.after_idle_ns(kind) if is_idle and step.decode_request == 0 else 0.0)
-        forward = formed[n] + prepare
+        host = costs.after_idle(cost, kind) if is_idle and step.decode_request == 0 else cost
+        forward = formed[n] + host.prepare
         start = max(forward, done_before)
         tokens = step.prefill_token + step.decode_request
         cost = costs.of(step._replace(warm_token=tokens * warmth.at(start)))
-        done = max(start + cost.lead_in + cost.device, forward + cost.launch + cost.drain)
+        done = max(start + cost.lead_in + cost.device, forward + host.launch + cost.drain)
         real_done = output[n] - cost.copy_out
         if not is_late[n] and real_done > start:
             found.append(ServiceTime(kind, real_done - start, done - start))

@@ -115,7 +115,7 @@ class HostDeviceClock:
         # The step before may end after this one is formed, so this is the warmth that it will leave.
         cost = self._costs.step(shape, self._warmth.at(max(self.now_ns, self._device_done_ns)))
         if not self._launched:
-            cost = cost._replace(prepare=cost.prepare + self._costs.after_idle_ns(self._costs.kind(shape)))
+            cost = self._costs.after_idle(cost, self._costs.kind(shape))
         self._launch(cost, shape.num_tokens, has_prefill=bool(shape.chunks))
         self.num_outside += self._costs.is_outside(shape)
 
