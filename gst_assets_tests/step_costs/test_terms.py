@@ -1,4 +1,4 @@
-"""Overheads at, between and beyond calibrated points."""
+"""Terms of overheads.csv: a curve and slopes, at, between and beyond their points; what is missing is named."""
 
 from __future__ import annotations
 
@@ -7,97 +7,97 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError
-from gst_assets.vidur_adapter.overheads import Composition, Knots, RequestOverheads, StepOverheads
-from gst_assets.vidur_adapter.steps import CapturedGraphs
-from gst_assets_tests.vidur_adapter.support import overheads_table, step_row, term_row
+from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
+from gst_assets.step_costs.terms import Features, Terms, features, position_of, slopes_of
+from gst_assets_tests.vidur_adapter.support import cost_row, overheads_table
 
-coordinates = st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 5))
-points = st.dictionaries(coordinates, st.floats(-1e9, 1e9), min_size=1, max_size=30)
-
-
-@given(points)
-def test_a_measured_point_keeps_its_value_exactly(measured: dict[tuple[int, int, int], float]) -> None:
-    knots = Knots.through([(tuple(map(float, at)), value, 1) for at, value in measured.items()])
-    for at, value in measured.items():
-        assert knots.at(*at) == value
+EAGER = CapturedGraphs(())
 
 
-@given(points, coordinates)
-def test_values_stay_within_what_was_measured(
-    measured: dict[tuple[int, int, int], float], at: tuple[int, int, int]
-) -> None:
-    knots = Knots.through([(tuple(map(float, where)), value, 1) for where, value in measured.items()])
-    slack = 1e-6 * (1 + max(map(abs, measured.values())))
-    assert min(measured.values()) - slack <= knots.at(*at) <= max(measured.values()) + slack
+def terms(rows: list[dict[str, object]], graphs: CapturedGraphs = EAGER) -> Terms:
+    return Terms(overheads_table(rows), graphs, "b/overheads.csv")
 
 
-@given(st.floats(0, 10), st.floats(0, 10))
-def test_a_bilinear_function_is_reproduced_on_a_full_grid(x: float, y: float) -> None:
-    def function(x: float, y: float) -> float:
-        return 3 + 2 * x - 5 * y + 0.5 * x * y
-
-    grid = [((float(a), float(b)), function(a, b), 1) for a in (0, 4, 10) for b in (0, 1, 10)]
-    assert Knots.through(grid).at(x, y) == pytest.approx(function(x, y))
-
-
-def test_the_edge_is_held_and_a_missing_corner_does_not_matter() -> None:
-    knots = Knots.through([((8.0, 0.0), 10.0, 1), ((8.0, 4.0), 20.0, 1), ((16.0, 0.0), 30.0, 1)])
-    assert knots.at(1, 0) == knots.at(8, 0) == 10
-    assert knots.at(100, 100) == 30
-    assert knots.at(12, 4) == 25  # halfway between (8, 4) and the only point at 16
-
-
-def test_equal_points_become_their_mean_by_samples() -> None:
-    assert Knots.through([((1.0,), 10.0, 1), ((1.0,), 20.0, 3)]).at(1) == 17.5
-
-
-def _steps(rows: list[dict[str, object]], *kinds: str, graphs: CapturedGraphs | None = None) -> StepOverheads:
-    return StepOverheads(
-        overheads_table(rows),
-        lambda step: 100.0 * step.num_prefill_tokens,
-        graphs or CapturedGraphs(()),
-        kinds,
-        "b/overheads.csv",
+def test_the_features_of_a_step() -> None:
+    held = features(StepShape(3, 700, [(100, 20), (0, 5)]))
+    assert held == Features(
+        prefill_request=2, prefill_token=25, decode_request=3, decode_context_token=700, attention_pair=2225
     )
 
 
-def test_a_step_overhead_is_the_measured_step_less_its_operators() -> None:
-    overheads = _steps([step_row("mixed", 1, 8, 2, 64, 5000), step_row("mixed", 1, 16, 2, 64, 9000)])
-    assert overheads.at(Composition(1, 8, 2, 0)) == 4200
-    assert overheads.at(Composition(1, 12, 2, 0)) == 5800
+@given(st.floats(0, 600), st.integers(0, 9), st.integers(0, 500), st.integers(0, 40), st.integers(0, 9000))
+def test_a_term_is_its_curve_and_slopes(position: float, prefills: int, tokens: int, decodes: int, context: int) -> None:
+    rows = [cost_row("device", ns, "mixed", position=at) for at, ns in ((8, 1000), (64, 5000), (512, 9000))]
+    rows += [cost_row("device", ns, "mixed", feature) for feature, ns in (("prefill_request", 70), ("attention_pair", 0.5))]
+    found = terms(rows).of("device", "mixed").ns(position, Features(prefills, tokens, decodes, context, 10 * tokens))
+    if position <= 64:
+        base = 1000 + 4000 * max(position - 8, 0) / 56
+    else:
+        base = 5000 + 4000 * (min(position, 512) - 64) / 448
+    assert found == pytest.approx(base + 70 * prefills + 0.5 * 10 * tokens)
 
 
-def test_a_step_beyond_the_calibrated_grid_is_told() -> None:
-    overheads = _steps([step_row("decode", 0, 0, n, 64 * n, 1000 * n) for n in (2, 4)])
-    steps = [Composition(0, 0, decodes, 0) for decodes in (3, 1, 9)]
-    assert [overheads.at(step) for step in steps] == [3000, 2000, 4000]
-    assert [overheads.is_outside(step) for step in steps] == [False, True, True]
+def test_a_slope_may_be_a_curve_over_the_position_too() -> None:
+    rows = [cost_row("device", 1000, "decode", position=n) for n in (1, 64)]
+    rows += [cost_row("device", ns, "decode", "decode_context_token", at) for at, ns in ((1, 2), (4, 8), (8, 0))]
+    device = terms(rows).of("device", "decode")
+    assert [device.slope("decode_context_token", at) for at in (0, 1, 2, 4, 6, 8, 64)] == [2, 2, 4, 8, 4, 0, 0]
+    assert device.ns(2, Features(0, 0, 2, 100, 0)) == 1000 + 4 * 100
+    assert device.slope("attention_pair", 2) == 0  # it has none
 
 
-def test_decode_overheads_are_read_at_captured_sizes() -> None:
-    overheads = _steps([step_row("decode", 0, 0, n, 64 * n, 1000 * n) for n in (4, 8)], graphs=CapturedGraphs([4, 8]))
-    assert overheads.at(Composition(0, 0, 5, 0)) == 8000
-    assert not overheads.is_outside(Composition(0, 0, 5, 0))
+def test_the_ends_of_a_curve_are_held_and_the_last_point_is_told() -> None:
+    found = terms([cost_row("delivery", ns, position=at) for at, ns in ((4, 10), (16, 70))]).of("delivery")
+    assert [found.base.at(n) for n in (0, 4, 10, 16, 1000)] == [10, 10, 40, 70, 70]
+    assert found.largest_position == 16
 
 
-def test_a_kind_the_simulation_needs_must_be_calibrated() -> None:
+@pytest.mark.parametrize(
+    ("term", "kind", "position"),
+    [
+        ("device", "mixed", 64.0),  # 25 prompt tokens and three decodes, padded to the next captured size
+        ("device", "mixed_eager", 64.0),
+        ("prepare", "decode", 3.0),
+        ("launch", "decode", 3.0),
+        ("prepare", "mixed", 0.0),
+        ("launch", "mixed", 0.0),
+        ("process", "any", 5.0),
+        ("copy_out", "any", 5.0),
+        ("lead_in", "decode", 0.0),
+        ("drain", "mixed", 0.0),
+        ("after_idle", "any", 0.0),
+    ],
+)
+def test_where_on_its_curve_a_step_lies(term: str, kind: str, position: float) -> None:
+    held = features(StepShape(3, 700, [(100, 20), (0, 5)]))
+    assert position_of(term, kind, held, CapturedGraphs((8, 64))) == position
+
+
+def test_which_slopes_are_fitted() -> None:
+    assert slopes_of("device", "decode") == ("decode_context_token",)
+    assert "attention_pair" in slopes_of("device", "mixed")
+    assert slopes_of("launch", "decode") == slopes_of("process", "any") == slopes_of("drain", "mixed") == ()
+    assert slopes_of("prepare", "mixed") == ("prefill_request", "prefill_token", "decode_request")
+
+
+def test_a_term_without_rows_of_a_kind_has_those_of_any() -> None:
+    found = terms([cost_row("after_idle", 5), cost_row("after_idle", 9, "mixed")])
+    nothing = Features(0, 0, 0, 0, 0)
+    assert [found.step_ns("after_idle", kind, nothing) for kind in ("decode", "mixed", "mixed_eager")] == [5, 9, 5]
+
+
+def test_missing_terms_are_named_with_their_kinds() -> None:
+    made = terms([cost_row("prepare", 5, "decode"), cost_row("process", 1)])
+    made.require([("prepare", "decode"), ("process", "any")])
     with pytest.raises(
-        ProfileError, match=r"b/overheads.csv: no row with term step and step_kind mixed, which .* Profile again"
+        ProfileError,
+        match=r"b/overheads\.csv: no prepare rows of step_kind mixed, no copy_out rows of step_kind any, which variant calibrated needs\. Profile again",
     ):
-        _steps([step_row("decode", 0, 0, 1, 64, 1000)], "decode", "mixed")
+        made.require([("prepare", "decode"), ("prepare", "mixed"), ("copy_out", "any")])
 
 
-def test_a_row_of_the_wrong_kind_is_named() -> None:
+def test_slopes_without_a_curve_are_refused() -> None:
     with pytest.raises(
-        ProfileError, match=r"row 1 \(line 3\), column step_kind: found mixed_eager, but 8 prompt tokens"
+        ProfileError, match=r"b/overheads\.csv: term device of step_kind mixed has no row with feature base\. Profile"
     ):
-        _steps([step_row("decode", 0, 0, 1, 64, 1000), step_row("mixed_eager", 1, 8, 0, 0, 1000)])
-
-
-def test_request_terms_are_interpolated_and_must_exist() -> None:
-    rows = [term_row("handover", 0, 0, 100), term_row("handover", 100, 0, 200), term_row("delivery", 0, 1, 50)]
-    overheads = RequestOverheads(overheads_table(rows), "b/overheads.csv")
-    assert [overheads.handover_ns(n) for n in (1, 50, 999)] == [101, 150, 200]
-    assert overheads.delivery_ns(7) == 50
-    with pytest.raises(ProfileError, match="no row with term delivery"):
-        RequestOverheads(overheads_table(rows[:2]), "b/overheads.csv")
+        terms([cost_row("device", 5, "mixed", "prefill_request")])
