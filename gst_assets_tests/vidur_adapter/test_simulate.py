@@ -197,13 +197,13 @@ def test_steps_outside_the_calibration_are_counted() -> None:
 
 def test_what_does_not_fit_its_own_calibration_is_told_with_calibrated_alone() -> None:
     fit = pd.DataFrame(
-        [("8/s", "ttft", "p50", 0.01, True), ("8/s", "itl", "p90", -0.072, False), ("burst", "e2e", "p50", 0.31, False)],
+        [("traffic 8/s", "ttft", "p50", 0.01, True), ("traffic 8/s", "itl", "p90", -0.072, False), ("burst", "e2e", "p50", 0.31, False)],
         columns=["traffic", "metric", "statistic", "relative_error", "fits"],
     )
     made = dataclasses.replace(BUNDLE, self_fit=fit)
     assert run(MIX, variant="calibrated", made=made).settings["self_fit_misfits"] == [
-        "E2E P50 of calibration traffic burst: simulated +31.0%",
-        "ITL P90 of calibration traffic 8/s: simulated -7.2%",
+        "E2E P50 of calibration's burst: simulated +31.0%",
+        "ITL P90 of calibration's traffic 8/s: simulated -7.2%",
     ]
     assert run(MIX, made=made).settings["self_fit_misfits"] == []
 
