@@ -451,7 +451,7 @@ class SelfFit(Table):
     class Config(Table.Config):
         name = "self_fit.csv"
 
-    traffic: Series[str] = pa.Field(description="rate per second, or burst")
+    traffic: Series[str] = pa.Field(description="traffic and its rate per second, or burst")
     metric: Series[str] = pa.Field(isin=["ttft", "itl", "e2e"])
     statistic: Series[str] = pa.Field(isin=["p50", "p90"])
     num_requests: Series[Int] = pa.Field(gt=0, description="over all rounds")

@@ -84,8 +84,8 @@ class Term:
         return found
 
     def slope(self, feature: str, position: float) -> float:
-        """By how many ns the term grows with each unit of a feature."""
-        return self._slopes[feature].at(position)
+        """By how many ns the term grows with each unit of a feature; 0 for one that it has no slope for, as in `ns`."""
+        return self._slopes[feature].at(position) if feature in self._slopes else 0.0
 
 
 class Terms:

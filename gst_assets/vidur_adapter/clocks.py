@@ -114,7 +114,8 @@ class HostDeviceClock:
         """See `EngineClock`."""
         # The step before may end after this one is formed, so this is the warmth that it will leave.
         cost = self._costs.step(shape, self._warmth.at(max(self.now_ns, self._device_done_ns)))
-        if not self._launched:
+        # With a queue of one nothing is ever out: there it is the first step of new requests that comes after an idle time, as calibration counts.
+        if not self._launched and not shape.num_decodes:
             cost = self._costs.after_idle(cost, self._costs.kind(shape))
         self._launch(cost, shape.num_tokens, has_prefill=bool(shape.chunks))
         self.num_outside += self._costs.is_outside(shape)

@@ -15,7 +15,7 @@ from vidur.simulator import Simulator
 
 from gst_assets.vidur_adapter.history import History
 from gst_assets.vidur_adapter.predictor import composition_of
-from gst_assets.vidur_adapter.registration import EngineScheduler
+from gst_assets.vidur_adapter.registration import EngineScheduler, quiet
 
 
 class Recorder:
@@ -60,7 +60,7 @@ class Recorder:
 
 
 class RecordedSimulator(Simulator):
-    """Vidur's simulator without its metrics store, which writes files and plots. `run` is Vidur's."""
+    """Vidur's simulator without its metrics store, which writes files and plots, and without its log."""
 
     recorder: type[Recorder] = Recorder
 
@@ -82,6 +82,11 @@ class RecordedSimulator(Simulator):
         )
         (self._metric_store.scheduler,) = self._scheduler._replica_schedulers.values()
         self._init_event_queue()
+
+    def run(self) -> None:
+        """Vidur's own."""
+        with quiet():
+            super().run()
 
     @property
     def scheduled_at_ns(self) -> list[int]:

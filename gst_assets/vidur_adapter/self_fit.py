@@ -80,7 +80,7 @@ def misfits(table: pd.DataFrame) -> list[str]:
     wrong = table[~table["fits"]]
     wrong = wrong.reindex(wrong["relative_error"].abs().sort_values(ascending=False).index)
     return [
-        f"{metric.upper()} {statistic.upper()} of calibration traffic {traffic}: simulated {error:+.1%}"
+        f"{metric.upper()} {statistic.upper()} of calibration's {traffic}: simulated {error:+.1%}"
         for metric, statistic, traffic, error in zip(
             *(wrong[name].tolist() for name in ("metric", "statistic", "traffic", "relative_error")), strict=True
         )

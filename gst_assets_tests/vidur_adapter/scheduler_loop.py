@@ -16,7 +16,7 @@ from gst_assets.vidur_adapter import registration
 from gst_assets.vidur_adapter.clocks import EngineClock
 from gst_assets.vidur_adapter.engine_loop import Limits, RequestColumns
 from gst_assets.vidur_adapter.history import History
-from gst_assets.vidur_adapter.predictor import KernelsConfig, shape_of_batch
+from gst_assets.vidur_adapter.predictor import OperatorSumConfig, shape_of_batch
 from gst_assets_tests.vidur_adapter.support import QWEN3_0_6B
 
 _MAX_TOKENS = 4096
@@ -42,9 +42,9 @@ class AheadScheduler(registration.EngineScheduler):
                 head_dim=QWEN3_0_6B.head_dim,
                 num_kv_tokens=limits.num_kv_blocks * limits.block_size,
             ),
-            **limits._asdict(),
+            limits,
             requests=registration.WorkloadRequestsConfig(max_tokens=_MAX_TOKENS),
-            predictor=KernelsConfig(),
+            predictor=OperatorSumConfig(),
         )
         cluster = config.cluster_config
         super().__init__(
@@ -107,7 +107,7 @@ class SchedulerLoop:
             return False
         shape = shape_of_batch(batch)
         self.history.add_step(now_ns, shape.composition, scheduler.num_running, scheduler.num_pending_requests)
-        self.clock.launch(shape, shape.composition)
+        self.clock.launch(shape)
         for request, num_tokens in zip(batch.requests, batch._num_q_tokens, strict=True):
             request.on_batch_schedule(now_ns)
             request.on_batch_stage_end(now_ns, 0, 0, 0, num_tokens)

@@ -6,16 +6,17 @@ The tables are made up; what is tested is what the adapter makes of them, so a t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gst_assets.contracts.csv_files import INTEGER
-from gst_assets.contracts.documents import EngineSettings
+from gst_assets.contracts.documents import EngineSettings, Hardware, Hydra, ProfileMeta
 from gst_assets.contracts.tables import (
     AttentionProfile,
+    HostSpeed,
     Iterations,
     MlpProfile,
     Overheads,
@@ -26,8 +27,12 @@ from gst_assets.contracts.tables import (
     check_run_tables,
     validate,
 )
-from gst_assets.profiling.operator_model import PER_TOKEN_OPERATORS, OperatorModel
+from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, profile_key
 from gst_assets.scenario import Geometry, Scenario, load_scenario
+from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS
+from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
+from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER
+from gst_assets.step_costs.terms import ANY_KIND, BASE
 from gst_assets.vidur_adapter.simulate import SimulationResult
 
 QWEN3_0_6B = Geometry(
@@ -40,26 +45,6 @@ QWEN3_0_6B = Geometry(
     vocab_size=151936,
     max_position_embeddings=40960,
 )
-
-
-@dataclass(frozen=True)
-class Meta:
-    """The part of `documents.ProfileMeta` that a simulation reads."""
-
-    engine_settings: EngineSettings
-
-
-@dataclass(frozen=True)
-class SyntheticBundle:
-    """The fields of `profiling.bundle.Bundle`."""
-
-    mlp: pd.DataFrame
-    attention: pd.DataFrame
-    overheads: pd.DataFrame | None
-    meta: Meta
-    sha256: dict[str, str] = field(default_factory=dict)
-    directory: Path = Path("bundle")
-    host_speed: pd.DataFrame | None = None
 
 
 def scenario(*overrides: str) -> Scenario:
@@ -94,11 +79,15 @@ def bundle(
     scale: float = 1.0,
     flat: bool = False,
     overheads: Sequence[dict[str, Any]] | None = None,
+    host_speed: pd.DataFrame | None = None,
+    hardware_id: str | None = None,
     **engine_changes: Any,
-) -> SyntheticBundle:
+) -> Bundle:
     """A bundle for `of` that covers everything its limits allow.
 
-    Times grow with tokens and contexts, or with `flat` are the same everywhere: then every step takes `flat_step_ns`.
+    Times of operators grow with tokens and contexts, or with `flat` are the same everywhere: then every step takes `flat_step_ns`. `overheads` are rows
+    (`cost_row`), by default `default_overheads`; `host_speed` by default that of a host whose speed does not change. `hardware_id` is by default the
+    scenario's; on `cpu` the device is the host.
     """
     geometry, engine, limit = of.model.geometry, of.engine, of.model.max_model_len
     top_tokens = -(-engine.max_num_batched_tokens // 32) * 32
@@ -160,7 +149,38 @@ def bundle(
     )
     attention = _typed(AttentionProfile, attention)
     table = overheads_table(overheads if overheads is not None else default_overheads())
-    return SyntheticBundle(mlp, attention, table, Meta(engine_settings(of, **engine_changes)))
+    return Bundle(
+        directory=Path("bundle"),
+        mlp=mlp,
+        attention=attention,
+        overheads=table,
+        host_speed=host_speed if host_speed is not None else even_speed(),
+        traffic=None,
+        self_fit=None,
+        meta=_meta(of, hardware_id or of.hardware.hardware_id, engine_settings(of, **engine_changes)),
+        sha256={},
+    )
+
+
+def _meta(of: Scenario, hardware_id: str, settings: EngineSettings) -> ProfileMeta:
+    made_at = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    return ProfileMeta(
+        run_id="formula",
+        started_at=made_at,
+        ended_at=made_at,
+        git_commit=None,
+        git_dirty=None,
+        model=of.model.name,
+        hardware=Hardware(hardware_id=hardware_id, device_name="Formula processor", device_count=1),
+        env={},
+        params=of.model_dump(mode="json"),
+        hydra=Hydra(config_path=of.file, config_name=of.name),
+        sha256={},
+        profiling_root="",
+        format_version=FORMAT_VERSION,
+        profile_key=profile_key(of),
+        engine_settings=settings,
+    )
 
 
 def flat_step_ns(of: Scenario) -> int:
@@ -169,37 +189,66 @@ def flat_step_ns(of: Scenario) -> int:
     return round(per_layer_ms * of.model.geometry.num_layers * 1e6)
 
 
-def operator_model(of: Scenario, made: SyntheticBundle) -> OperatorModel:
-    """The profiler's own reading of a bundle."""
-    return OperatorModel(made.mlp, made.attention, of.model.geometry.num_layers)
+def cost_row(term: str, ns: float, kind: str = ANY_KIND, feature: str = BASE, position: float = 0.0) -> dict[str, Any]:
+    """A row of overheads.csv."""
+    return {
+        "term": term,
+        "step_kind": kind,
+        "feature": feature,
+        "position": float(position),
+        "ns": float(ns),
+        "num_samples": 24,
+        "residual_p05_ns": 0,
+        "residual_p95_ns": 0,
+    }
 
 
-def step_row(
-    kind: str, prefills: int, prefill_tokens: int, decodes: int, context: int, median_ns: int, term: str = "step"
-) -> dict[str, Any]:
-    """A row of overheads.csv about a step: the whole of it, or another `term`."""
-    return _overhead(term, kind, prefills, prefill_tokens, decodes, context, median_ns)
+KINDS = (DECODE, MIXED, MIXED_EAGER)
 
 
-def term_row(term: str, prefill_tokens: int, decodes: int, median_ns: int) -> dict[str, Any]:
-    """A `handover` or `delivery` row of overheads.csv."""
-    return _overhead(term, "none", 0, prefill_tokens, decodes, 0, median_ns)
+def constant_overheads(**ns: float) -> list[dict[str, Any]]:
+    """Terms that are one value whatever the step holds: `ns` by the name of the term, or by `<term>_<kind>` for steps of one kind; 0 where not given.
+    A step's device has no slope over the context."""
+    rows = [cost_row(term, ns.get(f"{term}_{kind}", ns.get(term, 0)), kind) for term in STEP_TERMS for kind in KINDS]
+    rows += [cost_row(term, ns.get(term, 0)) for term in (*OTHER_TERMS, "after_idle")]
+    known = {*STEP_TERMS, *OTHER_TERMS, "after_idle", *(f"{term}_{kind}" for term in STEP_TERMS for kind in KINDS)}
+    assert not ns.keys() - known, ns.keys() - known
+    return [*rows, cost_row("device", 0, DECODE, "decode_context_token")]
 
 
 def default_overheads() -> list[dict[str, Any]]:
-    """Measured steps a few milliseconds above the operators of the synthetic tables."""
-    rows = [step_row("decode", 0, 0, n, 256 * n, 9_000_000 + 50_000 * n) for n in (1, 2, 4, 8, 16, 32)]
-    rows += [
-        step_row("mixed", 1, tokens, n, 256 * n, 12_000_000 + 20_000 * tokens + 50_000 * n)
-        for tokens in (8, 64, 256, 448)
-        for n in (0, 4, 16, 31)
-    ]
-    return [
-        *rows,
-        term_row("handover", 64, 0, 300_000),
-        term_row("delivery", 0, 1, 100_000),
-        term_row("delivery", 0, 16, 400_000),
-    ]
+    """Terms of a small engine: every curve and slope that a profile has, the device the longest part of most steps."""
+    rows = [cost_row("prepare", 300_000 + 2_000 * n, DECODE, position=n) for n in (1, 8, 32)]
+    rows += [cost_row("launch", 400_000 + 1_000 * n, DECODE, position=n) for n in (1, 8, 32)]
+    rows += [cost_row("device", 2_000_000 + 50_000 * n, DECODE, position=n) for n in (1, 2, 4, 8, 16, 32)]
+    rows += [cost_row("device", 16 + n, DECODE, "decode_context_token", n) for n in (1, 8)]
+    for kind in (MIXED, MIXED_EAGER):
+        rows += [cost_row("prepare", 500_000, kind), cost_row("launch", 1_200_000, kind)]
+        for term in ("prepare", "launch"):
+            slopes = {"prefill_request": 9_000, "prefill_token": 300, "decode_request": 2_000}
+            rows += [cost_row(term, ns, kind, feature) for feature, ns in slopes.items()]
+        rows += [cost_row("device", 2_500_000 + 20_000 * n, kind, position=n) for n in (1, 64, 512, 2048)]
+        slopes = {"prefill_request": 80_000, "decode_request": 7_000, "decode_context_token": 20, "attention_pair": 3}
+        rows += [cost_row("device", ns, kind, feature) for feature, ns in slopes.items()]
+    rows += [cost_row(term, ns, kind) for term, ns in (("lead_in", 20_000), ("drain", 15_000)) for kind in KINDS]
+    rows += [cost_row("copy_out", 30_000 + 500 * n, position=n) for n in (1, 32)]
+    rows += [cost_row("process", 50_000 + 2_000 * n, position=n) for n in (1, 32)]
+    rows += [cost_row("delivery", 80_000 + 20_000 * n, position=n) for n in (1, 16)]
+    rows += [cost_row("handover", 250_000 + 100 * n, position=n) for n in (1, 512)]
+    return [*rows, cost_row("after_idle", 100_000), cost_row("after_idle", 700_000, MIXED)]
+
+
+def even_speed() -> pd.DataFrame:
+    """host_speed.csv of three seconds of a host whose speed does not change."""
+    return speed_table([(at, part, 1.0) for at in range(0, 3_000_000_000, 50_000_000) for part in SPEED_PARTS])
+
+
+SPEED_PARTS = ("decode", "prefill", "delivery")
+
+
+def speed_table(rows: Sequence[tuple[int, str, float]]) -> pd.DataFrame:
+    """host_speed.csv of rows given as (time in ns, part, ratio)."""
+    return _typed(HostSpeed, pd.DataFrame(list(rows), columns=["time_ns", "part", "ratio"]))
 
 
 def overheads_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -248,25 +297,6 @@ def csv_bytes(result: SimulationResult) -> bytes:
     """The tables as they would be written."""
     tables = (result.requests, result.tokens, result.iterations)
     return b"\0".join(table.to_csv(index=False, lineterminator="\n").encode() for table in tables)
-
-
-def _overhead(
-    term: str, kind: str, prefills: int, prefill_tokens: int, decodes: int, context: int, median_ns: int
-) -> dict[str, Any]:
-    return {
-        "term": term,
-        "step_kind": kind,
-        "num_prefill_requests": prefills,
-        "num_prefill_tokens": prefill_tokens,
-        "num_decode_requests": decodes,
-        "num_context_tokens": context,
-        "num_samples": 24,
-        "p10_ns": median_ns,
-        "median_ns": median_ns,
-        "p90_ns": median_ns,
-        "operators_ns": 0,
-        "overhead_ns": median_ns,
-    }
 
 
 def _typed(model: Any, frame: pd.DataFrame) -> pd.DataFrame:

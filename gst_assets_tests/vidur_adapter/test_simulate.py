@@ -1,9 +1,8 @@
-"""Simulations from input to tables: exact times, determinism, KV pressure, caches and bad input."""
+"""Simulations from input to tables: exact times, determinism, KV pressure and bad input."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import socket
 import subprocess
@@ -11,14 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError, SimulationError
+from gst_assets.profiling.bundle import Bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
-from gst_assets.vidur_adapter import predictor
+from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support
 
@@ -29,18 +30,11 @@ BUNDLE = support.bundle(SCENARIO)
 MIX = [(0, 100, 20), (5 * MS, 300, 10), (2 * MS, 700, 5), (0, 1, 3), (60 * MS, 33, 30)]
 
 
-@pytest.fixture(autouse=True)
-def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real forests of few trees."""
-    monkeypatch.setitem(predictor.FOREST, "n_estimators", 5)
-
-
 def run(
     rows: list[tuple[int, int, int]],
     *overrides: str,
     variant: str = "kernels",
-    cache_dir: Path | None = None,
-    made: Any = None,
+    made: Bundle | None = None,
     of: Scenario | None = None,
     **bundle: Any,
 ) -> SimulationResult:
@@ -48,7 +42,7 @@ def run(
     scenario = of or support.scenario(*overrides)
     lengths, intervals = support.workload(rows)
     result = simulate(
-        scenario, lengths, intervals, made or support.bundle(scenario, **bundle), variant, cache_dir=cache_dir
+        scenario, lengths, intervals, made or support.bundle(scenario, **bundle), variant, cache_dir=None
     )
     support.check(result, lengths, intervals)
     return result
@@ -103,77 +97,60 @@ def test_the_request_limit_keeps_requests_waiting() -> None:
     assert list(result.iterations["num_waiting"]) == [3, 3, 1, 1, 0, 0]
 
 
-def test_calibrated_adds_handover_step_overhead_and_delivery() -> None:
-    rows = [
-        support.step_row("mixed", 1, 100, 0, 0, 9 * MS),
-        support.step_row("decode", 0, 0, 1, 100, 2 * MS),
-        support.term_row("handover", 100, 0, 300_000),
-        support.term_row("delivery", 0, 1, 50_000),
-    ]
-    result = run([(7 * MS, 100, 3)], variant="calibrated", flat=True, overheads=rows)
-    first = 7 * MS + 300_000 + 9 * MS + 50_000
-    assert token_times(result) == [first, first + 2 * MS, first + 4 * MS]
-    assert result.requests["ttft_ns"].iloc[0] == first - 7 * MS
+def test_calibrated_adds_handover_the_parts_of_steps_and_delivery() -> None:
+    # Forming to tokens: 2 + 5 and a ms of copying; half a ms to process them.
+    rows = support.constant_overheads(
+        prepare=2 * MS, device=5 * MS, device_mixed=6 * MS, copy_out=1 * MS, process=MS // 2,
+        after_idle=100_000, handover=300_000, delivery=50_000,
+    )  # fmt: skip
+    result = run([(7 * MS, 100, 3)], variant="calibrated", overheads=rows)
+    step_ends = [7 * MS + 300_000 + 9 * MS + 100_000 + n * (8 * MS + MS // 2) for n in range(3)]
+    assert result.iterations["completion_time_ns"].tolist() == step_ends
+    assert token_times(result) == [end + 50_000 for end in step_ends]
+    assert result.requests["ttft_ns"].iloc[0] == 300_000 + 9 * MS + 100_000 + 50_000
     assert result.requests["scheduled_time_ns"].iloc[0] == 7 * MS + 300_000
-    assert result.settings["steps_outside_calibration"] == 0
 
 
-def test_a_calibrated_composition_takes_its_measured_time() -> None:
-    rows = support.default_overheads()
-    rows += [
-        support.step_row("mixed", 3, 60, 0, 0, 21_000_001),
-        support.step_row("decode", 0, 0, 3, 60, 7_000_003),
-        support.step_row("mixed", 1, 448, 3, 63, 33_000_005),
-    ]
-    # Three prompts of 20 tokens decode together; one of 448 joins them at their third step.
-    result = run([(0, 20, 6)] * 3 + [(25 * MS, 448, 2)], variant="calibrated", overheads=rows)
+def test_a_calibrated_step_costs_what_it_holds() -> None:
+    scenario = support.scenario()
+    made = support.bundle(scenario)
+    costs = made.engine_costs(512, seed=None)
+    # Three prompts of 20 tokens decode together; one of 448 joins them.
+    result = run([(0, 20, 6)] * 3 + [(9 * MS, 448, 2)], variant="calibrated", of=scenario, made=made)
     steps = result.iterations
-    took = (steps["completion_time_ns"] - steps["scheduled_time_ns"]).tolist()
-    composition = ["num_prefill_requests", "num_prefill_tokens", "num_decode_requests", "num_context_tokens"]
-    assert steps[composition].iloc[:3].to_numpy().tolist() == [[3, 60, 0, 0], [0, 0, 3, 60], [1, 448, 3, 63]]
-    assert took[:3] == [21_000_001, 7_000_003, 33_000_005]
-
-
-def test_calibrated_operators_are_the_profilers_at_exact_tokens_and_contexts() -> None:
-    scenario = support.scenario()
-    model = support.operator_model(scenario, support.bundle(scenario))
-    constant = 3 * MS
-    calibration = [("decode", 0, 0, n, 100 * n) for n in (1, 8, 32)] + [("mixed", 1, p, 0, 0) for p in (1, 300, 512)]
-    rows = [
-        support.step_row(
-            kind, prefills, tokens, decodes, context,
-            round(model.step_ns(tokens + decodes, [(0, tokens)] * prefills, [context / decodes] * decodes if decodes else [])) + constant,
-        )
-        for kind, prefills, tokens, decodes, context in calibration
+    shapes = [
+        StepShape(0, 0, [(0, 20)] * 3), StepShape(3, 60, ()), StepShape(3, 63, ()), StepShape(3, 66, [(0, 448)]),
+        StepShape(4, 517, ()),
     ]  # fmt: skip
-    rows += [support.term_row("handover", 1, 0, 1), support.term_row("delivery", 0, 1, 1)]
-    result = run([(0, 77, 3), (0, 13, 2), (30 * MS, 1000, 3)], variant="calibrated", overheads=rows)
-    expected = [
-        (90, [(0, 77), (0, 13)], []),
-        (2, [], [77, 13]),
-        (1, [], [78]),
-        (512, [(0, 512)], []),
-        (488, [(512, 488)], []),
-        (1, [], [1000]),
-        (1, [], [1001]),
-    ]
-    took = (result.iterations["completion_time_ns"] - result.iterations["scheduled_time_ns"]).tolist()
-    assert took == pytest.approx([model.step_ns(*step) + constant for step in expected], abs=1)
+    composition = ["num_prefill_requests", "num_prefill_tokens", "num_decode_requests", "num_context_tokens"]
+    assert steps[composition].iloc[:5].to_numpy().tolist() == [list(shape.composition) for shape in shapes]
+    took = (steps["completion_time_ns"] - steps["scheduled_time_ns"]).tolist()
+    gap = (steps["scheduled_time_ns"].to_numpy()[1:] - steps["completion_time_ns"].to_numpy()[:-1]).tolist()
+    for shape, ns in zip(shapes, took, strict=False):
+        cost = costs.step(shape)
+        idle = 0 if shape.num_decodes else costs.after_idle_ns(shape)
+        assert ns == pytest.approx(cost.prepare + idle + cost.lead_in + cost.device + cost.copy_out, abs=2)
+    for shape, ns in zip(shapes, gap, strict=False):
+        assert ns == pytest.approx(costs.step(shape).process, abs=1)
 
 
-def test_kernels_prefill_is_looked_up_at_tokens_before_the_chunk() -> None:
+def test_kernels_operators_are_the_bundles_at_exact_tokens_and_contexts() -> None:
     scenario = support.scenario()
-    model = support.operator_model(scenario, support.bundle(scenario))
-    result = run([(0, 1024, 1)])
+    times = support.bundle(scenario).operator_times()
+    result = run([(0, 77, 3), (0, 13, 2), (30 * MS, 1000, 3)])
+    expected = [
+        StepShape(0, 0, [(0, 77), (0, 13)]), StepShape(2, 90, ()), StepShape(1, 78, ()),
+        StepShape(0, 0, [(0, 512)]), StepShape(0, 0, [(512, 488)]), StepShape(1, 1000, ()), StepShape(1, 1001, ()),
+    ]  # fmt: skip
     took = (result.iterations["completion_time_ns"] - result.iterations["scheduled_time_ns"]).tolist()
-    assert took == pytest.approx([model.step_ns(512, [(context, 512)], []) for context in (0, 512)], abs=1)
+    assert took == [times.step_ns(shape) for shape in expected]
 
 
 def test_no_token_overtakes_an_earlier_one_on_its_way_to_the_client() -> None:
     rows = [
         *(row for row in support.default_overheads() if row["term"] != "delivery"),
-        support.term_row("delivery", 0, 1, 1),
-        support.term_row("delivery", 0, 8, 500 * MS),
+        support.cost_row("delivery", 1, position=1),
+        support.cost_row("delivery", 500 * MS, position=8),
     ]
     result = run([(0, 10, 2)] * 7 + [(0, 10, 9)], variant="calibrated", overheads=rows)
     assert (result.tokens["token_latency_ns"] >= 0).all()
@@ -182,12 +159,15 @@ def test_no_token_overtakes_an_earlier_one_on_its_way_to_the_client() -> None:
 # --- variants and settings --------------------------------------------------------------------------------------------
 
 
-def test_twice_slower_operators_double_the_time_per_token(tmp_path: Path) -> None:
-    for kind in ("interpolation", "forest"):
-        override = f"simulation.predictor={kind}"
-        once, twice = (run(MIX[:1], override, scale=scale, cache_dir=tmp_path) for scale in (1.0, 2.0))
-        ratio = twice.tokens["token_latency_ns"].sum() / once.tokens["token_latency_ns"].sum()
-        assert ratio == pytest.approx(2, rel=0.02), kind
+def test_twice_slower_operators_double_the_time_per_token() -> None:
+    once, twice = (run(MIX[:1], scale=scale) for scale in (1.0, 2.0))
+    ratio = twice.tokens["token_latency_ns"].sum() / once.tokens["token_latency_ns"].sum()
+    assert ratio == pytest.approx(2, rel=1e-6)
+
+
+def test_operators_do_not_enter_calibrated() -> None:
+    once, twice = (run(MIX, variant="calibrated", scale=scale) for scale in (1.0, 2.0))
+    assert support.csv_bytes(once) == support.csv_bytes(twice)
 
 
 def test_settings_say_what_was_simulated() -> None:
@@ -197,7 +177,8 @@ def test_settings_say_what_was_simulated() -> None:
     wanted = {
         "max_num_seqs": 32, "max_num_batched_tokens": 512, "block_size": 32, "num_kv_blocks": 777, "head_dim": 64,
         "kv_bytes_per_token": 4096, "enable_prefix_caching": False, "async_scheduling": False, "dtype": "float32",
-        "scheduler": "sarathi", "rounding_tokens": {"step_tokens": 8, "prefill_chunk": 32, "context": 16},
+        "scheduler": "sarathi", "predictor": "interpolation", "step_overheads": False, "self_fit_misfits": [],
+        "rounding_tokens": {"step_tokens": "captured graph size, else exact", "prefill_chunk": 1, "context": 1},
     }  # fmt: skip
     assert {name: result.settings[name] for name in wanted} == wanted
 
@@ -209,27 +190,66 @@ def test_qwen3_0_6b_has_114688_kv_bytes_per_token() -> None:
 
 
 def test_steps_outside_the_calibration_are_counted() -> None:
-    rows = [row for row in support.default_overheads() if row["num_prefill_tokens"] <= 64]
-    result = run([(0, 100, 5)], variant="calibrated", overheads=rows)
-    assert result.settings["steps_outside_calibration"] == 1
+    rows = [row for row in support.default_overheads() if row["term"] != "device" or row["position"] <= 2]
+    assert run([(0, 100, 5)] * 2, variant="calibrated", overheads=rows).settings["steps_outside_calibration"] == 0
+    assert run([(0, 100, 5)] * 4, variant="calibrated", overheads=rows).settings["steps_outside_calibration"] == 4
+
+
+def test_what_does_not_fit_its_own_calibration_is_told_with_calibrated_alone() -> None:
+    fit = pd.DataFrame(
+        [("traffic 8/s", "ttft", "p50", 0.01, True), ("traffic 8/s", "itl", "p90", -0.072, False), ("burst", "e2e", "p50", 0.31, False)],
+        columns=["traffic", "metric", "statistic", "relative_error", "fits"],
+    )
+    made = dataclasses.replace(BUNDLE, self_fit=fit)
+    assert run(MIX, variant="calibrated", made=made).settings["self_fit_misfits"] == [
+        "E2E P50 of calibration's burst: simulated +31.0%",
+        "ITL P90 of calibration's traffic 8/s: simulated -7.2%",
+    ]
+    assert run(MIX, made=made).settings["self_fit_misfits"] == []
 
 
 def test_graphs_pad_steps_to_captured_sizes() -> None:
-    rows = [
-        *(support.step_row("decode", 0, 0, n, 64 * n, (10 + n) * MS) for n in (1, 8)),
-        support.step_row("mixed", 1, 16, 0, 0, 30 * MS),
-        support.step_row("mixed_eager", 1, 100, 0, 0, 90 * MS),
-        support.term_row("handover", 64, 0, 1),
-        support.term_row("delivery", 0, 1, 1),
-    ]
+    rows = [row for row in support.constant_overheads() if row["term"] != "device"]
+    for kind, ns in (("decode", {1: 11 * MS, 8: 18 * MS}), ("mixed", {16: 30 * MS}), ("mixed_eager", {17: 90 * MS})):
+        rows += [support.cost_row("device", value, kind, position=at) for at, value in ns.items()]
     result = run(
-        [(0, 4, 2)] * 4 + [(0, 84, 2)],
-        variant="calibrated", flat=True, overheads=rows, enforce_eager=False, cudagraph_capture_sizes=[1, 8, 16],
+        [(0, 4, 2)] * 4 + [(0, 84, 2)] + [(200 * MS, 9, 2)],
+        variant="calibrated", overheads=rows, enforce_eager=False, cudagraph_capture_sizes=[1, 8, 16],
     )  # fmt: skip
     took = (result.iterations["completion_time_ns"] - result.iterations["scheduled_time_ns"]).tolist()
-    # 100 prompt tokens run eagerly; five decodes as eight. Five prompts take four more attention lookups than the calibrated one.
-    attention_ns = round(0.02 * 4 * MS)
-    assert took == [90 * MS + 4 * attention_ns, 18 * MS]
+    # 100 prompt tokens run eagerly; five decodes as eight; 9 prompt tokens as 16; one decode as one.
+    assert took == [90 * MS, 18 * MS, 30 * MS, 11 * MS]
+
+
+# --- the host's speed -------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_orders_the_hosts_moments_and_medians_know_none() -> None:
+    slow = [(at * MS, part, 1.0 + (at // 250) % 7) for at in range(0, 8000, 25) for part in support.SPEED_PARTS]
+    rows = [(60 * MS, 50 + 90 * (i % 5), 5 + i % 9) for i in range(30)]
+
+    def digest(*overrides: str, **bundle: Any) -> bytes:
+        return support.csv_bytes(run(rows, *overrides, variant="calibrated", **bundle))
+
+    speed = {"host_speed": support.speed_table(slow)}
+    assert digest(**speed) == digest(**speed)
+    assert digest("simulation.seed=1", **speed) != digest(**speed)
+    still = "simulation.host_variability=false"
+    assert digest(still, **speed) == digest(still, "simulation.seed=1", **speed) == digest()
+    with pytest.raises(ProfileError, match=r"bundle: no host_speed\.csv, which variant calibrated needs"):
+        run(rows, variant="calibrated", made=dataclasses.replace(BUNDLE, host_speed=None))
+    run(rows, still, variant="calibrated", made=dataclasses.replace(BUNDLE, host_speed=None))
+
+
+def test_slow_moments_lengthen_the_device_where_it_is_the_host() -> None:
+    twice = support.speed_table([(0, part, 2.0) for part in support.SPEED_PARTS])
+    rows = support.constant_overheads(device=10 * MS)
+
+    def token_gap(hardware_id: str) -> int:
+        result = run([(0, 10, 2)], variant="calibrated", overheads=rows, host_speed=twice, hardware_id=hardware_id)
+        return int(result.tokens["token_latency_ns"].max())
+
+    assert (token_gap("cpu"), token_gap("h200")) == (20 * MS, 10 * MS)
 
 
 # --- KV pressure ------------------------------------------------------------------------------------------------------
@@ -290,11 +310,9 @@ def test_two_simulations_in_one_process_are_equal_to_the_byte(variant: str) -> N
 
 _DIGEST_PROGRAM = """
 import hashlib
-from gst_assets.vidur_adapter import predictor
 from gst_assets_tests.vidur_adapter import support, test_simulate
-predictor.FOREST["n_estimators"] = 5
-for variant, kind in (("kernels", "forest"), ("kernels", "interpolation"), ("calibrated", "interpolation")):
-    result = test_simulate.run(test_simulate.MIX, f"simulation.predictor={kind}", variant=variant)
+for variant in test_simulate.VARIANTS:
+    result = test_simulate.run(test_simulate.MIX, variant=variant)
     print(hashlib.sha256(support.csv_bytes(result)).hexdigest(), sorted(result.settings.items()))
 """
 
@@ -310,22 +328,7 @@ def test_two_processes_agree_to_the_byte_and_print_nothing_else() -> None:
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]
-    assert len(outputs[0].splitlines()) == 3
-
-
-def test_forests_are_seeded_and_their_cache_changes_nothing(tmp_path: Path) -> None:
-    def digest(*overrides: str, cache_dir: Path | None) -> str:
-        result = run(MIX, "simulation.predictor=forest", *overrides, cache_dir=cache_dir)
-        return hashlib.sha256(support.csv_bytes(result)).hexdigest()
-
-    uncached = digest(cache_dir=None)
-    assert digest(cache_dir=tmp_path) == uncached
-    (stored,) = tmp_path.iterdir()
-    assert digest(cache_dir=tmp_path) == uncached
-    stored.write_bytes(stored.read_bytes()[:1000])
-    assert digest(cache_dir=tmp_path) == uncached
-    assert digest("simulation.seed=1", cache_dir=tmp_path) != uncached
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(outputs[0].splitlines()) == 2
 
 
 def test_nothing_is_written_printed_or_sent(
@@ -336,7 +339,7 @@ def test_nothing_is_written_printed_or_sent(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    run(MIX, "simulation.predictor=forest", variant="kernels")
+    run(MIX, "simulation.loop=event")
     run(MIX, variant="calibrated")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -411,21 +414,3 @@ def test_a_workload_outside_the_profiled_range_is_refused() -> None:
     short = dataclasses.replace(made, attention=attention[attention["kv_cache_size"] <= 256].reset_index(drop=True))
     with pytest.raises(ProfileError, match=r"attention.csv .*kv_cache_size .* outside the profiled range"):
         run([(0, 250, 40)], made=short)
-
-
-def test_overheads_that_outweigh_a_step_are_refused() -> None:
-    rows = [
-        support.step_row("mixed", 1, 500, 0, 0, 1),
-        support.step_row("decode", 0, 0, 1, 64, 1 * MS),
-        support.term_row("handover", 64, 0, 1),
-        support.term_row("delivery", 0, 1, 1),
-    ]
-    with pytest.raises(SimulationError, match=r"would take -\d+ ns: .* Calibrate at compositions closer"):
-        run([(0, 8, 2)], variant="calibrated", overheads=rows)
-
-
-def test_a_calibrated_forest_takes_its_measured_time_too(tmp_path: Path) -> None:
-    rows = [*support.default_overheads(), support.step_row("mixed", 1, 100, 0, 0, 17_000_001)]
-    result = run([(0, 100, 2)], "simulation.predictor=forest", variant="calibrated", overheads=rows, cache_dir=tmp_path)
-    first = result.iterations.iloc[0]
-    assert first["completion_time_ns"] - first["scheduled_time_ns"] == 17_000_001

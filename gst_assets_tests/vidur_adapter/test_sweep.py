@@ -13,7 +13,7 @@ from gst_assets.vidur_adapter.sweep import Job, configurations, point, simulate_
 from gst_assets.workload.arrivals import build_trace_intervals
 from gst_assets_tests.vidur_adapter import support
 
-REQUESTS = [(20_000_000, 40 + 30 * (i % 5), 3 + i % 7) for i in range(24)]
+REQUESTS = [(20_000_000, 40 + 30 * (i % 5), 40 + i % 7) for i in range(24)]
 
 
 def swept(*overrides: str) -> Scenario:
