@@ -462,8 +462,8 @@ class SelfFit(Table):
     fits: Series[bool] = pa.Field(description="whether the error is within 3 % or the spread, whichever is larger")
 
 
-class OperatorCoverage(FilledTable):
-    """What the operators, timed one by one, add up to beside the whole steps they are part of. On a GPU only."""
+class OperatorCoverage(Table):
+    """What the operators, timed one by one, add up to beside the whole steps they are part of. A CPU's whole steps hold its host's work too."""
 
     class Config(Table.Config):
         name = "operator_coverage.csv"

@@ -12,6 +12,7 @@ What a step's parts are belongs to `step_samples`, operator times to `operators`
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import defaultdict
@@ -189,11 +190,18 @@ class Calibrator:
 
     async def _play_alone(self, request: EngineRequest) -> SeenRequest:
         sent_ns, times, first, last = time.monotonic_ns(), [], 0, 0
-        async for message in self._engine.generate(request):
-            times += [message.received_ns] * len(message.token_ids)
-            if message.times:
-                first, last = message.times.first_token_ns or 0, message.times.last_token_ns or 0
-        size = len(request.prompt_token_ids)
+        size, timeout_s = len(request.prompt_token_ids), self._scenario.replay.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for message in self._engine.generate(request):
+                    times += [message.received_ns] * len(message.token_ids)
+                    if message.times:
+                        first, last = message.times.first_token_ns or 0, message.times.last_token_ns or 0
+        except TimeoutError:
+            raise ProfileError(
+                f"calibration ladder: a prompt of {size} tokens had no token after replay.request_timeout_s {timeout_s:g} s. Check the engine's log and "
+                "profile again."
+            ) from None
         return SeenRequest(size, request.num_decode_tokens, sent_ns, sent_ns, tuple(times), first, last)
 
     async def _play_traffic(self, segment: traffic.Segment, index: int) -> list[SeenRequest]:

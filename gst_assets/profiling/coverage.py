@@ -51,5 +51,10 @@ def operator_coverage(steps: WatchedSteps, operators: WholeStepOperators) -> pd.
                 "coverage": round(operators_ns / whole, 4),
             }
         )
-    frame = pd.DataFrame(rows)
-    return frame.astype({name: "Int64" for name in frame.columns if name not in ("step_kind", "coverage")})
+    types = dict.fromkeys(_INTEGERS, "Int64") | {"step_kind": "str", "coverage": "float64"}
+    return pd.DataFrame(rows, columns=["step_kind", *_INTEGERS, "coverage"]).astype(types)
+
+
+_INTEGERS = (
+    "num_tokens", "num_decode_requests", "num_context_tokens", "num_samples", "whole_step_ns", "operators_ns",
+)  # fmt: skip

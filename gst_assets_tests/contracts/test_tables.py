@@ -194,7 +194,9 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("kind_matches_columns", tables.AttentionProfile, {"prefill_chunk_size": 0}, "a row with is_prefill True needs"),
     ("kind_matches_columns", tables.AttentionProfile, {"is_prefill": False}, "a row with is_prefill True needs"),
     ("points_are_unique", tables.AttentionProfile, {"batch_size": 3, "prefill_chunk_size": 72, "kv_cache_size": 72}, "two rows describe the same point"),
-    ("overhead_is_the_difference", tables.Overheads, {"overhead_ns": 1}, "found overhead_ns 1, median_ns 120, operators_ns 120, but overhead_ns must"),
+    ("takes_time", tables.Overheads, {"ns": -0.5}, "found ns -0.5, but ns must not be negative but for drain and after_idle"),
+    ("takes_time", tables.Overheads, {"ns": -0.5, "term": "delivery"}, "found ns -0.5, but ns must not be negative"),
+    ("stands_once", tables.Overheads, {"position": 3_000_004.0}, "found term 'prepare', step_kind 'decode', feature 'base', position 3000004.0, but"),
     ("in_order", tables.HostSpeed, {"time_ns": 3}, "found time_ns 3, but time_ns must not decrease"),
     ("unjudged_has_a_reason", tables.CapacityProbes, {"verdict": "unjudged"}, "but a verdict of unjudged needs a reason"),
     ("counts_add_up", tables.AlignmentCounts, {"num_requests": 9}, "but num_requests must equal num_compared + num_errors + num_no_token"),
@@ -223,6 +225,13 @@ def test_a_broken_relation_is_named_with_its_place_and_values(
         message = str(error.value)
         assert message.startswith(f"{path}: {place}"), message
         assert says in message and rule in message
+
+
+@pytest.mark.parametrize("term", ["drain", "after_idle"])
+def test_terms_that_are_differences_may_be_negative(term: str) -> None:
+    frame = sample_frame(tables.Overheads)
+    frame.loc[4, ["term", "ns"]] = term, -5e4
+    validate(tables.Overheads, frame, "overheads.csv")
 
 
 def test_every_relation_of_every_table_is_broken_by_a_test() -> None:

@@ -85,6 +85,9 @@ def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
     row[IterationField.SCHEDULED_NS], row[IterationField.COMPLETION_NS] = START + scheduled, START + scheduled + 50
     row[IterationField.PREFILL_REQUESTS], row[IterationField.DECODE_REQUESTS] = prefill, decode
     row[IterationField.PREFILL_TOKENS] = 2 * prefill
+    row[IterationField.CONTEXT_TOKENS] = 7 * prefill + 9 * decode
+    row[IterationField.PREFILL_CONTEXT_TOKENS] = 7 * prefill
+    row[IterationField.ATTENTION_PAIRS] = 17 * prefill
     return row
 
 
@@ -95,6 +98,11 @@ def test_iterations_are_those_inside_the_run() -> None:
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
     assert frame["num_decode_requests"].tolist() == [0, 1, 1]
+    assert frame["num_context_tokens"].tolist() == [7, 9, 9]
+    assert frame["num_prefill_context_tokens"].tolist() == [7, 0, 0]
+    assert frame["num_attention_pairs"].tolist() == [17, 0, 0]
+    assert list(frame.columns)[-2:] == ["num_prefill_context_tokens", "num_attention_pairs"]
+    assert frame["launched_time_ns"].isna().all()  # 0: not seen
     assert not records.steps_are_missing(steps, _played())
 
 

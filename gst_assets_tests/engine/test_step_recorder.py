@@ -48,8 +48,23 @@ def test_composition_of_a_mixed_step(tmp_path: Path) -> None:
     assert (row[F.LAUNCHED_NS], row[F.OUTPUT_NS]) == (1300, 1900)
     assert (row[F.PREFILL_REQUESTS], row[F.PREFILL_TOKENS], row[F.DECODE_REQUESTS]) == (3, 64 + 36 + 12, 1)
     assert row[F.CONTEXT_TOKENS] == 0 + 64 + 30 + 13
+    assert row[F.PREFILL_CONTEXT_TOKENS] == 0 + 64 + 13
+    # Each new token sees the context, the new ones before it and itself.
+    seen = [(0, 64), (64, 36), (13, 12)]
+    assert row[F.ATTENTION_PAIRS] == sum(context + place + 1 for context, new in seen for place in range(new))
     assert (row[F.RUNNING], row[F.WAITING]) == (4, 1)
     assert row[F.TRACING_NS] > 0
+
+
+def test_a_step_of_decodes_has_no_prompt_to_count(tmp_path: Path) -> None:
+    scheduler = Scheduler({"a": Request(10, 31), "b": Request(4, 5)})
+    recorder, output = StepRecorder(tmp_path / "steps"), Output({"a": 1, "b": 1})
+    recorder.scheduled(scheduler, output, 10, 11)
+    recorder.completed(output, 24, 25)
+    recorder.flush()
+    row = read_steps(tmp_path / "steps")[0]
+    assert (row[F.DECODE_REQUESTS], row[F.CONTEXT_TOKENS]) == (2, 30 + 4)
+    assert (row[F.PREFILL_REQUESTS], row[F.PREFILL_CONTEXT_TOKENS], row[F.ATTENTION_PAIRS]) == (0, 0, 0)
 
 
 def test_two_steps_under_way_are_matched_by_their_output(tmp_path: Path) -> None:

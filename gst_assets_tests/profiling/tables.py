@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import EngineSettings, Hardware, Hydra, ProfileMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.profiling.bundle import profile_key
-from gst_assets.profiling.calibration import Samples, overheads_table
-from gst_assets.profiling.operator_model import PER_TOKEN_OPERATORS
+from gst_assets.engine.hardware import CPU
+from gst_assets.profiling.bundle import FORMAT_VERSION, profile_key
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
+from gst_assets.vidur_adapter.self_fit import self_fit
 
 
 def per_token_ms(operator: str, num_tokens: float) -> float:
@@ -80,16 +82,94 @@ def attention_table(scenario: Scenario) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(["batch_size", "prefill_chunk_size", "kv_cache_size", *shapes], "Int64"))
 
 
-def samples(times: int = 5) -> Samples:
-    """A few step compositions, hand-overs and deliveries, `times` samples each."""
-    found = Samples()
-    for repeat in range(times):
-        found.steps["decode", 0, 0, 1].append((3e6 + repeat, 100 + repeat, 1e6))
-        found.steps["decode", 0, 0, 8].append((5e6 + repeat, 800 + repeat, 2e6))
-        found.steps["mixed", 1, 64, 0].append((9e6 + repeat, 0, 6e6))
-        found.handover[64].append(700_000 + repeat)
-        found.delivery[1].append(400_000 + repeat)
-    return found
+def overheads_table() -> pd.DataFrame:
+    """overheads.csv of an engine without captured graphs: steps of 1 ms and more, another slope for each feature."""
+    rows = [_row(term, kind, "base", 0.0, ns) for kind in ("decode", "mixed") for term, ns in _STEP_TERMS_NS.items()]
+    for kind in ("decode", "mixed"):
+        rows += [_row("device", kind, "base", tokens, 8e5 + 2e3 * tokens) for tokens in (1.0, 512.0)]
+        rows.append(_row("device", kind, "decode_context_token", 0.0, 1.5))
+    rows += [_row("device", "mixed", name, 0.0, ns) for name, ns in _MIXED_DEVICE_NS.items()]
+    rows += [
+        _row("prepare", "mixed", name, 0.0, ns) for name, ns in {"prefill_request": 2e4, "prefill_token": 50.0}.items()
+    ]
+    rows += [_row("after_idle", "any", "base", 0.0, 4e4), _row("copy_out", "any", "base", 1.0, 3e4)]
+    rows += [_row("process", "any", "base", requests, 1e5 + 1e3 * requests) for requests in (1.0, 32.0)]
+    rows += [_row("handover", "any", "base", tokens, 5e5 + 1e2 * tokens) for tokens in (16.0, 512.0)]
+    rows += [_row("delivery", "any", "base", decodes, 4e5 + 1e3 * decodes) for decodes in (0.0, 32.0)]
+    frame = pd.DataFrame(rows)
+    return frame.astype(dict.fromkeys(["num_samples", "residual_p05_ns", "residual_p95_ns"], "Int64"))
+
+
+_STEP_TERMS_NS = {"prepare": 2e5, "launch": 0.0, "lead_in": 1e3, "drain": 0.0}
+_MIXED_DEVICE_NS = {"prefill_request": 5e4, "decode_request": 1e4, "attention_pair": 3.0}
+
+
+def _row(term: str, kind: str, feature: str, position: float, ns: float) -> dict[str, Any]:
+    return {
+        "term": term,
+        "step_kind": kind,
+        "feature": feature,
+        "position": position,
+        "ns": ns,
+        "num_samples": 5,
+        "residual_p05_ns": -100,
+        "residual_p95_ns": 100,
+    }
+
+
+def host_speed_table() -> pd.DataFrame:
+    """host_speed.csv of two seconds, a tenth slower in every other quarter of one."""
+    times = [at for at in range(0, 2_000_000_000, 10_000_000) for _ in range(3)]
+    frame = pd.DataFrame({"time_ns": times, "part": ["prefill", "decode", "delivery"] * (len(times) // 3)})
+    frame["ratio"] = [1.0 + 0.1 * (at // 250_000_000 % 2) for at in times]
+    return frame.astype({"time_ns": "Int64"})
+
+
+def traffic_table() -> pd.DataFrame:
+    """calibration_traffic.csv of two rounds of four requests each, a burst among them."""
+    rows = [
+        {
+            "stretch": f"round {number} {sort}",
+            "request_id": request,
+            "arrival_time_ns": request * gap_ns,
+            "num_prefill_tokens": 16 + 8 * request + number,
+            "num_decode_tokens": 4 - request,
+            "ttft_ns": 3_000_000 + request,
+            "e2e_ns": 9_000_000 + request,
+            "itl_p50_ns": 2_000_000 if request < 3 else None,
+            "itl_p90_ns": 2_100_000 if request < 3 else None,
+        }
+        for number in range(2)
+        for sort, gap_ns in (("traffic 5/s", 200_000_000), ("burst", 0))
+        for request in range(4)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: "Int64" for name in frame.columns if name != "stretch"})
+
+
+def unmodelled_table() -> pd.DataFrame:
+    """unmodelled.csv, linear in rows."""
+    rows = [
+        {"operator": operator, "num_rows": count, "median_ms": 0.01 + 0.001 * count}
+        for operator, counts in {
+            "embedding": (1, 512),
+            "final_norm": (1, 512),
+            "lm_head": (1, 32),
+            "sampling": (1, 32),
+        }.items()
+        for count in counts
+    ]
+    return pd.DataFrame(rows).astype({"num_rows": "Int64"})
+
+
+def coverage_table() -> pd.DataFrame:
+    """operator_coverage.csv of one sort of step."""
+    row = {
+        "step_kind": "decode", "num_tokens": 1, "num_decode_requests": 1, "num_context_tokens": 30,
+        "num_samples": 5, "whole_step_ns": 1_000_000, "operators_ns": 990_000, "coverage": 0.99,
+    }  # fmt: skip
+    frame = pd.DataFrame([row])
+    return frame.astype({name: "Int64" for name in frame.columns if name not in ("step_kind", "coverage")})
 
 
 def engine_settings(scenario: Scenario) -> EngineSettings:
@@ -113,12 +193,20 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
 
 
 def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | None) -> Path:
-    """Write the bundle; `tables` (mlp, attention, overheads) replace the formulas', None leaves the file out. Returns `directory`."""
+    """Write the bundle, with every file a real profile writes; `tables` (by file name without .csv) replace those of this module, None leaves the
+    file out. Returns `directory`."""
     frames: dict[str, pd.DataFrame | None] = {
         "mlp": mlp_table(scenario),
         "attention": attention_table(scenario),
-        "overheads": overheads_table(samples()),
+        "unmodelled": unmodelled_table(),
+        "overheads": overheads_table(),
+        "host_speed": host_speed_table(),
+        "calibration_traffic": traffic_table(),
+        "operator_coverage": coverage_table(),
     }
+    settings = engine_settings(scenario)
+    made = {f"{name}.csv": frame for name, frame in frames.items() if frame is not None}
+    frames["self_fit"] = self_fit(made, settings, device_is_host=scenario.hardware.hardware_id == CPU)
     directory.mkdir(parents=True)
     for name, frame in (frames | tables).items():
         if frame is not None:
@@ -137,8 +225,9 @@ def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | N
         hydra=Hydra(config_path=scenario.file, config_name=scenario.name),
         sha256=directory_digests(directory, Kind.PROFILE.meta_name),
         profiling_root=str(directory.parent.parent),
+        format_version=FORMAT_VERSION,
         profile_key=profile_key(scenario),
-        engine_settings=engine_settings(scenario),
+        engine_settings=settings,
     )
     write_document(meta, directory / Kind.PROFILE.meta_name)
     return directory

@@ -13,13 +13,19 @@ import pandas as pd
 import pytest
 
 from gst_assets.errors import ArtifactError, ContractError, ProfileError
-from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
-from gst_assets.profiling.calibration import overheads_table
+from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS
+from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
+from gst_assets.step_costs.shapes import StepShape
 from gst_assets_tests.profiling import tables
 
 SCENARIO = load_scenario("smoke")
+BUNDLE_FILES = {
+    "mlp.csv", "attention.csv", "unmodelled.csv", "overheads.csv", "host_speed.csv", "calibration_traffic.csv",
+    "operator_coverage.csv", "self_fit.csv",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -33,8 +39,10 @@ def _lengths(*pairs: tuple[int, int]) -> pd.DataFrame:
 
 def test_a_good_bundle_is_found_read_and_accepted(bundle: Bundle, tmp_path: Path) -> None:
     assert find_bundle(tmp_path, SCENARIO) == bundle.directory
-    assert set(bundle.sha256) == {"mlp.csv", "attention.csv", "overheads.csv"}
-    assert bundle.operator_model().per_token_ms("mlp_act", 7) == pytest.approx(tables.per_token_ms("mlp_act", 7))
+    assert set(bundle.sha256) == BUNDLE_FILES
+    per_token_ms = sum(tables.per_token_ms(name, 7) for name in PER_TOKEN_OPERATORS)
+    expected_ms = 4 * (per_token_ms + tables.attn_decode_ms(7, 9))
+    assert bundle.operator_times().ns(StepShape(7, 63, ())) == pytest.approx(expected_ms * 1e6)
     check_bundle(bundle, SCENARIO)
     check_bundle(bundle, SCENARIO, _lengths((1, 1), (1537, 300)))
 
@@ -120,31 +128,59 @@ def test_missing_overheads_matter_to_the_calibrated_variant_only(tmp_path: Path)
         check_bundle(bundle, SCENARIO)
 
 
-def test_each_reachable_step_kind_is_needed(bundle: Bundle) -> None:
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_bundle_of_another_format_is_refused_with_the_remedy(version: int | None, tmp_path: Path) -> None:
+    """One without a version is of the first."""
+    path = tables.write_bundle(tmp_path / "b", SCENARIO) / "run_meta.json"
+    meta = json.loads(path.read_text())
+    if version is None:
+        del meta["format_version"]
+    else:
+        meta["format_version"] = version
+    path.write_text(json.dumps(meta))
+    message = rf"run_meta\.json: format_version is {version or 1}, expected {FORMAT_VERSION}: .* Measure again with `python -m gst_assets\.profiling\.run`"
+    with pytest.raises(ProfileError, match=message):
+        load_bundle(path.parent)
+
+
+NEEDED = [*((term, kind) for term in STEP_TERMS for kind in ("decode", "mixed")), *((term, "any") for term in OTHER_TERMS), ("after_idle", "any")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("term", "kind"), NEEDED)
+def test_each_term_is_needed_for_each_reachable_kind_of_step(term: str, kind: str, bundle: Bundle) -> None:
+    frame = tables.overheads_table()
+    left = replace(bundle, overheads=frame[(frame["term"] != term) | (frame["step_kind"] != kind)])
+    check_bundle(replace(bundle, overheads=frame), SCENARIO)
+    with pytest.raises(ProfileError, match=rf"overheads\.csv: no {term} rows of step_kind {kind}; expected each at least once"):
+        check_bundle(left, SCENARIO)
+
+
+def test_captured_graphs_make_a_third_kind_of_step_reachable(bundle: Bundle) -> None:
     captured = bundle.meta.engine_settings.model_copy(update={"cudagraph_capture_sizes": [1, 256]})
     graphs = replace(bundle, meta=bundle.meta.model_copy(update={"engine_settings": captured}))
-    with pytest.raises(ProfileError, match="no step rows of step_kind mixed_eager"):
+    named = ", no ".join(f"{term} rows of step_kind mixed_eager" for term in STEP_TERMS)
+    with pytest.raises(ProfileError, match=f"no {named}; expected"):
         check_bundle(graphs, SCENARIO)
-    frame = overheads_table(tables.samples())
-    without = replace(bundle, overheads=frame[frame["term"] != "delivery"])
-    with pytest.raises(ProfileError, match="no delivery rows"):
-        check_bundle(without, SCENARIO)
 
 
-def test_what_an_asynchronous_engine_needs_is_there_for_every_sort_of_step() -> None:
-    scenario = load_scenario("h100_half")
-    shipped = load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-0.6b")
-    check_bundle(shipped, scenario)
-    overheads, speed = shipped.overheads, shipped.host_speed
-    assert overheads is not None and speed is not None
-    for term, kind in [("device", "decode"), ("device", "mixed"), ("turnaround", "mixed_eager"), ("host", "decode")]:
-        left = overheads[(overheads["term"] != term) | (overheads["step_kind"] != kind)]
-        with pytest.raises(ProfileError, match=rf"overheads\.csv: no {term} rows of step_kind {kind}"):
-            check_bundle(replace(shipped, overheads=left), scenario)
-    with pytest.raises(ProfileError, match=r"host_speed\.csv: column has_prefill is True in every row"):
-        check_bundle(replace(shipped, host_speed=speed[speed["has_prefill"]]), scenario)
+def test_the_hosts_speed_matters_where_it_is_simulated(bundle: Bundle) -> None:
+    speed, still = bundle.host_speed, load_scenario("smoke", ["simulation.host_variability=false"])
+    assert speed is not None
+    for part in ("decode", "prefill", "delivery"):
+        without = replace(bundle, host_speed=speed[speed["part"] != part])
+        with pytest.raises(ProfileError, match=rf"host_speed\.csv: no row with part {part}, .*host_variability=false"):
+            check_bundle(without, SCENARIO)
+    absent = replace(bundle, host_speed=None)
     with pytest.raises(ProfileError, match=r"host_speed\.csv: missing"):
-        check_bundle(replace(shipped, host_speed=None), scenario)
+        check_bundle(absent, SCENARIO)
+    check_bundle(absent, still)
+    assert absent.engine_costs(512, None).ratio(True, 10**9) == 1.0
+    with pytest.raises(ProfileError, match=r"no host_speed\.csv, which variant calibrated needs"):
+        absent.engine_costs(512, 0)
+
+
+def test_the_shipped_bundle_serves_its_scenario() -> None:
+    check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / "h200" / "qwen3-8b"), load_scenario("h200_8b_half"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +218,7 @@ def test_metadata_that_does_not_say_what_was_measured(lost: list[str], named: st
         ("model.geometry.head_dim=128", True),
         ("model.dtype=float16", True),
         ("hardware.device_name=Xeon", True),
-        ("profile.calibration_steps=30", True),
+        ("profile.traffic_segment_s=9.0", True),
     ],
 )
 def test_the_key_follows_what_is_measured_and_nothing_else(override: str, changes: bool) -> None:

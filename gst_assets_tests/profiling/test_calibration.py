@@ -1,119 +1,60 @@
-"""The calibration plan fits the engine, and what was seen is booked where it belongs."""
+"""What calibration plays fits the engine, and what it saw becomes the tables it was made of."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gst_assets.contracts import tables as contract
-from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes, TokenMessage
-from gst_assets.errors import ProfileError
+from gst_assets.errors import EngineError, ProfileError
 from gst_assets.profiling import calibration
-from gst_assets.profiling.async_steps import step_kind
 from gst_assets.profiling.calibration import (
-    ROUNDS,
-    CalibrationBatch,
-    Injection,
-    overheads_table,
-    plan,
-    workload_digest,
+    HEAD_START,
+    LADDER,
+    TRAFFIC,
+    Calibrator,
+    Driven,
+    Round,
+    SeenRequest,
+    Stretch,
+    ladder_sizes,
 )
-from gst_assets.profiling.operator_model import OperatorModel
 from gst_assets.scenario import load_scenario, scenario_names
-from gst_assets_tests.profiling import tables
+from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.step_costs.terms import Features
+from gst_assets.workload.digest import workload_digest
+from gst_assets_tests.engine.memory_engine import SETTINGS, MemoryEngine
+from gst_assets_tests.profiling.forward_model import Asked, stretch
 
 SCENARIO = load_scenario("smoke")
-OPERATORS = OperatorModel(tables.mlp_table(SCENARIO), tables.attention_table(SCENARIO), 4)
+CAPTURED = SETTINGS.model_copy(update={"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]})
+GRAPHS = CapturedGraphs(CAPTURED.cudagraph_capture_sizes)
 
 
-# --- plan -------------------------------------------------------------------------------------------------------------
+# --- what is played ---------------------------------------------------------------------------------------------------
 
 
-def test_the_plan_is_the_same_every_time_and_follows_the_seed() -> None:
-    assert plan(SCENARIO, 1024) == plan(SCENARIO, 1024)
-    assert plan(SCENARIO, 1024) != plan(load_scenario("smoke", ["profile.seed=1"]), 1024)
+def test_the_ladder_has_every_graph_every_size_asked_for_and_whole_steps() -> None:
+    asked = SCENARIO.profile.calibration_prefill_sizes
+    assert ladder_sizes(SCENARIO, SETTINGS) == sorted({*asked, 512, 1024})
+    assert ladder_sizes(SCENARIO, CAPTURED) == sorted({1, 2, 4, 8, 16, 32, 64, *asked, 512, 1024})
+    short = SETTINGS.model_copy(update={"max_model_len": 512})
+    assert ladder_sizes(SCENARIO, short) == sorted(size for size in asked if size < 512)
 
 
 @pytest.mark.parametrize("name", scenario_names())
-def test_every_batch_fits_the_engine_and_the_operator_grid(name: str) -> None:
+def test_every_shipped_scenario_has_a_ladder_that_its_model_takes(name: str) -> None:
     scenario = load_scenario(name)
-    engine, profile = scenario.engine, scenario.profile
-    num_kv_blocks = engine.num_kv_blocks or 40_000  # null: what the engine finds room for, known once it runs
-    batches = plan(scenario, num_kv_blocks)
-    injected = [batch for batch in batches if batch.injections]
-    assert {len(batch.lengths) for batch in batches if not batch.is_lone_prompt} == set(
-        profile.calibration_decode_batch_sizes
-    )
-    assert {item.num_prefill_tokens for batch in injected for item in batch.injections} == set(
-        profile.calibration_prefill_sizes
-    )
-    for batch in batches:
-        longest = [prompt + output for prompt, output in batch.lengths]
-        blocks = sum(-(-tokens // engine.block_size) for tokens in longest)
-        assert blocks <= num_kv_blocks - 1
-        assert max(longest) <= min(scenario.model.max_model_len, profile.decode_context_sizes[-1])
-        running = max(batch.designed_decodes - {engine.max_num_seqs}, default=0)
-        for injection in batch.injections:
-            assert running + 1 <= engine.max_num_seqs
-            assert injection.num_prefill_tokens + running <= engine.max_num_batched_tokens
-            assert 2 <= injection.after_tokens < batch.lengths[-1][1]
-
-
-def test_contexts_vary_within_and_between_rounds() -> None:
-    prompts = [{prompt for prompt, _ in batch.lengths} for batch in plan(SCENARIO, 1024) if len(batch.lengths) == 32]
-    assert len(prompts) == ROUNDS
-    assert all(max(found) > 8 * min(found) for found in prompts)
-    assert len(set(map(frozenset, prompts))) == ROUNDS
-
-
-def test_a_full_batch_makes_room_for_the_injected_prompt() -> None:
-    full = next(batch for batch in plan(SCENARIO, 1024) if len(batch.lengths) == SCENARIO.engine.max_num_seqs)
-    assert full.designed_decodes == {32, 31}
-    leaver = min(full.lengths, key=lambda pair: pair[1])
-    assert leaver[1] < full.injections[0].after_tokens
-    two = load_scenario("smoke", ["engine.max_num_seqs=2", "profile.calibration_decode_batch_sizes=[1,2]"])
-    assert {frozenset(batch.designed_decodes) for batch in plan(two, 1024)} == {
-        frozenset(d) for d in ({0}, {1}, {1, 2})
-    }
-
-
-def test_an_engine_of_one_sequence_is_planned_without_injections() -> None:
-    scenario = load_scenario("smoke", ["engine.max_num_seqs=1", "profile.calibration_decode_batch_sizes=[1]"])
-    assert not any(batch.injections for batch in plan(scenario, 1024))
-
-
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        (
-            "profile.calibration_decode_batch_sizes=[1,64]",
-            "calibration_decode_batch_sizes has 64, but engine.max_num_seqs is 32",
-        ),
-        (
-            "profile.calibration_prefill_sizes=[8,500]",
-            "calibration_prefill_sizes has 500: with 31 decodes that is more than",
-        ),
-        ("profile.decode_context_sizes=[1,64]", "the largest of profile.decode_context_sizes 64"),
-        ("profile.calibration_steps=12000", "model.max_model_len 2048"),
-    ],
-)
-def test_an_impossible_plan_names_the_setting(override: str, named: str) -> None:
-    with pytest.raises(ProfileError, match=named):
-        plan(load_scenario("smoke", [override]), 1024)
-
-
-def test_too_few_kv_blocks_are_named() -> None:
-    with pytest.raises(ProfileError, match=r"engine\.num_kv_blocks is 64"):
-        plan(SCENARIO, 64)
-
-
-# --- digest and kind --------------------------------------------------------------------------------------------------
+    engine, model = scenario.engine, scenario.model
+    limits = {"max_num_batched_tokens": engine.max_num_batched_tokens, "max_model_len": model.max_model_len}
+    sizes = ladder_sizes(scenario, SETTINGS.model_copy(update=limits))
+    assert len(sizes) >= 4 and sizes == sorted(set(sizes)) and sizes[-1] < model.max_model_len
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1), st.data())
@@ -127,143 +68,232 @@ def test_the_digest_depends_on_every_length_and_arrival(lengths: list[tuple[int,
     assert len({same, workload_digest(longer, arrivals), workload_digest(lengths, later)}) == 3
 
 
-@pytest.mark.parametrize(
-    ("tokens", "decodes", "captured", "kind"),
-    [
-        (0, 400, [1, 256], "decode"),
-        (8, 0, [], "mixed"),
-        (2048, 8, [], "mixed"),
-        (248, 8, [1, 256], "mixed"),
-        (249, 8, [1, 256], "mixed_eager"),
-    ],
-)
-def test_step_kind(tokens: int, decodes: int, captured: list[int], kind: str) -> None:
-    assert step_kind(tokens, decodes, captured) == kind
+def test_a_stretchs_digest_is_its_workloads_whenever_it_was_played() -> None:
+    one = made_round(0).stretches[1]
+    lengths = [(request.num_prefill_tokens, request.num_decode_tokens) for request in one.requests]
+    begin = one.requests[0].arrival_time_ns
+    arrivals = [request.arrival_time_ns - begin for request in one.requests]
+    assert one.digest() == workload_digest(lengths, arrivals)
+    later = [replace(request, arrival_time_ns=request.arrival_time_ns + 5) for request in one.requests]
+    assert replace(one, requests=tuple(later)).digest() == one.digest()
 
 
 # --- what was seen ----------------------------------------------------------------------------------------------------
 
 
-def _steps(rows: list[tuple[int, ...]]) -> np.ndarray:
-    """Rows of (scheduled, completion, prefill requests, prefill tokens, decode requests, context tokens)."""
-    steps = np.zeros((len(rows), len(IterationField)), dtype=np.int64)
-    steps[:, :6] = rows
-    return steps
+def costs(term: str, kind: str, held: Features) -> float:
+    """A device that decides how long steps take, but for the prompts of a ladder."""
+    if term == "device":
+        tokens = GRAPHS.padded(held.prefill_token + held.decode_request)
+        return 4e6 + 1e4 * tokens + 10.0 * held.decode_context_token + 2.0 * held.attention_pair
+    flat = {"prepare": 4e5, "launch": 6e5, "lead_in": 2e4, "drain": 3e4, "copy_out": 1e5, "process": 2e5, "after_idle": 1e5}  # fmt: skip
+    return flat[term] * (1.5 if kind != "decode" and term in ("prepare", "launch") else 1.0)
 
 
-def _request(prompt: int, seen: list[int], send: int, first: int, last: int) -> calibration._Request:
-    return calibration._Request(prompt, len(seen), send, seen, first, last)
+def handover_ns(num_prefill_tokens: int) -> int:
+    return 500_000 + 1_000 * num_prefill_tokens
 
 
-def _collect(played: list[calibration._Played], steps: np.ndarray) -> calibration.Samples:
-    return calibration._collect(played, steps, tables.engine_settings(SCENARIO), OPERATORS)
+def delivery_ns(num_decode_requests: int) -> int:
+    return 400_000 + 10_000 * num_decode_requests
 
 
-def test_an_idle_step_begins_when_scheduled_and_a_busy_one_when_the_step_before_ends() -> None:
-    ms = 1_000_000
-    steps = _steps(
+def made_stretch(name: str, kind: str, asked: list[Asked], begin_ns: int) -> Stretch:
+    return stretch(
+        name, kind, asked, costs, GRAPHS, queue_size=2, is_gpu=True, handover_ns=handover_ns, delivery_ns=delivery_ns,
+        begin_ns=begin_ns,
+    )  # fmt: skip
+
+
+def made_round(index: int) -> Round:
+    """A ladder of lone prompts, and traffic whose busy times begin with one request and go on with more."""
+    rng = np.random.default_rng(index)
+    begin_ns = 10**9 + index * 10**11
+    ladder = [Asked(step, size, 1) for step, size in enumerate((8, 16, 64, 100, 200))]
+    flowing, step = [], 0
+    for _ in range(12):
+        length = int(rng.integers(20, 60))
+        flowing.append(Asked(step, int(rng.choice([20, 50, 100])), length))
+        flowing += [
+            Asked(step + int(later), int(rng.choice([20, 50, 100])), int(rng.integers(2, length - later)))
+            for later in sorted(rng.choice(np.arange(3, length - 3), 4, replace=False))
+        ]
+        step += length
+    return Round(
         [
-            (100 * ms, 109 * ms, 1, 64, 0, 0),  # a lone prompt
-            (200 * ms, 204 * ms, 1, 30, 0, 0),  # the batch's own prompt: not designed
-            (205 * ms, 210 * ms, 0, 0, 1, 30),
-            (211 * ms, 225 * ms, 1, 128, 1, 31),  # injected
-            (226 * ms, 230 * ms, 0, 0, 1, 32),
+            made_stretch(f"round {index} ladder", LADDER, ladder, begin_ns),
+            made_stretch(f"round {index} traffic 5/s", TRAFFIC, flowing, begin_ns + 10**10),
         ]
     )
-    lone = _request(64, [110 * ms], 99 * ms, 109 * ms - 500, 109 * ms - 500)
-    batch = _request(30, [205 * ms, 211 * ms, 227 * ms, 232 * ms], 199 * ms, 204 * ms, 230 * ms)
-    injected = _request(128, [228 * ms], 209 * ms, 225 * ms, 225 * ms)
-    samples = _collect(
-        [
-            calibration._Played(CalibrationBatch("lone", ((64, 1),)), [lone], []),
-            calibration._Played(CalibrationBatch("batch", ((30, 4),), (Injection(128, 2),)), [batch], [injected]),
-        ],
-        steps,
+
+
+@pytest.fixture(scope="module")
+def driven() -> Driven:
+    return Driven([one for index in range(4) for one in made_round(index).stretches], CAPTURED, is_gpu=True)
+
+
+@pytest.fixture(scope="module")
+def made(driven: Driven) -> dict[str, pd.DataFrame]:
+    return driven.tables()
+
+
+def test_a_round_survives_text_and_array_to_the_last_bit() -> None:
+    done = made_round(3)
+    again = Round.of(done.as_text(), done.as_array())
+    for one, other in zip(done.stretches, again.stretches, strict=True):
+        assert (one.name, one.kind, one.requests) == (other.name, other.kind, other.requests)
+        assert np.array_equal(one.steps, other.steps) and np.array_equal(one.watched, other.watched)
+        assert one.digest() == other.digest()
+
+
+def test_the_tables_keep_the_contract(made: dict[str, pd.DataFrame]) -> None:
+    for model in (contract.Overheads, contract.HostSpeed, contract.CalibrationTraffic):
+        contract.validate(model, made[model.file_name()], model.file_name())
+    assert set(made) == {"overheads.csv", "host_speed.csv", "calibration_traffic.csv"}
+    assert list(made["overheads.csv"].columns) == list(calibration.OVERHEAD_COLUMNS)
+
+
+def test_the_ways_of_a_request_are_those_it_took(made: dict[str, pd.DataFrame]) -> None:
+    rows = made["overheads.csv"]
+    handover = rows[rows["term"] == "handover"].set_index("position")["ns"]
+    for size in (20, 50, 100):
+        assert handover[float(size)] == pytest.approx(handover_ns(size), rel=0.01)
+    delivery = rows[rows["term"] == "delivery"].set_index("position")["ns"]
+    for decodes in (0, 1, 2, 3, 4):
+        assert delivery[float(decodes)] == pytest.approx(delivery_ns(decodes), rel=0.01)
+
+
+def test_only_requests_that_met_an_engine_without_work_tell_the_handover(driven: Driven) -> None:
+    """The others wait for the step that is under way. Here all are sent just before their step; those among others must not count."""
+    rows, _ = driven._ways()
+    handover = [row for row in rows if row["term"] == "handover"]
+    alone = sum(
+        bool(step[2] and not step[4]) for one in driven.stretches for step in one.steps
+    )  # steps with prompts and no decode
+    assert {row["num_samples"] for row in handover} == {alone}
+
+
+def test_the_trace_of_the_host_is_that_of_the_traffic(driven: Driven, made: dict[str, pd.DataFrame]) -> None:
+    table = made["host_speed.csv"]
+    flowing = [one for one in driven.stretches if one.kind == TRAFFIC]
+    tokens = {(one.name, step) for one in flowing for step in range(len(one.steps))}
+    assert (table["part"] == "delivery").sum() == len(tokens)
+    busy = sum(int((one.steps[:, 4] > 0).sum()) for one in flowing)
+    assert table["part"].isin(["decode", "prefill"]).sum() == busy
+    assert table["ratio"].between(0.99, 1.01).all()
+
+
+def test_the_traffic_is_there_as_its_clients_saw_it(driven: Driven, made: dict[str, pd.DataFrame]) -> None:
+    table = made["calibration_traffic.csv"]
+    flowing = [one for one in driven.stretches if one.kind == TRAFFIC]
+    assert table["stretch"].unique().tolist() == [one.name for one in flowing]
+    assert len(table) == sum(len(one.requests) for one in flowing)
+    first = flowing[0]
+    for number in (0, 3):
+        row, request = table.iloc[number], first.requests[number]
+        assert row["request_id"] == number
+        assert row["arrival_time_ns"] == request.arrival_time_ns - first.requests[0].arrival_time_ns
+        assert row["ttft_ns"] == request.token_times_ns[0] - request.arrival_time_ns
+        assert row["e2e_ns"] == request.token_times_ns[-1] - request.arrival_time_ns
+        assert row["itl_p50_ns"] == round(np.median(np.diff(request.token_times_ns)))
+    assert not {LADDER, HEAD_START} & set(table["stretch"])
+
+
+def test_a_request_with_one_token_has_no_gaps() -> None:
+    asked = [Asked(0, 20, 1), Asked(1, 20, 3)]
+    one = made_stretch("round 0 traffic 5/s", TRAFFIC, asked, 10**9)
+    table = Driven([one], CAPTURED, is_gpu=True)._traffic_table([one])
+    contract.validate(contract.CalibrationTraffic, table, "calibration_traffic.csv")
+    assert table["itl_p50_ns"].isna().tolist() == table["itl_p90_ns"].isna().tolist() == [True, False]
+
+
+def test_digests_are_by_the_name_of_the_stretch(driven: Driven) -> None:
+    assert driven.digests() == {one.name: one.digest() for one in driven.stretches}
+    assert len(set(driven.digests().values())) == 4 + 1  # the ladders are one workload, traffic another in each round
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def lone(tokens: int, first_ns: int, last_ns: int) -> SeenRequest:
+    return SeenRequest(30, tokens, 0, 0, tuple(range(1, tokens + 1)), first_ns, last_ns)
+
+
+def test_a_requests_first_step_is_found_by_the_engines_stamps() -> None:
+    one = made_round(0).stretches[1]
+    for request in one.requests:
+        step = calibration._step_of(request, one)
+        assert one.steps[step, calibration.IterationField.COMPLETION_NS] == request.first_token_ns
+        # vLLM's stamps are float seconds: up to a microsecond off.
+        rounded = replace(
+            request, first_token_ns=request.first_token_ns - 900, last_token_ns=request.last_token_ns + 900
+        )
+        assert calibration._step_of(rounded, one) == step
+
+
+@pytest.mark.parametrize(("index", "change"), [(0, 1), (0, -1), (2, 1)])
+def test_a_request_that_missed_a_step_or_lost_one_is_an_error(index: int, change: int) -> None:
+    one = made_round(0).stretches[1]
+    request = one.requests[index]
+    wrong = replace(request, num_decode_tokens=request.num_decode_tokens + change)
+    message = (
+        rf"calibration round 0 traffic 5/s: a request with {wrong.num_decode_tokens} tokens took {request.num_decode_tokens} recorded engine steps\. "
+        r".*give the engine more KV blocks \(engine\.num_kv_blocks\)"
     )
-    durations = {key: [sample[0] / ms for sample in found] for key, found in samples.steps.items()}
-    assert durations == {("mixed", 1, 64, 0): [9], ("decode", 0, 0, 1): [6, 5], ("mixed", 1, 128, 1): [15]}
-    assert samples.handover == {64: [1 * ms]}
-    assert samples.delivery == {0: [1 * ms], 1: [1 * ms, 2 * ms]}
-    ((_, context, operators),) = samples.steps["mixed", 1, 128, 1]
-    assert context == 31
-    assert operators == pytest.approx(OPERATORS.step_ns(129, [(0, 128)], [31]))
+    with pytest.raises(ProfileError, match=message):
+        calibration._step_of(wrong, one)
+    broken = replace(one, requests=(*one.requests[:index], wrong, *one.requests[index + 1 :]))
+    with pytest.raises(ProfileError, match="Steps were lost or the request was preempted"):
+        Driven([broken], CAPTURED, is_gpu=True)._ways()
 
 
-def test_a_prompt_that_met_another_or_was_cut_is_left_out() -> None:
-    steps = _steps([(0, 4, 1, 30, 0, 0), (5, 9, 2, 200, 1, 30), (10, 14, 1, 28, 1, 131), (15, 19, 0, 0, 1, 32)])
-    steps[:, :2] *= 1_000_000
-    batch = _request(30, [5, 10, 15, 20], 0, 4_000_000, 19_000_000)
-    together, cut = (_request(100, [99], 0, at, at) for at in (9_000_000, 14_000_000))
-    played = calibration._Played(CalibrationBatch("batch", ((30, 4),), (Injection(100, 2),)), [batch], [together, cut])
-    assert set(_collect([played], steps).steps) == {("decode", 0, 0, 1)}
+def test_a_token_after_the_last_recorded_step_is_an_error() -> None:
+    one = made_round(0).stretches[1]
+    end_ns = int(one.steps[-1, calibration.IterationField.COMPLETION_NS])
+    with pytest.raises(ProfileError, match="recorded engine steps"):
+        calibration._step_of(lone(2, end_ns, end_ns + 10**6), one)
 
 
-def test_a_request_that_missed_a_step_is_an_error() -> None:
-    steps = _steps([(0, 4, 1, 30, 0, 0), (5, 9, 0, 0, 1, 30), (10, 14, 0, 0, 1, 31)])
-    steps[:, :2] *= 1_000_000
-    request = _request(30, [5, 15], 0, 4_000_000, 14_000_000)
-    played = calibration._Played(CalibrationBatch("round 0 batch 1", ((30, 2),)), [request], [])
-    with pytest.raises(ProfileError, match="round 0 batch 1: a request with 2 tokens took 3 recorded engine steps"):
-        _collect([played], steps)
+def test_ways_that_were_hardly_seen_are_an_error() -> None:
+    one = made_stretch("round 0 traffic 5/s", TRAFFIC, [Asked(0, 20, 30)], 10**9)
+    with pytest.raises(
+        ProfileError, match=r"overheads\.csv: handover seen fewer than 4 times .*profile\.traffic_rates_per_s"
+    ):
+        Driven([one], CAPTURED, is_gpu=True)._ways()
 
 
-def test_the_overheads_table_keeps_the_contract() -> None:
-    table = contract.validate(contract.Overheads, overheads_table(tables.samples()), "overheads.csv")
-    decode = table[(table["term"] == "step") & (table["num_decode_requests"] == 8)].iloc[0]
-    assert (decode["median_ns"], decode["operators_ns"], decode["overhead_ns"]) == (5_000_002, 2_000_000, 3_000_002)
-    assert (decode["num_context_tokens"], decode["num_samples"]) == (802, 5)
-    handover = table[table["term"] == "handover"].iloc[0]
-    assert (handover["num_prefill_tokens"], handover["overhead_ns"]) == (64, handover["median_ns"])
-
-
-def test_rare_compositions_are_left_out() -> None:
-    samples = tables.samples()
-    samples.steps["decode", 0, 0, 3] = samples.steps["decode", 0, 0, 1][: calibration.MIN_SAMPLES - 1]
-    table = overheads_table(samples)
-    assert 3 not in set(table["num_decode_requests"])
-
-
-@pytest.mark.parametrize("missing", ["decode", "mixed", "handover", "delivery"])
-def test_a_term_that_was_hardly_seen_is_an_error(missing: str) -> None:
-    samples = tables.samples()
-    if missing in ("handover", "delivery"):
-        getattr(samples, missing).clear()
-    else:
-        for key in [key for key in samples.steps if key[0] == missing]:
-            del samples.steps[key]
-    with pytest.raises(ProfileError, match=f"overheads.csv: {missing} seen fewer than 4 times"):
-        overheads_table(samples)
+def test_records_of_one_stretch_that_disagree_are_named() -> None:
+    done = made_round(0).stretches
+    broken = replace(done[1], watched=done[1].watched[:-1])
+    with pytest.raises(ProfileError, match="or not the same ones"):
+        Driven([done[0], broken], CAPTURED, is_gpu=True).watched()
 
 
 # --- driving ----------------------------------------------------------------------------------------------------------
 
 
-class _BunchingEngine:
-    """Hands tokens out three at a time, as a client sees them that was held up. Real engines cannot be made to."""
-
-    def __init__(self, stall: bool = False) -> None:
-        self._stall = stall
-
-    async def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
-        left = request.num_decode_tokens
-        while left:
-            await asyncio.sleep(3600 if self._stall else 0.001)
-            count, now = min(3, left), time.monotonic_ns()
-            left -= count
-            yield TokenMessage([7] * count, now, None if left else RequestTimes(first_token_ns=now, last_token_ns=now))
+def test_a_lone_prompt_is_sent_when_the_one_before_is_done() -> None:
+    engine = MemoryEngine()
+    seen = asyncio.run(Calibrator(engine, SCENARIO, is_gpu=False)._play_ladder(2))  # type: ignore[arg-type]
+    assert [request.num_prefill_tokens for request in seen] == ladder_sizes(SCENARIO, SETTINGS)
+    assert [name for what, name in engine.log if what == "begin"] == [f"ladder-2-{n}" for n in range(len(seen))]
+    assert [what for what, _ in engine.log] == ["begin", "end"] * len(seen)
+    for one, following in zip(seen, seen[1:], strict=False):
+        assert one.send_ns < one.token_times_ns[0] == one.first_token_ns <= following.send_ns
 
 
-def test_injections_are_sent_although_token_counts_are_skipped() -> None:
-    batch = CalibrationBatch("batch", ((5, 20),), tuple(Injection(8, after) for after in (4, 7, 8, 10)))
-    driver = calibration._Driver(_BunchingEngine(), SCENARIO, 0)  # type: ignore[arg-type]
-    played = asyncio.run(asyncio.wait_for(driver.play(batch), 20))
-    assert [len(request.token_times_ns) for request in played.injected] == [1, 1, 1, 1]
-
-
-def test_an_engine_that_stalls_ends_the_calibration() -> None:
+def test_an_engine_that_stalls_or_fails_ends_the_calibration() -> None:
     impatient = load_scenario("smoke", ["replay.request_timeout_s=0.05"])
-    driver = calibration._Driver(_BunchingEngine(stall=True), impatient, 0)  # type: ignore[arg-type]
+
+    def play(engine: MemoryEngine) -> None:
+        calibrator = Calibrator(engine, impatient, is_gpu=False)  # type: ignore[arg-type]
+        asyncio.run(asyncio.wait_for(calibrator._play_ladder(0), 20))
+
     with pytest.raises(
-        ProfileError, match=r"calibration batch: a request of 20 tokens had 0 after replay\.request_timeout_s 0\.05 s"
+        ProfileError, match=r"calibration ladder: a prompt of 16 tokens had no token after replay\.request_timeout_s 0\.05 s"
     ):
-        asyncio.run(asyncio.wait_for(driver.play(CalibrationBatch("batch", ((5, 20),), (Injection(8, 4),))), 20))
+        play(MemoryEngine(hang={"ladder-0-1"}))
+    engine = MemoryEngine()
+    engine.died.set()
+    with pytest.raises(EngineError, match="dead already"):
+        play(engine)

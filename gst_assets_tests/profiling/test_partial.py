@@ -12,11 +12,12 @@ import pytest
 
 from gst_assets.contracts.documents import Hardware
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.calibration import CalibrationBatch, Injection, Round, _Played, _Request
+from gst_assets.profiling.calibration import Round
 from gst_assets.profiling.operators import time_batches
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.scenario import load_scenario
 from gst_assets_tests.engine.memory_engine import SETTINGS
+from gst_assets_tests.profiling.test_calibration import made_round
 
 HARDWARE = Hardware(hardware_id="cpu", device_name="Test CPU", device_count=1)
 SCENARIO = load_scenario("smoke")
@@ -27,28 +28,36 @@ def begun_with(**changes: Any) -> dict[str, Any]:
     return subject(SCENARIO, HARDWARE, PLAYS) | changes
 
 
-def a_round() -> Round:
-    batch = CalibrationBatch("round 1 batch 2", ((30, 4), (7, 2)), (Injection(128, 2),), one_leaves=True)
-    requests = [_Request(30, 4, 5, [6, 7, 8, 9], 6, 9), _Request(7, 2, 5, [6, 7], 6, 7)]
-    return Round(
-        [_Played(batch, requests, [_Request(128, 1, 7, [8], 8, 8)])], np.arange(22, dtype=np.int64).reshape(2, 11)
-    )
-
-
 def test_a_round_is_kept_to_the_last_bit(tmp_path: Path) -> None:
-    done = a_round()
+    done = made_round(1)
     with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
-        partial.keep_round(1, done.played_as_text(), done.steps)
+        partial.keep_round(1, done.as_text(), done.as_array())
     with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
         assert partial.round(0) is None
         kept = partial.round(1)
         assert kept is not None
-        again = Round.from_text(*kept)
-        assert again.played == done.played and np.array_equal(again.steps, done.steps)
-        assert again.played[0].digest() == done.played[0].digest()
+        again = Round.of(*kept)
+        assert again.as_text() == done.as_text() and np.array_equal(again.as_array(), done.as_array())
+        assert [one.digest() for one in again.stretches] == [one.digest() for one in done.stretches]
         assert partial.described() == "1 calibration rounds and 0 blocks of operators measured"
         partial.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rounds_are_copied_as_they_were_kept_and_can_be_dropped(tmp_path: Path) -> None:
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        for index in (0, 2):
+            partial.keep_round(index, f"round {index}", np.full((1, 20), index))
+        partial.keep_operator_block("k", [])
+        for _ in range(2):  # into a directory that is not there, and into one that is
+            partial.copy_rounds(tmp_path / "kept" / "stamps")
+        for index in (0, 2):
+            name = f"round-{index}.npz"
+            assert (tmp_path / "kept" / "stamps" / name).read_bytes() == (partial.folder / name).read_bytes()
+        partial.drop_rounds()
+        assert partial.round(0) is None and partial.round(2) is None
+        assert partial.described() == "0 calibration rounds and 1 blocks of operators measured"
+    assert {path.name for path in (tmp_path / "kept" / "stamps").iterdir()} == {"round-0.npz", "round-2.npz"}
 
 
 class Worker:

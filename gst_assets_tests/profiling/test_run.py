@@ -11,18 +11,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from gst_assets.contracts.csv_files import read_csv
+from gst_assets.contracts import tables
+from gst_assets.contracts.tables import read_table
 from gst_assets.engine.launch import run_module
+from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ArtifactError, EngineError, ProfileError
 from gst_assets.profiling import run
-from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
-from gst_assets.profiling.calibration import ROUNDS, plan
-from gst_assets.profiling.operator_model import PER_TOKEN_OPERATORS
+from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
+from gst_assets.profiling.calibration import LADDER, ROUNDS, TRAFFIC, Driven, Round, ladder_sizes
+from gst_assets.profiling.worker_steps import StepField
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
+from gst_assets.step_costs.shapes import StepShape
+from gst_assets.vidur_adapter import self_fit as self_fit_module
+from gst_assets_tests.profiling.test_bundle import BUNDLE_FILES
 
 OVERRIDES = [
     "model.max_model_len=512",
@@ -34,9 +40,9 @@ OVERRIDES = [
     "profile.decode_batch_sizes=[1,4]",
     "profile.decode_context_sizes=[1,512]",
     "profile.operator_repeats=3",
-    "profile.calibration_decode_batch_sizes=[1,4]",
     "profile.calibration_prefill_sizes=[16,96]",
-    "profile.calibration_steps=16",
+    "profile.traffic_rates_per_s=[2,8]",
+    "profile.traffic_segment_s=1.5",
     # Half of the vocabulary: unless the calibration switches early stops off, its batches crumble.
     "engine.sampling.stop_token_id_below=4096",
 ]
@@ -64,14 +70,26 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[str
     with pytest.raises(ArtifactError, match=r"run_meta\.json missing"):
         load_bundle(partial)
     other = folder / "other.json"
-    other.write_text(load_scenario("smoke", [*OVERRIDES, "profile.calibration_steps=17"]).model_dump_json())
+    other.write_text(load_scenario("smoke", [*OVERRIDES, "profile.traffic_segment_s=1.6"]).model_dump_json())
     with pytest.raises(
         EngineError,
         match=r"\.partial: a profile was begun here with profile_key \w+, and now has \w+\. .* remove the folder",
     ):
         run_module(COMMAND, ["--scenario", str(other), *arguments[2:4]])
-    lines = run_module(COMMAND, arguments)
+    lines = run_module(COMMAND, [*arguments, "--stamps", str(folder / "stamps")])
     return load_bundle(out), lines
+
+
+@pytest.fixture(scope="module")
+def rounds(measured: tuple[Bundle, list[str]]) -> list[Round]:
+    """The stamps that were kept of the calibration of `measured`."""
+    stamps = measured[0].directory.parents[2] / "stamps"
+    assert {path.name for path in stamps.iterdir()} == {f"round-{index}.npz" for index in range(ROUNDS)}
+    found = []
+    for index in range(ROUNDS):
+        with np.load(stamps / f"round-{index}.npz", allow_pickle=False) as arrays:
+            found.append(Round.of(str(arrays["played"]), arrays["steps"]))
+    return found
 
 
 def kill_when(arguments: list[str], condition: Callable[[], bool]) -> None:
@@ -109,7 +127,8 @@ def test_the_bundle_is_complete_and_serves_its_scenario(measured: tuple[Bundle, 
     assert meta.profiling_root == str(bundle.directory.parent.parent)
     assert meta.hydra.overrides == OVERRIDES[:1]
     assert meta.engine_settings.attention_backend == bundle.attention["attention_backend"].unique().tolist()[0]
-    assert set(meta.sha256) == {"mlp.csv", "attention.csv", "overheads.csv", "unmodelled.csv"}
+    assert meta.format_version == FORMAT_VERSION
+    assert set(meta.sha256) == BUNDLE_FILES
     assert [path.name for path in bundle.directory.parent.iterdir()] == ["qwen3-tiny"]
     assert any(line.startswith("operators: done in") for line in lines)
 
@@ -123,48 +142,133 @@ def test_the_timed_walk_computes_what_the_model_computes(measured: tuple[Bundle,
 
 @pytest.mark.engine
 def test_operators_grow_with_their_work(measured: tuple[Bundle, list[str]]) -> None:
-    model = measured[0].operator_model()
+    bundle = measured[0]
+    mlp = bundle.mlp.set_index("num_tokens")
     for name in ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj"):
-        one, many = model.per_token_ms(name, [1, 128])
-        assert many > 2 * one
-    assert model.attn_prefill_ms(384, 128) > model.attn_prefill_ms(0, 128) > 0
-    assert model.attn_decode_ms(4, 512) > model.attn_decode_ms(4, 1)
-    assert all(model.per_token_ms(name, 1) > 0 for name in PER_TOKEN_OPERATORS if name != "add")
+        assert mlp.loc[128, f"time_stats.{name}.median"] > 2 * mlp.loc[1, f"time_stats.{name}.median"]
+    times = bundle.operator_times()
+    tokens_ns, long_ns = (times.ns(StepShape(0, 0, [(context, 128)])) for context in (0, 384))
+    assert long_ns > tokens_ns > 0
+    assert times.ns(StepShape(4, 4 * 512, ())) > times.ns(StepShape(4, 4, ()))
 
 
 @pytest.mark.engine
 def test_what_vidur_does_not_model_is_measured_too(measured: tuple[Bundle, list[str]]) -> None:
-    columns = {"operator": "str", "num_rows": "Int64", "median_ms": "float64"}
-    frame = read_csv(measured[0].directory / "unmodelled.csv", columns)
+    frame = read_table(tables.UnmodelledOperators, measured[0].directory / "unmodelled.csv")
     assert frame["operator"].value_counts().to_dict() == {"embedding": 3, "final_norm": 3, "lm_head": 2, "sampling": 2}
-    assert (frame["median_ms"] > 0).all()
 
 
 @pytest.mark.engine
-def test_every_designed_composition_was_seen(measured: tuple[Bundle, list[str]]) -> None:
-    overheads = measured[0].overheads
-    assert overheads is not None
-    steps = overheads[overheads["term"] == "step"]
-    seen = set(zip(steps["num_prefill_tokens"], steps["num_decode_requests"], strict=True))
-    # Batches of 1 and 4 in an engine of 4 sequences: one of four leaves before prompts are injected.
-    assert seen == {(0, 1), (0, 4), (0, 3), *((size, d) for size in (16, 96) for d in (0, 1, 3))}
-    decode = steps[steps["num_prefill_tokens"] == 0]
-    assert (decode["num_samples"] >= SCENARIO.profile.calibration_steps).all()
-    # A step holds the operators and more. Over many compositions; a single one may meet a slow moment of the machine.
-    assert (steps["overhead_ns"] > 0).mean() > 0.5
-    lone = steps[steps["num_decode_requests"] == 0].set_index("num_prefill_tokens")
-    assert (lone["num_context_tokens"] == 0).all()
-    assert set(overheads.loc[overheads["term"] == "handover", "num_prefill_tokens"]) == {16, 96}
-    assert {0, 1, 3, 4} == set(overheads.loc[overheads["term"] == "delivery", "num_decode_requests"])
-
-
-@pytest.mark.engine
-def test_every_calibration_workload_has_its_digest(measured: tuple[Bundle, list[str]]) -> None:
+def test_every_term_of_a_cpu_engine_is_measured(measured: tuple[Bundle, list[str]]) -> None:
     bundle = measured[0]
-    planned = plan(SCENARIO, bundle.meta.engine_settings.num_kv_blocks)
-    assert len(bundle.meta.calibration_sha256) == len(planned)
-    assert len(set(bundle.meta.calibration_sha256.values())) == len({batch.lengths for batch in planned})
-    assert sum(name.startswith("round 0 ") for name in bundle.meta.calibration_sha256) == len(planned) // ROUNDS
+    overheads = bundle.overheads
+    assert overheads is not None
+    base = overheads[overheads["feature"] == "base"].set_index(["term", "step_kind"])["ns"]
+    for term in ("prepare", "device"):
+        for kind in ("decode", "mixed"):
+            assert (base[[(term, kind)]] > 0).all()
+    for term in ("copy_out", "process", "handover", "delivery"):
+        assert (base[[(term, "any")]] > 0).all()
+    # It launches nothing: the host computes, and so there is nothing between launch and device either.
+    for term in ("launch", "lead_in", "drain"):
+        assert (overheads.loc[overheads["term"] == term, "ns"] == 0).all()
+    costs = bundle.engine_costs(128, seed=0)
+    long, short = (costs.step(StepShape(0, 0, [(0, tokens)])) for tokens in (120, 16))
+    assert long.device > 1.2 * short.device
+    assert costs.device_is_host
+
+
+@pytest.mark.engine
+def test_the_calibration_traffic_is_there_as_its_clients_saw_it(
+    measured: tuple[Bundle, list[str]], rounds: list[Round]
+) -> None:
+    bundle = measured[0]
+    traffic = bundle.traffic
+    assert traffic is not None
+    # 2 and 8 requests per second for 1.5 s, and a burst that fills the engine.
+    counts = traffic.groupby("stretch", sort=False).size().to_dict()
+    assert counts == {f"round {k} {sort}": n for k in range(ROUNDS) for sort, n in (("traffic 2/s", 3), ("traffic 8/s", 12), ("burst", 4))}  # fmt: skip
+    seen = [request for done in rounds for one in done.stretches if one.kind == TRAFFIC for request in one.requests]
+    assert traffic["num_prefill_tokens"].tolist() == [request.num_prefill_tokens for request in seen]
+    assert traffic["ttft_ns"].tolist() == [request.token_times_ns[0] - request.arrival_time_ns for request in seen]
+    # Half of the vocabulary stops a request of this scenario: calibration must not let it.
+    assert all(len(request.token_times_ns) == request.num_decode_tokens for request in seen)
+
+
+@pytest.mark.engine
+def test_the_bundle_is_held_against_its_own_calibration(
+    measured: tuple[Bundle, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, lines = measured
+    fit = bundle.self_fit
+    assert fit is not None
+    assert set(zip(fit["traffic"], fit["metric"], fit["statistic"], strict=True)) == {
+        (sort, metric, statistic)
+        for sort in ("traffic 2/s", "traffic 8/s", "burst")
+        for metric in ("ttft", "itl", "e2e")
+        for statistic in ("p50", "p90")
+    }
+    told = [line for line in lines if line.startswith("does not fit its own calibration: ")]
+    assert told == [f"does not fit its own calibration: {words}" for words in self_fit_module.misfits(fit)]
+    assert self_fit_module.main([str(bundle.directory)]) == (1 if told else 0)
+    printed = capsys.readouterr().out
+    assert ("everything fits" in printed) is not bool(told)
+    coverage = read_table(tables.OperatorCoverage, bundle.directory / "operator_coverage.csv")
+    assert {"decode", "mixed"} == set(coverage["step_kind"])
+    # The steps of a CPU hold their operators and more.
+    assert (coverage["coverage"] < 1.2).all()
+
+
+@pytest.mark.engine
+def test_the_worker_saw_each_recorded_step_once_and_its_moments_in_order(rounds: list[Round]) -> None:
+    for done in rounds:
+        assert [one.kind for one in done.stretches] == [LADDER, TRAFFIC, TRAFFIC, TRAFFIC]
+        for one in done.stretches:
+            steps, rows = one.steps, one.watched
+            assert len(steps) == len(rows) > 0
+            assert not rows[:, StepField.HEAD_START_NS].any()
+            moments = np.column_stack(
+                [
+                    steps[:, IterationField.SCHEDULED_NS],
+                    rows[:, StepField.BEGUN_NS],
+                    rows[:, StepField.FORWARD_NS],
+                    rows[:, StepField.LAUNCHED_NS],
+                    steps[:, IterationField.OUTPUT_NS],
+                    steps[:, IterationField.COMPLETION_NS],
+                ]
+            )
+            assert (np.diff(moments, axis=1) >= 0).all()
+            # One step at a time: each is formed after the one before it was processed.
+            assert (moments[1:, 0] >= moments[:-1, -1]).all()
+            assert (rows[:, StepField.DEVICE_BEGUN_NS] == rows[:, StepField.FORWARD_NS]).all()
+            assert (rows[:, StepField.DEVICE_ENDED_NS] == rows[:, StepField.LAUNCHED_NS]).all()
+            tokens = sum(request.num_decode_tokens for request in one.requests)
+            prompts = sum(request.num_prefill_tokens for request in one.requests)
+            assert steps[:, IterationField.PREFILL_TOKENS].sum() == prompts
+            assert steps[:, IterationField.DECODE_REQUESTS].sum() == tokens - len(one.requests)
+
+
+@pytest.mark.engine
+def test_stamps_give_the_bundles_tables_again(measured: tuple[Bundle, list[str]], rounds: list[Round]) -> None:
+    bundle = measured[0]
+    driven = Driven([one for done in rounds for one in done.stretches], bundle.meta.engine_settings, is_gpu=False)
+    again = driven.tables()
+    assert bundle.overheads is not None and bundle.host_speed is not None
+    pd.testing.assert_frame_equal(again["overheads.csv"], bundle.overheads)
+    pd.testing.assert_frame_equal(again["host_speed.csv"], bundle.host_speed)
+    assert driven.digests() == bundle.meta.calibration_sha256
+
+
+@pytest.mark.engine
+def test_every_calibration_workload_has_its_digest(measured: tuple[Bundle, list[str]], rounds: list[Round]) -> None:
+    meta = measured[0].meta
+    assert set(meta.calibration_sha256) == {one.name for done in rounds for one in done.stretches}
+    assert sum(name.startswith("round 0 ") for name in meta.calibration_sha256) == 4
+    ladder = [request.num_prefill_tokens for request in rounds[0].stretches[0].requests]
+    assert ladder == ladder_sizes(SCENARIO, meta.engine_settings) == [16, 96, 128, 256]
+    # Its lengths are the scenario's, its moments are not: rounds of traffic differ.
+    flowing = [value for name, value in meta.calibration_sha256.items() if "traffic" in name]
+    assert len(set(flowing)) == len(flowing) == 2 * ROUNDS
 
 
 @pytest.mark.engine

@@ -1,0 +1,291 @@
+"""Steps made of known parts: every part is read off their records again, whoever of host and device decides how long they take."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gst_assets.contracts import tables as contract
+from gst_assets.engine.protocol import IterationField
+from gst_assets.errors import ProfileError
+from gst_assets.profiling.step_samples import WatchedSteps, host_speed, step_rows
+from gst_assets.profiling.worker_steps import StepField
+from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
+from gst_assets.step_costs.terms import Features, Terms
+from gst_assets_tests.profiling.forward_model import Made, play
+
+GRAPHS = CapturedGraphs([1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+BATCHES = (1, 2, 3, 5, 8, 13, 21, 34, 55)
+HEAD_START_NS = 60_000_000
+HANDICAP = 1.5
+"""How much slower the host of the steps with a head start is: they must not enter its terms."""
+
+
+class Engine(NamedTuple):
+    """Who decides how long steps take: factors on the device's time of steps with prompts, and on their launch."""
+
+    device: float
+    launch: float
+    queue_size: int
+    is_gpu: bool = True
+
+    def graphs(self) -> CapturedGraphs:
+        return GRAPHS if self.is_gpu else CapturedGraphs(())
+
+    def costs(self, term: str, kind: str, held: Features) -> float:
+        """The truth."""
+        prompts = kind != "decode"
+        requests = held.prefill_request + held.decode_request
+        match term:
+            case "prepare":
+                work = 3e5 * held.prefill_request + 1e3 * held.prefill_token + 4e3 * held.decode_request
+                return 9e5 + work if prompts else 4e5 + 2e3 * held.decode_request
+            case "launch":
+                base = {"decode": 1.5e5, "mixed": 3e6, "mixed_eager": 8e6}[kind]
+                return base + (self.launch * base + 1e5 * held.prefill_request if prompts else 0.0)
+            case "lead_in":
+                return (2e4 if prompts else 1e4) if self.is_gpu else 0.0
+            case "device":
+                tokens = self.graphs().padded(held.prefill_token + held.decode_request)
+                if not prompts:
+                    return 3e6 + 2e4 * tokens + (20.0 + tokens / 8) * held.decode_context_token
+                more = 1e5 * held.prefill_request + 5e3 * held.decode_request + 30.0 * held.decode_context_token
+                return self.device * (1e6 + 1e4 * tokens + more + 4.0 * held.attention_pair)
+            case "drain":
+                return 3e4
+            case "copy_out":
+                return 1.2e5 + 5e2 * requests
+            case "process":
+                return 1.5e5 + 5e2 * requests
+        assert term == "after_idle"
+        return 2e5
+
+
+ENGINES = {
+    "device_bound": Engine(device=4.0, launch=0.0, queue_size=2),
+    "host_bound": Engine(device=0.2, launch=2.0, queue_size=2),
+    "mixed": Engine(device=1.0, launch=0.5, queue_size=2),
+    "synchronous": Engine(device=1.0, launch=0.5, queue_size=1),
+    "cpu": Engine(device=4.0, launch=0.0, queue_size=1, is_gpu=False),
+}
+by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+
+
+def traffic(rng: np.random.Generator, number: int, *, head_start: bool = False, slow: bool = True) -> list[Made]:
+    """Busy times of some ten steps: prompts first, then decodes with prompts among them. A tenth of the steps meets a slow host."""
+    made: list[Made] = []
+    while len(made) < number:
+        for place in range(int(rng.integers(6, 16))):
+            decodes = int(rng.choice(BATCHES)) if place else 0
+            has_prompt = place == 0 or rng.random() < 0.4
+            chunks: list[tuple[int, int]] = []
+            if has_prompt:
+                # Past the captured graphs of a few sizes, as where most chunks fill the step.
+                tokens = int(rng.choice([700, 1100, 2048])) if rng.random() < 0.4 else int(2 ** rng.uniform(2, 9))
+                tokens = max(tokens - decodes, 4)
+                count = int(rng.integers(1, 4))
+                sizes = [tokens // count] * (count - 1) + [tokens - tokens // count * (count - 1)]
+                chunks = [(int(rng.choice([0, 0, 2048])), size) for size in sizes]
+            slowness = HANDICAP if head_start else 1.0
+            if slow and rng.random() < 0.1:
+                slowness *= rng.uniform(1.3, 4.0)
+            sleep = HEAD_START_NS if head_start and chunks else 0
+            shape = StepShape(decodes, decodes * int(rng.integers(20, 3000)), chunks)
+            made.append(Made(shape, place == 0, slowness, sleep))
+    return made
+
+
+def watched(engine: Engine, seed: int = 0, number: int = 2500) -> WatchedSteps:
+    """Traffic, and on a GPU as much with a head start, as a calibration plays them."""
+    rng = np.random.default_rng(seed)
+    stretches = [traffic(rng, number)]
+    if engine.is_gpu:
+        stretches.append(traffic(rng, number, head_start=True))
+    records, begin_ns = [], 10**9
+    for made in stretches:
+        steps, rows = play(
+            made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu, begin_ns=begin_ns
+        )
+        begin_ns = int(steps[-1, IterationField.COMPLETION_NS]) + 10**8
+        records.append((steps, rows))
+    steps, rows = (np.concatenate(parts) for parts in zip(*records, strict=True))
+    return WatchedSteps(steps, rows, engine.graphs(), is_gpu=engine.is_gpu)
+
+
+# --- recovery ---------------------------------------------------------------------------------------------------------
+
+
+@by_engine
+def test_every_term_is_recovered(engine: Engine) -> None:
+    """Each read at every step, beside what the step was made of."""
+    steps = watched(engine)
+    rows = step_rows(steps)
+    terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
+    kinds = ("decode", "mixed", "mixed_eager") if engine.is_gpu else ("decode", "mixed")
+    assert set(steps.kinds.tolist()) == set(kinds)
+    shown = {(row["term"], row["step_kind"]) for row in rows}
+    wanted = [("prepare", kind) for kind in kinds] + [("device", kind) for kind in kinds]
+    wanted += [("copy_out", "any"), ("process", "any"), ("after_idle", "any"), ("lead_in", "decode"), ("lead_in", "mixed")]
+    wanted += [("launch", kind) for kind in kinds]
+    assert set(wanted) <= shown
+    for term, kind in wanted:
+        if term == "launch" and not engine.is_gpu:
+            assert {row["ns"] for row in rows if row["term"] == "launch"} == {0.0}
+            continue
+        for index in range(0, len(steps), 7):
+            own, held = str(steps.kinds[index]), steps.features[index]
+            if kind in (own, "any"):
+                found, truth = terms.step_ns(term, own, held), engine.costs(term, own, held)
+                assert found == pytest.approx(truth, rel=0.02), (term, own, held)
+
+
+@by_engine
+def test_the_slopes_are_those_planted(engine: Engine) -> None:
+    frame = pd.DataFrame(step_rows(watched(engine)))
+    slope = frame.set_index(["term", "step_kind", "feature", "position"])["ns"]
+    assert slope["prepare", "mixed", "prefill_request", 0.0] == pytest.approx(3e5, rel=0.02)
+    assert slope["prepare", "mixed", "prefill_token", 0.0] == pytest.approx(1e3, rel=0.02)
+    assert slope["device", "mixed", "attention_pair", 0.0] == pytest.approx(4 * engine.device, rel=0.05)
+    assert slope["device", "decode", "decode_context_token", 64.0] == pytest.approx(
+        20 + (64 if engine.is_gpu else 55) / 8, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("name", ["host_bound", "mixed", "synchronous"])
+def test_the_drain_is_that_of_steps_whose_device_was_not_behind(name: str) -> None:
+    rows = step_rows(watched(ENGINES[name]))
+    found = {row["step_kind"]: row["ns"] for row in rows if row["term"] == "drain"}
+    assert set(found) == {"decode", "mixed", "mixed_eager"}
+    assert found["mixed_eager"] == pytest.approx(3e4, rel=0.02)
+
+
+def test_a_device_that_is_always_behind_has_no_drain() -> None:
+    rows = step_rows(watched(ENGINES["device_bound"]))
+    drains = [row for row in rows if row["term"] == "drain" and row["step_kind"] == "decode"]
+    assert [(row["ns"], row["num_samples"]) for row in drains] == [(0.0, 0)]
+
+
+def test_what_a_waiting_device_or_a_launch_makes_longer_is_no_sample_of_the_device() -> None:
+    """A host-bound step ends with its launch on the device: its length there says nothing of the device."""
+    engine = ENGINES["host_bound"]
+    steps = watched(engine)
+    for kind in ("mixed", "mixed_eager"):
+        places, ns = steps.samples()["device", kind]
+        truth = np.array([engine.costs("device", kind, steps.features[n]) for n in places.tolist()])
+        assert len(places) > 100
+        assert np.allclose(ns, truth, rtol=0, atol=1)
+        assert steps.has_head_start[places].all()
+
+
+@by_engine
+def test_head_starts_tell_the_device_and_nothing_else(engine: Engine) -> None:
+    steps = watched(engine)
+    for (term, _), (places, _) in steps.samples().items():
+        if term in ("prepare", "launch", "lead_in", "drain"):
+            assert not steps.has_head_start[places].any(), term
+    if engine.is_gpu:
+        assert steps.has_head_start.sum() > 500
+
+
+@by_engine
+def test_the_parts_of_single_steps_are_exact(engine: Engine) -> None:
+    """With a host that is never slow, each sample is the truth itself."""
+    made = traffic(np.random.default_rng(5), 600, slow=False)
+    steps = WatchedSteps(
+        *play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu),
+        engine.graphs(),
+        is_gpu=engine.is_gpu,
+    )
+    seen = steps.samples()
+    for term in ("prepare", "launch", "copy_out", "process", "lead_in"):
+        parts = [(places, ns) for (name, _), (places, ns) in seen.items() if name == term]
+        assert sum(len(places) for places, _ in parts) > 20, term
+        for places, ns in parts:
+            if term == "launch" and not engine.is_gpu:
+                assert not ns.any()
+                continue
+            truth = [engine.costs(term, str(steps.kinds[n]), steps.features[n]) for n in places.tolist()]
+            exact = np.isclose(ns, truth, rtol=0, atol=2)
+            # The last tokens before an idle time may meet a host that still processes those before them.
+            least = 0.95 if term == "copy_out" and engine.queue_size > 1 else 1.0
+            assert exact.mean() >= least and (ns >= np.array(truth) - 2).all(), term
+
+
+def test_after_idle_is_what_the_first_step_of_new_requests_takes_more() -> None:
+    for engine in ENGINES.values():
+        steps = watched(engine)
+        first = steps.is_after_idle
+        assert (steps.held[first, 2] == 0).all() and first.sum() > 100
+        found = {row["step_kind"]: row["ns"] for row in step_rows(steps) if row["term"] == "after_idle"}
+        assert found["any"] == pytest.approx(2e5, rel=0.02)
+
+
+def test_process_ends_with_the_next_step_while_requests_go_on() -> None:
+    engine = ENGINES["mixed"]
+    steps = watched(engine)
+    places, _ = steps.samples()["process", "any"]
+    # The step after the last one of a busy time comes after it: nothing followed from its tokens.
+    before_idle = np.flatnonzero(steps.is_after_idle) - 1
+    assert not set(before_idle.tolist()) & set(places.tolist())
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def records(number: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    engine = ENGINES["mixed"]
+    return play(traffic(np.random.default_rng(3), number), engine.costs, GRAPHS, queue_size=2, is_gpu=True)
+
+
+@pytest.mark.parametrize("lost", [0, 17, -1])
+def test_records_of_other_steps_are_refused(lost: int) -> None:
+    steps, rows = records()
+    WatchedSteps(steps, rows, GRAPHS, is_gpu=True)
+    message = rf"the engine recorded {len(steps)} steps and its worker {len(steps) - 1}, .* Nothing else may use the engine"
+    with pytest.raises(ProfileError, match=message):
+        WatchedSteps(steps, np.delete(rows, lost, axis=0), GRAPHS, is_gpu=True)
+    with pytest.raises(ProfileError, match="or not the same ones"):  # as many, of another moment
+        WatchedSteps(steps, np.concatenate([rows[5:], rows[:5]]), GRAPHS, is_gpu=True)
+    late = rows.copy()
+    late[lost, StepField.BEGUN_NS] = steps[lost, IterationField.OUTPUT_NS] + 1
+    with pytest.raises(ProfileError, match="or not the same ones"):
+        WatchedSteps(steps, late, GRAPHS, is_gpu=True)
+
+
+def test_a_part_that_was_hardly_seen_is_an_error() -> None:
+    engine = ENGINES["mixed"]
+    decodes = [Made(StepShape(0, 0, [(0, 8)]), is_after_idle=True), *[Made(StepShape(1, 50, ()))] * 40]
+    steps = WatchedSteps(*play(decodes, engine.costs, GRAPHS, queue_size=2, is_gpu=True), GRAPHS, is_gpu=True)
+    with pytest.raises(
+        ProfileError,
+        match=r"overheads\.csv: .*prepare of mixed steps.* seen fewer than 4 times .*profile\.traffic_rates_per_s",
+    ):
+        step_rows(steps)
+
+
+# --- speed of the host ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mixed", "cpu"])
+def test_the_trace_holds_each_busy_steps_slowness_in_order(name: str) -> None:
+    engine = ENGINES[name]
+    steps = watched(engine)
+    rows = step_rows(steps)
+    made = traffic(np.random.default_rng(8), 200)
+    played = WatchedSteps(
+        *play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu),
+        engine.graphs(),
+        is_gpu=engine.is_gpu,
+    )
+    deliveries = (played.output_ns[:3], np.array([1.5, 0.9, 0.0]))
+    table = contract.validate(contract.HostSpeed, host_speed([played], [deliveries], rows, 500_000), "host_speed.csv")
+    on_host = table[table["part"] != "delivery"]
+    busy = [step for step in made if not step.is_after_idle]
+    assert on_host["part"].tolist() == ["prefill" if step.shape.chunks else "decode" for step in busy]
+    assert on_host["ratio"].to_numpy() == pytest.approx(np.array([step.slowness for step in busy]), rel=0.02)
+    assert table.loc[table["part"] == "delivery", "ratio"].tolist() == [1.5, 0.9, 0.001]
+    gaps = table["time_ns"].diff().dropna().astype(int)
+    assert table["time_ns"].iloc[0] == 0 and gaps.max() == 500_000
