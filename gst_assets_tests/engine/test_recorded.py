@@ -21,10 +21,11 @@ from gst_assets.engine import recorded
 from gst_assets.engine.recorded import RecordedRun, chosen_runs, expand, list_recorded, pack
 from gst_assets.errors import ArtifactError, ContractError, EngineError, GstError, ScenarioError, WorkloadError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import load_scenario
+from gst_assets.scenario import load_scenario, resolve_path
 
 KEPT = PROJECT_ROOT / "data" / "recorded"
-SPACED = KEPT / "h200_spaced"
+SINGLE = KEPT / "h200_8b_single"
+RECORDED = tuple(f"h200_8b_{load}" for load in ("single", "quarter", "half", "high", "document"))
 LIMIT_BYTES = 3 * 2**20
 """Of one scenario's recorded runs: the repository travels whole to GPU hosts."""
 
@@ -36,7 +37,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     """A copy of one recorded run, to be spoiled."""
-    source = list_recorded(SPACED)[0].directory
+    source = list_recorded(SINGLE)[0].directory
     return Path(shutil.copytree(source, tmp_path / "kept" / source.name))
 
 
@@ -52,7 +53,7 @@ def change_meta(directory: Path, change: Callable[[dict[str, Any]], object]) -> 
 
 def test_every_kept_run_expands_to_a_complete_run_directory(tmp_path: Path) -> None:
     folders = sorted(path for path in KEPT.iterdir() if path.is_dir())
-    assert {"h200_spaced", "h200_light", "h200_busy"} <= {folder.name for folder in folders}
+    assert [folder.name for folder in folders] == sorted(RECORDED)
     for folder in folders:
         runs = list_recorded(folder)
         assert len(runs) >= 3
@@ -164,7 +165,7 @@ def test_nothing_is_overwritten(kept: Path, tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_in_the_order_of_measuring() -> None:
-    runs = list_recorded(SPACED)
+    runs = list_recorded(SINGLE)
     assert [run.meta.repeat_index for run in runs] == list(range(len(runs)))
     assert [run.meta.started_at for run in runs] == sorted(run.meta.started_at for run in runs)
 
@@ -186,14 +187,14 @@ def workload_of(run: RecordedRun, **sha256: str) -> WorkloadMeta:
     return WorkloadMeta(
         workload_id="wl-of-the-scenario",
         created_at=datetime.now(timezone.utc),
-        model="qwen3-0.6b",
+        model="qwen3-8b",
         seed=0,
         tokenizer_ref="data/tokenizer/qwen3",
         tokenizer_sha256="0" * 64,
         git_commit=None,
         git_dirty=None,
         sha256=run.meta.workload_sha256 | sha256,
-        num_requests=40,
+        num_requests=8,
         params={},
         hydra=Hydra(config_path="", config_name=""),
     )
@@ -201,26 +202,26 @@ def workload_of(run: RecordedRun, **sha256: str) -> WorkloadMeta:
 
 def refusal(runs: Sequence[RecordedRun], overrides: Sequence[str] = (), **sha256: str) -> GstError:
     with pytest.raises(GstError) as raised:
-        chosen_runs(runs, load_scenario("h200_spaced", overrides), workload_of(runs[0], **sha256))
+        chosen_runs(runs, load_scenario("h200_8b_single", overrides), workload_of(runs[0], **sha256))
     print(raised.value)
     return raised.value
 
 
 def test_the_first_repeats_are_chosen() -> None:
-    runs = list_recorded(SPACED)
-    assert chosen_runs(runs, load_scenario("h200_spaced"), workload_of(runs[0])) == runs
-    few = load_scenario("h200_spaced", ["replay.repeats=2"])
+    runs = list_recorded(SINGLE)
+    assert chosen_runs(runs, load_scenario("h200_8b_single"), workload_of(runs[0])) == runs
+    few = load_scenario("h200_8b_single", ["replay.repeats=2"])
     assert chosen_runs(runs, few, workload_of(runs[0])) == runs[:2]
 
 
 def test_fewer_runs_than_repeats() -> None:
-    error = refusal(list_recorded(SPACED), ["replay.repeats=9"])
+    error = refusal(list_recorded(SINGLE), ["replay.repeats=9"])
     assert isinstance(error, EngineError)
-    assert f"{SPACED}: 5 runs are recorded, but replay.repeats asks for 9. Set replay.repeats=5" in str(error)
+    assert f"{SINGLE}: 5 runs are recorded, but replay.repeats asks for 9. Set replay.repeats=5" in str(error)
 
 
 def test_another_workload_names_both_and_the_files() -> None:
-    runs = list_recorded(SPACED)
+    runs = list_recorded(SINGLE)
     error = refusal(runs, **{"trace_intervals.csv": "9" * 64})
     assert isinstance(error, WorkloadError)
     recorded_id = runs[0].meta.workload_id
@@ -229,7 +230,7 @@ def test_another_workload_names_both_and_the_files() -> None:
 
 
 def test_one_run_of_another_workload_among_the_repeats() -> None:
-    runs = [*list_recorded(SPACED)[:4], list_recorded(KEPT / "h200_light")[0]]
+    runs = [*list_recorded(SINGLE)[:4], list_recorded(KEPT / "h200_8b_quarter")[0]]
     assert f"{runs[4].directory}: recorded with workload {runs[4].meta.workload_id}" in str(refusal(runs))
 
 
@@ -239,8 +240,8 @@ def test_one_run_of_another_workload_among_the_repeats() -> None:
         (["hardware.hardware_id=a100", "hardware.device_name=A100"], "measured on 'NVIDIA H200' (hardware_id h200), but the scenario asks for hardware_id a100 named like 'A100'"),
         (["hardware.device_name=H200 NVL"], "measured on 'NVIDIA H200' (hardware_id h200), but the scenario asks for hardware_id h200 named like 'H200 NVL'"),
         (["hardware.hardware_id=cpu"], "asks for hardware_id cpu"),
-        (["model.geometry.num_layers=24"], "params.model.geometry is num_layers=28"),
-        (["model.checkpoint=Qwen/Qwen3-0.6B"], "params.model.checkpoint is None, but the scenario asks for Qwen/Qwen3-0.6B"),
+        (["model.geometry.num_layers=24"], "params.model.geometry is num_layers=36"),
+        (["model.checkpoint=Qwen/Qwen3-8B"], "params.model.checkpoint is None, but the scenario asks for Qwen/Qwen3-8B"),
         (["model.dtype=float16"], "params.model.dtype is bfloat16, but the scenario asks for float16"),
         (["engine.sampling.temperature=1.0"], "params.engine.sampling.temperature is 0.0, but the scenario asks for 1.0"),
         (["engine.max_num_seqs=128"], "engine.max_num_seqs: the scenario asks for 128, but vllm 0.22.1"),
@@ -249,16 +250,16 @@ def test_one_run_of_another_workload_among_the_repeats() -> None:
     ],
 )  # fmt: skip
 def test_other_hardware_model_or_settings(override: list[str], says: str) -> None:
-    error = refusal(list_recorded(SPACED), override)
+    error = refusal(list_recorded(SINGLE), override)
     assert isinstance(error, EngineError)
-    assert says in str(error) and str(SPACED) in str(error)
+    assert says in str(error) and str(SINGLE) in str(error)
 
 
 def test_metadata_without_the_scenario_it_was_measured_with() -> None:
-    run = list_recorded(SPACED)[0]
+    run = list_recorded(SINGLE)[0]
     bare = replace(run, meta=run.meta.model_copy(update={"params": {}}))
     with pytest.raises(ContractError, match=r"run_meta\.json: key params\.model: "):
-        chosen_runs([bare] * 5, load_scenario("h200_spaced"), workload_of(run))
+        chosen_runs([bare] * 5, load_scenario("h200_8b_single"), workload_of(run))
 
 
 # --- scenarios and command line ---------------------------------------------------------------------------------------
@@ -268,19 +269,19 @@ def test_the_scenario_names_recorded_runs_if_and_only_if_it_plays_them_back() ->
     with pytest.raises(ScenarioError, match="engine: backend recorded requires recorded"):
         load_scenario("smoke", ["engine.backend=recorded"])
     with pytest.raises(ScenarioError, match="engine: recorded belongs to backend recorded, but backend is vllm"):
-        load_scenario("smoke", ["engine.recorded=data/recorded/h200_light"])
+        load_scenario("smoke", ["engine.recorded=data/recorded/h200_8b_half"])
 
 
-@pytest.mark.parametrize("name", ["h200_spaced", "h200_light", "h200_busy"])
-def test_a_recorded_scenario_has_a_live_one_of_the_same_workload(name: str) -> None:
-    kept, live = load_scenario(name), load_scenario(f"{name}_live")
-    assert kept.engine.backend == recorded.BACKEND
-    assert live.engine.backend == "vllm" and live.engine.recorded is None and live.profile.root is None
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_scenario_says_what_was_measured_and_two_overrides_measure_it_again(name: str) -> None:
+    kept, live = load_scenario(name), load_scenario(name, ["engine.backend=vllm", "engine.recorded=null"])
+    assert kept.engine.backend == recorded.BACKEND and live.engine.backend == "vllm"
+    assert resolve_path(kept.engine.recorded or "") == KEPT / name
     same = ("model", "hardware", "workload", "replay")
-    assert kept.digest(*same) == live.digest(*same)
-    # The simulation must assume what the recorded engine had, and the live one whatever the engine finds room for.
-    assert kept.engine.num_kv_blocks == list_recorded(KEPT / name)[0].meta.engine_settings.num_kv_blocks
-    assert live.engine.num_kv_blocks is None
+    for run in list_recorded(KEPT / name):
+        assert {key: run.meta.params[key] for key in same} == {key: live.model_dump(mode="json")[key] for key in same}
+        # The simulation must assume what the recorded engine had.
+        assert kept.engine.num_kv_blocks == run.meta.engine_settings.num_kv_blocks
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
