@@ -290,7 +290,8 @@ def test_an_engine_that_stalls_or_fails_ends_the_calibration() -> None:
         asyncio.run(asyncio.wait_for(calibrator._play_ladder(0), 20))
 
     with pytest.raises(
-        ProfileError, match=r"calibration ladder: a prompt of 16 tokens had no token after replay\.request_timeout_s 0\.05 s"
+        ProfileError,
+        match=r"calibration ladder: a prompt of 16 tokens had no token after replay\.request_timeout_s 0\.05 s",
     ):
         play(MemoryEngine(hang={"ladder-0-1"}))
     engine = MemoryEngine()

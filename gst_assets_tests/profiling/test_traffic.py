@@ -65,6 +65,7 @@ def test_a_segment_is_played_to_its_last_token_and_a_failed_request_is_an_error(
     played = asyncio.run(traffic.play(MemoryEngine(step_s=0.0), SCENARIO, segment, 0))
     assert [len(result.token_ids) for result in played.results] == [item.request.num_decode_tokens for item in planned]
     with pytest.raises(
-        ProfileError, match=r"calibration round 0 traffic 20/s: a request failed \(EngineError: out of luck .*\)\. Check"
+        ProfileError,
+        match=r"calibration round 0 traffic 20/s: a request failed \(EngineError: out of luck .*\)\. Check",
     ):
         asyncio.run(traffic.play(MemoryEngine(fail={planned[1].request.request_id}), SCENARIO, segment, 0))

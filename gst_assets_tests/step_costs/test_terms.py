@@ -26,9 +26,13 @@ def test_the_features_of_a_step() -> None:
 
 
 @given(st.floats(0, 600), st.integers(0, 9), st.integers(0, 500), st.integers(0, 40), st.integers(0, 9000))
-def test_a_term_is_its_curve_and_slopes(position: float, prefills: int, tokens: int, decodes: int, context: int) -> None:
+def test_a_term_is_its_curve_and_slopes(
+    position: float, prefills: int, tokens: int, decodes: int, context: int
+) -> None:
     rows = [cost_row("device", ns, "mixed", position=at) for at, ns in ((8, 1000), (64, 5000), (512, 9000))]
-    rows += [cost_row("device", ns, "mixed", feature) for feature, ns in (("prefill_request", 70), ("attention_pair", 0.5))]
+    rows += [
+        cost_row("device", ns, "mixed", feature) for feature, ns in (("prefill_request", 70), ("attention_pair", 0.5))
+    ]
     found = terms(rows).of("device", "mixed").ns(position, Features(prefills, tokens, decodes, context, 10 * tokens))
     if position <= 64:
         base = 1000 + 4000 * max(position - 8, 0) / 56
