@@ -116,9 +116,7 @@ def test_a_piece_is_the_surface_until_it_ends(
 def test_a_surface_of_one_point_serves_that_point_alone() -> None:
     of = surface([0], [32], np.array([[7.0]]))
     assert of.at(0, 32) == 7.0
-    with pytest.raises(
-        ProfileError, match=r"attention\.csv \(decode\): batch 1 is outside the profiled range 0 to 0"
-    ):
+    with pytest.raises(ProfileError, match=r"attention\.csv \(decode\): batch 1 is outside the profiled range 0 to 0"):
         of.at(1, 32)
     with pytest.raises(ProfileError, match=r"attention\.csv \(decode\): context 31 is outside .* 32 to 32"):
         of.at(0, 31)

@@ -134,9 +134,7 @@ def shipped() -> OperatorTimes:
 
 
 @settings(deadline=None)
-@given(
-    st.booleans(), st.integers(1, 32), st.integers(1, 1900), st.integers(0, 31), st.integers(1, 300)
-)
+@given(st.booleans(), st.integers(1, 32), st.integers(1, 1900), st.integers(0, 31), st.integers(1, 300))
 def test_a_run_is_its_steps(is_shipped: bool, batch: int, context: int, more: int, num_steps: int) -> None:
     operators = shipped() if is_shipped else MADE
     context_tokens = batch * context + more % batch

@@ -26,14 +26,16 @@ def test_the_features_of_a_step() -> None:
 
 
 @given(st.floats(0, 600), st.integers(0, 9), st.integers(0, 500), st.integers(0, 40), st.integers(0, 9000))
-def test_a_term_is_its_curve_and_slopes(position: float, prefills: int, tokens: int, decodes: int, context: int) -> None:
+def test_a_term_is_its_curve_and_slopes(
+    position: float, prefills: int, tokens: int, decodes: int, context: int
+) -> None:
     rows = [cost_row("device", ns, "mixed", position=at) for at, ns in ((8, 1000), (64, 5000), (512, 9000))]
-    rows += [cost_row("device", ns, "mixed", feature) for feature, ns in (("prefill_request", 70), ("attention_pair", 0.5))]
+    rows += [
+        cost_row("device", ns, "mixed", feature) for feature, ns in (("prefill_request", 70), ("attention_pair", 0.5))
+    ]
     found = terms(rows).of("device", "mixed").ns(position, Features(prefills, tokens, decodes, context, 10 * tokens))
-    if position <= 64:
-        base = 1000 + 4000 * max(position - 8, 0) / 56
-    else:
-        base = 5000 + 4000 * (min(position, 512) - 64) / 448
+    low, high = max(position - 8, 0), min(position, 512) - 64
+    base = 1000 + 4000 * low / 56 if position <= 64 else 5000 + 4000 * high / 448
     assert found == pytest.approx(base + 70 * prefills + 0.5 * 10 * tokens)
 
 

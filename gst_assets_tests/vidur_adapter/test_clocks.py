@@ -80,7 +80,10 @@ def test_a_launch_longer_than_the_device_holds_back_the_step_before() -> None:
 def test_a_device_that_was_not_behind_ends_a_drain_after_the_launch() -> None:
     made = clock(2, prepare=1, launch=10, device=4, drain=3, copy_out=2)
     assert played(made, DECODE) == ([0], [16])  # launched 11, done 14, not 1 + 4
-    assert played(clock(2, prepare=1, launch=10, device=4, drain=-3), DECODE) == ([0], [11])  # ... or before it: the host still launches
+    assert played(clock(2, prepare=1, launch=10, device=4, drain=-3), DECODE) == (
+        [0],
+        [11],
+    )  # ... or before it: the host still launches
     assert played(clock(2, prepare=1, launch=10, device=40, drain=3), DECODE) == ([0], [41])
 
 

@@ -45,9 +45,7 @@ lengths_of_prompts = st.one_of(st.integers(1, 200), st.sampled_from([31, 32, 33,
 """Blocks hold 32 tokens."""
 
 
-def compare_loops(
-    of: Callable[[str], Scenario], rows: list[tuple[int, int, int]], bundle: Bundle
-) -> SimulationResult:
+def compare_loops(of: Callable[[str], Scenario], rows: list[tuple[int, int, int]], bundle: Bundle) -> SimulationResult:
     """Both loops of `kernels` give equal tables and settings. Returns what the direct one gave."""
     lengths, intervals = support.workload(rows)
     direct, event = (
@@ -243,7 +241,9 @@ def test_steps_outside_the_calibration_are_counted() -> None:
 
 
 parts_ms = {name: st.integers(0, 6) for name in ("prepare", "launch", "lead_in", "copy_out", "process", "after_idle")}
-any_costs = st.builds(constant_ms, device=st.integers(1, 9), device_mixed=st.integers(1, 30), drain=st.integers(0, 3), **parts_ms)
+any_costs = st.builds(
+    constant_ms, device=st.integers(1, 9), device_mixed=st.integers(1, 30), drain=st.integers(0, 3), **parts_ms
+)
 
 
 @settings(max_examples=15, deadline=None)
@@ -352,7 +352,9 @@ def columns(rows: Sequence[tuple[int, int, int]], unit_ns: int) -> RequestColumn
     num_spare_blocks=st.one_of(st.integers(0, 12), st.just(500)),
     num_null_blocks=st.integers(0, 2),
     max_num_seqs=st.integers(1, 12),
-    max_num_batched_tokens=st.one_of(st.integers(1, 8), st.integers(1, 200)),  # also so few that decodes leave a prompt none
+    max_num_batched_tokens=st.one_of(
+        st.integers(1, 8), st.integers(1, 200)
+    ),  # also so few that decodes leave a prompt none
     costs=st.none() | any_costs,
     queue_size=st.integers(1, 2),
 )

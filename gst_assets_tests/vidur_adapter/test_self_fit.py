@@ -186,9 +186,7 @@ def written(directory: Path, made: Bundle, **changed: pd.DataFrame | None) -> Pa
     return directory
 
 
-def test_the_command_prints_the_table_and_what_does_not_fit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_the_table_and_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = bundle("device")
     assert made.overheads is not None
     assert self_fit.main([str(written(tmp_path / "fits", made))]) == 0

@@ -41,9 +41,7 @@ def run(
     """Simulate requests given as (inter-arrival ns, prompt tokens, decode tokens) and check every invariant."""
     scenario = of or support.scenario(*overrides)
     lengths, intervals = support.workload(rows)
-    result = simulate(
-        scenario, lengths, intervals, made or support.bundle(scenario, **bundle), variant, cache_dir=None
-    )
+    result = simulate(scenario, lengths, intervals, made or support.bundle(scenario, **bundle), variant, cache_dir=None)
     support.check(result, lengths, intervals)
     return result
 
@@ -197,7 +195,11 @@ def test_steps_outside_the_calibration_are_counted() -> None:
 
 def test_what_does_not_fit_its_own_calibration_is_told_with_calibrated_alone() -> None:
     fit = pd.DataFrame(
-        [("traffic 8/s", "ttft", "p50", 0.01, True), ("traffic 8/s", "itl", "p90", -0.072, False), ("burst", "e2e", "p50", 0.31, False)],
+        [
+            ("traffic 8/s", "ttft", "p50", 0.01, True),
+            ("traffic 8/s", "itl", "p90", -0.072, False),
+            ("burst", "e2e", "p50", 0.31, False),
+        ],
         columns=["traffic", "metric", "statistic", "relative_error", "fits"],
     )
     made = dataclasses.replace(BUNDLE, self_fit=fit)
