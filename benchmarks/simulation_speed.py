@@ -3,11 +3,12 @@
     python benchmarks/simulation_speed.py [--sizes 1000 10000 100000] [--event-limit 10000] [--stock-limit 10000]
 
 About 500 + 128 tokens a request at 20 requests/s (seeded), on made-up operator tables under which a decode step of 40 requests takes about 13 ms.
+Their times depend on the number of decodes alone: Vidur rounds tokens, chunks and contexts up before it looks them up and `kernels` does not, so that
+on other tables the two would simulate different steps.
 
 The stock command is `python -m vidur.main`, unpatched, with its default metrics and without its plots (they start a browser for each figure and
 take minutes whatever the number of requests). It finds the tables where its hub client caches downloads, and replays the trace with its own
-reader at scale 1. So it serves a model that Vidur has built in, its default. It looks prompts up at the tokens after a chunk and not before;
-here every prompt fits one chunk, and its table is laid out so that both find the same.
+reader at scale 1. So it serves a model that Vidur has built in, its default.
 
 Seconds and ratios are of processor time, with wall-clock time beside them: other work on the machine disturbs processor time least. `whole
 process` includes imports, tables, and writing the results; `without start` leaves out what one process pays once
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measuring import Child, measured
 
+from gst_assets.profiling.bundle import Bundle
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets_tests.vidur_adapter import support
 
 _RATE_PER_S = 20.0
@@ -72,8 +75,22 @@ def scenario(loop: str) -> Scenario:
         *(f"model.geometry.{name}={value}" for name, value in _GEOMETRY.items()),
         f"model.max_model_len={_MAX_TOKENS}", f"engine.max_num_seqs={_MAX_SEQS}", f"engine.max_num_batched_tokens={_CHUNK}",
         f"engine.block_size={_BLOCK_SIZE}", f"engine.num_kv_blocks={_BLOCKS + 1}", f"simulation.loop={loop}",
-        f"simulation.kv_cache_granularity={_GRANULARITY}",
     )  # fmt: skip
+
+
+def bundle(of: Scenario) -> Bundle:
+    """Made-up operator tables: a step takes the same time whatever its tokens and contexts, and more with each decode."""
+    made = support.bundle(of, flat=True, scale=_TIME_SCALE)
+    attention, column = made.attention.copy(), "time_stats.attn_decode.median"
+    attention[column] = attention[column].where(
+        attention["is_prefill"], decode_attention_ms(attention["batch_size"].astype("float64"))
+    )
+    return replace(made, attention=attention)
+
+
+def decode_attention_ms(batch_size: Any) -> Any:
+    """Per layer; linear, so that what lies between measured batches is as exact as they are."""
+    return 0.01 + 0.00425 * batch_size
 
 
 def trace(num_requests: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -93,11 +110,11 @@ def simulate_here(loop: str, num_requests: int, directory: Path) -> None:
     from gst_assets.vidur_adapter.simulate import simulate
 
     of = scenario(loop)
-    bundle = support.bundle(of, scale=_TIME_SCALE)
-    simulate(of, *trace(2), bundle, "kernels", cache_dir=None)  # type: ignore[arg-type]  # imports what a simulation needs
+    made = bundle(of)
+    simulate(of, *trace(2), made, "kernels", cache_dir=None)  # imports what a simulation needs
     lengths, intervals = trace(num_requests)
     started = time.process_time()
-    result = simulate(of, lengths, intervals, bundle, "kernels", cache_dir=None)  # type: ignore[arg-type]
+    result = simulate(of, lengths, intervals, made, "kernels", cache_dir=None)
     directory.mkdir()
     write_table(RequestMetrics, result.requests, directory)
     write_table(TokenMetrics, result.tokens, directory)
@@ -149,22 +166,18 @@ def stock_command(num_requests: int, area: Path) -> list[str]:
 
 def _lay_out_tables(cache: Path) -> None:
     """The operator tables as files of the two repositories that the stock predictor asks its hub client for."""
-    from gst_assets.vidur_adapter.tables import interpolated_tables
-
-    of = scenario("direct")
-    tables = interpolated_tables(support.operator_model(of, support.bundle(of, scale=_TIME_SCALE)))
-    contexts = range(_GRANULARITY, _MAX_TOKENS + 1, _GRANULARITY)
-    keys: dict[str, list[tuple[int, ...]]] = {
-        name: [(tokens,) for tokens in range(8, _CHUNK + 1, 8)] for name in tables if not name.startswith("attn_decode")
-    }
-    keys["attn_decode"] = [(batch, context) for batch in range(1, _MAX_SEQS + 1) for context in contexts]
-    predictions = {
-        name: [(key, tables[name][key]) for key in found] for name, found in keys.items() if name != "attn_prefill"
-    }
+    made = bundle(scenario("direct"))
+    tokens, contexts = range(8, _CHUNK + 1, 8), range(_GRANULARITY, _MAX_TOKENS + 1, _GRANULARITY)
+    (prefill_ms,) = made.attention["time_stats.attn_prefill.median"].dropna().unique()
+    predictions: dict[str, list[tuple[tuple[int, ...], float]]] = {}
+    for name in PER_TOKEN_OPERATORS:
+        (per_layer_ms,) = made.mlp[f"time_stats.{name}.median"].unique()
+        predictions[name] = [((count,), per_layer_ms) for count in tokens]
+    predictions["attn_decode"] = [
+        ((batch, context), decode_attention_ms(batch)) for batch in range(1, _MAX_SEQS + 1) for context in contexts
+    ]
     predictions["attn_prefill"] = [
-        ((context, chunk), tables["attn_prefill"][0, chunk])
-        for context in contexts
-        for chunk in range(32, _CHUNK + 1, 32)
+        ((context, chunk), prefill_ms) for context in contexts for chunk in range(32, _CHUNK + 1, 32)
     ]
     predictions["attn_kv_cache_save"] = [((tokens,), 0.0) for tokens in range(1, _CHUNK + 1)]
     compute, network = _repositories()

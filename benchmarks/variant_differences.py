@@ -6,7 +6,8 @@ corrections) is worth.
 
 The workload and the engine's settings are those of the real runs. Errors are to the median over the runs. First
 table: errors with the corrections taken over one after the other, from `published` to `kernels`. Second: what each of
-them alone changes, from `published`, in percentage points. --cache keeps forest tables from one call to the next.
+them alone changes, from `published`, in percentage points; exact steps from `published` on straight lines, since the
+tables of Vidur's forests end at what it rounds to. --cache keeps forest tables from one call to the next.
 Vidur's event loop throughout; without `published_forests.json` in the bundle Vidur's grid search runs first (some
 twenty minutes of processor time).
 """
@@ -16,14 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from gst_assets.vidur_adapter.tables import interpolated_tables
 from vidur.entities import Batch
 from vidur.execution_time_predictor.execution_time_predictor_registry import ExecutionTimePredictorRegistry
 from vidur.types import BaseIntEnum
@@ -32,19 +32,23 @@ from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.errors import GstError
 from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.scenario import Engine, Scenario, read_reference
+from gst_assets.step_costs.interpolation import Axis, Curve, Surface
+from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.vidur_adapter import published, registration
+from gst_assets.vidur_adapter.predictor import shape_of_batch
 from gst_assets.vidur_adapter.simulate import NUM_NULL_BLOCKS, simulate
 
 METRICS = ("TTFT", "ITL", "E2E")
 CORRECTIONS = {
     "interpolation": "forests -> straight lines between measured points",
-    "contexts": "contexts rounded up to 256 -> to `simulation.kv_cache_granularity`",
     "lookup": "prompt attention looked up at tokens after the chunk -> before it",
+    "exact": "tokens rounded up to 8, chunks to 32, contexts to 256, a chunk of one token a decode -> all as they are, tokens "
+    "as captured graphs pad them",
     "overhead": "10 % on the attention of more than one decode -> none",
     "scheduler": "1 % of KV blocks kept free, a decode needs a free block -> vLLM's use of blocks",
 }
-"""Every difference that reaches a request's time, in the order of the first table. What is left is the clock: float
-seconds against whole ns."""
+"""Every difference that reaches a request's time, in the order of the first table. `exact` needs `interpolation`. What is
+left is the clock: float seconds against whole ns."""
 
 
 class SwitchedType(BaseIntEnum):
@@ -77,13 +81,32 @@ class SwitchedPredictor(published.PublishedPredictor):
         if "interpolation" not in self._config.corrected:
             return super()._load_predictions_from_hf()
         self._is_cached = True
-        return interpolated_tables(self._config.bundle.operator_model())
+        return straight_lines(self._config.bundle)
+
+    def get_execution_time(self, batch: Batch, pipeline_stage: int) -> Any:
+        """Vidur's sum."""
+        if "exact" in self._config.corrected:
+            # Where Vidur keeps what it looks tokens up at.
+            batch._total_num_q_tokens_rounded = self._config.bundle.graphs.padded(batch.total_num_q_tokens)
+        return super().get_execution_time(batch, pipeline_stage)
 
     def _get_attention_kv_cache_save_execution_time(self, batch: Batch) -> float:
-        # Vidur looks it up and leaves it out of its sum, so the interpolated tables have none.
+        # Vidur looks it up and leaves it out of its sum, so the straight lines have none.
         if "interpolation" in self._config.corrected:
             return 0.0
         return float(super()._get_attention_kv_cache_save_execution_time(batch))
+
+    def _get_batch_decode_attention_params(self, batch: Batch) -> Any:
+        if "exact" not in self._config.corrected:
+            return super()._get_batch_decode_attention_params(batch)
+        shape = shape_of_batch(batch)
+        return shape.num_decodes, shape.decode_context_tokens / max(shape.num_decodes, 1)
+
+    def _get_attention_prefill_execution_time(self, batch: Batch) -> float:
+        if "exact" not in self._config.corrected:
+            return float(super()._get_attention_prefill_execution_time(batch))
+        table, after = self._predictions["attn_prefill"], "lookup" not in self._config.corrected
+        return float(sum(table[context + new * after, new] for context, new in shape_of_batch(batch).chunks))
 
     def _get_batch_prefill_attention_params(self, batch: Batch) -> Any:
         if "lookup" not in self._config.corrected:
@@ -91,6 +114,31 @@ class SwitchedPredictor(published.PublishedPredictor):
         step = self._config.kv_cache_prediction_granularity
         tokens = zip(batch.num_q_tokens, batch.num_kv_tokens, strict=True)
         return [(-(-(kv - q) // step) * step, q) for q, kv in tokens if q != 1]
+
+
+class Lines:
+    """A table of Vidur's, by a tuple of numbers, whose entries lie on straight lines between measured points."""
+
+    def __init__(self, at: Callable[..., float]) -> None:
+        self._at = at
+
+    def __getitem__(self, key: tuple[float, ...]) -> float:
+        return self._at(*key)
+
+
+def straight_lines(bundle: Bundle) -> dict[str, Lines]:
+    """Tables of every operator, in ms per layer."""
+    mlp, attention = bundle.mlp.sort_values("num_tokens"), bundle.attention
+    axis = Axis("mlp.csv", "num_tokens", mlp["num_tokens"].tolist())
+    found = {name: Lines(Curve(axis, mlp[f"time_stats.{name}.median"]).at) for name in PER_TOKEN_OPERATORS}
+    for is_prefill, first, second in (
+        (True, "kv_cache_size", "prefill_chunk_size"),
+        (False, "batch_size", "kv_cache_size"),
+    ):
+        kind = "prefill" if is_prefill else "decode"
+        rows = attention[attention["is_prefill"] == is_prefill]
+        found[f"attn_{kind}"] = Lines(Surface(rows, first, second, f"time_stats.attn_{kind}.median", kind).at)
+    return found
 
 
 ExecutionTimePredictorRegistry.register(SwitchedType.SWITCHED, SwitchedPredictor)
@@ -105,20 +153,18 @@ def switched_ms(
     columns = (lengths["request_id"], arrivals, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
     rows = [(int(i), int(t), int(p), int(d)) for i, t, p, d in zip(*columns, strict=True)]
     num_kv_blocks = engine.num_kv_blocks or reported.num_kv_blocks
-    limits = published.Limits(
+    limits = published.PublishedLimits(
         engine.block_size, num_kv_blocks, engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len,
         engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len,
     )  # fmt: skip
     with registration.quiet():
         config = published.published_config(model.geometry, limits, rows, bundle.directory, cache)
         given = vars(config.execution_time_predictor_config)
-        granularity = scenario.simulation.kv_cache_granularity if "contexts" in corrected else 256
         config.execution_time_predictor_config = SwitchedConfig(
             **given
             | {
                 "corrected": corrected,
                 "bundle": bundle,
-                "kv_cache_prediction_granularity": granularity,
                 "attention_decode_batching_overhead_fraction": 0.0 if "overhead" in corrected else 0.1,
             }
         )
@@ -135,11 +181,9 @@ def switched_ms(
     steps, tokens = simulator.history.steps(), simulator.history.tokens()
     times = steps.handed_out_ns[tokens.step]
     token_table = pd.DataFrame({"request_id": tokens.request_id, "time": times})
-    gaps = token_table.groupby("request_id")["time"].diff().dropna()
-    served = simulator.requests
-    arrived = {i: t for i, t, _, _ in rows}
-    ttft = pd.Series([one.prefill_completed_at - arrived[one.id] for one in served])
-    e2e = pd.Series([one.completed_at - arrived[one.id] for one in served])
+    by_request = token_table.groupby("request_id")["time"]
+    arrived = pd.Series({i: t for i, t, _, _ in rows})
+    ttft, gaps, e2e = by_request.first() - arrived, by_request.diff().dropna(), by_request.last() - arrived
     return _percentiles_ms((ttft, gaps, e2e), percentiles)
 
 
@@ -208,7 +252,10 @@ def report(arguments: argparse.Namespace, cache: Path) -> list[str]:
             f"error: `kernels` differs from `published` in more than CORRECTIONS names: {kernels - corrected} points"
         )
     lines += [_row("`kernels`", kernels, "{:+.1f} %"), "", *heading]
-    lines += [_row(f"alone: {text}", error(name) - start, "{:+.2f}") for name, text in CORRECTIONS.items()]
+    for name, text in CORRECTIONS.items():
+        needed = ("interpolation",) if name == "exact" else ()
+        change = error(*needed, name) - (error(*needed) if needed else start)
+        lines.append(_row(f"{'on straight lines' if needed else 'alone'}: {text}", change, "{:+.2f}"))
     return lines
 
 

@@ -34,10 +34,8 @@ def test_a_term_is_its_curve_and_slopes(
         cost_row("device", ns, "mixed", feature) for feature, ns in (("prefill_request", 70), ("attention_pair", 0.5))
     ]
     found = terms(rows).of("device", "mixed").ns(position, Features(prefills, tokens, decodes, context, 10 * tokens))
-    if position <= 64:
-        base = 1000 + 4000 * max(position - 8, 0) / 56
-    else:
-        base = 5000 + 4000 * (min(position, 512) - 64) / 448
+    low, high = max(position - 8, 0), min(position, 512) - 64
+    base = 1000 + 4000 * low / 56 if position <= 64 else 5000 + 4000 * high / 448
     assert found == pytest.approx(base + 70 * prefills + 0.5 * 10 * tokens)
 
 

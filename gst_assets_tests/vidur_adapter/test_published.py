@@ -140,7 +140,7 @@ def test_every_workload_gives_tables_that_keep_the_contract(
 
 
 def test_the_settings_are_vidurs_own(bundle: Bundle, cache: Path) -> None:
-    found = run([(0, 10, 2)], bundle, cache, "simulation.predictor=interpolation").settings
+    found = run([(0, 10, 2)], bundle, cache).settings
     assert (found["variant"], found["predictor"], found["forest"]["chosen"]["add"]) == ("published", "forest", SMALL)
     assert found["forest"]["n_estimators"] == [250, 500, 750]
     assert found["head_dim"] == 64  # hidden_size / num_q_heads; the model's is 128
@@ -199,7 +199,11 @@ def test_a_search_gives_the_same_tables_with_any_number_of_processes_and_as_its_
 def test_what_was_searched_is_kept_beside_the_tables(tmp_path: Path) -> None:
     directory, cache = tables.write_bundle(tmp_path / "b", SCENARIO), tmp_path / "cache"
     config = published.published_config(
-        SCENARIO.model.geometry, published.Limits(16, 100, 4, 64, 256, 4, 64, 256), [(0, 0, 8, 2)], directory, cache
+        SCENARIO.model.geometry,
+        published.PublishedLimits(16, 100, 4, 64, 256, 4, 64, 256),
+        [(0, 0, 8, 2)],
+        directory,
+        cache,
     )
     settings_of: Any = config.execution_time_predictor_config
     assert settings_of.chosen is None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from gst_assets.vidur_adapter.tables import TableCache, content_key
+from gst_assets.vidur_adapter.table_cache import TableCache
 
 TABLES = {"attn_decode": {(1, 16): 0.25, (2, 16): 0.5}, "add": {(1,): 1e-9, (8,): 0.1}}
 
@@ -37,12 +36,3 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path, damage: str) -> None:
     assert cache.load() is None
     cache.store(TABLES)
     assert cache.load() == TABLES
-
-
-def test_the_key_follows_content_and_settings() -> None:
-    frame = pd.DataFrame({"num_tokens": [1, 2], "time": [0.1, 0.2]})
-    key = content_key({"mlp": frame}, {"seed": 0})
-    assert key == content_key({"mlp": frame.copy()}, {"seed": 0})
-    assert key != content_key({"mlp": frame.assign(time=frame["time"] * 2)}, {"seed": 0})
-    assert key != content_key({"attention": frame}, {"seed": 0})
-    assert key != content_key({"mlp": frame}, {"seed": 1})
