@@ -151,7 +151,9 @@ def test_each_term_is_needed_for_each_reachable_kind_of_step(term: str, kind: st
     frame = tables.overheads_table()
     left = replace(bundle, overheads=frame[(frame["term"] != term) | (frame["step_kind"] != kind)])
     check_bundle(replace(bundle, overheads=frame), SCENARIO)
-    with pytest.raises(ProfileError, match=rf"overheads\.csv: no {term} rows of step_kind {kind}; expected each at least once"):
+    with pytest.raises(
+        ProfileError, match=rf"overheads\.csv: no {term} rows of step_kind {kind}; expected each at least once"
+    ):
         check_bundle(left, SCENARIO)
 
 

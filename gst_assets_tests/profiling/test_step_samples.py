@@ -128,7 +128,13 @@ def test_every_term_is_recovered(engine: Engine) -> None:
     assert set(steps.kinds.tolist()) == set(kinds)
     shown = {(row["term"], row["step_kind"]) for row in rows}
     wanted = [("prepare", kind) for kind in kinds] + [("device", kind) for kind in kinds]
-    wanted += [("copy_out", "any"), ("process", "any"), ("after_idle", "any"), ("lead_in", "decode"), ("lead_in", "mixed")]
+    wanted += [
+        ("copy_out", "any"),
+        ("process", "any"),
+        ("after_idle", "any"),
+        ("lead_in", "decode"),
+        ("lead_in", "mixed"),
+    ]
     wanted += [("launch", kind) for kind in kinds]
     assert set(wanted) <= shown
     for term, kind in wanted:
@@ -244,7 +250,9 @@ def records(number: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def test_records_of_other_steps_are_refused(lost: int) -> None:
     steps, rows = records()
     WatchedSteps(steps, rows, GRAPHS, is_gpu=True)
-    message = rf"the engine recorded {len(steps)} steps and its worker {len(steps) - 1}, .* Nothing else may use the engine"
+    message = (
+        rf"the engine recorded {len(steps)} steps and its worker {len(steps) - 1}, .* Nothing else may use the engine"
+    )
     with pytest.raises(ProfileError, match=message):
         WatchedSteps(steps, np.delete(rows, lost, axis=0), GRAPHS, is_gpu=True)
     with pytest.raises(ProfileError, match="or not the same ones"):  # as many, of another moment

@@ -40,7 +40,7 @@ def test_requests_are_seeded_and_fit_engine_and_model(name: str) -> None:
             assert 16 <= len(prompt) <= 2 * engine.max_num_batched_tokens
             assert 1 <= item.request.num_decode_tokens <= 300
             assert len(prompt) + item.request.num_decode_tokens <= model.max_model_len
-            assert 0 <= min(prompt) and max(prompt) < model.geometry.vocab_size
+            assert min(prompt) >= 0 and max(prompt) < model.geometry.vocab_size
 
 
 def test_rounds_head_starts_and_warm_ups_share_no_prompt_and_no_name() -> None:
@@ -65,6 +65,7 @@ def test_a_segment_is_played_to_its_last_token_and_a_failed_request_is_an_error(
     played = asyncio.run(traffic.play(MemoryEngine(step_s=0.0), SCENARIO, segment, 0))
     assert [len(result.token_ids) for result in played.results] == [item.request.num_decode_tokens for item in planned]
     with pytest.raises(
-        ProfileError, match=r"calibration round 0 traffic 20/s: a request failed \(EngineError: out of luck .*\)\. Check"
+        ProfileError,
+        match=r"calibration round 0 traffic 20/s: a request failed \(EngineError: out of luck .*\)\. Check",
     ):
         asyncio.run(traffic.play(MemoryEngine(fail={planned[1].request.request_id}), SCENARIO, segment, 0))
