@@ -111,7 +111,8 @@ class HostDeviceClock:
     def launch(self, shape: StepShape) -> None:
         """See `EngineClock`."""
         cost = self._costs.step(shape)
-        if not self._launched:
+        # One step at a time none is ever out; as in `profiling.step_samples`, decodes tell that the engine was at work all the same.
+        if not self._launched and not shape.num_decodes:
             cost = cost._replace(prepare=cost.prepare + self._costs.after_idle_ns(shape))
         self._launch(cost, has_prefill=bool(shape.chunks))
         self.num_outside += self._costs.is_outside(shape)
