@@ -46,8 +46,8 @@ profile:
   prefill_context_sizes: [0, 8]
   decode_batch_sizes: [1, 8]
   decode_context_sizes: [1, 8]
-  calibration_decode_batch_sizes: [1, 8]
   calibration_prefill_sizes: [1, 8]
+  traffic_rates_per_s: [2.0, 5.0]
 """
 _MINE = """\
 extends: _parent
@@ -135,6 +135,7 @@ def test_later_parents_then_the_file_then_overrides_win(directory: Path) -> None
         ("model.checkpoint=data/none", "data/none"),
         ("engine.start_timeout_s=1e3", 1000.0),
         ("engine.start_timeout_s=5", 5.0),
+        ("profile.traffic_rates_per_s=[1, 2.5]", (1.0, 2.5)),
         ("nightly=false", False),
         ("workload.arrivals.rate_per_s=0.5", 0.5),
         ("simulation.variants=[kernels]", ("kernels",)),
@@ -240,6 +241,12 @@ _ARRIVALS = "workload.arrivals"
         ("profile.num_tokens=[1,2", "profile.num_tokens: the value is not valid YAML"),
         ("profile.num_tokens=1,2", "profile.num_tokens: Input should be a valid array (found '1,2')."),
         ("profile.num_tokens=[1,x]", "profile.num_tokens.1: Input should be a valid integer (found 'x')."),
+        ("profile.traffic_rates_per_s=[0, 5]", "profile.traffic_rates_per_s.0: Input should be greater than 0 (found 0)."),
+        ("profile.traffic_segment_s=0", "profile.traffic_segment_s: Input should be greater than 0 (found 0)."),
+        ("profile.calibration_steps=5", "profile.calibration_steps: unknown key. Allowed here: calibration_prefill_sizes, "),
+        ("profile.calibration_decode_batch_sizes=[1]", "profile.calibration_decode_batch_sizes: unknown key."),
+        ("simulation.predictor=forest", "simulation.predictor: unknown key."),
+        ("simulation.kv_cache_granularity=8", "simulation.kv_cache_granularity: unknown key."),
         ("engine.sampling.stop_token_ids=[-1]", "engine.sampling.stop_token_ids.0: Input should be greater than or equal to 0"),
     ],
 )  # fmt: skip
@@ -261,6 +268,12 @@ def test_a_wrong_override_is_named_with_its_key(directory: Path, override: str, 
         ("profile.num_tokens=[2, 1]", "profile: num_tokens must be ascending without repeats, found [2, 1]."),
         ("profile.decode_batch_sizes=[]", "profile: decode_batch_sizes must not be empty."),
         ("profile.decode_batch_sizes=[0, 1]", "profile: decode_batch_sizes must hold values of at least 1, found 0."),
+        ("profile.calibration_prefill_sizes=[]", "profile: calibration_prefill_sizes must not be empty."),
+        ("profile.traffic_rates_per_s=[]", "profile: traffic_rates_per_s must not be empty."),
+        (
+            "profile.traffic_rates_per_s=[5, 0.5]",
+            "profile: traffic_rates_per_s must be ascending without repeats, found [5.0, 0.5].",
+        ),
         ("comparison.warn_band=0.01", "comparison: warn_band 0.01 is below pass_band 0.05."),
         ("workload.arrivals.kind=fixed_interval", "workload.arrivals.interval_ns: required key is missing."),
     ],
@@ -337,6 +350,12 @@ def test_a_mistake_over_a_parents_setting_names_the_file_that_made_it(directory:
     path = directory / "mine.yaml"
     path.write_text(_MINE + "engine:\n  block_size: 0\n")
     assert _error(directory).startswith(f"{path}: line 13: engine.block_size: Input should be greater than 0")
+
+
+def test_a_profile_without_traffic_is_refused(directory: Path) -> None:
+    path = directory / "_parent.yaml"
+    path.write_text(path.read_text().replace("  traffic_rates_per_s: [2.0, 5.0]\n", ""))
+    assert "profile.traffic_rates_per_s: required key is missing." in _error(directory)
 
 
 def test_a_missing_key_names_the_scenario_file(directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 `StepWatch` is a vLLM worker extension. While it watches, every step the engine runs leaves one row (`StepField`): the host's moments by the
 clock of the worker, and on a GPU the device's by events in its stream, on the same time axis. So host and device are told apart in the very
-steps that serve requests, with their contexts and mixtures. What is made of the rows belongs to `step_terms`. Torch is imported inside the
+steps that serve requests, with their contexts and mixtures. What is made of the rows belongs to `step_samples`. Torch is imported inside the
 functions that run in the worker.
 
 vLLM 0.22.1 and 0.32.0 run a step as `execute_model` (inputs, forward pass, logits) and `sample_tokens` (sampling, start of the copy to the

@@ -22,6 +22,7 @@ from gst_assets.engine.launch import run_module
 from gst_assets.errors import EngineError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.engine.step_sums import check_contexts
 from gst_assets_tests.engine.workloads import build_workload
 
 pytestmark = pytest.mark.engine
@@ -112,6 +113,7 @@ def test_iterations_account_for_every_token(early_stop_runs: tuple[list[Path], l
         requests = tables.read_table(tables.RequestMetrics, directory / "request_metrics.csv")
         steps = tables.read_table(tables.Iterations, directory / "iterations.csv")
         assert steps["num_prefill_tokens"].sum() == requests["num_prefill_tokens"].sum()
+        check_contexts(steps, requests)
         produced = requests["num_decode_tokens_actual"].sum()
         assert steps["num_decode_requests"].sum() == produced - len(requests)
         assert (steps["scheduled_time_ns"] >= 0).all()

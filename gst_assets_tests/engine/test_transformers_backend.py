@@ -23,6 +23,7 @@ from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.engine.transformers_backend import PROCESS_NAME, _stop_token_ids, open_transformers_engine
 from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.engine.step_sums import check_contexts
 from gst_assets_tests.engine.workloads import build_workload
 
 SMALL_CACHE = ["model.max_model_len=512", "engine.num_kv_blocks=16"]
@@ -149,6 +150,7 @@ def test_iterations_account_for_every_token(measured: list[Path]) -> None:
         requests = tables.read_table(tables.RequestMetrics, directory / "request_metrics.csv")
         steps = tables.read_table(tables.Iterations, directory / "iterations.csv")
         assert steps["num_prefill_tokens"].sum() == requests["num_prefill_tokens"].sum()
+        check_contexts(steps, requests)
         assert steps["num_decode_requests"].sum() == (requests["num_decode_tokens_actual"] - 1).sum()
         assert (steps["num_prefill_tokens"] + steps["num_decode_requests"]).max() <= 512
         # One step ends before the next begins.

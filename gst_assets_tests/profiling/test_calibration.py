@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -278,7 +279,7 @@ def test_a_lone_prompt_is_sent_when_the_one_before_is_done() -> None:
     assert [request.num_prefill_tokens for request in seen] == ladder_sizes(SCENARIO, SETTINGS)
     assert [name for what, name in engine.log if what == "begin"] == [f"ladder-2-{n}" for n in range(len(seen))]
     assert [what for what, _ in engine.log] == ["begin", "end"] * len(seen)
-    for one, following in zip(seen, seen[1:], strict=False):
+    for one, following in itertools.pairwise(seen):
         assert one.send_ns < one.token_times_ns[0] == one.first_token_ns <= following.send_ns
 
 

@@ -40,7 +40,7 @@ def test_requests_are_seeded_and_fit_engine_and_model(name: str) -> None:
             assert 16 <= len(prompt) <= 2 * engine.max_num_batched_tokens
             assert 1 <= item.request.num_decode_tokens <= 300
             assert len(prompt) + item.request.num_decode_tokens <= model.max_model_len
-            assert 0 <= min(prompt) and max(prompt) < model.geometry.vocab_size
+            assert min(prompt) >= 0 and max(prompt) < model.geometry.vocab_size
 
 
 def test_rounds_head_starts_and_warm_ups_share_no_prompt_and_no_name() -> None:

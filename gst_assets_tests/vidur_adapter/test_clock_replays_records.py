@@ -1,0 +1,90 @@
+"""Steps with known parts, their terms fitted by the profiler, and the same steps told to the simulation's clock: its times are those recorded."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gst_assets.engine.protocol import IterationField
+from gst_assets.profiling.step_samples import step_rows
+from gst_assets.step_costs.engine_costs import EngineCosts
+from gst_assets.step_costs.shapes import StepShape
+from gst_assets.vidur_adapter.clocks import HostDeviceClock
+from gst_assets_tests.profiling.forward_model import play
+from gst_assets_tests.profiling.test_step_samples import ENGINES, Engine, traffic, watched
+
+by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+
+
+@cache
+def fitted(engine: Engine) -> EngineCosts:
+    ways = [
+        {"term": term, "step_kind": "any", "feature": "base", "position": 0.0, "ns": 0.0}
+        for term in ("handover", "delivery")
+    ]
+    kinds = ("decode", "mixed", "mixed_eager") if engine.is_gpu else ("decode", "mixed")
+    overheads = pd.DataFrame([*step_rows(watched(engine)), *ways])
+    return EngineCosts(overheads, engine.graphs(), kinds, "overheads.csv", device_is_host=not engine.is_gpu)
+
+
+@by_engine
+def test_the_clock_plays_steps_as_they_were_recorded(engine: Engine) -> None:
+    made = traffic(np.random.default_rng(11), 400, slow=False)
+    steps, _ = play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu, begin_ns=0)
+    clock = HostDeviceClock(fitted(engine), engine.queue_size)
+    formed, outputs, num_out = [], [], 0
+    for step in made:
+        if step.is_after_idle:
+            outputs += [clock.hand_out() for _ in range(num_out)]
+            num_out = 0
+            clock.idle_until(clock.now_ns + 1_000_000)
+        formed.append(clock.now_ns)
+        clock.launch(step.shape)
+        num_out += 1
+        if num_out == engine.queue_size:
+            outputs.append(clock.hand_out())
+            num_out -= 1
+    outputs += [clock.hand_out() for _ in range(num_out)]
+    recorded = steps[:, IterationField.OUTPUT_NS]
+    assert outputs[-1] == pytest.approx(recorded[-1], rel=0.005)
+    gaps = np.diff(outputs) / np.diff(recorded)
+    assert np.median(gaps) == pytest.approx(1, abs=0.002)
+    assert np.percentile(np.abs(gaps - 1), 95) < 0.02
+    assert formed[-1] == pytest.approx(steps[-1, IterationField.SCHEDULED_NS], rel=0.005)
+
+
+@by_engine
+def test_only_a_step_of_new_requests_pays_for_the_idle_time_before_it(engine: Engine) -> None:
+    """One step at a time no step is out when the next one is formed; that alone is no idle time."""
+    costs = fitted(engine)
+    alone, among = StepShape(0, 0, [(0, 16)]), StepShape(3, 300, [(0, 16)])
+
+    def launched_ns(shape: StepShape) -> float:
+        clock = HostDeviceClock(costs, 1)
+        clock.launch(shape)
+        return clock.now_ns
+
+    for shape, more_ns in ((alone, costs.after_idle_ns(alone)), (among, 0.0)):
+        cost = costs.step(shape)
+        assert launched_ns(shape) == pytest.approx(cost.prepare + cost.launch + more_ns, abs=1)
+    assert costs.after_idle_ns(alone) == pytest.approx(2e5, rel=0.02)
+
+
+@by_engine
+def test_many_decode_steps_at_once_are_as_many_one_by_one(engine: Engine) -> None:
+    costs = fitted(engine)
+    at_once, single = HostDeviceClock(costs, engine.queue_size), HostDeviceClock(costs, engine.queue_size)
+    run = at_once.run_decodes(5, 500, 40, float("inf"))
+    formed, handed_out, num_out = [], [], 0
+    for number in range(40):
+        formed.append(single.now_ns)
+        single.launch(StepShape(5, 500 + 5 * number, ()))
+        num_out += 1
+        if num_out == engine.queue_size:
+            handed_out.append(single.hand_out())
+            num_out -= 1
+    assert run.formed_ns == pytest.approx(formed, abs=40)
+    assert run.handed_out_ns == pytest.approx(handed_out, abs=40)
