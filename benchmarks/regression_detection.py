@@ -3,7 +3,7 @@
 Nights are resampled from the recorded H200 runs: for each repeat of a night one recorded repeat is drawn, and its requests with all their
 tokens are drawn with replacement; a night's value is the median over its repeats. Plants: every real latency 5, 10 or 20 % longer from one night
 on; the simulation on a profile whose every time is 10 % longer; nothing. Every night after the plant is judged as the asset judges it, and the
-first `regression` counts. The simulated side is Vidur on a made-up profile, so only how it moves when the profile does has a meaning.
+first `regression` counts. The simulated side is `calibrated` on the profile that ships, every term of it scaled.
 
 What this cannot show: the recorded repeats of a scenario come from one engine start within minutes, so drift between days, restarts and machines
 is not in them; a slower engine is planted as a factor on latencies, without the longer queues it would also have.
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,12 @@ from gst_assets.analysis.measures import is_sufficient
 from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, judge_series, overall
 from gst_assets.analysis.runs import load_run
 from gst_assets.engine import recorded
+from gst_assets.profiling.bundle import find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Regression, load_scenario
+from gst_assets.vidur_adapter.simulate import simulate
 
-SCENARIOS = ("h200_spaced", "h200_light", "h200_busy")
+SCENARIOS = ("h200_8b_quarter", "h200_8b_half", "h200_8b_high")
 REPEATS = (5, 1)
 BASELINE_NIGHTS = 20
 WATCHED_NIGHTS = 14
@@ -78,28 +80,18 @@ def samples_of(requests: pd.DataFrame, tokens: pd.DataFrame) -> list[tuple[int, 
 
 
 def simulated(scenario: str, scale: float) -> dict[Cell, float]:
-    """Vidur's cells on the recorded workload, with every time of the profile multiplied by `scale`."""
-    from gst_assets.contracts.csv_files import INTEGER
-    from gst_assets.contracts.tables import TraceIntervals, TraceLengths
-    from gst_assets.vidur_adapter.simulate import simulate
-    from gst_assets_tests.vidur_adapter.support import bundle, default_overheads
-
+    """The simulation's cells on the recorded workload, with every term of the profile multiplied by `scale`."""
     chosen = load_scenario(scenario)
+    shipped = load_bundle(find_bundle(PROJECT_ROOT / "data" / "profiles", chosen))
+    assert shipped.overheads is not None
+    scaled = replace(shipped, overheads=shipped.overheads.assign(ns=shipped.overheads["ns"] * scale))
     run = recorded.list_recorded(PROJECT_ROOT / "data" / "recorded" / scenario)[0]
     with tempfile.TemporaryDirectory() as area:
         requests = load_run(recorded.expand(run.directory, Path(area)), "real").requests
-    lengths = requests[["request_id", "num_prefill_tokens", "num_decode_tokens"]].assign(prompt_id="p")
+    lengths = requests[["request_id", "prompt_id", "num_prefill_tokens", "num_decode_tokens"]]
     intervals = pd.DataFrame({"request_id": requests["request_id"], "arrival_time_ns": requests["arrival_time_ns"]})
     intervals["inter_arrival_ns"] = intervals["arrival_time_ns"].diff().fillna(intervals["arrival_time_ns"])
-    rows = []
-    for row in default_overheads():
-        times = {key: round(row[key] * 0.2 * scale) for key in ("p10_ns", "median_ns", "p90_ns", "overhead_ns")}
-        rows.append(row | times)
-    made = bundle(chosen, scale=scale, overheads=rows)
-    result = simulate(
-        chosen, lengths[list(TraceLengths.to_schema().columns)].astype({"prompt_id": "str"}),
-        intervals[list(TraceIntervals.to_schema().columns)].astype(INTEGER), made, "calibrated", cache_dir=None,  # type: ignore[arg-type]
-    )  # fmt: skip
+    result = simulate(chosen, lengths, intervals, scaled, "calibrated", cache_dir=None)
     return _joined(samples_of(result.requests, result.tokens))
 
 

@@ -48,8 +48,8 @@ def test_a_report_shows_its_table_and_its_figure(page: Page, night: Night) -> No
     page.goto(f"{night.url}/assets/comparison_report?view=partitions&partition=smoke")
     table = entry(page, "headline").locator("table")
     table.get_by_text("TTFT P50").wait_for()
-    assert "calibrated" in table.inner_text() and "insufficient" in table.inner_text()
-    entry(page, "errors").get_by_text(FOLDED).click()
+    assert "95 % interval" in table.inner_text() and "cannot judge" in table.inner_text()
+    entry(page, "answer").get_by_text(FOLDED).click()
     image = page.locator('img[src^="data:image/png;base64"]').first
     image.wait_for()
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300

@@ -133,7 +133,7 @@ def figures() -> str:
     """All sections, from the recorded runs as the contract's readers see them."""
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as area:
-        for folder in sorted(RECORDED.glob("h200_*")):
+        for folder in sorted(path for path in RECORDED.iterdir() if path.is_dir()):
             kept = recorded.list_recorded(folder)
             runs = [load_run(recorded.expand(run.directory, Path(area)), "real") for run in kept]
             lines += section(folder.name, runs)

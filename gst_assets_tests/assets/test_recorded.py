@@ -139,6 +139,9 @@ def test_without_a_bundle_of_that_gpu_the_profile_fails_and_no_engine_starts(tmp
     error = refusal(tmp_path, ["vidur_profile"], "h200_8b_single", [f"profile.root={bundles}"])
     assert isinstance(error, ProfileError)
     assert str(error).startswith(f"{bundles / 'h200' / 'qwen3-8b'}: no complete profiling bundle for hardware_id h200")
+    # The runs are there all the same.
+    assert isinstance(refusal(tmp_path, [*WORKLOAD, *NAMES, "vidur_profile"], "h200_8b_single", [f"profile.root={bundles}"]), ProfileError)  # fmt: skip
+    assert len(ArtifactStore(tmp_path).list(Kind.REAL_RUN)) == 5
     # Without a root of its own either: what this machine could measure would not be a profile of that GPU.
     error = refusal(tmp_path, ["vidur_profile"], "h200_8b_single", ["profile.root=null"])
     assert isinstance(error, ProfileError)

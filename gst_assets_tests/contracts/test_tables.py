@@ -194,7 +194,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("kind_matches_columns", tables.AttentionProfile, {"prefill_chunk_size": 0}, "a row with is_prefill True needs"),
     ("kind_matches_columns", tables.AttentionProfile, {"is_prefill": False}, "a row with is_prefill True needs"),
     ("points_are_unique", tables.AttentionProfile, {"batch_size": 3, "prefill_chunk_size": 72, "kv_cache_size": 72}, "two rows describe the same point"),
-    ("takes_time", tables.Overheads, {"ns": -0.5}, "found ns -0.5, but ns must not be negative but for drain and after_idle"),
+    ("takes_time", tables.Overheads, {"ns": -0.5}, "found ns -0.5, but ns must not be negative but for drain and the terms after idle"),
     ("takes_time", tables.Overheads, {"ns": -0.5, "term": "delivery"}, "found ns -0.5, but ns must not be negative"),
     ("stands_once", tables.Overheads, {"position": 3_000_004.0}, "found term 'prepare', step_kind 'decode', feature 'base', position 3000004.0, but"),
     ("in_order", tables.HostSpeed, {"time_ns": 3}, "found time_ns 3, but time_ns must not decrease"),
@@ -227,7 +227,7 @@ def test_a_broken_relation_is_named_with_its_place_and_values(
         assert says in message and rule in message
 
 
-@pytest.mark.parametrize("term", ["drain", "after_idle"])
+@pytest.mark.parametrize("term", ["drain", "prepare_after_idle", "launch_after_idle"])
 def test_terms_that_are_differences_may_be_negative(term: str) -> None:
     frame = sample_frame(tables.Overheads)
     frame.loc[4, ["term", "ns"]] = term, -5e4

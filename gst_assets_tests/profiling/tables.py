@@ -92,7 +92,8 @@ def overheads_table() -> pd.DataFrame:
     rows += [
         _row("prepare", "mixed", name, 0.0, ns) for name, ns in {"prefill_request": 2e4, "prefill_token": 50.0}.items()
     ]
-    rows += [_row("after_idle", "any", "base", 0.0, 4e4), _row("copy_out", "any", "base", 1.0, 3e4)]
+    rows += [_row("prepare_after_idle", "any", "base", 0.0, 4e4), _row("launch_after_idle", "any", "base", 0.0, 1e4)]
+    rows += [_row("copy_out", "any", "base", 1.0, 3e4)]
     rows += [_row("process", "any", "base", requests, 1e5 + 1e3 * requests) for requests in (1.0, 32.0)]
     rows += [_row("handover", "any", "base", tokens, 5e5 + 1e2 * tokens) for tokens in (16.0, 512.0)]
     rows += [_row("delivery", "any", "base", decodes, 4e5 + 1e3 * decodes) for decodes in (0.0, 32.0)]

@@ -143,7 +143,7 @@ def test_a_bundle_of_another_format_is_refused_with_the_remedy(version: int | No
         load_bundle(path.parent)
 
 
-NEEDED = [*((term, kind) for term in STEP_TERMS for kind in ("decode", "mixed")), *((term, "any") for term in OTHER_TERMS), ("after_idle", "any")]  # fmt: skip
+NEEDED = [*((term, kind) for term in STEP_TERMS for kind in ("decode", "mixed")), *((term, "any") for term in OTHER_TERMS), ("prepare_after_idle", "any"), ("launch_after_idle", "any")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("term", "kind"), NEEDED)

@@ -67,7 +67,7 @@ def test_the_ends_of_a_curve_are_held_and_the_last_point_is_told() -> None:
         ("copy_out", "any", 5.0),
         ("lead_in", "decode", 0.0),
         ("drain", "mixed", 0.0),
-        ("after_idle", "any", 0.0),
+        ("prepare_after_idle", "any", 0.0),
     ],
 )
 def test_where_on_its_curve_a_step_lies(term: str, kind: str, position: float) -> None:
@@ -83,9 +83,9 @@ def test_which_slopes_are_fitted() -> None:
 
 
 def test_a_term_without_rows_of_a_kind_has_those_of_any() -> None:
-    found = terms([cost_row("after_idle", 5), cost_row("after_idle", 9, "mixed")])
+    found = terms([cost_row("prepare_after_idle", 5), cost_row("prepare_after_idle", 9, "mixed")])
     nothing = Features(0, 0, 0, 0, 0)
-    assert [found.step_ns("after_idle", kind, nothing) for kind in ("decode", "mixed", "mixed_eager")] == [5, 9, 5]
+    assert [found.step_ns("prepare_after_idle", kind, nothing) for kind in ("decode", "mixed", "mixed_eager")] == [5, 9, 5]
 
 
 def test_missing_terms_are_named_with_their_kinds() -> None:

@@ -29,7 +29,7 @@ from gst_assets.contracts.tables import (
 )
 from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, profile_key
 from gst_assets.scenario import Geometry, Scenario, load_scenario
-from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS
+from gst_assets.step_costs.engine_costs import IDLE_TERMS, OTHER_TERMS, STEP_TERMS
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER
 from gst_assets.step_costs.terms import ANY_KIND, BASE
@@ -210,8 +210,8 @@ def constant_overheads(**ns: float) -> list[dict[str, Any]]:
     """Terms that are one value whatever the step holds: `ns` by the name of the term, or by `<term>_<kind>` for steps of one kind; 0 where not given.
     A step's device has no slope over the context."""
     rows = [cost_row(term, ns.get(f"{term}_{kind}", ns.get(term, 0)), kind) for term in STEP_TERMS for kind in KINDS]
-    rows += [cost_row(term, ns.get(term, 0)) for term in (*OTHER_TERMS, "after_idle")]
-    known = {*STEP_TERMS, *OTHER_TERMS, "after_idle", *(f"{term}_{kind}" for term in STEP_TERMS for kind in KINDS)}
+    rows += [cost_row(term, ns.get(term, 0)) for term in (*OTHER_TERMS, *IDLE_TERMS)]
+    known = {*STEP_TERMS, *OTHER_TERMS, *IDLE_TERMS, *(f"{term}_{kind}" for term in STEP_TERMS for kind in KINDS)}
     assert not ns.keys() - known, ns.keys() - known
     return [*rows, cost_row("device", 0, DECODE, "decode_context_token")]
 
@@ -235,7 +235,8 @@ def default_overheads() -> list[dict[str, Any]]:
     rows += [cost_row("process", 50_000 + 2_000 * n, position=n) for n in (1, 32)]
     rows += [cost_row("delivery", 80_000 + 20_000 * n, position=n) for n in (1, 16)]
     rows += [cost_row("handover", 250_000 + 100 * n, position=n) for n in (1, 512)]
-    return [*rows, cost_row("after_idle", 100_000), cost_row("after_idle", 700_000, MIXED)]
+    idle = [cost_row("prepare_after_idle", 100_000), cost_row("prepare_after_idle", 700_000, MIXED)]
+    return [*rows, *idle, cost_row("launch_after_idle", 0)]
 
 
 def even_speed() -> pd.DataFrame:

@@ -93,14 +93,14 @@ def test_copying_out_delays_tokens_and_not_the_device() -> None:
 
 
 def test_after_an_idle_time_preparing_takes_longer() -> None:
-    made = clock(2, prepare=1, device=5, after_idle=4)
+    made = clock(2, prepare=1, device=5, prepare_after_idle=4)
     assert played(made, PROMPT, DECODE, DECODE) == ([0, 5, 10], [10, 15, 20])
     made.idle_until(100 * MS)
     made.idle_until(50 * MS)  # it does not go back
     assert played(made, PROMPT) == ([100], [110])
     # Formed with a step out, or with a request that decodes: no idle time came before.
-    assert played(clock(2, device=5, after_idle=4), DECODE, PROMPT) == ([0, 0], [5, 10])
-    assert played(clock(2, device=5, after_idle=4), BOTH) == ([0], [5])
+    assert played(clock(2, device=5, prepare_after_idle=4), DECODE, PROMPT) == ([0, 0], [5, 10])
+    assert played(clock(2, device=5, prepare_after_idle=4), BOTH) == ([0], [5])
 
 
 # --- a queue of one ---------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_one_step_at_a_time_takes_all_its_parts() -> None:
 
 
 def test_one_step_at_a_time_only_the_first_of_new_requests_comes_after_an_idle_time() -> None:
-    made = clock(1, prepare=1, device=10, after_idle=7)
+    made = clock(1, prepare=1, device=10, prepare_after_idle=7)
     assert played(made, PROMPT, DECODE, BOTH, DECODE) == ([0, 18, 29, 40], [18, 29, 40, 51])
 
 

@@ -210,7 +210,7 @@ def test_a_place_is_free_only_when_the_last_output_is_handed_out() -> None:
 
 
 def test_an_idle_engine_begins_at_once_and_takes_longer_to_prepare() -> None:
-    result = ahead([(0, 10, 1), (50, 10, 1)], constant_ms(prepare=1, device=10, after_idle=4))
+    result = ahead([(0, 10, 1), (50, 10, 1)], constant_ms(prepare=1, device=10, prepare_after_idle=4))
     assert stamps(result) == [(0, 15), (50, 65)]
 
 
@@ -240,7 +240,7 @@ def test_steps_outside_the_calibration_are_counted() -> None:
     assert ahead([(0, 10, 5)] * 2, costs).settings["steps_outside_calibration"] == 0
 
 
-parts_ms = {name: st.integers(0, 6) for name in ("prepare", "launch", "lead_in", "copy_out", "process", "after_idle")}
+parts_ms = {name: st.integers(0, 6) for name in ("prepare", "launch", "lead_in", "copy_out", "process", "prepare_after_idle")}
 any_costs = st.builds(
     constant_ms, device=st.integers(1, 9), device_mixed=st.integers(1, 30), drain=st.integers(0, 3), **parts_ms
 )

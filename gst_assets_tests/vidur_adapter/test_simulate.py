@@ -99,7 +99,7 @@ def test_calibrated_adds_handover_the_parts_of_steps_and_delivery() -> None:
     # Forming to tokens: 2 + 5 and a ms of copying; half a ms to process them.
     rows = support.constant_overheads(
         prepare=2 * MS, device=5 * MS, device_mixed=6 * MS, copy_out=1 * MS, process=MS // 2,
-        after_idle=100_000, handover=300_000, delivery=50_000,
+        prepare_after_idle=100_000, handover=300_000, delivery=50_000,
     )  # fmt: skip
     result = run([(7 * MS, 100, 3)], variant="calibrated", overheads=rows)
     step_ends = [7 * MS + 300_000 + 9 * MS + 100_000 + n * (8 * MS + MS // 2) for n in range(3)]
