@@ -185,7 +185,9 @@ def _host_speed(frame: pd.DataFrame) -> None:
 
 def _overheads(frame: pd.DataFrame) -> None:
     frame["position"] = frame["position"] % 1e6 // 1 + 1e6 * np.arange(len(frame))
-    frame["ns"] = frame["ns"].where(frame["term"].isin(["drain", "prepare_after_idle", "launch_after_idle"]), frame["ns"].abs())
+    frame["ns"] = frame["ns"].where(
+        frame["term"].isin(["drain", "prepare_after_idle", "launch_after_idle"]), frame["ns"].abs()
+    )
 
 
 def _alignment(frame: pd.DataFrame) -> None:

@@ -65,7 +65,7 @@ def play(
                 hand_out()
             now += _IDLE_NS
         formed = now
-        forward = formed + ns("prepare", step.slowness) + (ns("after_idle") if step.is_after_idle else 0)
+        forward = formed + ns("prepare", step.slowness) + (ns("prepare_after_idle") if step.is_after_idle else 0)
         if is_gpu:
             now = launched = forward + ns("launch", step.slowness)
             begun = max(forward, device_done) + ns("lead_in") + step.head_start_ns

@@ -61,7 +61,9 @@ class Engine(NamedTuple):
                 return 1.2e5 + 5e2 * requests
             case "process":
                 return 1.5e5 + 5e2 * requests
-        assert term == "after_idle"
+            case "launch_after_idle":
+                return 0.0
+        assert term == "prepare_after_idle"
         return 2e5
 
 
@@ -133,7 +135,7 @@ def test_every_term_is_recovered(engine: Engine) -> None:
     wanted += [
         ("copy_out", "any"),
         ("process", "any"),
-        ("after_idle", "any"),
+        ("prepare_after_idle", "any"),
         ("lead_in", "decode"),
         ("lead_in", "mixed"),
     ]
@@ -227,7 +229,7 @@ def test_after_idle_is_what_the_first_step_of_new_requests_takes_more() -> None:
         steps = watched(engine)
         first = steps.is_after_idle
         assert (steps.held[first, 2] == 0).all() and first.sum() > 100
-        found = {row["step_kind"]: row["ns"] for row in step_rows(steps) if row["term"] == "after_idle"}
+        found = {row["step_kind"]: row["ns"] for row in step_rows(steps) if row["term"] == "prepare_after_idle"}
         assert found["any"] == pytest.approx(2e5, rel=0.02)
 
 

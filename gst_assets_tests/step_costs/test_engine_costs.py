@@ -80,7 +80,9 @@ def test_a_bundle_without_a_slope_over_context_has_none() -> None:
 def test_after_an_idle_time_a_kind_takes_its_own_or_what_any_takes() -> None:
     made = costs(default_overheads(), DECODE, MIXED, MIXED_EAGER)
     shapes = (StepShape(2, 9, ()), StepShape(0, 0, [(0, 9)]), StepShape(0, 0, [(0, 900)]))
-    assert [made.after_idle_ns(shape) for shape in shapes] == [100_000, 700_000, 100_000]
+    idle = [(made.step(shape), made.after_idle(made.step(shape), made.kind(shape))) for shape in shapes]
+    assert [after.prepare - cost.prepare for cost, after in idle] == pytest.approx([100_000, 700_000, 100_000])
+    assert all(after.launch == cost.launch for cost, after in idle)
 
 
 def test_more_decodes_than_were_calibrated_are_outside() -> None:

@@ -85,7 +85,11 @@ def test_which_slopes_are_fitted() -> None:
 def test_a_term_without_rows_of_a_kind_has_those_of_any() -> None:
     found = terms([cost_row("prepare_after_idle", 5), cost_row("prepare_after_idle", 9, "mixed")])
     nothing = Features(0, 0, 0, 0, 0)
-    assert [found.step_ns("prepare_after_idle", kind, nothing) for kind in ("decode", "mixed", "mixed_eager")] == [5, 9, 5]
+    assert [found.step_ns("prepare_after_idle", kind, nothing) for kind in ("decode", "mixed", "mixed_eager")] == [
+        5,
+        9,
+        5,
+    ]
 
 
 def test_missing_terms_are_named_with_their_kinds() -> None:

@@ -240,7 +240,9 @@ def test_steps_outside_the_calibration_are_counted() -> None:
     assert ahead([(0, 10, 5)] * 2, costs).settings["steps_outside_calibration"] == 0
 
 
-parts_ms = {name: st.integers(0, 6) for name in ("prepare", "launch", "lead_in", "copy_out", "process", "prepare_after_idle")}
+parts_ms = {
+    name: st.integers(0, 6) for name in ("prepare", "launch", "lead_in", "copy_out", "process", "prepare_after_idle")
+}
 any_costs = st.builds(
     constant_ms, device=st.integers(1, 9), device_mixed=st.integers(1, 30), drain=st.integers(0, 3), **parts_ms
 )

@@ -126,8 +126,9 @@ def test_a_calibrated_step_costs_what_it_holds() -> None:
     gap = (steps["scheduled_time_ns"].to_numpy()[1:] - steps["completion_time_ns"].to_numpy()[:-1]).tolist()
     for shape, ns in zip(shapes, took, strict=False):
         cost = costs.step(shape)
-        idle = 0 if shape.num_decodes else costs.after_idle_ns(shape)
-        assert ns == pytest.approx(cost.prepare + idle + cost.lead_in + cost.device + cost.copy_out, abs=2)
+        if not shape.num_decodes:
+            cost = costs.after_idle(cost, costs.kind(shape))
+        assert ns == pytest.approx(cost.prepare + cost.lead_in + cost.device + cost.copy_out, abs=2)
     for shape, ns in zip(shapes, gap, strict=False):
         assert ns == pytest.approx(costs.step(shape).process, abs=1)
 
