@@ -25,8 +25,8 @@ SEEDS = 5
 PERCENTILES = (50, 90)
 BANDS = {"TTFT": 5.0, "ITL": 2.0, "E2E": 2.0}
 """In per cent; where equal repeats of the engine differ by more, that is the bound."""
-MISSES = {("h200_8b_quarter", "E2E P50"): -5.6}
-"""Cells known to miss, with their error in per cent (spread of the repeats: 5.1 %). A cell that is mended leaves the list."""
+MISSES = {("h200_8b_quarter", "E2E P50"): -5.4, ("h200_8b_quarter", "TTFT P90"): -15.5}
+"""Cells known to miss, with their error in per cent (spread of the repeats: 5.1 and 15.5 %). A cell that is mended leaves the list."""
 WORSE = 1.0
 """In points: by how much a known miss may grow."""
 
