@@ -74,6 +74,7 @@ def test_what_cannot_be_read_off_the_profile_is_left_out() -> None:
     shapes = [
         kept,
         StepShape(0, 0, [(0, 50), (0, 60)]),
+        StepShape(0, 0, [(0, 1), (1, 1)]),  # with as many pairs as one prompt of two tokens
         StepShape(1, 40, [(64, 90)]),
         StepShape(2, 2 * largest + 2, ()),
     ]

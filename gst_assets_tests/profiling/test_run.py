@@ -215,8 +215,9 @@ def test_the_bundle_is_held_against_its_own_calibration(
     assert ("everything fits" in printed) is not bool(told)
     coverage = read_table(tables.OperatorCoverage, bundle.directory / "operator_coverage.csv")
     assert {"decode", "mixed"} == set(coverage["step_kind"])
-    # The steps of a CPU hold their operators and more.
-    assert (coverage["coverage"] < 1.2).all()
+    # Operators and steps met this machine at different moments, so their ratio proves nothing here; `test_coverage` does.
+    ratio = coverage["operators_ns"].astype(float) / coverage["whole_step_ns"].astype(float)
+    assert coverage["coverage"].to_numpy() == pytest.approx(ratio.to_numpy(), abs=1e-4)
 
 
 @pytest.mark.engine
