@@ -92,7 +92,8 @@ def traffic(rng: np.random.Generator, number: int, *, head_start: bool = False, 
                 count = int(rng.integers(1, 4))
                 sizes = [tokens // count] * (count - 1) + [tokens - tokens // count * (count - 1)]
                 chunks = [(int(rng.choice([0, 0, 2048])), size) for size in sizes]
-            slowness = HANDICAP if head_start else 1.0
+            # But for the first of a busy time: what comes after idle is read off steps with a head start too.
+            slowness = HANDICAP if head_start and place else 1.0
             if slow and rng.random() < 0.1:
                 slowness *= rng.uniform(1.3, 4.0)
             sleep = HEAD_START_NS if head_start and chunks else 0
