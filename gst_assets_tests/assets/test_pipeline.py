@@ -167,15 +167,16 @@ def test_simulating_again_gives_the_same_bytes_and_reuses_the_profile(root: Path
     process = materialize(root, "vidur_profile,vidur_request_metrics,vidur_token_metrics")
     assert_succeeds(process)
     assert "reusing" in output(process)
-    new = [name for name in store.list(Kind.VIDUR_RUN) if name not in before]
-    for name in new:
-        variant = name.rpartition("-")[2]
-        old = next(other for other in before if other.endswith(variant))
+    # SCENARIO-TIME-NUMBER-VARIANT[-SEED]
+    first = {name.split("-", 3)[3]: name for name in before}
+    new = {name.split("-", 3)[3]: name for name in store.list(Kind.VIDUR_RUN) if name not in before}
+    assert set(first) == set(new) == {"kernels", "calibrated", *(f"calibrated-seed{seed}" for seed in range(1, 5))}
+    for made, name in new.items():
+        old = first[made]
         for file in ("request_metrics.csv", "token_metrics.csv", "iterations.csv"):
             assert sha256_file(store.path(Kind.VIDUR_RUN, name) / file) == sha256_file(
                 store.path(Kind.VIDUR_RUN, old) / file
             )
-    assert len(new) == 2
 
 
 def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root: Path) -> None:
