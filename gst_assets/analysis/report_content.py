@@ -63,6 +63,7 @@ from gst_assets.contracts.tables import (
     RunTotals,
     SettingsParity,
     StageErrors,
+    StepCosts,
     StepErrors,
     Table,
 )
@@ -423,6 +424,7 @@ def _files(figures: Sequence[Figure]) -> Files:
         SettingsParity: "engine settings beside what each simulation assumed",
         StageErrors: "the mean error by stage of a request",
         StepErrors: "steps beside those of each real repeat",
+        StepCosts: "what the profile's terms say of the steps that really ran",
         ErrorCauses: "likely causes of errors beyond the pass band, with their evidence",
     }
     return Files(
