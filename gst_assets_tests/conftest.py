@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from gst_assets_tests import services
 
 if TYPE_CHECKING:
     from gst_assets_tests.night import Night
+
+# An example may wait for a core that other tests use: no test may depend on how long one takes.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 def pytest_configure() -> None:
