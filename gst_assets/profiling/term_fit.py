@@ -43,12 +43,13 @@ def fit(
     """Rows of `contracts.tables.Overheads` for one term and kind of step.
 
     `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features that get one; a slope that
-    would be negative is 0, since no request makes a step shorter. `are_fixed`: the positions are few and known (captured graphs), each a knot of
+    would be negative is 0, since no request makes a step shorter; a knot whose value would be negative is none, and the curve is straight across it,
+    since few samples between far neighbours bent it there. `are_fixed`: the positions are few and known (captured graphs), each a knot of
     its own. `most_knots=1` makes the base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
     """
     knots = _knots(positions, are_fixed) if most_knots != 1 else np.array([0.0])
     slope_knots = _doublings(positions) if has_slope_curves else np.array([0.0])
-    base_hats, slope_hats = _hats(positions, knots), _hats(positions, slope_knots)
+    slope_hats = _hats(positions, slope_knots)
     columns = [
         (name, place, slope_hats[:, place] * held[:, Features._fields.index(name)])
         for name in slopes
@@ -56,8 +57,12 @@ def fit(
     ]
     kept = list(columns)
     while True:
-        design = np.column_stack([base_hats, *(values for _, _, values in kept)])
+        design = np.column_stack([_hats(positions, knots), *(values for _, _, values in kept)])
         solution = _least_absolute(design, durations_ns)
+        lowest = int(np.argmin(solution[: len(knots)]))
+        if len(knots) > 1 and solution[lowest] < 0:
+            knots = np.delete(knots, lowest)
+            continue
         found = dict(zip([(name, place) for name, place, _ in kept], solution[len(knots) :].tolist(), strict=True))
         if min(found.values(), default=0.0) >= 0:
             break

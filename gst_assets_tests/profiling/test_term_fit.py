@@ -136,3 +136,21 @@ def test_residuals_are_percentiles_of_sample_less_fit() -> None:
     assert row["ns"] == pytest.approx(1e6, rel=2e-3)
     assert row["residual_p05_ns"] == pytest.approx(-45e3, abs=3e3)
     assert row["residual_p95_ns"] == pytest.approx(45e3, abs=3e3)
+
+
+@given(SEEDS, st.integers(20, 60), st.floats(1.0, 2.5))
+def test_a_curve_of_few_and_noisy_samples_takes_time_everywhere(seed: int, count: int, sigma: float) -> None:
+    """As the hand-over of a short calibration: its times differ by more than their curve rises."""
+    rng = np.random.default_rng(seed)
+    positions = rng.uniform(16, 256, count)
+    rows = fit("handover", "any", positions, np.zeros((count, 5)), 1e6 * rng.lognormal(0, sigma, count))
+    assert min(base_of(rows).values()) >= 0
+
+
+def test_a_knot_that_would_be_negative_is_none() -> None:
+    """Samples on a slope that hits zero before the knot they share."""
+    low = np.linspace(100.0, 110.0, 20)
+    positions = np.concatenate([low, np.linspace(150.0, 170.0, 20)])
+    ns = np.concatenate([5e5 - 4.9e4 * (low - 100), np.full(20, 2e6)])
+    rows = fit("handover", "any", positions, np.zeros((len(positions), 5)), np.maximum(ns, 1e3))
+    assert min(base_of(rows).values()) >= 0 and len(base_of(rows)) >= 1
