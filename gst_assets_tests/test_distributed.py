@@ -39,9 +39,8 @@ TINY = [
     "profile.decode_batch_sizes=[1,4]",
     "profile.decode_context_sizes=[1,2048]",
     "profile.operator_repeats=3",
-    "profile.calibration_decode_batch_sizes=[1,4]",
     "profile.calibration_prefill_sizes=[8,64]",
-    "profile.calibration_steps=5",
+    "profile.traffic_segment_s=1",
 ]
 
 
@@ -162,7 +161,7 @@ def test_engine_steps_run_on_their_own_queue(
     for kind, count in (
         (Kind.WORKLOAD, 1),
         (Kind.REAL_RUN, 1),
-        (Kind.VIDUR_RUN, 2),
+        (Kind.VIDUR_RUN, 6),  # `kernels`, and `calibrated` under five seeds
         (Kind.PROFILE, 1),
         (Kind.COMPARISON, 1),
     ):
