@@ -1,6 +1,7 @@
 """One run of Vidur's own event loop, with a recorder where Vidur keeps its metrics.
 
-Imports Vidur: import it inside functions. Configuration belongs to `registration`, step times to `predictor`, tables to `simulate`.
+Its recorder handles Vidur's own entities, so Vidur is imported at the top. Never loaded with the definitions: it is imported inside functions only
+(`test_definitions` would see it). Configuration belongs to `registration`, step times to `predictor`, tables to `simulate`.
 """
 
 from __future__ import annotations
