@@ -25,6 +25,8 @@ _BIN_RATIO = 1.15
 _ITERATIONS = 60
 _SHORTEST_RESIDUAL = 2e-3
 """Relative; below it residuals count alike."""
+_SHORTEST_PERCENTILE = 1.0
+"""What is fitted below this percentile of the samples (of their sizes) counts as if it were there: nothing is divided by almost nothing."""
 _RIDGE = 1e-9
 
 
@@ -116,17 +118,23 @@ def _hats(positions: Floats, knots: Floats) -> Floats:
 
 
 def _least_absolute(design: Floats, values: Floats) -> Floats:
+    """The solution with the least sum of absolute residuals, each relative to what is fitted. Relative to what was measured a sample that is too
+    short would count more than one that is too long, and the fit would lie below the median."""
     # Columns of like size, so that a direction that the samples do not tell apart stays small.
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
-    relative = 1.0 / np.maximum(np.abs(values), 1.0)
-    scaled, target = design / scale * relative[:, None], values * relative
+    scaled = design / scale
     ridge = _RIDGE * np.eye(design.shape[1]) * len(values)
-    weights = np.ones(len(values))
-    solution = np.zeros(design.shape[1])
     # The ridge acts on multiples of the median, so that it does not depend on the unit.
     unit = float(np.median(np.abs(values))) or 1.0
+    shortest = max(float(np.percentile(np.abs(values), _SHORTEST_PERCENTILE)), 1.0)
+    relative = 1.0 / np.maximum(np.abs(values), shortest)
+    weights = np.ones(len(values))
+    solution = np.zeros(design.shape[1])
     for _ in range(_ITERATIONS):
-        weighted = scaled * weights[:, None]
-        solution = np.linalg.solve(scaled.T @ weighted * unit**2 + ridge, weighted.T @ target * unit) * unit
-        weights = 1.0 / np.maximum(np.abs(target - scaled @ solution), _SHORTEST_RESIDUAL)
+        rows = scaled * (relative * weights)[:, None]
+        gram = scaled.T @ (rows * relative[:, None])
+        solution = np.linalg.solve(gram * unit**2 + ridge, rows.T @ (values * relative) * unit) * unit
+        fitted = scaled @ solution
+        relative = 1.0 / np.maximum(np.abs(fitted), shortest)
+        weights = 1.0 / np.maximum(np.abs(values - fitted) * relative, _SHORTEST_RESIDUAL)
     return solution / scale
