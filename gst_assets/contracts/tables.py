@@ -378,6 +378,7 @@ class Overheads(FilledTable):
             "decode_context_token",
             "attention_pair",
             "warm_token",
+            "warmth",
         ],
         description="what ns is multiplied with; base: a point of the curve",
     )
