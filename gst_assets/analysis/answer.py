@@ -91,6 +91,25 @@ class Answer:
     more: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
 
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words. Where some cells cannot be judged, also what is known of the others: `pass at ITL and E2E, cannot judge TTFT`."""
+        good: tuple[Judgement, ...] = ("pass", "warn")
+        known = [(word, at) for word in good if (at := self._at(word))]
+        if self.verdict != "cannot_judge" or not known or self.marks:
+            return JUDGEMENT_WORDS[self.verdict]
+        parts = [f"{JUDGEMENT_WORDS[word]} at {at}" for word, at in known]
+        return ", ".join([*parts, f"{JUDGEMENT_WORDS['cannot_judge']} {self._at('cannot_judge')}"])
+
+    def _at(self, verdict: Judgement) -> str:
+        """The cells of a judgement, those of a metric together where it is the judgement of all of them."""
+        names = []
+        for metric in dict.fromkeys(cell.metric for cell in self.cells):
+            mine = [cell for cell in self.cells if cell.metric == metric]
+            judged = [cell for cell in mine if cell.verdict == verdict]
+            names += [metric.upper()] if judged and len(judged) == len(mine) else [cell.name for cell in judged]
+        return _listed(names)
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -238,8 +257,11 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
         rest = f"; {_listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} it" if kept else ""
         return f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough to size by them{rest}"
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
-    known = [cell.name for cell in cells if cell.verdict in ("pass", "warn")]
-    rest = f"; {_listed(known)} {'is' if len(known) == 1 else 'are'} within {wide}" if known else ""
+    rest = ""
+    for judged, band in (("pass", close), ("warn", wide)):
+        known = [cell.name for cell in cells if cell.verdict == judged]
+        if known:
+            rest += f"; {_listed(known)} {'is' if len(known) == 1 else 'are'} within {band}"
     reasons = list(dict.fromkeys(cell.reason for cell in unknown if cell.reason))
     why = f" ({reasons[0]})" if reasons else ""
     return f"cannot judge whether it keeps the {wide} band at {_listed([cell.name for cell in unknown])}{why}{rest}"
