@@ -402,7 +402,7 @@ class Engine(Settings):
     @model_validator(mode="after")
     def _recorded_runs_are_for_recorded(self) -> Engine:
         if self.backend == "recorded" and not self.recorded:
-            raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h200_8b_half")
+            raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h100_8b_half")
         if self.backend != "recorded" and self.recorded is not None:
             raise ValueError(
                 f"recorded belongs to backend recorded, but backend is {self.backend}. Remove recorded or choose backend recorded"

@@ -98,7 +98,7 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
     """The scenario that ships, with few and short requests."""
     overrides = ["workload.num_requests=12", "workload.num_decode_tokens=6", "sweep.rates_per_s=[16.0]"]
     limits = [*overrides, "sweep.max_num_seqs=[2, 256]"]
-    result = materialize(tmp_path, "h200_8b_sweep", limits, *WORKLOAD, "vidur_profile", sweep)
+    result = materialize(tmp_path, "h100_8b_sweep", limits, *WORKLOAD, "vidur_profile", sweep)
     store = ArtifactStore(tmp_path)
     (run_id,) = store.list(Kind.SWEEP)
     directory = store.open(Kind.SWEEP, run_id)
@@ -113,7 +113,7 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
         (["sweep.max_num_seqs=[512]", "sweep.variant=kernels"], ProfileError, r"batch_size covers 1 to 256, expected 1 to 512 \(engine.max_num_seqs\)"),
     ):  # fmt: skip
         with pytest.raises(error, match=says):
-            materialize(tmp_path, "h200_8b_sweep", [*overrides, *sweeping], sweep)
+            materialize(tmp_path, "h100_8b_sweep", [*overrides, *sweeping], sweep)
     with pytest.raises(GstError, match=r"built with workload\.num_requests = 12"):
-        materialize(tmp_path, "h200_8b_sweep", limits[1:], sweep)
+        materialize(tmp_path, "h100_8b_sweep", limits[1:], sweep)
     assert store.list(Kind.SWEEP) == before

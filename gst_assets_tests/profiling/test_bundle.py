@@ -182,7 +182,7 @@ def test_the_hosts_speed_matters_where_it_is_simulated(bundle: Bundle) -> None:
 
 
 def test_the_shipped_bundle_serves_its_scenario() -> None:
-    check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / "h200" / "qwen3-8b"), load_scenario("h200_8b_half"))
+    check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-8b"), load_scenario("h100_8b_half"))
 
 
 @pytest.mark.parametrize(

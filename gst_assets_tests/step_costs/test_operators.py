@@ -130,7 +130,7 @@ def test_a_hole_in_the_grid_is_named() -> None:
 
 @cache
 def shipped() -> OperatorTimes:
-    return load_bundle(PROJECT_ROOT / "data" / "profiles" / "h200" / "qwen3-8b").operator_times()
+    return load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-8b").operator_times()
 
 
 @settings(deadline=None)
