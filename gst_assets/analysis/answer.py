@@ -93,20 +93,22 @@ class Answer:
 
     @property
     def headline(self) -> str:
-        """The verdict in a few words. Where some cells cannot be judged, also what is known of the others: `pass at ITL and E2E, cannot judge TTFT`."""
-        good: tuple[Judgement, ...] = ("pass", "warn")
-        known = [(word, at) for word in good if (at := self._at(word))]
-        if self.verdict != "cannot_judge" or not known or self.marks:
+        """The verdict in a few words. Where some cells cannot be judged, also what is known of the others: `pass at ITL and E2E, cannot judge TTFT`.
+        With marks `warn` is the best that a cell can be."""
+        groups: tuple[tuple[Judgement, set[Judgement]], ...] = (("pass", {"pass"}), ("warn", {"warn"}))
+        if self.marks:
+            groups = (("warn", {"pass", "warn"}),)
+        known = [f"{JUDGEMENT_WORDS[word]} at {at}" for word, verdicts in groups if (at := self._at(verdicts))]
+        if self.verdict != "cannot_judge" or not known:
             return JUDGEMENT_WORDS[self.verdict]
-        parts = [f"{JUDGEMENT_WORDS[word]} at {at}" for word, at in known]
-        return ", ".join([*parts, f"{JUDGEMENT_WORDS['cannot_judge']} {self._at('cannot_judge')}"])
+        return ", ".join([*known, f"{JUDGEMENT_WORDS['cannot_judge']} {self._at({'cannot_judge'})}"])
 
-    def _at(self, verdict: Judgement) -> str:
-        """The cells of a judgement, those of a metric together where it is the judgement of all of them."""
+    def _at(self, verdicts: set[Judgement]) -> str:
+        """The cells of these judgements, those of a metric together where all of them have one."""
         names = []
         for metric in dict.fromkeys(cell.metric for cell in self.cells):
             mine = [cell for cell in self.cells if cell.metric == metric]
-            judged = [cell for cell in mine if cell.verdict == verdict]
+            judged = [cell for cell in mine if cell.verdict in verdicts]
             names += [metric.upper()] if judged and len(judged) == len(mine) else [cell.name for cell in judged]
         return _listed(names)
 
