@@ -10,9 +10,9 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
 from gst_assets.assets.workloads import workload_spec
-from gst_assets.checks import completeness_result, lateness_result
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics

@@ -10,11 +10,11 @@ import dagster as dg
 import numpy as np
 
 from gst_assets.analysis.runs import SimulatedRun, load_run
+from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.workloads import current_workload, workload_spec
-from gst_assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table

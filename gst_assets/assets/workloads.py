@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from gst_assets.assets.checks import reports_contract
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
-from gst_assets.checks import reports_contract
 from gst_assets.contracts.documents import (
     Hydra,
     PartMeta,
