@@ -126,7 +126,12 @@ class EngineResource(dg.ConfigurableResource):
             EngineError: hardware or settings differ from the scenario, or the engine failed.
         """
         self._run(
-            "gst_assets.engine.capacity", ["--group-id", group_id, "--out", str(out)], scenario, overrides, out, log
+            "gst_assets.capacity.engine_probe",
+            ["--group-id", group_id, "--out", str(out)],
+            scenario,
+            overrides,
+            out,
+            log,
         )
         return out / group_id
 

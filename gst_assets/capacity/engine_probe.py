@@ -1,8 +1,8 @@
-"""Search for the engine's capacity: `python -m gst_assets.engine.capacity --scenario NAME|FILE.json --out DIR`.
+"""Search for the engine's capacity: `python -m gst_assets.capacity.engine_probe --scenario NAME|FILE.json --out DIR`.
 
 One engine start. `--scenario` may be given several times; the scenarios must then agree about model, hardware and engine, and differ in their
 workloads or in the search (`capacity:` of the scenario). Each search becomes a complete directory `OUT/<scenario>-<time>-capacity/`. What a probe
-consists of and what it means is in `analysis.capacity`. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+consists of and what it means is in `search`. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.capacity import (
+from gst_assets.capacity.report import TABLE, write_report
+from gst_assets.capacity.search import (
     CapacitySearch,
     Seen,
     criterion,
@@ -29,7 +30,6 @@ from gst_assets.analysis.capacity import (
     result_sentence,
     seen_in_tables,
 )
-from gst_assets.analysis.capacity_report import TABLE, write_report
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import CapacityMeta, Hardware, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.capacity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.capacity.engine_probe", description=__doc__)
     add_scenario_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="directory in which the search directories appear")
     parser.add_argument("--group-id", help="name of the directory (one scenario only); default: scenario name and time")
