@@ -16,9 +16,9 @@ from gst_assets.contracts.documents import RealRunMeta, read_document, write_doc
 from gst_assets.contracts.store import directory_digests
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.errors import GstError
-from gst_assets.profiling.bundle import check_bundle, find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
+from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
 from gst_assets.workload.lengths import build_trace_lengths
 from gst_assets.workload.prompts import Prompt, read_prompts
 from gst_assets.workload.tokenizer import load_tokenizer

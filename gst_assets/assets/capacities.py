@@ -29,8 +29,8 @@ from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
 from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import check_bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
+from gst_assets.step_costs.bundle import check_bundle
 
 
 @dg.multi_asset(

@@ -19,9 +19,9 @@ from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ContractError
 from gst_assets.executors import ENGINE_QUEUE
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 
 ENGINE_POOL = "engine"
 _NAMES = (*real_runs.NAMES, profiles.NAME)

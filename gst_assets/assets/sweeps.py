@@ -17,8 +17,8 @@ from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug,
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import SweepPoints
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import check_bundle
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
+from gst_assets.step_costs.bundle import check_bundle
 from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
 
 

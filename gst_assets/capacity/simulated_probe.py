@@ -13,7 +13,7 @@ from gst_assets.scenario import Capacity, Scenario
 from gst_assets.vidur_adapter.simulate import simulate
 
 if TYPE_CHECKING:
-    from gst_assets.profiling.bundle import Bundle
+    from gst_assets.step_costs.bundle import Bundle
 
 
 def search_simulated(

@@ -21,9 +21,9 @@ from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import CapacityProbes, read_table
-from gst_assets.profiling.bundle import load_bundle
 from gst_assets.profiling.calibration import ROUNDS
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
+from gst_assets.step_costs.bundle import load_bundle
 
 pytestmark = pytest.mark.engine
 
