@@ -43,7 +43,7 @@ def scenario(*overrides: str, name: str = "smoke") -> Callable[[Path], object]:
 
 def too_long(_: Path) -> object:
     smoke = load_scenario("smoke")
-    return build_trace_lengths(smoke, [Prompt("essay", "word " * 2040)], load_tokenizer(smoke.model.tokenizer))
+    return build_trace_lengths(smoke, [Prompt("essay", "word " * 2040)], [2040], smoke.model.tokenizer)
 
 
 def incomplete_profile(folder: Path) -> object:

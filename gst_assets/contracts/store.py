@@ -34,7 +34,6 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 class Kind(StrEnum):
     """The artifact families; the value is the folder under the artifact root."""
 
-    WORKLOAD_PART = "workload_parts"
     WORKLOAD = "workloads"
     REAL_RUN = "real_runs"
     VIDUR_RUN = "vidur_runs"
@@ -53,7 +52,6 @@ class Kind(StrEnum):
 
 _META_NAMES = {
     "workloads": "workload_meta.json",
-    "workload_parts": "part_meta.json",
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,11 @@ from gst_assets.capacity import engine_probe
 from gst_assets.contracts.documents import CapacityMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table
-from gst_assets.engine.run import read_requests
 from gst_assets.errors import EngineError, ScenarioError
 from gst_assets.scenario import Scenario, load_scenario
-from gst_assets.workload.spec import WorkloadMeta
+from gst_assets.workload import load
+from gst_assets.workload.tokenized import requests_of
+from gst_assets.workload.tokenizer import Tokenizer
 from gst_assets_tests.engine.memory_engine import MemoryEngine
 from gst_assets_tests.engine.workloads import build_workload
 
@@ -74,10 +76,18 @@ def test_an_engine_that_dies_leaves_its_probes_and_an_error(monkeypatch: pytest.
     ]
 
 
-def test_requests_are_those_of_the_workload_directory(tmp_path: Path) -> None:
+def test_requests_are_those_of_the_workload_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     directory = build_workload(tmp_path / "wl", SCENARIO)
-    expected = read_requests(directory, read_document(WorkloadMeta, directory / "workload_meta.json"), SCENARIO)
+    expected = requests_of(load(directory), SCENARIO)
+    encode, encoded = Tokenizer._each, []
+
+    def counted(self: Tokenizer, texts: Sequence[str], *others: Any) -> Any:
+        encoded.extend(texts)
+        return encode(self, texts, *others)
+
+    monkeypatch.setattr(Tokenizer, "_each", counted)
     found = engine_probe.workload_requests(SCENARIO)
+    assert len(encoded) == len(set(encoded)) > 0  # no text is tokenized twice
     assert [(one.prompt_id, one.prompt_token_ids, one.num_decode_tokens) for one in found] == [
         (one.prompt_id, one.prompt_token_ids, one.num_decode_tokens) for one in expected
     ]
