@@ -26,9 +26,9 @@ from gst_assets.analysis.measures import is_sufficient
 from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, judge_series, overall
 from gst_assets.analysis.runs import load_run
 from gst_assets.engine import recorded
-from gst_assets.profiling.bundle import find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Regression, load_scenario
+from gst_assets.step_costs.bundle import find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import simulate
 
 SCENARIOS = ("h100_8b_quarter", "h100_8b_half", "h100_8b_high")

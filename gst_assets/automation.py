@@ -16,9 +16,9 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from gst_assets.assets.checks import REGRESSION, REPORT
 from gst_assets.assets.regression import comparison_history, regression_report, simulation_self_check
-from gst_assets.checks import REGRESSION, REPORT
-from gst_assets.contracts.store import ArtifactStore
+from gst_assets.contracts.open_store import open_store
 from gst_assets.notifications import Message, is_configured, send
 from gst_assets.scenario import load_scenario, scenario_names
 
@@ -81,7 +81,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | d
     description="The self-check of every nightly scenario that was simulated before, ahead of the nightly comparison.",
 )
 def nightly_simulation_check(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    store = ArtifactStore.from_environment()
+    store = open_store()
     names = [name for name in nightly_scenarios() if store.current(name, "vidur_runs") is not None]
     if not names:
         yield dg.SkipReason("no nightly scenario was simulated yet")

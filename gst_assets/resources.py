@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
@@ -40,7 +41,7 @@ class ArtifactRoot(dg.ConfigurableResource):
 
     def store(self) -> ArtifactStore:
         """The artifact store under this root."""
-        return ArtifactStore.at(self.root) if self.root else ArtifactStore.from_environment()
+        return open_store(self.root)
 
 
 class TokenizerResource(dg.ConfigurableResource):
@@ -125,7 +126,12 @@ class EngineResource(dg.ConfigurableResource):
             EngineError: hardware or settings differ from the scenario, or the engine failed.
         """
         self._run(
-            "gst_assets.engine.capacity", ["--group-id", group_id, "--out", str(out)], scenario, overrides, out, log
+            "gst_assets.capacity.engine_probe",
+            ["--group-id", group_id, "--out", str(out)],
+            scenario,
+            overrides,
+            out,
+            log,
         )
         return out / group_id
 

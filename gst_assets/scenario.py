@@ -301,6 +301,10 @@ class Model(Settings):
         return self
 
 
+CPU = "cpu"
+"""The hardware_id of a machine whose engine computes on its processor."""
+
+
 class Hardware(Settings):
     """What the real run must find and the profile must have been made on."""
 
@@ -314,7 +318,7 @@ class Hardware(Settings):
 
     @model_validator(mode="after")
     def _gpu_is_named(self) -> Hardware:
-        if self.hardware_id != "cpu" and not self.device_name:
+        if self.hardware_id != CPU and not self.device_name:
             raise ValueError("device_name is required for an accelerator, e.g. device_name: A100")
         return self
 

@@ -152,7 +152,7 @@ def test_engine_steps_run_on_their_own_queue(
     print(ran_on)
     engine_steps = {"measurements", "capacity"}
     assert {step for step, name in ran_on.items() if name == "engine"} == engine_steps
-    assert {"workload_spec", "vidur_metrics", "comparison_report"} <= {
+    assert {"workload", "vidur_metrics", "comparison_report"} <= {
         step for step, name in ran_on.items() if name == "dagster"
     }
     for name, value in s3.environment.items():

@@ -8,23 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from gst_assets.analysis.cells import Basis, Cell, Rate
 from gst_assets.analysis.repeats import (
     MOST_REPEATS_ADVISED,
     REPEATS_FOR_A_PASS,
     RepeatInterval,
     repeats_advised,
 )
-
-if TYPE_CHECKING:
-    from gst_assets.analysis.comparison import Cell, Rate
-    from gst_assets.analysis.verdict import Outcome
+from gst_assets.analysis.verdict import Outcome
 
 Judgement = Literal["pass", "warn", "fail", "cannot_judge"]
 """`fail` is outside the band; `cannot_judge` says that the data do not tell, which is no failure."""
-Basis = Literal["repeats", "requests", "none"]
-"""What an interval rests on: repeats of the engine and seeds of the simulation; with one repeat the requests, resampled; nothing."""
 _EXACT = 0.0005
 """Errors below this are told as 0."""
 JUDGEMENT_WORDS: dict[Judgement, str] = {

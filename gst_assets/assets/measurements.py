@@ -12,16 +12,16 @@ import dagster as dg
 
 from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.assets import profiles, real_runs
+from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_failed
 from gst_assets.assets.workloads import current_workload
-from gst_assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ContractError
 from gst_assets.executors import ENGINE_QUEUE
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 
 ENGINE_POOL = "engine"
 _NAMES = (*real_runs.NAMES, profiles.NAME)

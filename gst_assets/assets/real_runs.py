@@ -10,9 +10,9 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
-from gst_assets.assets.workloads import workload_spec
-from gst_assets.checks import completeness_result, lateness_result
+from gst_assets.assets.workloads import WORKLOAD_SPEC
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
@@ -28,7 +28,7 @@ NAMES = ("real_request_metrics", "real_token_metrics")
 SPECS = [
     dg.AssetSpec(
         "real_request_metrics",
-        deps=[workload_spec],
+        deps=[WORKLOAD_SPEC],
         partitions_def=SCENARIOS,
         group_name="real_engine",
         kinds={"vllm", "csv"},
@@ -37,7 +37,7 @@ SPECS = [
     ),
     dg.AssetSpec(
         "real_token_metrics",
-        deps=[workload_spec],
+        deps=[WORKLOAD_SPEC],
         partitions_def=SCENARIOS,
         group_name="real_engine",
         kinds={"vllm", "csv"},

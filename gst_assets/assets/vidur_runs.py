@@ -10,20 +10,20 @@ import dagster as dg
 import numpy as np
 
 from gst_assets.analysis.runs import SimulatedRun, load_run
+from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
-from gst_assets.assets.workloads import current_workload, workload_spec
-from gst_assets.checks import ALL_TOKENS, all_tokens_result, specs
+from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.errors import ArtifactError
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import Bundle, check_bundle
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle, check_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.spec import LoadedWorkload
 
@@ -35,7 +35,7 @@ _FURTHER = "seed_run_ids"
     specs=[
         dg.AssetSpec(
             "vidur_request_metrics",
-            deps=[workload_spec, PROFILE],
+            deps=[WORKLOAD_SPEC, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
@@ -44,7 +44,7 @@ _FURTHER = "seed_run_ids"
         ),
         dg.AssetSpec(
             "vidur_token_metrics",
-            deps=[workload_spec, PROFILE],
+            deps=[WORKLOAD_SPEC, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},

@@ -113,18 +113,6 @@ class WorkloadMeta(Document):
     schedule: WorkloadSchedule | None = None
 
 
-class PartMeta(Document):
-    """part_meta.json: one file of a workload in the making, before workload_spec joins the three. `source`: of the prompts."""
-
-    part: Literal["prompts", "trace_lengths", "trace_intervals"]
-    created_at: AwareDatetime
-    sha256: dict[str, str]
-    inputs_sha256: dict[str, str] = Field(default_factory=dict)
-    params: dict[str, Any]
-    hydra: Hydra
-    source: WorkloadSource | None = None
-
-
 class Hardware(Stored):
     """The device a result was measured on, or simulated for."""
 

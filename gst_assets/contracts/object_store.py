@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "GST_ARTIFACT_CACHE"
 _PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-_WRITTEN_ONCE = frozenset({Kind.WORKLOAD_PART, Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON})
+_WRITTEN_ONCE = frozenset({Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON})
 """Kinds whose directories are never replaced: their files have the plain names of the contract."""
 _PROBE = ".create-if-absent"
 _ATTEMPTS = 5

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 
 from gst_assets.contracts.documents import EngineSettings
-from gst_assets.engine.hardware import CPU
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.engine.step_recorder import FILE_VARIABLE, read_steps
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import EngineError
-from gst_assets.scenario import Geometry, Model, Scenario, resolve_path
+from gst_assets.scenario import CPU, Geometry, Model, Scenario, resolve_path
 
 BACKEND = "vllm"
 _WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"

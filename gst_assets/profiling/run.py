@@ -33,18 +33,18 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
-from gst_assets.engine.hardware import CPU, check_hardware
+from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.run import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
-from gst_assets.profiling.bundle import FORMAT_VERSION, profile_key
 from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operators import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
-from gst_assets.scenario import Sampling, Scenario, read_reference
+from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
+from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.self_fit import misfits, self_fit

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from gst_assets.analysis.answer import Answer, Situation, build_answer, judgement
-from gst_assets.analysis.comparison import Cell
+from gst_assets.analysis.cells import Cell
 from gst_assets.analysis.measures import Measure
 from gst_assets.analysis.repeats import RepeatInterval
 from gst_assets.analysis.verdict import OUTCOMES, Outcome

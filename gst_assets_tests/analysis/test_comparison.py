@@ -29,10 +29,10 @@ from gst_assets.contracts.tables import (
     validate,
 )
 from gst_assets.errors import ComparisonError
-from gst_assets.profiling.calibration import workload_digest
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Comparison as Bands
 from gst_assets.scenario import ServiceLevel
+from gst_assets.workload.digest import workload_digest
 from gst_assets_tests.analysis.run_directories import (
     ENGINE_SETTINGS,
     HARDWARE,

@@ -16,8 +16,8 @@ from gst_assets.contracts.documents import Hardware, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import AttentionProfile, HostSpeed, MlpProfile, Overheads, write_table
 from gst_assets.definitions import defs
-from gst_assets.profiling.bundle import Bundle, find_bundle, load_bundle
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
+from gst_assets.step_costs.bundle import Bundle, find_bundle, load_bundle
 
 SCENARIO = "h100_8b_quarter"
 SLOWER = 1.5

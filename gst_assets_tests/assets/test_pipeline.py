@@ -21,9 +21,9 @@ from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import CapacityProbes, read_table
-from gst_assets.profiling.bundle import load_bundle
 from gst_assets.profiling.calibration import ROUNDS
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
+from gst_assets.step_costs.bundle import load_bundle
 
 pytestmark = pytest.mark.engine
 
@@ -217,18 +217,6 @@ def test_a_report_on_runs_of_other_settings_is_refused(root: Path) -> None:
     assert ArtifactStore(root).list(Kind.COMPARISON) == before
 
 
-def test_an_edited_prompts_file_is_noticed(tmp_path: Path) -> None:
-    root, source = tmp_path / "artifacts", tmp_path / "prompts.jsonl"
-    root.mkdir()
-    source.write_text('{"prompt_id": "a", "text": "one two three"}\n')
-    overrides = [f"workload.prompts={source}"]
-    assert_succeeds(materialize(root, "prompts,trace_lengths,trace_intervals,workload_spec", overrides=overrides))
-    source.write_text('{"prompt_id": "a", "text": "four five six seven"}\n')
-    process = materialize(root, "trace_lengths", overrides=overrides)
-    assert process.returncode != 0
-    assert "changed or removed since" in output(process)
-
-
 def test_missing_upstream_says_what_to_materialize(tmp_path: Path) -> None:
     root = tmp_path / "artifacts"
     root.mkdir()
@@ -246,7 +234,7 @@ def test_unknown_override_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     process = materialize(root, "prompts", overrides=["workload.colour=red"])
     assert process.returncode != 0
     assert "workload.colour: unknown key. Allowed here: arrivals, num_decode_tokens" in output(process)
-    assert not (root / "workload_parts").exists()
+    assert not (root / "workloads").exists()
 
 
 def test_runs_alone_are_measured_on_an_engine_of_their_own(root: Path) -> None:

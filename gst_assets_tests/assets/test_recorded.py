@@ -19,7 +19,7 @@ from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.real_runs import NAMES, current_real_runs
 from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
-from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
+from gst_assets.assets.workloads import workload
 from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine.recorded import list_recorded
@@ -42,7 +42,7 @@ def materialize(
     root: Path, assets: Sequence[str], scenario: str, overrides: Sequence[str] = ()
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [prompts, trace_lengths, trace_intervals, workload_spec, measurements, vidur_metrics, comparison_report],
+        [workload, measurements, vidur_metrics, comparison_report],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
         resources={

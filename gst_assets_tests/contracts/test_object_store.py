@@ -255,9 +255,10 @@ def test_wrong_credentials_and_a_missing_bucket_are_named(machines: Machines, tm
 _PRELUDE = """
 import json, os, signal, sys
 from pathlib import Path
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.open_store import open_store
+from gst_assets.contracts.store import Kind
 from gst_assets.errors import ArtifactError
-store, me = ArtifactStore.from_environment(), sys.argv[1]
+store, me = open_store(), sys.argv[1]
 
 def fill(staging, text):
     (staging.path / "a_same.csv").write_text("same")

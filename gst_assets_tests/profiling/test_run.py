@@ -21,14 +21,14 @@ from gst_assets.engine.launch import run_module
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ArtifactError, EngineError, ProfileError
 from gst_assets.profiling import run
-from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.profiling.calibration import LADDER, ROUNDS, TRAFFIC, Driven, Round, ladder_sizes
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
+from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import self_fit as self_fit_module
-from gst_assets_tests.profiling.test_bundle import BUNDLE_FILES
+from gst_assets_tests.step_costs.test_bundle import BUNDLE_FILES
 
 OVERRIDES = [
     "model.max_model_len=512",

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from gst_assets.errors import ArtifactError, ContractError, ProfileError
-from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.step_costs.shapes import StepShape

@@ -1,6 +1,6 @@
 """What a search for capacity leaves for people: summary.md and, where matplotlib is installed, a figure of delay against rate.
 
-The search itself is in `capacity`. Importable on a GPU host, where there is no matplotlib and the figure is left out.
+The search itself is in `search`. Importable on a GPU host, where there is no matplotlib and the figure is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.capacity import criterion, result_sentence
+from gst_assets.capacity.search import criterion, result_sentence
 from gst_assets.contracts.documents import CapacityFound
 from gst_assets.scenario import Capacity
 

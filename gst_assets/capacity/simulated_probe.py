@@ -1,4 +1,4 @@
-"""The search for capacity in the simulation: each probe is a simulation of its own. What is searched for is in `analysis.capacity`."""
+"""The search for capacity in the simulation: each probe is a simulation of its own. What is searched for is in `search`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from gst_assets.analysis.capacity import CapacitySearch, probe_told, probe_workload, seen_in_tables
+from gst_assets.capacity.search import CapacitySearch, probe_told, probe_workload, seen_in_tables
 from gst_assets.scenario import Capacity, Scenario
 from gst_assets.vidur_adapter.simulate import simulate
 
 if TYPE_CHECKING:
-    from gst_assets.profiling.bundle import Bundle
+    from gst_assets.step_costs.bundle import Bundle
 
 
 def search_simulated(

@@ -12,9 +12,18 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis import capacity, measures
-from gst_assets.analysis.capacity import CapacitySearch, Seen, judge, probe_intervals, probe_workload, probes_table
-from gst_assets.analysis.capacity_report import write_report
+from gst_assets.analysis import measures
+from gst_assets.capacity.report import write_report
+from gst_assets.capacity.search import (
+    LEAST_BEYOND,
+    CapacitySearch,
+    Seen,
+    judge,
+    probe_intervals,
+    probe_workload,
+    probes_table,
+    result_sentence,
+)
 from gst_assets.contracts.tables import CapacityProbes, TraceIntervals, TraceLengths, validate
 from gst_assets.scenario import Capacity
 
@@ -90,10 +99,8 @@ def test_a_probe_that_failed_requests_is_not_guessed() -> None:
     assert search.next_rate_per_s() is None
     found = search.result()
     assert (found.status, found.capacity_per_s, found.upper_per_s) == ("undetermined", 2, 64)
-    assert "undetermined" not in capacity.result_sentence("engine", found)
-    assert "not known (the probe at 11.31 requests/s: 1 of 1000 requests failed" in capacity.result_sentence(
-        "engine", found
-    )
+    assert "undetermined" not in result_sentence("engine", found)
+    assert "not known (the probe at 11.31 requests/s: 1 of 1000 requests failed" in result_sentence("engine", found)
 
     overloaded = queue(asked, 64, 0.05)
     overloaded.scheduled_ns[:5] = math.nan
@@ -125,7 +132,7 @@ def test_few_requests_and_a_late_driver_are_flagged() -> None:
     late = np.full(1000, 0.11 * BOUND_MS * 1e6)
     search.record(Seen(seen.arrival_ns, seen.scheduled_ns, seen.completion_ns, late, 1000))
     assert "lateness" in search.result().flags[0]
-    assert capacity.LEAST_BEYOND == measures.MIN_SAMPLES_BEYOND
+    assert LEAST_BEYOND == measures.MIN_SAMPLES_BEYOND
 
 
 def test_a_probe_is_the_workloads_lengths_at_the_probes_rate() -> None:

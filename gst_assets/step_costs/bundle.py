@@ -17,9 +17,8 @@ from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine.hardware import CPU
 from gst_assets.errors import ProfileError
-from gst_assets.scenario import Geometry, Sampling, Scenario
+from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
 from gst_assets.step_costs.engine_costs import (
     IDLE_TERMS,
     OTHER_TERMS,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gst_assets.capacity import engine_probe
 from gst_assets.contracts.documents import CapacityMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table
-from gst_assets.engine import capacity
-from gst_assets.engine.run import read_requests
 from gst_assets.errors import EngineError, ScenarioError
 from gst_assets.scenario import Scenario, load_scenario
-from gst_assets.workload.spec import WorkloadMeta
+from gst_assets.workload import load
+from gst_assets.workload.tokenized import requests_of
+from gst_assets.workload.tokenizer import Tokenizer
 from gst_assets_tests.engine.memory_engine import MemoryEngine
 from gst_assets_tests.engine.workloads import build_workload
 
@@ -35,14 +37,14 @@ def opened(monkeypatch: pytest.MonkeyPatch, engine: MemoryEngine) -> None:
     async def opening(_: Scenario) -> AsyncIterator[MemoryEngine]:
         yield engine
 
-    monkeypatch.setattr(capacity, "open_engine", opening)
+    monkeypatch.setattr(engine_probe, "open_engine", opening)
 
 
 def test_two_searches_on_one_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     engine = MemoryEngine()
     opened(monkeypatch, engine)
     other = SCENARIO.model_copy(update={"name": "other"})
-    written = asyncio.run(capacity.measure([SCENARIO, other], ["a=b"], tmp_path))
+    written = asyncio.run(engine_probe.measure([SCENARIO, other], ["a=b"], tmp_path))
     assert [path.name.split("-")[0] for path in written] == ["smoke", "other"]
     for path in written:
         open_directory(path, Kind.CAPACITY)
@@ -63,7 +65,7 @@ def test_an_engine_that_dies_leaves_its_probes_and_an_error(monkeypatch: pytest.
     warm = SCENARIO.replay.warmup_requests * SCENARIO.replay.warmup_decode_tokens
     opened(monkeypatch, MemoryEngine(die_at_token=warm + 20 * 3 + 10))
     with pytest.raises(EngineError, match=r"the engine was killed .* holds the probes made until then"):
-        asyncio.run(capacity.measure([SCENARIO], [], tmp_path, "dying"))
+        asyncio.run(engine_probe.measure([SCENARIO], [], tmp_path, "dying"))
     meta = read_document(CapacityMeta, open_directory(tmp_path / "dying", Kind.CAPACITY) / "run_meta.json")
     found = meta.found["engine"]
     assert (found.status, found.capacity_per_s, found.upper_per_s) == ("undetermined", 200, None)
@@ -74,10 +76,18 @@ def test_an_engine_that_dies_leaves_its_probes_and_an_error(monkeypatch: pytest.
     ]
 
 
-def test_requests_are_those_of_the_workload_directory(tmp_path: Path) -> None:
+def test_requests_are_those_of_the_workload_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     directory = build_workload(tmp_path / "wl", SCENARIO)
-    expected = read_requests(directory, read_document(WorkloadMeta, directory / "workload_meta.json"), SCENARIO)
-    found = capacity.workload_requests(SCENARIO)
+    expected = requests_of(load(directory), SCENARIO)
+    encode, encoded = Tokenizer._each, []
+
+    def counted(self: Tokenizer, texts: Sequence[str], *others: Any) -> Any:
+        encoded.extend(texts)
+        return encode(self, texts, *others)
+
+    monkeypatch.setattr(Tokenizer, "_each", counted)
+    found = engine_probe.workload_requests(SCENARIO)
+    assert len(encoded) == len(set(encoded)) > 0  # no text is tokenized twice
     assert [(one.prompt_id, one.prompt_token_ids, one.num_decode_tokens) for one in found] == [
         (one.prompt_id, one.prompt_token_ids, one.num_decode_tokens) for one in expected
     ]
@@ -90,21 +100,21 @@ def test_requests_are_those_of_the_workload_directory(tmp_path: Path) -> None:
             "workload.synthetic={prefill_tokens: {kind: fixed, tokens: 17}, decode_tokens: {kind: fixed, tokens: 2}}",
         ],
     )
-    assert [(len(one.prompt_token_ids), one.num_decode_tokens) for one in capacity.workload_requests(drawn)] == [
+    assert [(len(one.prompt_token_ids), one.num_decode_tokens) for one in engine_probe.workload_requests(drawn)] == [
         (17, 2)
     ] * 3
 
 
 def test_what_cannot_be_searched_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="has no capacity section"):
-        asyncio.run(capacity.measure([load_scenario("smoke")], [], tmp_path))
+        asyncio.run(engine_probe.measure([load_scenario("smoke")], [], tmp_path))
     server = load_scenario("openai_server", [SEARCH])
     with pytest.raises(EngineError, match="does not tell when it first scheduled"):
-        asyncio.run(capacity.measure([server], [], tmp_path))
+        asyncio.run(engine_probe.measure([server], [], tmp_path))
     (tmp_path / "kept").mkdir()
     with pytest.raises(EngineError, match=r"kept: already exists\. Searches are kept"):
-        asyncio.run(capacity.measure([SCENARIO], [], tmp_path, "kept"))
+        asyncio.run(engine_probe.measure([SCENARIO], [], tmp_path, "kept"))
     with pytest.raises(EngineError, match="name each scenario once"):
-        capacity.check_one_engine([SCENARIO, SCENARIO])
+        engine_probe.check_one_engine([SCENARIO, SCENARIO])
     with pytest.raises(ScenarioError, match=r"high_rate_per_s 5\.0 is not above low_rate_per_s 9\.0"):
         load_scenario("smoke", ["capacity={max_p99_delay_ms: 50, low_rate_per_s: 9, high_rate_per_s: 5, seed: 1}"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gst_assets.capacity.simulated_probe import search_simulated
 from gst_assets.scenario import Capacity
-from gst_assets.vidur_adapter.capacity import search_simulated
 from gst_assets_tests.vidur_adapter import support
 
 MS = 1_000_000

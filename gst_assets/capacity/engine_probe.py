@@ -1,8 +1,8 @@
-"""Search for the engine's capacity: `python -m gst_assets.engine.capacity --scenario NAME|FILE.json --out DIR`.
+"""Search for the engine's capacity: `python -m gst_assets.capacity.engine_probe --scenario NAME|FILE.json --out DIR`.
 
 One engine start. `--scenario` may be given several times; the scenarios must then agree about model, hardware and engine, and differ in their
 workloads or in the search (`capacity:` of the scenario). Each search becomes a complete directory `OUT/<scenario>-<time>-capacity/`. What a probe
-consists of and what it means is in `analysis.capacity`. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+consists of and what it means is in `search`. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.capacity import (
+from gst_assets.capacity.report import TABLE, write_report
+from gst_assets.capacity.search import (
     CapacitySearch,
     Seen,
     criterion,
@@ -29,7 +30,6 @@ from gst_assets.analysis.capacity import (
     result_sentence,
     seen_in_tables,
 )
-from gst_assets.analysis.capacity_report import TABLE, write_report
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import CapacityMeta, Hardware, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -39,17 +39,17 @@ from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, warm_up
 from gst_assets.engine.run import (
-    WorkloadRequest,
     add_scenario_options,
     check_one_engine,
     check_output,
-    fit_vocabulary,
     staged,
-    token_ids,
     warm_up_requests,
 )
 from gst_assets.errors import EngineError, GstError, ScenarioError
-from gst_assets.scenario import Capacity, Scenario, read_reference, resolve_path
+from gst_assets.scenario import Capacity, Scenario, read_reference
+from gst_assets.workload import build
+from gst_assets.workload.tokenized import WorkloadRequest, requests_of
+from gst_assets.workload.tokenizer import load_tokenizer
 
 ENGINE_SIDE = "engine"
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.capacity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.capacity.engine_probe", description=__doc__)
     add_scenario_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="directory in which the search directories appear")
     parser.add_argument("--group-id", help="name of the directory (one scenario only); default: scenario name and time")
@@ -137,31 +137,15 @@ async def measure(
 
 
 def workload_requests(scenario: Scenario) -> list[WorkloadRequest]:
-    """The scenario's requests, tokenized for its model as `workload_spec` and `engine.run` do it; their arrival times are 0.
+    """The scenario's requests, built and tokenized as `workload_spec` and `engine.run` do it. A probe has arrival times of its own.
 
     Raises:
-        WorkloadError: see `workload.lengths` and `workload.requests`; a token id outside the model's vocabulary.
+        WorkloadError: as `workload.build` and `workload.tokenized.requests_of`.
     """
-    from gst_assets.workload.lengths import build_trace_lengths
-    from gst_assets.workload.prompts import read_prompts
-    from gst_assets.workload.requests import plan_requests
-    from gst_assets.workload.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(scenario.model.tokenizer)
-    if scenario.workload.prompts is not None:
-        prompts = read_prompts(resolve_path(scenario.workload.prompts))
-        lengths = build_trace_lengths(scenario, prompts, tokenizer)
-    else:
-        plan = plan_requests(scenario, tokenizer)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "prompts.jsonl"
-            lengths = plan.write_prompts(path, tokenizer, scenario.workload.seed)
-            prompts = read_prompts(path)
-    ids = token_ids({prompt.prompt_id: prompt.text for prompt in prompts}, lengths["prompt_id"], tokenizer)
-    return [
-        WorkloadRequest(name, fit_vocabulary(ids[name], scenario, f"prompt {name!r}"), int(decode), 0)
-        for name, decode in zip(lengths["prompt_id"], lengths["num_decode_tokens"], strict=True)
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = load_tokenizer(scenario.model.tokenizer)
+        built = build(scenario, Path(folder), tokenizer=tokenizer, contract=False, keep_token_ids=True)
+        return requests_of(built, scenario, tokenizer=tokenizer, where=f"scenario {scenario.name}")
 
 
 def _renamed(requests: Sequence[EngineRequest], prefix: str) -> list[EngineRequest]:

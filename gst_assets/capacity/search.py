@@ -4,8 +4,8 @@ Capacity is the highest rate of Poisson arrivals at which the P99 of scheduling 
 (as Agrawal et al., "Vidur", MLSys 2024, define it). The search does no probing itself, so that it is the
 same on an engine and in a simulation: ask `next_rate_per_s`, play `probe_workload` at that rate, `record` what was seen.
 
-Importable on a GPU host (numpy, pandas, pydantic). How an engine plays a probe belongs to `engine.capacity`, what is written for people to
-`capacity_report`.
+Importable on a GPU host (numpy, pandas, pydantic). How an engine plays a probe belongs to `engine_probe`, what is written for people to
+`report`.
 """
 
 from __future__ import annotations

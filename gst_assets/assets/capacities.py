@@ -7,14 +7,15 @@ from datetime import datetime, timezone
 import dagster as dg
 import pandas as pd
 
-from gst_assets.analysis.capacity import criterion, probes_table, result_sentence
-from gst_assets.analysis.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
 from gst_assets.assets.measurements import ENGINE_POOL
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
-from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
+from gst_assets.capacity.report import FIGURE, SUMMARY, probes_markdown, write_report
+from gst_assets.capacity.search import criterion, probes_table, result_sentence
+from gst_assets.capacity.simulated_probe import search_simulated
 from gst_assets.contracts.documents import (
     CapacityFound,
     CapacityMeta,
@@ -28,16 +29,15 @@ from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
 from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import check_bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
-from gst_assets.vidur_adapter.capacity import search_simulated
+from gst_assets.step_costs.bundle import check_bundle
 
 
 @dg.multi_asset(
     specs=[
         dg.AssetSpec(
             "capacity",
-            deps=[workload_spec, PROFILE],
+            deps=[WORKLOAD_SPEC, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "vllm", "csv"},
