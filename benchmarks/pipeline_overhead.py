@@ -66,7 +66,7 @@ def directly(root: Path, overrides: Sequence[str]) -> str:
         intervals = build_trace_intervals(workload.arrivals, len(lengths), workload.seed)
         write_table(TraceIntervals, intervals, staging.path)
         schedule = schedule_of(workload.arrivals, intervals)
-        meta = workload_meta(scenario, [], tokenizer.sha256, staging.digests(), len(lengths), source, schedule)
+        meta = workload_meta(scenario, tokenizer.sha256, staging.digests(), len(lengths), source, schedule)
         staging.artifact_id = meta.workload_id
         write_document(meta, staging.path / Kind.WORKLOAD.meta_name)
         load_workload(staging.commit())

@@ -67,7 +67,7 @@ def prompts(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, tokenizer: TokenizerResource
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
-    part = _PartWriter(store, "prompts", chosen, scenario.overrides)
+    part = _PartWriter(store, "prompts", chosen)
     if chosen.workload.prompts is not None:
         source = resolve_path(chosen.workload.prompts)
         items = read_prompts(source)
@@ -114,7 +114,7 @@ def trace_lengths(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     source, prompts_digest = _current_part(store, chosen, "prompts")
-    part = _PartWriter(store, "trace_lengths", chosen, scenario.overrides)
+    part = _PartWriter(store, "trace_lengths", chosen)
     if (planned := _planned_requests(source)) is not None:
         # Counted with this tokenizer when the prompts were written.
         frame, tokenizer_digest = planned[list(_LENGTHS)], _part_meta(source).inputs_sha256[_TOKENIZER]
@@ -154,7 +154,7 @@ def trace_intervals(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     source, prompts_digest = _current_part(store, chosen, "prompts")
-    part = _PartWriter(store, "trace_intervals", chosen, scenario.overrides)
+    part = _PartWriter(store, "trace_intervals", chosen)
     part.inputs = {PATHS.prompts: prompts_digest}
     if (planned := _planned_requests(source)) is not None:
         count = len(planned)
@@ -212,7 +212,6 @@ def workload_spec(
             shutil.copyfile(path, staging.path / path.name)
         meta = workload_meta(
             chosen,
-            scenario.overrides,
             tokenizer_digest,
             staging.digests(),
             len(lengths),
@@ -277,8 +276,8 @@ def _check_source(sha256: str | None, scenario: Scenario, directory: Path) -> No
 class _PartWriter:
     """Commits one file of the workload under a name derived from its content, and makes it the scenario's current one."""
 
-    def __init__(self, store: ArtifactStore, part: str, scenario: Scenario, overrides: list[str]) -> None:
-        self.store, self.part, self.scenario, self.overrides = store, part, scenario, overrides
+    def __init__(self, store: ArtifactStore, part: str, scenario: Scenario) -> None:
+        self.store, self.part, self.scenario = store, part, scenario
         self.inputs: dict[str, str] = {}
         self.source: WorkloadSource | None = None
 
@@ -296,7 +295,7 @@ class _PartWriter:
                 sha256=digests,
                 inputs_sha256=self.inputs,
                 params=self.scenario.model_dump(mode="json"),
-                hydra=Hydra(config_path=self.scenario.file, config_name=self.scenario.name, overrides=self.overrides),
+                hydra=Hydra.of(self.scenario),
                 source=self.source,
             )
             write_document(meta, staging.path / Kind.WORKLOAD_PART.meta_name)

@@ -68,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(
             measure(
                 scenario,
-                arguments.override,
                 arguments.out,
                 arguments.profiling_root,
                 plays,
@@ -111,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; must hold in a resolved scenario already",
+        help="applied to a scenario given by name; a resolved scenario has its own inside",
     )
     return parser
 
@@ -127,14 +126,13 @@ def _plays(between: Sequence[Sequence[str]]) -> list[Play]:
 
 async def measure(
     scenario: Scenario,
-    overrides: list[str],
     out: Path,
     profiling_root: str | None = None,
     plays: Sequence[Play] = (),
     runs: Path | None = None,
     stamps: Path | None = None,
 ) -> Path:
-    """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded. The repeats of `plays` are
+    """Measure the scenario's bundle into `out`; returns it. `profiling_root` is only recorded. The repeats of `plays` are
     measured between the calibration rounds, into `runs`. The rounds' stamps are copied to `stamps`.
 
     Raises:
@@ -145,19 +143,18 @@ async def measure(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware)
-    between = InterleavedRuns(plays, scenario, hardware, overrides, runs) if plays and runs else None
+    between = InterleavedRuns(plays, scenario, hardware, runs) if plays and runs else None
     begun_with = subject(scenario, hardware, between.described() if between else [])
     with PartialProfile.opened(out, begun_with) as partial:
         if measured := partial.described():
             print(f"continuing {partial.folder}: {measured}", flush=True)
         if between is not None:
             between.rename(partial.group_ids())
-        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial, stamps)
+        return await _measure(scenario, out, profiling_root, hardware, between, partial, stamps)
 
 
 async def _measure(
     scenario: Scenario,
-    overrides: list[str],
     out: Path,
     profiling_root: str | None,
     hardware: Hardware,
@@ -216,7 +213,7 @@ async def _measure(
             csv_files.write_csv(table, folder / name)
         meta = ProfileMeta(
             run_id=f"{scenario.hardware.hardware_id}-{scenario.model.name}-{timestamp_slug(started_at)}",
-            **run_facts(scenario, overrides, started_at),
+            **run_facts(scenario, started_at),
             hardware=hardware,
             sha256=directory_digests(folder, Kind.PROFILE.meta_name),
             profiling_root=profiling_root or str(out.parent.parent),

@@ -35,9 +35,7 @@ def seal_workload(directory: Path, scenario: Scenario, tokenizer_sha256: str, nu
     digests = {
         name: sha256_file(directory / name) for name in (PATHS.prompts, PATHS.trace_lengths, PATHS.trace_intervals)
     }
-    write_document(
-        workload_meta(scenario, [], tokenizer_sha256, digests, num_requests), directory / "workload_meta.json"
-    )
+    write_document(workload_meta(scenario, tokenizer_sha256, digests, num_requests), directory / "workload_meta.json")
 
 
 def reseal(directory: Path) -> None:

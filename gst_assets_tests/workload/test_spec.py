@@ -36,7 +36,7 @@ def build(scenario: Scenario, root: Path) -> Path:
         write_table(TraceLengths, lengths, staging.path)
         intervals = build_trace_intervals(scenario.workload.arrivals, len(lengths), scenario.workload.seed)
         write_table(TraceIntervals, intervals, staging.path)
-        meta = workload_meta(scenario, [], tokenizer.sha256, staging.digests(), len(lengths))
+        meta = workload_meta(scenario, tokenizer.sha256, staging.digests(), len(lengths))
         staging.artifact_id = meta.workload_id
         write_document(meta, staging.path / "workload_meta.json")
         return staging.commit(share=True)
