@@ -11,7 +11,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore
+from gst_assets.contracts.store import ArtifactStore
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
 

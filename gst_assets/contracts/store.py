@@ -21,10 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gst_assets.environment import ROOT_VARIABLE, Artifacts, read
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
 
-ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
 _STAGING = ".staging"
 _CURRENT = "current"
 _CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."
@@ -127,8 +127,12 @@ class ArtifactStore:
 
     @staticmethod
     def from_environment() -> ArtifactStore:
-        """The store under `GST_ARTIFACT_ROOT`, or `tmp/` in the checkout."""
-        return ArtifactStore.at(os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
+        """The store under `GST_ARTIFACT_ROOT`, or `tmp/` in the checkout.
+
+        Raises:
+            ArtifactError: as `at`.
+        """
+        return ArtifactStore.at(read(Artifacts).root or PROJECT_ROOT / "tmp")
 
     def path(self, kind: Kind, artifact_id: str) -> Path:
         """Where an artifact is or would be. `artifact_id` is a plain name; for profiles `<hardware>/<model>`.

@@ -51,6 +51,7 @@ from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
+from gst_assets.provenance import git_state
 from gst_assets.scenario import Scenario, read_reference
 
 if TYPE_CHECKING:
@@ -230,7 +231,9 @@ def check_output(group_ids: Sequence[str], out: Path) -> None:
 
     Raises:
         EngineError: a name that is no plain file name, or an `out` that cannot be written.
+        EnvironmentVariableError: the code's revision, which every run records, cannot be told.
     """
+    git_state()
     for group_id in group_ids:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", group_id):
             raise EngineError(

@@ -44,6 +44,7 @@ from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operators import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.provenance import git_state
 from gst_assets.scenario import Sampling, Scenario, read_reference
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scenario = read_reference(arguments.scenario, arguments.override)
         os.environ.update(engine_environment(scenario))
-        plays = _plays(arguments.between)
+        plays = _plays(arguments.between, arguments.override)
         if bool(plays) != bool(arguments.runs):
             raise ProfileError(
                 "--between and --runs belong together: what is played between rounds, and where its runs go."
@@ -110,16 +111,16 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario given by name; a resolved scenario has its own inside",
+        help="applied to scenarios given by name; a resolved scenario has its own inside",
     )
     return parser
 
 
-def _plays(between: Sequence[Sequence[str]]) -> list[Play]:
+def _plays(between: Sequence[Sequence[str]], overrides: Sequence[str]) -> list[Play]:
     now = timestamp_slug(datetime.now(timezone.utc))
     plays = []
     for workload, reference in between:
-        scenario = read_reference(reference, [])
+        scenario = read_reference(reference, overrides)
         plays.append(Play(scenario, Path(workload).resolve(), f"{scenario.name}-{now}"))
     return plays
 
@@ -143,6 +144,7 @@ async def measure(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware)
+    git_state()  # what is wrong with the revision, which the bundle records, is to be found out now
     between = InterleavedRuns(plays, scenario, hardware, runs) if plays and runs else None
     begun_with = subject(scenario, hardware, between.described() if between else [])
     with PartialProfile.opened(out, begun_with) as partial:
