@@ -974,10 +974,8 @@ def _explain(error: Any) -> tuple[str, str]:
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         _, section, _ = _follow(error["loc"][:-1])
-        return (
-            key,
-            f"unknown key. Allowed here: {', '.join(sorted(set(section.model_fields) - _NO_SETTINGS)) if section else 'none'}.",
-        )
+        known = set(section.model_fields if section else ()) - (_NO_SETTINGS if section is Scenario else set())
+        return key, f"unknown key. Allowed here: {', '.join(sorted(known)) or 'none'}."
     if error["type"] == "missing":
         return key, "required key is missing."
     if error["type"] == "value_error":

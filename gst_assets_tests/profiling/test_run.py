@@ -292,6 +292,11 @@ def test_another_device_than_the_scenarios_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_overrides_hold_for_what_is_played_between_the_rounds_as_well() -> None:
+    (play,) = run._plays([("workload", "smoke")], ["replay.repeats=5"])
+    assert play.scenario.replay.repeats == 5 and play.scenario.overrides == ("replay.repeats=5",)
+
+
 def test_the_staged_folder_goes_when_writing_fails(tmp_path: Path) -> None:
     def fill_and_fail() -> None:
         with run._staged(tmp_path / "b") as folder:
