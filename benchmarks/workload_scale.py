@@ -254,7 +254,7 @@ def _committing(run: Step) -> str:
         with store.stage(Kind.WORKLOAD, "unnamed") as staging:
             for name in (PATHS.prompts, PATHS.trace_lengths, PATHS.trace_intervals):
                 shutil.copyfile(run.folder / name, staging.path / name)
-            meta = workload_meta(chosen, [], tokenizer_sha256, staging.digests(), run.options.requests)
+            meta = workload_meta(chosen, tokenizer_sha256, staging.digests(), run.options.requests)
             staging.artifact_id = meta.workload_id
             write_document(meta, staging.path / Kind.WORKLOAD.meta_name)
             staging.commit()

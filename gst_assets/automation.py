@@ -6,7 +6,6 @@ twice to get a better number: no step that measures is ever retried (see docs/ni
 
 import inspect
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -19,14 +18,12 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from gst_assets.assets.checks import REGRESSION, REPORT
 from gst_assets.assets.regression import comparison_history, regression_report, simulation_self_check
 from gst_assets.contracts.open_store import open_store
+from gst_assets.environment import CRON_VARIABLE, TIMEZONE_VARIABLE, Nightly, Ui, read
 from gst_assets.notifications import Message, is_configured, send
 from gst_assets.scenario import load_scenario, scenario_names
 
-TIMEZONE_VARIABLE = "GST_NIGHTLY_TIMEZONE"
-CRON_VARIABLE = "GST_NIGHTLY_CRON"
-UI_VARIABLE = "GST_UI_URL"
-TIMEZONE = os.environ.get(TIMEZONE_VARIABLE) or "UTC"
-CRON = os.environ.get(CRON_VARIABLE) or "0 2 * * *"
+_WHEN = read(Nightly)
+TIMEZONE, CRON = _WHEN.timezone, _WHEN.cron
 OWNER = "team:inference-performance"
 _OVERLAP_S = 60.0
 _CHECKS_READ = 50
@@ -202,7 +199,7 @@ def _text(metadata: Mapping[str, dg.MetadataValue], name: str) -> str:
 
 
 def _ui() -> str:
-    return (os.environ.get(UI_VARIABLE) or "http://127.0.0.1:3000").rstrip("/")
+    return read(Ui).url.rstrip("/")
 
 
 # --- freshness and owners ---------------------------------------------------------------------------------------------

@@ -125,7 +125,6 @@ def _title(comparison: Comparison) -> str:
 
 def _facts(comparison: Comparison) -> Facts:
     meta = comparison.real_repeats[0].meta
-    overrides = ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
     requests, repeats = int(comparison.alignment_counts["num_requests"].max()), len(comparison.real_repeats)
     seeds = 1 + len(comparison.further_seeds[comparison.headline])
     device = f"{meta.hardware.device_count} x {meta.hardware.device_name}"
@@ -138,9 +137,18 @@ def _facts(comparison: Comparison) -> Facts:
             ("Workload", f"{requests:,} requests"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
             ("Measured", meta.started_at.strftime("%Y-%m-%d")),
-            ("Overrides", overrides),
+            ("Overrides", _overrides(comparison)),
         )
     )
+
+
+def _overrides(comparison: Comparison) -> str:
+    """What was overridden, of real runs and simulation apart where that differs, as it does with runs recorded before."""
+    real, simulated = (
+        ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
+        for meta in (comparison.real_repeats[0].meta, comparison.simulations[comparison.headline].meta)
+    )
+    return real if real == simulated else f"real {real}; simulated {simulated}"
 
 
 def _beside_it(comparison: Comparison) -> list[Block]:

@@ -78,7 +78,7 @@ def capacity(
         measured = None
         if "engine" in settings.sides:
             with store.stage(Kind.CAPACITY, run_id) as area:
-                directory = engine.capacity(chosen, scenario.overrides, run_id, area.path, context.log.info)
+                directory = engine.capacity(chosen, run_id, area.path, context.log.info)
                 open_directory(directory, Kind.CAPACITY)
                 measured = read_document(CapacityMeta, directory / Kind.CAPACITY.meta_name)
                 tables.append(read_table(CapacityProbes, directory / CapacityProbes.file_name()))
@@ -101,7 +101,7 @@ def capacity(
         assert hardware is not None  # one side at least was searched
         meta = CapacityMeta(
             run_id=run_id,
-            **run_facts(chosen, scenario.overrides, started),
+            **run_facts(chosen, started),
             hardware=hardware,
             sha256=staging.digests(),
             criterion=criterion(settings),

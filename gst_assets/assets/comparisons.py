@@ -76,7 +76,7 @@ def comparison_report(
         meta = comparison_meta(comparison, run_id=comparison_id, started_at=started, sha256=staging.digests())
         asked = {
             "params": chosen.model_dump(mode="json"),
-            "hydra": Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
+            "hydra": Hydra.of(chosen),
         }
         meta = meta.model_copy(update=asked)
         write_document(meta, staging.path / Kind.COMPARISON.meta_name)

@@ -32,7 +32,6 @@ SPEC = dg.AssetSpec(
 def bundle_of(
     store: ArtifactStore,
     scenario: Scenario,
-    overrides: list[str],
     engine: EngineResource,
     fixed: Path | None,
     log: Callable[[str], None],
@@ -50,7 +49,7 @@ def bundle_of(
         return found, True
     with store.stage(Kind.PROFILE, artifact_id(scenario)) as staging:
         measured = staging.path / "bundle"
-        engine.profile(scenario, overrides, measured, store.root / Kind.PROFILE.value, log)
+        engine.profile(scenario, measured, store.root / Kind.PROFILE.value, log)
         return adopted(store, scenario, measured), False
 
 

@@ -99,7 +99,6 @@ def results(
 def measure(
     store: ArtifactStore,
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     engine: EngineResource,
     log: Callable[[str], None],
@@ -107,7 +106,7 @@ def measure(
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed."""
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging:
-        return adopted(store, engine.measure(scenario, overrides, workload.directory, group_id, staging.path, log))
+        return adopted(store, engine.measure(scenario, workload.directory, group_id, staging.path, log))
 
 
 def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[RealRun]:

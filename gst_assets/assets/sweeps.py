@@ -74,7 +74,7 @@ def sweep(
         write_sweep(frame, f"Sweep of {chosen.name}", staging.path)
         meta = SweepMeta(
             run_id=run_id,
-            **run_facts(chosen, scenario.overrides, started),
+            **run_facts(chosen, started),
             hardware=bundle.meta.hardware,
             workload_id=workload.meta.workload_id,
             variant=chosen.sweep.variant,

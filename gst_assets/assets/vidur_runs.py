@@ -69,15 +69,10 @@ def vidur_metrics(
     check_bundle(bundle, chosen, workload.lengths)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     runs = {
-        variant: _simulate_and_commit(
-            chosen, scenario.overrides, workload, bundle, variant, f"{group_id}-{variant}", store
-        )
+        variant: _simulate_and_commit(chosen, workload, bundle, variant, f"{group_id}-{variant}", store)
         for variant in chosen.simulation.variants
     }
-    further = {
-        variant: _further_seeds(chosen, scenario.overrides, workload, bundle, run, store)
-        for variant, run in runs.items()
-    }
+    further = {variant: _further_seeds(chosen, workload, bundle, run, store) for variant, run in runs.items()}
     store.set_current(
         chosen.name,
         "vidur_runs",
@@ -115,7 +110,6 @@ def vidur_metrics(
 
 def _simulate_and_commit(
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     bundle: Bundle,
     variant: str,
@@ -124,7 +118,7 @@ def _simulate_and_commit(
 ) -> SimulatedRun:
     started = datetime.now(timezone.utc)
     result = _simulated(scenario, workload, bundle, variant, store)
-    return _commit(scenario, overrides, workload, bundle, variant, run_id, store, started, result)
+    return _commit(scenario, workload, bundle, variant, run_id, store, started, result)
 
 
 def _simulated(
@@ -135,7 +129,6 @@ def _simulated(
 
 def _further_seeds(
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     bundle: Bundle,
     first: SimulatedRun,
@@ -151,7 +144,7 @@ def _further_seeds(
         if not runs and _same_times(first, result):
             return []
         run_id = f"{first.meta.run_id}-seed{seed}"
-        runs.append(_commit(seeded, overrides, workload, bundle, variant, run_id, store, started, result))
+        runs.append(_commit(seeded, workload, bundle, variant, run_id, store, started, result))
     return runs
 
 
@@ -163,7 +156,6 @@ def _same_times(run: SimulatedRun, result: SimulationResult) -> bool:
 
 def _commit(
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     bundle: Bundle,
     variant: str,
@@ -179,7 +171,7 @@ def _commit(
         (staging.path / "summary.md").write_text(_summary(run_id, variant, workload, bundle, result), encoding="utf-8")
         meta = VidurRunMeta(
             run_id=run_id,
-            **run_facts(scenario, overrides, started),
+            **run_facts(scenario, started),
             hardware=bundle.meta.hardware,
             inputs_sha256={
                 **workload.meta.sha256,

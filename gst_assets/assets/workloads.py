@@ -79,7 +79,7 @@ def workload(
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     asked_for = {key.to_user_string() for key in context.selected_asset_keys}
     try:
-        built = _built(store, chosen, scenario.overrides, tokenizer)
+        built = _built(store, chosen, tokenizer)
     except ContractError as error:
         # Its message begins with the file, or with the scenario where the files do not fit together.
         name = Path(str(error).partition(":")[0]).name
@@ -104,15 +104,12 @@ def workload(
             yield dg.MaterializeResult(asset_key=asset, data_version=dg.DataVersion(digest), metadata=metadata)
 
 
-def _built(
-    store: ArtifactStore, scenario: Scenario, overrides: list[str], tokenizer: TokenizerResource
-) -> LoadedWorkload:
+def _built(store: ArtifactStore, scenario: Scenario, tokenizer: TokenizerResource) -> LoadedWorkload:
     """The scenario's workload, committed and read back."""
     with store.stage(Kind.WORKLOAD, "unnamed") as staging:
         built = build(
             scenario,
             staging.path,
-            overrides=overrides,
             tokenizer=tokenizer.load(scenario),
             workers=tokenizer.workers,
         )

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scenarios = [read_reference(reference, arguments.override) for reference in arguments.scenario]
         check_one_engine(scenarios)
         os.environ.update(engine_environment(scenarios[0]))
-        asyncio.run(measure(scenarios, arguments.override, arguments.out, arguments.group_id))
+        asyncio.run(measure(scenarios, arguments.out, arguments.group_id))
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
@@ -77,9 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def measure(
-    scenarios: Sequence[Scenario], overrides: list[str], out: Path, group_id: str | None = None
-) -> list[Path]:
+async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None = None) -> list[Path]:
     """Search each scenario's capacity on one engine start; returns the directories in order.
 
     Raises:
@@ -127,7 +125,7 @@ async def measure(
                 seen = await _play(engine, scenario, settings, pool, rate, f"{name}-{len(search.probes)}")
                 print(probe_told(search.record(seen)), flush=True)
                 death = seen.death
-            written.append(_write(search, scenario, settings, overrides, hardware, engine, started_at, name, out))
+            written.append(_write(search, scenario, settings, hardware, engine, started_at, name, out))
             print(f"{result_sentence(ENGINE_SIDE, search.result())} {written[-1]}", flush=True)
             if death:
                 raise EngineError(
@@ -186,7 +184,6 @@ def _write(
     search: CapacitySearch,
     scenario: Scenario,
     settings: Capacity,
-    overrides: list[str],
     hardware: Hardware,
     engine: Engine,
     started_at: datetime,
@@ -200,7 +197,7 @@ def _write(
         write_report(table, found, settings, name, folder)
         meta = CapacityMeta(
             run_id=name,
-            **run_facts(scenario, overrides, started_at),
+            **run_facts(scenario, started_at),
             hardware=hardware,
             sha256=directory_digests(folder, Kind.CAPACITY.meta_name),
             criterion=criterion(settings),

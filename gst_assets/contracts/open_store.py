@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from gst_assets.contracts.object_store import ObjectStore
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore
+from gst_assets.contracts.store import ArtifactStore
+from gst_assets.environment import Artifacts, read
 from gst_assets.provenance import PROJECT_ROOT
 
 
@@ -16,5 +16,5 @@ def open_store(root: Path | str | None = None) -> ArtifactStore:
     Raises:
         ArtifactError: a URL of something else than an object store.
     """
-    text = str(root or os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
+    text = str(root or read(Artifacts).root or PROJECT_ROOT / "tmp")
     return ObjectStore(text) if "://" in text else ArtifactStore(text)

@@ -21,10 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import sha256_file
 
-ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
 _STAGING = ".staging"
 _CURRENT = "current"
 _CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."

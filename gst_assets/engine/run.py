@@ -50,6 +50,7 @@ from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
+from gst_assets.provenance import git_state
 from gst_assets.scenario import Scenario, read_reference
 from gst_assets.workload import load
 from gst_assets.workload.tokenized import WorkloadRequest, requests_of
@@ -69,7 +70,6 @@ class Measurement:
     """What every repeat of one play has in common."""
 
     scenario: Scenario
-    overrides: list[str]
     workload_dir: Path
     workload: WorkloadMeta
     hardware: Hardware
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plays = _plays(arguments)
         os.environ.update(engine_environment(plays[0].scenario))
-        asyncio.run(measure(plays, arguments.override, arguments.out))
+        asyncio.run(measure(plays, arguments.out))
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
@@ -115,7 +115,7 @@ def add_scenario_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; must hold in a resolved scenario already",
+        help="applied to scenarios given by name; a resolved scenario has its own inside",
     )
 
 
@@ -153,7 +153,7 @@ def check_one_engine(scenarios: Sequence[Scenario]) -> None:
         raise EngineError(f"scenarios {', '.join(names)}: name each scenario once.")
 
 
-async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> list[Path]:
+async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
     """Play every workload `replay.repeats` times on one engine start; returns the run directories in order.
 
     Raises:
@@ -190,7 +190,6 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
             _say(f"{play.scenario.name}: warm-up of {warmed.num_requests} requests took {warmed.seconds:.1f} s")
             common = Measurement(
                 play.scenario,
-                overrides,
                 play.workload,
                 meta,
                 hardware,
@@ -215,7 +214,9 @@ def check_output(group_ids: Sequence[str], out: Path) -> None:
 
     Raises:
         EngineError: a name that is no plain file name, or an `out` that cannot be written.
+        EnvironmentVariableError: the code's revision, which every run records, cannot be told.
     """
+    git_state()
     for group_id in group_ids:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", group_id):
             raise EngineError(
@@ -359,7 +360,7 @@ def write_run(
         )
         meta = RealRunMeta(
             run_id=run_id,
-            **run_facts(scenario, common.overrides, started_at),
+            **run_facts(scenario, started_at),
             hardware=common.hardware,
             inputs_sha256={f"workload/{name}": digest for name, digest in common.workload.sha256.items()},
             sha256=directory_digests(folder, Kind.REAL_RUN.meta_name),

@@ -32,9 +32,7 @@ from gst_assets.workload.tokenized import WorkloadRequest
 class InterleavedRuns:
     """Plays whose repeats are spread over the calibration rounds."""
 
-    def __init__(
-        self, plays: Sequence[Play], scenario: Scenario, hardware: Hardware, overrides: list[str], out: Path
-    ) -> None:
+    def __init__(self, plays: Sequence[Play], scenario: Scenario, hardware: Hardware, out: Path) -> None:
         """Read everything that is to be played, before an engine starts. `scenario` is the calibrated one.
 
         Raises:
@@ -54,7 +52,7 @@ class InterleavedRuns:
                 )
             self._asked.append((play, *read_play(play)))
         check_output([play.group_id for play in plays], out)
-        self._hardware, self._overrides, self._out = hardware, overrides, out
+        self._hardware, self._out = hardware, out
         self._created = time.monotonic()
         self._measurements: list[Measurement] = []
 
@@ -108,7 +106,6 @@ class InterleavedRuns:
             self._measurements.append(
                 Measurement(
                     play.scenario,
-                    self._overrides,
                     play.workload,
                     meta,
                     self._hardware,

@@ -5,7 +5,6 @@ Loading it back belongs to `spec`. Importable on a GPU host (numpy, pandas, pyda
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from gst_assets.contracts import csv_files
@@ -25,7 +24,6 @@ def build(
     scenario: Scenario,
     directory: Path,
     *,
-    overrides: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     workers: int = 1,
     contract: bool = True,
@@ -34,7 +32,7 @@ def build(
     """Write the scenario's complete workload into the empty `directory`; returns it as `spec.load` would.
 
     The same scenario gives the same prompts, lengths and arrivals, byte for byte, whatever `workers` (threads that write generated prompts) is.
-    `overrides` are recorded in the metadata. `tokenizer`: the scenario's, where it is loaded already. `contract=False` leaves the rules of the
+    `tokenizer`: the scenario's, where it is loaded already. `contract=False` leaves the rules of the
     Pandera models out, for a host without pandera. `keep_token_ids`: keep what the tokens of a prompts file were counted by, so that `requests_of`
     need not encode it again; generated prompts are not kept.
 
@@ -74,7 +72,6 @@ def build(
     check_joined(lengths, intervals, prompt_ids, scenario.file)
     meta = workload_meta(
         scenario,
-        list(overrides),
         tokenizer.sha256,
         directory_digests(directory, Kind.WORKLOAD.meta_name),
         len(lengths),

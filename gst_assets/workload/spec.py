@@ -60,7 +60,6 @@ def workload_id(sha256: dict[str, str]) -> str:
 
 def workload_meta(
     scenario: Scenario,
-    overrides: list[str],
     tokenizer_sha256: str,
     sha256: dict[str, str],
     num_requests: int,
@@ -81,7 +80,7 @@ def workload_meta(
         sha256=sha256,
         num_requests=num_requests,
         params=scenario.model_dump(mode="json"),
-        hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+        hydra=Hydra.of(scenario),
         source=source,
         schedule=schedule,
     )

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.engine
 OVERRIDES = [
     "workload.num_requests=24",
     "workload.num_decode_tokens=12",
+    "workload.seed=${engine.block_size}",
     "replay.repeats=2",
     "profile.num_tokens=[1,8,32,128,512]",
     "profile.prefill_chunk_sizes=[1,64,512]",
@@ -143,6 +144,11 @@ def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
     assert len(list((directory / "figs").glob("*_cdf.png"))) == 2
     meta = read_document(ComparisonMeta, directory / "run_meta.json")
     assert len(meta.real_run_dirs) == 2
+    # An interpolated override reaches the engine's process as a value, and the report as it was given.
+    for made in (meta, *(load_run(Path(run), "real").meta for run in meta.real_run_dirs)):
+        assert made.params["workload"]["seed"] == made.params["engine"]["block_size"] == 32
+        assert made.hydra.overrides == made.params["overrides"] == OVERRIDES
+    assert "`workload.seed=${engine.block_size}`" in summary
     # How they differ depends on the speeds the machine had while each was measured; the adapter's tests hold what calibration does.
     itl = errors[(errors["statistic"] == "p50") & (errors["metric"] == "itl")].set_index("variant")["sim_ns"]
     assert itl["calibrated"] != itl["kernels"]

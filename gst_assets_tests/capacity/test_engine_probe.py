@@ -44,12 +44,13 @@ def test_two_searches_on_one_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     engine = MemoryEngine()
     opened(monkeypatch, engine)
     other = SCENARIO.model_copy(update={"name": "other"})
-    written = asyncio.run(engine_probe.measure([SCENARIO, other], ["a=b"], tmp_path))
+    written = asyncio.run(engine_probe.measure([SCENARIO, other], tmp_path))
     assert [path.name.split("-")[0] for path in written] == ["smoke", "other"]
     for path in written:
         open_directory(path, Kind.CAPACITY)
         meta = read_document(CapacityMeta, path / "run_meta.json")
         probes = read_table(CapacityProbes, path / "capacity_probes.csv")
+        assert meta.hydra.overrides == [*SMALL, SEARCH]
         assert meta.found["engine"].status == "above_high" and meta.engine_settings is not None
         assert probes["rate_per_s"].tolist() == [200, 400] and set(probes["num_requests"]) == {20}
         assert (probes["p99_lateness_ns"] >= 0).all() and (
@@ -65,7 +66,7 @@ def test_an_engine_that_dies_leaves_its_probes_and_an_error(monkeypatch: pytest.
     warm = SCENARIO.replay.warmup_requests * SCENARIO.replay.warmup_decode_tokens
     opened(monkeypatch, MemoryEngine(die_at_token=warm + 20 * 3 + 10))
     with pytest.raises(EngineError, match=r"the engine was killed .* holds the probes made until then"):
-        asyncio.run(engine_probe.measure([SCENARIO], [], tmp_path, "dying"))
+        asyncio.run(engine_probe.measure([SCENARIO], tmp_path, "dying"))
     meta = read_document(CapacityMeta, open_directory(tmp_path / "dying", Kind.CAPACITY) / "run_meta.json")
     found = meta.found["engine"]
     assert (found.status, found.capacity_per_s, found.upper_per_s) == ("undetermined", 200, None)
@@ -107,13 +108,13 @@ def test_requests_are_those_of_the_workload_directory(monkeypatch: pytest.Monkey
 
 def test_what_cannot_be_searched_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="has no capacity section"):
-        asyncio.run(engine_probe.measure([load_scenario("smoke")], [], tmp_path))
+        asyncio.run(engine_probe.measure([load_scenario("smoke")], tmp_path))
     server = load_scenario("openai_server", [SEARCH])
     with pytest.raises(EngineError, match="does not tell when it first scheduled"):
-        asyncio.run(engine_probe.measure([server], [], tmp_path))
+        asyncio.run(engine_probe.measure([server], tmp_path))
     (tmp_path / "kept").mkdir()
     with pytest.raises(EngineError, match=r"kept: already exists\. Searches are kept"):
-        asyncio.run(engine_probe.measure([SCENARIO], [], tmp_path, "kept"))
+        asyncio.run(engine_probe.measure([SCENARIO], tmp_path, "kept"))
     with pytest.raises(EngineError, match="name each scenario once"):
         engine_probe.check_one_engine([SCENARIO, SCENARIO])
     with pytest.raises(ScenarioError, match=r"high_rate_per_s 5\.0 is not above low_rate_per_s 9\.0"):

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from gst_assets.contracts.object_store import CACHE_VARIABLE, ObjectStore
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore, Kind, Staging
+from gst_assets.contracts.object_store import ObjectStore
+from gst_assets.contracts.store import ArtifactStore, Kind, Staging
+from gst_assets.environment import CACHE_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets_tests.services import S3

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from gst_assets.contracts.open_store import open_store
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore, Kind, Staging, open_directory
+from gst_assets.contracts.store import ArtifactStore, Kind, Staging, open_directory
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT
 

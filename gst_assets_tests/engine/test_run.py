@@ -210,7 +210,7 @@ def test_a_taken_group_id_is_refused_before_anything_starts(
 def _common(workload: Path, scenario: Scenario = SCENARIO) -> run.Measurement:
     meta = read_document(WorkloadMeta, workload / "workload_meta.json")
     hardware = check_hardware(scenario.hardware)
-    return run.Measurement(scenario, ["a.b=1"], workload, meta, hardware, SETTINGS, WarmUp(1, 2, 3, 0.5), 1.5, "g")
+    return run.Measurement(scenario, workload, meta, hardware, SETTINGS, WarmUp(1, 2, 3, 0.5), 1.5, "g")
 
 
 def _repeat(engine: MemoryEngine, workload: Path, out: Path) -> tuple[Path, str | None]:
@@ -237,7 +237,8 @@ def test_a_repeat_becomes_a_complete_run_directory(workload: Path, tmp_path: Pat
         0,
         load_scenario("smoke").replay.repeats,
     )
-    assert (meta.num_errors, meta.num_bunched_messages, meta.hydra.overrides) == (1, 1, ["a.b=1"])
+    assert (meta.num_errors, meta.num_bunched_messages, meta.hydra.overrides) == (1, 1, list(SCENARIO.overrides))
+    assert SCENARIO.overrides
     assert meta.warmup == {"num_requests": 1, "num_prefill_tokens": 2, "num_decode_tokens": 3, "seconds": 0.5}
     assert Scenario.model_validate(meta.params) == SCENARIO
     # This engine recorded no step, so its tokens are unaccounted for.
