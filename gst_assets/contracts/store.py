@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from gst_assets.errors import ArtifactError
-from gst_assets.provenance import PROJECT_ROOT, sha256_file
+from gst_assets.locations import work_root
+from gst_assets.provenance import sha256_file
 
 ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
 _STAGING = ".staging"
@@ -127,8 +128,8 @@ class ArtifactStore:
 
     @staticmethod
     def from_environment() -> ArtifactStore:
-        """The store under `GST_ARTIFACT_ROOT`, or `tmp/` in the checkout."""
-        return ArtifactStore.at(os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
+        """The store under `GST_ARTIFACT_ROOT`, or `tmp/` in the checkout (of an installed package: in the working directory)."""
+        return ArtifactStore.at(os.environ.get(ROOT_VARIABLE) or work_root() / "tmp")
 
     def path(self, kind: Kind, artifact_id: str) -> Path:
         """Where an artifact is or would be. `artifact_id` is a plain name; for profiles `<hardware>/<model>`.
