@@ -82,7 +82,10 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 @gst.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def run(names: tuple[str, ...]) -> None:
-    """Materialize every asset of each scenario with Dagster, and print the answers."""
+    """Make every asset of scenarios and print the answers.
+
+    With Dagster: the history is kept under $DAGSTER_HOME where that is set, and is gone afterwards otherwise.
+    """
     from gst_assets import demo
 
     demo.quiet_libraries()
@@ -92,7 +95,7 @@ def run(names: tuple[str, ...]) -> None:
 @gst.command()
 @click.argument("name")
 def latest(name: str) -> None:
-    """Print the newest answer of scenario NAME and where its report is."""
+    """Print the newest answer of scenario NAME."""
     from gst_assets import latest as newest
 
     newest.main(name)
@@ -139,7 +142,10 @@ def _hand_over(module: str, *before: str) -> None:
 @click.option("--pass-band", type=float, metavar="X", help="Largest |relative error| that passes, e.g. 0.05.")
 @click.option("--warn-band", type=float, metavar="X", help="Largest |relative error| that warns, e.g. 0.10.")
 def compare(**_: object) -> None:
-    """Compare run directories with simulations of their workload, without Dagster."""
+    """Compare real with simulated run directories.
+
+    Without Dagster. The runs may come from other programs: docs/contract.md says what they must have.
+    """
     _hand_over("gst_assets.analysis.compare")
 
 
@@ -150,7 +156,10 @@ def compare(**_: object) -> None:
 @click.option("--out", required=True, metavar=_DIRECTORY, help="Where the run directories appear.")
 @click.option("--group-id", help="Prefix of the run ids (one workload only); default: scenario name and time.")
 def measure(**_: object) -> None:
-    """Play workloads against the real engine. Needs no Dagster."""
+    """Play workloads against the real engine.
+
+    Needs no Dagster. One --scenario for each --workload.
+    """
     _hand_over("gst_assets.engine.run")
 
 
@@ -169,7 +178,10 @@ def measure(**_: object) -> None:
 @click.option("--stamps", metavar=_DIRECTORY, help="Keep the recorded stamps of every calibration step here.")
 @_overrides
 def profile(**_: object) -> None:
-    """Measure a profiling bundle on this machine's engine. Needs no Dagster."""
+    """Measure what the engine costs here.
+
+    Writes a profiling bundle. Needs no Dagster. Given again after an interruption it goes on where it was.
+    """
     _hand_over("gst_assets.profiling.run")
 
 
@@ -179,14 +191,20 @@ def profile(**_: object) -> None:
 @click.option("--out", required=True, metavar=_DIRECTORY, help="Where the search directories appear.")
 @click.option("--group-id", help="Name of the directory (one scenario only); default: scenario name and time.")
 def capacity(**_: object) -> None:
-    """Search the highest rate that the real engine takes. Needs no Dagster."""
+    """Search the highest rate the engine takes.
+
+    The real engine; the simulator's is the asset `capacity`. Needs no Dagster.
+    """
     _hand_over("gst_assets.engine.capacity")
 
 
 @gst.command(name="self-fit")
 @click.argument("bundle")
 def self_fit(**_: object) -> None:
-    """Simulate the calibration of profile BUNDLE with it; status 1 if anything does not fit."""
+    """Hold a profile against its calibration.
+
+    Simulates the calibration traffic of BUNDLE with it. Status 1 if anything does not fit.
+    """
     _hand_over("gst_assets.vidur_adapter.self_fit")
 
 
@@ -194,13 +212,16 @@ def self_fit(**_: object) -> None:
 @click.argument("bundle")
 @click.option("--jobs", type=int, metavar="N", help="Processes; -1 (default): one a core.")
 def search_forests(**_: object) -> None:
-    """Run Vidur's grid search over BUNDLE for the variant `published`; some twenty minutes."""
+    """Run Vidur's own search on a profile.
+
+    Keeps the forests for BUNDLE that the variant `published` needs. Some twenty minutes of processor time.
+    """
     _hand_over("gst_assets.vidur_adapter.published", "search")
 
 
 @gst.group()
 def recorded() -> None:
-    """Keep real runs compactly, and make run directories of them again."""
+    """Keep real runs, and unpack them."""
 
 
 @recorded.command()

@@ -35,7 +35,7 @@ def main(scenarios: Sequence[str]) -> int:
     from gst_assets.definitions import defs
 
     job, failed = defs.resolve_implicit_global_asset_job_def(), []
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         shown_in_ui = not instance.is_ephemeral
         for scenario in chosen:
             print(f"\n{scenario.name}: {scenario.description}", flush=True)
@@ -66,6 +66,13 @@ def quiet_libraries() -> None:
     """Leave out the warnings of libraries, in this process and those it starts: what matters is printed by the steps themselves."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def _instance() -> dg.DagsterInstance:
+    """The one under $DAGSTER_HOME; without that one which ends with this process and tells nobody."""
+    if os.environ.get("DAGSTER_HOME"):
+        return dg.DagsterInstance.get()
+    return dg.DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})
 
 
 def _start_ui() -> str:
