@@ -32,6 +32,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(PROJECT_ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(PROJECT_ROOT / name, source)
+    (source / "gst_assets_tests").mkdir()
+    (source / "gst_assets_tests" / "__init__.py").touch()
     (source / "data" / "traces").mkdir(exist_ok=True)
     (source / "data" / "traces" / "downloaded.csv").write_text("not ours to pass on\n")
     out = source / "dist"
