@@ -15,7 +15,7 @@ demo: install instance  ## a GPU engine's recorded runs (GPU_SCENARIO), then the
 test: install  ## two processes: much of the time one waits for an engine, and engines take turns by their own lock
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: install  ## no engine, no service, nothing that pyproject.toml lists under slow_tests: under 3 minutes on two idle cores
+test-fast: install  ## no engine, no service, nothing that pyproject.toml lists under slow_tests: meant for 3 minutes of two idle cores
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not services and not slow"
 
 coverage: install
