@@ -7,12 +7,13 @@ Needs the extra `compare`; simulating `published`, or with Vidur's event loop, n
 from gst_assets.analysis.compare import compare_directories
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.runs import load_run
+from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import GstError
-from gst_assets.profiling.bundle import find_bundle, load_bundle
 from gst_assets.scenario import Scenario, load_scenario, resolve_path, scenario_names
+from gst_assets.step_costs.bundle import find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import simulate
-from gst_assets.workload.spec import load_workload
+from gst_assets.workload import load as load_workload
 
 __all__ = [
     "ArtifactStore",
@@ -26,6 +27,7 @@ __all__ = [
     "load_run",
     "load_scenario",
     "load_workload",
+    "open_store",
     "resolve_path",
     "scenario_names",
     "simulate",

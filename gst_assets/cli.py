@@ -109,7 +109,7 @@ def _overrides(command: Callable[..., None]) -> Callable[..., None]:
         "--override",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Applied to a scenario name; must hold in a resolved scenario already.",
+        help="Applied to a scenario name; a resolved scenario has its own inside.",
     )(command)
 
 
@@ -195,7 +195,7 @@ def capacity(**_: object) -> None:
 
     The real engine; the simulator's is the asset `capacity`. Needs no Dagster.
     """
-    _hand_over("gst_assets.engine.capacity")
+    _hand_over("gst_assets.capacity.engine_probe")
 
 
 @gst.command(name="self-fit")

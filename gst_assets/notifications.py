@@ -7,16 +7,14 @@ in `automation`.
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from urllib.parse import urlparse
 
+from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE, Messages, read
 from gst_assets.errors import NotificationError
 
-WEBHOOK = "GST_WEBHOOK_URL"
-SLACK = "GST_SLACK_WEBHOOK_URL"
 _TIMEOUT_S = 10.0
 
 
@@ -33,31 +31,36 @@ class Message:
 
 
 def is_configured() -> bool:
-    """Whether a message would go anywhere."""
-    return any(os.environ.get(name) for name in (WEBHOOK, SLACK))
+    """Whether a message would go anywhere.
+
+    Raises:
+        EnvironmentVariableError: one of the variables holds no http address.
+    """
+    addresses = read(Messages)
+    return bool(addresses.webhook or addresses.slack)
 
 
 def send(message: Message) -> None:
     """Post the message to every configured address.
 
     Raises:
-        NotificationError: not an http address, or it did not answer with success. Names the variable and the host, never the whole address,
-            which may hold a secret.
+        EnvironmentVariableError: one of the variables holds no http address.
+        NotificationError: an address did not answer with success. Names the variable and the host, never the whole address, which may hold a
+            secret.
     """
     report = f"\nreport: {message.report}" if message.report else ""
     slack = {"text": f"*{message.title}*\n{message.text}{report}\n{message.link}"}
-    for name, body in ((WEBHOOK, asdict(message)), (SLACK, slack)):
-        url = os.environ.get(name)
-        if url:
-            _post(name, url, body)
+    addresses = read(Messages)
+    for name, address, body in (
+        (WEBHOOK_VARIABLE, addresses.webhook, asdict(message)),
+        (SLACK_VARIABLE, addresses.slack, slack),
+    ):
+        if address:
+            _post(name, address.get_secret_value(), body)
 
 
 def _post(name: str, url: str, body: dict[str, str]) -> None:
-    parts = urlparse(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise NotificationError(
-            f"{name}: expected an http or https address. Correct the variable, or unset it to send nothing."
-        )
+    host = urlparse(url).hostname
     request = urllib.request.Request(
         url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
     )
@@ -65,10 +68,6 @@ def _post(name: str, url: str, body: dict[str, str]) -> None:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
             pass
     except urllib.error.HTTPError as error:
-        raise NotificationError(
-            f"{name}: {parts.hostname} answered {error.code}. The message is tried again."
-        ) from None
+        raise NotificationError(f"{name}: {host} answered {error.code}. The message is tried again.") from None
     except OSError as error:
-        raise NotificationError(
-            f"{name}: {parts.hostname} cannot be reached ({error}). The message is tried again."
-        ) from None
+        raise NotificationError(f"{name}: {host} cannot be reached ({error}). The message is tried again.") from None

@@ -26,7 +26,7 @@ PROGRAMS = {
     ("compare",): "gst_assets.analysis.compare",
     ("measure",): "gst_assets.engine.run",
     ("profile",): "gst_assets.profiling.run",
-    ("capacity",): "gst_assets.engine.capacity",
+    ("capacity",): "gst_assets.capacity.engine_probe",
 }
 
 

@@ -88,15 +88,15 @@ def test_paths_of_scenarios_and_the_artifact_root_in_an_empty_folder(installed: 
     program = (
         "from gst_assets.api import *\n"
         "from gst_assets.workload.prompts import read_prompts\n"
-        "one = load_scenario('h200_8b_half')\n"
+        "one = load_scenario('h100_8b_half')\n"
         "paths = [one.workload.prompts, one.model.tokenizer, one.profile.root, one.engine.recorded]\n"
-        "print(*(resolve_path(path) for path in paths), ArtifactStore.from_environment().root, sep='\\n')\n"
+        "print(*(resolve_path(path) for path in paths), open_store().root, sep='\\n')\n"
         "read_prompts(resolve_path(paths[0])), load_bundle(find_bundle(resolve_path(paths[2]), one))\n"
     )
     data = installed / "gst_assets" / "data"
     wanted = [
         data / "prompts" / "chat_lengths.jsonl", data / "tokenizer" / "qwen3", data / "profiles",
-        data / "recorded" / "h200_8b_half", tmp_path / "tmp",
+        data / "recorded" / "h100_8b_half", tmp_path / "tmp",
     ]  # fmt: skip
     assert python(installed, tmp_path, "-c", program).splitlines() == [str(path) for path in wanted]
     assert list(tmp_path.iterdir()) == []
@@ -105,7 +105,7 @@ def test_paths_of_scenarios_and_the_artifact_root_in_an_empty_folder(installed: 
 def test_a_recorded_comparison_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     """Nothing is written but artifacts, under the working directory."""
     before = sorted(installed.rglob("*"))
-    told = python(installed, tmp_path, "-B", "-W", "ignore", "-m", "gst_assets.cli", "run", "h200_8b_half")
+    told = python(installed, tmp_path, "-B", "-W", "ignore", "-m", "gst_assets.cli", "run", "h100_8b_half")
     (report,) = re.findall(r"^report: (.*)$", told, re.M)
     assert Path(report).is_file() and Path(report).is_relative_to(tmp_path / "tmp" / "comparisons")
     assert "in the UI" not in told  # nothing was kept for it
