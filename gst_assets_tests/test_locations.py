@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from gst_assets import locations
+from gst_assets.contracts.open_store import open_store
+from gst_assets.environment import CACHE_VARIABLE, ROOT_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import resolve_path
 
@@ -49,3 +51,13 @@ def test_installed_a_file_of_the_working_directory_does_not_hide_a_shipped_one(t
     mine.parent.mkdir(parents=True)
     mine.touch()
     assert resolve_path("data/prompts/own.jsonl") == installed / "data" / "prompts" / "own.jsonl"
+
+
+@pytest.mark.usefixtures("installed")
+def test_installed_artifacts_and_local_copies_of_an_object_store_are_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    assert open_store().root == tmp_path / "work" / "tmp"
+    assert open_store("s3://bucket/prefix").root.parent == tmp_path / "work" / "tmp" / "object_cache"
