@@ -7,13 +7,16 @@ DEMO ?= $(GPU_SCENARIO) $(SCENARIO)
 UI_PORT ?= 3000
 export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home
 
-.PHONY: demo test coverage lint bench ui install lock instance clean
+.PHONY: demo test test-fast coverage lint bench ui install lock instance clean
 
 demo: install instance  ## a GPU engine's recorded runs (GPU_SCENARIO), then the engine on this machine (SCENARIO): every asset, and both answers
 	@GST_UI_URL=http://127.0.0.1:$(UI_PORT) $(PY) -m gst_assets.demo $(DEMO)
 
 test: install  ## two processes: much of the time one waits for an engine, and engines take turns by their own lock
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: install  ## no engine, no service, nothing that pyproject.toml lists under slow_tests: meant for 3 minutes of two idle cores
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not services and not slow"
 
 coverage: install
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=gst_assets --cov-report=term

@@ -1,6 +1,6 @@
 """`python -m gst_assets.demo SCENARIO ...`: every asset of each scenario, one line a step with its seconds, then what came of it.
 
-What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME), with what Dagster and the engine say about themselves left out: it is in
+What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME; without one nothing is kept for the UI), with what Dagster and the engine say about themselves left out: it is in
 the UI. Warnings and errors are shown as they come.
 """
 
@@ -17,6 +17,7 @@ import dagster as dg
 from gst_assets import latest
 from gst_assets.environment import Ui, read
 from gst_assets.errors import GstError
+from gst_assets.locations import is_installed
 from gst_assets.scenario import load_scenario
 from gst_assets.step_lines import LOGGER
 
@@ -35,7 +36,8 @@ def main(scenarios: Sequence[str]) -> int:
     from gst_assets.definitions import defs
 
     job, failed = defs.resolve_implicit_global_asset_job_def(), []
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
+        shown_in_ui = not instance.is_ephemeral
         for scenario in chosen:
             print(f"\n{scenario.name}: {scenario.description}", flush=True)
             began = time.monotonic()
@@ -54,13 +56,32 @@ def main(scenarios: Sequence[str]) -> int:
         if scenario.name not in failed:
             print(flush=True)
             latest.main(scenario.name)
-            print(f"in the UI (make ui): {ui}/assets/comparison_report?view=partitions&partition={scenario.name}")
+            if shown_in_ui:
+                print(
+                    f"in the UI ({_start_ui()}): {ui}/assets/comparison_report?view=partitions&partition={scenario.name}"
+                )
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
+def quiet_libraries() -> None:
+    """Leave out the warnings of libraries, in this process and those it starts: what matters is printed by the steps themselves."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def _instance() -> dg.DagsterInstance:
+    """The one under $DAGSTER_HOME; without that one which ends with this process and tells nobody."""
+    if os.environ.get("DAGSTER_HOME"):
+        return dg.DagsterInstance.get()
+    return dg.DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})
+
+
+def _start_ui() -> str:
+    return "dagster dev -m gst_assets.definitions" if is_installed() else "make ui"
+
+
+if __name__ == "__main__":
+    quiet_libraries()
     try:
         if len(sys.argv) < 2:
             sys.exit("usage: python -m gst_assets.demo SCENARIO ...")

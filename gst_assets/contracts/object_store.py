@@ -36,7 +36,8 @@ from gst_assets.contracts.store import (
 )
 from gst_assets.environment import ROOT_VARIABLE, Artifacts, read
 from gst_assets.errors import ArtifactError
-from gst_assets.provenance import PROJECT_ROOT, sha256_bytes, sha256_file
+from gst_assets.locations import work_root
+from gst_assets.provenance import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -299,6 +300,6 @@ def _status(error: Exception) -> int | None:
 
 
 def _cache_directory(url: str) -> Path:
-    """A folder for this URL under `GST_ARTIFACT_CACHE`, or under `tmp/object_cache/` in the checkout."""
-    base = read(Artifacts).cache or PROJECT_ROOT / "tmp" / "object_cache"
+    """A folder for this URL under `GST_ARTIFACT_CACHE`, or under `tmp/object_cache/` in the checkout (of an installed package: in the working directory)."""
+    base = read(Artifacts).cache or work_root() / "tmp" / "object_cache"
     return base / sha256_bytes(url.encode())[:16]

@@ -69,7 +69,7 @@ from gst_assets.step_costs.bundle import load_bundle
 from gst_assets.vidur_adapter.event_loop import RecordedSimulator, Recorder
 from gst_assets.vidur_adapter.predictor import composition_of
 from gst_assets.vidur_adapter.registration import AdapterType, EngineSimulation, kv_bytes_per_token, model_name, quiet
-from gst_assets.vidur_adapter.table_cache import Table, TableCache
+from gst_assets.vidur_adapter.table_cache import Table, TableCache, code_sha256
 
 FORESTS_FILE = "published_forests.json"
 RANDOM_STATE = 42
@@ -184,6 +184,7 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         config, model = self._config, self._model_config
         assert config.table_cache is not None
         content = {
+            "code": code_sha256(),
             "csv": csv_digests(config.directory),
             "chosen": self.chosen,
             "random_state": RANDOM_STATE,

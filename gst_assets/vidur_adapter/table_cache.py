@@ -10,13 +10,27 @@ import secrets
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gst_assets.provenance import sha256_bytes, sha256_file
+
 Table = dict[tuple[float, ...], float]
 """By (num_tokens,), (batch_size, context) or (context, chunk)."""
+_ADAPTER = Path(__file__).resolve().parent
+
+
+@lru_cache(maxsize=2)
+def code_sha256(directory: Path = _ADAPTER) -> str:
+    """Digest of the Python files of `directory`, by default of the package whose code computes, writes and reads the tables.
+
+    Of all its files, not of the few that matter today: tables that are computed again cost seconds, tables of other code a wrong result.
+    """
+    files = sorted(directory.rglob("*.py"))
+    return sha256_bytes("".join(f"{file.relative_to(directory)} {sha256_file(file)}\n" for file in files).encode())
 
 
 class TableCache:

@@ -62,7 +62,7 @@ def _slices(texts: Sequence[str], number: int) -> Iterator[Sequence[str]]:
 
 
 def load_tokenizer(reference: str) -> Tokenizer:
-    """Load a tokenizer from a directory (absolute, or relative to the project root) or, failing that, a hub id.
+    """Load a tokenizer from a directory (absolute, or relative as `locations.locate` says) or, failing that, a hub id.
 
     Raises:
         WorkloadError: no such directory and not loadable from the hub, or a directory without tokenizer.json.

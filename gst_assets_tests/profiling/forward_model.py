@@ -35,12 +35,19 @@ class Made(NamedTuple):
 
 
 def play(
-    made: Sequence[Made], costs: Costs, graphs: CapturedGraphs, *, queue_size: int, is_gpu: bool, begin_ns: int = 10**9
+    made: Sequence[Made],
+    costs: Costs,
+    graphs: CapturedGraphs,
+    *,
+    queue_size: int,
+    is_gpu: bool,
+    begin_ns: int = 10**9,
+    watching_ns: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Records of the steps: shape (steps, len(IterationField)) and (steps, len(StepField)).
 
     A host forms and launches steps, a device runs them behind it, and the host waits for the oldest when `queue_size` are out. Without `is_gpu`
-    the host runs them itself.
+    the host runs them itself. On a GPU every step takes the host `watching_ns` more, for being watched.
     """
     warmth = Warmth()
     steps = np.zeros((len(made), len(F)), dtype=np.int64)
@@ -67,9 +74,10 @@ def play(
                 hand_out()
             now += _IDLE_NS
         formed = now
-        forward = formed + ns("prepare", step.slowness) + (ns("prepare_after_idle") if step.is_after_idle else 0)
+        after_idle = ns("prepare_after_idle", step.slowness) if step.is_after_idle else 0
+        forward = formed + ns("prepare", step.slowness) + after_idle
         if is_gpu:
-            now = launched = forward + ns("launch", step.slowness)
+            now = launched = forward + ns("launch", step.slowness) + watching_ns
             begun = max(forward, device_done) + ns("lead_in") + step.head_start_ns
             ended = max(begun + ns("device", warm=warmth.at(begun)), launched + ns("drain"))
         else:
@@ -86,6 +94,7 @@ def play(
         watched[index, W.BEGUN_NS] = (formed + forward) // 2
         watched[index, [W.FORWARD_NS, W.LAUNCHED_NS]] = forward, launched
         watched[index, [W.DEVICE_BEGUN_NS, W.DEVICE_ENDED_NS, W.HEAD_START_NS]] = begun, ended, step.head_start_ns
+        watched[index, W.WATCHING_NS] = watching_ns
         out.append((index, ended + ns("copy_out"), ns("process")))
         if len(out) == queue_size:
             hand_out()

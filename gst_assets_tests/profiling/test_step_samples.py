@@ -240,6 +240,44 @@ def test_after_idle_is_what_the_first_step_of_new_requests_takes_more() -> None:
         assert found["any"] == pytest.approx(2e5, rel=0.02)
 
 
+def test_idle_times_that_met_a_slow_host_are_set_beside_its_speed() -> None:
+    """Two of three busy times run on a host at half its speed. They are short, so that most steps after idle meet it and most others do not."""
+    engine, rng = ENGINES["device_bound"], np.random.default_rng(4)
+    made: list[Made] = []
+    for number in range(240):
+        slowness, length = (2.0, 2) if number % 3 else (1.0, 20)
+        sizes = [*(int(2 ** rng.uniform(3, 9)) for _ in range(length)), 700]
+        prompts = [Made(StepShape(int(rng.integers(1, 20)), 2000, [(0, size)]), False, slowness) for size in sizes]
+        decodes = [Made(StepShape(int(rng.choice(BATCHES)), 2000, ()), False, slowness) for _ in range(4 * length)]
+        made += [Made(StepShape(0, 0, [(0, sizes[0])]), True, slowness), *prompts, *decodes]
+    steps, rows = play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu)
+    # Busy times some seconds apart: a host keeps its speed for about a second.
+    apart_ns = np.cumsum([5 * 10**9 if one.is_after_idle else 0 for one in made])[:, None]
+    moments = [
+        IterationField.SCHEDULED_NS,
+        IterationField.OUTPUT_NS,
+        IterationField.COMPLETION_NS,
+        IterationField.LAUNCHED_NS,
+    ]
+    steps[:, moments] += apart_ns
+    rows[:, : StepField.HEAD_START_NS] += apart_ns
+    found = rows_of(WatchedSteps(steps, rows, engine.graphs(), is_gpu=engine.is_gpu))
+    after_idle = {row["step_kind"]: row["ns"] for row in found if row["term"] == "prepare_after_idle"}
+    assert after_idle["any"] == pytest.approx(2e5, rel=0.05)
+
+
+def test_what_watching_takes_is_no_part_of_the_launch() -> None:
+    engine = ENGINES["host_bound"]
+    made = traffic(np.random.default_rng(5), 600, slow=False)
+    records = play(made, engine.costs, GRAPHS, queue_size=2, is_gpu=True, watching_ns=90_000)
+    steps = WatchedSteps(*records, GRAPHS, is_gpu=True)
+    for kind in ("decode", "mixed", "mixed_eager"):
+        places, ns = steps.samples()["launch", kind]
+        assert np.allclose(
+            ns, [engine.costs("launch", kind, steps.features[n]) for n in places.tolist()], rtol=0, atol=1
+        )
+
+
 @by_engine
 def test_too_few_idle_times_in_traffic_are_made_up_for_by_the_others(engine: Engine) -> None:
     steps = watched(engine)

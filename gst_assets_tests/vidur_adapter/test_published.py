@@ -253,6 +253,10 @@ def test_tables_are_kept_by_content(bundle: Bundle, tmp_path: Path, monkeypatch:
     changed = run(rows, load_bundle(directory), tmp_path)
     assert changed.requests["ttft_ns"].min() > cold.requests["ttft_ns"].min()
     assert len(list(tmp_path.glob("*.npz"))) == 2
+    monkeypatch.setattr(published, "code_sha256", lambda: "of other code")
+    run(rows, bundle, tmp_path)
+    assert len(trained) == 3 * published.NUM_FORESTS
+    assert len(list(tmp_path.glob("*.npz"))) == 3
 
 
 @pytest.mark.parametrize(
