@@ -9,7 +9,6 @@ import pandas as pd
 
 from gst_assets.analysis.capacity import criterion, probes_table, result_sentence
 from gst_assets.analysis.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
-from gst_assets.assets.measurements import ENGINE_POOL
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
@@ -26,7 +25,7 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
-from gst_assets.executors import ENGINE_QUEUE
+from gst_assets.executors import ENGINE_QUEUE, engine_pool
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import check_bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
@@ -52,7 +51,7 @@ from gst_assets.vidur_adapter.capacity import search_simulated
     ],
     check_specs=contract_check_specs(["capacity"]),
     can_subset=True,  # else Dagster demands a result of the check also where nothing is materialized
-    pool=ENGINE_POOL,
+    pool=engine_pool(),
     op_tags=ENGINE_QUEUE,
 )
 def capacity(
