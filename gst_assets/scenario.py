@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gst_assets.errors import ScenarioError
+from gst_assets.foreign_text import without_secrets
 from gst_assets.provenance import PROJECT_ROOT
 
 SCENARIO_DIR = Path(__file__).resolve().parent / "scenarios"
 _EXTENDS = "extends"
+_ENVIRONMENT = "oc.env"  # OmegaConf's only way to the environment
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -346,7 +348,7 @@ class Server(Settings):
 
     base_url: str = Field(
         pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
-        description="where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given",
+        description="where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given; without user and password",
     )
     served_model: str | None = Field(
         None, description="name the server knows the model by; null: the only one it lists"
@@ -358,6 +360,16 @@ class Server(Settings):
     read_timeout_s: float = Field(
         60, gt=0, description="longest silence of the server, queueing before the first token included"
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        if "@" in value:
+            raise ValueError(
+                "holds a user or password, which would be written into the metadata of every run. Leave it out; put what the server wants into an "
+                "environment variable (an API key, or a whole value such as `Basic dXNlcjpwYXNz`) and name it in api_key_variable"
+            )
+        return value
 
 
 class Engine(Settings):
@@ -708,6 +720,7 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    OmegaConf.register_resolver(_ENVIRONMENT, _refuse_environment, replace=True)
     source = str(directory / f"{name}.yaml")
     values, lines = _compose(name, directory, ())
     # Joined first, so that their order does not matter where one names a kind and another a setting of that kind.
@@ -804,6 +817,13 @@ def _at(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
+
+
+def _refuse_environment(*_: object) -> str:
+    raise ValueError(
+        f"${{{_ENVIRONMENT}:...}} is not resolved: the value would be written into the metadata of every run. Give the value itself; of a "
+        "secret, name the variable (engine.server.api_key_variable)"
+    )
 
 
 def resolve_path(text: str) -> Path:
@@ -965,7 +985,7 @@ def _validate(text: str, origins: _Origins) -> Scenario:
         key, problem = _explain(first)
         where = origins.of(key, missing=first["type"] in ("missing", "union_tag_not_found"))
         more = f" ({error.error_count()} settings are wrong in all)" if error.error_count() > 1 else ""
-        raise ScenarioError(f"{where}: {key or 'scenario'}: {problem}{more}") from None
+        raise ScenarioError(without_secrets(f"{where}: {key or 'scenario'}: {problem}{more}")) from None
 
 
 def _explain(error: Any) -> tuple[str, str]:

@@ -477,3 +477,44 @@ def test_overrides_of_a_resolved_scenario_must_hold_in_it(tmp_path: Path) -> Non
     ):
         with pytest.raises(ScenarioError, match=message):
             read_reference(str(path), [*overrides, override])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${oc.env:GST_TEST_SECRET}",
+        "a ${oc.env:GST_TEST_SECRET,none} b",
+        "${oc.decode:${oc.env:GST_TEST_SECRET}}",
+        "${oc.${description}:GST_TEST_SECRET}",
+    ],
+)
+def test_the_environment_is_not_written_into_a_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """Whatever a scenario says is in the metadata of every run."""
+    monkeypatch.setenv("GST_TEST_SECRET", "sesame")
+    with pytest.raises(
+        ScenarioError, match=r"model\.checkpoint: .*\$\{oc\.env:\.\.\.\} is not resolved: .*name the variable"
+    ) as raised:
+        load_scenario("smoke", [f"model.checkpoint={value}", "description=env"])
+    assert "sesame" not in str(raised.value)
+    for file in SCENARIO_DIR.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    own = f"extends: smoke\ndescription: env\nmodel:\n  checkpoint: '{value}'\n"
+    (tmp_path / "mine.yaml").write_text(own)
+    with pytest.raises(ScenarioError, match=r"mine\.yaml: line 4: model\.checkpoint: .*is not resolved") as raised:
+        load_scenario("mine", [], tmp_path)
+    assert "sesame" not in str(raised.value)
+
+
+def test_settings_may_still_name_each_other() -> None:
+    assert load_scenario("smoke", ["workload.seed=${engine.block_size}"]).workload.seed == 32
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:sesame@gpu-host:8000", "https://sesame@gpu-host/v1", "ftp://me:sesame@h", "http://me:x/sesame@h"]
+)
+def test_a_password_in_the_servers_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ScenarioError, match=r"engine\.server\.base_url: ") as raised:
+        load_scenario("smoke", ["engine.backend=openai", f"engine.server.base_url='{url}'"])
+    assert "sesame" not in str(raised.value) and "***@" in str(raised.value)

@@ -26,6 +26,7 @@ from gst_assets.contracts.documents import (
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
 from gst_assets.executors import ENGINE_QUEUE, engine_pool
+from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.profiling.bundle import check_bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
@@ -116,7 +117,9 @@ def capacity(
         data_version=dg.DataVersion(meta.sha256[CapacityProbes.file_name()]),
         metadata={
             "dagster/row_count": len(probes),
-            "result": dg.MetadataValue.md("\n".join(f"- {result_sentence(side, one)}" for side, one in found.items())),
+            "result": dg.MetadataValue.md(
+                "\n".join(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items())
+            ),
             "criterion": meta.criterion,
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "probes": dg.MetadataValue.md(probes_markdown(probes)),

@@ -30,6 +30,7 @@ from gst_assets.contracts.tables import (
     write_table,
 )
 from gst_assets.errors import ArtifactError, WorkloadError
+from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes, sha256_file
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
@@ -94,7 +95,9 @@ def prompts(
         metadata={
             "source": dg.MetadataValue.json(part.source.model_dump(mode="json", exclude_none=True)),
             "path": dg.MetadataValue.path(str(path)),
-            "first": dg.MetadataValue.md("\n".join(f"- `{item.prompt_id}` {item.text[:100]}" for item in first)),
+            "first": dg.MetadataValue.md(
+                "\n".join(f"- `{inert_line(item.prompt_id)}` {inert_line(item.text[:100])}" for item in first)
+            ),
         },
     )
 

@@ -53,6 +53,7 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
     values = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP", "127.0.0.1"),  # else it asks the way to a public address
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at first use, which needs a CUDA toolkit
         # Tokens of a step are handed to the driver in groups of this many, between which a request that is due can leave.
         "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": os.environ.get("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "16"),
@@ -144,6 +145,7 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     engine, model = scenario.engine, scenario.model
     options: dict[str, Any] = {
         "model": str(_model_directory(model)),
+        "trust_remote_code": False,
         "load_format": "auto" if model.checkpoint else "dummy",
         "skip_tokenizer_init": True,
         "dtype": model.dtype,
