@@ -63,6 +63,9 @@ class ObjectStore(ArtifactStore):
                 f"{ROOT_VARIABLE}={url}: expected a directory path or the URL of an object store ({', '.join(_PROTOCOLS)}). "
                 "Other filesystems write objects that can be seen half-written."
             )
+        if not url.partition("://")[2].partition("/")[0]:
+            # Its objects would be named /real_runs/... and so on, whatever bucket the first part of a name then is.
+            raise ArtifactError(f"{ROOT_VARIABLE}={url}: names no bucket. Expected e.g. s3://bucket/prefix.")
         self.url = url.rstrip("/")
         super().__init__(cache or _cache_directory(self.url))
 

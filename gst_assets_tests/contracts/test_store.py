@@ -302,6 +302,14 @@ def test_root_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             ArtifactStore.at(url)
 
 
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix", "gs:///a/b", "az:////"])
+def test_a_url_without_a_bucket_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not taken for the root of all buckets, where the first part of a name would be one."""
+    monkeypatch.setenv(ROOT_VARIABLE, url)
+    with pytest.raises(ArtifactError, match=f"{ROOT_VARIABLE}={url}: names no bucket. Expected e.g. s3://bucket"):
+        ArtifactStore.from_environment()
+
+
 # --- a disk that fails ------------------------------------------------------------------------------------------------
 
 
