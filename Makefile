@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 SCENARIO ?= smoke
-GPU_SCENARIO ?= h200_8b_half
+GPU_SCENARIO ?= h100_8b_half
 DEMO ?= $(GPU_SCENARIO) $(SCENARIO)
 UI_PORT ?= 3000
 export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home

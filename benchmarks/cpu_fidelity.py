@@ -67,7 +67,7 @@ def _capacity(out: Path, overrides: Sequence[str]) -> float:
     """The engine's capacity in requests per second, searched for."""
     file = _resolved(out, load_scenario("cpu_capacity", overrides))
     arguments = ["--scenario", str(file), "--group-id", "cpu_capacity", "--out", str(out / "capacity")]
-    run_module("gst_assets.engine.capacity", arguments, env=_QUIET, on_line=print)
+    run_module("gst_assets.capacity.engine_probe", arguments, env=_QUIET, on_line=print)
     meta = read_document(CapacityMeta, out / "capacity" / "cpu_capacity" / Kind.CAPACITY.meta_name)
     found = meta.found["engine"]
     if found.status != "found" or found.capacity_per_s is None:

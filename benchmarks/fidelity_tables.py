@@ -28,14 +28,14 @@ from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.analysis.stages import same_composition
 from gst_assets.engine.recorded import expand
 from gst_assets.errors import GstError, ProfileError
-from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Engine, Scenario, load_scenario, resolve_path
+from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 
-NAMES = ("h200_8b_single", "h200_8b_quarter", "h200_8b_half", "h200_8b_high", "h200_8b_document")
+NAMES = ("h100_8b_single", "h100_8b_quarter", "h100_8b_half", "h100_8b_high", "h100_8b_document")
 """Those with runs under data/recorded and a profile."""
-ABLATED = "h200_8b_half"
+ABLATED = "h100_8b_half"
 SEEDS = 5
 ABLATED_TERMS = (
     "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "drain", "copy_out", "process", "handover",

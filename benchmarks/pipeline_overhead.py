@@ -1,7 +1,7 @@
 """What Dagster adds to making a workload: `python benchmarks/pipeline_overhead.py [ROUNDS]`.
 
-The four workload assets materialized in this process, beside the domain functions called one after the other for the same directory. The
-assets also keep each file as an artifact of its own (`workload_parts/`), record materializations and checks, and read back what they wrote.
+The four workload assets materialized in this process by their one op, beside the domain functions that it calls for the same directory. The
+assets also record materializations and checks, and what the scenario asked for.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from pathlib import Path
 import dagster as dg
 from measuring import Ratio, side_by_side, tell
 
-from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
-from gst_assets.contracts.documents import write_document
+from gst_assets.assets.workloads import workload
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.contracts.tables import TraceIntervals, TraceLengths, write_table
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
-from gst_assets.scenario import load_scenario, resolve_path
-from gst_assets.workload.arrivals import build_trace_intervals
-from gst_assets.workload.lengths import build_trace_lengths
-from gst_assets.workload.prompts import read_prompts, write_prompts
-from gst_assets.workload.requests import plan_requests
-from gst_assets.workload.spec import PATHS, load_workload, schedule_of, workload_meta
-from gst_assets.workload.tokenizer import load_tokenizer
+from gst_assets.scenario import load_scenario
+from gst_assets.workload import build, load
 
 SMOKE: tuple[str, ...] = ()
 MANY = (
@@ -38,7 +31,7 @@ MANY = (
 def through_dagster(root: Path, overrides: Sequence[str]) -> str:
     """The workload's id."""
     result = dg.materialize(
-        [prompts, trace_lengths, trace_intervals, workload_spec],
+        [workload],
         partition_key="smoke",
         resources={
             "scenario": ScenarioResource(overrides=list(overrides)),
@@ -46,31 +39,17 @@ def through_dagster(root: Path, overrides: Sequence[str]) -> str:
             "tokenizer": TokenizerResource(),
         },
     )
-    return str(result.asset_materializations_for_node("workload_spec")[0].metadata["workload_id"].value)
+    return str(result.asset_materializations_for_node("workload")[-1].metadata["workload_id"].value)
 
 
 def directly(root: Path, overrides: Sequence[str]) -> str:
     """The workload's id."""
-    scenario, store = load_scenario("smoke", overrides), ArtifactStore(root)
-    tokenizer, workload = load_tokenizer(scenario.model.tokenizer), scenario.workload
+    store = ArtifactStore(root)
     with store.stage(Kind.WORKLOAD, "unnamed") as staging:
-        source = None
-        if workload.prompts is not None:
-            texts = read_prompts(resolve_path(workload.prompts))
-            write_prompts(texts, staging.path / PATHS.prompts)
-            lengths = build_trace_lengths(scenario, texts, tokenizer)
-        else:
-            plan = plan_requests(scenario, tokenizer)
-            lengths, source = plan.write_prompts(staging.path / PATHS.prompts, tokenizer, workload.seed), plan.source
-        write_table(TraceLengths, lengths, staging.path)
-        intervals = build_trace_intervals(workload.arrivals, len(lengths), workload.seed)
-        write_table(TraceIntervals, intervals, staging.path)
-        schedule = schedule_of(workload.arrivals, intervals)
-        meta = workload_meta(scenario, [], tokenizer.sha256, staging.digests(), len(lengths), source, schedule)
-        staging.artifact_id = meta.workload_id
-        write_document(meta, staging.path / Kind.WORKLOAD.meta_name)
-        load_workload(staging.commit())
-    return meta.workload_id
+        built = build(load_scenario("smoke", overrides), staging.path)
+        staging.artifact_id = built.meta.workload_id
+        load(staging.commit())
+    return built.meta.workload_id
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
+from gst_assets.assets.workloads import workload
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import GstError
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
@@ -71,7 +71,7 @@ def prepare(out: Path, asked: list[str]) -> None:
 def _built(root: Path, name: str, overrides: list[str]) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     dg.materialize(
-        [prompts, trace_lengths, trace_intervals, workload_spec],
+        [workload],
         partition_key=name,
         resources={
             "scenario": ScenarioResource(overrides=overrides),

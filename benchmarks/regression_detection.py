@@ -1,6 +1,6 @@
 """How well the nightly verdict detects a planted regression, and how often it errs: `python benchmarks/regression_detection.py [HISTORIES [FIRST_SEED]]`.
 
-Nights are resampled from the recorded H200 runs: for each repeat of a night one recorded repeat is drawn, and its requests with all their
+Nights are resampled from the recorded H100 runs: for each repeat of a night one recorded repeat is drawn, and its requests with all their
 tokens are drawn with replacement; a night's value is the median over its repeats. Plants: every real latency 5, 10 or 20 % longer from one night
 on; the simulation on a profile whose every time is 10 % longer; nothing. Every night after the plant is judged as the asset judges it, and the
 first `regression` counts. The simulated side is `calibrated` on the profile that ships, every term of it scaled.
@@ -26,12 +26,12 @@ from gst_assets.analysis.measures import is_sufficient
 from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, judge_series, overall
 from gst_assets.analysis.runs import load_run
 from gst_assets.engine import recorded
-from gst_assets.profiling.bundle import find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Regression, load_scenario
+from gst_assets.step_costs.bundle import find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import simulate
 
-SCENARIOS = ("h200_8b_quarter", "h200_8b_half", "h200_8b_high")
+SCENARIOS = ("h100_8b_quarter", "h100_8b_half", "h100_8b_high")
 REPEATS = (5, 1)
 BASELINE_NIGHTS = 20
 WATCHED_NIGHTS = 14

@@ -39,8 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measuring import Child, measured
 
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets_tests.vidur_adapter import support
 

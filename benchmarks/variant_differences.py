@@ -30,8 +30,8 @@ from vidur.types import BaseIntEnum
 
 from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.errors import GstError
-from gst_assets.profiling.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.scenario import Engine, Scenario, read_reference
+from gst_assets.step_costs.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.step_costs.interpolation import Axis, Curve, Surface
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.vidur_adapter import published, registration

@@ -32,7 +32,6 @@ from gst_assets.contracts.csv_files import write_csv
 from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import (
-    PlannedRequests,
     Table,
     TraceIntervals,
     TraceLengths,
@@ -42,9 +41,10 @@ from gst_assets.contracts.tables import (
 )
 from gst_assets.provenance import PROJECT_ROOT, sha256_bytes, sha256_file
 from gst_assets.scenario import Arrivals, Gamma, Poisson, Scenario, load_scenario, resolve_path
+from gst_assets.workload import load
 from gst_assets.workload.arrivals import build_trace_intervals
 from gst_assets.workload.requests import plan_requests, trace_times
-from gst_assets.workload.spec import PATHS, load_workload, workload_meta
+from gst_assets.workload.spec import PATHS, workload_meta
 from gst_assets.workload.tokenizer import load_tokenizer
 
 T = TypeVar("T")
@@ -218,7 +218,6 @@ def _prompts(run: Step) -> str:
     requests = run.timed(lambda: plan.write_prompts(path, tokenizer, seed, workers=run.workers))
     run.digest(path)
     # The tables that the steps below write, check and read.
-    write_table(PlannedRequests, requests, run.folder)
     times = trace_times(requests, plan.source)
     intervals = build_trace_intervals(chosen.workload.arrivals, len(requests), seed, times)
     write_table(TraceIntervals, intervals, run.folder)
@@ -230,7 +229,7 @@ def _prompts(run: Step) -> str:
 def _writing(run: Step) -> str:
     frames = run.tables()
     run.timed(lambda: [write_csv(frame, run.folder / model.file_name()) for model, frame in frames.items()])
-    for model in (PlannedRequests, *frames):
+    for model in frames:
         run.digest(run.folder / model.file_name())
     size = sum((run.folder / model.file_name()).stat().st_size for model in frames) / 1e6
     return f"trace_lengths.csv and trace_intervals.csv, {size:.0f} MB"
@@ -255,7 +254,7 @@ def _committing(run: Step) -> str:
         with store.stage(Kind.WORKLOAD, "unnamed") as staging:
             for name in (PATHS.prompts, PATHS.trace_lengths, PATHS.trace_intervals):
                 shutil.copyfile(run.folder / name, staging.path / name)
-            meta = workload_meta(chosen, [], tokenizer_sha256, staging.digests(), run.options.requests)
+            meta = workload_meta(chosen, tokenizer_sha256, staging.digests(), run.options.requests)
             staging.artifact_id = meta.workload_id
             write_document(meta, staging.path / Kind.WORKLOAD.meta_name)
             staging.commit()
@@ -268,7 +267,7 @@ def _committing(run: Step) -> str:
 
 def _loading(run: Step) -> str:
     store = ArtifactStore(run.folder)
-    loaded = run.timed(lambda: load_workload(store.path(Kind.WORKLOAD, store.list(Kind.WORKLOAD)[0])))
+    loaded = run.timed(lambda: load(store.path(Kind.WORKLOAD, store.list(Kind.WORKLOAD)[0])))
     return f"{len(loaded.prompt_ids):,} prompts, both tables, digests, what joins them"
 
 

@@ -6,7 +6,6 @@ twice to get a better number: no step that measures is ever retried (see docs/ni
 
 import inspect
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -16,17 +15,15 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from gst_assets.assets.checks import REGRESSION, REPORT
 from gst_assets.assets.regression import comparison_history, regression_report, simulation_self_check
-from gst_assets.checks import REGRESSION, REPORT
-from gst_assets.contracts.store import ArtifactStore
+from gst_assets.contracts.open_store import open_store
+from gst_assets.environment import CRON_VARIABLE, TIMEZONE_VARIABLE, Nightly, Ui, read
 from gst_assets.notifications import Message, is_configured, send
 from gst_assets.scenario import load_scenario, scenario_names
 
-TIMEZONE_VARIABLE = "GST_NIGHTLY_TIMEZONE"
-CRON_VARIABLE = "GST_NIGHTLY_CRON"
-UI_VARIABLE = "GST_UI_URL"
-TIMEZONE = os.environ.get(TIMEZONE_VARIABLE) or "UTC"
-CRON = os.environ.get(CRON_VARIABLE) or "0 2 * * *"
+_WHEN = read(Nightly)
+TIMEZONE, CRON = _WHEN.timezone, _WHEN.cron
 OWNER = "team:inference-performance"
 _OVERLAP_S = 60.0
 _CHECKS_READ = 50
@@ -81,7 +78,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | d
     description="The self-check of every nightly scenario that was simulated before, ahead of the nightly comparison.",
 )
 def nightly_simulation_check(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    store = ArtifactStore.from_environment()
+    store = open_store()
     names = [name for name in nightly_scenarios() if store.current(name, "vidur_runs") is not None]
     if not names:
         yield dg.SkipReason("no nightly scenario was simulated yet")
@@ -202,7 +199,7 @@ def _text(metadata: Mapping[str, dg.MetadataValue], name: str) -> str:
 
 
 def _ui() -> str:
-    return (os.environ.get(UI_VARIABLE) or "http://127.0.0.1:3000").rstrip("/")
+    return read(Ui).url.rstrip("/")
 
 
 # --- freshness and owners ---------------------------------------------------------------------------------------------

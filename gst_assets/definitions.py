@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from gst_assets.assets import (
-    capacity,
+    capacities,
     comparisons,
     measurements,
     regression,
@@ -20,7 +20,7 @@ from gst_assets.step_lines import LOGGER, step_lines
 
 defs = dg.Definitions(
     assets=as_product(
-        dg.load_assets_from_modules([workloads, measurements, vidur_runs, sweeps, comparisons, regression, capacity])
+        dg.load_assets_from_modules([workloads, measurements, vidur_runs, sweeps, comparisons, regression, capacities])
     ),
     jobs=JOBS,
     schedules=SCHEDULES,

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import dagster as dg
 
 from gst_assets import latest
+from gst_assets.environment import Ui, read
 from gst_assets.errors import GstError
 from gst_assets.scenario import load_scenario
 from gst_assets.step_lines import LOGGER
 
-_UI = os.environ.get("GST_UI_URL") or "http://127.0.0.1:3000"
 _ON_REQUEST = ("capacity", "sweep")
 """Assets of a scenario section of the same name; without it there is nothing to materialize."""
 
@@ -28,8 +28,9 @@ def main(scenarios: Sequence[str]) -> int:
     """Materialize and tell each scenario; returns the exit status: 1 if a step of any of them failed.
 
     Raises:
-        GstError: an unknown scenario, found before the first is begun.
+        GstError: an unknown scenario or an unusable environment variable, found before the first is begun.
     """
+    ui = read(Ui).url.rstrip("/")
     chosen = [load_scenario(name) for name in scenarios]
     from gst_assets.definitions import defs
 
@@ -53,7 +54,7 @@ def main(scenarios: Sequence[str]) -> int:
         if scenario.name not in failed:
             print(flush=True)
             latest.main(scenario.name)
-            print(f"in the UI (make ui): {_UI}/assets/comparison_report?view=partitions&partition={scenario.name}")
+            print(f"in the UI (make ui): {ui}/assets/comparison_report?view=partitions&partition={scenario.name}")
     return 1 if failed else 0
 
 

@@ -49,5 +49,9 @@ class ComparisonError(GstError):
     """Two runs cannot be compared honestly."""
 
 
+class EnvironmentVariableError(GstError):
+    """A `GST_*` environment variable holds what it cannot."""
+
+
 class NotificationError(GstError):
     """A message could not be delivered to the address an environment variable names."""

@@ -7,21 +7,20 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 
 import dagster as dg
 import yaml
 
-EXECUTOR_VARIABLE = "GST_EXECUTOR"
-CONFIG_VARIABLE = "GST_EXECUTOR_CONFIG"
+from gst_assets.environment import EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE, Execution, ExecutorName, read
+
 ENGINE_QUEUE = {"dagster-celery/queue": "engine"}
 """Tags of steps that need the engine's machine: only workers that listen on this queue take them. Other executors ignore the tag."""
 
 _ENGINE_POOL = "engine"
-_SPREAD = ("celery", "k8s")
+_SPREAD: tuple[ExecutorName, ...] = ("celery", "k8s")
 
-_EXECUTORS = {
+_EXECUTORS: dict[ExecutorName, tuple[str, str]] = {
     "in_process": ("dagster", "in_process_executor"),
     "multiprocess": ("dagster", "multiprocess_executor"),
     "celery": ("dagster_celery", "celery_executor"),
@@ -34,19 +33,22 @@ def engine_pool() -> str | None:
 
     There the machine's lock is enough (`engine.machine_lock`) and the pool would do harm: a killed run keeps its slot for ever, and a run that
     waits for one takes a whole core (Dagster 1.13).
+
+    Raises:
+        EnvironmentVariableError: the environment names an unknown executor.
     """
-    return _ENGINE_POOL if os.environ.get(EXECUTOR_VARIABLE) in _SPREAD else None
+    return _ENGINE_POOL if read(Execution).executor in _SPREAD else None
 
 
 def chosen_executor() -> dg.ExecutorDefinition:
     """The executor that the environment names; `in_process` by default.
 
     Raises:
-        dagster.DagsterInvalidDefinitionError: unknown, not installed, or its configuration file cannot be read.
+        EnvironmentVariableError: unknown.
+        dagster.DagsterInvalidDefinitionError: not installed, or its configuration file cannot be read.
     """
-    name = os.environ.get(EXECUTOR_VARIABLE) or "in_process"
-    if name not in _EXECUTORS:
-        raise dg.DagsterInvalidDefinitionError(f"{EXECUTOR_VARIABLE}={name}: expected one of {', '.join(_EXECUTORS)}.")
+    asked = read(Execution)
+    name = asked.executor
     module, attribute = _EXECUTORS[name]
     try:
         executor: dg.ExecutorDefinition = getattr(importlib.import_module(module), attribute)
@@ -54,8 +56,7 @@ def chosen_executor() -> dg.ExecutorDefinition:
         raise dg.DagsterInvalidDefinitionError(
             f"{EXECUTOR_VARIABLE}={name}: {error}. Install it: pip install 'gst-assets[distributed]'."
         ) from error
-    file = os.environ.get(CONFIG_VARIABLE)
-    return executor.configured(_read(Path(file)), name=name) if file else executor
+    return executor.configured(_read(asked.config), name=name) if asked.config else executor
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -63,8 +64,10 @@ def _read(file: Path) -> dict[str, object]:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))["execution"]["config"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise dg.DagsterInvalidDefinitionError(
-            f"{CONFIG_VARIABLE}={file}: expected a YAML file with execution: config: ({type(error).__name__}: {error})."
+            f"{EXECUTOR_CONFIG_VARIABLE}={file}: expected a YAML file with execution: config: ({type(error).__name__}: {error})."
         ) from error
     if not isinstance(config, dict):
-        raise dg.DagsterInvalidDefinitionError(f"{CONFIG_VARIABLE}={file}: execution: config: expected a mapping.")
+        raise dg.DagsterInvalidDefinitionError(
+            f"{EXECUTOR_CONFIG_VARIABLE}={file}: execution: config: expected a mapping."
+        )
     return config

@@ -9,7 +9,8 @@ import textwrap
 from itertools import takewhile
 from pathlib import Path
 
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.open_store import open_store
+from gst_assets.contracts.store import Kind
 from gst_assets.errors import ArtifactError, GstError
 from gst_assets.scenario import load_scenario
 
@@ -36,7 +37,7 @@ def newest(scenario: str) -> Path:
     Raises:
         ArtifactError, ScenarioError: as `main`.
     """
-    store = ArtifactStore.from_environment()
+    store = open_store()
     pointer = store.current(scenario, "comparison", "comparison_id")
     if pointer is None:
         load_scenario(scenario)  # a name that is none has no partition to materialize

@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from urllib.parse import urlsplit
 
+from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE, Messages, read
 from gst_assets.errors import NotificationError
 from gst_assets.provenance import PROJECT_ROOT
 
-WEBHOOK = "GST_WEBHOOK_URL"
-SLACK = "GST_SLACK_WEBHOOK_URL"
 _TIMEOUT_S = 10.0
 
 
@@ -38,30 +37,39 @@ class Message:
 
 
 def is_configured() -> bool:
-    """Whether a message would go anywhere."""
-    return any(os.environ.get(name) for name in (WEBHOOK, SLACK))
+    """Whether a message would go anywhere.
+
+    Raises:
+        EnvironmentVariableError: one of the variables holds no http address, or one with user or password.
+    """
+    addresses = read(Messages)
+    return bool(addresses.webhook or addresses.slack)
 
 
 def send(message: Message) -> None:
     """Post the message to every configured address, ten seconds each at most.
 
     Raises:
-        NotificationError: not an http address, or no answer with a status of success (2xx; a redirect is none) in time. Names the variable and
-            the host, never the whole address, which may hold a secret.
+        EnvironmentVariableError: one of the variables holds no http address, or one with user or password.
+        NotificationError: no answer with a status of success (2xx; a redirect is none) in time. Names the variable and the host, never the whole
+            address, which may hold a secret.
     """
     report = f"\nreport: {message.report}" if message.report else ""
     # Slack reads <...> as links and calls: an error's text must not call a whole channel.
     text = html.escape(f"*{message.title}*\n{message.text}{report}", quote=False)
     slack = {"text": f"{text}\n{message.link}"}
-    for name, body in ((WEBHOOK, asdict(message)), (SLACK, slack)):
-        url = os.environ.get(name)
-        if url:
-            _post(name, url, body)
+    addresses = read(Messages)
+    for name, address, body in (
+        (WEBHOOK_VARIABLE, addresses.webhook, asdict(message)),
+        (SLACK_VARIABLE, addresses.slack, slack),
+    ):
+        if address:
+            _post(name, address.get_secret_value(), body)
 
 
 def _post(name: str, url: str, body: dict[str, str]) -> None:
     """Post from a process of its own: that alone ends in time wherever it hangs, in a name server or in an answer that comes byte by byte."""
-    host = _host(name, url)
+    host = urlsplit(url).hostname
     paths = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
@@ -85,19 +93,6 @@ def _post(name: str, url: str, body: dict[str, str]) -> None:
         )
     if not 200 <= status < 300:
         raise NotificationError(f"{name}: {host} answered {status}. The message is tried again.")
-
-
-def _host(name: str, url: str) -> str:
-    """The host of an address that may be posted to."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0:
-            return parts.hostname
-    except ValueError:  # an impossible port or host; its message may hold the address
-        pass
-    raise NotificationError(
-        f"{name}: expected an http or https address without user and password. Correct the variable, or unset it to send nothing."
-    )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

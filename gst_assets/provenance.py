@@ -35,13 +35,21 @@ def git_state() -> tuple[str | None, bool | None]:
 
     Where git or the repository is absent, the environment variable GST_GIT_COMMIT (set it in an image built from a checkout) or None,
     and None: unknown, not clean. A repository that merely surrounds an installed copy does not count.
+
+    Raises:
+        EnvironmentVariableError: GST_GIT_COMMIT is needed and holds no hash.
     """
     try:
         _git("ls-files", "--error-unmatch", "--", str(Path(__file__).resolve().relative_to(PROJECT_ROOT)))
         commit = _git("rev-parse", "HEAD")
         dirty = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, ValueError, subprocess.CalledProcessError):
-        return os.environ.get("GST_GIT_COMMIT") or None, None
+        from gst_assets.environment import (
+            Revision,
+            read,
+        )  # here only: the rest of this module is the standard library's
+
+        return read(Revision).commit, None
     return commit.strip(), bool(dirty.strip())
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore
+from gst_assets.contracts.open_store import open_store
+from gst_assets.contracts.store import ArtifactStore
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
 
@@ -40,7 +42,7 @@ class ArtifactRoot(dg.ConfigurableResource):
 
     def store(self) -> ArtifactStore:
         """The artifact store under this root."""
-        return ArtifactStore.at(self.root) if self.root else ArtifactStore.from_environment()
+        return open_store(self.root)
 
 
 class TokenizerResource(dg.ConfigurableResource):
@@ -71,7 +73,6 @@ class EngineResource(dg.ConfigurableResource):
     def measure(
         self,
         scenario: Scenario,
-        overrides: list[str],
         workload: Path,
         group_id: str,
         out: Path,
@@ -83,24 +84,21 @@ class EngineResource(dg.ConfigurableResource):
             EngineError: hardware or settings differ from the scenario, or the engine failed.
         """
         arguments = ["--workload", str(workload), "--out", str(out), "--group-id", group_id]
-        self._run("gst_assets.engine.run", arguments, scenario, overrides, out, log)
+        self._run("gst_assets.engine.run", arguments, scenario, out, log)
         return _in_order(out)
 
-    def profile(
-        self, scenario: Scenario, overrides: list[str], out: Path, root: Path, log: Callable[[str], None]
-    ) -> None:
+    def profile(self, scenario: Scenario, out: Path, root: Path, log: Callable[[str], None]) -> None:
         """Measure a profiling bundle into the directory `out`, which will be moved below the profiling root `root`.
 
         Raises:
             EngineError, ProfileError
         """
         arguments = ["--out", str(out), "--profiling-root", str(root)]
-        self._run("gst_assets.profiling.run", arguments, scenario, overrides, out.parent, log)
+        self._run("gst_assets.profiling.run", arguments, scenario, out.parent, log)
 
     def profile_with_runs(
         self,
         scenario: Scenario,
-        overrides: list[str],
         workload: Path,
         out: Path,
         root: Path,
@@ -115,20 +113,16 @@ class EngineResource(dg.ConfigurableResource):
         """
         between = ["--between", str(workload), str(out.parent / _SCENARIO_FILE), "--runs", str(runs)]
         arguments = ["--out", str(out), "--profiling-root", str(root), *between]
-        self._run("gst_assets.profiling.run", arguments, scenario, overrides, out.parent, log)
+        self._run("gst_assets.profiling.run", arguments, scenario, out.parent, log)
         return _in_order(runs)
 
-    def capacity(
-        self, scenario: Scenario, overrides: list[str], group_id: str, out: Path, log: Callable[[str], None]
-    ) -> Path:
+    def capacity(self, scenario: Scenario, group_id: str, out: Path, log: Callable[[str], None]) -> Path:
         """Search the engine's capacity; returns the complete directory written under `out`.
 
         Raises:
             EngineError: hardware or settings differ from the scenario, or the engine failed.
         """
-        self._run(
-            "gst_assets.engine.capacity", ["--group-id", group_id, "--out", str(out)], scenario, overrides, out, log
-        )
+        self._run("gst_assets.capacity.engine_probe", ["--group-id", group_id, "--out", str(out)], scenario, out, log)
         return out / group_id
 
     def _run(
@@ -136,21 +130,19 @@ class EngineResource(dg.ConfigurableResource):
         module: str,
         arguments: list[str],
         scenario: Scenario,
-        overrides: list[str],
         area: Path,
         log: Callable[[str], None],
     ) -> None:
         from gst_assets.engine.launch import run_module
         from gst_assets.engine.machine_lock import machine_lock
 
-        # The child gets the resolved scenario, so that both sides mean exactly the same settings.
+        # The child gets the resolved scenario, overrides inside, so that both sides mean exactly the same settings.
         file = area / _SCENARIO_FILE
         file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
-        chosen = [word for override in overrides for word in ("--override", override)]
         with machine_lock(self.lock_timeout_s, log, scenario.name):
             # The engine's libraries warn about themselves at every import; what matters is printed by the program itself.
             quiet = {"PYTHONWARNINGS": "ignore"}
-            run_module(module, ["--scenario", str(file), *chosen, *arguments], env=quiet, on_line=log)
+            run_module(module, ["--scenario", str(file), *arguments], env=quiet, on_line=log)
 
 
 class VidurProfilingRoot(dg.ConfigurableResource):

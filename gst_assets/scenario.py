@@ -22,6 +22,8 @@ from gst_assets.provenance import PROJECT_ROOT
 
 SCENARIO_DIR = Path(__file__).resolve().parent / "scenarios"
 _EXTENDS = "extends"
+_NO_SETTINGS = {"name", "overrides"}
+"""Fields of a scenario that say where it comes from; no file and no override may set them."""
 _ENVIRONMENT = "oc.env"  # OmegaConf's only way to the environment
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -330,6 +332,10 @@ class Model(Settings):
         return self
 
 
+CPU = "cpu"
+"""The hardware_id of a machine whose engine computes on its processor."""
+
+
 class Hardware(Settings):
     """What the real run must find and the profile must have been made on."""
 
@@ -343,7 +349,7 @@ class Hardware(Settings):
 
     @model_validator(mode="after")
     def _gpu_is_named(self) -> Hardware:
-        if self.hardware_id != "cpu" and not self.device_name:
+        if self.hardware_id != CPU and not self.device_name:
             raise ValueError("device_name is required for an accelerator, e.g. device_name: A100")
         return self
 
@@ -441,7 +447,7 @@ class Engine(Settings):
     @model_validator(mode="after")
     def _recorded_runs_are_for_recorded(self) -> Engine:
         if self.backend == "recorded" and not self.recorded:
-            raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h200_8b_half")
+            raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h100_8b_half")
         if self.backend != "recorded" and self.recorded is not None:
             raise ValueError(
                 f"recorded belongs to backend recorded, but backend is {self.backend}. Remove recorded or choose backend recorded"
@@ -689,6 +695,9 @@ class Scenario(Settings):
     regression: Regression = Regression()
     capacity: Capacity | None = Field(None, description="null: no capacity is searched for")
     sweep: Sweep | None = None
+    overrides: tuple[str, ...] = Field(
+        (), description="the overrides as given, oldest first; what they set is in the settings themselves"
+    )
 
     @model_validator(mode="after")
     def _sweep_has_a_rate_to_change(self) -> Scenario:
@@ -763,7 +772,7 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
         key = str(error.full_key or "")
         raise ScenarioError(f"{origins.of(key)}: {key}: {str(error).splitlines()[0]}.") from None
     assert isinstance(resolved, dict)
-    return _validate(json.dumps({**resolved, "name": name}, default=repr), origins)
+    return _validate(json.dumps({**resolved, "name": name, "overrides": list(overrides)}, default=repr), origins)
 
 
 def read_resolved(path: Path) -> Scenario:
@@ -774,7 +783,7 @@ def read_resolved(path: Path) -> Scenario:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        json.loads(text)
+        json.loads(text, object_pairs_hook=lambda pairs: _once_each(pairs, path))
     except FileNotFoundError:
         raise ScenarioError(
             f"{path}: no such file. Write it with `python -m gst_assets.scenario NAME > FILE.json`."
@@ -788,62 +797,32 @@ def read_resolved(path: Path) -> Scenario:
     return _validate(text, _Origins(str(path), {}, {}))
 
 
+def _once_each(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """A JSON object; an error where it has a key twice, of which JSON would silently take the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ScenarioError(
+                f"{path}: the key {key!r} is written twice in one object, and JSON would take the last. Remove one of them."
+            )
+        found[key] = value
+    return found
+
+
 def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
-    """The scenario that a command line names: a scenario's name, to which `overrides` are applied, or a resolved `FILE.json`, in which they
-    must hold already (they are then only recorded).
+    """The scenario that a command line names: a scenario's name, to which `overrides` are applied, or a resolved `FILE.json`, which holds its own.
 
     Raises:
-        ScenarioError: see `load_scenario` and `read_resolved`; or an override that the resolved file does not have.
+        ScenarioError: see `load_scenario` and `read_resolved`; or overrides for a resolved file.
     """
     if not reference.endswith(".json"):
         return load_scenario(reference, overrides)
-    scenario = read_resolved(Path(reference))
-    values: dict[str, Any] = scenario.model_dump(mode="json")
-    chosen: dict[str, Any] = {}
-    for override in overrides:
-        chosen = _merge(chosen, _plain_override(override))
-    for key in _dotted_keys(chosen):
-        asked, found = _at(chosen, key), _at(values, key)
-        try:
-            holds = Scenario.model_validate(_merge(values, _nested(key, asked))) == scenario
-        except ValidationError:
-            holds = False
-        if not holds:
-            raise ScenarioError(
-                f"override {key}={json.dumps(asked)}: {reference} is resolved and has {json.dumps(found)} there. Resolve the scenario again with "
-                "the override, or leave it out."
-            )
-    return scenario
-
-
-def _plain_override(override: str) -> dict[str, Any]:
-    """An override as a mapping, without OmegaConf: a host that reads resolved scenarios need not have it."""
-    import yaml
-
-    key, equals, text = override.partition("=")
-    if not equals or not _DOTTED_KEY.fullmatch(key):
-        raise ScenarioError(f"override {override!r}: expected dotted.key=value, e.g. workload.num_decode_tokens=32.")
-    if "${" in text:
+    if overrides:
         raise ScenarioError(
-            f"override {override!r}: whether a resolved scenario has an interpolated value cannot be told. Give the value itself, or leave it out."
+            f"override {overrides[0]!r}: {reference} is resolved, its overrides inside. Resolve it again with this one, "
+            f"`python -m gst_assets.scenario NAME {overrides[0]} > {reference}`, or give the scenario's name instead of the file."
         )
-    try:
-        return _nested(key, yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise ScenarioError(f"override {override!r}: {key}: the value is not valid YAML.") from None
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def _at(values: Any, key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+    return read_resolved(Path(reference))
 
 
 def _refuse_environment(*_: object) -> str:
@@ -869,6 +848,10 @@ def _compose(name: str, directory: Path, seen: tuple[str, ...]) -> tuple[dict[st
     own, origins = _read_file(path)
     if "name" in own:
         raise ScenarioError(f"{origins['name']}: name: the file's name is the scenario's name. Remove the key.")
+    if "overrides" in own:
+        raise ScenarioError(
+            f"{origins['overrides']}: overrides: overrides are given with a run. Write the settings themselves into the file."
+        )
     parents = own.pop(_EXTENDS, [])
     names = [parents] if isinstance(parents, str) else parents
     if not isinstance(names, list) or not all(isinstance(parent, str) for parent in names):
@@ -893,16 +876,21 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from gst_assets.scenario_yaml import RewrittenError, read_yaml
+
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values, root = read_yaml(text)
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise ScenarioError(f"{path}: expected a mapping of settings at the top level, found {text.strip()!r:.60}.")
-        own = OmegaConf.to_container(OmegaConf.create(text))
+        own = OmegaConf.to_container(OmegaConf.create(values or {}))
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+    except RewrittenError as error:
+        assert error.problem_mark is not None
+        raise ScenarioError(f"{path}: line {error.problem_mark.line + 1}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         raise ScenarioError(f"{path}:{line} not valid YAML ({error.problem or error.context}).") from None
@@ -933,15 +921,25 @@ def _parse_override(override: str) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    key, equals, _ = override.partition("=")
+    from gst_assets.scenario_yaml import RewrittenError, read_yaml
+
+    key, equals, text = override.partition("=")
     if not equals or not _DOTTED_KEY.fullmatch(key):
         raise ScenarioError(
             f"override {override!r}: expected dotted.key=value, e.g. workload.num_decode_tokens=32 or profile.num_tokens=[1, 2, 4] (a list is given whole)."
         )
-    if key.split(".")[0] in ("name", _EXTENDS):
+    section = key.split(".")[0]
+    if section in ("name", _EXTENDS):
         raise ScenarioError(f"override {override!r}: {key} cannot be overridden; choose another scenario instead.")
+    if section == "overrides":
+        raise ScenarioError(f"override {override!r}: {key} cannot be overridden; give the overrides one by one.")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        value, _ = read_yaml(text, comments=False)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        parsed = OmegaConf.to_container(OmegaConf.create(value))
+    except RewrittenError as error:
+        raise ScenarioError(f"override {override!r}: {key}: {error.problem}") from None
     except YAMLError as error:
         problem = getattr(error, "problem", None) or error
         raise ScenarioError(f"override {override!r}: {key}: the value is not valid YAML ({problem}).") from None
@@ -1027,7 +1025,8 @@ def _explain(error: Any) -> tuple[str, str]:
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         _, section, _ = _follow(error["loc"][:-1])
-        return key, f"unknown key. Allowed here: {', '.join(sorted(section.model_fields)) if section else 'none'}."
+        known = set(section.model_fields if section else ()) - (_NO_SETTINGS if section is Scenario else set())
+        return key, f"unknown key. Allowed here: {', '.join(sorted(known)) or 'none'}."
     if error["type"] == "missing":
         return key, "required key is missing."
     if error["type"] == "value_error":

@@ -22,10 +22,8 @@ from typing import Any
 import dagster as dg
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 
-from gst_assets.automation import CRON_VARIABLE
-from gst_assets.contracts.store import ROOT_VARIABLE
 from gst_assets.engine.hardware import check_hardware
-from gst_assets.notifications import WEBHOOK
+from gst_assets.environment import CRON_VARIABLE, ROOT_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets_tests.analysis.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import write_bundle
@@ -66,7 +64,7 @@ def a_night(area: Path) -> Iterator[Night]:
     with receiving() as receiver:
         environment = {
             **os.environ, "DAGSTER_HOME": str(home), ROOT_VARIABLE: str(root), PROFILES_VARIABLE: str(profiles),
-            CRON_VARIABLE: f"{due.minute} {due.hour} * * *", WEBHOOK: receiver.url, "PYTHONPATH": str(PROJECT_ROOT),
+            CRON_VARIABLE: f"{due.minute} {due.hour} * * *", WEBHOOK_VARIABLE: receiver.url, "PYTHONPATH": str(PROJECT_ROOT),
         }  # fmt: skip
         _switch_on(environment)
         with dg.DagsterInstance.from_config(str(home)) as instance:

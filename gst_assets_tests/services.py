@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from gst_assets.environment import Services, read
+
 _PACKAGES = {
     "radosgw": "ceph-mon ceph-osd radosgw",
     "ceph-mon": "ceph-mon ceph-osd radosgw",
@@ -51,7 +53,7 @@ def program(name: str) -> str:
     if found:
         return found
     says = f"{name} is not installed: apt-get install --no-install-recommends {_PACKAGES[name]}"
-    if os.environ.get("GST_REQUIRE_SERVICES") == "1":
+    if read(Services).required:
         pytest.fail(says)
     pytest.skip(says)
 

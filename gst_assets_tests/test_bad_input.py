@@ -16,9 +16,9 @@ from gst_assets.contracts.documents import RealRunMeta, read_document, write_doc
 from gst_assets.contracts.store import directory_digests
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.errors import GstError
-from gst_assets.profiling.bundle import check_bundle, find_bundle, load_bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
+from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
 from gst_assets.workload.lengths import build_trace_lengths
 from gst_assets.workload.prompts import Prompt, read_prompts
 from gst_assets.workload.tokenizer import load_tokenizer
@@ -43,7 +43,7 @@ def scenario(*overrides: str, name: str = "smoke") -> Callable[[Path], object]:
 
 def too_long(_: Path) -> object:
     smoke = load_scenario("smoke")
-    return build_trace_lengths(smoke, [Prompt("essay", "word " * 2040)], load_tokenizer(smoke.model.tokenizer))
+    return build_trace_lengths(smoke, [Prompt("essay", "word " * 2040)], [2040], smoke.model.tokenizer)
 
 
 def incomplete_profile(folder: Path) -> object:

@@ -20,9 +20,11 @@ import pytest
 import sqlalchemy
 
 from gst_assets.analysis.runs import load_run
-from gst_assets.contracts.object_store import CACHE_VARIABLE, ObjectStore
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore, Kind
-from gst_assets.executors import CONFIG_VARIABLE, EXECUTOR_VARIABLE, chosen_executor
+from gst_assets.contracts.object_store import ObjectStore
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.environment import CACHE_VARIABLE, EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE, ROOT_VARIABLE
+from gst_assets.errors import EnvironmentVariableError
+from gst_assets.executors import chosen_executor
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets_tests.services import S3
 
@@ -134,7 +136,7 @@ def test_engine_steps_run_on_their_own_queue(
         "GST_CELERY_BROKER": redis_url,
         "GST_CELERY_BACKEND": redis_url,
         EXECUTOR_VARIABLE: "celery",
-        CONFIG_VARIABLE: str(DEPLOY / "celery.yaml"),
+        EXECUTOR_CONFIG_VARIABLE: str(DEPLOY / "celery.yaml"),
     }
     log = tmp_path / "log.txt"
     with worker("dagster", environment, tmp_path), worker("engine", environment, tmp_path):
@@ -152,7 +154,7 @@ def test_engine_steps_run_on_their_own_queue(
     print(ran_on)
     engine_steps = {"measurements", "capacity"}
     assert {step for step, name in ran_on.items() if name == "engine"} == engine_steps
-    assert {"workload_spec", "vidur_metrics", "comparison_report"} <= {
+    assert {"workload", "vidur_metrics", "comparison_report"} <= {
         step for step, name in ran_on.items() if name == "dagster"
     }
     for name, value in s3.environment.items():
@@ -179,7 +181,7 @@ def test_engine_steps_run_on_their_own_queue(
 
 def test_an_unusable_executor_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(EXECUTOR_VARIABLE, "threads")
-    with pytest.raises(dg.DagsterInvalidDefinitionError, match="GST_EXECUTOR=threads: expected one of in_process"):
+    with pytest.raises(EnvironmentVariableError, match="GST_EXECUTOR=threads: expected one of in_process"):
         chosen_executor()
     monkeypatch.setenv(EXECUTOR_VARIABLE, "k8s")
     monkeypatch.setitem(sys.modules, "dagster_k8s", None)
@@ -191,12 +193,12 @@ def test_an_unusable_executor_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     for text in ("", "execution: [1]", "execution: {config: 3}", "a: :"):
         file = tmp_path / "executor.yaml"
         file.write_text(text)
-        monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+        monkeypatch.setenv(EXECUTOR_CONFIG_VARIABLE, str(file))
         with pytest.raises(dg.DagsterInvalidDefinitionError, match=f"GST_EXECUTOR_CONFIG={file}: e"):
             chosen_executor()
 
 
 def test_the_default_executor_is_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(EXECUTOR_VARIABLE, raising=False)
-    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    monkeypatch.delenv(EXECUTOR_CONFIG_VARIABLE, raising=False)
     assert chosen_executor() is dg.in_process_executor

@@ -17,7 +17,8 @@ from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, co
 from dagster_postgres.utils import pg_config
 
 from gst_assets.definitions import defs
-from gst_assets.executors import CONFIG_VARIABLE, ENGINE_QUEUE, EXECUTOR_VARIABLE, chosen_executor
+from gst_assets.environment import EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE
+from gst_assets.executors import ENGINE_QUEUE, chosen_executor
 from gst_assets.provenance import PROJECT_ROOT
 
 EXAMPLE = PROJECT_ROOT / "deploy" / "kubernetes"
@@ -109,7 +110,7 @@ def test_names_that_manifests_use_exist() -> None:
     environment = next(document for document in documents() if document["metadata"]["name"] == "gst-environment")[
         "data"
     ]
-    file = Path(environment[CONFIG_VARIABLE])
+    file = Path(environment[EXECUTOR_CONFIG_VARIABLE])
     assert (PROJECT_ROOT / file.relative_to("/app")).is_file() and environment[EXECUTOR_VARIABLE] == "k8s"
 
 
@@ -149,6 +150,6 @@ def test_engine_steps_and_no_others_ask_for_a_gpu() -> None:
 
 def test_the_executor_loads_with_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EXECUTOR_VARIABLE, "k8s")
-    monkeypatch.setenv(CONFIG_VARIABLE, str(EXAMPLE / "executor.yaml"))
+    monkeypatch.setenv(EXECUTOR_CONFIG_VARIABLE, str(EXAMPLE / "executor.yaml"))
     executor = chosen_executor()
     assert isinstance(executor, dg.ExecutorDefinition) and executor.name == "k8s"

@@ -6,7 +6,7 @@ import pytest
 
 from gst_assets import latest
 from gst_assets.analysis.compare import compare_directories
-from gst_assets.contracts.store import ArtifactStore
+from gst_assets.contracts.open_store import open_store
 from gst_assets.errors import ArtifactError, ScenarioError
 from gst_assets_tests.analysis.run_directories import steady, write_real, write_simulation
 
@@ -21,12 +21,12 @@ def test_the_newest_report_is_named(
     compare_directories(
         [write_real(tmp_path / "r", steady(2, 2))], [write_simulation(tmp_path / "s", steady(2, 2))], out
     )
-    ArtifactStore.from_environment().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
+    open_store().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
     latest.main("smoke")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert lines[-3:] == ["", f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
-    ArtifactStore.from_environment().set_current("smoke", "comparison", {})
+    open_store().set_current("smoke", "comparison", {})
     with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: key comparison_id missing, found no key"):
         latest.main("smoke")
     with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):

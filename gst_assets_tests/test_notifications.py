@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from gst_assets import notifications
-from gst_assets.errors import NotificationError
-from gst_assets.notifications import SLACK, WEBHOOK, Message, send
+from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE
+from gst_assets.errors import EnvironmentVariableError, GstError, NotificationError
+from gst_assets.notifications import Message, send
 from gst_assets_tests.assets.webhook import receiving
 
 MESSAGE = Message("run_failed", "smoke", "smoke failed", "an <!channel> error & more", "http://127.0.0.1:3000/runs/1")
@@ -21,7 +22,7 @@ SECRET = "T0P/s3cret"
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (WEBHOOK, SLACK, "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+    for name in (WEBHOOK_VARIABLE, SLACK_VARIABLE, "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -47,9 +48,11 @@ def answering(*pieces: bytes, pause_s: float = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/{SECRET}"
 
 
-def failure(url: str, monkeypatch: pytest.MonkeyPatch, name: str = WEBHOOK) -> str:
+def failure(
+    url: str, monkeypatch: pytest.MonkeyPatch, name: str = WEBHOOK_VARIABLE, kind: type[GstError] = NotificationError
+) -> str:
     monkeypatch.setenv(name, url)
-    with pytest.raises(NotificationError) as raised:
+    with pytest.raises(kind) as raised:
         send(MESSAGE)
     assert SECRET not in str(raised.value) and "s3cret" not in str(raised.value)
     return str(raised.value)
@@ -67,7 +70,7 @@ def test_a_redirect_is_not_success_and_is_not_followed(status: int, monkeypatch:
 @pytest.mark.parametrize("status", [204, 200, 299])
 def test_success_is_any_2xx(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(f"HTTP/1.1 {status} Fine\r\nContent-Length: 0\r\n\r\n".encode()) as url:
-        monkeypatch.setenv(WEBHOOK, url)
+        monkeypatch.setenv(WEBHOOK_VARIABLE, url)
         send(MESSAGE)
 
 
@@ -89,7 +92,7 @@ def test_an_answer_that_drips_ends_in_time(pieces: tuple[bytes, ...], monkeypatc
 
 def test_an_endless_answer_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1_000_000, pause_s=0.001) as url:
-        monkeypatch.setenv(WEBHOOK, url)
+        monkeypatch.setenv(WEBHOOK_VARIABLE, url)
         began = time.monotonic()
         send(MESSAGE)
     assert time.monotonic() - began < 8
@@ -117,15 +120,16 @@ def test_what_is_no_http_is_named_without_the_address(monkeypatch: pytest.Monkey
     ],
 )
 def test_only_http_addresses_are_posted_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (WEBHOOK, SLACK):
-        assert failure(url, monkeypatch, name).startswith(f"{name}: expected an http or https address without user")
+    for name in (WEBHOOK_VARIABLE, SLACK_VARIABLE):
+        shown = failure(url, monkeypatch, name, EnvironmentVariableError)
+        assert shown.startswith(f"{name}: expected an http or https address without user and password.")
         monkeypatch.delenv(name)
 
 
 def test_slack_calls_nobody_for_the_text_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiving() as receiver:
-        monkeypatch.setenv(WEBHOOK, f"{receiver.url}/plain")
-        monkeypatch.setenv(SLACK, f"{receiver.url}/slack")
+        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{receiver.url}/plain")
+        monkeypatch.setenv(SLACK_VARIABLE, f"{receiver.url}/slack")
         send(MESSAGE)
     (_, plain), (_, slack) = receiver.received
     assert plain["text"] == MESSAGE.text

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gst_assets import provenance
+from gst_assets.errors import EnvironmentVariableError
 
 _IDENTITY = ("-c", "user.name=x", "-c", "user.email=x@example.org")
 
@@ -45,8 +46,11 @@ def test_git_state_outside_a_repository_is_unknown(monkeypatch: pytest.MonkeyPat
     assert provenance.git_state() == (None, None)
     monkeypatch.setenv("GST_GIT_COMMIT", "")
     assert provenance.git_state() == (None, None)
-    monkeypatch.setenv("GST_GIT_COMMIT", "abc")
-    assert provenance.git_state() == ("abc", None)
+    monkeypatch.setenv("GST_GIT_COMMIT", "abcdef0")
+    assert provenance.git_state() == ("abcdef0", None)
+    monkeypatch.setenv("GST_GIT_COMMIT", "main")
+    with pytest.raises(EnvironmentVariableError, match="GST_GIT_COMMIT=main: expected a commit's hash"):
+        provenance.git_state()
 
 
 def test_git_state_without_git_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

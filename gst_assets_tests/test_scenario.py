@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from gst_assets.scenario import (
     resolve_path,
     scenario_names,
 )
+from gst_assets.scenario_yaml import read_yaml
 
 _PARENT = """\
 model:
@@ -218,7 +220,9 @@ _ARRIVALS = "workload.arrivals"
         ("profile.num_tokens.0=3", _EXPECTED_FORM),
         ("name=other", "name cannot be overridden"),
         ("extends=_parent", "extends cannot be overridden"),
-        ("foo=1", "foo: unknown key. Allowed here: capacity, comparison, description, engine, "),
+        ("overrides=[]", "overrides cannot be overridden; give the overrides one by one"),
+        ("foo=1", "foo: unknown key. Allowed here: capacity, comparison, description, engine, hardware, model, nightly, profile, regression, replay, simulation, sweep, workload."),
+        ("model.foo=1", "model.foo: unknown key. Allowed here: checkpoint, dtype, fold_token_ids, geometry, max_model_len, name, tokenizer."),
         ("workload.foo=1", "workload.foo: unknown key. Allowed here: arrivals, num_decode_tokens, num_requests, prompts, seed, synthetic, trace."),
         (f"{_ARRIVALS}.rate=1", f"{_ARRIVALS}.rate: unknown key. Allowed here: kind, rate_per_s."),
         (f"{_ARRIVALS}.rate_per_s=-1", f"{_ARRIVALS}.rate_per_s: Input should be greater than 0 (found -1)."),
@@ -319,11 +323,10 @@ def test_unknown_scenarios_are_answered_with_the_known_ones(directory: Path) -> 
         ("seed: 20260101", "seed: ${nope}", 9, "workload.seed: Interpolation key 'nope' not found."),
         ("seed: 20260101", "seed: ${nope", 9, "workload.seed: not a valid interpolation"),
         ("seed: 20260101", "seed: [1", 10, "not valid YAML ("),
-        ("seed: 20260101", "seed: 1\n  seed: 2", 10, "not valid YAML (found duplicate key"),
-        ("seed: 20260101", "\tseed: 1", 9, "not valid YAML ("),
         ("extends: _parent", "extends: _parrot", 1, "extends names '_parrot', but"),
         ("extends: _parent", "extends: 3", 1, "extends: expected a scenario name or a list of them, found 3."),
         ("extends: _parent", "extends: [_parent, {a: 1}]", 1, "extends: expected a scenario name or a list of them"),
+        ("nightly: true", "overrides: [nightly=true]", 3, "overrides: overrides are given with a run. Write the settings"),
         ("nightly: true", "name: other", 3, "name: the file's name is the scenario's name. Remove the key."),
         ("repeats: 3", "repeats: 0", 11, "replay.repeats: Input should be greater than 0 (found 0)."),
     ],
@@ -406,6 +409,100 @@ def test_a_file_that_is_no_scenario(directory: Path, content: bytes, says: str) 
     assert message.startswith(f"{path}: ") and says in message
 
 
+# --- what YAML would silently make into something else ----------------------------------------------------------------
+
+_OR_QUOTE = "in quotes for the text."
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("010", f"`010` is written, and YAML would make 8 of it, an octal number. Write 10 for the decimal number, 8 for the octal one, or '010' {_OR_QUOTE}"),
+        ("-010", f"`-010` is written, and YAML would make -8 of it, an octal number. Write -10 for the decimal number, -8 for the octal one, or '-010' {_OR_QUOTE}"),
+        ("0b11", f"`0b11` is written, and YAML would make 3 of it, a binary number. Write 3, or '0b11' {_OR_QUOTE}"),
+        ("1:30", f"`1:30` is written, and YAML would make 90 of it, a number in base 60. Write 90, or '1:30' {_OR_QUOTE}"),
+        ("1:30.5", f"`1:30.5` is written, and YAML would make 90.5 of it, a number in base 60. Write 90.5, or '1:30.5' {_OR_QUOTE}"),
+        ("1_000", f"`1_000` is written, and YAML would make 1000 of it, a number, its underscores dropped. Write 1000, or '1_000' {_OR_QUOTE}"),
+        ("1_0.5", f"`1_0.5` is written, and YAML would make 10.5 of it, a number, its underscores dropped. Write 10.5, or '1_0.5' {_OR_QUOTE}"),
+        *(
+            (word, f"`{word}` is written, and YAML would make {made} of it, a boolean. Write {made}, or '{word}' {_OR_QUOTE}")
+            for made, words in (("true", ("on", "yes", "On", "YES")), ("false", ("off", "no", "Off", "NO")))
+            for word in words
+        ),
+        ("[1, 010]", "`010` is written, and YAML would make 8 of it, an octal number."),
+        ("{a: {b: yes}}", "`yes` is written, and YAML would make true of it, a boolean."),
+        ("{on: 1}", "`on` is written, and YAML would make true of it, a boolean."),
+        ("!!int 010", "`010` is written, and YAML would make 8 of it, an octal number."),
+        ("!!int ten", "`ten` is written and is no int. Leave the tag out."),
+        ("{a: 1, b: 2, a: 3}", "the key `a` is written twice in one mapping, in one line, and YAML would take the last, `3`. Remove one of them."),
+        ("\t5", "a tab is written, which YAML takes neither as indentation nor between values, so it would read no further. Write spaces, or put a text that has a tab in quotes."),
+        ("5\t", "a tab is written, "),
+        ("a\tb", "a tab is written, "),
+        ("[1,\t2]", "a tab is written, "),
+    ],
+)  # fmt: skip
+def test_a_value_that_yaml_rewrites_is_refused_in_overrides_and_files_alike(
+    directory: Path, value: str, says: str
+) -> None:
+    override = f"workload.seed={value}"
+    message = _error(directory, "replay.repeats=2", override)
+    assert message.startswith(f"override {override!r}: workload.seed: ") and says in message
+    path = directory / "mine.yaml"
+    path.write_text(_MINE.replace("seed: 20260101", f"seed: {value}"))
+    message = _error(directory)
+    assert message.startswith(f"{path}: line 9: ") and says in message
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [("run #5", "run"), ("[1, 2] # note", "[1, 2]"), ("${engine.block_size} # bytes", "${engine.block_size}"), ("#5", "null"), ("'a' #b", "'a'")]
+)  # fmt: skip
+def test_an_override_that_yaml_would_cut_at_a_comment_is_refused(directory: Path, value: str, kept: str) -> None:
+    override = f"description={value}"
+    assert _error(directory, override) == (
+        f"override {override!r}: description: `{value}` is written, and YAML would make `{kept}` of it: what follows ` #` is a comment. "
+        "Put a value with ` #` in quotes, or leave the comment out."
+    )
+
+
+def test_comments_of_a_file_and_a_hash_within_a_word_are_no_mistake(directory: Path) -> None:
+    path = directory / "mine.yaml"
+    path.write_text("# a scenario\n" + _MINE.replace("seed: 20260101", "seed: 7  # drawn once\n  # and kept"))
+    assert _load(directory).workload.seed == 7
+    assert _load(directory, "description=a#5").description == "a#5"
+
+
+def test_a_key_written_twice_in_a_file_names_both_lines(directory: Path) -> None:
+    path = directory / "mine.yaml"
+    path.write_text(_MINE.replace("seed: 20260101", "seed: 1\n  seed: 2"))
+    assert _error(directory) == (
+        f"{path}: line 10: the key `seed` is written twice in one mapping, on lines 9 and 10, and YAML would take the last, `2`. Remove one of them."
+    )
+    path.write_text(_MINE + "workload: {}\n")
+    assert "line 12: the key `workload` is written twice in one mapping, on lines 4 and 12" in _error(directory)
+    path.write_text(_MINE.replace("  seed: 20260101", "\tseed: 1"))
+    assert _error(directory).startswith(f"{path}: line 9: a tab is written, ")
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "on", "off", "yes", "no", "1_000", "run #5", "a\tb"])
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_in_quotes_it_is_text(directory: Path, text: str, quote: str) -> None:
+    assert _load(directory, f"description={quote}{text}{quote}").description == text
+    path = directory / "mine.yaml"
+    path.write_text(_MINE.replace("the scenario of these tests", f"{quote}{text}{quote}"))
+    assert _load(directory).description == text
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("7", 7), ("+7", 7), ("-7", -7), ("0", 0), ("0x1F", 31), ("1e3", 1000.0), ("1.5e-3", 0.0015), ("-0.5", -0.5), (".5", 0.5), ("+1.5e3", 1500.0), ("2.", 2.0), ("007.5", 7.5),
+     (".inf", math.inf), ("true", True), ("False", False), ("null", None), ("~", None), ("", None), ("2026-01-02", "2026-01-02"), ("08", "08"),
+     ("0o10", "0o10"), ("y", "y"), ("1.2.3", "1.2.3"), ("a_b", "a_b"), ("http://h:80/x", "http://h:80/x")],
+)  # fmt: skip
+def test_what_means_the_same_to_both_versions_of_yaml_is_read(value: str, read: object) -> None:
+    found, _ = read_yaml(value, comments=False)
+    assert found == read and type(found) is type(read)
+
+
 # --- resolved scenarios and the command line --------------------------------------------------------------------------
 
 
@@ -422,6 +519,10 @@ def test_a_resolved_scenario_that_is_wrong(directory: Path, tmp_path: Path) -> N
     assert error().startswith(f"{path}: line 3: not valid JSON")
     path.write_bytes(b'"\xff"')
     assert error().startswith(f"{path}: not UTF-8")
+    path.write_text('{"workload": {"seed": 1, "seed": 2}}')
+    assert error() == (
+        f"{path}: the key 'seed' is written twice in one object, and JSON would take the last. Remove one of them."
+    )
     path.write_text("[]")
     assert error().startswith(f"{path}: scenario: ")
     values = _load(directory).model_dump(mode="json")
@@ -455,29 +556,27 @@ def test_the_command_prints_the_resolved_scenario(tmp_path: Path) -> None:
 # --- what a command line names ----------------------------------------------------------------------------------------
 
 
-def test_overrides_of_a_resolved_scenario_must_hold_in_it(tmp_path: Path) -> None:
-    overrides = [
-        "workload.num_requests=3",
-        "workload.num_requests=5",
-        "workload.arrivals.kind=static",
-        "profile.num_tokens=[1, 2]",
-    ]
+def test_a_resolved_scenario_carries_its_overrides_and_takes_no_others(tmp_path: Path) -> None:
+    overrides = ["workload.num_requests=3", "workload.num_requests=5", "workload.seed=${engine.block_size}"]
     scenario = load_scenario("smoke", overrides)
+    assert scenario.overrides == tuple(overrides)
+    assert (scenario.workload.num_requests, scenario.workload.seed) == (5, scenario.engine.block_size)
     path = tmp_path / "scenario.json"
     path.write_text(scenario.model_dump_json())
-    assert read_reference(str(path), overrides) == scenario == read_reference("smoke", overrides)
-    assert read_reference(str(path), []) == scenario
-    for override, message in (
-        ("workload.num_requests=6", "override workload.num_requests=6: .* is resolved and has 5 there"),
-        ("workload.arrivals={kind: poisson, rate_per_s: 1}", "override workload.arrivals.kind=.*has .static. there"),
-        ("engine.nosuch=1", "override engine.nosuch=1: .* has null there"),
-        ("engine.max_num_seqs=many", "has 32 there"),
-        ("engine.max_num_seqs=${engine.block_size}", "interpolated value cannot be told"),
-        ("engine.max_num_seqs", "expected dotted.key=value"),
-        ("engine.max_num_seqs=[", "not valid YAML"),
-    ):
-        with pytest.raises(ScenarioError, match=message):
-            read_reference(str(path), [*overrides, override])
+    assert read_reference(str(path), []) == scenario == read_reference("smoke", overrides)
+    with pytest.raises(ScenarioError) as raised:
+        read_reference(str(path), ["workload.num_requests=5"])
+    assert str(raised.value) == (
+        f"override 'workload.num_requests=5': {path} is resolved, its overrides inside. Resolve it again with this one, "
+        f"`python -m gst_assets.scenario NAME workload.num_requests=5 > {path}`, or give the scenario's name instead of the file."
+    )
+
+
+def test_a_scenario_of_an_earlier_version_has_no_overrides(tmp_path: Path) -> None:
+    values = load_scenario("smoke").model_dump(mode="json")
+    del values["overrides"]
+    (tmp_path / "scenario.json").write_text(json.dumps(values))
+    assert read_resolved(tmp_path / "scenario.json") == load_scenario("smoke")
 
 
 @pytest.mark.parametrize(

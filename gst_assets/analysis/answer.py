@@ -8,23 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from gst_assets.analysis.cells import Basis, Cell, Rate
 from gst_assets.analysis.repeats import (
     MOST_REPEATS_ADVISED,
     REPEATS_FOR_A_PASS,
     RepeatInterval,
     repeats_advised,
 )
-
-if TYPE_CHECKING:
-    from gst_assets.analysis.comparison import Cell, Rate
-    from gst_assets.analysis.verdict import Outcome
+from gst_assets.analysis.verdict import Outcome
 
 Judgement = Literal["pass", "warn", "fail", "cannot_judge"]
 """`fail` is outside the band; `cannot_judge` says that the data do not tell, which is no failure."""
-Basis = Literal["repeats", "requests", "none"]
-"""What an interval rests on: repeats of the engine and seeds of the simulation; with one repeat the requests, resampled; nothing."""
 _EXACT = 0.0005
 """Errors below this are told as 0."""
 JUDGEMENT_WORDS: dict[Judgement, str] = {
@@ -90,6 +86,27 @@ class Answer:
     causes: tuple[NamedCause, ...] = ()
     more: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words. Where some cells cannot be judged, also what is known of the others: `pass at ITL and E2E, cannot judge TTFT`.
+        With marks `warn` is the best that a cell can be."""
+        groups: tuple[tuple[Judgement, set[Judgement]], ...] = (("pass", {"pass"}), ("warn", {"warn"}))
+        if self.marks:
+            groups = (("warn", {"pass", "warn"}),)
+        known = [f"{JUDGEMENT_WORDS[word]} at {at}" for word, verdicts in groups if (at := self._at(verdicts))]
+        if self.verdict != "cannot_judge" or not known:
+            return JUDGEMENT_WORDS[self.verdict]
+        return ", ".join([*known, f"{JUDGEMENT_WORDS['cannot_judge']} {self._at({'cannot_judge'})}"])
+
+    def _at(self, verdicts: set[Judgement]) -> str:
+        """The cells of these judgements, those of a metric together where all of them have one."""
+        names = []
+        for metric in dict.fromkeys(cell.metric for cell in self.cells):
+            mine = [cell for cell in self.cells if cell.metric == metric]
+            judged = [cell for cell in mine if cell.verdict in verdicts]
+            names += [metric.upper()] if judged and len(judged) == len(mine) else [cell.name for cell in judged]
+        return _listed(names)
 
 
 @dataclass(frozen=True)
@@ -238,8 +255,11 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
         rest = f"; {_listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} it" if kept else ""
         return f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough to size by them{rest}"
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
-    known = [cell.name for cell in cells if cell.verdict in ("pass", "warn")]
-    rest = f"; {_listed(known)} {'is' if len(known) == 1 else 'are'} within {wide}" if known else ""
+    rest = ""
+    for judged, band in (("pass", close), ("warn", wide)):
+        known = [cell.name for cell in cells if cell.verdict == judged]
+        if known:
+            rest += f"; {_listed(known)} {'is' if len(known) == 1 else 'are'} within {band}"
     reasons = list(dict.fromkeys(cell.reason for cell in unknown if cell.reason))
     why = f" ({reasons[0]})" if reasons else ""
     return f"cannot judge whether it keeps the {wide} band at {_listed([cell.name for cell in unknown])}{why}{rest}"

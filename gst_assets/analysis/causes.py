@@ -29,19 +29,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide
+from gst_assets.analysis.cells import Cell
 from gst_assets.analysis.gate import MANY, delivery_of
 from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
-
-if TYPE_CHECKING:
-    from gst_assets.analysis.comparison import Cell
 
 STATISTICS = ("p50", "p90", "p99")
 NOISE, UNEXPLAINED = "noise", "unexplained"

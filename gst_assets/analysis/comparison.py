@@ -17,12 +17,12 @@ import pandas as pd
 
 from gst_assets.analysis import bootstrap, gate
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align
-from gst_assets.analysis.answer import Answer, Basis, NamedCause, Situation, build_answer
+from gst_assets.analysis.answer import Answer, NamedCause, Situation, build_answer
 from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
 from gst_assets.analysis.causes import Measured, cause_rows
+from gst_assets.analysis.cells import Basis, Cell, Rate, cell_name
 from gst_assets.analysis.measures import (
     MAIN_MEASURES,
-    MEASURE_NAMES,
     MEASURES,
     MIN_REQUESTS,
     MIN_SAMPLES_BEYOND,
@@ -46,7 +46,7 @@ from gst_assets.analysis.measures import (
     wasserstein_ns,
     whole,
 )
-from gst_assets.analysis.rates import RATE_NAMES, rates_per_s
+from gst_assets.analysis.rates import rates_per_s
 from gst_assets.analysis.repeats import RepeatInterval, repeat_interval
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.analysis.stages import stage_rows, step_rows
@@ -76,74 +76,6 @@ CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131
 """Shares at which distributions are kept for figures, so that no figure touches the samples."""
 _BAND_LEVELS = np.linspace(0, 1, 121)
 _FACTORS = ("num_prefill_tokens", "num_in_system")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric, statistic and variant: a row of `contracts.tables.LatencyErrors`, whose docstring defines the columns.
-
-    Missing values are NaN; an open end of the interval is infinite.
-    """
-
-    metric: Measure
-    statistic: str
-    variant: str
-    real_ns: float
-    sim_ns: float
-    error_ns: float
-    relative_error: float
-    real_spread: float
-    num_real_samples: int
-    num_sim_samples: int
-    verdict: Outcome
-    interval_low: float
-    interval_high: float
-    error_to_noise: float
-    required: bool
-    num_independent: float
-    interval_flagged: bool
-    interval_basis: Basis
-    carry_low: float
-    carry_high: float
-    drifts: bool
-    reason: str
-
-    @property
-    def name(self) -> str:
-        """The cell in words, e.g. `TTFT P50`."""
-        return _cell_name(self.metric, self.statistic)
-
-    @property
-    def sign(self) -> str:
-        """`†` too few samples for a judgement, `‡` an interval that rests on too few repeats or independent samples, else nothing."""
-        return "‡" if self.interval_flagged else "†" if self.verdict == "insufficient" else ""
-
-    @property
-    def error_size(self) -> float:
-        """|relative_error|; an undefined one is larger than any other."""
-        return math.inf if math.isnan(self.relative_error) else abs(self.relative_error)
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Throughput or goodput of one variant: a row of `contracts.tables.RateErrors`. Missing values are NaN."""
-
-    metric: str
-    variant: str
-    real_per_s: float
-    sim_per_s: float
-    relative_error: float
-    real_spread: float
-    verdict: Outcome
-    interval_low: float
-    interval_high: float
-    interval_basis: Basis
-    reason: str
-
-    @property
-    def name(self) -> str:
-        """The rate in words."""
-        return RATE_NAMES[self.metric]
 
 
 @dataclass(frozen=True)
@@ -363,13 +295,9 @@ def _asked(cell: Cell, bands: Bands) -> bool:
 
 def _named_causes(causes: pd.DataFrame, variant: str) -> list[NamedCause]:
     return [
-        NamedCause(_cell_name(row["metric"], row["statistic"]), row["cause"], row["share"], row["evidence"])
+        NamedCause(cell_name(row["metric"], row["statistic"]), row["cause"], row["share"], row["evidence"])
         for row in causes[causes["variant"] == variant].to_dict("records")
     ]
-
-
-def _cell_name(metric: Measure, statistic: str) -> str:
-    return f"{MEASURE_NAMES[metric]} {statistic.upper() if statistic != 'mean' else 'mean'}"
 
 
 def _in_scenario_order(simulations: Mapping[str, SimulatedRun]) -> dict[str, SimulatedRun]:

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.answer import Answer, Judgement
-from gst_assets.analysis.comparison import CURVE_LEVELS, Cell, Comparison
+from gst_assets.analysis.cells import Cell
+from gst_assets.analysis.comparison import CURVE_LEVELS, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure, Timeline
 from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.scenario import Comparison as Bands

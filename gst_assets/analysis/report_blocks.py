@@ -49,7 +49,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer: the judgement in a word with its colour, and the sentence."""
+    """The answer: the judgement with its colour, in a few words, and the sentence."""
 
     judgement: Judgement
     word: str

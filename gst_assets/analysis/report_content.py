@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer
+from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import Figure
@@ -97,7 +97,7 @@ def content(
     return [
         Heading(_title(comparison), 1),
         _facts(comparison),
-        Verdict(answer.verdict, JUDGEMENT_WORDS[answer.verdict], answer.sentence),
+        Verdict(answer.verdict, answer.headline, answer.sentence),
         Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
         Contents(),
         *_sections(comparison, others, calibration),
@@ -110,8 +110,8 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 
 def told(answer: Answer) -> str:
-    """An answer in Markdown: the verdict in a word, and the sentence."""
-    return f"**{JUDGEMENT_WORDS[answer.verdict].upper()}**: {inert(answer.sentence)}"
+    """An answer in Markdown: the verdict in a few words, and the sentence."""
+    return f"**{answer.headline.upper()}**: {inert(answer.sentence)}"
 
 
 # --- the first screen -------------------------------------------------------------------------------------------------
@@ -126,7 +126,6 @@ def _title(comparison: Comparison) -> str:
 
 def _facts(comparison: Comparison) -> Facts:
     meta = comparison.real_repeats[0].meta
-    overrides = ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
     requests, repeats = int(comparison.alignment_counts["num_requests"].max()), len(comparison.real_repeats)
     seeds = 1 + len(comparison.further_seeds[comparison.headline])
     device = f"{meta.hardware.device_count} x {meta.hardware.device_name}"
@@ -139,9 +138,18 @@ def _facts(comparison: Comparison) -> Facts:
             ("Workload", f"{requests:,} requests"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
             ("Measured", meta.started_at.strftime("%Y-%m-%d")),
-            ("Overrides", overrides),
+            ("Overrides", _overrides(comparison)),
         )
     )
+
+
+def _overrides(comparison: Comparison) -> str:
+    """What was overridden, of real runs and simulation apart where that differs, as it does with runs recorded before."""
+    real, simulated = (
+        ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
+        for meta in (comparison.real_repeats[0].meta, comparison.simulations[comparison.headline].meta)
+    )
+    return real if real == simulated else f"real {real}; simulated {simulated}"
 
 
 def _beside_it(comparison: Comparison) -> list[Block]:
@@ -150,7 +158,7 @@ def _beside_it(comparison: Comparison) -> list[Block]:
     items = [f"Not a pass because: {text}." for text in answer.marks]
     items += [f"To settle it: {text.rstrip('.')}." for text in answer.more]
     items += [
-        f"Beside it, **{JUDGEMENT_WORDS[other.verdict]}**: {other.sentence}"
+        f"Beside it, **{other.headline}**: {other.sentence}"
         for name, other in comparison.answers.items()
         if name != comparison.headline
     ]

@@ -24,7 +24,7 @@ code { font-size: .92em; overflow-wrap: anywhere; }
 .facts { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; margin: 0 0 .7rem; color: var(--soft); font-size: .87rem; }
 .facts div { display: flex; gap: .4rem; } .facts dt::after { content: ":"; } .facts dd { margin: 0; color: var(--text); overflow-wrap: anywhere; }
 .verdict { display: flex; gap: 1rem; align-items: baseline; padding: .55rem .9rem; border-left: .5rem solid; border-radius: .25rem; margin: 0 0 .8rem; }
-.verdict .word { font-weight: 700; font-size: 1.05rem; text-transform: uppercase; letter-spacing: .03em; white-space: nowrap; }
+.verdict .word { font-weight: 700; font-size: 1.05rem; text-transform: uppercase; letter-spacing: .03em; flex: none; max-width: 18rem; }
 .verdict p { margin: 0; font-size: 1.05rem; color: var(--text); max-width: none; }
 .pass .word, tr.pass td:nth-child(4) { color: var(--pass); } .warn .word, tr.warn td:nth-child(4) { color: var(--warn); }
 .fail .word, tr.fail td:nth-child(4) { color: var(--fail); } .cannot_judge .word, tr.cannot_judge td:nth-child(4) { color: var(--unknown); }

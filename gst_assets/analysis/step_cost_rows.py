@@ -24,7 +24,7 @@ def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) ->
     Raises:
         ProfileError: the bundle has no row of a term that is needed.
     """
-    from gst_assets.profiling.bundle import load_bundle
+    from gst_assets.step_costs.bundle import load_bundle
 
     directory = Path(simulation.meta.profiling_root)
     recorded = [

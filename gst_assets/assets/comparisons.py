@@ -20,10 +20,10 @@ from gst_assets.analysis.report import (
 from gst_assets.analysis.report_content import FIGURES, REPORT
 from gst_assets.analysis.runs import read_calibration_sha256
 from gst_assets.assets import real_runs
+from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figures, table_definition_metadata
 from gst_assets.assets.real_runs import current_real_runs
 from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
-from gst_assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
@@ -76,7 +76,7 @@ def comparison_report(
         meta = comparison_meta(comparison, run_id=comparison_id, started_at=started, sha256=staging.digests())
         asked = {
             "params": chosen.model_dump(mode="json"),
-            "hydra": Hydra(config_path=chosen.file, config_name=chosen.name, overrides=scenario.overrides),
+            "hydra": Hydra.of(chosen),
         }
         meta = meta.model_copy(update=asked)
         write_document(meta, staging.path / Kind.COMPARISON.meta_name)

@@ -12,16 +12,16 @@ import dagster as dg
 
 from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.assets import profiles, real_runs
+from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_failed
 from gst_assets.assets.workloads import current_workload
-from gst_assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ContractError
 from gst_assets.executors import ENGINE_QUEUE, engine_pool
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 
 _NAMES = (*real_runs.NAMES, profiles.NAME)
 
@@ -50,13 +50,13 @@ def measurements(
     try:
         if together:
             workload = current_workload(store, chosen)
-            runs, bundle = _measure_together(store, chosen, scenario.overrides, workload.directory, engine, log)
+            runs, bundle = _measure_together(store, chosen, workload.directory, engine, log)
         elif names:
             workload = current_workload(store, chosen)
             if chosen.engine.backend == recorded.BACKEND:
                 runs = real_runs.play_back(store, chosen, workload, log)
             else:
-                runs = real_runs.measure(store, chosen, scenario.overrides, workload, engine, log)
+                runs = real_runs.measure(store, chosen, workload, engine, log)
     except ContractError as error:
         yield from (contract_failed(name, error) for name in names)
         raise
@@ -67,7 +67,7 @@ def measurements(
     try:
         reused = bundle is None
         if bundle is None:
-            bundle, reused = profiles.bundle_of(store, chosen, scenario.overrides, engine, fixed, log)
+            bundle, reused = profiles.bundle_of(store, chosen, engine, fixed, log)
     except ContractError as error:
         yield contract_failed(profiles.NAME, error)
         raise
@@ -77,7 +77,6 @@ def measurements(
 def _measure_together(
     store: ArtifactStore,
     scenario: Scenario,
-    overrides: list[str],
     workload: Path,
     engine: EngineResource,
     log: Callable[[str], None],
@@ -85,7 +84,7 @@ def _measure_together(
     """Repeats and profile from one engine start; neither is kept unless both are valid."""
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
         measured, root = staging.path / "bundle", store.root / Kind.PROFILE.value
-        played = engine.profile_with_runs(scenario, overrides, workload, measured, root, staging.path / "runs", log)
+        played = engine.profile_with_runs(scenario, workload, measured, root, staging.path / "runs", log)
         for directory in played:
             load_run(directory, "real")
         bundle = profiles.adopted(store, scenario, measured)

@@ -10,10 +10,10 @@ from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ProfileError
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import EngineResource
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 
 NAME = "vidur_profile"
 SPEC = dg.AssetSpec(
@@ -32,7 +32,6 @@ SPEC = dg.AssetSpec(
 def bundle_of(
     store: ArtifactStore,
     scenario: Scenario,
-    overrides: list[str],
     engine: EngineResource,
     fixed: Path | None,
     log: Callable[[str], None],
@@ -50,7 +49,7 @@ def bundle_of(
         return found, True
     with store.stage(Kind.PROFILE, artifact_id(scenario)) as staging:
         measured = staging.path / "bundle"
-        engine.profile(scenario, overrides, measured, store.root / Kind.PROFILE.value, log)
+        engine.profile(scenario, measured, store.root / Kind.PROFILE.value, log)
         return adopted(store, scenario, measured), False
 
 

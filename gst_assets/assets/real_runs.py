@@ -10,9 +10,9 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
-from gst_assets.assets.workloads import workload_spec
-from gst_assets.checks import completeness_result, lateness_result
+from gst_assets.assets.workloads import WORKLOAD_SPEC
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
@@ -28,7 +28,7 @@ NAMES = ("real_request_metrics", "real_token_metrics")
 SPECS = [
     dg.AssetSpec(
         "real_request_metrics",
-        deps=[workload_spec],
+        deps=[WORKLOAD_SPEC],
         partitions_def=SCENARIOS,
         group_name="real_engine",
         kinds={"vllm", "csv"},
@@ -37,7 +37,7 @@ SPECS = [
     ),
     dg.AssetSpec(
         "real_token_metrics",
-        deps=[workload_spec],
+        deps=[WORKLOAD_SPEC],
         partitions_def=SCENARIOS,
         group_name="real_engine",
         kinds={"vllm", "csv"},
@@ -99,7 +99,6 @@ def results(
 def measure(
     store: ArtifactStore,
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     engine: EngineResource,
     log: Callable[[str], None],
@@ -107,7 +106,7 @@ def measure(
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed."""
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging:
-        return adopted(store, engine.measure(scenario, overrides, workload.directory, group_id, staging.path, log))
+        return adopted(store, engine.measure(scenario, workload.directory, group_id, staging.path, log))
 
 
 def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[RealRun]:

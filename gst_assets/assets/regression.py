@@ -15,6 +15,15 @@ from gst_assets.analysis.regression_report import (
     verdict_table,
     write_regression,
 )
+from gst_assets.assets.checks import (
+    REGRESSION,
+    SELF_CHECK,
+    regression_result,
+    reports_contract,
+    self_check_failed,
+    self_check_passed,
+    specs,
+)
 from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.presentation import (
     contract_check_specs,
@@ -26,15 +35,6 @@ from gst_assets.assets.presentation import (
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.assets.workloads import current_workload
-from gst_assets.checks import (
-    REGRESSION,
-    SELF_CHECK,
-    regression_result,
-    reports_contract,
-    self_check_failed,
-    self_check_passed,
-    specs,
-)
 from gst_assets.contracts.documents import HistoryMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import ComparisonHistory, RegressionVerdicts

@@ -12,13 +12,13 @@ from gst_assets.assets.presentation import contract_check_specs, contract_passed
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
-from gst_assets.assets.workloads import current_workload, workload_spec
+from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import SweepPoints
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import check_bundle
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
+from gst_assets.step_costs.bundle import check_bundle
 from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
 
 
@@ -33,7 +33,7 @@ class SweepConfig(dg.Config):
     specs=[
         dg.AssetSpec(
             "sweep",
-            deps=[workload_spec, PROFILE],
+            deps=[WORKLOAD_SPEC, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv", "matplotlib"},
@@ -74,7 +74,7 @@ def sweep(
         write_sweep(frame, f"Sweep of {chosen.name}", staging.path)
         meta = SweepMeta(
             run_id=run_id,
-            **run_facts(chosen, scenario.overrides, started),
+            **run_facts(chosen, started),
             hardware=bundle.meta.hardware,
             workload_id=workload.meta.workload_id,
             variant=chosen.sweep.variant,

@@ -10,21 +10,21 @@ import dagster as dg
 import numpy as np
 
 from gst_assets.analysis.runs import SimulatedRun, load_run
+from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
-from gst_assets.assets.workloads import current_workload, workload_spec
-from gst_assets.checks import ALL_TOKENS, all_tokens_result, specs
+from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.errors import ArtifactError
 from gst_assets.foreign_text import inert
 from gst_assets.partitions import SCENARIOS
-from gst_assets.profiling.bundle import Bundle, check_bundle
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle, check_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.spec import LoadedWorkload
 
@@ -36,7 +36,7 @@ _FURTHER = "seed_run_ids"
     specs=[
         dg.AssetSpec(
             "vidur_request_metrics",
-            deps=[workload_spec, PROFILE],
+            deps=[WORKLOAD_SPEC, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
@@ -45,7 +45,7 @@ _FURTHER = "seed_run_ids"
         ),
         dg.AssetSpec(
             "vidur_token_metrics",
-            deps=[workload_spec, PROFILE],
+            deps=[WORKLOAD_SPEC, PROFILE],
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
@@ -70,15 +70,10 @@ def vidur_metrics(
     check_bundle(bundle, chosen, workload.lengths)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     runs = {
-        variant: _simulate_and_commit(
-            chosen, scenario.overrides, workload, bundle, variant, f"{group_id}-{variant}", store
-        )
+        variant: _simulate_and_commit(chosen, workload, bundle, variant, f"{group_id}-{variant}", store)
         for variant in chosen.simulation.variants
     }
-    further = {
-        variant: _further_seeds(chosen, scenario.overrides, workload, bundle, run, store)
-        for variant, run in runs.items()
-    }
+    further = {variant: _further_seeds(chosen, workload, bundle, run, store) for variant, run in runs.items()}
     store.set_current(
         chosen.name,
         "vidur_runs",
@@ -116,7 +111,6 @@ def vidur_metrics(
 
 def _simulate_and_commit(
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     bundle: Bundle,
     variant: str,
@@ -125,7 +119,7 @@ def _simulate_and_commit(
 ) -> SimulatedRun:
     started = datetime.now(timezone.utc)
     result = _simulated(scenario, workload, bundle, variant, store)
-    return _commit(scenario, overrides, workload, bundle, variant, run_id, store, started, result)
+    return _commit(scenario, workload, bundle, variant, run_id, store, started, result)
 
 
 def _simulated(
@@ -136,7 +130,6 @@ def _simulated(
 
 def _further_seeds(
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     bundle: Bundle,
     first: SimulatedRun,
@@ -152,7 +145,7 @@ def _further_seeds(
         if not runs and _same_times(first, result):
             return []
         run_id = f"{first.meta.run_id}-seed{seed}"
-        runs.append(_commit(seeded, overrides, workload, bundle, variant, run_id, store, started, result))
+        runs.append(_commit(seeded, workload, bundle, variant, run_id, store, started, result))
     return runs
 
 
@@ -164,7 +157,6 @@ def _same_times(run: SimulatedRun, result: SimulationResult) -> bool:
 
 def _commit(
     scenario: Scenario,
-    overrides: list[str],
     workload: LoadedWorkload,
     bundle: Bundle,
     variant: str,
@@ -180,7 +172,7 @@ def _commit(
         (staging.path / "summary.md").write_text(_summary(run_id, variant, workload, bundle, result), encoding="utf-8")
         meta = VidurRunMeta(
             run_id=run_id,
-            **run_facts(scenario, overrides, started),
+            **run_facts(scenario, started),
             hardware=bundle.meta.hardware,
             inputs_sha256={
                 **workload.meta.sha256,

@@ -42,6 +42,11 @@ class Hydra(Stored):
     config_name: str
     overrides: list[str] = Field(default_factory=list)
 
+    @classmethod
+    def of(cls, scenario: Scenario) -> Hydra:
+        """That of a scenario of this project."""
+        return cls(config_path=scenario.file, config_name=scenario.name, overrides=list(scenario.overrides))
+
 
 class WorkloadPaths(BaseModel):
     """File names relative to the workload directory."""
@@ -113,18 +118,6 @@ class WorkloadMeta(Document):
     schedule: WorkloadSchedule | None = None
 
 
-class PartMeta(Document):
-    """part_meta.json: one file of a workload in the making, before workload_spec joins the three. `source`: of the prompts."""
-
-    part: Literal["prompts", "trace_lengths", "trace_intervals"]
-    created_at: AwareDatetime
-    sha256: dict[str, str]
-    inputs_sha256: dict[str, str] = Field(default_factory=dict)
-    params: dict[str, Any]
-    hydra: Hydra
-    source: WorkloadSource | None = None
-
-
 class Hardware(Stored):
     """The device a result was measured on, or simulated for."""
 
@@ -157,7 +150,7 @@ class RunMeta(Document):
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
-def run_facts(scenario: Scenario, overrides: list[str], started_at: datetime) -> dict[str, Any]:
+def run_facts(scenario: Scenario, started_at: datetime) -> dict[str, Any]:
     """The fields that every `RunMeta` of this project fills alike: what was asked, by which code and packages, from `started_at` (aware) until now."""
     commit, dirty = provenance.git_state()
     return {
@@ -168,7 +161,7 @@ def run_facts(scenario: Scenario, overrides: list[str], started_at: datetime) ->
         "model": scenario.model.name,
         "env": provenance.environment(),
         "params": scenario.model_dump(mode="json"),
-        "hydra": Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+        "hydra": Hydra.of(scenario),
     }
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gst_assets.contracts.store import (
-    ROOT_VARIABLE,
     ArtifactStore,
     Kind,
     directory_digests,
@@ -36,15 +34,15 @@ from gst_assets.contracts.store import (
     pointer_text,
     recorded_digests,
 )
+from gst_assets.environment import ROOT_VARIABLE, Artifacts, read
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT, sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-CACHE_VARIABLE = "GST_ARTIFACT_CACHE"
 _PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-_WRITTEN_ONCE = frozenset({Kind.WORKLOAD_PART, Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON})
+_WRITTEN_ONCE = frozenset({Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON})
 """Kinds whose directories are never replaced: their files have the plain names of the contract."""
 _PROBE = ".create-if-absent"
 _ATTEMPTS = 5
@@ -320,5 +318,5 @@ def _code(error: Exception) -> object:
 
 def _cache_directory(url: str) -> Path:
     """A folder for this URL under `GST_ARTIFACT_CACHE`, or under `tmp/object_cache/` in the checkout."""
-    base = Path(os.environ.get(CACHE_VARIABLE) or PROJECT_ROOT / "tmp" / "object_cache")
+    base = read(Artifacts).cache or PROJECT_ROOT / "tmp" / "object_cache"
     return base / sha256_bytes(url.encode())[:16]

@@ -2,7 +2,7 @@
 
 A directory is staged beside its destination and renamed into place once its metadata file, which lists the sha256 of every other
 file, has been written last. Nothing here knows what the files mean. Importable on a GPU host (standard library only). Object stores
-are in `object_store`.
+are in `object_store`; `open_store` chooses between the two.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
-from gst_assets.provenance import PROJECT_ROOT, sha256_file
+from gst_assets.provenance import sha256_file
 
-ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
 _STAGING = ".staging"
 _CURRENT = "current"
 _CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."
@@ -35,7 +35,6 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 class Kind(StrEnum):
     """The artifact families; the value is the folder under the artifact root."""
 
-    WORKLOAD_PART = "workload_parts"
     WORKLOAD = "workloads"
     REAL_RUN = "real_runs"
     VIDUR_RUN = "vidur_runs"
@@ -54,7 +53,6 @@ class Kind(StrEnum):
 
 _META_NAMES = {
     "workloads": "workload_meta.json",
-    "workload_parts": "part_meta.json",
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
 }
@@ -105,31 +103,12 @@ class ArtifactStore:
     def __init__(self, root: Path | str) -> None:
         text = str(root)
         if "://" in text:
-            raise ArtifactError(f"{text}: a URL, expected a directory path. `ArtifactStore.at` takes both.")
+            raise ArtifactError(f"{text}: a URL, expected a directory path. `open_store` takes both.")
         self.root = Path(text).expanduser().absolute()
 
     def __str__(self) -> str:
         """Where the artifacts are, for messages."""
         return str(self.root)
-
-    @staticmethod
-    def at(root: Path | str) -> ArtifactStore:
-        """The store under a directory path or a URL, e.g. `s3://bucket/prefix`.
-
-        Raises:
-            ArtifactError: a URL of something else than an object store.
-        """
-        text = str(root)
-        if "://" in text:
-            from gst_assets.contracts.object_store import ObjectStore
-
-            return ObjectStore(text)
-        return ArtifactStore(text)
-
-    @staticmethod
-    def from_environment() -> ArtifactStore:
-        """The store under `GST_ARTIFACT_ROOT`, or `tmp/` in the checkout."""
-        return ArtifactStore.at(os.environ.get(ROOT_VARIABLE) or PROJECT_ROOT / "tmp")
 
     def path(self, kind: Kind, artifact_id: str) -> Path:
         """Where an artifact is or would be. `artifact_id` is a plain name; for profiles `<hardware>/<model>`.

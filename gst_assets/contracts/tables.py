@@ -1,7 +1,7 @@
 """One Pandera model per contract table, and the only two functions that read and write them.
 
 The models are the contract: columns, order, types, and every invariant that one table can show. Invariants between two
-tables are at the end (`check_run_tables`, `check_workload_tables`). CSV bytes belong to `csv_files`; nothing here computes a result.
+tables are at the end (`check_run_tables`). CSV bytes belong to `csv_files`; nothing here computes a result.
 """
 
 import re
@@ -86,15 +86,6 @@ class TraceLengths(FilledTable):
     @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
     def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
         return _gap_free(df)
-
-
-class PlannedRequests(TraceLengths):
-    """Requests of a trace or of synthetic lengths as planned with their prompts; private to the project (workload_parts/)."""
-
-    class Config(Table.Config):
-        name = "requests.csv"
-
-    trace_time_ns: Series[Int] | None = pa.Field(ge=0, description="the trace's time since the first request")
 
 
 class TraceIntervals(FilledTable):
@@ -378,6 +369,7 @@ class Overheads(FilledTable):
             "decode_context_token",
             "attention_pair",
             "warm_token",
+            "warmth",
         ],
         description="what ns is multiplied with; base: a point of the curve",
     )
@@ -1167,26 +1159,6 @@ def _mentioned(rule: str, frame: pd.DataFrame) -> list[str]:
 
 def _float_columns(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name, dtype in frame.dtypes.items() if dtype == np.float64]
-
-
-def check_workload_tables(
-    lengths: pd.DataFrame, intervals: pd.DataFrame, prompt_ids: list[str], where: Path | str
-) -> None:
-    """Both traces list the same requests, and every request's prompt exists.
-
-    Raises:
-        ContractError
-    """
-    if len(lengths) != len(intervals):
-        raise ContractError(
-            f"{where}: trace_lengths has {len(lengths)} requests, trace_intervals {len(intervals)}. Materialize both again."
-        )
-    unknown = ~lengths["prompt_id"].isin(set(prompt_ids))
-    if unknown.any():
-        row = int(unknown.to_numpy().argmax())
-        raise ContractError(
-            f"{where}: trace_lengths row {row} names prompt_id {lengths['prompt_id'].iloc[row]!r}, which prompts.jsonl does not have."
-        )
 
 
 def check_run_tables(requests: pd.DataFrame, tokens: pd.DataFrame, where: Path | str) -> None:

@@ -12,8 +12,8 @@ from gst_assets import scenario as scenario_settings
 from gst_assets.contracts.documents import Hardware
 from gst_assets.errors import EngineError
 from gst_assets.provenance import cpu_name
+from gst_assets.scenario import CPU
 
-CPU = "cpu"
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking afterwards.
 _LIST_GPUS = """

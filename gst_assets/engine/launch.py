@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
+from gst_assets.environment import PIPE_VARIABLE, Parent, read
 from gst_assets.errors import EngineError
 from gst_assets.provenance import PROJECT_ROOT
 
-_PIPE_VARIABLE = "GST_PARENT_PIPE"
 _ERROR_PREFIX = "error: "
 _TAIL_LINES = 20
 _POLL_S = 1.0
@@ -45,7 +45,7 @@ def run_module(
     try:
         child = subprocess.Popen(
             [sys.executable, "-u", "-m", module, *args],
-            env={**os.environ, "PYTHONPATH": _search_path(), **(env or {}), _PIPE_VARIABLE: str(read_end)},
+            env={**os.environ, "PYTHONPATH": _search_path(), **(env or {}), PIPE_VARIABLE: str(read_end)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -113,11 +113,12 @@ def die_with_parent() -> None:
     Also turns SIGTERM into SystemExit, so that the engine is shut down on the way. Without `run_module` as parent only the latter happens.
     """
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    descriptor = os.environ.pop(_PIPE_VARIABLE, None)
+    descriptor = read(Parent).pipe
     if descriptor is None:
         return
     # Descendants must not take the pipe for theirs, nor this process's parent for their own.
-    threading.Thread(target=_watch, args=(int(descriptor), os.getppid()), name="parent-watch", daemon=True).start()
+    del os.environ[PIPE_VARIABLE]
+    threading.Thread(target=_watch, args=(descriptor, os.getppid()), name="parent-watch", daemon=True).start()
 
 
 def _exit_on_sigterm(*_: object) -> NoReturn:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gst_assets.contracts.documents import GpuState, Hardware, MachineRecord, MachineState, MachineWindow
-from gst_assets.engine.hardware import CPU
+from gst_assets.scenario import CPU
 
 PERIOD_S = 1.0
 """Between two samples."""

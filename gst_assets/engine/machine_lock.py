@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+from gst_assets.environment import LOCK_VARIABLE, EngineLock, read
 from gst_assets.errors import EngineError
 
-LOCK_VARIABLE = "GST_ENGINE_LOCK"
-"""Another lock file, for containers that share a machine but not its /tmp: a file in a folder that all of them mount."""
 # Not tempfile.gettempdir(): with TMPDIR every user or session would have a lock of its own. /run/lock is root's on some distributions,
 # and files of /dev/shm go when their owner logs out.
 _FILE = Path("/tmp/gst_engine.lock")
@@ -39,7 +38,7 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
     Raises:
         EngineError: another measurement still held the lock after `timeout_s`, or the lock file cannot be used.
     """
-    path = Path(os.environ.get(LOCK_VARIABLE) or _FILE)
+    path = read(EngineLock).file or _FILE
     handle = _taken(path, time.monotonic() + timeout_s, timeout_s, log)
     try:
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -20,12 +20,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -38,12 +38,11 @@ from gst_assets.contracts.documents import (
     Pacing,
     RealRunMeta,
     WorkloadMeta,
-    read_document,
     run_facts,
     timestamp_slug,
     write_document,
 )
-from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine, records
 from gst_assets.engine import replay as replay_module
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
@@ -52,23 +51,10 @@ from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
 from gst_assets.foreign_text import inert
+from gst_assets.provenance import git_state
 from gst_assets.scenario import Scenario, read_reference
-
-if TYPE_CHECKING:
-    from gst_assets.workload.tokenizer import Tokenizer
-
-_LENGTHS = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
-_INTERVALS = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
-
-
-@dataclass(frozen=True)
-class WorkloadRequest:
-    """One request of a workload directory, tokenized."""
-
-    prompt_id: str
-    prompt_token_ids: list[int]
-    num_decode_tokens: int
-    arrival_time_ns: int
+from gst_assets.workload import load
+from gst_assets.workload.tokenized import WorkloadRequest, requests_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,6 @@ class Measurement:
     """What every repeat of one play has in common."""
 
     scenario: Scenario
-    overrides: list[str]
     workload_dir: Path
     workload: WorkloadMeta
     hardware: Hardware
@@ -102,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plays = _plays(arguments)
         os.environ.update(engine_environment(plays[0].scenario))
-        asyncio.run(measure(plays, arguments.override, arguments.out))
+        asyncio.run(measure(plays, arguments.out))
     except GstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
@@ -131,7 +116,7 @@ def add_scenario_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; must hold in a resolved scenario already",
+        help="applied to scenarios given by name; a resolved scenario has its own inside",
     )
 
 
@@ -169,7 +154,7 @@ def check_one_engine(scenarios: Sequence[Scenario]) -> None:
         raise EngineError(f"scenarios {', '.join(names)}: name each scenario once.")
 
 
-async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> list[Path]:
+async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
     """Play every workload `replay.repeats` times on one engine start; returns the run directories in order.
 
     Raises:
@@ -188,10 +173,8 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
     _say(f"hardware: {_device(hardware)}")
     asked = []
     for play in plays:
-        meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
-        check_scenario_of(meta, play)
-        asked.append((meta, read_requests(play.workload, meta, play.scenario)))
-        _say(f"workload {meta.workload_id}: {len(asked[-1][1])} requests")
+        asked.append(read_play(play))
+        _say(f"workload {asked[-1][0].workload_id}: {len(asked[-1][1])} requests")
     check_output([play.group_id for play in plays], out)
     began = time.monotonic()
     written: list[Path] = []
@@ -208,7 +191,6 @@ async def measure(plays: Sequence[Play], overrides: list[str], out: Path) -> lis
             _say(f"{play.scenario.name}: warm-up of {warmed.num_requests} requests took {warmed.seconds:.1f} s")
             common = Measurement(
                 play.scenario,
-                overrides,
                 play.workload,
                 meta,
                 hardware,
@@ -233,7 +215,9 @@ def check_output(group_ids: Sequence[str], out: Path) -> None:
 
     Raises:
         EngineError: a name that is no plain file name, or an `out` that cannot be written.
+        EnvironmentVariableError: the code's revision, which every run records, cannot be told.
     """
+    git_state()
     for group_id in group_ids:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", group_id):
             raise EngineError(
@@ -290,75 +274,15 @@ async def play_repeat(
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def token_ids(texts: Mapping[str, str], prompt_ids: Iterable[str], tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Token ids of each of `prompt_ids` (repeated ones once); `texts` maps a prompt_id to its text."""
-    used = list(dict.fromkeys(prompt_ids))
-    return dict(zip(used, tokenizer.encode([texts[name] for name in used]), strict=True))
-
-
-def read_requests(directory: Path, meta: WorkloadMeta, scenario: Scenario) -> list[WorkloadRequest]:
-    """The requests of a workload directory whose digests were checked, tokenized for the scenario's model.
+def read_play(play: Play) -> tuple[WorkloadMeta, list[WorkloadRequest]]:
+    """A play's workload, checked and tokenized.
 
     Raises:
-        WorkloadError: traces that do not join, another tokenizer or count than the workload's, a request that asks for no token or exceeds
-            model.max_model_len, or a token id outside the vocabulary (names the request).
+        WorkloadError, ArtifactError, ContractError: incomplete, altered, or does not fit its scenario.
     """
-    from gst_assets.workload.prompts import read_prompts
-    from gst_assets.workload.tokenizer import load_tokenizer
-
-    lengths = csv_files.read_csv(directory / meta.paths.trace_lengths, _LENGTHS)
-    intervals = csv_files.read_csv(directory / meta.paths.trace_intervals, _INTERVALS)
-    if lengths["request_id"].tolist() != intervals["request_id"].tolist():
-        raise WorkloadError(f"{directory}: the two traces list different requests. Materialize workload_spec again.")
-    texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(directory / meta.paths.prompts)}
-    unknown = [name for name in lengths["prompt_id"] if name not in texts]
-    if unknown:
-        raise WorkloadError(
-            f"{directory}: trace_lengths names prompt_id {unknown[0]!r}, which prompts.jsonl lacks. Materialize workload_spec again."
-        )
-    tokenizer = load_tokenizer(scenario.model.tokenizer)
-    if tokenizer.sha256 != meta.tokenizer_sha256:
-        raise WorkloadError(
-            f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but {tokenizer.reference} is "
-            f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize trace_lengths again."
-        )
-    ids = token_ids(texts, lengths["prompt_id"], tokenizer)
-    columns = [lengths[name].tolist() for name in _LENGTHS] + [intervals["arrival_time_ns"].tolist()]
-    requests = []
-    for request_id, prompt_id, num_prefill, num_decode, arrival_ns in zip(*columns, strict=True):
-        where = f"{directory}: request {request_id} (prompt {prompt_id!r})"
-        tokens = ids[prompt_id]
-        if len(tokens) != num_prefill:
-            raise WorkloadError(
-                f"{where}: has {len(tokens)} tokens under {tokenizer.reference}, but trace_lengths says {num_prefill}. Materialize trace_lengths again."
-            )
-        if num_prefill < 1 or num_decode < 1:
-            raise WorkloadError(
-                f"{where}: has {num_prefill} prompt tokens and asks for {num_decode}; an engine needs at least 1 of each."
-            )
-        if num_prefill + num_decode > scenario.model.max_model_len:
-            raise WorkloadError(
-                f"{where}: {num_prefill} prompt and {num_decode} output tokens exceed model.max_model_len {scenario.model.max_model_len}. "
-                "Shorten the prompt, ask for fewer tokens, or raise the limit."
-            )
-        requests.append(WorkloadRequest(prompt_id, fit_vocabulary(tokens, scenario, where), num_decode, arrival_ns))
-    return requests
-
-
-def fit_vocabulary(tokens: list[int], scenario: Scenario, where: str) -> list[int]:
-    """Token ids as the model knows them: unchanged, or modulo the vocabulary with `model.fold_token_ids`.
-
-    Raises:
-        WorkloadError: an id outside the vocabulary without folding; begins with `where`.
-    """
-    vocabulary = scenario.model.geometry.vocab_size
-    if scenario.model.fold_token_ids:
-        return [token % vocabulary for token in tokens]
-    if max(tokens) >= vocabulary:
-        raise WorkloadError(
-            f"{where}: token id {max(tokens)} is outside the model's vocabulary of {vocabulary}. Use the model's own tokenizer, or set model.fold_token_ids=true."
-        )
-    return tokens
+    workload = load(play.workload, contract=False)
+    check_scenario_of(workload.meta, play)
+    return workload.meta, requests_of(workload, play.scenario)
 
 
 def _plan(requests: Sequence[WorkloadRequest], scenario: Scenario, repeat: int) -> list[PlannedRequest]:
@@ -437,7 +361,7 @@ def write_run(
         )
         meta = RealRunMeta(
             run_id=run_id,
-            **run_facts(scenario, common.overrides, started_at),
+            **run_facts(scenario, started_at),
             hardware=common.hardware,
             inputs_sha256={f"workload/{name}": digest for name, digest in common.workload.sha256.items()},
             sha256=directory_digests(folder, Kind.REAL_RUN.meta_name),

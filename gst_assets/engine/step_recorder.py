@@ -6,7 +6,6 @@ Writer (`StepRecorder`, inside the engine's process) and reader (`read_steps`) o
 
 from __future__ import annotations
 
-import os
 import time
 from array import array
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from gst_assets.engine.protocol import IterationField
+from gst_assets.environment import Steps, read
 from gst_assets.errors import EngineError
 from gst_assets.step_costs.shapes import attention_pairs
-
-FILE_VARIABLE = "GST_STEP_RECORDS"
-"""Environment variable naming the file. Not an engine setting: those enter the key of vLLM's compile cache."""
 
 _WIDTH = len(IterationField)
 
@@ -35,8 +32,8 @@ class StepRecorder:
 
     @classmethod
     def from_environment(cls) -> StepRecorder:
-        """The recorder for the file that `FILE_VARIABLE` names."""
-        return cls(Path(os.environ[FILE_VARIABLE]))
+        """The recorder for the file that GST_STEP_RECORDS names. Not an engine setting: those enter the key of vLLM's compile cache."""
+        return cls(read(Steps).file)
 
     def scheduled(self, scheduler: Any, output: Any, began_ns: int, ended_ns: int) -> None:
         """A step was formed between `began_ns` and `ended_ns`; `scheduler` already counts its tokens as computed."""

@@ -21,12 +21,11 @@ import numpy as np
 
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine import transformers_worker
-from gst_assets.engine.hardware import CPU
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, TokenMessage
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.engine.transformers_worker import Answer, Asked, Cancelled, Failed, Ready, Steps, StepsWanted
 from gst_assets.errors import EngineError
-from gst_assets.scenario import Scenario, resolve_path
+from gst_assets.scenario import CPU, Scenario, resolve_path
 
 BACKEND = "transformers"
 PROCESS_NAME = "TransformersEngine"

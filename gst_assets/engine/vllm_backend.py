@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from gst_assets.contracts.documents import EngineSettings
-from gst_assets.engine.hardware import CPU
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.engine.settings_check import check_settings
-from gst_assets.engine.step_recorder import FILE_VARIABLE, read_steps
+from gst_assets.engine.step_recorder import read_steps
 from gst_assets.engine.temporary import engine_folder, variables
 from gst_assets.engine.vllm_worker import WorkerReport
+from gst_assets.environment import STEPS_VARIABLE
 from gst_assets.errors import EngineError
-from gst_assets.scenario import Geometry, Model, Scenario, resolve_path
+from gst_assets.scenario import CPU, Geometry, Model, Scenario, resolve_path
 
 BACKEND = "vllm"
 _WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"
@@ -175,7 +175,7 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     if steps is not None:
         options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
     try:
-        with variables({FILE_VARIABLE: str(steps)} if steps else {}):
+        with variables({STEPS_VARIABLE: str(steps)} if steps else {}):
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=[_quiet_stat_logger()])
     except Exception as error:  # vLLM raises whatever went wrong inside it
         raise EngineError(

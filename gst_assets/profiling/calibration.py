@@ -29,7 +29,7 @@ from gst_assets.engine.replay import PlannedRequest, quiet_interpreter
 from gst_assets.errors import ProfileError
 from gst_assets.profiling import traffic
 from gst_assets.profiling.operators import Progress
-from gst_assets.profiling.step_samples import WatchedSteps, host_speed, step_rows
+from gst_assets.profiling.step_samples import WatchedSteps, host_speed, step_rows, where_serving
 from gst_assets.profiling.term_fit import MIN_SAMPLES, fit
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.scenario import Scenario
@@ -38,7 +38,8 @@ from gst_assets.step_costs.terms import ANY_KIND, Features, Terms
 from gst_assets.workload.digest import workload_digest
 
 ROUNDS = 4
-LADDER, HEAD_START, TRAFFIC = "ladder", "head start", "traffic"
+LADDER, HEAD_START, TRAFFIC, BURST = "ladder", "head start", "traffic", "burst"
+_FLOWING = (TRAFFIC, BURST)
 
 _HEAD_START_NS = 45_000_000
 """Longer than launching a step eagerly took on any host seen; a step that was not launched within it shows no device time."""
@@ -148,7 +149,10 @@ class Calibrator:
         """
         scenario, stretches = self._scenario, []
         flowing = traffic.segments(scenario, index)
-        asked: list[tuple[str, traffic.Segment | None]] = [(LADDER, None), *((TRAFFIC, one) for one in flowing)]
+        asked: list[tuple[str, traffic.Segment | None]] = [
+            (LADDER, None),
+            *((TRAFFIC if one.rate_per_s else BURST, one) for one in flowing),
+        ]
         if self._is_gpu:
             asked.insert(1, (HEAD_START, traffic.middle_segment(scenario, index)))
         if index == 0:
@@ -156,7 +160,7 @@ class Calibrator:
                 await self._play_traffic(warm_up, index)
         for number, (kind, segment) in enumerate(asked):
             progress("calibration", (index + number / len(asked)) / ROUNDS)
-            head_start_ns = _HEAD_START_NS if self._is_gpu and kind != TRAFFIC else 0
+            head_start_ns = _HEAD_START_NS if self._is_gpu and kind not in _FLOWING else 0
             await self._engine.collective_rpc("gst_watch_steps", head_start_ns)
             began_ns = time.monotonic_ns()
             if segment is None:
@@ -276,8 +280,9 @@ class Driven:
         Raises:
             ProfileError: a term was not seen often enough.
         """
-        rows = step_rows(self.watched())
-        flowing = [one for one in self.stretches if one.kind == TRAFFIC]
+        serving = [np.full(len(one.steps), one.kind == TRAFFIC) for one in self.stretches]
+        rows = step_rows(self.watched(), np.concatenate(serving))
+        flowing = [one for one in self.stretches if one.kind in _FLOWING]
         ways, delivered = self._ways()
         overheads = pd.DataFrame(rows + ways).astype({"num_samples": "Int64"})
         for name in ("residual_p05_ns", "residual_p95_ns"):
@@ -292,7 +297,7 @@ class Driven:
         """Rows of `handover` (from sending a request that meets an engine without work to the forming of its first step) and of `delivery` (from a
         step's tokens at the engine's host to the clients seeing them), and for each stretch of traffic when tokens were at the host and the ratios
         of their delivery to the term."""
-        handover: dict[int, list[float]] = defaultdict(list)
+        handed_over: list[tuple[float, float, bool]] = []
         delivery: dict[int, list[float]] = defaultdict(list)
         deliveries: list[list[tuple[int, int, float]]] = []
         for one in self.stretches:
@@ -308,8 +313,8 @@ class Driven:
                     sent = (request.send_ns, request.num_prefill_tokens)
                     first_sent_ns[begun] = min(first_sent_ns.get(begun, sent), sent)
             for begun, (send_ns, size) in first_sent_ns.items():
-                handover[size].append(float(formed[begun] - send_ns))
-            if one.kind == TRAFFIC:
+                handed_over.append((size, float(formed[begun] - send_ns), one.kind == TRAFFIC))
+            if one.kind in _FLOWING:
                 deliveries.append(
                     [
                         (
@@ -322,7 +327,16 @@ class Driven:
                 )
                 for _, decodes, took_ns in deliveries[-1]:
                     delivery[decodes].append(took_ns)
-        rows = [*_way("handover", handover), *_way("delivery", delivery)]
+        sizes, took, serving = (np.array(column) for column in zip(*handed_over, strict=True))
+        chosen = where_serving(np.ones(len(serving), dtype=bool), serving)
+        rows = [
+            *_way("handover", sizes[chosen], took[chosen]),
+            *_way(
+                "delivery",
+                np.array([float(place) for place, values in delivery.items() for _ in values]),
+                np.array([value for found in delivery.values() for value in found]),
+            ),
+        ]
         curve = Terms(pd.DataFrame(rows), CapturedGraphs(()), "overheads.csv").of("delivery").base
         return rows, [
             (
@@ -360,13 +374,11 @@ OVERHEAD_COLUMNS = (
 )  # fmt: skip
 
 
-def _way(term: str, seen: dict[int, list[float]]) -> list[dict[str, Any]]:
-    positions = np.array([float(place) for place, values in seen.items() for _ in values])
+def _way(term: str, positions: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
     if len(positions) < MIN_SAMPLES:
         raise ProfileError(
             f"overheads.csv: {term} seen fewer than {MIN_SAMPLES} times in the calibration. Play more traffic (profile.traffic_rates_per_s)."
         )
-    values = np.array([float(value) for found in seen.values() for value in found])
     return fit(term, ANY_KIND, positions, np.zeros((len(positions), len(Features._fields))), values)
 
 

@@ -12,31 +12,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gst_assets.contracts.documents import Hardware, WorkloadMeta, read_document
-from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.contracts.documents import Hardware, WorkloadMeta
 from gst_assets.engine.replay import warm_up
 from gst_assets.engine.run import (
     Measurement,
     Play,
-    WorkloadRequest,
     check_output,
-    check_scenario_of,
     play_repeat,
-    read_requests,
+    read_play,
     warm_up_requests,
 )
 from gst_assets.engine.vllm_backend import VllmEngine
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.calibration import ROUNDS
 from gst_assets.scenario import Scenario
+from gst_assets.workload.tokenized import WorkloadRequest
 
 
 class InterleavedRuns:
     """Plays whose repeats are spread over the calibration rounds."""
 
-    def __init__(
-        self, plays: Sequence[Play], scenario: Scenario, hardware: Hardware, overrides: list[str], out: Path
-    ) -> None:
+    def __init__(self, plays: Sequence[Play], scenario: Scenario, hardware: Hardware, out: Path) -> None:
         """Read everything that is to be played, before an engine starts. `scenario` is the calibrated one.
 
         Raises:
@@ -54,11 +50,9 @@ class InterleavedRuns:
                 raise ProfileError(
                     f"scenario {play.scenario.name} may end requests early, which calibration switches off in its engine. Run it apart."
                 )
-            meta = read_document(WorkloadMeta, open_directory(play.workload, Kind.WORKLOAD) / Kind.WORKLOAD.meta_name)
-            check_scenario_of(meta, play)
-            self._asked.append((play, meta, read_requests(play.workload, meta, play.scenario)))
+            self._asked.append((play, *read_play(play)))
         check_output([play.group_id for play in plays], out)
-        self._hardware, self._overrides, self._out = hardware, overrides, out
+        self._hardware, self._out = hardware, out
         self._created = time.monotonic()
         self._measurements: list[Measurement] = []
 
@@ -112,7 +106,6 @@ class InterleavedRuns:
             self._measurements.append(
                 Measurement(
                     play.scenario,
-                    self._overrides,
                     play.workload,
                     meta,
                     self._hardware,

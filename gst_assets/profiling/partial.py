@@ -21,8 +21,8 @@ import numpy as np
 from gst_assets import provenance
 from gst_assets.contracts.documents import EngineSettings, Hardware
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.bundle import profile_key
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import profile_key
 
 _SUBJECT, _SETTINGS, _OPERATORS = "subject.json", "engine_settings.json", "operators.jsonl"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -33,18 +33,19 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
-from gst_assets.engine.hardware import CPU, check_hardware
+from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.run import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
-from gst_assets.profiling.bundle import FORMAT_VERSION, profile_key
 from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operators import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
-from gst_assets.scenario import Sampling, Scenario, read_reference
+from gst_assets.provenance import git_state
+from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
+from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.self_fit import misfits, self_fit
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scenario = read_reference(arguments.scenario, arguments.override)
         os.environ.update(engine_environment(scenario))
-        plays = _plays(arguments.between)
+        plays = _plays(arguments.between, arguments.override)
         if bool(plays) != bool(arguments.runs):
             raise ProfileError(
                 "--between and --runs belong together: what is played between rounds, and where its runs go."
@@ -68,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(
             measure(
                 scenario,
-                arguments.override,
                 arguments.out,
                 arguments.profiling_root,
                 plays,
@@ -111,30 +111,29 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="applied to a scenario name; must hold in a resolved scenario already",
+        help="applied to scenarios given by name; a resolved scenario has its own inside",
     )
     return parser
 
 
-def _plays(between: Sequence[Sequence[str]]) -> list[Play]:
+def _plays(between: Sequence[Sequence[str]], overrides: Sequence[str]) -> list[Play]:
     now = timestamp_slug(datetime.now(timezone.utc))
     plays = []
     for workload, reference in between:
-        scenario = read_reference(reference, [])
+        scenario = read_reference(reference, overrides)
         plays.append(Play(scenario, Path(workload).resolve(), f"{scenario.name}-{now}"))
     return plays
 
 
 async def measure(
     scenario: Scenario,
-    overrides: list[str],
     out: Path,
     profiling_root: str | None = None,
     plays: Sequence[Play] = (),
     runs: Path | None = None,
     stamps: Path | None = None,
 ) -> Path:
-    """Measure the scenario's bundle into `out`; returns it. `overrides` and `profiling_root` are only recorded. The repeats of `plays` are
+    """Measure the scenario's bundle into `out`; returns it. `profiling_root` is only recorded. The repeats of `plays` are
     measured between the calibration rounds, into `runs`. The rounds' stamps are copied to `stamps`.
 
     Raises:
@@ -145,19 +144,19 @@ async def measure(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware)
-    between = InterleavedRuns(plays, scenario, hardware, overrides, runs) if plays and runs else None
+    git_state()  # what is wrong with the revision, which the bundle records, is to be found out now
+    between = InterleavedRuns(plays, scenario, hardware, runs) if plays and runs else None
     begun_with = subject(scenario, hardware, between.described() if between else [])
     with PartialProfile.opened(out, begun_with) as partial:
         if measured := partial.described():
             print(f"continuing {partial.folder}: {measured}", flush=True)
         if between is not None:
             between.rename(partial.group_ids())
-        return await _measure(scenario, overrides, out, profiling_root, hardware, between, partial, stamps)
+        return await _measure(scenario, out, profiling_root, hardware, between, partial, stamps)
 
 
 async def _measure(
     scenario: Scenario,
-    overrides: list[str],
     out: Path,
     profiling_root: str | None,
     hardware: Hardware,
@@ -216,7 +215,7 @@ async def _measure(
             csv_files.write_csv(table, folder / name)
         meta = ProfileMeta(
             run_id=f"{scenario.hardware.hardware_id}-{scenario.model.name}-{timestamp_slug(started_at)}",
-            **run_facts(scenario, overrides, started_at),
+            **run_facts(scenario, started_at),
             hardware=hardware,
             sha256=directory_digests(folder, Kind.PROFILE.meta_name),
             profiling_root=profiling_root or str(out.parent.parent),

@@ -107,7 +107,9 @@ def _knots(positions: Floats, are_fixed: bool) -> Floats:
         return kept if len(kept) else places[np.argmax(counts)][None]
     bins = np.round(np.log(np.maximum(positions, 1e-9)) / np.log(_BIN_RATIO)).astype(int)
     found = [positions[bins == each] for each in np.unique(bins)]
-    often = [group for group in found if len(group) >= MIN_SAMPLES] or found
+    often = [group for group in found if len(group) >= MIN_SAMPLES]
+    if not often:
+        often = np.array_split(np.sort(positions), max(len(positions) // MIN_SAMPLES, 1))
     return np.array([float(group.mean()) for group in often])
 
 

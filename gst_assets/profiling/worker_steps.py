@@ -40,6 +40,8 @@ class StepField(IntEnum):
     """The device has sampled the step's tokens."""
     HEAD_START_NS = 5
     """For so long the device was kept asleep before the forward pass, so that the host launched ahead of it; 0: it was not."""
+    WATCHING_NS = 6
+    """Of the time from FORWARD_NS to LAUNCHED_NS: what putting events into the device's queue took the host, which an unwatched step is spared."""
 
 
 @dataclass
@@ -54,6 +56,7 @@ class _Watch:
     """Before the step that is being launched."""
     forward_ns: int = 0
     begin: Any = None
+    begin_cost_ns: int = 0
     reference: Any = None
     """On a GPU: what `_synchronised` returned at the beginning."""
 
@@ -107,7 +110,7 @@ class StepWatch:
             watch.sleep_ns = 0 if is_decode else watch.head_start_ns
             begun_ns = time.monotonic_ns()
             output = execute(scheduler_output, *args, **kwargs)
-            watch.rows.append([begun_ns, watch.forward_ns, 0, 0, 0, watch.sleep_ns])
+            watch.rows.append([begun_ns, watch.forward_ns, 0, 0, 0, watch.sleep_ns, watch.begin_cost_ns])
             return output
 
         def model_forward(*args: Any, **kwargs: Any) -> Any:
@@ -117,15 +120,19 @@ class StepWatch:
             watch.forward_ns = time.monotonic_ns()
             if watch.is_gpu:
                 watch.begin = _mark(watch.sleep_ns)
+                watch.begin_cost_ns = time.monotonic_ns() - watch.forward_ns
             return forward(*args, **kwargs)
 
         def sample_tokens(*args: Any, **kwargs: Any) -> Any:
             watch = self._gst_watch
             output = sample(*args, **kwargs)
             if watch is not None and watch.rows and not watch.rows[-1][StepField.LAUNCHED_NS]:
+                sampled_ns = time.monotonic_ns()
                 if watch.is_gpu:
                     watch.events.append((watch.begin, _mark(0)))
-                watch.rows[-1][StepField.LAUNCHED_NS] = time.monotonic_ns()
+                launched_ns = time.monotonic_ns()
+                watch.rows[-1][StepField.LAUNCHED_NS] = launched_ns
+                watch.rows[-1][StepField.WATCHING_NS] += launched_ns - sampled_ns
             return output
 
         wrappers: list[Callable[..., Any]] = [execute_model, model_forward, sample_tokens]

@@ -55,15 +55,14 @@ def service_times(
         host = costs.after_idle(cost, kind) if is_idle and step.decode_request == 0 else cost
         forward = formed[n] + host.prepare
         start = max(forward, done_before)
-        tokens = step.prefill_token + step.decode_request
-        cost = costs.of(step._replace(warm_token=tokens * warmth.at(start)))
+        cost = costs.of(step.at_warmth(warmth.at(start)))
         done = max(start + cost.lead_in + cost.device, forward + host.launch + cost.drain)
         real_done = output[n] - cost.copy_out
         if not is_late[n] and real_done > start:
             found.append(ServiceTime(kind, real_done - start, done - start))
         # Tokens that the host waited for say when the device was done; others only that it was done by then.
         done_before = min(done, real_done) if is_late[n] else real_done
-        warmth.ran(min(start, done_before), done_before, tokens)
+        warmth.ran(min(start, done_before), done_before, step.prefill_token + step.decode_request)
     return found
 
 

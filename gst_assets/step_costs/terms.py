@@ -30,6 +30,11 @@ class Features(NamedTuple):
     """See `shapes.attention_pairs`; of the prompts in the step."""
     warm_token: float = 0.0
     """New tokens of the step times the device's warmth (`warmth.Warmth`) when it begins."""
+    warmth: float = 0.0
+
+    def at_warmth(self, warmth: float) -> Features:
+        """The same of a step that finds the device this warm."""
+        return self._replace(warm_token=(self.prefill_token + self.decode_request) * warmth, warmth=warmth)
 
 
 _POSITION_BY_REQUESTS = ("process", "copy_out")
@@ -44,15 +49,14 @@ def features(shape: StepShape, warmth: float = 0.0) -> Features:
         shape.num_decodes,
         shape.decode_context_tokens,
         shape.num_attention_pairs,
-        shape.num_tokens * warmth,
-    )
+    ).at_warmth(warmth)
 
 
 def slopes_of(term: str, kind: str) -> tuple[str, ...]:
     """The features that the term has a slope for in steps of a kind."""
     if term == "device":
         return (
-            ("decode_context_token",)
+            ("decode_context_token", "warmth")
             if kind == DECODE
             else ("prefill_request", "decode_request", "decode_context_token", "attention_pair", "warm_token")
         )

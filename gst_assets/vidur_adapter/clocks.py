@@ -143,10 +143,12 @@ class HostDeviceClock:
         # Of what a step costs, all but the device's part is the same whatever its context.
         shape = StepShape(num_decodes, context_tokens, ())
         cost, rise_ns = self._costs.step(shape), self._costs.decode_rise_ns(num_decodes) * num_decodes
+        warm_ns = self._costs.decode_warmth_ns(num_decodes)
         formed: list[int] = []
         handed_out: list[int] = []
         while len(formed) < num_steps and self.now_ns < until_ns:
-            here = cost._replace(device=cost.device + rise_ns * len(formed))
+            warmth = self._warmth.at(max(self.now_ns, self._device_done_ns))
+            here = cost._replace(device=cost.device + rise_ns * len(formed) + warm_ns * warmth)
             formed.append(self.now_ns)
             self._launch(here, num_decodes, has_prefill=False)
             if len(self._launched) == self.queue_size:

@@ -63,9 +63,9 @@ from vidur.types import BaseIntEnum
 
 from gst_assets.contracts.documents import PublishedForests, read_document, write_document
 from gst_assets.errors import ContractError, GstError, ProfileError, SimulationError
-from gst_assets.profiling.bundle import load_bundle
 from gst_assets.provenance import package_versions, sha256_bytes, sha256_file
 from gst_assets.scenario import Geometry
+from gst_assets.step_costs.bundle import load_bundle
 from gst_assets.vidur_adapter.event_loop import RecordedSimulator, Recorder
 from gst_assets.vidur_adapter.predictor import composition_of
 from gst_assets.vidur_adapter.registration import AdapterType, EngineSimulation, kv_bytes_per_token, model_name, quiet

@@ -14,9 +14,9 @@ import pandas as pd
 from gst_assets.analysis.runs import SimulatedRun
 from gst_assets.contracts.tables import Iterations, RequestMetrics, Table, TokenMetrics, write_table
 from gst_assets.errors import SimulationError
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.provenance import environment, sha256_file
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 from gst_assets.vidur_adapter.simulate import simulate
 from gst_assets.workload.spec import LoadedWorkload, check_made_for
 

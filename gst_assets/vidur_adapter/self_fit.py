@@ -1,6 +1,6 @@
 """A bundle held against the calibration it was made of: the calibration traffic simulated with the bundle, beside what was measured.
 
-Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to `profiling.bundle`.
+Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to `step_costs.bundle`.
 
     python -m gst_assets.vidur_adapter.self_fit BUNDLE
 
@@ -145,8 +145,8 @@ def _simulated(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
-    from gst_assets.engine.hardware import CPU
-    from gst_assets.profiling.bundle import load_bundle
+    from gst_assets.scenario import CPU
+    from gst_assets.step_costs.bundle import load_bundle
 
     parser = argparse.ArgumentParser(prog="python -m gst_assets.vidur_adapter.self_fit", description=__doc__)
     parser.add_argument("bundle", type=Path, help="directory of a bundle")

@@ -1,7 +1,7 @@
 """Simulating a workload: checks of the input, the run, and the contract's tables.
 
 The only module of this package that others need. Vidur is imported for variant `published` and for its own event loop, when such a simulation
-begins. Reading and checking a bundle belongs to `profiling.bundle`, writing the tables to `contracts`.
+begins. Reading and checking a bundle belongs to `step_costs.bundle`, writing the tables to `contracts`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
 from gst_assets.vidur_adapter.self_fit import misfits
 
 if TYPE_CHECKING:
-    from gst_assets.profiling.bundle import Bundle
+    from gst_assets.step_costs.bundle import Bundle
 
 BACKEND = "vidur"
 NUM_NULL_BLOCKS = 1

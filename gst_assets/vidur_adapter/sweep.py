@@ -24,7 +24,7 @@ from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
 
 if TYPE_CHECKING:
-    from gst_assets.profiling.bundle import Bundle
+    from gst_assets.step_costs.bundle import Bundle
 
 _T = TypeVar("_T")
 

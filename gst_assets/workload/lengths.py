@@ -13,23 +13,24 @@ import pandas as pd
 from gst_assets.errors import WorkloadError
 from gst_assets.scenario import Scenario
 from gst_assets.workload.prompts import Prompt
-from gst_assets.workload.tokenizer import Tokenizer
 
 
-def build_trace_lengths(scenario: Scenario, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> pd.DataFrame:
-    """The trace_lengths table (`contracts.tables.TraceLengths`) of a scenario's requests.
+def build_trace_lengths(
+    scenario: Scenario, prompts: Sequence[Prompt], counts: Sequence[int], tokenizer: str
+) -> pd.DataFrame:
+    """The trace_lengths table (`contracts.tables.TraceLengths`) of a scenario's requests. `counts`: tokens of each prompt under `tokenizer`, which is
+    only named in errors.
 
     Raises:
         WorkloadError: a prompt without tokens or without a usable number of tokens to ask for, or one that leaves no room for them within
             model.max_model_len (names the prompt and both lengths; nothing is cut).
     """
     source, limit = scenario.workload.prompts, scenario.model.max_model_len
-    counts = tokenizer.count([prompt.text for prompt in prompts])
     asked = [_tokens_to_ask(scenario, prompt) for prompt in prompts]
     for prompt, count, tokens in zip(prompts, counts, asked, strict=True):
         if count == 0:
             raise WorkloadError(
-                f"{source}: prompt {prompt.prompt_id!r} has no tokens under {tokenizer.reference}. Remove or extend it."
+                f"{source}: prompt {prompt.prompt_id!r} has no tokens under {tokenizer}. Remove or extend it."
             )
         if count + tokens > limit:
             raise WorkloadError(

@@ -45,7 +45,8 @@ class RequestPlan:
     source: WorkloadSource
 
     def write_prompts(self, path: Path, tokenizer: Tokenizer, seed: int, *, workers: int = 1) -> pd.DataFrame:
-        """Write prompts.jsonl; returns the requests as a `contracts.tables.PlannedRequests` table.
+        """Write prompts.jsonl; returns the requests as a `contracts.tables.TraceLengths` table, with the column
+        `trace_time_ns` (since the first request) where the source has times.
 
         Raises:
             WorkloadError: as `write_generated_prompts`.

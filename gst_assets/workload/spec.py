@@ -1,4 +1,7 @@
-"""The workload directory as a whole: its content-derived id, its metadata, and loading it back with every check of the contract."""
+"""The workload directory as a whole: its content-derived id, its metadata, and loading it back with every check of the contract.
+
+Making one belongs to `building`. Importable on a GPU host (numpy, pandas, pydantic).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
     Hydra,
     WorkloadMeta,
@@ -20,7 +24,7 @@ from gst_assets.contracts.documents import (
     read_document,
 )
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.errors import WorkloadError
+from gst_assets.errors import ContractError, WorkloadError
 from gst_assets.provenance import git_state, sha256_bytes
 from gst_assets.scenario import Arrivals, Scenario
 from gst_assets.workload.arrivals import TraceTimes, rates
@@ -28,17 +32,24 @@ from gst_assets.workload.prompts import iterate_prompts
 from gst_assets.workload.tokenizer import Tokenizer
 
 PATHS = WorkloadPaths()
+LENGTHS_TYPES = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
+INTERVALS_TYPES = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
+"""Columns of `contracts.tables.TraceLengths` and `TraceIntervals`, for a host without pandera."""
 
 
 @dataclass(frozen=True)
 class LoadedWorkload:
-    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are kept, in file order."""
+    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are kept, in file order.
+
+    `token_ids`: those of each prompt by its id, where `build` was told to keep them.
+    """
 
     directory: Path
     meta: WorkloadMeta
     prompt_ids: list[str]
     lengths: pd.DataFrame
     intervals: pd.DataFrame
+    token_ids: Mapping[str, list[int]] | None = None
 
 
 def workload_id(sha256: dict[str, str]) -> str:
@@ -49,7 +60,6 @@ def workload_id(sha256: dict[str, str]) -> str:
 
 def workload_meta(
     scenario: Scenario,
-    overrides: list[str],
     tokenizer_sha256: str,
     sha256: dict[str, str],
     num_requests: int,
@@ -70,7 +80,7 @@ def workload_meta(
         sha256=sha256,
         num_requests=num_requests,
         params=scenario.model_dump(mode="json"),
-        hydra=Hydra(config_path=scenario.file, config_name=scenario.name, overrides=overrides),
+        hydra=Hydra.of(scenario),
         source=source,
         schedule=schedule,
     )
@@ -87,22 +97,48 @@ def schedule_of(arrivals: Arrivals, intervals: pd.DataFrame, trace: TraceTimes |
     )
 
 
-def load_workload(directory: Path) -> LoadedWorkload:
-    """Load and check a workload directory.
+def load(directory: Path, *, contract: bool = True) -> LoadedWorkload:
+    """Load and check a workload directory: digests, both tables, and what joins them to the prompts.
+
+    `contract=False` leaves the rules of the Pandera models out, for a host without pandera; columns and their types are checked all the same.
 
     Raises:
         ArtifactError: incomplete or altered directory.
-        ContractError, WorkloadError: a file that breaks the contract.
+        ContractError, WorkloadError: a file that breaks the contract, or files that are not of one workload.
     """
-    from gst_assets.contracts.tables import TraceIntervals, TraceLengths, check_workload_tables, read_table
-
     open_directory(directory, Kind.WORKLOAD)
     meta = read_document(WorkloadMeta, directory / Kind.WORKLOAD.meta_name)
     prompt_ids = [prompt.prompt_id for prompt in iterate_prompts(directory / meta.paths.prompts)]
-    lengths = read_table(TraceLengths, directory / meta.paths.trace_lengths)
-    intervals = read_table(TraceIntervals, directory / meta.paths.trace_intervals)
-    check_workload_tables(lengths, intervals, prompt_ids, directory)
+    lengths_path, intervals_path = directory / meta.paths.trace_lengths, directory / meta.paths.trace_intervals
+    if contract:
+        from gst_assets.contracts.tables import TraceIntervals, TraceLengths, read_table
+
+        lengths, intervals = read_table(TraceLengths, lengths_path), read_table(TraceIntervals, intervals_path)
+    else:
+        lengths = csv_files.read_csv(lengths_path, LENGTHS_TYPES)
+        intervals = csv_files.read_csv(intervals_path, INTERVALS_TYPES)
+    check_joined(lengths, intervals, prompt_ids, directory)
     return LoadedWorkload(directory, meta, prompt_ids, lengths, intervals)
+
+
+def check_joined(lengths: pd.DataFrame, intervals: pd.DataFrame, prompt_ids: Sequence[str], where: Path | str) -> None:
+    """Both traces list the same requests, and every request's prompt exists. `where` is only named in the error.
+
+    Raises:
+        ContractError
+    """
+    if lengths["request_id"].tolist() != intervals["request_id"].tolist():
+        raise ContractError(
+            f"{where}: trace_lengths has {len(lengths)} requests, trace_intervals {len(intervals)}; expected the same ones in the same order. "
+            "Materialize workload_spec again."
+        )
+    unknown = ~lengths["prompt_id"].isin(set(prompt_ids))
+    if unknown.any():
+        row = int(unknown.to_numpy().argmax())
+        raise ContractError(
+            f"{where}: trace_lengths row {row} names prompt_id {lengths['prompt_id'].iloc[row]!r}, which prompts.jsonl does not have. "
+            "Materialize workload_spec again."
+        )
 
 
 def check_same_request(built_params: Mapping[str, Any], scenario: Scenario, directory: Path) -> None:
@@ -157,5 +193,5 @@ def check_tokenizer(tokenizer: Tokenizer, meta: WorkloadMeta, directory: Path) -
     if tokenizer.sha256 != meta.tokenizer_sha256:
         raise WorkloadError(
             f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but {tokenizer.reference} is "
-            f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize trace_lengths again."
+            f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize workload_spec again."
         )

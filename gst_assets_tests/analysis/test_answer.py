@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from gst_assets.analysis.answer import Answer, Situation, build_answer, judgement
-from gst_assets.analysis.comparison import Cell
+from gst_assets.analysis.cells import Cell
 from gst_assets.analysis.measures import Measure
 from gst_assets.analysis.repeats import RepeatInterval
 from gst_assets.analysis.verdict import OUTCOMES, Outcome
@@ -63,12 +63,32 @@ def test_each_outcome_is_told_in_one_of_four_words() -> None:
             "inconclusive",
             [cell("TTFT P50", 0.0, "pass"), cell("E2E P50", 0.08, "inconclusive", half=0.05, reason="the interval reaches over")],
             "`calibrated` is too slow in both cells, by 0 to 8.0 %; most at E2E P50: +8.0 % (3.0 to 13). Five real repeats differ by "
-            "2.0 %. Cannot judge whether it keeps the 10 % band at E2E P50 (the interval reaches over); TTFT P50 is within 10 %.",
+            "2.0 %. Cannot judge whether it keeps the 10 % band at E2E P50 (the interval reaches over); TTFT P50 is within 5 %.",
         ),
     ],
 )  # fmt: skip
 def test_the_sentence(outcome: Outcome, cells: list[Cell], says: str) -> None:
     assert answer(outcome, *cells).sentence == says
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdicts", "says", "marked_says"),
+    [
+        ("inconclusive", ["inconclusive", "insufficient", "pass", "pass", "pass", "warn"],
+         "pass at ITL and E2E P50, warn at E2E P90, cannot judge TTFT", "warn at ITL and E2E, cannot judge TTFT"),
+        ("inconclusive", ["inconclusive"] * 6, "cannot judge", "cannot judge"),
+        ("warn", ["pass"] * 5 + ["warn"], "warn", "warn"),
+        ("fail", ["fail", "inconclusive", "pass", "pass", "pass", "pass"], "outside the band", "outside the band"),
+    ],
+)  # fmt: skip
+def test_the_headline_says_what_is_known_where_some_cells_cannot_be_judged(
+    outcome: Outcome, verdicts: list[Outcome], says: str, marked_says: str
+) -> None:
+    names = ["TTFT P50", "TTFT P90", "ITL P50", "ITL P90", "E2E P50", "E2E P90"]
+    cells = [cell(name, 0.01, verdict) for name, verdict in zip(names, verdicts, strict=True)]
+    assert answer(outcome, *cells).headline == says
+    marked = answer(outcome, *cells, situation=replace(SITUATION, marks=("a check failed",)))
+    assert marked.headline == marked_says
 
 
 def test_an_exact_simulation_and_no_cell_at_all() -> None:

@@ -29,10 +29,10 @@ from gst_assets.contracts.tables import (
     validate,
 )
 from gst_assets.errors import ComparisonError
-from gst_assets.profiling.calibration import workload_digest
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Comparison as Bands
 from gst_assets.scenario import ServiceLevel
+from gst_assets.workload.digest import workload_digest
 from gst_assets_tests.analysis.run_directories import (
     ENGINE_SETTINGS,
     HARDWARE,
@@ -327,8 +327,8 @@ def _jittered(recipe: Recipe, seed: int, sigma: float = 0.003) -> Recipe:
 
 @pytest.fixture(scope="module")
 def recorded() -> Recipe:
-    """Chat requests as an H200 served them, one of the recorded runs that ship with the project."""
-    folder = PROJECT_ROOT / "data" / "recorded" / "h200_8b_quarter" / "h200_8b_quarter-20261126T155458Z-r0"
+    """Chat requests as an H100 served them, one of the recorded runs that ship with the project."""
+    folder = PROJECT_ROOT / "data" / "recorded" / "h100_8b_quarter" / "h100_8b_quarter-20261126T155458Z-r0"
     requests, tokens = (pd.read_csv(folder / f"{name}_metrics.csv.gz") for name in ("request", "token"))
     times = tokens.groupby("request_id")["token_time_ns"].apply(tuple)
     return Recipe(

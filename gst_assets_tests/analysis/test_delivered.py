@@ -32,7 +32,7 @@ def _measured(delivery: Delivery, folder: Path) -> RealRun:
                 ],
             )  # fmt: skip
             workload = build_workload(folder / "workload", scenario)
-            await run.measure([run.Play(scenario, workload, "g")], [], folder / "out")
+            await run.measure([run.Play(scenario, workload, "g")], folder / "out")
 
     asyncio.run(play())
     return load_run(folder / "out" / "g-r0", "real")

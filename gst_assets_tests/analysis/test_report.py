@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
@@ -67,6 +68,29 @@ def usual(tmp_path: Path) -> Comparison:
         tmp_path,
         [real, real.scaled(1.02), real.scaled(0.99)],
         {"kernels": real.scaled(0.4), "calibrated": real.scaled(1.04)},
+    )
+
+
+def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
+    usual: Comparison, tmp_path: Path
+) -> None:
+    def with_overrides(comparison: Comparison, real: list[str], simulated: list[str]) -> Comparison:
+        def given(run: Any, overrides: list[str]) -> Any:
+            hydra = run.meta.hydra.model_copy(update={"overrides": overrides})
+            return replace(run, meta=run.meta.model_copy(update={"hydra": hydra}))
+
+        return replace(
+            comparison,
+            real_repeats=[given(run, real) for run in comparison.real_repeats],
+            simulations={name: given(run, simulated) for name, run in comparison.simulations.items()},
+        )
+
+    seed, requests = "simulation.seed=${engine.block_size}", "workload.num_requests=5"
+    same = with_overrides(usual, [requests, seed], [requests, seed])
+    assert _write(same, tmp_path / "same").splitlines()[2].endswith(f" · Overrides: `{requests}`, `{seed}`")
+    recorded = with_overrides(usual, [], [seed])
+    assert (
+        _write(recorded, tmp_path / "recorded").splitlines()[2].endswith(f" · Overrides: real none; simulated `{seed}`")
     )
 
 

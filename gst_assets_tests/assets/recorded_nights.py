@@ -1,4 +1,4 @@
-"""A whole comparison without an engine: recorded H200 runs against a simulation on their profile, made slower. Not a test module.
+"""A whole comparison without an engine: recorded H100 runs against a simulation on their profile, made slower. Not a test module.
 
 The shipped profile with every time half as long again, so that the simulation is plainly too slow; everything else is real, in about 20 s.
 """
@@ -16,10 +16,10 @@ from gst_assets.contracts.documents import Hardware, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import AttentionProfile, HostSpeed, MlpProfile, Overheads, write_table
 from gst_assets.definitions import defs
-from gst_assets.profiling.bundle import Bundle, find_bundle, load_bundle
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
+from gst_assets.step_costs.bundle import Bundle, find_bundle, load_bundle
 
-SCENARIO = "h200_8b_quarter"
+SCENARIO = "h100_8b_quarter"
 SLOWER = 1.5
 
 

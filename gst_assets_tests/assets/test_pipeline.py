@@ -21,15 +21,16 @@ from gst_assets.analysis.runs import load_run
 from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import CapacityProbes, read_table
-from gst_assets.profiling.bundle import load_bundle
 from gst_assets.profiling.calibration import ROUNDS
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
+from gst_assets.step_costs.bundle import load_bundle
 
 pytestmark = pytest.mark.engine
 
 OVERRIDES = [
     "workload.num_requests=24",
     "workload.num_decode_tokens=12",
+    "workload.seed=${engine.block_size}",
     "replay.repeats=2",
     "profile.num_tokens=[1,8,32,128,512]",
     "profile.prefill_chunk_sizes=[1,64,512]",
@@ -143,6 +144,11 @@ def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
     assert len(list((directory / "figs").glob("*_cdf.png"))) == 2
     meta = read_document(ComparisonMeta, directory / "run_meta.json")
     assert len(meta.real_run_dirs) == 2
+    # An interpolated override reaches the engine's process as a value, and the report as it was given.
+    for made in (meta, *(load_run(Path(run), "real").meta for run in meta.real_run_dirs)):
+        assert made.params["workload"]["seed"] == made.params["engine"]["block_size"] == 32
+        assert made.hydra.overrides == made.params["overrides"] == OVERRIDES
+    assert "`workload.seed=${engine.block_size}`" in summary
     # How they differ depends on the speeds the machine had while each was measured; the adapter's tests hold what calibration does.
     itl = errors[(errors["statistic"] == "p50") & (errors["metric"] == "itl")].set_index("variant")["sim_ns"]
     assert itl["calibrated"] != itl["kernels"]
@@ -217,18 +223,6 @@ def test_a_report_on_runs_of_other_settings_is_refused(root: Path) -> None:
     assert ArtifactStore(root).list(Kind.COMPARISON) == before
 
 
-def test_an_edited_prompts_file_is_noticed(tmp_path: Path) -> None:
-    root, source = tmp_path / "artifacts", tmp_path / "prompts.jsonl"
-    root.mkdir()
-    source.write_text('{"prompt_id": "a", "text": "one two three"}\n')
-    overrides = [f"workload.prompts={source}"]
-    assert_succeeds(materialize(root, "prompts,trace_lengths,trace_intervals,workload_spec", overrides=overrides))
-    source.write_text('{"prompt_id": "a", "text": "four five six seven"}\n')
-    process = materialize(root, "trace_lengths", overrides=overrides)
-    assert process.returncode != 0
-    assert "changed or removed since" in output(process)
-
-
 def test_missing_upstream_says_what_to_materialize(tmp_path: Path) -> None:
     root = tmp_path / "artifacts"
     root.mkdir()
@@ -246,7 +240,7 @@ def test_unknown_override_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     process = materialize(root, "prompts", overrides=["workload.colour=red"])
     assert process.returncode != 0
     assert "workload.colour: unknown key. Allowed here: arrivals, num_decode_tokens" in output(process)
-    assert not (root / "workload_parts").exists()
+    assert not (root / "workloads").exists()
 
 
 def test_runs_alone_are_measured_on_an_engine_of_their_own(root: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from gst_assets.assets.presentation import contract_failed, markdown_table, preview
-from gst_assets.assets.workloads import prompts
+from gst_assets.assets.workloads import workload
 from gst_assets.errors import ContractError
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
 
@@ -37,14 +37,15 @@ def test_prompts_shown_in_the_ui_are_inert(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     overrides = [f"workload.prompts={file}", "workload.num_requests=3"]
     made = dg.materialize(
-        [prompts],
+        [workload],
         partition_key="smoke",
+        selection=["prompts"],
         resources={
             "scenario": ScenarioResource(overrides=overrides),
             "artifacts": ArtifactRoot(root=str(tmp_path / "root")),
             "tokenizer": TokenizerResource(),
         },
     )
-    (materialized,) = made.asset_materializations_for_node("prompts")
+    (materialized,) = made.asset_materializations_for_node("workload")
     shown = str(materialized.metadata["first"].value)
     assert "evil.example" in shown and not alive(shown), shown

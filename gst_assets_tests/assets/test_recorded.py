@@ -19,7 +19,7 @@ from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.real_runs import NAMES, current_real_runs
 from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
-from gst_assets.assets.workloads import prompts, trace_intervals, trace_lengths, workload_spec
+from gst_assets.assets.workloads import workload
 from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine.recorded import list_recorded
@@ -29,11 +29,11 @@ from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource,
 from gst_assets.scenario import load_scenario
 
 WORKLOADS = {
-    "h200_8b_single": "wl-f4f8a6ac1993c590",
-    "h200_8b_quarter": "wl-10aadfb5213ba08a",
-    "h200_8b_half": "wl-4d68fb462fa2f5c2",
-    "h200_8b_high": "wl-c98e54297caeec2f",
-    "h200_8b_document": "wl-33c09e45c3f7c4d9",
+    "h100_8b_single": "wl-2dea3c17e9f5407b",
+    "h100_8b_quarter": "wl-10aadfb5213ba08a",
+    "h100_8b_half": "wl-4d68fb462fa2f5c2",
+    "h100_8b_high": "wl-c98e54297caeec2f",
+    "h100_8b_document": "wl-33c09e45c3f7c4d9",
 }
 WORKLOAD = ["prompts", "trace_lengths", "trace_intervals", "workload_spec"]
 
@@ -42,7 +42,7 @@ def materialize(
     root: Path, assets: Sequence[str], scenario: str, overrides: Sequence[str] = ()
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [prompts, trace_lengths, trace_intervals, workload_spec, measurements, vidur_metrics, comparison_report],
+        [workload, measurements, vidur_metrics, comparison_report],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
         resources={
@@ -90,62 +90,62 @@ def test_the_workload_is_the_recorded_one_and_every_repeat_is_there(root: Path, 
 def test_playing_back_again_reuses_the_runs_and_says_that_they_are_recorded(root: Path) -> None:
     store = ArtifactStore(root)
     before = {name: store.path(Kind.REAL_RUN, name).stat().st_ino for name in store.list(Kind.REAL_RUN)}
-    result = materialize(root, NAMES, "h200_8b_single")
+    result = materialize(root, NAMES, "h100_8b_single")
     assert {name: store.path(Kind.REAL_RUN, name).stat().st_ino for name in store.list(Kind.REAL_RUN)} == before
     for event in result.asset_materializations_for_node("measurements"):
         assert event.metadata["recorded"].value is True
         assert event.metadata["num_repeats"].value == 5
-        assert str(event.metadata["measured_at"].value).startswith("2026-11-26T15:57:13")
-        assert str(event.metadata["measured_on"].value).startswith("NVIDIA H200, Linux")
+        assert str(event.metadata["measured_at"].value).startswith("2026-11-26T19:01:40")
+        assert str(event.metadata["measured_on"].value).startswith("NVIDIA H100 80GB HBM3, Linux")
 
 
 def test_fewer_repeats_take_the_first_runs(root: Path) -> None:
-    materialize(root, NAMES, "h200_8b_single", ["replay.repeats=2"])
-    runs = current_real_runs(ArtifactStore(root), load_scenario("h200_8b_single"))
+    materialize(root, NAMES, "h100_8b_single", ["replay.repeats=2"])
+    runs = current_real_runs(ArtifactStore(root), load_scenario("h100_8b_single"))
     assert [run.meta.repeat_index for run in runs] == [0, 1]
-    materialize(root, NAMES, "h200_8b_single")
+    materialize(root, NAMES, "h100_8b_single")
 
 
 def test_a_changed_run_of_the_same_id_in_the_artifact_root_is_refused(tmp_path: Path) -> None:
-    materialize(tmp_path, [*WORKLOAD, *NAMES], "h200_8b_single")
+    materialize(tmp_path, [*WORKLOAD, *NAMES], "h100_8b_single")
     store = ArtifactStore(tmp_path)
     names = store.list(Kind.REAL_RUN)
     table = store.path(Kind.REAL_RUN, names[0]) / "request_metrics.csv"
     kept = table.read_bytes()
     table.write_bytes(kept.replace(b"7", b"8", 1))
-    assert f"{table.parent}: already exists with other content" in str(refusal(tmp_path, NAMES, "h200_8b_single"))
+    assert f"{table.parent}: already exists with other content" in str(refusal(tmp_path, NAMES, "h100_8b_single"))
     table.write_bytes(kept)
     meta = store.path(Kind.REAL_RUN, names[1]) / "run_meta.json"
-    meta.write_text(meta.read_text().replace('"NVIDIA H200"', '"NVIDIA H100"'))
-    error = refusal(tmp_path, NAMES, "h200_8b_single")
+    meta.write_text(meta.read_text().replace('"NVIDIA H100 80GB HBM3"', '"NVIDIA H200"'))
+    error = refusal(tmp_path, NAMES, "h100_8b_single")
     assert isinstance(error, ArtifactError)
     assert f"{meta}: differs from that of the recorded run" in str(error)
 
 
 def test_another_workload_than_the_recorded_one_is_refused(tmp_path: Path) -> None:
     overrides = ["workload.num_decode_tokens=32"]
-    error = refusal(tmp_path, [*WORKLOAD, *NAMES], "h200_8b_single", overrides)
+    error = refusal(tmp_path, [*WORKLOAD, *NAMES], "h100_8b_single", overrides)
     assert isinstance(error, WorkloadError)
-    pointer = ArtifactStore(tmp_path).current("h200_8b_single", "workload")
+    pointer = ArtifactStore(tmp_path).current("h100_8b_single", "workload")
     assert pointer is not None
-    assert f"recorded with workload {WORKLOADS['h200_8b_single']}, but the scenario's workload is {pointer['workload_id']}" in str(error)  # fmt: skip
+    assert f"recorded with workload {WORKLOADS['h100_8b_single']}, but the scenario's workload is {pointer['workload_id']}" in str(error)  # fmt: skip
     assert "(trace_lengths.csv differ)" in str(error)
     assert ArtifactStore(tmp_path).list(Kind.REAL_RUN) == []
-    assert ArtifactStore(tmp_path).current("h200_8b_single", "real_runs") is None
+    assert ArtifactStore(tmp_path).current("h100_8b_single", "real_runs") is None
 
 
 def test_without_a_bundle_of_that_gpu_the_profile_fails_and_no_engine_starts(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
-    error = refusal(tmp_path, ["vidur_profile"], "h200_8b_single", [f"profile.root={bundles}"])
+    error = refusal(tmp_path, ["vidur_profile"], "h100_8b_single", [f"profile.root={bundles}"])
     assert isinstance(error, ProfileError)
-    assert str(error).startswith(f"{bundles / 'h200' / 'qwen3-8b'}: no complete profiling bundle for hardware_id h200")
+    assert str(error).startswith(f"{bundles / 'h100' / 'qwen3-8b'}: no complete profiling bundle for hardware_id h100")
     # The runs are there all the same.
-    assert isinstance(refusal(tmp_path, [*WORKLOAD, *NAMES, "vidur_profile"], "h200_8b_single", [f"profile.root={bundles}"]), ProfileError)  # fmt: skip
+    assert isinstance(refusal(tmp_path, [*WORKLOAD, *NAMES, "vidur_profile"], "h100_8b_single", [f"profile.root={bundles}"]), ProfileError)  # fmt: skip
     assert len(ArtifactStore(tmp_path).list(Kind.REAL_RUN)) == 5
     # Without a root of its own either: what this machine could measure would not be a profile of that GPU.
-    error = refusal(tmp_path, ["vidur_profile"], "h200_8b_single", ["profile.root=null"])
+    error = refusal(tmp_path, ["vidur_profile"], "h100_8b_single", ["profile.root=null"])
     assert isinstance(error, ProfileError)
-    assert str(error).startswith(f"{tmp_path / 'vidur_profiling' / 'h200' / 'qwen3-8b'}: no complete profiling bundle")
+    assert str(error).startswith(f"{tmp_path / 'vidur_profiling' / 'h100' / 'qwen3-8b'}: no complete profiling bundle")
 
 
 @pytest.mark.parametrize("found", [None, 1])
@@ -153,11 +153,11 @@ def test_a_bundle_of_the_older_format_is_refused_with_the_remedy(tmp_path: Path,
     """Its terms hold waits. The first format did not say its number."""
     bundles = tmp_path / "bundles"
     shutil.copytree(PROJECT_ROOT / "data" / "profiles", bundles)
-    path = bundles / "h200" / "qwen3-8b" / "run_meta.json"
+    path = bundles / "h100" / "qwen3-8b" / "run_meta.json"
     meta = json.loads(path.read_text())
     assert meta.pop("format_version") == 2
     path.write_text(json.dumps(meta if found is None else meta | {"format_version": found}))
-    error = refusal(tmp_path, ["vidur_profile"], "h200_8b_half", [f"profile.root={bundles}"])
+    error = refusal(tmp_path, ["vidur_profile"], "h100_8b_half", [f"profile.root={bundles}"])
     assert isinstance(error, ProfileError)
     assert str(error) == (
         f"{path}: format_version is 1, expected 2: what its terms mean has changed. "
@@ -170,9 +170,9 @@ def test_the_analysis_takes_a_recorded_repeat_as_any_other_run(root: Path) -> No
     store = ArtifactStore(root)
     first, second = (
         load_run(store.path(Kind.REAL_RUN, run.meta.run_id), "real")
-        for run in list_recorded(PROJECT_ROOT / "data" / "recorded" / "h200_8b_quarter")[:2]
+        for run in list_recorded(PROJECT_ROOT / "data" / "recorded" / "h100_8b_quarter")[:2]
     )
-    bands = load_scenario("h200_8b_quarter").comparison
+    bands = load_scenario("h100_8b_quarter").comparison
     same = compare([first], {"kernels": _as_simulation(first)}, bands=bands)
     assert {cell.error_ns for cell in same.cells} == {0.0}
     medians = same.latency_errors[same.latency_errors["statistic"] == "p50"]
@@ -192,8 +192,8 @@ def test_a_variant_that_depends_on_its_seed_is_simulated_under_each_and_an_exact
     measured = [*NAMES, "vidur_profile"]
     simulated = ["vidur_request_metrics", "vidur_token_metrics"]
     chain = [*WORKLOAD, *measured, *simulated, "comparison_report"]
-    materialize(tmp_path, chain, "h200_8b_single", overrides)
-    store, chosen = ArtifactStore(tmp_path), load_scenario("h200_8b_single", overrides)
+    materialize(tmp_path, chain, "h100_8b_single", overrides)
+    store, chosen = ArtifactStore(tmp_path), load_scenario("h100_8b_single", overrides)
     further = further_seeds(store, chosen)
     assert {variant: [run.meta.params["simulation"]["seed"] for run in runs] for variant, runs in further.items()} == {
         "kernels": [],
@@ -230,7 +230,7 @@ def test_the_page_shows_the_figures_of_the_data() -> None:
     )
     assert done.returncode == 0, f"run scripts/recorded_figures.py: {done.stderr}"
     page = (PROJECT_ROOT / "docs" / "recorded.md").read_text()
-    run = list_recorded(PROJECT_ROOT / "data" / "recorded" / "h200_8b_half")[2].directory
+    run = list_recorded(PROJECT_ROOT / "data" / "recorded" / "h100_8b_half")[2].directory
     tokens = pd.read_csv(run / "token_metrics.csv.gz")
     median_ms = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].median() / 1e6
     assert f"| {median_ms:.3f} |" in page

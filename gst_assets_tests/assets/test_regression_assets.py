@@ -11,7 +11,7 @@ import pytest
 from gst_assets.automation import tell_people
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.definitions import defs
-from gst_assets.notifications import SLACK, WEBHOOK
+from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import sha256_file
 from gst_assets_tests.analysis.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize, write_profile
@@ -185,8 +185,8 @@ def test_the_self_check_refuses_other_inputs(whole: Whole, tmp_path: Path) -> No
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with receiving() as running:
-        monkeypatch.setenv(WEBHOOK, f"{running.url}/hook")
-        monkeypatch.delenv(SLACK, raising=False)
+        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{running.url}/hook")
+        monkeypatch.delenv(SLACK_VARIABLE, raising=False)
         yield running
 
 
@@ -205,10 +205,10 @@ def test_a_failing_check_is_told_once_with_the_report(
         write_nights(tmp_path, noisy(24, seed=1, step_at=18, step=0.2), SCENARIO)
         assert materialize(tmp_path, profiles, LINE, instance).success
         receiver.broken = True
-        with pytest.raises(Exception, match=f"{WEBHOOK}: 127.0.0.1 answered 500"):
+        with pytest.raises(Exception, match=f"{WEBHOOK_VARIABLE}: 127.0.0.1 answered 500"):
             tick(instance, cursor)
         receiver.broken = False
-        monkeypatch.setenv(SLACK, f"{receiver.url}/slack")
+        monkeypatch.setenv(SLACK_VARIABLE, f"{receiver.url}/slack")
         cursor = tick(instance, cursor)
         assert [path for path, _ in receiver.received] == ["/hook", "/slack"]
         told = receiver.received[0][1]
@@ -238,11 +238,11 @@ def test_a_failed_run_is_told_once_with_its_cause(tmp_path: Path, profiles: Path
 def test_nothing_is_sent_unless_configured(
     tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(WEBHOOK)
+    monkeypatch.delenv(WEBHOOK_VARIABLE)
     with dg.DagsterInstance.ephemeral() as instance:
         cursor = tick(instance, None)
         assert not materialize(tmp_path, profiles, "regression_report", instance).success
         cursor = tick(instance, cursor)
-        monkeypatch.setenv(WEBHOOK, f"{receiver.url}/hook")
+        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{receiver.url}/hook")
         tick(instance, cursor)
     assert receiver.received == []

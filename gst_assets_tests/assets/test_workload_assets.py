@@ -8,27 +8,34 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from gst_assets.assets import workloads
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.sweeps import sweep
-from gst_assets.assets.workloads import current_workload, prompts, trace_intervals, trace_lengths, workload_spec
+from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload, workload
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import SweepPoints, read_table
-from gst_assets.errors import GstError, ProfileError, WorkloadError
+from gst_assets.errors import ContractError, GstError, ProfileError, WorkloadError
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
 from gst_assets.scenario import load_scenario
 from gst_assets.workload.prompts import read_prompts
 from gst_assets.workload.tokenizer import load_tokenizer
 
-WORKLOAD = [prompts, trace_lengths, trace_intervals, workload_spec]
+WORKLOAD = ["prompts", "trace_lengths", "trace_intervals", WORKLOAD_SPEC]
+LENGTHS_KEY = dg.AssetKey("trace_lengths")
 NO_SOURCE = ["workload.prompts=null", "workload.num_requests=null", "workload.num_decode_tokens=null"]
 ROWS = [("0.1", 12, 4), ("0.3", 7, 0), ("1.1", 3000, 9), ("2.5000000004", 25, 6), ("2.6", 12, 5)]
 
 
 def materialize(
-    root: Path, scenario: str, overrides: Sequence[str], *assets: dg.AssetsDefinition | str, workers: int = 1
+    root: Path,
+    scenario: str,
+    overrides: Sequence[str],
+    *assets: dg.AssetsDefinition | str,
+    workers: int = 1,
+    instance: dg.DagsterInstance | None = None,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*WORKLOAD, measurements, sweep],
+        [workload, measurements, sweep],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
         run_config={"ops": {"sweep": {"config": {"workers": workers}}}} if sweep in assets else None,
@@ -39,11 +46,17 @@ def materialize(
             "engine": EngineResource(),
             "profiling_root": VidurProfilingRoot(),
         },
+        instance=instance,
+        raise_on_error=instance is None,
     )
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]:
-    (event,) = result.asset_materializations_for_node(asset)
+    (event,) = (
+        event.step_materialization_data.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(asset)
+    )
     return {name: value.value for name, value in event.metadata.items()}
 
 
@@ -69,9 +82,50 @@ def test_a_trace_becomes_a_workload_with_everything_left_out_on_record(tmp_path:
     assert load_tokenizer("data/tokenizer/qwen3").count(texts) == [12, 2039, 25, 12]
     trace.write_text(header + "0.1,12,4\n0.2,13,-5\n")
     with pytest.raises(WorkloadError, match=r"trace\.csv: line 3, column num_decode_tokens: found '-5'"):
-        materialize(tmp_path / "root", "smoke", overrides, prompts)
+        materialize(tmp_path / "root", "smoke", overrides, "prompts")
     with pytest.raises(WorkloadError, match="changed or removed since"):
-        materialize(tmp_path / "root", "smoke", overrides, trace_lengths)
+        current_workload(store, load_scenario("smoke", overrides))
+
+
+def test_a_part_alone_is_that_of_the_whole_and_moves_no_pointer(tmp_path: Path) -> None:
+    """One deterministic op: a part asked for alone is built with the rest, and only `workload_spec` says which workload is the scenario's."""
+    store, changed = ArtifactStore(tmp_path), ["workload.num_decode_tokens=5"]
+    whole = materialize(tmp_path, "smoke", [], *WORKLOAD)
+    assert len(whole.get_asset_check_evaluations()) == 4
+    pointer = store.current("smoke", "workload")
+    for overrides in ([], changed):
+        part = materialize(tmp_path, "smoke", overrides, "trace_lengths")
+        assert [event.asset_key for event in part.get_asset_materialization_events()] == [LENGTHS_KEY]
+        assert [one.asset_key for one in part.get_asset_check_evaluations()] == [LENGTHS_KEY]
+        assert (_version(part, "trace_lengths") == _version(whole, "trace_lengths")) == (overrides == [])
+        assert store.current("smoke", "workload") == pointer
+    assert len(store.list(Kind.WORKLOAD)) == 2
+    with pytest.raises(WorkloadError, match=r"built with workload\.num_decode_tokens = 32"):
+        current_workload(store, load_scenario("smoke", changed))
+
+
+@pytest.mark.parametrize(("file", "asset"), [("trace_intervals.csv", "trace_intervals"), ("smoke.yaml", WORKLOAD_SPEC)])
+def test_a_broken_contract_fails_the_check_of_the_table_that_breaks_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, asset: str
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ContractError(f"somewhere/{file}: line 3: no number", rows=[{"request_id": 1}])
+
+    monkeypatch.setattr(workloads, "build", broken)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialize(tmp_path, "smoke", [], *WORKLOAD, instance=instance)
+        assert not result.success
+        (check,) = result.get_asset_check_evaluations()
+    assert (check.asset_key.to_user_string(), check.passed) == (asset, False)
+    assert "line 3: no number" in str(check.metadata["violation"].value)
+    assert ArtifactStore(tmp_path).list(Kind.WORKLOAD) == []
+
+
+def _version(result: dg.ExecuteInProcessResult, asset: str) -> str:
+    (event,) = (one for one in result.get_asset_materialization_events() if one.asset_key == dg.AssetKey(asset))
+    tags = event.step_materialization_data.materialization.tags
+    assert tags is not None
+    return tags["dagster/data_version"]
 
 
 def test_synthetic_lengths_give_the_same_workload_whatever_the_number_of_workers(tmp_path: Path) -> None:
@@ -98,7 +152,7 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
     """The scenario that ships, with few and short requests."""
     overrides = ["workload.num_requests=12", "workload.num_decode_tokens=6", "sweep.rates_per_s=[16.0]"]
     limits = [*overrides, "sweep.max_num_seqs=[2, 256]"]
-    result = materialize(tmp_path, "h200_8b_sweep", limits, *WORKLOAD, "vidur_profile", sweep)
+    result = materialize(tmp_path, "h100_8b_sweep", limits, *WORKLOAD, "vidur_profile", sweep)
     store = ArtifactStore(tmp_path)
     (run_id,) = store.list(Kind.SWEEP)
     directory = store.open(Kind.SWEEP, run_id)
@@ -113,7 +167,7 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
         (["sweep.max_num_seqs=[512]", "sweep.variant=kernels"], ProfileError, r"batch_size covers 1 to 256, expected 1 to 512 \(engine.max_num_seqs\)"),
     ):  # fmt: skip
         with pytest.raises(error, match=says):
-            materialize(tmp_path, "h200_8b_sweep", [*overrides, *sweeping], sweep)
+            materialize(tmp_path, "h100_8b_sweep", [*overrides, *sweeping], sweep)
     with pytest.raises(GstError, match=r"built with workload\.num_requests = 12"):
-        materialize(tmp_path, "h200_8b_sweep", limits[1:], sweep)
+        materialize(tmp_path, "h100_8b_sweep", limits[1:], sweep)
     assert store.list(Kind.SWEEP) == before

@@ -203,7 +203,6 @@ def _capacity_probes(frame: pd.DataFrame) -> None:
 
 _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.TraceLengths: _numbered,
-    tables.PlannedRequests: _numbered,
     tables.TraceIntervals: _intervals,
     tables.RequestMetrics: _requests,
     tables.TokenMetrics: _tokens,

@@ -15,7 +15,6 @@ from gst_assets.contracts.documents import (
     ComparisonMeta,
     Document,
     HistoryMeta,
-    PartMeta,
     ProfileMeta,
     PublishedForests,
     RealRunMeta,
@@ -46,7 +45,6 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
         "workload_id": "w", "created_at": "2026-01-02T03:04:05+00:00", "model": "m", "seed": 7, "tokenizer_ref": "t",
         "tokenizer_sha256": "00", "git_commit": "abc", "git_dirty": True, "sha256": {}, "num_requests": 1, "params": {}, "hydra": _HYDRA,
     },
-    PartMeta: {"part": "prompts", "created_at": "2026-01-02T03:04:05Z", "sha256": {}, "params": {}, "hydra": _HYDRA},
     RunMeta: {**_RUN, "run_type": "real"},
     RealRunMeta: {
         **_RUN, "workload_dir": "d", "workload_id": "w", "workload_sha256": {}, "backend": "vllm", "group_id": "g", "repeat_index": 0,

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from gst_assets.contracts.object_store import CACHE_VARIABLE, ObjectStore
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore, Kind, Staging
+from gst_assets.contracts.object_store import ObjectStore
+from gst_assets.contracts.store import ArtifactStore, Kind, Staging
+from gst_assets.environment import CACHE_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets_tests.services import S3
@@ -263,9 +264,10 @@ def test_wrong_credentials_and_a_missing_bucket_are_named(machines: Machines, tm
 _PRELUDE = """
 import json, os, signal, sys
 from pathlib import Path
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.open_store import open_store
+from gst_assets.contracts.store import Kind
 from gst_assets.errors import ArtifactError
-store, me = ArtifactStore.from_environment(), sys.argv[1]
+store, me = open_store(), sys.argv[1]
 
 def fill(staging, text):
     (staging.path / "a_same.csv").write_text("same")

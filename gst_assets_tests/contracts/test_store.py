@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.contracts.store import ROOT_VARIABLE, ArtifactStore, Kind, Staging, directory_digests, open_directory
+from gst_assets.contracts.open_store import open_store
+from gst_assets.contracts.store import ArtifactStore, Kind, Staging, directory_digests, open_directory
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT
 
@@ -288,18 +290,18 @@ def test_a_broken_current_file_is_named(store: ArtifactStore, content: str, says
 
 def test_root_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
-    assert ArtifactStore.from_environment().root == tmp_path
+    assert open_store().root == tmp_path
     monkeypatch.delenv(ROOT_VARIABLE)
-    assert ArtifactStore.from_environment().root == PROJECT_ROOT / "tmp"
+    assert open_store().root == PROJECT_ROOT / "tmp"
     with pytest.raises(ArtifactError, match=r"s3://bucket: a URL, expected a directory path"):
         ArtifactStore("s3://bucket")
     monkeypatch.setenv(ROOT_VARIABLE, "s3://bucket/prefix/")
-    assert str(ArtifactStore.from_environment()) == "s3://bucket/prefix"
+    assert str(open_store()) == "s3://bucket/prefix"
     for url in ("sftp://host/x", "http://host/x", "file:///tmp/x", "memory://x"):
         with pytest.raises(
             ArtifactError, match=f"{ROOT_VARIABLE}={url}: expected a directory path or the URL of an ob"
         ):
-            ArtifactStore.at(url)
+            open_store(url)
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix", "gs:///a/b", "az:////"])
@@ -307,7 +309,7 @@ def test_a_url_without_a_bucket_is_refused(url: str, monkeypatch: pytest.MonkeyP
     """Not taken for the root of all buckets, where the first part of a name would be one."""
     monkeypatch.setenv(ROOT_VARIABLE, url)
     with pytest.raises(ArtifactError, match=f"{ROOT_VARIABLE}={url}: names no bucket. Expected e.g. s3://bucket"):
-        ArtifactStore.from_environment()
+        open_store()
 
 
 # --- a disk that fails ------------------------------------------------------------------------------------------------

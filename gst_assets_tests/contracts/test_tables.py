@@ -170,7 +170,6 @@ _NA = pd.NA
 _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("ids_are_gap_free", tables.TraceLengths, {"request_id": 5}, "found request_id 5, but request_id must be 0..N-1"),
     ("ids_are_gap_free", tables.TraceLengths, {"request_id": 3}, "found request_id 3, but request_id must be 0..N-1"),
-    ("ids_are_gap_free", tables.PlannedRequests, {"request_id": 5}, "found request_id 5, but request_id must be 0..N-1"),
     ("ids_are_gap_free", tables.TraceIntervals, {"request_id": 7}, "found request_id 7, but request_id must be 0..N-1"),
     ("arrivals_are_the_cumulative_sum", tables.TraceIntervals, {"arrival_time_ns": 1}, "found arrival_time_ns 1, inter_arrival_ns 20, but"),
     ("arrivals_are_the_cumulative_sum", tables.TraceIntervals, {"inter_arrival_ns": 1}, "but arrival_time_ns must equal cumsum"),
@@ -320,13 +319,3 @@ def test_tables_of_different_runs_are_refused(change: Any, says: str) -> None:
     with pytest.raises(ContractError) as error:
         tables.check_run_tables(*change(*_run()), "here")
     assert str(error.value).startswith(says)
-
-
-def test_traces_of_one_workload_agree() -> None:
-    lengths, intervals = sample_frame(tables.TraceLengths), sample_frame(tables.TraceIntervals)
-    prompts = lengths["prompt_id"].tolist()
-    tables.check_workload_tables(lengths, intervals, prompts, "here")
-    with pytest.raises(ContractError, match="here: trace_lengths has 6 requests, trace_intervals 5"):
-        tables.check_workload_tables(lengths, intervals[:5], prompts, "here")
-    with pytest.raises(ContractError, match=r"row 2 names prompt_id 'prompt_id-2', which prompts.jsonl does not have"):
-        tables.check_workload_tables(lengths, intervals, [*prompts[:2], *prompts[3:]], "here")

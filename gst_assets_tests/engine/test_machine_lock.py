@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.contracts.store import ROOT_VARIABLE
 from gst_assets.engine import machine_lock as module
-from gst_assets.engine.machine_lock import LOCK_VARIABLE, machine_lock
+from gst_assets.engine.machine_lock import machine_lock
+from gst_assets.environment import EXECUTOR_VARIABLE, LOCK_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import EngineError
-from gst_assets.executors import EXECUTOR_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
 
 _HOLD = """

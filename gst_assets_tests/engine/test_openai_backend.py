@@ -322,7 +322,7 @@ def measured(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_say", on_line)
         try:
-            asyncio.run(run.measure([run.Play(scenario, workload, "g")], [], folder / "out"))
+            asyncio.run(run.measure([run.Play(scenario, workload, "g")], folder / "out"))
             error = ""
         except EngineError as problem:
             error = str(problem)

@@ -28,6 +28,12 @@ from gst_assets_tests.engine.workloads import build_workload
 pytestmark = pytest.mark.engine
 
 STOP_BELOW = 256
+EARLY_STOP = [
+    "workload.num_requests=24",
+    "workload.arrivals.rate_per_s=20",
+    "replay.repeats=2",
+    "replay.warmup_requests=4",
+]
 
 
 def resolved(directory: Path, scenario: Scenario) -> Path:
@@ -43,13 +49,7 @@ def resolved(directory: Path, scenario: Scenario) -> Path:
 def early_stop_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[str]]:
     """Two repeats of a small early-stop workload: their directories and the lines the child printed."""
     folder = tmp_path_factory.mktemp("early")
-    overrides = [
-        "workload.num_requests=24",
-        "workload.arrivals.rate_per_s=20",
-        "replay.repeats=2",
-        "replay.warmup_requests=4",
-    ]
-    scenario = load_scenario("early_stop", overrides)
+    scenario = load_scenario("early_stop", EARLY_STOP)
     workload = build_workload(folder / "workload", scenario)
     arguments = [
         "--workload",
@@ -59,7 +59,7 @@ def early_stop_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path
         "--out",
         str(folder / "out"),
     ]
-    lines = run_module("gst_assets.engine.run", [*arguments, "--group-id", "g", "--override", overrides[0]])
+    lines = run_module("gst_assets.engine.run", [*arguments, "--group-id", "g"])
     return [folder / "out" / "g-r0", folder / "out" / "g-r1"], lines
 
 
@@ -70,6 +70,7 @@ def test_each_repeat_is_a_complete_valid_run(early_stop_runs: tuple[list[Path], 
         open_directory(directory, Kind.REAL_RUN)
         meta = read_document(RealRunMeta, directory / "run_meta.json")
         assert (meta.repeat_index, meta.num_repeats, meta.backend) == (repeat, 2, "vllm")
+        assert meta.hydra.overrides == EARLY_STOP
         assert (meta.num_errors, meta.num_bunched_messages) == (0, 0)
         assert meta.engine_settings.num_kv_blocks == 1024 and meta.engine_settings.attention_backend == "CPU_ATTN"
         assert meta.warmup["num_requests"] == 4 and meta.warmup["num_decode_tokens"] > 0

@@ -24,8 +24,8 @@ from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario, resolve_path
 
 KEPT = PROJECT_ROOT / "data" / "recorded"
-SINGLE = KEPT / "h200_8b_single"
-RECORDED = tuple(f"h200_8b_{load}" for load in ("single", "quarter", "half", "high", "document"))
+SINGLE = KEPT / "h100_8b_single"
+RECORDED = tuple(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document"))
 LIMIT_BYTES = 3 * 2**20
 """Of one scenario's recorded runs: the repository travels whole to GPU hosts."""
 
@@ -202,15 +202,15 @@ def workload_of(run: RecordedRun, **sha256: str) -> WorkloadMeta:
 
 def refusal(runs: Sequence[RecordedRun], overrides: Sequence[str] = (), **sha256: str) -> GstError:
     with pytest.raises(GstError) as raised:
-        chosen_runs(runs, load_scenario("h200_8b_single", overrides), workload_of(runs[0], **sha256))
+        chosen_runs(runs, load_scenario("h100_8b_single", overrides), workload_of(runs[0], **sha256))
     print(raised.value)
     return raised.value
 
 
 def test_the_first_repeats_are_chosen() -> None:
     runs = list_recorded(SINGLE)
-    assert chosen_runs(runs, load_scenario("h200_8b_single"), workload_of(runs[0])) == runs
-    few = load_scenario("h200_8b_single", ["replay.repeats=2"])
+    assert chosen_runs(runs, load_scenario("h100_8b_single"), workload_of(runs[0])) == runs
+    few = load_scenario("h100_8b_single", ["replay.repeats=2"])
     assert chosen_runs(runs, few, workload_of(runs[0])) == runs[:2]
 
 
@@ -230,15 +230,15 @@ def test_another_workload_names_both_and_the_files() -> None:
 
 
 def test_one_run_of_another_workload_among_the_repeats() -> None:
-    runs = [*list_recorded(SINGLE)[:4], list_recorded(KEPT / "h200_8b_quarter")[0]]
+    runs = [*list_recorded(SINGLE)[:4], list_recorded(KEPT / "h100_8b_quarter")[0]]
     assert f"{runs[4].directory}: recorded with workload {runs[4].meta.workload_id}" in str(refusal(runs))
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        (["hardware.hardware_id=a100", "hardware.device_name=A100"], "measured on 'NVIDIA H200' (hardware_id h200), but the scenario asks for hardware_id a100 named like 'A100'"),
-        (["hardware.device_name=H200 NVL"], "measured on 'NVIDIA H200' (hardware_id h200), but the scenario asks for hardware_id h200 named like 'H200 NVL'"),
+        (["hardware.hardware_id=a100", "hardware.device_name=A100"], "measured on 'NVIDIA H100 80GB HBM3' (hardware_id h100), but the scenario asks for hardware_id a100 named like 'A100'"),
+        (["hardware.device_name=H100 NVL"], "measured on 'NVIDIA H100 80GB HBM3' (hardware_id h100), but the scenario asks for hardware_id h100 named like 'H100 NVL'"),
         (["hardware.hardware_id=cpu"], "asks for hardware_id cpu"),
         (["model.geometry.num_layers=24"], "params.model.geometry is num_layers=36"),
         (["model.checkpoint=Qwen/Qwen3-8B"], "params.model.checkpoint is None, but the scenario asks for Qwen/Qwen3-8B"),
@@ -259,7 +259,7 @@ def test_metadata_without_the_scenario_it_was_measured_with() -> None:
     run = list_recorded(SINGLE)[0]
     bare = replace(run, meta=run.meta.model_copy(update={"params": {}}))
     with pytest.raises(ContractError, match=r"run_meta\.json: key params\.model: "):
-        chosen_runs([bare] * 5, load_scenario("h200_8b_single"), workload_of(run))
+        chosen_runs([bare] * 5, load_scenario("h100_8b_single"), workload_of(run))
 
 
 # --- scenarios and command line ---------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_the_scenario_names_recorded_runs_if_and_only_if_it_plays_them_back() ->
     with pytest.raises(ScenarioError, match="engine: backend recorded requires recorded"):
         load_scenario("smoke", ["engine.backend=recorded"])
     with pytest.raises(ScenarioError, match="engine: recorded belongs to backend recorded, but backend is vllm"):
-        load_scenario("smoke", ["engine.recorded=data/recorded/h200_8b_half"])
+        load_scenario("smoke", ["engine.recorded=data/recorded/h100_8b_half"])
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -22,8 +22,10 @@ from gst_assets.engine import run
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.protocol import EngineRequest, TokenMessage
 from gst_assets.engine.replay import WarmUp
-from gst_assets.errors import EngineError, WorkloadError
+from gst_assets.errors import ContractError, EngineError, WorkloadError
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.workload import load
+from gst_assets.workload.tokenized import WorkloadRequest, requests_of
 from gst_assets_tests.engine.memory_engine import SETTINGS, MemoryEngine
 from gst_assets_tests.engine.workloads import build_workload, reseal
 
@@ -47,8 +49,9 @@ def workload(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built, tmp_path / "wl"))
 
 
-def read(directory: Path, scenario: Scenario = SCENARIO) -> list[run.WorkloadRequest]:
-    return run.read_requests(directory, read_document(WorkloadMeta, directory / "workload_meta.json"), scenario)
+def read(directory: Path, scenario: Scenario = SCENARIO) -> list[WorkloadRequest]:
+    reseal(directory)
+    return requests_of(load(directory, contract=False), scenario)
 
 
 def edit(path: Path, pattern: str, replacement: str) -> None:
@@ -84,15 +87,20 @@ def test_an_id_outside_the_vocabulary_needs_folding(workload: Path) -> None:
         ("trace_lengths.csv", r"^0,([^,]*),\d+,", r"0,\1,1,", r"request 0 .* tokens under .* trace_lengths says 1"),
         ("trace_lengths.csv", r"^(2,.*),3$", r"\1,0", r"request 2 .* asks for 0; an engine needs at least 1"),
         ("trace_lengths.csv", r"^(1,.*),3$", r"\1,2048", r"request 1 .*2048 output tokens exceed model.max_model_len"),
-        ("trace_lengths.csv", r"^0,[^,]*,", "0,nobody,", r"prompt_id 'nobody', which prompts.jsonl lacks"),
-        ("trace_intervals.csv", r"^5,.*\n", "", "the two traces list different requests"),
+        (
+            "trace_lengths.csv",
+            r"^0,[^,]*,",
+            "0,nobody,",
+            r"row 0 names prompt_id 'nobody', which prompts.jsonl does not have",
+        ),
+        ("trace_intervals.csv", r"^5,.*\n", "", r"trace_lengths has 6 requests, trace_intervals 5; expected the same"),
     ],
 )
 def test_a_workload_that_does_not_fit_is_refused(
     workload: Path, file: str, pattern: str, replacement: str, message: str
 ) -> None:
     edit(workload / file, pattern, replacement)
-    with pytest.raises(WorkloadError, match=message):
+    with pytest.raises((WorkloadError, ContractError), match=message):
         read(workload)
 
 
@@ -202,7 +210,7 @@ def test_a_taken_group_id_is_refused_before_anything_starts(
 def _common(workload: Path, scenario: Scenario = SCENARIO) -> run.Measurement:
     meta = read_document(WorkloadMeta, workload / "workload_meta.json")
     hardware = check_hardware(scenario.hardware)
-    return run.Measurement(scenario, ["a.b=1"], workload, meta, hardware, SETTINGS, WarmUp(1, 2, 3, 0.5), 1.5, "g")
+    return run.Measurement(scenario, workload, meta, hardware, SETTINGS, WarmUp(1, 2, 3, 0.5), 1.5, "g")
 
 
 def _repeat(engine: MemoryEngine, workload: Path, out: Path) -> tuple[Path, str | None]:
@@ -229,7 +237,8 @@ def test_a_repeat_becomes_a_complete_run_directory(workload: Path, tmp_path: Pat
         0,
         load_scenario("smoke").replay.repeats,
     )
-    assert (meta.num_errors, meta.num_bunched_messages, meta.hydra.overrides) == (1, 1, ["a.b=1"])
+    assert (meta.num_errors, meta.num_bunched_messages, meta.hydra.overrides) == (1, 1, list(SCENARIO.overrides))
+    assert SCENARIO.overrides
     assert meta.warmup == {"num_requests": 1, "num_prefill_tokens": 2, "num_decode_tokens": 3, "seconds": 0.5}
     assert Scenario.model_validate(meta.params) == SCENARIO
     # This engine recorded no step, so its tokens are unaccounted for.

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gst_assets.engine.protocol import IterationField as F
-from gst_assets.engine.step_recorder import FILE_VARIABLE, StepRecorder, read_steps
+from gst_assets.engine.step_recorder import StepRecorder, read_steps
+from gst_assets.environment import STEPS_VARIABLE
 from gst_assets.errors import EngineError
 
 
@@ -84,7 +85,7 @@ def test_two_steps_under_way_are_matched_by_their_output(tmp_path: Path) -> None
 
 
 def test_flushes_append_and_an_empty_one_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "steps"))
+    monkeypatch.setenv(STEPS_VARIABLE, str(tmp_path / "steps"))
     recorder, scheduler = StepRecorder.from_environment(), Scheduler({"a": Request(1, 5)})
     for began in (10, 20):
         output = Output({"a": 1})

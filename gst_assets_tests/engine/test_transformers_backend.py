@@ -108,7 +108,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]  # fmt: skip
     scenario = load_scenario("transformers_cpu", overrides)
     workload = build_workload(folder / "workload", scenario)
-    return asyncio.run(run.measure([run.Play(scenario, workload, "g")], overrides, folder / "out"))
+    return asyncio.run(run.measure([run.Play(scenario, workload, "g")], folder / "out"))
 
 
 @pytest.mark.engine

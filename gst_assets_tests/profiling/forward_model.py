@@ -15,6 +15,7 @@ from gst_assets.profiling.calibration import SeenRequest, Stretch
 from gst_assets.profiling.worker_steps import StepField as W
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
 from gst_assets.step_costs.terms import Features, features
+from gst_assets.step_costs.warmth import Warmth
 
 Costs = Callable[[str, str, Features], float]
 """Nanoseconds of a term of a step, by term, kind and what the step holds."""
@@ -41,6 +42,7 @@ def play(
     A host forms and launches steps, a device runs them behind it, and the host waits for the oldest when `queue_size` are out. Without `is_gpu`
     the host runs them itself.
     """
+    warmth = Warmth()
     steps = np.zeros((len(made), len(F)), dtype=np.int64)
     watched = np.zeros((len(made), len(W)), dtype=np.int64)
     now, device_done, out = begin_ns, 0, []
@@ -57,8 +59,8 @@ def play(
         held = features(step.shape)
         kind = graphs.kind(held.prefill_token, held.decode_request)
 
-        def ns(term: str, slowness: float = 1.0, kind: str = kind, held: Features = held) -> int:
-            return round(costs(term, kind, held) * slowness)
+        def ns(term: str, slowness: float = 1.0, warm: float = 0.0, kind: str = kind, held: Features = held) -> int:
+            return round(costs(term, kind, held.at_warmth(warm)) * slowness)
 
         if step.is_after_idle:
             while out:
@@ -69,11 +71,12 @@ def play(
         if is_gpu:
             now = launched = forward + ns("launch", step.slowness)
             begun = max(forward, device_done) + ns("lead_in") + step.head_start_ns
-            ended = max(begun + ns("device"), launched + ns("drain"))
+            ended = max(begun + ns("device", warm=warmth.at(begun)), launched + ns("drain"))
         else:
-            begun, ended = forward, forward + ns("device", step.slowness)
+            begun, ended = forward, forward + ns("device", step.slowness, warmth.at(forward))
             now = launched = ended
         device_done = ended
+        warmth.ran(begun, ended, held.prefill_token + held.decode_request)
         composition = step.shape.composition
         steps[index, F.SCHEDULED_NS] = formed
         steps[index, [F.PREFILL_REQUESTS, F.PREFILL_TOKENS, F.DECODE_REQUESTS, F.CONTEXT_TOKENS]] = composition

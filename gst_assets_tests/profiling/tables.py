@@ -11,9 +11,8 @@ import pandas as pd
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import EngineSettings, Hardware, Hydra, ProfileMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.engine.hardware import CPU
-from gst_assets.profiling.bundle import FORMAT_VERSION, profile_key
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import CPU, Scenario
+from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.vidur_adapter.self_fit import self_fit
 

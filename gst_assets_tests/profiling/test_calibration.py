@@ -169,7 +169,7 @@ def test_only_requests_that_met_an_engine_without_work_tell_the_handover(driven:
     rows, _ = driven._ways()
     handover = [row for row in rows if row["term"] == "handover"]
     alone = sum(
-        bool(step[2] and not step[4]) for one in driven.stretches for step in one.steps
+        bool(step[2] and not step[4]) for one in driven.stretches if one.kind == TRAFFIC for step in one.steps
     )  # steps with prompts and no decode
     assert {row["num_samples"] for row in handover} == {alone}
 

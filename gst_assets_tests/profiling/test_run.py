@@ -21,14 +21,14 @@ from gst_assets.engine.launch import run_module
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ArtifactError, EngineError, ProfileError
 from gst_assets.profiling import run
-from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.profiling.calibration import LADDER, ROUNDS, TRAFFIC, Driven, Round, ladder_sizes
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
+from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import self_fit as self_fit_module
-from gst_assets_tests.profiling.test_bundle import BUNDLE_FILES
+from gst_assets_tests.step_costs.test_bundle import BUNDLE_FILES
 
 OVERRIDES = [
     "model.max_model_len=512",
@@ -59,7 +59,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[str
     scenario_file = folder / "scenario.json"
     scenario_file.write_text(SCENARIO.model_dump_json())
     out = folder / "root" / "cpu" / "qwen3-tiny"
-    arguments = ["--scenario", str(scenario_file), "--out", str(out), "--override", OVERRIDES[0]]
+    arguments = ["--scenario", str(scenario_file), "--out", str(out)]
     partial = out.parent / ".qwen3-tiny.partial"
     kill_when(arguments, lambda: (partial / "operators.jsonl").exists())
     assert not out.exists() and {path.name for path in partial.glob("round-*")} == {
@@ -125,7 +125,7 @@ def test_the_bundle_is_complete_and_serves_its_scenario(measured: tuple[Bundle, 
     meta = bundle.meta
     assert meta.profile_key == profile_key(SCENARIO)
     assert meta.profiling_root == str(bundle.directory.parent.parent)
-    assert meta.hydra.overrides == OVERRIDES[:1]
+    assert meta.hydra.overrides == OVERRIDES
     assert meta.engine_settings.attention_backend == bundle.attention["attention_backend"].unique().tolist()[0]
     assert meta.format_version == FORMAT_VERSION
     assert set(meta.sha256) == BUNDLE_FILES
@@ -290,6 +290,11 @@ def test_another_device_than_the_scenarios_is_refused(tmp_path: Path) -> None:
             + [f"--override={key}" for key in ("hardware.hardware_id=a100", "hardware.device_name=A100")],
         )
     assert not (tmp_path / "b").exists()
+
+
+def test_overrides_hold_for_what_is_played_between_the_rounds_as_well() -> None:
+    (play,) = run._plays([("workload", "smoke")], ["replay.repeats=5"])
+    assert play.scenario.replay.repeats == 5 and play.scenario.overrides == ("replay.repeats=5",)
 
 
 def test_the_staged_folder_goes_when_writing_fails(tmp_path: Path) -> None:

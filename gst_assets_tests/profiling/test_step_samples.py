@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from gst_assets.contracts import tables as contract
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.step_samples import WatchedSteps, host_speed, step_rows
+from gst_assets.profiling.term_fit import MIN_SAMPLES
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
 from gst_assets.step_costs.terms import Features, Terms
@@ -52,7 +53,8 @@ class Engine(NamedTuple):
             case "device":
                 tokens = self.graphs().padded(held.prefill_token + held.decode_request)
                 if not prompts:
-                    return 3e6 + 2e4 * tokens + (20.0 + tokens / 8) * held.decode_context_token
+                    context = (20.0 + tokens / 8) * held.decode_context_token
+                    return 3e6 + 2e4 * tokens + context + 4e5 * held.warmth
                 more = 1e5 * held.prefill_request + 5e3 * held.decode_request + 30.0 * held.decode_context_token
                 return self.device * (1e6 + 1e4 * tokens + more + 4.0 * held.attention_pair)
             case "drain":
@@ -92,8 +94,7 @@ def traffic(rng: np.random.Generator, number: int, *, head_start: bool = False, 
                 count = int(rng.integers(1, 4))
                 sizes = [tokens // count] * (count - 1) + [tokens - tokens // count * (count - 1)]
                 chunks = [(int(rng.choice([0, 0, 2048])), size) for size in sizes]
-            # But for the first of a busy time: what comes after idle is read off steps with a head start too.
-            slowness = HANDICAP if head_start and place else 1.0
+            slowness = HANDICAP if head_start and chunks else 1.0
             if slow and rng.random() < 0.1:
                 slowness *= rng.uniform(1.3, 4.0)
             sleep = HEAD_START_NS if head_start and chunks else 0
@@ -120,6 +121,11 @@ def watched(engine: Engine, number: int = 2500) -> WatchedSteps:
     return WatchedSteps(steps, rows, engine.graphs(), is_gpu=engine.is_gpu)
 
 
+def rows_of(steps: WatchedSteps) -> list[dict[str, Any]]:
+    """With what ran ahead of a sleeping device taken for no traffic."""
+    return step_rows(steps, ~steps.has_head_start)
+
+
 # --- recovery ---------------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +133,7 @@ def watched(engine: Engine, number: int = 2500) -> WatchedSteps:
 def test_every_term_is_recovered(engine: Engine) -> None:
     """Each read at every step, beside what the step was made of."""
     steps = watched(engine)
-    rows = step_rows(steps)
+    rows = rows_of(steps)
     terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
     kinds = ("decode", "mixed", "mixed_eager") if engine.is_gpu else ("decode", "mixed")
     assert set(steps.kinds.tolist()) == set(kinds)
@@ -155,7 +161,7 @@ def test_every_term_is_recovered(engine: Engine) -> None:
 
 @by_engine
 def test_the_slopes_are_those_planted(engine: Engine) -> None:
-    frame = pd.DataFrame(step_rows(watched(engine)))
+    frame = pd.DataFrame(rows_of(watched(engine)))
     slope = frame.set_index(["term", "step_kind", "feature", "position"])["ns"]
     assert slope["prepare", "mixed", "prefill_request", 0.0] == pytest.approx(3e5, rel=0.02)
     assert slope["prepare", "mixed", "prefill_token", 0.0] == pytest.approx(1e3, rel=0.02)
@@ -167,14 +173,14 @@ def test_the_slopes_are_those_planted(engine: Engine) -> None:
 
 @pytest.mark.parametrize("name", ["host_bound", "mixed", "synchronous"])
 def test_the_drain_is_that_of_steps_whose_device_was_not_behind(name: str) -> None:
-    rows = step_rows(watched(ENGINES[name]))
+    rows = rows_of(watched(ENGINES[name]))
     found = {row["step_kind"]: row["ns"] for row in rows if row["term"] == "drain"}
     assert set(found) == {"decode", "mixed", "mixed_eager"}
     assert found["mixed_eager"] == pytest.approx(3e4, rel=0.02)
 
 
 def test_a_device_that_is_always_behind_has_no_drain() -> None:
-    rows = step_rows(watched(ENGINES["device_bound"]))
+    rows = rows_of(watched(ENGINES["device_bound"]))
     drains = [row for row in rows if row["term"] == "drain" and row["step_kind"] == "decode"]
     assert [(row["ns"], row["num_samples"]) for row in drains] == [(0.0, 0)]
 
@@ -230,8 +236,21 @@ def test_after_idle_is_what_the_first_step_of_new_requests_takes_more() -> None:
         steps = watched(engine)
         first = steps.is_after_idle
         assert (steps.held[first, 2] == 0).all() and first.sum() > 100
-        found = {row["step_kind"]: row["ns"] for row in step_rows(steps) if row["term"] == "prepare_after_idle"}
+        found = {row["step_kind"]: row["ns"] for row in rows_of(steps) if row["term"] == "prepare_after_idle"}
         assert found["any"] == pytest.approx(2e5, rel=0.02)
+
+
+@by_engine
+def test_too_few_idle_times_in_traffic_are_made_up_for_by_the_others(engine: Engine) -> None:
+    steps = watched(engine)
+    idle = steps.is_after_idle
+    for number, expected in ((MIN_SAMPLES, MIN_SAMPLES), (MIN_SAMPLES - 1, int(idle.sum()))):
+        is_serving = np.zeros(len(steps), dtype=bool)
+        is_serving[np.flatnonzero(idle)[:number]] = True
+        rows = step_rows(steps, is_serving)
+        assert {
+            row["num_samples"] for row in rows if (row["term"], row["step_kind"]) == ("prepare_after_idle", "any")
+        } == {expected}
 
 
 def test_process_ends_with_the_next_step_while_requests_go_on() -> None:
@@ -276,7 +295,7 @@ def test_a_part_that_was_hardly_seen_is_an_error() -> None:
         ProfileError,
         match=r"overheads\.csv: .*prepare of mixed steps.* seen fewer than 4 times .*profile\.traffic_rates_per_s",
     ):
-        step_rows(steps)
+        rows_of(steps)
 
 
 # --- speed of the host ------------------------------------------------------------------------------------------------
@@ -286,7 +305,7 @@ def test_a_part_that_was_hardly_seen_is_an_error() -> None:
 def test_the_trace_holds_each_busy_steps_slowness_in_order(name: str) -> None:
     engine = ENGINES[name]
     steps = watched(engine)
-    rows = step_rows(steps)
+    rows = rows_of(steps)
     made = traffic(np.random.default_rng(8), 200)
     played = WatchedSteps(
         *play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu),

@@ -16,7 +16,7 @@ SCENARIO = load_scenario("smoke", ["profile.traffic_rates_per_s=[20,80]", "profi
 
 
 def test_a_round_has_a_segment_for_each_rate_and_a_burst_that_fills_the_engine() -> None:
-    scenario = load_scenario("h200_8b_half")
+    scenario = load_scenario("h100_8b_half")
     first, again, other = (traffic.segments(scenario, number) for number in (0, 0, 1))
     assert first == again and {one.name for one in first}.isdisjoint(one.name for one in other)
     profile = scenario.profile

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.bundle import load_bundle
 from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.step_costs.bundle import load_bundle
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS, OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
 
@@ -130,7 +130,7 @@ def test_a_hole_in_the_grid_is_named() -> None:
 
 @cache
 def shipped() -> OperatorTimes:
-    return load_bundle(PROJECT_ROOT / "data" / "profiles" / "h200" / "qwen3-8b").operator_times()
+    return load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-8b").operator_times()
 
 
 @settings(deadline=None)

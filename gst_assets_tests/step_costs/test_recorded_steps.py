@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from gst_assets.engine.protocol import IterationField
-from gst_assets.profiling.step_samples import step_rows
 from gst_assets.step_costs.engine_costs import EngineCosts
 from gst_assets.step_costs.recorded_steps import NEEDED, service_times
 from gst_assets_tests.profiling.forward_model import play
-from gst_assets_tests.profiling.test_step_samples import ENGINES, Engine, traffic, watched
+from gst_assets_tests.profiling.test_step_samples import ENGINES, Engine, rows_of, traffic, watched
 
 COLUMNS = {
     "scheduled_time_ns": IterationField.SCHEDULED_NS,
@@ -31,7 +30,7 @@ def recorded(engine: Engine) -> tuple[pd.DataFrame, EngineCosts]:
     made = traffic(np.random.default_rng(1), 1500, slow=False)
     steps, _ = play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu)
     frame = pd.DataFrame({name: steps[:, field] for name, field in COLUMNS.items()})
-    rows = pd.DataFrame(step_rows(watched(engine)))
+    rows = pd.DataFrame(rows_of(watched(engine)))
     kinds = tuple(dict.fromkeys(watched(engine).kinds.tolist()))
     ways = pd.DataFrame(
         [

@@ -23,6 +23,8 @@ def test_the_features_of_a_step() -> None:
     assert held == Features(
         prefill_request=2, prefill_token=25, decode_request=3, decode_context_token=700, attention_pair=2225
     )
+    warm = features(StepShape(3, 700, [(100, 20), (0, 5)]), 0.25)
+    assert warm == held._replace(warm_token=(25 + 3) * 0.25, warmth=0.25)
 
 
 @given(st.floats(0, 600), st.integers(0, 9), st.integers(0, 500), st.integers(0, 40), st.integers(0, 9000))
@@ -76,7 +78,7 @@ def test_where_on_its_curve_a_step_lies(term: str, kind: str, position: float) -
 
 
 def test_which_slopes_are_fitted() -> None:
-    assert slopes_of("device", "decode") == ("decode_context_token",)
+    assert slopes_of("device", "decode") == ("decode_context_token", "warmth")
     assert "attention_pair" in slopes_of("device", "mixed")
     assert slopes_of("launch", "decode") == slopes_of("process", "any") == slopes_of("drain", "mixed") == ()
     assert slopes_of("prepare", "mixed") == ("prefill_request", "prefill_token", "decode_request")

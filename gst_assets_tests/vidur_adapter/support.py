@@ -27,8 +27,8 @@ from gst_assets.contracts.tables import (
     check_run_tables,
     validate,
 )
-from gst_assets.profiling.bundle import FORMAT_VERSION, Bundle, profile_key
 from gst_assets.scenario import Geometry, Scenario, load_scenario
+from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, profile_key
 from gst_assets.step_costs.engine_costs import IDLE_TERMS, OTHER_TERMS, STEP_TERMS
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 
 from gst_assets.engine.protocol import IterationField
-from gst_assets.profiling.step_samples import step_rows
 from gst_assets.step_costs.engine_costs import EngineCosts
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter.clocks import HostDeviceClock
 from gst_assets_tests.profiling.forward_model import play
-from gst_assets_tests.profiling.test_step_samples import ENGINES, Engine, traffic, watched
+from gst_assets_tests.profiling.test_step_samples import ENGINES, Engine, rows_of, traffic, watched
 
 by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
@@ -26,7 +25,7 @@ def fitted(engine: Engine) -> EngineCosts:
         for term in ("handover", "delivery")
     ]
     kinds = ("decode", "mixed", "mixed_eager") if engine.is_gpu else ("decode", "mixed")
-    overheads = pd.DataFrame([*step_rows(watched(engine)), *ways])
+    overheads = pd.DataFrame([*rows_of(watched(engine)), *ways])
     return EngineCosts(overheads, engine.graphs(), kinds, "overheads.csv", device_is_host=not engine.is_gpu)
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError, SimulationError
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import engine_loop, predictor, registration
 from gst_assets.vidur_adapter.clocks import EngineClock, HostDeviceClock, StepByStepClock

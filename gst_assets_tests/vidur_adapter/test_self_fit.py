@@ -17,7 +17,7 @@ from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import CalibrationTraffic, SelfFit, validate
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.bundle import Bundle
+from gst_assets.step_costs.bundle import Bundle
 from gst_assets.vidur_adapter import self_fit
 from gst_assets.vidur_adapter.self_fit import BAND, misfits
 from gst_assets.vidur_adapter.simulate import simulate

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError, SimulationError
-from gst_assets.profiling.bundle import Bundle
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.contracts.tables import PlannedRequests, validate
+from gst_assets.contracts.tables import TraceLengths, validate
 from gst_assets.errors import WorkloadError
 from gst_assets.scenario import (
     EmpiricalLength,
@@ -155,5 +155,5 @@ def test_synthetic_requests_are_written_as_a_valid_plan(tmp_path: Path, tokenize
     synthetic = "workload.synthetic={prefill_tokens: {kind: uniform, min_tokens: 1, max_tokens: 50}, decode_tokens: {kind: fixed, tokens: 4}}"
     chosen = load_scenario("smoke", ["workload.prompts=null", "workload.num_decode_tokens=null", synthetic])
     frame = plan_requests(chosen, tokenizer).write_prompts(tmp_path / "prompts.jsonl", tokenizer, 1)
-    validate(PlannedRequests, frame, "requests.csv")
+    validate(TraceLengths, frame, "trace_lengths.csv")
     assert len(frame) == load_scenario("smoke").workload.num_requests and set(frame["num_decode_tokens"]) == {4}

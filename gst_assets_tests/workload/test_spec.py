@@ -10,47 +10,42 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.contracts.tables import TraceIntervals, TraceLengths, write_table
+from gst_assets.contracts.tables import TraceIntervals, TraceLengths
 from gst_assets.errors import ArtifactError, ContractError, WorkloadError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Scenario, load_scenario, resolve_path
-from gst_assets.workload.arrivals import build_trace_intervals
-from gst_assets.workload.lengths import build_trace_lengths
+from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.workload import build, load
 from gst_assets.workload.prompts import read_prompts, write_prompts
-from gst_assets.workload.spec import check_made_for, check_same_request, load_workload, workload_id, workload_meta
-from gst_assets.workload.tokenizer import load_tokenizer
+from gst_assets.workload.spec import (
+    INTERVALS_TYPES,
+    LENGTHS_TYPES,
+    check_joined,
+    check_made_for,
+    check_same_request,
+    workload_id,
+)
+from gst_assets_tests.contracts.frames import sample_frame
 
 NAMES = ("prompts.jsonl", "trace_lengths.csv", "trace_intervals.csv")
 
 
-def build(scenario: Scenario, root: Path) -> Path:
-    """A committed workload directory, built with the domain functions alone."""
-    tokenizer = load_tokenizer(scenario.model.tokenizer)
-    prompts = read_prompts(resolve_path(scenario.workload.prompts))
-    lengths = build_trace_lengths(scenario, prompts, tokenizer)
-    store = ArtifactStore(root)
-    with store.stage(Kind.WORKLOAD, "unnamed") as staging:
-        write_prompts(prompts, staging.path / "prompts.jsonl")
-        write_table(TraceLengths, lengths, staging.path)
-        intervals = build_trace_intervals(scenario.workload.arrivals, len(lengths), scenario.workload.seed)
-        write_table(TraceIntervals, intervals, staging.path)
-        meta = workload_meta(scenario, [], tokenizer.sha256, staging.digests(), len(lengths))
-        staging.artifact_id = meta.workload_id
-        write_document(meta, staging.path / "workload_meta.json")
+def committed(scenario: Scenario, root: Path) -> Path:
+    """The scenario's workload directory, built and committed without Dagster."""
+    with ArtifactStore(root).stage(Kind.WORKLOAD, "unnamed") as staging:
+        staging.artifact_id = build(scenario, staging.path).meta.workload_id
         return staging.commit(share=True)
 
 
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(load_scenario("published_qwen3_prompts"), tmp_path_factory.mktemp("store"))
+    return committed(load_scenario("published_qwen3_prompts"), tmp_path_factory.mktemp("store"))
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from gst_assets.scenario import load_scenario; "
-        "from gst_assets_tests.workload.test_spec import build; print(build(load_scenario('smoke'), Path(sys.argv[1])))"
+        "from gst_assets_tests.workload.test_spec import committed; print(committed(load_scenario('smoke'), Path(sys.argv[1])))"
     )
     directories = []
     for number in ("1", "2"):
@@ -70,7 +65,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_loaded_workload_is_what_was_built(workload: Path) -> None:
-    loaded = load_workload(workload)
+    loaded = load(workload)
     assert loaded.meta.workload_id == workload.name == workload_id(loaded.meta.sha256)
     assert loaded.lengths["num_prefill_tokens"].tolist() == [9, 9, 14, 13, 13, 11, 7, 10]
     assert loaded.meta.hydra.config_name == "published_qwen3_prompts"
@@ -78,28 +73,28 @@ def test_loaded_workload_is_what_was_built(workload: Path) -> None:
 
 
 def test_identity_changes_with_content_and_not_with_the_scenario_name(workload: Path, tmp_path: Path) -> None:
-    same = build(load_scenario("published_qwen3_prompts", ["replay.repeats=2", "engine.max_num_seqs=4"]), tmp_path)
-    other = build(load_scenario("published_qwen3_prompts", ["workload.num_decode_tokens=65"]), tmp_path)
+    same = committed(load_scenario("published_qwen3_prompts", ["replay.repeats=2", "engine.max_num_seqs=4"]), tmp_path)
+    other = committed(load_scenario("published_qwen3_prompts", ["workload.num_decode_tokens=65"]), tmp_path)
     assert same.name == workload.name != other.name
 
 
 def test_altered_incomplete_and_missing_directories_are_refused(tmp_path: Path) -> None:
-    directory = build(load_scenario("published_qwen3_prompts"), tmp_path)
+    directory = committed(load_scenario("published_qwen3_prompts"), tmp_path)
     with pytest.raises(ArtifactError, match="no such directory"):
-        load_workload(tmp_path / "none")
+        load(tmp_path / "none")
     lengths = directory / "trace_lengths.csv"
     original = lengths.read_bytes()
     lengths.write_bytes(original.replace(b",64", b",65", 1))
     with pytest.raises(ArtifactError, match=r"trace_lengths.csv: content differs from the digest"):
-        load_workload(directory)
+        load(directory)
     lengths.write_bytes(original)
     (directory / "workload_meta.json").rename(directory / "elsewhere.json")
     with pytest.raises(ArtifactError, match=r"workload_meta\.json missing"):
-        load_workload(directory)
+        load(directory)
 
 
 def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
-    directory = build(load_scenario("published_qwen3_prompts"), tmp_path)
+    directory = committed(load_scenario("published_qwen3_prompts"), tmp_path)
     prompts = read_prompts(directory / "prompts.jsonl")
     write_prompts(prompts[:-1], directory / "prompts.jsonl")
     meta_path = directory / "workload_meta.json"
@@ -109,11 +104,11 @@ def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
     meta["sha256"]["prompts.jsonl"] = sha256_file(directory / "prompts.jsonl")
     meta_path.write_text(json.dumps(meta))
     with pytest.raises(ContractError, match=r"names prompt_id 'p7', which prompts\.jsonl does not have"):
-        load_workload(directory)
+        load(directory)
 
 
 def test_a_workload_of_other_settings_is_not_reused(workload: Path) -> None:
-    built_for = load_workload(workload).meta.params
+    built_for = load(workload).meta.params
     check_same_request(built_for, load_scenario("published_qwen3_prompts", ["replay.repeats=1"]), workload)
     with pytest.raises(
         WorkloadError, match=r"workload.num_decode_tokens = 64, but scenario published_qwen3_prompts now asks for 32"
@@ -134,3 +129,36 @@ def test_what_was_made_with_other_settings_is_named(workload: Path) -> None:
     ):
         other = load_scenario("smoke", ["engine.max_num_seqs=8"])
         check_made_for(made, other, workload, ("workload", "model", "engine"), "real_request_metrics")
+
+
+def test_traces_of_one_workload_agree() -> None:
+    lengths, intervals = sample_frame(TraceLengths), sample_frame(TraceIntervals)
+    prompts = lengths["prompt_id"].tolist()
+    check_joined(lengths, intervals, prompts, "here")
+    with pytest.raises(ContractError, match="here: trace_lengths has 6 requests, trace_intervals 5"):
+        check_joined(lengths, intervals[:5], prompts, "here")
+    with pytest.raises(ContractError, match=r"row 2 names prompt_id 'prompt_id-2', which prompts.jsonl does not have"):
+        check_joined(lengths, intervals, [*prompts[:2], *prompts[3:]], "here")
+    others = intervals.assign(request_id=intervals["request_id"] + 1)
+    with pytest.raises(ContractError, match="expected the same ones in the same order"):
+        check_joined(lengths, others, prompts, "here")
+
+
+def test_columns_without_pandera_are_those_of_the_contract() -> None:
+    assert TraceLengths.column_types()[0] == LENGTHS_TYPES
+    assert TraceIntervals.column_types()[0] == INTERVALS_TYPES
+
+
+def test_a_host_without_pandera_builds_and_loads_the_same_workload(workload: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['pandera'] = None\n"
+        "from pathlib import Path; from gst_assets.scenario import load_scenario; from gst_assets.workload import build, load\n"
+        "made = Path(sys.argv[1]); build(load_scenario('published_qwen3_prompts'), made, contract=False)\n"
+        "print(load(made, contract=False).meta.workload_id)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    run = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == workload.name
+    for name in NAMES:
+        assert (tmp_path / name).read_bytes() == (workload / name).read_bytes()

@@ -1,0 +1,331 @@
+"""A profiling bundle on disk: finding it, reading it, and whether it serves a scenario.
+
+`check_bundle` asks whether a simulation may rely on the bundle; what it does with it belongs to `vidur_adapter`. Reading validates with
+pandera, which is imported only then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel
+
+from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
+from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.errors import ProfileError
+from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
+from gst_assets.step_costs.engine_costs import (
+    IDLE_TERMS,
+    OTHER_TERMS,
+    STEP_TERMS,
+    EngineCosts,
+    HostSpeedTrace,
+    RequestWays,
+)
+from gst_assets.step_costs.operators import OperatorTimes
+from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.step_costs.terms import ANY_KIND
+
+M = TypeVar("M", bound=BaseModel)
+FORMAT_VERSION = 2
+"""Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as terms, waits within them."""
+
+_REMEASURE = "Measure again with `python -m gst_assets.profiling.run`, or point profile.root to another bundle"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory. Frames are as `contracts.tables` describes them; all but `mlp` and `attention` are None where the file is absent."""
+
+    directory: Path
+    mlp: pd.DataFrame
+    attention: pd.DataFrame
+    overheads: pd.DataFrame | None
+    host_speed: pd.DataFrame | None
+    traffic: pd.DataFrame | None
+    self_fit: pd.DataFrame | None
+    meta: ProfileMeta
+    sha256: dict[str, str]
+    """Digest of every file that the bundle's run_meta.json lists."""
+
+    @property
+    def graphs(self) -> CapturedGraphs:
+        """The captured graphs of the engine that was measured."""
+        return CapturedGraphs(self.meta.engine_settings.cudagraph_capture_sizes)
+
+    def operator_times(self) -> OperatorTimes:
+        """Operator times of this bundle."""
+        return OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs)
+
+    def engine_costs(self, max_num_batched_tokens: int, seed: int | None) -> EngineCosts:
+        """What steps of at most so many tokens cost. `seed` orders the slow moments of the host; None: it always takes its median.
+
+        Raises:
+            ProfileError: a term that is needed has no row.
+        """
+        return EngineCosts(
+            self._calibrated("overheads"),
+            self.graphs,
+            self.graphs.reachable_kinds(max_num_batched_tokens),
+            f"{self.directory}/overheads.csv",
+            speed=self._speed(seed),
+            device_is_host=self.meta.hardware.hardware_id == CPU,
+        )
+
+    def request_ways(self, seed: int | None) -> RequestWays:
+        """The ways of a request to the engine and back; arguments and errors as of `engine_costs`."""
+        return RequestWays(self._calibrated("overheads"), f"{self.directory}/overheads.csv", self._speed(seed))
+
+    def _speed(self, seed: int | None) -> HostSpeedTrace | None:
+        return HostSpeedTrace(self._calibrated("host_speed"), seed) if seed is not None else None
+
+    def _calibrated(self, name: str) -> pd.DataFrame:
+        frame: pd.DataFrame | None = getattr(self, name)
+        if frame is None:
+            raise ProfileError(
+                f"{self.directory}: no {name}.csv, which variant calibrated needs. {_REMEASURE}, or set simulation.variants=[kernels]."
+            )
+        return frame
+
+    @property
+    def geometry(self) -> Geometry:
+        """Shapes of the model that was measured.
+
+        Raises:
+            ContractError: run_meta.json does not tell them.
+        """
+        return self._measured_with(Geometry, "model", "geometry")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the engine drew tokens while it was measured.
+
+        Raises:
+            ContractError: run_meta.json does not tell it.
+        """
+        return self._measured_with(Sampling, "engine", "sampling")
+
+    def _measured_with(self, model: type[M], *keys: str) -> M:
+        path = self.directory / Kind.PROFILE.meta_name
+        return stored_settings(self.meta.params, model, *keys, path=path, remedy=f"{_REMEASURE}.")
+
+
+def profile_key(scenario: Scenario) -> str:
+    """First 16 hex digits of the sha256 over everything in the scenario that decides what a profile measures.
+
+    Left out: the workload, the number of KV blocks, and stop conditions, which calibration switches off.
+    """
+    values: dict[str, Any] = scenario.model_dump(mode="json")
+    model, engine, profile = values["model"], values["engine"], values["profile"]
+    chosen = {
+        "format_version": FORMAT_VERSION,
+        "hardware": values["hardware"],
+        "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
+        "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
+        "profile": {name: value for name, value in profile.items() if name != "root"},
+    }
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_ENGINE_SETTINGS = (
+    "backend", "max_num_seqs", "max_num_batched_tokens", "block_size", "cpu_threads", "enable_prefix_caching",
+    "async_scheduling", "enforce_eager", "cudagraph_max_capture_size",
+)  # fmt: skip
+
+
+def _draws(sampling: Sampling) -> bool:
+    """Whether tokens are drawn. Drawing from the vocabulary costs a step more than taking the likeliest token."""
+    return sampling.temperature > 0
+
+
+def find_bundle(root: Path, scenario: Scenario) -> Path:
+    """Directory of the scenario's bundle under a profiling root: `<root>/<hardware_id>/<model.name>`.
+
+    Raises:
+        ProfileError: not there; lists the bundles that are.
+    """
+    directory = root / scenario.hardware.hardware_id / scenario.model.name
+    if not (directory / Kind.PROFILE.meta_name).is_file():
+        there = sorted(str(meta.parent.relative_to(root)) for meta in root.glob(f"*/*/{Kind.PROFILE.meta_name}"))
+        raise ProfileError(
+            f"{directory}: no complete profiling bundle for hardware_id {scenario.hardware.hardware_id} and model {scenario.model.name}. "
+            f"{root} has {', '.join(there) or 'none'}. {_REMEASURE}."
+        )
+    return directory
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read a bundle whose files have the digests its run_meta.json records.
+
+    Raises:
+        ArtifactError: incomplete, or a file was changed after it was written.
+        ContractError: a table or the metadata breaks the contract (names file, row and column).
+        ProfileError: a hole in the attention grid.
+    """
+    from gst_assets.contracts import tables
+
+    open_directory(directory, Kind.PROFILE)
+    meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
+    if meta.format_version != FORMAT_VERSION:
+        raise ProfileError(
+            f"{directory / Kind.PROFILE.meta_name}: format_version is {meta.format_version}, expected {FORMAT_VERSION}: what its terms mean has changed. "
+            f"{_REMEASURE}."
+        )
+
+    def optional(model: type[tables.Table]) -> pd.DataFrame | None:
+        path = directory / model.file_name()
+        return tables.read_table(model, path) if path.is_file() else None
+
+    bundle = Bundle(
+        directory=directory,
+        mlp=tables.read_table(tables.MlpProfile, directory / tables.MlpProfile.file_name()),
+        attention=tables.read_table(tables.AttentionProfile, directory / tables.AttentionProfile.file_name()),
+        overheads=optional(tables.Overheads),
+        host_speed=optional(tables.HostSpeed),
+        traffic=optional(tables.CalibrationTraffic),
+        self_fit=optional(tables.SelfFit),
+        meta=meta,
+        sha256=dict(meta.sha256),
+    )
+    bundle.operator_times()
+    return bundle
+
+
+def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None = None) -> None:
+    """The bundle was made for the scenario's model, hardware and engine, and covers every step the scenario can reach.
+
+    `lengths` (`contracts.tables.TraceLengths`): also every context length of that workload.
+
+    Raises:
+        ContractError: run_meta.json does not tell what was measured.
+        ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the remedy.
+    """
+    _check_origin(bundle, scenario)
+    if {"published", "kernels"} & set(scenario.simulation.variants):
+        _check_coverage(bundle, scenario, lengths)
+    if "calibrated" in scenario.simulation.variants:
+        _check_overheads(bundle, scenario)
+
+
+def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
+    model, geometry, meta = scenario.model, scenario.model.geometry, bundle.meta
+    found_hardware, wanted_hardware = meta.hardware, scenario.hardware
+    _same(bundle, "run_meta.json", "hardware.hardware_id", found_hardware.hardware_id, wanted_hardware.hardware_id)
+    if wanted_hardware.device_name and wanted_hardware.device_name not in found_hardware.device_name:
+        raise ProfileError(
+            f"{bundle.directory / 'run_meta.json'}: hardware.device_name is {found_hardware.device_name!r}, expected a name that contains "
+            f"{wanted_hardware.device_name!r}. {_REMEASURE}."
+        )
+    measured = bundle.geometry
+    for name, value in geometry:
+        _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
+    _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
+    expected = {
+        "mlp.csv": {
+            "n_head": geometry.num_q_heads,
+            "n_kv_head": geometry.num_kv_heads,
+            "n_embd": geometry.hidden_size,
+            "n_expanded_embd": geometry.mlp_hidden_size,
+            "vocab_size": geometry.vocab_size,
+            "num_tensor_parallel_workers": 1,
+        },
+        "attention.csv": {
+            "n_embd": geometry.hidden_size,
+            "n_q_head": geometry.num_q_heads,
+            "n_kv_head": geometry.num_kv_heads,
+            "head_dim": geometry.head_dim,
+            "block_size": scenario.engine.block_size,
+            "num_tensor_parallel_workers": 1,
+        },
+    }
+    for file, columns in expected.items():
+        frame = bundle.mlp if file == "mlp.csv" else bundle.attention
+        for column, value in columns.items():
+            wrong = (frame[column] != value).to_numpy(dtype=bool)
+            if wrong.any():
+                row = int(wrong.argmax())
+                _same(bundle, file, f"{column} in row {row} (line {row + 2})", int(frame[column].iloc[row]), value)
+
+
+def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None) -> None:
+    engine = scenario.engine
+    prefill, decode = (
+        bundle.attention[bundle.attention["is_prefill"]],
+        bundle.attention[~bundle.attention["is_prefill"]],
+    )
+    budget = "engine.max_num_batched_tokens"
+    _covers(bundle, "mlp.csv", "num_tokens", bundle.mlp["num_tokens"], 1, engine.max_num_batched_tokens, budget)
+    _covers(bundle, _DECODE, "batch_size", decode["batch_size"], 1, engine.max_num_seqs, "engine.max_num_seqs")
+    if lengths is None:
+        return
+    prompts, outputs = lengths["num_prefill_tokens"], lengths["num_decode_tokens"]
+    first, longest = int(prompts.min()), int((prompts + outputs).max())
+    _covers(bundle, _DECODE, "kv_cache_size", decode["kv_cache_size"], first, longest, "the workload's longest request")
+    longest_prompt = int(prompts.max())
+    chunk = min(longest_prompt, engine.max_num_batched_tokens)
+    _covers(bundle, _PREFILL, "prefill_chunk_size", prefill["prefill_chunk_size"], 1, chunk, "the longest prompt chunk")
+    # A prompt may be cut anywhere, its last token alone included.
+    _covers(
+        bundle,
+        _PREFILL,
+        "kv_cache_size",
+        prefill["kv_cache_size"],
+        0,
+        longest_prompt - 1,
+        "the workload's longest prompt",
+    )
+
+
+_DECODE, _PREFILL = "attention.csv (decode rows)", "attention.csv (prefill rows)"
+
+
+def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
+    if bundle.overheads is None:
+        raise ProfileError(
+            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `published` and `kernels` alone."
+        )
+    settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
+    for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):
+        _same(bundle, meta_file, f"engine_settings.{name}", getattr(settings, name), getattr(scenario.engine, name))
+    sampling = "whether tokens are drawn (params.engine.sampling.temperature > 0)"
+    _same(bundle, meta_file, sampling, _draws(bundle.sampling), _draws(scenario.engine.sampling))
+    kinds = bundle.graphs.reachable_kinds(settings.max_num_batched_tokens)
+    found = set(zip(bundle.overheads["term"], bundle.overheads["step_kind"], strict=True))
+    wanted = [(term, kind) for kind in kinds for term in STEP_TERMS]
+    wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, *IDLE_TERMS)]
+    missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
+    if missing:
+        raise ProfileError(
+            f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
+        )
+    if scenario.simulation.host_variability:
+        absent = {"decode", "prefill", "delivery"} - (
+            set() if bundle.host_speed is None else set(bundle.host_speed["part"])
+        )
+        if absent:
+            found_there = "missing" if bundle.host_speed is None else f"no row with part {', '.join(sorted(absent))}"
+            raise ProfileError(
+                f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on. {_REMEASURE}, or set "
+                "simulation.host_variability=false."
+            )
+
+
+def _same(bundle: Bundle, file: str, what: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise ProfileError(
+            f"{bundle.directory / file}: {what} is {found}, but the scenario expects {expected}. {_REMEASURE}."
+        )
+
+
+def _covers(bundle: Bundle, file: str, column: str, values: pd.Series, low: int, high: int, reason: str) -> None:
+    smallest, largest = int(values.min()), int(values.max())
+    if smallest > low or largest < high:
+        raise ProfileError(
+            f"{bundle.directory / file}: {column} covers {smallest} to {largest}, expected {low} to {high} ({reason}). "
+            "Extend the grid under `profile` in the scenario and measure again."
+        )

@@ -1,0 +1,242 @@
+"""A bundle is read as written, and refused with its first fault named."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gst_assets.errors import ArtifactError, ContractError, ProfileError
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
+from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS
+from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
+from gst_assets.step_costs.shapes import StepShape
+from gst_assets_tests.profiling import tables
+
+SCENARIO = load_scenario("smoke")
+BUNDLE_FILES = {
+    "mlp.csv", "attention.csv", "unmodelled.csv", "overheads.csv", "host_speed.csv", "calibration_traffic.csv",
+    "operator_coverage.csv", "self_fit.csv",
+}  # fmt: skip
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return load_bundle(tables.write_bundle(tmp_path / "cpu" / "qwen3-tiny", SCENARIO))
+
+
+def _lengths(*pairs: tuple[int, int]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["num_prefill_tokens", "num_decode_tokens"]).astype("Int64")
+
+
+def test_a_good_bundle_is_found_read_and_accepted(bundle: Bundle, tmp_path: Path) -> None:
+    assert find_bundle(tmp_path, SCENARIO) == bundle.directory
+    assert set(bundle.sha256) == BUNDLE_FILES
+    per_token_ms = sum(tables.per_token_ms(name, 7) for name in PER_TOKEN_OPERATORS)
+    expected_ms = 4 * (per_token_ms + tables.attn_decode_ms(7, 9))
+    assert bundle.operator_times().ns(StepShape(7, 63, ())) == pytest.approx(expected_ms * 1e6)
+    check_bundle(bundle, SCENARIO)
+    check_bundle(bundle, SCENARIO, _lengths((1, 1), (1537, 300)))
+
+
+@pytest.mark.usefixtures("bundle")
+def test_a_missing_bundle_lists_what_is_there(tmp_path: Path) -> None:
+    other = load_scenario("cpu_qwen3_0_6b")
+    with pytest.raises(ProfileError, match=r"model qwen3-0\.6b.*has cpu/qwen3-tiny"):
+        find_bundle(tmp_path, other)
+    with pytest.raises(ProfileError, match="has none"):
+        find_bundle(tmp_path / "elsewhere", SCENARIO)
+
+
+def test_an_incomplete_or_altered_bundle_is_not_read(bundle: Bundle) -> None:
+    (bundle.directory / "mlp.csv").write_text("changed")
+    with pytest.raises(ArtifactError, match=r"mlp\.csv"):
+        load_bundle(bundle.directory)
+    (bundle.directory / "run_meta.json").unlink()
+    with pytest.raises(ArtifactError, match=r"run_meta\.json missing"):
+        load_bundle(bundle.directory)
+    with pytest.raises(ProfileError):
+        find_bundle(bundle.directory.parent.parent, SCENARIO)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_a_missing_or_zero_time_is_refused_with_its_row(value: float, tmp_path: Path) -> None:
+    mlp = tables.mlp_table(SCENARIO)
+    mlp.loc[3, "time_stats.mlp_act.median"] = value
+    with pytest.raises(ContractError, match=r"mlp\.csv: line 5, column time_stats\.mlp_act\.median"):
+        load_bundle(tables.write_bundle(tmp_path / "b", SCENARIO, mlp=mlp))
+
+
+def test_a_hole_in_the_attention_grid_is_refused_on_reading(tmp_path: Path) -> None:
+    attention = tables.attention_table(SCENARIO).drop(index=5)
+    with pytest.raises(ProfileError, match="the prefill grid has no value at kv_cache_size 0, prefill_chunk_size 256"):
+        load_bundle(tables.write_bundle(tmp_path / "b", SCENARIO, attention=attention))
+
+
+_OTHER_ORIGIN = {
+    "hardware.hardware_id=a100 hardware.device_name=A100": "hardware.hardware_id is cpu, but the scenario expects a100",
+    "hardware.device_name=EPYC": "hardware.device_name is 'Formula processor', expected a name that contains 'EPYC'",
+    "model.geometry.head_dim=128": "params.model.geometry.head_dim is 64, but the scenario expects 128",
+    "model.geometry.num_layers=5": "params.model.geometry.num_layers is 4",
+    "model.dtype=bfloat16": "engine_settings.dtype is float32",
+    "engine.block_size=64": r"attention.csv: block_size in row 0 \(line 2\) is 32, but the scenario expects 64",
+    "engine.async_scheduling=true": "engine_settings.async_scheduling is False",
+    "engine.sampling.temperature=0.7": "whether tokens are drawn .* is False, but the scenario expects True",
+    "engine.max_num_batched_tokens=1024": "mlp.csv: num_tokens covers 1 to 512, expected 1 to 1024",
+    "engine.max_num_seqs=64": r"attention.csv \(decode rows\): batch_size covers 1 to 32, expected 1 to 64",
+}
+
+
+@pytest.mark.parametrize("overrides", _OTHER_ORIGIN)
+def test_a_bundle_for_something_else_is_refused(overrides: str, bundle: Bundle) -> None:
+    with pytest.raises(ProfileError, match=_OTHER_ORIGIN[overrides]):
+        check_bundle(bundle, load_scenario("smoke", overrides.split()))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "named"),
+    [
+        ([(100, 1949)], "kv_cache_size covers 1 to 2048, expected 100 to 2049"),
+        ([(1538, 1)], r"attention.csv \(prefill rows\): kv_cache_size covers 0 to 1536, expected 0 to 1537"),
+    ],
+)
+def test_a_workload_beyond_the_grid_is_refused(pairs: list[tuple[int, int]], named: str, bundle: Bundle) -> None:
+    with pytest.raises(ProfileError, match=named):
+        check_bundle(bundle, SCENARIO, _lengths(*pairs))
+
+
+def test_a_grid_that_starts_too_high_is_refused(tmp_path: Path) -> None:
+    scenario = load_scenario("smoke", ["profile.decode_context_sizes=[16,2048]"])
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", scenario))
+    check_bundle(bundle, scenario, _lengths((16, 8)))
+    with pytest.raises(ProfileError, match="kv_cache_size covers 16 to 2048, expected 7 to 30"):
+        check_bundle(bundle, scenario, _lengths((7, 8), (20, 10)))
+
+
+def test_missing_overheads_matter_to_the_calibrated_variant_only(tmp_path: Path) -> None:
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", SCENARIO, overheads=None))
+    check_bundle(bundle, load_scenario("smoke", ["simulation.variants=[kernels]"]))
+    with pytest.raises(ProfileError, match=r"overheads\.csv: missing, but simulation\.variants has `calibrated`"):
+        check_bundle(bundle, SCENARIO)
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_bundle_of_another_format_is_refused_with_the_remedy(version: int | None, tmp_path: Path) -> None:
+    """One without a version is of the first."""
+    path = tables.write_bundle(tmp_path / "b", SCENARIO) / "run_meta.json"
+    meta = json.loads(path.read_text())
+    if version is None:
+        del meta["format_version"]
+    else:
+        meta["format_version"] = version
+    path.write_text(json.dumps(meta))
+    message = rf"run_meta\.json: format_version is {version or 1}, expected {FORMAT_VERSION}: .* Measure again with `python -m gst_assets\.profiling\.run`"
+    with pytest.raises(ProfileError, match=message):
+        load_bundle(path.parent)
+
+
+NEEDED = [*((term, kind) for term in STEP_TERMS for kind in ("decode", "mixed")), *((term, "any") for term in OTHER_TERMS), ("prepare_after_idle", "any"), ("launch_after_idle", "any")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("term", "kind"), NEEDED)
+def test_each_term_is_needed_for_each_reachable_kind_of_step(term: str, kind: str, bundle: Bundle) -> None:
+    frame = tables.overheads_table()
+    left = replace(bundle, overheads=frame[(frame["term"] != term) | (frame["step_kind"] != kind)])
+    check_bundle(replace(bundle, overheads=frame), SCENARIO)
+    with pytest.raises(
+        ProfileError, match=rf"overheads\.csv: no {term} rows of step_kind {kind}; expected each at least once"
+    ):
+        check_bundle(left, SCENARIO)
+
+
+def test_captured_graphs_make_a_third_kind_of_step_reachable(bundle: Bundle) -> None:
+    captured = bundle.meta.engine_settings.model_copy(update={"cudagraph_capture_sizes": [1, 256]})
+    graphs = replace(bundle, meta=bundle.meta.model_copy(update={"engine_settings": captured}))
+    named = ", no ".join(f"{term} rows of step_kind mixed_eager" for term in STEP_TERMS)
+    with pytest.raises(ProfileError, match=f"no {named}; expected"):
+        check_bundle(graphs, SCENARIO)
+
+
+def test_the_hosts_speed_matters_where_it_is_simulated(bundle: Bundle) -> None:
+    speed, still = bundle.host_speed, load_scenario("smoke", ["simulation.host_variability=false"])
+    assert speed is not None
+    for part in ("decode", "prefill", "delivery"):
+        without = replace(bundle, host_speed=speed[speed["part"] != part])
+        with pytest.raises(ProfileError, match=rf"host_speed\.csv: no row with part {part}, .*host_variability=false"):
+            check_bundle(without, SCENARIO)
+    absent = replace(bundle, host_speed=None)
+    with pytest.raises(ProfileError, match=r"host_speed\.csv: missing"):
+        check_bundle(absent, SCENARIO)
+    check_bundle(absent, still)
+    assert absent.engine_costs(512, None).ratio(True, 10**9) == 1.0
+    with pytest.raises(ProfileError, match=r"no host_speed\.csv, which variant calibrated needs"):
+        absent.engine_costs(512, 0)
+
+
+def test_the_shipped_bundle_serves_its_scenario() -> None:
+    check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-8b"), load_scenario("h100_8b_half"))
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        (["model"], "key params.model.geometry: Input should be a valid dictionary"),
+        (["model", "geometry"], "key params.model.geometry: Input should be a valid dictionary"),
+        (["model", "geometry", "num_layers"], "key params.model.geometry.num_layers: Field required"),
+        (["engine"], "key params.engine.sampling: Input should be a valid dictionary"),
+        (["engine", "sampling"], "key params.engine.sampling: Input should be a valid dictionary"),
+    ],
+)
+def test_metadata_that_does_not_say_what_was_measured(lost: list[str], named: str, tmp_path: Path) -> None:
+    path = tables.write_bundle(tmp_path / "b", SCENARIO) / "run_meta.json"
+    meta = json.loads(path.read_text())
+    section = meta["params"]
+    for key in lost[:-1]:
+        section = section[key]
+    del section[lost[-1]]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ContractError, match=re.escape(f"{path}: {named}")):
+        check_bundle(load_bundle(path.parent), SCENARIO)
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("workload.num_decode_tokens=9", False),
+        ("engine.num_kv_blocks=512", False),
+        ("engine.sampling.stop_token_id_below=3", False),
+        ("profile.root=somewhere", False),
+        ("engine.sampling.temperature=0.5", True),
+        ("engine.max_num_seqs=16", True),
+        ("engine.enforce_eager=false", True),
+        ("model.geometry.head_dim=128", True),
+        ("model.dtype=float16", True),
+        ("hardware.device_name=Xeon", True),
+        ("profile.traffic_segment_s=9.0", True),
+    ],
+)
+def test_the_key_follows_what_is_measured_and_nothing_else(override: str, changes: bool) -> None:
+    assert (profile_key(load_scenario("smoke", [override])) != profile_key(SCENARIO)) is changes
+
+
+def test_the_key_survives_the_way_through_json() -> None:
+    again = Scenario.model_validate(json.loads(SCENARIO.model_dump_json()))
+    assert profile_key(again) == profile_key(SCENARIO)
+
+
+def test_measuring_imports_nothing_a_gpu_host_lacks() -> None:
+    code = (
+        "import sys, gst_assets.profiling.run, gst_assets.profiling.worker_ops\n"
+        "heavy = {'dagster', 'pandera', 'vidur', 'omegaconf', 'torch', 'vllm', 'transformers', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
