@@ -19,11 +19,28 @@ from gst_assets.assets.checks import REGRESSION, REPORT
 from gst_assets.assets.regression import comparison_history, regression_report, simulation_self_check
 from gst_assets.contracts.open_store import open_store
 from gst_assets.environment import CRON_VARIABLE, TIMEZONE_VARIABLE, Nightly, Ui, read
+from gst_assets.errors import EnvironmentVariableError
 from gst_assets.notifications import Message, is_configured, send
 from gst_assets.scenario import load_scenario, scenario_names
 
+
+def taken_cron(text: str) -> str:
+    """The text of GST_NIGHTLY_CRON, if Dagster takes it.
+
+    Raises:
+        EnvironmentVariableError: it does not.
+    """
+    try:
+        dg.ScheduleDefinition(name="when", job_name="when", cron_schedule=text)
+    except dg.DagsterInvalidDefinitionError:
+        raise EnvironmentVariableError(
+            f"{CRON_VARIABLE}={text}: expected five fields as cron has them, e.g. 0 2 * * *. Correct the variable, or unset it."
+        ) from None
+    return text
+
+
 _WHEN = read(Nightly)
-TIMEZONE, CRON = _WHEN.timezone, _WHEN.cron
+TIMEZONE, CRON = _WHEN.timezone, taken_cron(_WHEN.cron)
 OWNER = "team:inference-performance"
 _OVERLAP_S = 60.0
 _CHECKS_READ = 50

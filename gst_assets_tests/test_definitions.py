@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import dagster as dg
+import pytest
 
+from gst_assets.automation import taken_cron
 from gst_assets.definitions import defs
+from gst_assets.errors import EnvironmentVariableError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
 from gst_assets.scenario import load_scenario, scenario_names
@@ -85,3 +89,10 @@ def test_engine_and_profiling_import_without_the_platform() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("text", ["at two", "0 25 * * *", ""])
+def test_a_time_that_dagster_does_not_take_is_an_error_that_names_the_variable(text: str) -> None:
+    with pytest.raises(EnvironmentVariableError, match=rf"GST_NIGHTLY_CRON={re.escape(text)}: expected five fields"):
+        taken_cron(text)
+    assert taken_cron("15 3 * * 1-5") == "15 3 * * 1-5"
