@@ -53,7 +53,7 @@ def main() -> int:
     if any(out.iterdir()):
         sys.exit(f"error: {out}: not empty. Name another --out.")
     try:
-        with machine_lock(_LOCK_S, print):
+        with machine_lock(_LOCK_S, print, "cpu_fidelity"):
             capacity = arguments.capacity or _capacity(out, arguments.override)
             overrides = {name: _overrides(name, capacity, arguments) for name in NAMES}
             workloads = {name: _workload(out / "artifacts", name, overrides[name]) for name in NAMES}

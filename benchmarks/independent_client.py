@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[16, 64, 128, 300])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    with machine_lock(600, lambda line: print(line, file=sys.stderr)):
+    with machine_lock(600, lambda line: print(line, file=sys.stderr), "independent_client"):
         _compare(arguments)
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -21,6 +21,7 @@ ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
 CACHE_VARIABLE = "GST_ARTIFACT_CACHE"
 EXECUTOR_VARIABLE = "GST_EXECUTOR"
 EXECUTOR_CONFIG_VARIABLE = "GST_EXECUTOR_CONFIG"
+LOCK_VARIABLE = "GST_ENGINE_LOCK"
 TIMEZONE_VARIABLE = "GST_NIGHTLY_TIMEZONE"
 CRON_VARIABLE = "GST_NIGHTLY_CRON"
 WEBHOOK_VARIABLE = "GST_WEBHOOK_URL"
@@ -46,8 +47,15 @@ def _must(holds: Callable[[str], bool], expected: str) -> BeforeValidator:
 
 
 def _is_http(text: str) -> bool:
-    parts = urlparse(text)
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an impossible host or port; its message may hold the address
+        return False
+
+
+def _is_http_without_password(text: str) -> bool:
+    return _is_http(text) and "@" not in urlsplit(text).netloc
 
 
 def _is_timezone(text: str) -> bool:
@@ -59,6 +67,7 @@ def _is_timezone(text: str) -> bool:
 
 
 _HTTP = _must(_is_http, "an http or https address")
+_WEBHOOK = _must(_is_http_without_password, "an http or https address without user and password")
 
 
 class _Variables(BaseSettings):
@@ -85,6 +94,12 @@ class Execution(_Variables):
     config: Path | None = Field(None, validation_alias=EXECUTOR_CONFIG_VARIABLE, description="a YAML file")
 
 
+class EngineLock(_Variables):
+    """Another lock file of engine runs, for containers that share a machine but not its /tmp: a file in a folder that all of them mount."""
+
+    file: Path | None = Field(None, validation_alias=LOCK_VARIABLE)
+
+
 class Nightly(_Variables):
     """When the nightly schedules run."""
 
@@ -101,8 +116,8 @@ class Nightly(_Variables):
 class Messages(_Variables):
     """Where messages go. The addresses may hold a secret, so no error shows them."""
 
-    webhook: Annotated[SecretStr | None, _HTTP] = Field(None, validation_alias=WEBHOOK_VARIABLE)
-    slack: Annotated[SecretStr | None, _HTTP] = Field(None, validation_alias=SLACK_VARIABLE)
+    webhook: Annotated[SecretStr | None, _WEBHOOK] = Field(None, validation_alias=WEBHOOK_VARIABLE)
+    slack: Annotated[SecretStr | None, _WEBHOOK] = Field(None, validation_alias=SLACK_VARIABLE)
 
 
 class Ui(_Variables):

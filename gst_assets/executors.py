@@ -17,12 +17,27 @@ from gst_assets.environment import EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE, 
 ENGINE_QUEUE = {"dagster-celery/queue": "engine"}
 """Tags of steps that need the engine's machine: only workers that listen on this queue take them. Other executors ignore the tag."""
 
+_ENGINE_POOL = "engine"
+_SPREAD: tuple[ExecutorName, ...] = ("celery", "k8s")
+
 _EXECUTORS: dict[ExecutorName, tuple[str, str]] = {
     "in_process": ("dagster", "in_process_executor"),
     "multiprocess": ("dagster", "multiprocess_executor"),
     "celery": ("dagster_celery", "celery_executor"),
     "k8s": ("dagster_k8s", "k8s_job_executor"),
 }
+
+
+def engine_pool() -> str | None:
+    """Dagster's pool for steps that need an engine, or None where the steps of a run stay on this machine.
+
+    There the machine's lock is enough (`engine.machine_lock`) and the pool would do harm: a killed run keeps its slot for ever, and a run that
+    waits for one takes a whole core (Dagster 1.13).
+
+    Raises:
+        EnvironmentVariableError: the environment names an unknown executor.
+    """
+    return _ENGINE_POOL if read(Execution).executor in _SPREAD else None
 
 
 def chosen_executor() -> dg.ExecutorDefinition:

@@ -66,7 +66,9 @@ class EngineResource(dg.ConfigurableResource):
     """
 
     lock_timeout_s: float = Field(
-        default=7200.0, gt=0, description="how long to wait for another engine run on this machine to end"
+        default=86400.0,  # a night's runs wait here for each other
+        gt=0,
+        description="how long to wait for another engine run on this machine to end",
     )
 
     def measure(
@@ -138,7 +140,7 @@ class EngineResource(dg.ConfigurableResource):
         # The child gets the resolved scenario, overrides inside, so that both sides mean exactly the same settings.
         file = area / _SCENARIO_FILE
         file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
-        with machine_lock(self.lock_timeout_s, log):
+        with machine_lock(self.lock_timeout_s, log, scenario.name):
             # The engine's libraries warn about themselves at every import; what matters is printed by the program itself.
             quiet = {"PYTHONWARNINGS": "ignore"}
             run_module(module, ["--scenario", str(file), *arguments], env=quiet, on_line=log)

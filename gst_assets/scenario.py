@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gst_assets.errors import ScenarioError
+from gst_assets.foreign_text import without_secrets
 from gst_assets.locations import locate
 
 SCENARIO_DIR = Path(__file__).resolve().parent / "scenarios"
 _EXTENDS = "extends"
 _NO_SETTINGS = {"name", "overrides"}
 """Fields of a scenario that say where it comes from; no file and no override may set them."""
+_ENVIRONMENT = "oc.env"  # OmegaConf's only way to the environment
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -33,6 +35,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _not_vanishing(rate_per_s: float) -> float:
+    if rate_per_s < _LOWEST_RATE:
+        raise ValueError(f"expected at least {_LOWEST_RATE:g} a second, found {rate_per_s:g}")
+    return rate_per_s
+
+
+# What follows from numbers within these bounds neither overflows nor vanishes, in 64-bit integers and floats; all are far beyond any use.
+_MOST_REQUESTS = 10**7
+_LOWEST_RATE = 1e-15
+_MOST_TOKENS = 2**31 - 1
+_MOST_ZIPF_LENGTHS = 2**24
+_Rate = Annotated[float, Field(gt=0, le=1e9), AfterValidator(_not_vanishing)]
+_RateOrZero = Annotated[float, Field(ge=0, le=1e9)]
+_Duration = Annotated[float, Field(ge=1e-9, le=1e12)]
+_Tokens = Annotated[int, Field(gt=0, le=_MOST_TOKENS)]
+
 # --- workload ---------------------------------------------------------------------------------------------------------
 
 
@@ -40,14 +58,14 @@ class FixedInterval(Settings):
     """Requests `interval_ns` apart; the first arrives at 0."""
 
     kind: Literal["fixed_interval"]
-    interval_ns: int = Field(gt=0, description="nanoseconds between arrivals")
+    interval_ns: int = Field(gt=0, lt=2**63, description="nanoseconds between arrivals")
 
 
 class Poisson(Settings):
     """Exponentially distributed gaps at a mean rate; the first request arrives after the first gap."""
 
     kind: Literal["poisson"]
-    rate_per_s: float = Field(gt=0, description="mean arrivals per second")
+    rate_per_s: _Rate = Field(description="mean arrivals per second")
 
 
 class Static(Settings):
@@ -60,9 +78,9 @@ class Gamma(Settings):
     """Gamma-distributed gaps at a mean rate, their coefficient of variation 1/sqrt(burstiness); the first request arrives after the first gap."""
 
     kind: Literal["gamma"]
-    rate_per_s: float = Field(gt=0, description="mean arrivals per second")
+    rate_per_s: _Rate = Field(description="mean arrivals per second")
     burstiness: float = Field(
-        gt=0, description="shape of the distribution: 1 is Poisson, below 1 burstier, above 1 more even"
+        ge=1e-6, le=1e6, description="shape of the distribution: 1 is Poisson, below 1 burstier, above 1 more even"
     )
 
 
@@ -70,16 +88,16 @@ class Ramp(Settings):
     """Poisson arrivals at a rate that changes linearly for `duration_s` and then stays."""
 
     kind: Literal["ramp"]
-    start_rate_per_s: float = Field(ge=0)
-    end_rate_per_s: float = Field(gt=0)
-    duration_s: float = Field(gt=0)
+    start_rate_per_s: _RateOrZero
+    end_rate_per_s: _Rate
+    duration_s: _Duration
 
 
 class Piece(Settings):
     """A stretch of time at one rate."""
 
-    duration_s: float = Field(gt=0)
-    rate_per_s: float = Field(ge=0)
+    duration_s: _Duration
+    rate_per_s: _RateOrZero
 
 
 class Piecewise(Settings):
@@ -124,7 +142,7 @@ class FixedLength(Settings):
     """The same length for every request."""
 
     kind: Literal["fixed"]
-    tokens: int = Field(gt=0)
+    tokens: _Tokens
 
 
 class _BoundedLength(Settings):
@@ -158,12 +176,21 @@ class ZipfLength(_BoundedLength):
     kind: Literal["zipf"]
     exponent: float = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _weights_fit_into_memory(self) -> ZipfLength:
+        if self.max_tokens - self.min_tokens >= _MOST_ZIPF_LENGTHS:
+            raise ValueError(
+                f"min_tokens {self.min_tokens} to max_tokens {self.max_tokens} are too many lengths, each of which has its probability. Bring them "
+                f"within {_MOST_ZIPF_LENGTHS} of each other"
+            )
+        return self
+
 
 class EmpiricalLength(Settings):
     """The given lengths, each as often as its weight says."""
 
     kind: Literal["empirical"]
-    tokens: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    tokens: tuple[_Tokens, ...] = Field(min_length=1)
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(None, description="null: all equally often")
 
     @model_validator(mode="after")
@@ -228,11 +255,13 @@ class Workload(Settings):
     num_requests: int | None = Field(
         None,
         gt=0,
+        le=_MOST_REQUESTS,
         description="requests to send. prompts: in order, starting over at the end; null: one per prompt. trace: the first of those selected; null: all",
     )
     num_decode_tokens: int | None = Field(
         None,
         gt=0,
+        le=_MOST_TOKENS,
         description="tokens requested of each request; null: what the prompt's own num_decode_tokens key or the trace says",
     )
     arrivals: Arrivals
@@ -352,7 +381,7 @@ class Server(Settings):
 
     base_url: str = Field(
         pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
-        description="where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given",
+        description="where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given; without user and password",
     )
     served_model: str | None = Field(
         None, description="name the server knows the model by; null: the only one it lists"
@@ -364,6 +393,16 @@ class Server(Settings):
     read_timeout_s: float = Field(
         60, gt=0, description="longest silence of the server, queueing before the first token included"
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        if "@" in value:
+            raise ValueError(
+                "holds a user or password, which would be written into the metadata of every run. Leave it out; put what the server wants into an "
+                "environment variable (an API key, or a whole value such as `Basic dXNlcjpwYXNz`) and name it in api_key_variable"
+            )
+        return value
 
 
 class Engine(Settings):
@@ -717,6 +756,7 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    OmegaConf.register_resolver(_ENVIRONMENT, _refuse_environment, replace=True)
     source = str(directory / f"{name}.yaml")
     values, lines = _compose(name, directory, ())
     # Joined first, so that their order does not matter where one names a kind and another a setting of that kind.
@@ -792,6 +832,13 @@ def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
             f"`python -m gst_assets.scenario NAME {overrides[0]} > {reference}`, or give the scenario's name instead of the file."
         )
     return read_resolved(Path(reference))
+
+
+def _refuse_environment(*_: object) -> str:
+    raise ValueError(
+        f"${{{_ENVIRONMENT}:...}} is not resolved: the value would be written into the metadata of every run. Give the value itself; of a "
+        "secret, name the variable (engine.server.api_key_variable)"
+    )
 
 
 def resolve_path(text: str) -> Path:
@@ -971,7 +1018,7 @@ def _validate(text: str, origins: _Origins) -> Scenario:
         key, problem = _explain(first)
         where = origins.of(key, missing=first["type"] in ("missing", "union_tag_not_found"))
         more = f" ({error.error_count()} settings are wrong in all)" if error.error_count() > 1 else ""
-        raise ScenarioError(f"{where}: {key or 'scenario'}: {problem}{more}") from None
+        raise ScenarioError(without_secrets(f"{where}: {key or 'scenario'}: {problem}{more}")) from None
 
 
 def _explain(error: Any) -> tuple[str, str]:

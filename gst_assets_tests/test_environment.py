@@ -14,6 +14,7 @@ import pytest
 from gst_assets import environment
 from gst_assets.environment import (
     Artifacts,
+    EngineLock,
     Execution,
     ExecutorName,
     Messages,
@@ -29,7 +30,7 @@ from gst_assets.errors import EnvironmentVariableError
 from gst_assets.executors import _EXECUTORS
 from gst_assets.provenance import PROJECT_ROOT
 
-ALL: tuple[Any, ...] = (Artifacts, Execution, Nightly, Messages, Ui, Revision, Parent, Services)
+ALL: tuple[Any, ...] = (Artifacts, Execution, EngineLock, Nightly, Messages, Ui, Revision, Parent, Services)
 _OF_DAGSTER = {"GST_POSTGRES_URL", "GST_CELERY_BROKER", "GST_CELERY_BACKEND"}
 """Dagster reads them itself, where a YAML file of deploy/ says `{env: NAME}`."""
 
@@ -44,6 +45,7 @@ def test_without_variables_everything_has_its_default() -> None:
     assert [read(one).model_dump() for one in ALL] == [
         {"root": None, "cache": None},
         {"executor": "in_process", "config": None},
+        {"file": None},
         {"timezone": "UTC", "cron": "0 2 * * *"},
         {"webhook": None, "slack": None},
         {"url": "http://127.0.0.1:3000"},
@@ -60,6 +62,7 @@ def test_without_variables_everything_has_its_default() -> None:
         (Artifacts, "GST_ARTIFACT_CACHE", "/var/cache/gst", "cache", Path("/var/cache/gst")),
         (Execution, "GST_EXECUTOR", "celery", "executor", "celery"),
         (Execution, "GST_EXECUTOR_CONFIG", "deploy/celery.yaml", "config", Path("deploy/celery.yaml")),
+        (EngineLock, "GST_ENGINE_LOCK", "/run/gst/engine.lock", "file", Path("/run/gst/engine.lock")),
         (Nightly, "GST_NIGHTLY_TIMEZONE", "Europe/Berlin", "timezone", "Europe/Berlin"),
         (Nightly, "GST_NIGHTLY_CRON", "15 3 * * 1-5", "cron", "15 3 * * 1-5"),
         (Ui, "GST_UI_URL", "https://dagster.example/ui", "url", "https://dagster.example/ui"),
@@ -87,8 +90,11 @@ def test_a_variable_is_read_when_asked_and_an_empty_one_is_unset(
         (Nightly, "GST_NIGHTLY_TIMEZONE", "Europe/Berlinn", "GST_NIGHTLY_TIMEZONE=Europe/Berlinn: expected the name of a time zone, e.g. Europe/Berlin."),
         (Nightly, "GST_NIGHTLY_TIMEZONE", "Europe", "GST_NIGHTLY_TIMEZONE=Europe: expected the name of a time zone"),
         (Nightly, "GST_NIGHTLY_TIMEZONE", "../UTC", "GST_NIGHTLY_TIMEZONE=../UTC: expected the name of a time zone"),
-        (Messages, "GST_WEBHOOK_URL", "ftp://host/s3cret", "GST_WEBHOOK_URL: expected an http or https address."),
-        (Messages, "GST_SLACK_WEBHOOK_URL", "host/s3cret", "GST_SLACK_WEBHOOK_URL: expected an http or https address."),
+        (Messages, "GST_WEBHOOK_URL", "ftp://host/s3cret", "GST_WEBHOOK_URL: expected an http or https address without user and password."),
+        (Messages, "GST_SLACK_WEBHOOK_URL", "host/s3cret", "GST_SLACK_WEBHOOK_URL: expected an http or https address without user and password."),
+        (Messages, "GST_WEBHOOK_URL", "https://me:s3cret@host/", "GST_WEBHOOK_URL: expected an http or https address without user and password."),
+        (Messages, "GST_WEBHOOK_URL", "https://host:s3cret/", "GST_WEBHOOK_URL: expected an http or https address without user and password."),
+        (Ui, "GST_UI_URL", "http://[::1/", "GST_UI_URL=http://[::1/: expected an http or https address."),
         (Ui, "GST_UI_URL", "localhost:3000", "GST_UI_URL=localhost:3000: expected an http or https address."),
         (Revision, "GST_GIT_COMMIT", "main", "GST_GIT_COMMIT=main: expected a commit's hash, 7 to 64 digits 0-9 and a-f."),
         (Parent, "GST_PARENT_PIPE", "x", "GST_PARENT_PIPE=x: expected the number of a file descriptor."),

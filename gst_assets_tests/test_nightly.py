@@ -26,17 +26,11 @@ def test_a_night_runs_by_itself(night: Night) -> None:
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
         assert [(tick.status, tick.timestamp) for tick in ticks] == [(TickStatus.SUCCESS, night.due.timestamp())]
         records = [instance.get_run_records(dg.RunsFilter(run_ids=[run_id]))[0] for run_id in ticks[0].run_ids]
-        engine_steps = [
-            (step.start_time or 0, step.end_time or 0, f"{step.step_key} of {step.run_id}")
-            for run_id in ticks[0].run_ids
-            for step in instance.get_run_step_stats(run_id, ["measurements"])
-        ]
     runs = [record.dagster_run for record in records]
     assert sorted(run.tags["dagster/partition"] for run in runs) == sorted(SCENARIOS)
     assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * len(SCENARIOS)
-    # They were under way together, so it was the pool that kept them apart on the engine.
+    # They were under way together, so it was the machine's lock, for which a step waits, that kept them apart on the engine.
     assert overlapping([(one.start_time or 0, one.end_time or 0, one.dagster_run.run_id) for one in records])
-    assert len(engine_steps) == len(SCENARIOS) and not overlapping(engine_steps)
     measured = engine_spans(night.root)
     assert len(measured) >= len(SCENARIOS) and not overlapping(measured)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -576,3 +577,73 @@ def test_a_scenario_of_an_earlier_version_has_no_overrides(tmp_path: Path) -> No
     del values["overrides"]
     (tmp_path / "scenario.json").write_text(json.dumps(values))
     assert read_resolved(tmp_path / "scenario.json") == load_scenario("smoke")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${oc.env:GST_TEST_SECRET}",
+        "a ${oc.env:GST_TEST_SECRET,none} b",
+        "${oc.decode:${oc.env:GST_TEST_SECRET}}",
+        "${oc.${description}:GST_TEST_SECRET}",
+    ],
+)
+def test_the_environment_is_not_written_into_a_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """Whatever a scenario says is in the metadata of every run."""
+    monkeypatch.setenv("GST_TEST_SECRET", "sesame")
+    with pytest.raises(
+        ScenarioError, match=r"model\.checkpoint: .*\$\{oc\.env:\.\.\.\} is not resolved: .*name the variable"
+    ) as raised:
+        load_scenario("smoke", [f"model.checkpoint={value}", "description=env"])
+    assert "sesame" not in str(raised.value)
+    for file in SCENARIO_DIR.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    own = f"extends: smoke\ndescription: env\nmodel:\n  checkpoint: '{value}'\n"
+    (tmp_path / "mine.yaml").write_text(own)
+    with pytest.raises(ScenarioError, match=r"mine\.yaml: line 4: model\.checkpoint: .*is not resolved") as raised:
+        load_scenario("mine", [], tmp_path)
+    assert "sesame" not in str(raised.value)
+
+
+def test_settings_may_still_name_each_other() -> None:
+    assert load_scenario("smoke", ["workload.seed=${engine.block_size}"]).workload.seed == 32
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:sesame@gpu-host:8000", "https://sesame@gpu-host/v1", "ftp://me:sesame@h", "http://me:x/sesame@h"]
+)
+def test_a_password_in_the_servers_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ScenarioError, match=r"engine\.server\.base_url: ") as raised:
+        load_scenario("smoke", ["engine.backend=openai", f"engine.server.base_url='{url}'"])
+    assert "sesame" not in str(raised.value) and "***@" in str(raised.value)
+
+
+_GAMMA = "workload.arrivals={kind: gamma, rate_per_s: 5, burstiness: 1}"
+_LENGTHS = "workload.synthetic={prefill_tokens: {kind: fixed, tokens: 5}, decode_tokens: {kind: fixed, tokens: 5}}"
+_SYNTHETIC = ["workload.prompts=null", "workload.num_decode_tokens=null", _LENGTHS]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["workload.num_requests=1000000000000"], "workload.num_requests"),
+        ([f"workload.num_decode_tokens={2**63 - 1}"], "workload.num_decode_tokens"),
+        ([_GAMMA, "workload.arrivals.burstiness=1e-300"], "workload.arrivals.burstiness"),
+        ([_GAMMA, "workload.arrivals.burstiness=1e300"], "workload.arrivals.burstiness"),
+        ([_GAMMA, "workload.arrivals.rate_per_s=1e-320"], "workload.arrivals.rate_per_s"),
+        ([_GAMMA, "workload.arrivals.rate_per_s=1e300"], "workload.arrivals.rate_per_s"),
+        (["workload.arrivals={kind: ramp, start_rate_per_s: 0, end_rate_per_s: 1, duration_s: 1e-320}"], "workload.arrivals.duration_s"),
+        (["workload.arrivals={kind: ramp, start_rate_per_s: 1e300, end_rate_per_s: 1, duration_s: 1}"], "workload.arrivals.start_rate_per_s"),
+        (["workload.arrivals={kind: piecewise, pieces: [{duration_s: 1e300, rate_per_s: 1}]}"], "workload.arrivals.pieces.0.duration_s"),
+        ([f"workload.arrivals={{kind: fixed_interval, interval_ns: {2**63}}}"], "workload.arrivals.interval_ns"),
+        ([*_SYNTHETIC, f"workload.synthetic.prefill_tokens.tokens={2**63 - 1}"], "workload.synthetic.prefill_tokens.tokens"),
+        ([*_SYNTHETIC, f"workload.synthetic.prefill_tokens={{kind: empirical, tokens: [{2**62}]}}"], "workload.synthetic.prefill_tokens.tokens.0"),
+        ([*_SYNTHETIC, f"workload.synthetic.prefill_tokens={{kind: zipf, min_tokens: 1, max_tokens: {2**31 - 1}, exponent: 1}}"], "workload.synthetic.prefill_tokens"),
+    ],
+)  # fmt: skip
+def test_numbers_that_would_overflow_or_fill_the_memory_are_refused(overrides: list[str], key: str) -> None:
+    """Two lengths whose sum wraps below max_model_len, a schedule of numbers that are none, tables of a thousand gigabytes."""
+    with pytest.raises(ScenarioError, match=rf"scenario smoke: {re.escape(key)}: "):
+        load_scenario("smoke", overrides)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +22,7 @@ from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, read_doc
 from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
 from gst_assets.contracts.tables import ComparisonHistory, LatencyErrors, LatencyHistory, Table, read_table, validate
 from gst_assets.contracts.tables import write_table as write_contract_table
-from gst_assets.errors import ArtifactError, ContractError
+from gst_assets.errors import ArtifactError, ContractError, GstError
 from gst_assets.provenance import sha256_bytes
 
 _ERRORS = f"tables/{LatencyErrors.file_name()}"
@@ -42,15 +43,25 @@ class History:
 def read_history(store: ArtifactStore, scenario: str) -> History:
     """Every complete comparison of `scenario` under the artifact root, the digest of each latency table verified.
 
+    Comparisons that cannot be read are passed over where their id names another scenario.
+
     Raises:
-        ArtifactError: a comparison was altered or its latency table is missing. ContractError: one breaks the contract. Both name the file.
+        ArtifactError: a comparison was altered or its latency table is missing, or all that were known are gone. ContractError: one breaks the
+            contract. Each names the file or folder.
     """
     rows: list[dict[str, Any]] = []
     tables: list[tuple[Path, bytes]] = []
-    for comparison_id in store.list(Kind.COMPARISON):
-        meta_path = store.open(Kind.COMPARISON, comparison_id, verify=False) / Kind.COMPARISON.meta_name
-        data = meta_path.read_bytes()
-        stored = _stored(data, meta_path)
+    found = store.list(Kind.COMPARISON)
+    _check_still_there(store, scenario, found)
+    for comparison_id in found:
+        try:
+            meta_path = store.open(Kind.COMPARISON, comparison_id, verify=False) / Kind.COMPARISON.meta_name
+            data = meta_path.read_bytes()
+            stored = _stored(data, meta_path)
+        except (GstError, OSError):
+            if comparison_id.startswith(f"{scenario}-"):  # a scenario's name has no dash
+                raise
+            continue
         if _scenario_of(stored) == scenario:
             tables.append((meta_path.parent, _verified(meta_path, stored)))
             rows.append(_row(meta_path, sha256_bytes(data)))
@@ -62,6 +73,30 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
         "comparison_id", key=lambda ids: ids.map(position), kind="stable", ignore_index=True
     )
     return History(scenario, comparisons, _typed(LatencyHistory, frame))
+
+
+def _check_still_there(store: ArtifactStore, scenario: str, found: Sequence[str]) -> None:
+    """The comparisons of the history written last, or else the newest one, are not all gone: a folder that was moved, or a disk that is not
+    mounted, looks like one that never had any, and the history would be replaced by an empty one.
+
+    Raises:
+        ArtifactError
+    """
+    known: list[str] = []
+    if scenario in store.list(Kind.HISTORY):
+        directory = store.open(Kind.HISTORY, scenario, verify=False)
+        # A history that cannot be understood is only replaced by what the comparisons say.
+        with suppress(ContractError):
+            known = read_table(ComparisonHistory, directory / ComparisonHistory.file_name())["comparison_id"].tolist()
+    pointer = store.current(scenario, "comparison", "comparison_id")
+    if not known and pointer is not None:
+        known = [str(pointer["comparison_id"])]
+    if known and not set(known) & set(found):
+        raise ArtifactError(
+            f"{store}/{Kind.COMPARISON.value}: none of the {len(known)} comparisons of scenario {scenario} that were there is there now "
+            f"({known[-1]}, for one). Mount or move them back. If they were removed on purpose, remove {store}/{Kind.HISTORY.value}/{scenario} and "
+            f"{store}/current/{scenario}/comparison.json as well, and materialize again."
+        )
 
 
 def write_history(history: History, directory: Path) -> HistoryMeta:

@@ -18,6 +18,7 @@ from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, Regress
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, write_table
+from gst_assets.foreign_text import inert_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -253,4 +254,5 @@ def _percent(value: float, *, signed: bool = False) -> str:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+    shown = ([inert_cell(cell) for cell in row] for row in rows)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *shown))

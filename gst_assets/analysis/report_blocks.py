@@ -1,7 +1,7 @@
 """The blocks that reports are made of, and how numbers are shown in them. Knows no comparison.
 
-`report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`, `*italic*`, `` `code` ``, `[text](target)` and `[text](#term)`: a link
-inside the page, which Markdown shows as plain text.
+`report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`, `*italic*`, `` `code` ``, and `[text](#term)`: a link
+inside the page, which Markdown shows as plain text. Any other link is shown as it is written.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ from gst_assets.contracts.tables import (
     StepErrors,
     Table,
 )
+from gst_assets.foreign_text import inert
 
 REPORT = "report.html"
 TABLES = "tables"
@@ -110,7 +111,7 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 def told(answer: Answer) -> str:
     """An answer in Markdown: the verdict in a few words, and the sentence."""
-    return f"**{answer.headline.upper()}**: {answer.sentence}"
+    return f"**{answer.headline.upper()}**: {inert(answer.sentence)}"
 
 
 # --- the first screen -------------------------------------------------------------------------------------------------

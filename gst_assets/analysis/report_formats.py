@@ -1,7 +1,8 @@
 """Turning a report's blocks into Markdown and into one self-contained HTML page. Knows no comparison.
 
 The page asks for nothing: its style is inline, figures and small tables are data URLs, every link stays inside it, and a content security policy
-makes a browser refuse anything else. So it is whole when it is sent alone.
+makes a browser refuse anything else. So it is whole when it is sent alone. Texts hold what others wrote (names, errors): in neither form can that
+be a tag, an image, or a link that leads out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gst_assets.analysis.report_blocks import (
     Verdict,
 )
 from gst_assets.analysis.report_style import STYLE
+from gst_assets.foreign_text import inert, inert_cell, visible
 
 _CARRIED_BYTES = 100_000
 """Tables up to this size are inside the page."""
@@ -38,7 +40,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _INLINE = (
     (re.compile(r"`([^`]+)`"), r"<code>\1</code>"),
     (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>"),
-    (re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)"), r'<a href="\2">\1</a>'),
+    (re.compile(r"\[([^\]]+)\]\((#[^)\s]+)\)"), r'<a href="\2">\1</a>'),
 )
 _INNER_LINK = re.compile(r"\[([^\]]+)\]\(#[^)\s]+\)")
 
@@ -49,41 +51,49 @@ _INNER_LINK = re.compile(r"\[([^\]]+)\]\(#[^)\s]+\)")
 def markdown(blocks: Sequence[Block], figure_directory: str) -> str:
     """The report in Markdown; pictures are linked from `figure_directory`, nothing is folded."""
     texts = (_as_markdown(block, figure_directory) for block in blocks)
-    return _INNER_LINK.sub(r"\1", "\n\n".join(text for text in texts if text)) + "\n"
+    return "\n\n".join(text for text in texts if text) + "\n"
 
 
 def markdown_table(grid: Grid) -> str:
     """A Markdown table."""
     rule = ["---:" if number >= grid.numeric_from else "---" for number in range(len(grid.header))]
-    rows = ([cell.replace("|", "\\|") for cell in row] for row in grid.rows)
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (grid.header, rule, *rows))
-    return _INNER_LINK.sub(r"\1", table)
+    header, *rows = ([inert_cell(_unlinked(cell)) for cell in row] for row in (grid.header, *grid.rows))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _unlinked(text: str) -> str:
+    """Without links inside the page."""
+    return _INNER_LINK.sub(r"\1", text)
+
+
+def _plain(text: str) -> str:
+    return inert(_unlinked(text))
 
 
 def _as_markdown(block: Block, pictures: str) -> str:
     match block:
         case Heading(text, level):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_plain(text)}"
         case Text(text):
-            return text
+            return _plain(text)
         case Verdict(_, word, sentence):
-            return f"**{word.upper()}**: {sentence}"
+            return f"**{word.upper()}**: {_plain(sentence)}"
         case Facts(facts):
-            return " · ".join(f"{name}: {value}" for name, value in facts)
+            return " · ".join(f"{name}: {_plain(value)}" for name, value in facts)
         case Items(items):
-            return "\n".join(f"- {item}" for item in items)
+            return "\n".join(f"- {_plain(item)}" for item in items)
         case Grid():
             return markdown_table(block)
         case Picture(figure):
-            return f"![{figure.title}]({pictures}/{figure.file_name})\n\n*{figure.caption}*"
+            return f"![{_plain(figure.title)}]({pictures}/{figure.file_name})\n\n*{_plain(figure.caption)}*"
         case Pictures(figures):
             return "\n\n".join(_as_markdown(Picture(figure), pictures) for figure in figures)
         case Beside(left, right):
             return markdown((*left, *right), pictures).rstrip()
         case Terms(terms):
-            return "\n".join(f"- {name}: {definition}" for _, name, definition in terms)
+            return "\n".join(f"- {name}: {_plain(definition)}" for _, name, definition in terms)
         case Files(listed):
-            return "\n".join(f"- [{file.path}]({file.path}): {file.told}" for file in listed)
+            return "\n".join(f"- [{file.path}]({file.path}): {_plain(file.told)}" for file in listed)
         case Section(title, inner):
             return f"{'###' if block.nested else '##'} {title}\n\n{markdown(inner, pictures)}".rstrip()
         case Contents():
@@ -209,8 +219,8 @@ def _html_table(grid: Grid) -> str:
 
 
 def _inline(text: str) -> str:
-    """Bold, code and links of the blocks' text; everything else is shown as it is."""
-    shown = html.escape(text)
+    """Bold, code and links inside the page, of the blocks' text; everything else is shown as it is."""
+    shown = html.escape(visible(text))
     for pattern, replacement in _INLINE:
         shown = pattern.sub(replacement, shown)
     return shown

@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 import dagster as dg
 import pandas as pd
 
-from gst_assets.assets.measurements import ENGINE_POOL
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
@@ -27,7 +26,8 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
-from gst_assets.executors import ENGINE_QUEUE
+from gst_assets.executors import ENGINE_QUEUE, engine_pool
+from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.step_costs.bundle import check_bundle
@@ -52,7 +52,7 @@ from gst_assets.step_costs.bundle import check_bundle
     ],
     check_specs=contract_check_specs(["capacity"]),
     can_subset=True,  # else Dagster demands a result of the check also where nothing is materialized
-    pool=ENGINE_POOL,
+    pool=engine_pool(),
     op_tags=ENGINE_QUEUE,
 )
 def capacity(
@@ -117,7 +117,9 @@ def capacity(
         data_version=dg.DataVersion(meta.sha256[CapacityProbes.file_name()]),
         metadata={
             "dagster/row_count": len(probes),
-            "result": dg.MetadataValue.md("\n".join(f"- {result_sentence(side, one)}" for side, one in found.items())),
+            "result": dg.MetadataValue.md(
+                "\n".join(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items())
+            ),
             "criterion": meta.criterion,
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "probes": dg.MetadataValue.md(probes_markdown(probes)),

@@ -14,6 +14,7 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.contracts.tables import Table
+from gst_assets.foreign_text import inert_cell
 from gst_assets.partitions import SCENARIOS
 
 _PREVIEW_ROWS = 8
@@ -42,11 +43,11 @@ def table_definition_metadata(model: type[Table]) -> dict[str, dg.TableSchema | 
 
 
 def markdown_table(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """A frame as a markdown table; callers format the cells."""
-    header = "| " + " | ".join(str(name) for name in frame.columns) + " |"
+    """A frame as a markdown table; callers format the cells, which are shown as they are written."""
+    header = "| " + " | ".join(inert_cell(str(name)) for name in frame.columns) + " |"
     rule = "|" + "---|" * len(frame.columns)
     rows = [
-        "| " + " | ".join("" if pd.isna(cell) else str(cell) for cell in row) + " |"
+        "| " + " | ".join("" if pd.isna(cell) else inert_cell(str(cell)) for cell in row) + " |"
         for row in frame.itertuples(index=False)
     ]
     return dg.MetadataValue.md("\n".join([header, rule, *rows]))

@@ -38,7 +38,7 @@ from gst_assets.assets.workloads import current_workload
 from gst_assets.contracts.documents import HistoryMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import ComparisonHistory, RegressionVerdicts
-from gst_assets.errors import SimulationError
+from gst_assets.errors import ArtifactError, SimulationError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
@@ -164,11 +164,13 @@ def simulation_self_check(
 def _read_again_on_disk_errors() -> Iterator[None]:
     """Ask for a retry where a file could not be read or written: nothing was measured here, so trying again can only repeat the result.
 
-    An error of the project (`GstError`) would only come again and is not retried. Steps that measure are never retried.
+    Any other error of the project (`GstError`) would only come again and is not retried. Steps that measure are never retried.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, ArtifactError) as error:
+        if isinstance(error, ArtifactError) and not isinstance(error.__cause__, OSError):
+            raise
         raise dg.RetryRequested(max_retries=_READ_AGAIN, seconds_to_wait=5) from error
 
 

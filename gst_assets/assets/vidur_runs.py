@@ -19,6 +19,7 @@ from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_sl
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.errors import ArtifactError
+from gst_assets.foreign_text import inert
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
@@ -208,7 +209,7 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
         cells = " | ".join(f"{values.quantile(q) / 1e6:.3f}" for q in (0.5, 0.9, 0.99)) if len(values) else "- | - | -"
         lines.append(f"| {name} | {cells} | {len(values)} |")
     lines += ["", f"Preemptions: {result.num_preemptions}. Steps: {len(result.iterations)}.", ""]
-    return "\n".join(lines)
+    return "\n".join(inert(line) for line in lines)
 
 
 def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, SimulatedRun]:

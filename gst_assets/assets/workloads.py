@@ -22,6 +22,7 @@ from gst_assets.contracts.documents import WorkloadSchedule
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import TraceIntervals, TraceLengths
 from gst_assets.errors import ArtifactError, ContractError, WorkloadError
+from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_file
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
@@ -130,7 +131,9 @@ def _told_prompts(built: LoadedWorkload) -> _Told:
     metadata = {
         "source": dg.MetadataValue.json(source.model_dump(mode="json", exclude_none=True)),
         "path": dg.MetadataValue.path(str(path)),
-        "first": dg.MetadataValue.md("\n".join(f"- `{item.prompt_id}` {item.text[:100]}" for item in first)),
+        "first": dg.MetadataValue.md(
+            "\n".join(f"- `{inert_line(item.prompt_id)}` {inert_line(item.text[:100])}" for item in first)
+        ),
     }
     return "prompts", {_SOURCE: source.path or source.kind}, metadata
 

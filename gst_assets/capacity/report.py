@@ -14,6 +14,7 @@ import pandas as pd
 
 from gst_assets.capacity.search import criterion, result_sentence
 from gst_assets.contracts.documents import CapacityFound
+from gst_assets.foreign_text import inert_cell, inert_line
 from gst_assets.scenario import Capacity
 
 TABLE = "capacity_probes.csv"
@@ -36,7 +37,7 @@ def write_report(
         f"Searched for: {criterion(settings)}. Every probe: the same {settings.num_requests} requests in the same order, gaps of seed {settings.seed} scaled to the "
         "rate.",
         "",
-        *(f"- {result_sentence(side, one)}" for side, one in found.items()),
+        *(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items()),
         *_ratios(found),
         "",
         probes_markdown(probes),
@@ -70,7 +71,7 @@ def probes_markdown(probes: pd.DataFrame) -> str:
         flag = "" if row.is_sufficient else " (few requests)"
         rows.append(
             f"| {row.side} | {row.probe_index} | {row.rate_per_s:.3f} | {_ms(row.p50_delay_ns)} | {_ms(row.p99_delay_ns)} | {_ms(row.p99_lateness_ns)} | "
-            f"{_number(row.requests_per_s)} | {_number(row.tokens_per_s)} | {row.num_failed} | {row.verdict}{flag}{': ' if row.reason else ''}{row.reason!s} |"
+            f"{_number(row.requests_per_s)} | {_number(row.tokens_per_s)} | {row.num_failed} | {row.verdict}{flag}{': ' if row.reason else ''}{inert_cell(str(row.reason))} |"
         )
     return "\n".join(rows)
 

@@ -62,6 +62,9 @@ class ObjectStore(ArtifactStore):
                 f"{ROOT_VARIABLE}={url}: expected a directory path or the URL of an object store ({', '.join(_PROTOCOLS)}). "
                 "Other filesystems write objects that can be seen half-written."
             )
+        if not url.partition("://")[2].partition("/")[0]:
+            # Its objects would be named /real_runs/... and so on, whatever bucket the first part of a name then is.
+            raise ArtifactError(f"{ROOT_VARIABLE}={url}: names no bucket. Expected e.g. s3://bucket/prefix.")
         self.url = url.rstrip("/")
         super().__init__(cache or _cache_directory(self.url))
 
@@ -138,11 +141,14 @@ class ObjectStore(ArtifactStore):
         """Ids of the complete artifacts of a kind, sorted. Lists every object of the kind.
 
         Raises:
-            ArtifactError: the store cannot be reached.
+            ArtifactError: the store cannot be reached, or its bucket does not exist.
         """
         base = f"{self._base}/{kind.value}"
-        with _access(self._shown(base), reading=True):
-            keys = self._fs.find(base)
+        try:
+            with _access(self._shown(base), reading=True):
+                keys = self._fs.find(base)
+        except FileNotFoundError as error:  # not so for a prefix without objects
+            raise _no_bucket(self._shown(base)) from error
         found = (key.removeprefix(f"{base}/").split("/") for key in keys)
         complete = (parts[:-1] for parts in found if parts[-1] == kind.meta_name and len(parts) == id_levels(kind) + 1)
         return sorted("/".join(parts) for parts in complete if all(map(is_plain, parts)))
@@ -265,7 +271,9 @@ class ObjectStore(ArtifactStore):
         try:
             with _access(self._shown(key), reading=True):
                 return self._fs.cat_file(key)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _code(error) == "NoSuchBucket":
+                raise _no_bucket(self._shown(key)) from error
             return None
 
 
@@ -297,6 +305,16 @@ def _status(error: Exception) -> int | None:
     """The HTTP status behind an error of s3fs."""
     response = getattr(error.__cause__, "response", None)
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _no_bucket(where: str) -> ArtifactError:
+    return ArtifactError(f"{where}: cannot be read (no such bucket). {_CHECK_ACCESS}")
+
+
+def _code(error: Exception) -> object:
+    """The store's own name for what is behind an error of s3fs."""
+    response = getattr(error.__cause__, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def _cache_directory(url: str) -> Path:

@@ -28,6 +28,7 @@ from gst_assets.provenance import sha256_file
 _STAGING = ".staging"
 _CURRENT = "current"
 _CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."
+_CHECK_READABLE = "Check the disk, the mount and the permissions."
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
@@ -192,10 +193,16 @@ class ArtifactStore:
         return self.root / kind.value
 
     def list(self, kind: Kind) -> list[str]:
-        """Ids of the complete artifacts of a kind, sorted."""
+        """Ids of the complete artifacts of a kind, sorted; none where the kind's folder does not exist.
+
+        Raises:
+            ArtifactError: a folder cannot be listed, or the kind's folder is none.
+        """
         base = self.root / kind.value
-        found = (meta.parent.relative_to(base) for meta in base.glob("*/" * id_levels(kind) + kind.meta_name))
-        return sorted(path.as_posix() for path in found if all(map(is_plain, path.parts)))
+        ids = _plain_names(base)
+        for _ in range(id_levels(kind) - 1):
+            ids = [f"{one}/{name}" for one in ids if (base / one).is_dir() for name in _plain_names(base / one)]
+        return sorted(one for one in ids if not _is_absent(base / one / kind.meta_name))
 
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
         """Point `slot` of a scenario (e.g. `workload`) at the artifacts last materialized for it. Replaced in one step.
@@ -220,10 +227,10 @@ class ArtifactStore:
         """What `set_current` last stored, or None. It has at least `keys`.
 
         Raises:
-            ArtifactError: the file is not what `set_current` writes, or lacks a key.
+            ArtifactError: the file cannot be read, is not what `set_current` writes, or lacks a key.
         """
         path = self.root / pointer_name(scenario, slot)
-        return parse_object(_read_bytes(path), path, keys) if path.exists() else None
+        return None if _is_absent(path) else parse_object(_read_bytes(path), path, keys)
 
 
 def pointer_name(scenario: str, slot: str) -> str:
@@ -283,13 +290,16 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def _check(path: Path, kind: Kind, verify: bool) -> None:
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: no such directory. Materialize the asset that writes it, or correct the path.")
     meta = path / kind.meta_name
-    if not meta.is_file():
-        raise ArtifactError(
-            f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Remove it and materialize again."
-        )
+    with _disk_errors(path, "cannot be read", _CHECK_READABLE):
+        if not path.is_dir():
+            raise ArtifactError(
+                f"{path}: no such directory. Materialize the asset that writes it, or correct the path."
+            )
+        if not meta.is_file():
+            raise ArtifactError(
+                f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Remove it and materialize again."
+            )
     if not verify:
         return
     for name, digest in recorded_digests(_read_bytes(meta), meta).items():
@@ -353,8 +363,31 @@ def directory_digests(path: Path, meta_name: str) -> dict[str, str]:
 
 
 def _files(path: Path, meta_name: str) -> set[str]:
-    files = (file for file in path.rglob("*") if file.is_file() and file != path / meta_name)
-    return {file.relative_to(path).as_posix() for file in files}
+    def fail(error: OSError) -> None:  # else a folder that cannot be read would be an empty one
+        raise _disk_error(Path(error.filename), error, "cannot be listed", _CHECK_READABLE)
+
+    files = (Path(folder) / name for folder, _, names in os.walk(path, onerror=fail) for name in names)
+    return {file.relative_to(path).as_posix() for file in files if file != path / meta_name and file.is_file()}
+
+
+def _plain_names(folder: Path) -> list[str]:
+    """What is in a folder under a name that an artifact may have; nothing where there is no folder."""
+    with _disk_errors(folder, "cannot be listed", _CHECK_READABLE):
+        try:
+            return [found.name for found in folder.iterdir() if is_plain(found.name)]
+        except FileNotFoundError:
+            return []
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether `path` is known not to exist. One that cannot be looked at may exist: opening it says what is wrong."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def id_levels(kind: Kind) -> int:

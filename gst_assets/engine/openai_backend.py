@@ -14,8 +14,8 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from gst_assets.contracts.documents import UNKNOWN_POLICY, VLLM_POLICY, EngineSe
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, EngineDied, EngineRequest, TokenMessage
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import EngineError
+from gst_assets.foreign_text import without_secrets
 from gst_assets.scenario import Scenario, Server
 
 if TYPE_CHECKING:
@@ -73,14 +74,15 @@ async def open_openai_engine(scenario: Scenario) -> AsyncIterator[OpenAiEngine]:
 
     server = scenario.engine.server
     assert server is not None  # the scenario requires it
+    headers, secret = _headers(server)
     session = aiohttp.ClientSession(
         # Connections without limit: a request of an open loop must not wait for an earlier one's.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=None),
         timeout=aiohttp.ClientTimeout(sock_connect=server.connect_timeout_s, sock_read=server.read_timeout_s),
-        headers=_headers(server),
+        headers=headers,
     )
     async with session:
-        http = _Http(session, server)
+        http = _Http(session, server, secret)
         try:
             model, max_model_len = await _served_model(http)
             settings = await _read_settings(http, scenario, max_model_len)
@@ -94,24 +96,30 @@ async def open_openai_engine(scenario: Scenario) -> AsyncIterator[OpenAiEngine]:
         yield OpenAiEngine(http, scenario, settings, model, extras)
 
 
-def _headers(server: Server) -> dict[str, str]:
+def _headers(server: Server) -> tuple[dict[str, str], str]:
+    """What every request carries, and the secret in it; none where there is none."""
     if server.api_key_variable is None:
-        return {}
+        return {}, ""
     key = os.environ.get(server.api_key_variable)
     if not key:
         raise EngineError(
             f"engine.server.api_key_variable: the environment variable {server.api_key_variable} is not set. Set it to the server's API key, "
             "or engine.server.api_key_variable to null."
         )
-    return {"Authorization": f"Bearer {key}"}
+    scheme, _, credentials = key.strip().rpartition(" ")
+    return {"Authorization": f"{scheme or 'Bearer'} {credentials}"}, credentials
 
 
 class _Http:
-    """The session with one server; its failures become this project's errors."""
+    """The session with one server; its failures become this project's errors.
 
-    def __init__(self, session: aiohttp.ClientSession, server: Server) -> None:
+    What the server says goes into tables, errors and metadata: it all comes through here, without the key, which some servers repeat.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, server: Server, secret: str) -> None:
         self.session = session
         self.server = server
+        self._secrets = (secret,)
         self._root = server.base_url.rstrip("/").removesuffix("/v1")
 
     def url(self, path: str) -> str:
@@ -121,9 +129,17 @@ class _Http:
         """Status and text."""
         try:
             async with self.session.get(self.url(path), allow_redirects=False) as response:
-                return response.status, await response.text(errors="replace")
+                return response.status, self.clean(await response.text(errors="replace"))
         except Exception as error:
             await self.fail(error)
+
+    def clean(self, text: str) -> str:
+        """What the server said, without the key; in JSON also where the server wrote the key's characters in another way."""
+        with suppress(ValueError):
+            plainly = json.dumps(json.loads(text), ensure_ascii=False)
+            if any(secret and secret in plainly for secret in self._secrets):
+                text = plainly
+        return without_secrets(text, self._secrets)
 
     async def fail(self, error: Exception) -> NoReturn:
         """Raise what an error of aiohttp means; any other goes on as it is.
@@ -144,8 +160,8 @@ class _Http:
             raise EngineDied(f"nobody answers at the server's address ({error.os_error.strerror or error})") from error
         if isinstance(error, (aiohttp.ClientError, ConnectionError)):
             if await self._is_gone():
-                raise EngineDied(f"the server is gone ({_shown(error)})") from error
-            raise StreamBroken(f"the server broke the connection ({_shown(error)})") from error
+                raise EngineDied(f"the server is gone ({_shown(self.clean(str(error)))})") from error
+            raise StreamBroken(f"the server broke the connection ({_shown(self.clean(str(error)))})") from error
         raise error
 
     async def _is_gone(self) -> bool:
@@ -344,7 +360,9 @@ class OpenAiEngine:
         if not self._settings.enable_prefix_caching:
             return
         try:
-            async with self._http.session.post(self._http.url("/reset_prefix_cache")) as response:
+            async with self._http.session.post(
+                self._http.url("/reset_prefix_cache"), allow_redirects=False
+            ) as response:
                 status = response.status
         except Exception as error:
             await self._http.fail(error)
@@ -383,11 +401,13 @@ def _body(scenario: Scenario, model: str, request: EngineRequest) -> dict[str, A
 
 
 async def _stream(http: _Http, body: dict[str, Any], request: EngineRequest) -> AsyncIterator[TokenMessage]:
-    reader = _EventReader()
+    reader = _EventReader(http.clean)
     try:
         async with http.session.post(http.url("/v1/completions"), json=body, allow_redirects=False) as response:
             if response.status != 200:
-                raise ServerRefused(f"HTTP {response.status}: {_error_message(await response.text(errors='replace'))}")
+                raise ServerRefused(
+                    f"HTTP {response.status}: {_error_message(http.clean(await response.text(errors='replace')))}"
+                )
             async for piece in response.content.iter_any():
                 received_ns = time.monotonic_ns()
                 if token_ids := reader.feed(piece):
@@ -403,6 +423,8 @@ async def _stream(http: _Http, body: dict[str, Any], request: EngineRequest) -> 
 class _EventReader:
     """Reads the server-sent events of one completion. Events cut across pieces are put together again."""
 
+    clean: Callable[[str], str]
+    """Takes the key out of what is told."""
     _rest: bytes = b""
     _count: int = 0
     _finish_reason: str | None = None
@@ -430,7 +452,9 @@ class _EventReader:
         try:
             message = json.loads(data)
             if "error" in message:
-                raise ServerRefused(f"error inside the stream: {_error_message(data.decode(errors='replace'))}")
+                raise ServerRefused(
+                    f"error inside the stream: {_error_message(self.clean(data.decode(errors='replace')))}"
+                )
             usage, choices = message.get("usage") or {}, message.get("choices") or []
             choice = choices[0] if choices else {}
             ids, reason, text = choice.get("token_ids"), choice.get("finish_reason"), choice.get("text")
@@ -442,7 +466,7 @@ class _EventReader:
             self._count += len(ids or ())
         except (ValueError, TypeError, AttributeError, LookupError):
             raise StreamBroken(
-                f"expected the JSON of a completion in each event, found {_shown(repr(data[:_SHOWN]))}"
+                f"expected the JSON of a completion in each event, found {_shown(repr(self.clean(data.decode(errors='replace')).encode()[:_SHOWN]))}"
             ) from None
         self._usage |= usage
         if reason in ("abort", "error"):

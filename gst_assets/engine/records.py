@@ -102,8 +102,10 @@ def _token_rows(index: int, result: RequestResult, start_ns: int) -> np.ndarray:
 
 
 def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:
-    """The iterations table: the steps (`Engine.iterations`) scheduled inside the run, numbered from 0, times from run start."""
+    """The iterations table: the steps (`Engine.iterations`) scheduled inside the run, in the order of their scheduling and numbered from 0, times
+    from run start."""
     inside = steps_inside(steps, played)
+    inside = inside[np.argsort(inside[:, IterationField.SCHEDULED_NS], kind="stable")]
     frame = pd.DataFrame({name: inside[:, column] for name, column in _ITERATION_COLUMNS.items()})
     for name in _ITERATION_TIMES:
         seen = frame[name] != 0  # 0: the engine did not tell

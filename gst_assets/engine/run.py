@@ -50,6 +50,7 @@ from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import Engine, EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, WarmUp, replay, warm_up
 from gst_assets.errors import EngineError, GstError, WorkloadError
+from gst_assets.foreign_text import inert
 from gst_assets.provenance import git_state
 from gst_assets.scenario import Scenario, read_reference
 from gst_assets.workload import load
@@ -447,30 +448,29 @@ def _summary(
         f"| {label} | " + " | ".join(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99")) + " |"
         for key, label in (("ttft", "TTFT"), ("itl", "ITL"))
     ]
-    return "\n".join(
-        [
-            f"# Real run {run_id}",
-            "",
-            f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {_device(common.hardware)}.",
-            f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
-            f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
-            f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
-            *_labels(settings),
-            "",
-            "| ms | P50 | P90 | P99 |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
-            f"Messages with more than one token: {facts['num_bunched_messages']}.",
-            f"Driver lateness (hand-over minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
-            f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
-            _pacing_line(facts["pacing"]),
-            *([f"Machine: {machine.told(seen)}."] if seen else []),
-            f"Degraded: {'yes: ' + '; '.join(facts['degraded_reasons']) if facts['degraded'] else 'no'}.",
-            "",
-        ]
-    )
+    lines = [
+        f"# Real run {run_id}",
+        "",
+        f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {_device(common.hardware)}.",
+        f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
+        f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
+        f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
+        *_labels(settings),
+        "",
+        "| ms | P50 | P90 | P99 |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
+        f"Messages with more than one token: {facts['num_bunched_messages']}.",
+        f"Driver lateness (hand-over minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
+        f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
+        _pacing_line(facts["pacing"]),
+        *([f"Machine: {machine.told(seen)}."] if seen else []),
+        f"Degraded: {'yes: ' + '; '.join(facts['degraded_reasons']) if facts['degraded'] else 'no'}.",
+        "",
+    ]
+    return "\n".join(inert(line) for line in lines)
 
 
 def _pacing_line(pacing: Pacing | None) -> str:

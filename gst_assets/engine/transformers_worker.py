@@ -156,7 +156,11 @@ def _model(scenario: Scenario) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = scenario.model
-    options: dict[str, Any] = {"dtype": getattr(torch, model.dtype), "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, model.dtype),
+        "attn_implementation": "sdpa",
+        "trust_remote_code": False,
+    }
     if model.checkpoint:
         directory = resolve_path(model.checkpoint)
         built = AutoModelForCausalLM.from_pretrained(directory if directory.is_dir() else model.checkpoint, **options)

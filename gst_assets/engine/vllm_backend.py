@@ -13,8 +13,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.engine.step_recorder import read_steps
+from gst_assets.engine.temporary import engine_folder, variables
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.environment import STEPS_VARIABLE
 from gst_assets.errors import EngineError
@@ -38,6 +39,7 @@ _TRACERS = {
 _QWEN3_EOS = 151_645
 _RECORDS_WAIT_S = 5.0
 _RECORDS_POLL_S = 0.02
+_LONGEST_SOCKET, _SOCKET_NAME = 107, len("/") + 36
 _ROUNDING_NS = 1_000  # vLLM stamps in float seconds
 
 
@@ -53,6 +55,9 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
     values = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP", "127.0.0.1"),  # else it asks the way to a public address
+        # Else in the temporary directory, which is gone after each start.
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "torchinductor")),
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at first use, which needs a CUDA toolkit
         # Tokens of a step are handed to the driver in groups of this many, between which a request that is due can leave.
         "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": os.environ.get("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "16"),
@@ -90,9 +95,13 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
     """
     _check_extension(worker_extension_cls)
     _import_vllm(scenario)
-    with tempfile.TemporaryDirectory(prefix="gst-engine-") as folder:
-        steps = Path(folder) / "steps.bin" if scenario.replay.record_iterations else None
-        llm = _start(scenario, worker_extension_cls or _WORKER_REPORT, steps)
+    beside = tempfile.gettempdir()
+    with engine_folder() as folder:
+        steps = folder / "steps.bin" if scenario.replay.record_iterations else None
+        # vLLM's sockets are named by a UUID there; a longer path than the system takes stays outside, as vLLM would have it.
+        sockets = str(folder) if len(str(folder)) + _SOCKET_NAME <= _LONGEST_SOCKET else beside
+        with variables({"VLLM_RPC_BASE_PATH": sockets}):
+            llm = _start(scenario, worker_extension_cls or _WORKER_REPORT, steps)
         try:
             reported = (await llm.collective_rpc("report_settings"))[0]
             settings = EngineSettings(backend=BACKEND, engine_version=_version(), **reported)
@@ -144,6 +153,7 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     engine, model = scenario.engine, scenario.model
     options: dict[str, Any] = {
         "model": str(_model_directory(model)),
+        "trust_remote_code": False,
         "load_format": "auto" if model.checkpoint else "dummy",
         "skip_tokenizer_init": True,
         "dtype": model.dtype,
@@ -165,24 +175,13 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     if steps is not None:
         options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
     try:
-        with _variable(STEPS_VARIABLE, str(steps) if steps else None):
+        with variables({STEPS_VARIABLE: str(steps)} if steps else {}):
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=[_quiet_stat_logger()])
     except Exception as error:  # vLLM raises whatever went wrong inside it
         raise EngineError(
             f"vLLM {_version()} did not start: {type(error).__name__}: {' '.join(str(error).split()):.500}. The lines above have the cause; "
             "with little memory lower engine.num_kv_blocks or engine.gpu_memory_utilization."
         ) from error
-
-
-@contextmanager
-def _variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable for the processes started in the block."""
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
 
 
 def _quiet_stat_logger() -> Any:
@@ -202,19 +201,25 @@ def _quiet_stat_logger() -> Any:
 def _model_directory(model: Model) -> Path | str:
     """Where vLLM finds the model: the checkpoint, or a directory with only a config.json of the scenario's geometry.
 
-    That directory is named by its content and stays, since its path enters the key of vLLM's compile cache.
+    That directory is named by its content and stays beside vLLM's compile cache, whose key its path enters.
     """
     if model.checkpoint:
         directory = resolve_path(model.checkpoint)
         return directory if directory.is_dir() else model.checkpoint
     text = json.dumps(qwen3_config(model.geometry, model.dtype), indent=2)
     name = f"{model.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    directory = Path(tempfile.gettempdir()) / f"gst-models-{os.getuid()}" / name
+    directory = _cache() / "models" / name
     directory.mkdir(parents=True, exist_ok=True)
     beside = directory / f".config.{os.getpid()}"
     beside.write_text(text, encoding="utf-8")
     beside.replace(directory / "config.json")
     return directory
+
+
+def _cache() -> Path:
+    """This project's folder beside what vLLM keeps from one start to the next."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("VLLM_CACHE_ROOT") or f"{base}/vllm").expanduser() / "gst_assets"
 
 
 def qwen3_config(geometry: Geometry, dtype: str) -> dict[str, Any]:

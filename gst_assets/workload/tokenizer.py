@@ -93,9 +93,16 @@ def _load(location: str, reference: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        backend = AutoTokenizer.from_pretrained(location, use_fast=True).backend_tokenizer
+        # False, and not left out: else the library asks on the terminal whether to run the repository's own code.
+        loaded = AutoTokenizer.from_pretrained(location, use_fast=True, trust_remote_code=False)
+        backend = loaded.backend_tokenizer
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
+        if "custom code" in reason:
+            raise WorkloadError(
+                f"model.tokenizer {reference!r}: wants code of its own run, which is never done. Name a tokenizer that tokenizer.json describes "
+                "alone, or take auto_map and tokenizer_class out of its tokenizer_config.json."
+            ) from None
         raise WorkloadError(
             f"model.tokenizer {reference!r}: neither a directory nor loadable from the hub ({reason:.200}). "
             "Name a Hugging Face tokenizer directory; data/tokenizer/qwen3 ships with the project."

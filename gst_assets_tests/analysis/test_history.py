@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gst_assets.analysis.history import History, load_history, read_history, write_history
-from gst_assets.contracts.store import ArtifactStore, directory_digests
+from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.provenance import sha256_file
 from gst_assets_tests.analysis.histories import Night, noisy, values, write_night, write_nights
@@ -120,3 +121,84 @@ def test_a_table_with_a_column_of_another_program_is_read_too(tmp_path: Path) ->
     table.write_text("\n".join([header + ",note", *[row + ",mine" for row in rows]]) + "\n")
     meta.write_text(meta.read_text().replace(before, sha256_file(table)))
     assert read_history(ArtifactStore(tmp_path), "smoke").latencies.equals(expected)
+
+
+def _as_far_as_it_can_be_read(tmp_path: Path) -> History:
+    return read_history(ArtifactStore(tmp_path), "smoke")
+
+
+def _loop(folder: Path) -> None:
+    folder.symlink_to(folder)
+
+
+def _file(folder: Path) -> None:
+    folder.touch()
+
+
+@pytest.mark.parametrize("make", [_loop, _file])
+def test_comparisons_that_cannot_be_listed_are_not_none(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "comparisons")
+    with pytest.raises(ArtifactError, match=r"comparisons: cannot be listed \(.*\)\. Check the disk, the mount"):
+        _as_far_as_it_can_be_read(tmp_path)
+
+
+@pytest.mark.parametrize("after", ["moved", "unmounted", "another"])
+def test_a_history_is_not_replaced_by_an_empty_one(tmp_path: Path, after: str) -> None:
+    """Moved away, an empty mount point, and one in which only tonight's comparison is."""
+    ids = write_nights(tmp_path, noisy(3, seed=1))
+    store = ArtifactStore(tmp_path)
+    with store.stage(Kind.HISTORY, "smoke") as staging:
+        write_history(_as_far_as_it_can_be_read(tmp_path), staging.path)
+        staging.commit(replace=True)
+    (tmp_path / "comparisons").rename(tmp_path / "elsewhere")
+    if after != "moved":
+        (tmp_path / "comparisons").mkdir()
+    if after == "another":
+        shutil.copytree(tmp_path / "elsewhere" / ids[0], tmp_path / "comparisons" / "smoke-tonight")
+    with pytest.raises(ArtifactError, match=rf"comparisons: none of the 3 comparisons .*{ids[-1]}.*Mount or move them"):
+        _as_far_as_it_can_be_read(tmp_path)
+    # Said to be on purpose: nothing knows them any more.
+    shutil.rmtree(tmp_path / "history")
+    assert len(_as_far_as_it_can_be_read(tmp_path).comparisons) == (after == "another")
+
+
+def test_the_newest_comparison_is_missed_where_there_was_no_history_yet(tmp_path: Path) -> None:
+    (ident,) = write_nights(tmp_path, noisy(1, seed=1))
+    ArtifactStore(tmp_path).set_current("smoke", "comparison", {"comparison_id": ident})
+    shutil.rmtree(tmp_path / "comparisons")
+    with pytest.raises(ArtifactError, match=rf"none of the 1 comparisons .*\({ident}, for one\)"):
+        _as_far_as_it_can_be_read(tmp_path)
+
+
+def test_one_removed_comparison_is_left_out(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=1))
+    with ArtifactStore(tmp_path).stage(Kind.HISTORY, "smoke") as staging:
+        write_history(_as_far_as_it_can_be_read(tmp_path), staging.path)
+        staging.commit(replace=True)
+    shutil.rmtree(tmp_path / "comparisons" / ids[1])
+    assert list(_as_far_as_it_can_be_read(tmp_path).comparisons["comparison_id"]) == [ids[0], ids[2]]
+
+
+def _not_json(meta: Path) -> None:
+    meta.write_text("{")
+
+
+def _a_list(meta: Path) -> None:
+    meta.write_text("[]")
+
+
+def _unreadable(meta: Path) -> None:
+    meta.unlink()
+    meta.symlink_to(meta)
+
+
+@pytest.mark.parametrize("breaks", [_not_json, _a_list, _unreadable])
+def test_a_broken_comparison_stops_its_own_scenarios_history_only(
+    tmp_path: Path, breaks: Callable[[Path], None]
+) -> None:
+    ids = write_nights(tmp_path, noisy(2, seed=1))
+    (other,) = write_nights(tmp_path, noisy(1, seed=2), scenario="early_stop")
+    breaks(tmp_path / "comparisons" / other / "run_meta.json")
+    assert list(_as_far_as_it_can_be_read(tmp_path).comparisons["comparison_id"]) == ids
+    with pytest.raises((ArtifactError, ContractError), match=other):
+        read_history(ArtifactStore(tmp_path), "early_stop")

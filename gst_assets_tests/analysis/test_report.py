@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Judgement
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
-from gst_assets.analysis.report import comparison_meta, verdict_sentence, write_comparison
+from gst_assets.analysis.report import (
+    comparison_meta,
+    headline_table,
+    latency_table,
+    verdict_sentence,
+    write_comparison,
+)
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.runs import RealRun, load_run
 from gst_assets.contracts.documents import ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.contracts.tables import (
@@ -340,3 +347,39 @@ def test_one_token_a_request(tmp_path: Path) -> None:
     assert "| ITL P50 † | – | – | – | – | – | – | 0 |" in text
     assert "ITL has no samples, so it has no figure." in text
     assert "nan" not in text
+
+
+_HOSTILE = "![x](http://evil.example/a.png) [y](javascript:alert(1)) <img src=http://evil.example/b.png> a|b\n\n# c"
+
+
+def test_what_others_wrote_is_shown_and_does_nothing(usual: Comparison, tmp_path: Path) -> None:
+    """Names of devices and drivers, versions, overrides: in the summary, in the page, and in what goes into Dagster's metadata."""
+
+    def hostile(run: RealRun) -> RealRun:
+        meta = run.meta
+        update = {
+            "model": _HOSTILE,
+            "hardware": meta.hardware.model_copy(update={"device_name": _HOSTILE, "driver": _HOSTILE}),
+            "hydra": meta.hydra.model_copy(update={"overrides": [f"a={_HOSTILE}"]}),
+            "engine_settings": meta.engine_settings.model_copy(
+                update={"engine_version": _HOSTILE, "attention_backend": _HOSTILE}
+            ),
+            "env": {**meta.env, "platform": _HOSTILE},
+        }
+        return replace(run, meta=meta.model_copy(update=update))
+
+    comparison = replace(usual, real_repeats=[hostile(run) for run in usual.real_repeats])
+    answer = replace(comparison.answer, sentence=f"{comparison.answer.sentence} {_HOSTILE}", marks=(_HOSTILE,))
+    answers = {**comparison.answers, comparison.headline: answer}
+    comparison = replace(comparison, answers=answers)
+    assert comparison.answer is answer
+    summary = _write(comparison, tmp_path / "report")
+    texts = [summary, verdict_sentence(comparison), latency_table(comparison), headline_table(comparison)]
+    for text in texts:
+        html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+        assert "evil.example" not in " ".join(re.findall(r"<(?:img|a)\b[^>]*>", html)), text
+        assert "<img src=http" not in html and 'href="javascript' not in html
+    assert summary.count("evil.example") > 5, "it is shown"
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("evil.example") > 5
+    assert "<img src=http" not in page and re.findall(r'href="(?!#|data:)', page) == []

@@ -241,6 +241,14 @@ def test_wrong_credentials_and_a_missing_bucket_are_named(machines: Machines, tm
     store = ObjectStore("s3://no-such-bucket/x", tmp_path / "cache")
     with pytest.raises(ArtifactError, match=f"s3://no-such-bucket/x/.*Check {ROOT_VARIABLE}, the endpoint"):
         commit(store, Kind.REAL_RUN, "run")
+    # Not taken for a store without artifacts.
+    for asked in (
+        lambda: store.list(Kind.COMPARISON),
+        lambda: store.current("smoke", "comparison"),
+        lambda: store.folder(Kind.PROFILE),
+    ):
+        with pytest.raises(ArtifactError, match=r"s3://no-such-bucket/x/\S+: cannot be read \(no such bucket\)"):
+            asked()
     code = "try:\n    store.list(Kind.REAL_RUN)\nexcept ArtifactError as error:\n    say(error)"
     for wrong in (
         {"AWS_SECRET_ACCESS_KEY": "wrong"},

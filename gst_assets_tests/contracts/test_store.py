@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gst_assets.contracts.open_store import open_store
-from gst_assets.contracts.store import ArtifactStore, Kind, Staging, open_directory
+from gst_assets.contracts.store import ArtifactStore, Kind, Staging, directory_digests, open_directory
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT
@@ -60,6 +60,62 @@ def test_commit_open_list(store: ArtifactStore, kind: Kind) -> None:
     assert store.list(kind) == [artifact_id]
     assert (final / "figs" / "one.txt").read_text() == "contentcontent"
     assert staged(store) == []
+
+
+@contextmanager
+def closed(folder: Path) -> Iterator[None]:
+    """`folder` may not be read in the block; as another user where this one may read everything."""
+    before = os.geteuid()
+    for parent in [folder, *folder.parents][1:-1]:
+        if parent.stat().st_uid == before and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    folder.chmod(0o000)
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+        folder.chmod(0o700)
+
+
+def test_what_cannot_be_read_is_an_error_and_not_taken_for_empty(store: ArtifactStore) -> None:
+    commit(store, Kind.PROFILE, PROFILE)
+    run = commit(store, Kind.REAL_RUN, "run")
+    store.set_current("smoke", "workload", {"workload_id": "w"})
+    root = store.root
+    for folder, kind in (
+        (root, Kind.REAL_RUN),
+        (root / "real_runs", Kind.REAL_RUN),
+        (root / "vidur_profiling" / "cpu", Kind.PROFILE),
+    ):
+        with (
+            closed(folder),
+            pytest.raises(ArtifactError, match=r"cannot be listed \(Permission denied\)\. Check the disk"),
+        ):
+            store.list(kind)
+    with closed(root / "current" / "smoke"), pytest.raises(ArtifactError, match=r"workload\.json: cannot be read"):
+        store.current("smoke", "workload")
+    # One closed directory hides no other, and is itself not taken for an incomplete one.
+    commit(store, Kind.REAL_RUN, "second")
+    with closed(run):
+        assert store.list(Kind.REAL_RUN) == ["run", "second"]
+        with pytest.raises(ArtifactError, match=r"/run: cannot be read \(Permission denied\)"):
+            store.open(Kind.REAL_RUN, "run")
+    with closed(run / "figs"), pytest.raises(ArtifactError, match=r"figs: cannot be listed \(Permission denied\)"):
+        directory_digests(run, "run_meta.json")
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_folder_that_is_none_is_an_error(store: ArtifactStore, kind: Kind) -> None:
+    store.root.mkdir()
+    (store.root / kind.value).symlink_to(store.root / kind.value)
+    with pytest.raises(ArtifactError, match=r"cannot be listed \(Too many levels of symbolic links\)"):
+        store.list(kind)
+    (store.root / kind.value).unlink()
+    (store.root / kind.value).touch()
+    with pytest.raises(ArtifactError, match=r"cannot be listed \(Not a directory\)"):
+        store.list(kind)
 
 
 def test_nothing_is_visible_before_commit_nor_left_without_it(store: ArtifactStore) -> None:
@@ -248,6 +304,14 @@ def test_root_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             open_store(url)
 
 
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix", "gs:///a/b", "az:////"])
+def test_a_url_without_a_bucket_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not taken for the root of all buckets, where the first part of a name would be one."""
+    monkeypatch.setenv(ROOT_VARIABLE, url)
+    with pytest.raises(ArtifactError, match=f"{ROOT_VARIABLE}={url}: names no bucket. Expected e.g. s3://bucket"):
+        open_store()
+
+
 # --- a disk that fails ------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +323,7 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
             commit(store, Kind.REAL_RUN, "run")
         with pytest.raises(ArtifactError, match=f"{root}.*cannot be written .*{ROOT_VARIABLE}"):
             store.set_current("smoke", "workload", {})
-        assert store.list(Kind.REAL_RUN) == []
+    assert ArtifactStore(Path("/proc/no_such_place")).list(Kind.REAL_RUN) == []
 
 
 _TOO_BIG = """

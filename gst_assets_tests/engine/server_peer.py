@@ -37,6 +37,12 @@ class Behaviour(IntEnum):
     ENDLESS = 23
     """Bytes without the end of an event."""
     HTML = 24
+    ECHO = 25
+    """Refuses and repeats the Authorization header, once in another spelling of JSON."""
+    ECHO_EVENT = 26
+    """An error inside the stream that repeats it."""
+    ECHO_GARBAGE = 27
+    """No JSON, and repeats it."""
 
 
 @dataclass
@@ -45,6 +51,7 @@ class Peer:
 
     base_url: str = ""
     models: tuple[str, ...] = ("m",)
+    models_status: int = 200
     counts_only: bool = False
     """Know nothing of return_token_ids; the running count of tokens is told to who asks for it."""
     connections: int = 0
@@ -81,7 +88,7 @@ async def _answer(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.Stre
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     peer.headers.append(head)
     if head.startswith("GET /v1/models"):
-        _plain(writer, 200, json.dumps({"data": [{"id": name} for name in peer.models]}))
+        _plain(writer, peer.models_status, json.dumps({"data": [{"id": name} for name in peer.models], "asked": head}))
     elif head.startswith("POST /v1/completions"):
         (length,) = [line.split(":")[1] for line in head.lower().split("\r\n") if line.startswith("content-length:")]
         body = json.loads(await reader.readexactly(int(length)))
@@ -106,6 +113,11 @@ async def _complete(peer: Peer, body: dict[str, Any], writer: asyncio.StreamWrit
     if how is Behaviour.OVERLOADED:
         _plain(writer, 503, '{"error": {"message": "too many requests waiting", "code": 503}}')
         return
+    told = next((line for line in peer.headers[-1].split("\r\n") if line.lower().startswith("authorization:")), "")
+    if how is Behaviour.ECHO:
+        spelt = "".join(f"\\u{ord(one):04x}" for one in told)
+        _plain(writer, 401, f'{{"error": {{"message": "wrong: {told} or {spelt}"}}}}')
+        return
     if how is Behaviour.HTML:
         _plain(writer, 200, "<html>a proxy's login page</html>")
         return
@@ -125,6 +137,10 @@ async def _complete(peer: Peer, body: dict[str, Any], writer: asyncio.StreamWrit
         events[1] = b"data: {nonsense\n\n"
     if how is Behaviour.ERROR_EVENT:
         events[1] = _data({"error": {"message": "the engine is on fire"}})
+    if how is Behaviour.ECHO_EVENT:
+        events[1] = _data({"error": {"message": f"wrong: {told}"}})
+    if how is Behaviour.ECHO_GARBAGE:
+        events[1] = f"data: {{{told}\n\n".encode()
     if how is Behaviour.ENDLESS:
         events = [b"x" * 100_000] * 20
     if how is Behaviour.TOGETHER:

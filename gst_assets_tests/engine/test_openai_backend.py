@@ -177,6 +177,37 @@ def test_an_api_key_comes_from_the_environment_only(monkeypatch: pytest.MonkeyPa
     assert all("Authorization: Bearer sesame" in head for head in peer.headers)
 
 
+@pytest.mark.parametrize("key", ["sesame-1", "Basic c2VzYW1lLTE="])
+def test_a_key_that_the_server_repeats_is_in_no_table_and_no_error(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GST_TEST_API_KEY", key)
+    secret = key.split()[-1]
+
+    def scenario(peer: Peer) -> Scenario:
+        server = f"engine.server={{base_url: '{peer.base_url}', api_key_variable: GST_TEST_API_KEY}}"
+        return load_scenario("smoke", ["engine.backend=openai", server])
+
+    async def both(peer: Peer) -> ReplayResult:
+        async with serving(peer):
+            echoes = behaving(Behaviour.ECHO, Behaviour.ECHO_EVENT, Behaviour.ECHO_GARBAGE)
+            return await play(scenario(peer), echoes)
+
+    peer = Peer()
+    played = asyncio.run(both(peer))
+    assert any(f"Authorization: {key if ' ' in key else 'Bearer ' + key}\r\n" in head for head in peer.headers)
+    assert [result.error_type for result in played.results] == ["ServerRefused", "ServerRefused", "StreamBroken"]
+    for result in played.results:
+        assert "***" in result.error_msg and secret not in result.error_msg
+    assert secret not in records.request_metrics(played, "openai").to_csv()
+
+    async def refused() -> None:
+        async with serving(Peer(models_status=401)) as peer, open_engine(scenario(peer)):
+            pass
+
+    with pytest.raises(EngineError, match="HTTP 401: ") as raised:
+        asyncio.run(refused())
+    assert secret not in str(raised.value)
+
+
 def test_what_cannot_be_measured_is_one_error_before_anything_is() -> None:
     message = opening(scenario_of(f"http://127.0.0.1:{free_port()}"))
     assert "engine.server.base_url http://127.0.0.1" in message and "nobody answers" in message

@@ -124,3 +124,11 @@ def test_percentiles_exclude_token_zero_and_failed_requests() -> None:
     latencies = records.latency_percentiles(records.request_metrics(played, "m"), records.token_metrics(played))
     assert latencies == {"ttft": {"p50": 90, "p90": 90, "p99": 90}, "itl": {"p50": 100, "p90": 100, "p99": 100}}
     assert records.percentiles([]) == {}
+
+
+def test_iterations_are_in_time_order_whatever_order_they_were_recorded_in() -> None:
+    steps = np.array([_step(220, 0, 1), _step(20, 1, 0), _step(120, 0, 1)])
+    frame = records.iterations(steps, _played())
+    assert frame["iteration_id"].tolist() == [0, 1, 2]
+    assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
+    assert frame["num_prefill_tokens"].tolist() == [2, 0, 0]

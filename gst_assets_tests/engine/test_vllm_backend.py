@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from typing import Any
 
@@ -121,3 +122,18 @@ def test_the_tracing_schedulers_are_vllms_own_kinds() -> None:
     for asynchronous, name in vllm_backend._TRACERS.items():
         scheduler = getattr(vllm_tracing, name.rpartition(".")[2])
         assert issubclass(scheduler, AsyncScheduler) == asynchronous
+
+
+@pytest.mark.engine
+def test_vllm_looks_for_no_address_outside_the_machine() -> None:
+    """Asked for its address, vLLM would connect a socket towards a public name server."""
+    script = (
+        "import sys\n"
+        "asked = []\n"
+        "sys.addaudithook(lambda event, told: asked.append(told[1]) if event == 'socket.connect' else None)\n"
+        "from vllm.utils.network_utils import get_ip\n"
+        "print(get_ip(), asked)"
+    )
+    environment = os.environ | engine_environment(load_scenario("smoke"))
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "127.0.0.1 []", done.stderr

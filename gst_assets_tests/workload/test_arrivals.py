@@ -107,3 +107,32 @@ def test_the_rate_there_is_stands_beside_the_one_asked() -> None:
     assert (fixed.asked_per_s, fixed.offered_per_s) == (2.0, 2.0)
     still = rates(SCHEDULES[2], build_trace_intervals(SCHEDULES[2], 4, 1))
     assert (still.span_ns, still.asked_per_s, still.offered_per_s) == (0, None, None)
+
+
+def _steep(start: float, end: float, duration: float) -> Ramp:
+    return Ramp(kind="ramp", start_rate_per_s=start, end_rate_per_s=end, duration_s=duration)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        *(Gamma(kind="gamma", rate_per_s=rate, burstiness=shape) for rate in (1e-15, 1e9) for shape in (1e-6, 1e6)),
+        *(Poisson(kind="poisson", rate_per_s=rate) for rate in (1e-15, 1e9)),
+        *(_steep(start, end, long) for start in (0, 1e-15, 1e9) for end in (1e-15, 1e9) for long in (1e-9, 1e12)),
+        *(
+            Piecewise(kind="piecewise", pieces=(Piece(duration_s=long, rate_per_s=first), Piece(duration_s=1, rate_per_s=last)))
+            for long in (1e-9, 1e12) for first in (0, 1e-15, 1e9) for last in (1e-15, 1e9)
+        ),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_most_extreme_schedules_hold_or_are_refused(arrivals: Arrivals) -> None:
+    try:
+        frame = build_trace_intervals(arrivals, 500, seed=1)
+    except WorkloadError as error:
+        assert "more than 64-bit nanoseconds hold" in str(error)
+        return
+    validate(TraceIntervals, frame, "trace_intervals")
+    asked = rates(arrivals, frame).asked_per_s
+    assert asked is None or 0 < asked < 1e10
