@@ -222,7 +222,9 @@ def test_directories_of_another_program(tmp_path: Path, capsys: pytest.CaptureFi
     real = _foreign(tmp_path / "real", _REAL, _REQUESTS, ["token_time_ns", "token_index", "request_id"])
     sim = _foreign(tmp_path / "sim", _SIMULATED, _REQUESTS, ["token_index", "token_latency_ns", "request_id", "token_time_ns"])  # fmt: skip
     assert command.main(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith("**CANNOT JUDGE**: `own` is exact in all six cells. One real repeat: ")
+    assert capsys.readouterr().out.startswith(
+        "**PASS AT TTFT P50, ITL P50 AND E2E P50, CANNOT JUDGE TTFT P90, ITL P90 AND E2E P90**: `own` is exact in all six cells. One real "
+    )
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "run real: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns" in text
     assert "run sim: token_metrics.csv has no" not in text

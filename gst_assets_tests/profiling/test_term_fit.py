@@ -105,8 +105,12 @@ def test_other_positions_are_put_together_and_rare_ones_left_out() -> None:
     positions = np.array([100.0, 101.0, 102.0, 103.0] * 10 + [200.0] * 10 + [400.0] * (MIN_SAMPLES - 1))
     rows = fit("handover", "any", positions, np.zeros((len(positions), 5)), positions * 1e4)
     assert base_of(rows) == pytest.approx({101.5: 1.015e6, 200.0: 2e6}, rel=0.01)
-    few = np.array([10.0, 20.0])
-    assert set(base_of(fit("handover", "any", few, np.zeros((2, 5)), few * 1e4))) == {10.0, 20.0}
+
+
+@pytest.mark.parametrize(("number", "knots"), [(2, [15.0]), (7, [40.0]), (8, [25.0, 65.0])])
+def test_positions_that_are_all_seen_once_are_knots_in_groups(number: int, knots: list[float]) -> None:
+    each = np.arange(1, number + 1) * 10.0
+    assert list(base_of(fit("handover", "any", each, np.zeros((number, 5)), each * 1e4))) == knots
 
 
 def test_one_knot_is_one_value_whatever_the_positions_and_no_outlier_draws_it() -> None:
