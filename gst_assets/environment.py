@@ -97,7 +97,10 @@ class Execution(_Variables):
 class EngineLock(_Variables):
     """Another lock file of engine runs, for containers that share a machine but not its /tmp: a file in a folder that all of them mount."""
 
-    file: Path | None = Field(None, validation_alias=LOCK_VARIABLE)
+    # Relative, programs started in different folders would take different files and not wait for each other.
+    file: Annotated[Path | None, _must(lambda text: Path(text).is_absolute(), "an absolute path")] = Field(
+        None, validation_alias=LOCK_VARIABLE
+    )
 
 
 class Nightly(_Variables):

@@ -87,6 +87,7 @@ def test_a_variable_is_read_when_asked_and_an_empty_one_is_unset(
     [
         (Artifacts, "GST_ARTIFACT_CACHE", "s3://bucket", "GST_ARTIFACT_CACHE=s3://bucket: expected a directory of this machine, found a URL."),
         (Execution, "GST_EXECUTOR", "threads", "GST_EXECUTOR=threads: expected one of in_process, multiprocess, celery, k8s."),
+        (EngineLock, "GST_ENGINE_LOCK", "engine.lock", "GST_ENGINE_LOCK=engine.lock: expected an absolute path."),
         (Nightly, "GST_NIGHTLY_TIMEZONE", "Europe/Berlinn", "GST_NIGHTLY_TIMEZONE=Europe/Berlinn: expected the name of a time zone, e.g. Europe/Berlin."),
         (Nightly, "GST_NIGHTLY_TIMEZONE", "Europe", "GST_NIGHTLY_TIMEZONE=Europe: expected the name of a time zone"),
         (Nightly, "GST_NIGHTLY_TIMEZONE", "../UTC", "GST_NIGHTLY_TIMEZONE=../UTC: expected the name of a time zone"),
