@@ -21,7 +21,7 @@ from gst_assets.engine.launch import run_module
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ArtifactError, EngineError, ProfileError
 from gst_assets.profiling import run
-from gst_assets.profiling.calibration import LADDER, ROUNDS, TRAFFIC, Driven, Round, ladder_sizes
+from gst_assets.profiling.calibration import BURST, LADDER, ROUNDS, TRAFFIC, Driven, Round, ladder_sizes
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario
@@ -188,7 +188,9 @@ def test_the_calibration_traffic_is_there_as_its_clients_saw_it(
     # 2 and 8 requests per second for 1.5 s, and a burst that fills the engine.
     counts = traffic.groupby("stretch", sort=False).size().to_dict()
     assert counts == {f"round {k} {sort}": n for k in range(ROUNDS) for sort, n in (("traffic 2/s", 3), ("traffic 8/s", 12), ("burst", 4))}  # fmt: skip
-    seen = [request for done in rounds for one in done.stretches if one.kind == TRAFFIC for request in one.requests]
+    seen = [
+        request for done in rounds for one in done.stretches if one.kind in (TRAFFIC, BURST) for request in one.requests
+    ]
     assert traffic["num_prefill_tokens"].tolist() == [request.num_prefill_tokens for request in seen]
     assert traffic["ttft_ns"].tolist() == [request.token_times_ns[0] - request.arrival_time_ns for request in seen]
     # Half of the vocabulary stops a request of this scenario: calibration must not let it.
@@ -223,7 +225,7 @@ def test_the_bundle_is_held_against_its_own_calibration(
 @pytest.mark.engine
 def test_the_worker_saw_each_recorded_step_once_and_its_moments_in_order(rounds: list[Round]) -> None:
     for done in rounds:
-        assert [one.kind for one in done.stretches] == [LADDER, TRAFFIC, TRAFFIC, TRAFFIC]
+        assert [one.kind for one in done.stretches] == [LADDER, TRAFFIC, TRAFFIC, BURST]
         for one in done.stretches:
             steps, rows = one.steps, one.watched
             assert len(steps) == len(rows) > 0
