@@ -136,7 +136,7 @@ def steps_are_missing(steps: np.ndarray, played: ReplayResult) -> bool:
 
 
 def lateness_ns(played: ReplayResult) -> dict[str, int]:
-    """p50, p99 and max of hand-over minus intended arrival, over the requests that were handed over; empty if none was."""
+    """p50, p99 and max of send time minus intended arrival, over the requests that were sent; empty if none was."""
     late = [
         result.send_ns - played.start_ns - item.arrival_time_ns
         for item, result in zip(played.planned, played.results, strict=True)

@@ -5,7 +5,7 @@ given several times, in pairs, to play several workloads on one engine start; th
 Also how the Dagster asset measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a
 bare GPU host.
 
-A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of hand-over minus intended arrival
+A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send time minus intended arrival
 exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
 """
 
@@ -463,7 +463,7 @@ def _summary(
         "",
         f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
         f"Messages with more than one token: {facts['num_bunched_messages']}.",
-        f"Driver lateness (hand-over minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
+        f"Driver lateness (send time minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
         f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
         _pacing_line(facts["pacing"]),
         *([f"Machine: {machine.told(seen)}."] if seen else []),

@@ -144,7 +144,7 @@ def test_residuals_are_percentiles_of_sample_less_fit() -> None:
 
 @given(SEEDS, st.integers(20, 60), st.floats(1.0, 2.5))
 def test_a_curve_of_few_and_noisy_samples_takes_time_everywhere(seed: int, count: int, sigma: float) -> None:
-    """As the hand-over of a short calibration: its times differ by more than their curve rises."""
+    """As the term `handover` of a short calibration: its times differ by more than their curve rises."""
     rng = np.random.default_rng(seed)
     positions = rng.uniform(16, 256, count)
     rows = fit("handover", "any", positions, np.zeros((count, 5)), 1e6 * rng.lognormal(0, sigma, count))
