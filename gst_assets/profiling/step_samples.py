@@ -256,7 +256,8 @@ def _after_idle_rows(
 
 
 def _slowness_around(steps: WatchedSteps, rows: list[dict[str, Any]], places: NDArray[np.int64]) -> Floats:
-    """How slow the host was about each of these steps, as the median over busy steps within a second; 1 where there was none.
+    """How slow the host was about each of these steps, shape (places,): the median over busy steps within a second of the time taken over that of
+    the fitted rows; 1 where there was none.
 
     A host keeps its speed for seconds, and the few steps after idle may all have met one of them.
     """
@@ -271,7 +272,8 @@ def _slowness_around(steps: WatchedSteps, rows: list[dict[str, Any]], places: ND
 
 
 def where_serving(mine: NDArray[np.bool_], is_serving: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of samples from an engine that had nothing to do, those from traffic, where there are enough of them.
+    """Of samples from an engine that had nothing to do, those from traffic, where there are at least `MIN_SAMPLES` of them, else all of `mine`.
+    Both and the result have shape (samples,).
 
     A host that is given the next lone prompt as soon as one is done, behind a device that sleeps, is in another state than one that waited: on H100 and
     H200 it began 0.2 to 0.5 ms earlier, and launched prompts beyond the captured graphs 4 to 16 ms slower.
@@ -294,7 +296,8 @@ def _constant(term: str, kind: str, ns: float, num_samples: int) -> dict[str, An
 
 
 def host_ns(steps: WatchedSteps, rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
-    """What the host's part of each step takes by the fitted rows, and what it took: forming to launched, or on a CPU to computed."""
+    """What the host's part of each step takes by the fitted rows, and what it took less watching, in ns, each of shape (steps,): forming to
+    launched, or on a CPU to computed."""
     parts = ("prepare", "launch") if steps.is_gpu else ("prepare", "device")
     terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
     by_model = np.array(

@@ -101,6 +101,8 @@ def _doublings(positions: Floats) -> Floats:
 
 
 def _knots(positions: Floats, are_fixed: bool) -> Floats:
+    """Where a curve has its knots, shape (knots,): positions, or means of near ones, that were seen at least `MIN_SAMPLES` times. Where none was, the
+    means of neighbouring samples in groups of that size."""
     if are_fixed:
         places, counts = np.unique(positions, return_counts=True)
         kept: Floats = places[counts >= MIN_SAMPLES]
@@ -120,8 +122,9 @@ def _hats(positions: Floats, knots: Floats) -> Floats:
 
 
 def _least_absolute(design: Floats, values: Floats) -> Floats:
-    """The solution with the least sum of absolute residuals, each relative to what is fitted. Relative to what was measured a sample that is too
-    short would count more than one that is too long, and the fit would lie below the median."""
+    """The solution, shape (columns,), of a design of shape (samples, columns) with the least sum of absolute residuals, each relative to what is
+    fitted. Relative to what was measured a sample that is too short would count more than one that is too long, and the fit would lie below the
+    median."""
     # Columns of like size, so that a direction that the samples do not tell apart stays small.
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
     scaled = design / scale
