@@ -38,7 +38,7 @@ from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide
 from gst_assets.analysis.cells import Cell
 from gst_assets.analysis.gate import MANY, delivery_of
 from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
 
 STATISTICS = ("p50", "p90", "p99")

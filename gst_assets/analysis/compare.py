@@ -18,13 +18,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import REPORT, SUMMARY, comparison_meta, verdict_sentence, write_comparison
-from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256
 from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.errors import ComparisonError, GstError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,9 +25,9 @@ import pandas as pd
 
 from gst_assets.analysis.alignment import Counts, check_same_workload
 from gst_assets.analysis.bootstrap import Blocks
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.errors import ComparisonError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 from gst_assets.workload.digest import workload_digest
 
 Severity = Literal["ok", "note", "mark"]

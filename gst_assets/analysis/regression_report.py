@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from gst_assets.analysis.change_points import STATISTICS, TRACKED_MEASURES, RegressionReport, SeriesVerdict
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure
-from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, RegressionReport, SeriesVerdict
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, write_table

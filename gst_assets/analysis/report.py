@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import write_figures
+from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
 from gst_assets.analysis.report_formats import markdown, markdown_table, page
 from gst_assets.analysis.report_tables import deciding_grid, latency_grid
-from gst_assets.analysis.runs import RealRun, SimulatedRun, read_calibration_machine
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, read_calibration_machine
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (

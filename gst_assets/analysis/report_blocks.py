@@ -48,7 +48,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictBlock:
     """The answer: the judgement with its colour, in a few words, and the sentence."""
 
     judgement: Judgement
@@ -89,7 +89,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Definitions:
     """Definitions, each with the anchor that leads to it."""
 
     terms: tuple[tuple[str, str, str], ...]
@@ -134,7 +134,19 @@ class Contents:
 
 
 Block = (
-    Heading | Text | Items | Facts | Verdict | Grid | Picture | Pictures | Beside | Terms | Files | Section | Contents
+    Heading
+    | Text
+    | Items
+    | Facts
+    | VerdictBlock
+    | Grid
+    | Picture
+    | Pictures
+    | Beside
+    | Definitions
+    | Files
+    | Section
+    | Contents
 )
 
 

@@ -1,7 +1,7 @@
 """What the report says and in which order, as blocks that `report_formats` turns into Markdown or HTML.
 
 First the answer: its sentence, the cells that decide, one figure of them. Then everything else, folded. Words only; every number comes from
-`comparison`, whose answers are the first screen.
+`judged_errors`, whose answers are the first screen.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
-from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import Figure
+from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
 from gst_assets.analysis.report_blocks import (
     Beside,
     Block,
     Contents,
+    Definitions,
     Facts,
     File,
     Files,
@@ -25,9 +26,8 @@ from gst_assets.analysis.report_blocks import (
     Picture,
     Pictures,
     Section,
-    Terms,
     Text,
-    Verdict,
+    VerdictBlock,
 )
 from gst_assets.analysis.report_tables import (
     alignment_grid,
@@ -47,7 +47,7 @@ from gst_assets.analysis.report_tables import (
     steps_blocks,
     totals_grid,
 )
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import MachineRecord
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -97,7 +97,7 @@ def content(
     return [
         Heading(_title(comparison), 1),
         _facts(comparison),
-        Verdict(answer.verdict, answer.headline, answer.sentence),
+        VerdictBlock(answer.verdict, answer.headline, answer.sentence),
         Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
         Contents(),
         *_sections(comparison, others, calibration),
@@ -416,7 +416,7 @@ def _definitions(comparison: Comparison) -> list[Block]:
         "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
         "No correction is made for judging several cells at once. Coverage of the intervals is measured in docs/comparison.md.",
     )
-    return [Terms(tuple(terms)), Heading("Method"), Items(method)]
+    return [Definitions(tuple(terms)), Heading("Method"), Items(method)]
 
 
 def _files(figures: Sequence[Figure]) -> Files:

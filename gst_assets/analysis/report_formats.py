@@ -18,6 +18,7 @@ from gst_assets.analysis.report_blocks import (
     Beside,
     Block,
     Contents,
+    Definitions,
     Facts,
     File,
     Files,
@@ -27,9 +28,8 @@ from gst_assets.analysis.report_blocks import (
     Picture,
     Pictures,
     Section,
-    Terms,
     Text,
-    Verdict,
+    VerdictBlock,
 )
 from gst_assets.analysis.report_style import STYLE
 from gst_assets.foreign_text import inert, inert_cell, visible
@@ -76,7 +76,7 @@ def _as_markdown(block: Block, pictures: str) -> str:
             return f"{'#' * level} {_plain(text)}"
         case Text(text):
             return _plain(text)
-        case Verdict(_, word, sentence):
+        case VerdictBlock(_, word, sentence):
             return f"**{word.upper()}**: {_plain(sentence)}"
         case Facts(facts):
             return " · ".join(f"{name}: {_plain(value)}" for name, value in facts)
@@ -90,7 +90,7 @@ def _as_markdown(block: Block, pictures: str) -> str:
             return "\n\n".join(_as_markdown(Picture(figure), pictures) for figure in figures)
         case Beside(left, right):
             return markdown((*left, *right), pictures).rstrip()
-        case Terms(terms):
+        case Definitions(terms):
             return "\n".join(f"- {name}: {_plain(definition)}" for _, name, definition in terms)
         case Files(listed):
             return "\n".join(f"- [{file.path}]({file.path}): {_plain(file.told)}" for file in listed)
@@ -133,7 +133,7 @@ class _Page:
                 return f"<h{level}>{_inline(text)}</h{level}>"
             case Text(text):
                 return f"<p>{_inline(text)}</p>"
-            case Verdict(judgement, word, sentence):
+            case VerdictBlock(judgement, word, sentence):
                 return (
                     f'<div class="verdict {judgement}"><span class="word">{html.escape(word)}</span>'
                     f"<p>{_inline(sentence)}</p></div>"
@@ -153,7 +153,7 @@ class _Page:
                 return '<div class="figures">\n' + "\n".join(self._picture(one) for one in figures) + "\n</div>"
             case Beside(left, right):
                 return f'<div class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n</div>'
-            case Terms(terms):
+            case Definitions(terms):
                 inner = "\n".join(
                     f'<dt id="{anchor}">{_inline(name)}</dt><dd>{_inline(definition)}</dd>'
                     for anchor, name, definition in terms

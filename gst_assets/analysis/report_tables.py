@@ -1,4 +1,4 @@
-"""The tables of the report's folded sections, as blocks. Every number comes from `comparison`."""
+"""The tables of the report's folded sections, as blocks. Every number comes from `judged_errors`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer, DecidingCell
-from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
+from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, STATISTICS
 from gst_assets.analysis.report_blocks import (
     Block,

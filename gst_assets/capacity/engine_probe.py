@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.capacity.report import TABLE, write_report
+from gst_assets.capacity.capacity_report import TABLE, write_report
 from gst_assets.capacity.search import (
     CapacitySearch,
     Seen,
@@ -33,7 +33,7 @@ from gst_assets.capacity.search import (
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import CapacityMeta, Hardware, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.engine import records
+from gst_assets.engine import metric_rows
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
@@ -172,7 +172,7 @@ async def _play(
         may_stop_early=scenario.engine.sampling.may_stop_early,
         realtime=scenario.replay.realtime_priority,
     )
-    requests = records.request_metrics(played, engine.backend)
+    requests = metric_rows.request_metrics(played, engine.backend)
     return seen_in_tables(requests, has_lateness=True, death=played.death)
 
 

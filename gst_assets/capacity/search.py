@@ -5,7 +5,7 @@ Capacity is the highest rate of Poisson arrivals at which the P99 of scheduling 
 same on an engine and in a simulation: ask `next_rate_per_s`, play `probe_workload` at that rate, `record` what was seen.
 
 Importable on a GPU host (numpy, pandas, pydantic). How an engine plays a probe belongs to `engine_probe`, what is written for people to
-`report`.
+`capacity_report`.
 """
 
 from __future__ import annotations

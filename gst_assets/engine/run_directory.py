@@ -2,7 +2,7 @@
 
 A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send time minus intended arrival
 exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
-What the rows of the tables are belongs to `records`.
+What the rows of the tables are belongs to `metric_rows`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from gst_assets.contracts.documents import (
     EngineSettings,
     Hardware,
     MachineRecord,
-    Pacing,
+    PacingRecord,
     RealRunMeta,
     WorkloadMeta,
     run_facts,
     write_document,
 )
 from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.engine import machine, records
+from gst_assets.engine import machine, metric_rows
 from gst_assets.engine import replay as replay_module
 from gst_assets.engine.protocol import IterationField
 from gst_assets.engine.replay import ReplayResult, WarmUp
@@ -72,9 +72,9 @@ def write_run(
         EngineError: the directory exists.
     """
     scenario, run_id = common.scenario, f"{common.group_id}-r{repeat}"
-    requests, tokens = records.request_metrics(played, backend), records.token_metrics(played)
-    missing = steps is not None and records.steps_are_missing(steps, played)
-    lateness = records.lateness_ns(played)
+    requests, tokens = metric_rows.request_metrics(played, backend), metric_rows.token_metrics(played)
+    missing = steps is not None and metric_rows.steps_are_missing(steps, played)
+    lateness = metric_rows.lateness_ns(played)
     reasons = _degraded_reasons(played, lateness, scenario.replay.lateness_limit_ns, missing)
     num_errors = int((requests["status"] == "error").sum())
     with staged(out, run_id) as folder:
@@ -91,10 +91,10 @@ def write_run(
             "iterations_missing": missing,
         }
         if steps is not None:
-            inside = records.steps_inside(steps, played)
-            csv_files.write_csv(records.iterations(steps, played), folder / "iterations.csv")
-            facts["tracing_ns_per_step"] = records.percentiles(inside[:, IterationField.TRACING_NS].tolist())
-        latencies = records.latency_percentiles(requests, tokens)
+            inside = metric_rows.steps_inside(steps, played)
+            csv_files.write_csv(metric_rows.iterations(steps, played), folder / "iterations.csv")
+            facts["tracing_ns_per_step"] = metric_rows.percentiles(inside[:, IterationField.TRACING_NS].tolist())
+        latencies = metric_rows.latency_percentiles(requests, tokens)
         (folder / "summary.md").write_text(
             _summary(common, run_id, facts, latencies, len(requests), seen), encoding="utf-8"
         )
@@ -138,10 +138,10 @@ def _degraded_reasons(
     return reasons
 
 
-def _pacing(pacing: replay_module.Pacing | None) -> Pacing | None:
+def _pacing(pacing: replay_module.Pacing | None) -> PacingRecord | None:
     if pacing is None:
         return None
-    return Pacing(
+    return PacingRecord(
         timer=pacing.timer,
         spin_ns=pacing.spin_ns,
         priority=pacing.priority.name,
@@ -212,7 +212,7 @@ def _summary(
     return "\n".join(inert(line) for line in lines)
 
 
-def _pacing_line(pacing: Pacing | None) -> str:
+def _pacing_line(pacing: PacingRecord | None) -> str:
     if pacing is None:
         return "How the driver was paced is not recorded."
     reason = f" ({pacing.priority_reason})" if pacing.priority_reason else ""

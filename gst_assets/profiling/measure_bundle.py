@@ -1,4 +1,4 @@
-"""Measure a profiling bundle: `python -m gst_assets.profiling.run --scenario NAME|FILE.json --out DIR`.
+"""Measure a profiling bundle: `python -m gst_assets.profiling.measure_bundle --scenario NAME|FILE.json --out DIR`.
 
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
 `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
@@ -41,7 +41,7 @@ from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
-from gst_assets.profiling.operators import measure_operators
+from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.measure_bundle", description=__doc__)
     parser.add_argument(
         "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
     )
