@@ -68,6 +68,7 @@ from gst_assets.contracts.tables import (
     Table,
 )
 from gst_assets.foreign_text import inert
+from gst_assets.formats import milliseconds, percent
 
 REPORT = "report.html"
 TABLES = "tables"
@@ -306,9 +307,9 @@ def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]
     text = (
         "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
         "window: the stretch (about a second) in which others took most. What the machine does not tell is a dash, never a guess. One sample took at most "
-        f"{max(record.sampling_ns_max for record in seen) / 1e6:.2f} ms."
+        f"{milliseconds(max(record.sampling_ns_max for record in seen), '.2f')} ms."
     )
-    line = "not told" if worst is None else f"other programs took up to {100 * worst:.0f} % of the cores"
+    line = "not told" if worst is None else f"other programs took up to {percent(worst, 0)} of the cores"
     return Section("Machine", (machine_grid(records), Text(text)), line)
 
 
@@ -350,7 +351,7 @@ def _runs(comparison: Comparison) -> Items:
         f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend}, {captured}",
     ]
     for run in comparison.real_repeats:
-        lateness = ", ".join(f"{name} {value / 1e6:.2f}" for name, value in run.meta.lateness_ns.items())
+        lateness = ", ".join(f"{name} {milliseconds(value, '.2f')}" for name, value in run.meta.lateness_ns.items())
         lines.append(
             f"Real run `{run.meta.run_id}`: {_started(run)}, repeat {run.meta.repeat_index + 1} of {run.meta.num_repeats}, "
             f"{_revision(run)}; send lateness [ms] {lateness or 'not recorded'}"

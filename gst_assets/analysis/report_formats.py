@@ -32,7 +32,8 @@ from gst_assets.analysis.report_blocks import (
     VerdictBlock,
 )
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.foreign_text import inert, inert_cell, visible
+from gst_assets.foreign_text import inert, visible
+from gst_assets.formats import markdown_table
 
 _CARRIED_BYTES = 100_000
 """Tables up to this size are inside the page."""
@@ -54,11 +55,10 @@ def markdown(blocks: Sequence[Block], figure_directory: str) -> str:
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
-def markdown_table(grid: Grid) -> str:
-    """A Markdown table."""
-    rule = ["---:" if number >= grid.numeric_from else "---" for number in range(len(grid.header))]
-    header, *rows = ([inert_cell(_unlinked(cell)) for cell in row] for row in (grid.header, *grid.rows))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+def grid_markdown(grid: Grid) -> str:
+    """A Markdown table, without the links inside the page."""
+    header, *rows = ([_unlinked(cell) for cell in row] for row in (grid.header, *grid.rows))
+    return markdown_table(header, rows, right=range(grid.numeric_from, len(header)))
 
 
 def _unlinked(text: str) -> str:
@@ -83,7 +83,7 @@ def _as_markdown(block: Block, pictures: str) -> str:
         case Items(items):
             return "\n".join(f"- {_plain(item)}" for item in items)
         case Grid():
-            return markdown_table(block)
+            return grid_markdown(block)
         case Picture(figure):
             return f"![{_plain(figure.title)}]({pictures}/{figure.file_name})\n\n*{_plain(figure.caption)}*"
         case Pictures(figures):

@@ -21,8 +21,9 @@ from gst_assets.analysis.change_points import RegressionReport
 from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.regression_report import verdict_line
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
-from gst_assets.assets.presentation import check_spec, contract_failed, markdown_table
+from gst_assets.assets.presentation import check_spec, contract_failed, frame_markdown
 from gst_assets.errors import ContractError, SimulationError
+from gst_assets.formats import milliseconds
 
 _ROWS = 10
 _GRAVITY = ("fail", "inconclusive", "warn")
@@ -108,7 +109,7 @@ def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
             frame = run.requests.assign(lateness_ns=run.requests["send_time_ns"] - run.requests["arrival_time_ns"])
             late.append((run.meta.run_id, frame.nlargest(_ROWS, "lateness_ns")))
     degraded = [run for run in runs if run.meta.degraded]
-    why = "; ".join(f"{run.meta.run_id}: P99 {run.meta.lateness_ns['p99'] / 1e6:.1f} ms" for run in degraded)
+    why = "; ".join(f"{run.meta.run_id}: P99 {milliseconds(run.meta.lateness_ns['p99'], '.1f')} ms" for run in degraded)
     columns = ["run_id", "request_id", "arrival_time_ns", "send_time_ns", "lateness_ns"]
     failed = bool(degraded)
     return _result(
@@ -259,7 +260,7 @@ def _result(
         if len(shown):
             first = shown.iloc[0].dropna()
             metadata["first_row"] = ", ".join(f"{name} {value}" for name, value in first.items())
-            metadata["rows"] = markdown_table(shown)
+            metadata["rows"] = frame_markdown(shown)
         if report is not None:
             metadata[REPORT] = dg.MetadataValue.path(str(report))
     return dg.AssetCheckResult(

@@ -38,6 +38,7 @@ from gst_assets.engine.protocol import IterationField
 from gst_assets.engine.replay import ReplayResult, WarmUp
 from gst_assets.errors import EngineError
 from gst_assets.foreign_text import inert
+from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.scenario import Scenario
 
 
@@ -184,7 +185,7 @@ def _summary(
 ) -> str:
     settings = common.settings
     rows = [
-        f"| {label} | " + " | ".join(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99")) + " |"
+        [label, *(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99"))]
         for key, label in (("ttft", "TTFT"), ("itl", "ITL"))
     ]
     lines = [
@@ -196,9 +197,7 @@ def _summary(
         f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
         *_labels(settings),
         "",
-        "| ms | P50 | P90 | P99 |",
-        "|---|---|---|---|",
-        *rows,
+        markdown_table(["ms", "P50", "P90", "P99"], rows, tight=True),
         "",
         f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
         f"Messages with more than one token: {facts['num_bunched_messages']}.",
@@ -242,4 +241,4 @@ def _labels(settings: EngineSettings) -> list[str]:
 
 
 def _ms(nanoseconds: int | None) -> str:
-    return "-" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"
+    return milliseconds(nanoseconds, ".3f", missing="-")
