@@ -51,7 +51,7 @@ def error_percent(relative: float) -> str:
     return "undefined" if pd.isna(relative) else signed_percent(relative)
 
 
-def percent(relative: float, digits: int = 1) -> str:
+def unsigned_percent(relative: float, digits: int = 1) -> str:
     """An unsigned share in per cent; a dash where it is missing."""
     return MISSING if pd.isna(relative) else f"{100 * relative:.{digits}f} %"
 

@@ -40,7 +40,7 @@ def test_a_format_decides_the_digits_and_nothing_else() -> None:
 
 
 def test_shares_errors_and_intervals() -> None:
-    assert (formats.percent(0.1234), formats.percent(0.1234, 0)) == ("12.3 %", "12 %")
+    assert (formats.unsigned_percent(0.1234), formats.unsigned_percent(0.1234, 0)) == ("12.3 %", "12 %")
     assert (formats.signed_percent(0.1234), formats.signed_percent(-0.5)) == ("+12.3 %", "-50.0 %")
     assert (formats.error_percent(-0.016), formats.error_percent(math.nan)) == ("-1.6 %", "undefined")
     assert formats.interval(-0.008, 0.09) == "-0.8 to +9.0"
@@ -62,7 +62,7 @@ def test_what_is_missing_is_a_dash(missing: float) -> None:
         formats.milliseconds,
         formats.signed_milliseconds,
         formats.rate,
-        formats.percent,
+        formats.unsigned_percent,
         formats.signed_percent,
     )
     assert [show(missing) for show in one_number] == ["–"] * len(one_number)

@@ -40,7 +40,7 @@ from gst_assets.analysis.gate import MANY, delivery_of
 from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
-from gst_assets.formats import brief_milliseconds, percent
+from gst_assets.formats import brief_milliseconds, unsigned_percent
 
 STATISTICS = ("p50", "p90", "p99")
 NOISE, UNEXPLAINED = "noise", "unexplained"
@@ -231,17 +231,17 @@ def _named(
             states, left = cleared, after
     named.sort(key=lambda one: -abs(one[2]))
     if noisy:
-        text = f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by, {percent(cell.real_spread)}"
+        text = f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by, {unsigned_percent(cell.real_spread)}"
         return [(NOISE, text, math.nan), *named]
     if abs(left) >= LEAST_SHARE or not named:
         where = _whereabouts(cell, measured) if not named else "what is left without the causes above"
-        named.append((UNEXPLAINED, f"{where} ({percent(left, 0)} of the error)", left))
+        named.append((UNEXPLAINED, f"{where} ({unsigned_percent(left, 0)} of the error)", left))
     return named
 
 
 def _told(gone: float, after: float, *, at_most: bool) -> str:
     over = ", which then has the other sign" if after < -LEAST_SHARE else ""
-    return f"; {'at most ' if at_most else ''}{percent(gone, 0)} of the error goes with it{over}"
+    return f"; {'at most ' if at_most else ''}{unsigned_percent(gone, 0)} of the error goes with it{over}"
 
 
 def _share(before: float, after: float) -> float:
@@ -449,7 +449,7 @@ def _step_times(sim: SimulatedRun, measured: Measured, *, typical: bool) -> Iter
     beyond = ""
     if outside / len(sim.iterations) >= _LEAST_OUTSIDE:
         beyond = (
-            f"; {outside} of {len(sim.iterations)} simulated steps ({percent(outside / len(sim.iterations))}) lie outside what was calibrated, where the "
+            f"; {outside} of {len(sim.iterations)} simulated steps ({unsigned_percent(outside / len(sim.iterations))}) lie outside what was calibrated, where the "
             "nearest value was held"
         )
     for kind, step in steps.items():
@@ -611,7 +611,9 @@ def _delivery(measured: Measured) -> Iterator[Cause]:
         return replace(pair, real=replace(real, kept=kept), sim=replace(pair.sim, kept=kept))
 
     yield Cause(
-        "delivery", f"up to {percent(worst, 0)} of the tokens reached the client together with the one before", remove
+        "delivery",
+        f"up to {unsigned_percent(worst, 0)} of the tokens reached the client together with the one before",
+        remove,
     )
 
 

@@ -27,7 +27,7 @@ from gst_assets.analysis.alignment import Counts, check_same_workload
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.errors import ComparisonError
-from gst_assets.formats import milliseconds, percent
+from gst_assets.formats import milliseconds, unsigned_percent
 from gst_assets.scenario import Bands
 from gst_assets.workload.digest import workload_digest
 
@@ -332,7 +332,7 @@ def _lateness(run: RealRun, bands: Bands) -> Check:
     median = run.requests["ttft_ns"].dropna().astype("float64").median()
     of_ttft = late / median if median > 0 else math.inf if late else 0.0
     told = f"P50 {milliseconds(late, '.2f')} ms" + (
-        f", {percent(of_ttft)} of TTFT P50" if math.isfinite(of_ttft) else ""
+        f", {unsigned_percent(of_ttft)} of TTFT P50" if math.isfinite(of_ttft) else ""
     )
     if of_ttft <= bands.pass_band:
         return Check("lateness", run_id, "ok", told, "none")
@@ -377,14 +377,14 @@ def _bunched(run: RealRun) -> Check:
     run_id, number, delivery = run.meta.run_id, run.meta.num_bunched_messages, delivery_of(run)
     if not number and not delivery.tokens:
         return Check("bunched tokens", run_id, "ok", "0", "")
-    told = f"{percent(delivery.tokens)} of the tokens"
+    told = f"{unsigned_percent(delivery.tokens)} of the tokens"
     if delivery.tokens <= MANY:
         text = f"real run {run_id}: {number} messages carried more than one token, whose gaps read as 0"
         return Check("bunched tokens", run_id, "note", str(number), "", text)
     text = f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not judged"
     if delivery.whole_answers > MANY:
         text += (
-            f". {percent(delivery.whole_answers)} of the answers of two tokens or more came in one message, whose first token is seen at the last; "
+            f". {unsigned_percent(delivery.whole_answers)} of the answers of two tokens or more came in one message, whose first token is seen at the last; "
             "TTFT and TPOT are not judged either"
         )
     return Check("bunched tokens", run_id, "mark", told, "", text)

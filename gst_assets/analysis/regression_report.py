@@ -18,7 +18,7 @@ from gst_assets.analysis.measures import MEASURE_NAMES, Measure
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, write_table
-from gst_assets.formats import markdown_table, milliseconds, percent, signed_percent
+from gst_assets.formats import markdown_table, milliseconds, signed_percent, unsigned_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def verdict_table(report: RegressionReport) -> str:
         rows.append(
             [
                 one.name, _marked(one), str(row["num_nights"]), _value(one, row["baseline"]), _value(one, row["current"]),
-                signed_percent(row["effect"]), percent(row["noise_floor"]), percent(row["repeat_spread"]), one.reason,
+                signed_percent(row["effect"]), unsigned_percent(row["noise_floor"]), unsigned_percent(row["repeat_spread"]), one.reason,
             ]
         )  # fmt: skip
     return markdown_table(header, rows)

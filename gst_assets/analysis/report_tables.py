@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer, DecidingCell
+from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer, DecidingCell, judgement
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
 from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, STATISTICS
@@ -25,10 +25,10 @@ from gst_assets.formats import (
     interval,
     milliseconds,
     number,
-    percent,
     rate,
     signed_milliseconds,
     signed_percent,
+    unsigned_percent,
     value_range,
 )
 
@@ -46,7 +46,7 @@ def deciding_grid(answer: Answer) -> Grid:
             JUDGEMENT_WORDS[cell.verdict],
             milliseconds(cell.real),
             milliseconds(cell.simulated),
-            percent(cell.spread),
+            unsigned_percent(cell.spread),
         )
         for cell in answer.cells
     ]
@@ -67,7 +67,7 @@ def rates_grid(answer: Answer) -> Grid:
             JUDGEMENT_WORDS[cell.verdict],
             rate(cell.real),
             rate(cell.simulated),
-            percent(cell.spread),
+            unsigned_percent(cell.spread),
         )
         for cell in answer.rates
     ]
@@ -75,10 +75,32 @@ def rates_grid(answer: Answer) -> Grid:
     return Grid(header, tuple(rows), 1, tuple(cell.verdict for cell in answer.rates))
 
 
+def capacity_grid(comparison: Comparison) -> Grid:
+    """Capacity of each variant that was searched beside the engine's, in requests a second."""
+    rows = [
+        (
+            one.variant,
+            error_percent(one.relative_error),
+            interval(one.interval_low, one.interval_high),
+            JUDGEMENT_WORDS[judgement(one.verdict)],
+            _between(one.real_low_per_s, one.real_high_per_s),
+            _between(one.sim_low_per_s, one.sim_high_per_s),
+            one.reason,
+        )
+        for one in comparison.capacities
+    ]
+    header = ("requests/s", "error", "between", "verdict", "real", "simulated", "not found because")
+    return Grid(header, tuple(rows), 1, tuple(judgement(one.verdict) for one in comparison.capacities))
+
+
+def _between(low: float, high: float) -> str:
+    return f"{rate(low)} to {'open' if math.isinf(high) else rate(high)}"
+
+
 def causes_grid(answers: Sequence[Answer]) -> Grid:
     """The named causes of variants' errors, with the share of the error that each explains."""
     rows = tuple(
-        (one.cell, answer.variant, percent(one.share), f"**{one.name}**", one.evidence)
+        (one.cell, answer.variant, unsigned_percent(one.share), f"**{one.name}**", one.evidence)
         for answer in answers
         for one in answer.causes
     )
@@ -115,7 +137,7 @@ def latency_grid(comparison: Comparison) -> Grid:
             f"{interval(cell.interval_low, cell.interval_high)} {cell.sign}".strip(" †") or "–",
             (f"**{cell.verdict}**" if cell.required else cell.verdict) if present else "–",
             milliseconds(cell.real_ns),
-            percent(cell.real_spread),
+            unsigned_percent(cell.real_spread),
             milliseconds(cell.sim_ns),
         ]
         for name in others:
@@ -166,10 +188,10 @@ def machine_grid(records: Mapping[str, MachineRecord | None]) -> Grid:
             (
                 name,
                 f"{record.num_cores}",
-                percent(_known(record.cpu_busy)),
-                percent(_known(record.cpu_others)),
-                percent(max((_known(one.cpu_others) for one in record.windows), default=math.nan)),
-                percent(_known(record.cpu_steal)),
+                unsigned_percent(_known(record.cpu_busy)),
+                unsigned_percent(_known(record.cpu_others)),
+                unsigned_percent(max((_known(one.cpu_others) for one in record.windows), default=math.nan)),
+                unsigned_percent(_known(record.cpu_steal)),
                 value_range([one.load_1m for one in states], 2),
                 value_range([one.cpu_mhz for one in states], 0),
                 value_range([one.temperature_c for one in gpus], 0),
@@ -195,7 +217,7 @@ def paired_grid(comparison: Comparison) -> Grid:
         for variant in comparison.variants:
             mine = table[(table["metric"] == measure) & (table["variant"] == variant)]
             middle = {name: median(mine[name]) for name in mine.columns if mine[name].dtype == "float64"}
-            shares = [percent(middle[name]) for name in ("mape", "median_ape")]
+            shares = [unsigned_percent(middle[name]) for name in ("mape", "median_ape")]
             rows.append(
                 (
                     MEASURE_NAMES[measure],
@@ -264,7 +286,7 @@ def step_costs_blocks(comparison: Comparison) -> list[Block]:
             milliseconds(row["real_median_ns"]),
             milliseconds(row["predicted_median_ns"]),
             signed_percent(row["median_error"]),
-            percent(row["p90_absolute_error"]),
+            unsigned_percent(row["p90_absolute_error"]),
             signed_percent(row["total_error"]),
         )
         for row in table.to_dict("records")
@@ -315,7 +337,7 @@ def _step_row(rows: pd.DataFrame, name: str, kind: str) -> tuple[str, ...]:
         milliseconds(mine["real_mean_ns"].median()),
         milliseconds(mine["other_mean_ns"].median()),
         signed_percent(mine["relative_difference"].median()),
-        percent(mine["same_composition"].median()),
+        unsigned_percent(mine["same_composition"].median()),
     )
 
 

@@ -40,7 +40,7 @@ from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requ
 from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, warm_up
 from gst_assets.engine.run import add_scenario_options
-from gst_assets.engine.run_directory import staged
+from gst_assets.engine.run_directory import staged_run
 from gst_assets.errors import EngineError, GstError, ScenarioError
 from gst_assets.scenario import Capacity, Scenario, read_reference
 from gst_assets.workload import build
@@ -188,7 +188,7 @@ def _write(
 ) -> Path:
     table: pd.DataFrame = probes_table(search.probes)
     found = {ENGINE_SIDE: search.result()}
-    with staged(out, name) as folder:
+    with staged_run(out / name) as folder:
         csv_files.write_csv(table, folder / TABLE)
         write_report(table, found, settings, name, folder)
         meta = CapacityMeta(

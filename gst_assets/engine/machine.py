@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gst_assets.contracts.documents import GpuState, Hardware, MachineRecord, MachineState, MachineWindow
-from gst_assets.formats import percent, value_range
+from gst_assets.formats import unsigned_percent, value_range
 from gst_assets.scenario import CPU
 
 PERIOD_S = 1.0
@@ -159,7 +159,7 @@ def watched(hardware: Hardware) -> Iterator[Watch]:
 def told(record: MachineRecord) -> str:
     """The record in a few words, e.g. `cores 52 % busy, 0 % with other programs, 0 % stolen`."""
     named = (("busy", record.cpu_busy), ("with other programs", record.cpu_others), ("stolen", record.cpu_steal))
-    shares = [f"{percent(value, 0)} {what}" for what, value in named if value is not None]
+    shares = [f"{unsigned_percent(value, 0)} {what}" for what, value in named if value is not None]
     words = [f"{record.num_cores} cores " + ", ".join(shares)] if shares else []
     states = [record.before, *record.windows]
     if loads := [state.load_1m for state in states if state.load_1m is not None]:

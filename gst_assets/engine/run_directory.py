@@ -7,11 +7,7 @@ What the rows of the tables are belongs to `metric_rows`.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +36,7 @@ from gst_assets.errors import EngineError
 from gst_assets.foreign_text import inert
 from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.scenario import Scenario
+from gst_assets.staging import staged_directory
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def write_run(
     lateness = metric_rows.lateness_ns(played)
     reasons = _degraded_reasons(played, lateness, scenario.replay.lateness_limit_ns, missing)
     num_errors = int((requests["status"] == "error").sum())
-    with staged(out, run_id) as folder:
+    with staged_run(out / run_id) as folder:
         csv_files.write_csv(requests, folder / "request_metrics.csv")
         csv_files.write_csv(tokens, folder / "token_metrics.csv")
         facts: dict[str, Any] = {
@@ -157,22 +154,17 @@ def _early_stops(played: ReplayResult) -> int:
     )
 
 
-@contextmanager
-def staged(out: Path, run_id: str) -> Iterator[Path]:
-    """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
-        yield folder
-        try:
-            folder.rename(out / run_id)
-        except OSError as error:
-            raise EngineError(
-                f"{out / run_id}: cannot be created ({error.strerror}). Runs are kept; use another --group-id."
-            ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def staged_run(final: Path) -> AbstractContextManager[Path]:
+    """A folder beside `final` that becomes it when the block ends well, and is removed otherwise.
+
+    Raises:
+        EngineError: `final` exists.
+    """
+
+    def refused(error: OSError) -> EngineError:
+        return EngineError(f"{final}: cannot be created ({error.strerror}). Runs are kept; use another --group-id.")
+
+    return staged_directory(final, refused)
 
 
 def _summary(
