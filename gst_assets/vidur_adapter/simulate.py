@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import VLLM_POLICY
+from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
 from gst_assets.step_costs.engine_costs import RequestWays
@@ -302,12 +303,13 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
 
 def _token_table(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> pd.DataFrame:
     times = delivered_ns(got, steps, ways)[got.step]
-    first = np.diff(got.request_id, prepend=-1) != 0
-    starts = np.flatnonzero(first)
-    index = np.arange(len(times)) - np.repeat(starts, np.diff(starts, append=len(times)))
-    latency = np.diff(times, prepend=0)
-    latency[first] = 0
-    return _integers(request_id=got.request_id, token_index=index, token_time_ns=times, token_latency_ns=latency)
+    begins = begins_request(got.request_id)
+    return _integers(
+        request_id=got.request_id,
+        token_index=indexes(begins),
+        token_time_ns=times,
+        token_latency_ns=latencies_ns(begins, times),
+    )
 
 
 def _request_table(
