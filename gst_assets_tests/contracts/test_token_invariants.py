@@ -75,6 +75,15 @@ def test_each_rule_broken_alone(place: int, row: int, value: int) -> None:
     assert not holds(columns) and not holds_row_by_row(columns)
 
 
+def test_requests_out_of_order_and_times_that_decrease_with_their_latencies() -> None:
+    ids, index, times, latencies = table([[4, 1, 1], [9, 5]])
+    unordered = (np.array([2, 2, 0, 0, 0]), np.array([0, 1, 0, 1, 2]), times, np.array([0, 1, 0, 3, 5]))
+    back = (ids, index, np.array([4, 3, 6, 9, 14]), np.array([0, -1, 3, 0, 5]))
+    assert times.tolist() == [4, 5, 6, 9, 14] and latencies.tolist() == [0, 1, 1, 0, 5]
+    for columns in (unordered, back):
+        assert not holds(columns) and not holds_row_by_row(columns)
+
+
 def test_masks_name_the_rows() -> None:
     ids, index = np.array([0, 0, 0, 2, 2, 1]), np.array([0, 1, 3, 0, 0, 0])
     begins = rules.begins_request(ids)
