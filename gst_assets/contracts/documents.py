@@ -181,6 +181,11 @@ class EngineSettings(Stored):
 
     backend: str
     engine_version: str
+    architecture: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="of the model it runs, by Hugging Face's name; None: it does not tell",
+    )
     dtype: str
     max_model_len: int
     max_num_seqs: int
