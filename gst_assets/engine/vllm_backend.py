@@ -258,9 +258,8 @@ class VllmEngine:
                     completion = output.outputs[0]
                     if completion.finish_reason in ("abort", "error"):
                         raise EngineError(f"vLLM ended the request with {completion.finish_reason!r}")
-                    yield TokenMessage(
-                        completion.token_ids, received_ns, _times(output.metrics) if output.finished else None
-                    )
+                    times = _times(output, self._settings.enable_prefix_caching) if output.finished else None
+                    yield TokenMessage(completion.token_ids, received_ns, times)
         except EngineDeadError as error:
             raise EngineDied(f"vLLM's engine process died: {error}") from error
         except EngineError:
@@ -359,8 +358,9 @@ def _stop_token_ids(scenario: Scenario, config: Any) -> list[int]:
     return sorted(ids)
 
 
-def _times(metrics: Any) -> RequestTimes | None:
+def _times(output: Any, has_prefix_cache: bool) -> RequestTimes | None:
     """vLLM's stamps of a finished request: float seconds of the monotonic clock, 0 where it has none."""
+    metrics = output.metrics
     if metrics is None:
         return None
     return RequestTimes(
@@ -369,6 +369,7 @@ def _times(metrics: Any) -> RequestTimes | None:
         first_token_ns=_to_ns(metrics.first_token_ts),
         last_token_ns=_to_ns(metrics.last_token_ts),
         num_preemptions=getattr(metrics, "num_preemptions", None),
+        num_cached_tokens=output.num_cached_tokens if has_prefix_cache else None,
     )
 
 

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from gst_assets.model_config import geometry_of, read_config
 from gst_assets.scenario.settings import Settings
 
-
 Architecture = Literal["Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"]
 """Those of `model_config.SUPPORTED`."""
 
