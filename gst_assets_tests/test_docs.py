@@ -1,0 +1,137 @@
+"""The pages as pages: every link leads somewhere, lines are short, the README stays short, words are plain.
+
+That documented commands exist is tested with the command line. Pages are those that a checkout's git knows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from gst_assets.provenance import PROJECT_ROOT
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PROJECT_ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+wrap_docs = _script("wrap_docs")
+PAGES: dict[str, Path] = {str(page.relative_to(PROJECT_ROOT)): page for page in wrap_docs.markdown_pages()}
+pages = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
+
+
+def _too_long(text: str) -> list[str]:
+    """Lines of prose beyond 120 columns that could be broken: one long word or link, tables and code are none."""
+    return [
+        line
+        for is_prose, block in wrap_docs.blocks(text.splitlines())
+        for line in (block if is_prose else ())
+        if len(line) > wrap_docs.WIDTH and len(wrap_docs.words([line])[1]) > 1
+    ]
+
+
+def _without_code(text: str) -> str:
+    """Prose, headings and tables, without what is in backquotes or a block of code, and without addresses."""
+    text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S)
+    text = re.sub(r"^ {4,}.*$", "", text, flags=re.M)
+    return re.sub(r"\]\([^)]*\)", "]", re.sub(r"(`+).+?\1", "", text, flags=re.S))
+
+
+def _anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).strip().replace(" ", "-")
+
+
+def _anchors(page: Path) -> set[str]:
+    return {_anchor(found) for found in re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)}
+
+
+def _dead_links(page: Path, text: str) -> list[str]:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"(`+).+?\1", "x", text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        if not linked.exists() or (anchor and anchor not in _anchors(linked)):
+            dead.append(target)
+    return dead
+
+
+def test_there_are_pages() -> None:
+    assert len(PAGES) > 20
+    assert {"README.md", "docs/how-to.md", "docs/glossary.md"} <= PAGES.keys()
+
+
+@pages
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    assert not _dead_links(page, page.read_text(encoding="utf-8"))
+
+
+@pages
+def test_lines_are_at_most_120_columns(page: Path) -> None:
+    """`python scripts/wrap_docs.py` mends them."""
+    assert not _too_long(page.read_text(encoding="utf-8"))
+
+
+_NOT_PLAIN = (
+    r"tells?|told|untold",
+    r"beside",
+    r"hand-?overs?|hand(?:ed|s|ing)? over",
+    r"unjudged",
+    r"takes? the ground",
+    r"never is not",
+)
+"""Words that mean something else in the trade, or nothing: say reports, compared with, submits, not judged."""
+
+
+@pages
+def test_words_are_plain(page: Path) -> None:
+    found = re.findall(rf"\b(?:{'|'.join(_NOT_PLAIN)})\b", _without_code(page.read_text(encoding="utf-8")), re.I)
+    assert not found
+
+
+def test_the_readme_is_short() -> None:
+    """600 words; of a link its text counts, of a table its cells."""
+    text = re.sub(r"\]\([^)]*\)", "]", PAGES["README.md"].read_text(encoding="utf-8"))
+    assert sum(bool(re.search(r"\w", word)) for word in text.split()) <= 600
+
+
+# --- what holds the pages, held -----------------------------------------------------------------------------------------
+
+
+def test_what_counts_as_too_long() -> None:
+    long = "word " * 30
+    assert _too_long(long) == [long]
+    assert _too_long(f"- item\n  {long}") == [f"  {long}"]
+    for page in (f"| {long} |", f"    {long}", f"```\n{long}\n```", f"# {long}", "x" * 200, f"[x](https://{'y' * 200}).",
+                 f"1. item\n\n       {long}"):  # fmt: skip
+        assert not _too_long(page), page
+
+
+def test_dead_links_are_found() -> None:
+    page = PAGES["README.md"]
+    assert _dead_links(page, "[a](docs/nothing.md) [b](docs/how-to.md#nothing) [c](#nothing)") == [
+        "docs/nothing.md", "docs/how-to.md#nothing", "#nothing"
+    ]  # fmt: skip
+    assert not _dead_links(page, "[a](docs/how-to.md#use-azures-trace) `[b](nothing)` [c](https://example.org/x)")
+
+
+def test_wrapping_changes_lines_only() -> None:
+    prose = "- A sentence of many words with `code that stays on one line` and a number, as in version 3. " * 3
+    page = f"# Title\n\n{prose.strip()}\n\n| {prose} |\n|---|\n\n    {prose}\n\n1. One\n   two - three\n"
+    wrapped = wrap_docs.wrap(page)
+    assert wrapped.split() == page.split()
+    assert wrap_docs.wrap(wrapped) == wrapped
+    assert not _too_long(wrapped)
+    assert all(line.count("`") % 2 == 0 for line in wrapped.splitlines())
+    assert f"\n| {prose} |\n" in wrapped and f"\n    {prose}\n" in wrapped and wrapped.endswith("\n1. One two - three\n")
+    assert not re.search(r"^ *(?:- |3\. )", wrapped.partition("\n- ")[2].partition("\n\n|")[0], re.M)
