@@ -85,7 +85,7 @@ def test_lines_are_at_most_120_columns(page: Path) -> None:
 _NOT_PLAIN = (
     r"tells?|told|untold",
     r"beside",
-    r"hand-?overs?|hand(?:ed|s|ing)? over",
+    r"hand-overs?|hand(?:ed|s|ing)? over",
     r"unjudged",
     r"takes? the ground",
     r"never is not",
