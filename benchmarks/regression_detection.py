@@ -163,7 +163,7 @@ def main(histories: int = 201, first_seed: int = 0) -> None:
             columns=["scenario", "repeats", "plant", "nights"],
         )
     print(
-        "| repeats a night | planted | histories | told as regression | 95 % interval | nights until told, median | 90 % |"
+        "| repeats a night | planted | histories | reported as regression | 95 % interval | nights until reported, median | 90 % |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (repeats, plant), rows in found.groupby(["repeats", "plant"], sort=False):
@@ -173,7 +173,7 @@ def main(histories: int = 201, first_seed: int = 0) -> None:
         low, high = binomtest(len(told), len(rows)).proportion_ci(method="wilson")
         interval = f"{100 * low:.1f} to {100 * high:.1f} %"
         print(f"| {repeats} | {plant} | {len(rows)} | {share} | {interval} | {' | '.join(shown)} |")
-    print("\ntold as regression, by scenario:")
+    print("\nreported as regression, by scenario:")
     print(
         found.assign(told=found["nights"].notna())
         .pivot_table(index=["repeats", "plant"], columns="scenario", values="told", sort=False)
