@@ -15,7 +15,7 @@ import pytest
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine import openai_backend, records, run
+from gst_assets.engine import openai_backend, openai_server, records, run
 from gst_assets.engine.backends import engine_environment, open_engine
 from gst_assets.engine.openai_backend import OpenAiEngine
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, EngineRequest
@@ -154,7 +154,9 @@ def test_a_plain_server_tells_little_and_the_rest_is_marked_as_stated() -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    assert set(settings.not_read_back) == set(type(settings).model_fields) - {"backend", "transport", "not_read_back"}
+    others = {"backend", "transport", "not_read_back", "not_told"}
+    assert set(settings.not_read_back) == set(type(settings).model_fields) - others
+    assert settings.not_told == list(openai_server.UNSUPPORTED)
     assert (settings.engine_version, settings.max_num_seqs, settings.transport) == ("unknown", 32, "http")
 
 
