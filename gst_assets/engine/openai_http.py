@@ -187,6 +187,8 @@ class Http:
 
     def clean(self, text: str) -> str:
         """What the server said, without the key; in JSON also where the server wrote the key's characters in another way."""
+        if not any(self._secrets):
+            return without_secrets(text)
         with suppress(ValueError, RecursionError):
             plainly = json.dumps(json.loads(text), ensure_ascii=False)
             if any(secret and secret in plainly for secret in self._secrets):

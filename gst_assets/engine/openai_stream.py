@@ -94,7 +94,7 @@ class EventReader:
     def _tokens(self, data: bytes) -> list[int]:
         self._num_events += 1
         try:
-            message = json.loads(data)
+            message = json.loads(data.decode())  # of bytes, json would take UTF-16 too
         except (ValueError, RecursionError):
             raise StreamBroken(
                 f"expected the JSON of a completion in each event, found {self._told_of(data)}"
