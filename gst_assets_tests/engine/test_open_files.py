@@ -1,0 +1,82 @@
+"""The limit of open files: raised where it can be, named before anything is measured where it cannot."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gst_assets.contracts import tables
+from gst_assets.engine.open_files import most_at_once
+from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.engine.workloads import build_workload
+
+NUM_STREAMS = 1000
+
+
+@contextmanager
+def peer_process(pause_s: float) -> Iterator[str]:
+    """The address of a well-behaved server in a process of its own, which has its own limits."""
+    command = [sys.executable, "-m", "gst_assets_tests.engine.server_peer", str(pause_s)]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def scenario_of(base_url: str) -> Scenario:
+    overrides = [
+        "engine.backend=openai", f"engine.server.base_url='{base_url}'", "replay.repeats=1", "replay.warmup_requests=0",
+        f"workload.num_requests={NUM_STREAMS}", "workload.num_decode_tokens=3", "workload.arrivals={kind: fixed_interval, interval_ns: 1000}",
+    ]  # fmt: skip
+    return load_scenario("smoke", overrides)
+
+
+@pytest.mark.parametrize("which", ["soft", "hard"])
+def test_a_thousand_streams_with_a_limit_of_three_hundred_files(which: str, tmp_path: Path) -> None:
+    def limit() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard if which == "soft" else 300))
+
+    with peer_process(pause_s=2.0) as base_url:
+        scenario = scenario_of(base_url)
+        workload = build_workload(tmp_path / "workload", scenario)
+        (tmp_path / "scenario.json").write_text(scenario.model_dump_json())
+        names = [
+            "--workload",
+            str(workload),
+            "--scenario",
+            str(tmp_path / "scenario.json"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+        ended = subprocess.run(
+            [sys.executable, "-m", "gst_assets.engine.run", *names, "--group-id", "g"],
+            cwd=PROJECT_ROOT, preexec_fn=limit, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    if which == "hard":
+        assert ended.returncode == 1
+        assert "this process may have 300 files open, at most 300; smoke (requests of 120 s at most" in ended.stderr
+        assert "needs up to 1000 connections at once" in ended.stderr and "(`ulimit -n 1" in ended.stderr
+        assert "Nothing was measured" in ended.stderr and not (tmp_path / "out" / "g-r0").exists()
+    else:
+        assert ended.returncode == 0, ended.stderr
+        requests = tables.read_table(tables.RequestMetrics, tmp_path / "out" / "g-r0" / "request_metrics.csv")
+        assert requests["status"].tolist() == ["ok"] * NUM_STREAMS
+        # They were open together: the last had begun before the first had ended.
+        assert requests["send_time_ns"].max() < requests["completion_time_ns"].min()
+
+
+def test_the_most_requests_under_way_are_counted_in_a_window() -> None:
+    assert most_at_once([], 5) == 0
+    assert most_at_once([0, 1, 2, 10, 11], 5) == 3
+    assert most_at_once([0, 5, 10], 5) == 2
+    assert most_at_once([7] * 9, 1) == 9
