@@ -1,15 +1,10 @@
-"""A server on a real socket that misbehaves on demand: what it does with a request is chosen by the prompt's first token id.
-
-`python -m gst_assets_tests.engine.server_peer PAUSE_S` is one in a process of its own that behaves well, with a pause between tokens; it prints its
-address.
-"""
+"""A server on a real socket that misbehaves on demand: what it does with a request is chosen by the prompt's first token id."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import ssl
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -189,13 +184,3 @@ def _data(message: dict[str, Any]) -> bytes:
 
 def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-
-async def _serve(pause_s: float) -> None:
-    async with serving(Peer(obeys=False, pause_s=pause_s)) as peer:
-        print(peer.base_url, flush=True)
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1])))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,21 +13,10 @@ from gst_assets.contracts import tables
 from gst_assets.engine.open_files import most_at_once
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.engine.peer_process import peer_process
 from gst_assets_tests.engine.workloads import build_workload
 
 NUM_STREAMS = 1000
-
-
-@contextmanager
-def peer_process(pause_s: float) -> Iterator[str]:
-    """The address of a well-behaved server in a process of its own, which has its own limits."""
-    command = [sys.executable, "-m", "gst_assets_tests.engine.server_peer", str(pause_s)]
-    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
 
 
 def scenario_of(base_url: str) -> Scenario:
@@ -46,8 +33,8 @@ def test_a_thousand_streams_with_a_limit_of_three_hundred_files(which: str, tmp_
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard if which == "soft" else 300))
 
-    with peer_process(pause_s=2.0) as base_url:
-        scenario = scenario_of(base_url)
+    with peer_process(pause_s=2.0) as peer:
+        scenario = scenario_of(peer.base_url)
         workload = build_workload(tmp_path / "workload", scenario)
         (tmp_path / "scenario.json").write_text(scenario.model_dump_json())
         names = [
