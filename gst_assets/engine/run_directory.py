@@ -253,6 +253,8 @@ def _labels(settings: EngineSettings) -> list[str]:
         )
     if settings.not_read_back:
         lines.append(f"Stated by the scenario, not read back from the engine: {', '.join(settings.not_read_back)}.")
+    if settings.not_told:
+        lines.append(f"Not told by the server, and known to no simulation: {', '.join(settings.not_told)}.")
     return lines
 
 
