@@ -9,7 +9,7 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -154,7 +154,7 @@ class Http:
         except Exception as error:
             await self.fail(error)
 
-    async def pieces(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def pieces(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """Post `body` as JSON and yield the reply as it arrives.
 
         Raises:

@@ -162,9 +162,9 @@ class EventReader:
             StreamBroken
         """
         if self._finish_reason is None:
-            found = "" if self._num_events else f". It holds no event; it begins {shown(repr(self._text(self._first)))}"
+            sent = "" if self._num_events else f". It holds no event; it begins {shown(repr(self._text(self._first)))}"
             raise StreamBroken(
-                f"the stream ended without a finish_reason: it was cut half-way, or is no stream of completions{found}"
+                f"the stream ended without a finish_reason: it was cut half-way, or is no stream of completions{sent}"
             )
         for name, found in (("prompt_tokens", self.num_prefill_tokens), ("completion_tokens", self._count)):
             told = self._told.get(name, found)
@@ -179,7 +179,7 @@ class EventReader:
         return shown(repr(self._text(data).encode(errors="backslashreplace")[:_FIRST_BYTES]))
 
 
-_NAMES = {list: "a list", dict: "an object", str: "a text"}
+_NAMES: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
 
 
 def _of(holder: dict[str, Any], name: str, kind: type) -> Any:
