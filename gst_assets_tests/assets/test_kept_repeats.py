@@ -10,11 +10,18 @@ import pytest
 from gst_assets.analysis.runs import load_run
 from gst_assets.assets import real_runs
 from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.environment import LOCK_VARIABLE
 from gst_assets.errors import EngineError, ProfileError
 from gst_assets.resources import EngineResource
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets.workload import build
 from gst_assets_tests.engine.peer_process import peer_process
+
+
+@pytest.fixture(autouse=True)
+def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here measures what another engine could disturb, so no turn is waited for."""
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
 
 
 def scenario_of(base_url: str) -> Scenario:
