@@ -29,14 +29,19 @@ _FIRST_WITH_ONE_SCHEDULER = (0, 11)  # vLLM: earlier versions may run another, V
 _SHORT = 100
 _MODELS_SHOWN = 10
 
-UNSUPPORTED = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "speculative_decoding",
-    "stream_interval",
-    "lora",
+_PARALLEL = (
+    ("tensor_parallel", "tensor_parallel_size"),
+    ("pipeline_parallel", "pipeline_parallel_size"),
+    ("data_parallel", "data_parallel_size"),
+    ("context_parallel", "prefill_context_parallel_size"),
+    ("context_parallel", "decode_context_parallel_size"),
 )
+_WHOLE_CACHE = ("auto", "bfloat16", "float16", "half", "float32", "float")
+
+UNSUPPORTED = (
+    "tensor_parallel", "pipeline_parallel", "data_parallel", "context_parallel", "speculative_decoding", "stream_interval", "lora",
+    "quantization", "kv_transfer",
+)  # fmt: skip
 """What makes it another engine, or another delivery, than the one that is simulated and compared."""
 
 
@@ -186,16 +191,24 @@ async def _server_info(http: Http, features: _Features) -> dict[str, Any]:
         return {}
     model, scheduler = config.part("model_config"), config.part("scheduler_config")
     compilation, parallel = config.part("compilation_config"), config.part("parallel_config")
-    for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
-        size = parallel.whole(f"{name}_size")
+    for name, key in _PARALLEL:
+        size = parallel.whole(key)
         if size is not None:
-            features.note(name, is_on=size > 1, told=f"{name}_size {size}")
+            features.note(name, is_on=size > 1, told=f"{key} {size}")
     interval = scheduler.whole("stream_interval")
     if interval is not None:
         features.note("stream_interval", is_on=interval > 1, told=f"{interval} tokens a message")
-    for name, key in (("speculative_decoding", "speculative_config"), ("lora", "lora_config")):
-        if config.has(key):
-            features.note(name, is_on=config.holds(key), told=f"{key} is set")
+    for name, part, key in (
+        ("speculative_decoding", config, "speculative_config"),
+        ("lora", config, "lora_config"),
+        ("kv_transfer", config, "kv_transfer_config"),
+        ("quantization", model, "quantization"),
+    ):
+        if part.has(key):
+            features.note(name, is_on=part.holds(key), told=f"{key} is set")
+    cached = config.part("cache_config").text("cache_dtype")
+    if cached is not None and cached not in _WHOLE_CACHE:
+        features.note("quantization", is_on=True, told=f"cache_dtype {cached}")
     policy = scheduler.text("policy")
     told: dict[str, Any] = {
         "dtype": (model.text("dtype") or "").removeprefix("torch.") or None,
@@ -219,9 +232,14 @@ def _sglang(info: _Told, features: _Features) -> None:
     interval = info.whole("stream_interval")
     if interval is not None:
         features.note("stream_interval", is_on=interval > 1, told=f"{interval} tokens a message")
-    for name, keys in (("speculative_decoding", ("speculative_algorithm",)), ("lora", ("enable_lora", "lora_paths"))):
-        if any(info.has(key) for key in keys):
-            features.note(name, is_on=any(info.holds(key) for key in keys), told=f"{keys[0]} is set")
+    for name, key in (
+        ("speculative_decoding", "speculative_algorithm"),
+        ("lora", "enable_lora"),
+        ("lora", "lora_paths"),
+        ("quantization", "quantization"),
+    ):
+        if info.has(key):
+            features.note(name, is_on=info.holds(key), told=f"{key} is set")
 
 
 async def _object(http: Http, path: str) -> dict[str, Any]:

@@ -227,7 +227,9 @@ _INFOS: dict[str, Any] = {
     "sizes a text": {"compilation_config": {"cudagraph_capture_sizes": "x"}}, "sizes of texts": {"compilation_config": {"cudagraph_capture_sizes": ["1"]}},
     "tensor parallel": {"parallel_config": {"tensor_parallel_size": 2}}, "pipeline parallel": {"parallel_config": {"pipeline_parallel_size": 2}},
     "data parallel": {"parallel_config": {"data_parallel_size": 2}}, "interval": {"scheduler_config": {"stream_interval": 10}},
-    "speculation": {"speculative_config": {"method": "ngram"}}, "lora": {"lora_config": {"max_loras": 1}}, "size zero": {"parallel_config": {"tensor_parallel_size": 0}},
+    "speculation": {"speculative_config": {"method": "ngram"}}, "lora": {"lora_config": {"max_loras": 1}}, "quantization": {"model_config": {"quantization": "fp8"}},
+    "cache": {"cache_config": {"cache_dtype": "fp8_e4m3"}}, "transfer": {"kv_transfer_config": {"kv_role": "kv_producer"}},
+    "context parallel": {"parallel_config": {"decode_context_parallel_size": 2}}, "size zero": {"parallel_config": {"tensor_parallel_size": 0}},
 }  # fmt: skip
 _METRICS: dict[str, str] = {
     "blocks a text": 'vllm:cache_config_info{num_gpu_blocks="many"} 1', "blocks long": f'vllm:cache_config_info{{num_gpu_blocks="{"9" * 5000}"}} 1',

@@ -158,7 +158,7 @@ def test_a_plain_server_tells_little_and_the_rest_is_marked_as_stated() -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    others = {"backend", "transport", "not_read_back", "not_told"}
+    others = {"backend", "transport", "not_read_back", "not_told", "architecture"}
     assert set(settings.not_read_back) == set(type(settings).model_fields) - others
     assert settings.not_told == list(openai_server.UNSUPPORTED)
     assert (settings.engine_version, settings.max_num_seqs, settings.transport) == ("unknown", 32, "http")
@@ -319,7 +319,7 @@ def test_the_servers_settings_are_read_back(server: VllmServer) -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    assert settings.not_read_back == ["attention_backend"]
+    assert (settings.not_read_back, settings.not_told) == (["attention_backend"], [])
     assert settings.engine_version.startswith("vLLM 0.")
     expected = load_scenario("smoke").engine
     for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enforce_eager"):
