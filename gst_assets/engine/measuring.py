@@ -71,14 +71,10 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
                 written.append(directory)
                 if died:
                     raise EngineError(
-                        f"{died}. {directory.name} holds what was measured until then; repeats {repeat + 1} to {play.scenario.replay.repeats} "
-                        f"of the scenario could not be finished{_complete(repeat)}. See the engine's lines above and run again."
+                        f"{died}. {directory.name} holds what was measured until then; of {play.scenario.replay.repeats} repeats of the scenario "
+                        f"{repeat or 'none'} could be finished. See the engine's lines above and run again."
                     )
     return written
-
-
-def _complete(repeats: int) -> str:
-    return f"; the {repeats} before {'are' if repeats > 1 else 'is'} complete" if repeats else ""
 
 
 def _allow_connections(play: Play, requests: Sequence[WorkloadRequest]) -> None:

@@ -59,7 +59,9 @@ def test_the_repeats_before_the_death_are_kept_and_the_error_says_where(tmp_path
     assert runs[2].meta.degraded and runs[2].meta.num_errors > 0
     for run in runs:
         assert str(run.directory) in str(error)
-    assert "the 2 before are complete" in str(error) and "not the scenario's current runs" in str(error)
+    assert "of 3 repeats of the scenario 2 could be finished" in str(
+        error
+    ) and "not the scenario's current runs" in str(error)
     assert store.current("smoke", "real_runs", "run_ids") is None
     assert not [path for path in (store.root / ".staging").iterdir() if path.is_dir()]
 

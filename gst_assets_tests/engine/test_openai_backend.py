@@ -440,4 +440,4 @@ def test_a_server_killed_in_mid_run_leaves_what_had_finished(server: VllmServer,
     }
     meta = read_document(RealRunMeta, directory / "run_meta.json")
     assert meta.degraded and meta.num_errors == 400 - len(finished)
-    assert "could not be finished" in error
+    assert "of 1 repeats of the scenario none could be finished" in error
