@@ -57,11 +57,10 @@ class EventReader:
         """
         ids: list[int] = []
         for event in self._events(piece):
-            # Lines that begin otherwise are comments and fields that say nothing about tokens.
             lines = event.splitlines()
-            data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
-            is_error = any(line[6:].strip() == b"error" for line in lines if line.startswith(b"event:"))
-            if is_error:
+            # Lines that begin otherwise are comments and fields that say nothing about tokens.
+            data = b"\n".join([line[5:].strip() for line in lines if line.startswith(b"data:")])
+            if len(lines) > 1 and any(line[6:].strip() == b"error" for line in lines if line.startswith(b"event:")):
                 raise ServerRefused(f"error inside the stream: {error_message(self._text(data))}")
             if data == _DONE:
                 self._is_done = True
@@ -116,8 +115,7 @@ class EventReader:
         choices, usage = _of(message, "choices", list), _of(message, "usage", dict)
         if choices is None and usage is None:
             raise _Odd("an event has neither choices nor usage")
-        told = {name: _count(usage or {}, name) for name in ("prompt_tokens", "completion_tokens")}
-        self._told |= {name: value for name, value in told.items() if value is not None}
+        counted = self._note(usage) if usage else None
         if not choices:
             return []
         if len(choices) > 1:
@@ -133,7 +131,6 @@ class EventReader:
         if reason in ("abort", "error"):
             raise ServerRefused(f"the server ended the request with finish_reason {reason!r}")
         self._finish_reason = reason or self._finish_reason
-        counted = told["completion_tokens"]
         if ids is not None:
             for place, one in enumerate(ids):
                 if type(one) is not int or not 0 <= one <= _HIGHEST_TOKEN_ID:
@@ -154,6 +151,13 @@ class EventReader:
                 f"the server sent token {self._count} of a request for {self.num_decode_tokens}: it does not keep to max_tokens. Ended there"
             )
         return [UNKNOWN_TOKEN_ID] * new if ids is None else ids
+
+    def _note(self, usage: dict[str, Any]) -> int | None:
+        """Keep what the server counted; returns the tokens it has sent so far, where it tells."""
+        for name in ("prompt_tokens", "completion_tokens"):
+            if (value := _count(usage, name)) is not None:
+                self._told[name] = value
+        return _count(usage, "completion_tokens")
 
     def check_end(self) -> None:
         """The stream came to its end, and both sides counted the same.
