@@ -67,3 +67,35 @@ def test_the_most_requests_under_way_are_counted_in_a_window() -> None:
     assert most_at_once([0, 1, 2, 10, 11], 5) == 3
     assert most_at_once([0, 5, 10], 5) == 2
     assert most_at_once([7] * 9, 1) == 9
+
+
+def _limited_to(number: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+
+def test_a_limit_that_is_met_all_the_same_is_not_the_servers_death() -> None:
+    """As when other parts of the process open files while it measures: the plan was found to fit."""
+    code = """
+import asyncio, collections, sys
+from gst_assets.engine.backends import open_engine
+from gst_assets.engine.protocol import EngineRequest
+from gst_assets.engine.replay import PlannedRequest, replay
+from gst_assets_tests.engine.test_open_files import scenario_of
+async def play():
+    async with open_engine(scenario_of(sys.argv[1])) as engine:
+        planned = [PlannedRequest(EngineRequest(str(index), [1, 2], 3, 0), 0, "p") for index in range(100)]
+        return await replay(engine, planned, request_timeout_s=60, may_stop_early=False)
+played = asyncio.run(play())
+print(played.death, dict(collections.Counter(result.error_type for result in played.results)))
+print({result.error_msg for result in played.results})
+"""
+    with peer_process(pause_s=0.5) as peer:
+        ended = subprocess.run(
+            [sys.executable, "-c", code, peer.base_url],
+            cwd=PROJECT_ROOT, preexec_fn=lambda: _limited_to(60), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert "None {" in ended.stdout and "'OutOfFiles': " in ended.stdout and "'': " in ended.stdout, (
+        ended.stdout + ended.stderr
+    )
+    assert "Too many open files in this process. Raise the limit (`ulimit -n`)" in ended.stdout
+    assert "EngineDied" not in ended.stdout
