@@ -18,9 +18,10 @@ import pytest
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine import openai_backend, openai_server, records, run
+from gst_assets.engine import measuring, openai_backend, openai_server, records
 from gst_assets.engine.backends import engine_environment, open_engine
 from gst_assets.engine.openai_backend import OpenAiEngine
+from gst_assets.engine.plays import Play
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.errors import EngineError
@@ -390,9 +391,9 @@ def measured(
     scenario = scenario_of(server.base_url, "replay.repeats=1", "replay.warmup_requests=2", *overrides)
     workload = build_workload(folder / "workload", scenario)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_say", on_line)
+        patch.setattr(measuring, "_say", on_line)
         try:
-            asyncio.run(run.measure([run.Play(scenario, workload, "g")], folder / "out"))
+            asyncio.run(measuring.measure([Play(scenario, workload, "g")], folder / "out"))
             error = ""
         except EngineError as problem:
             error = str(problem)
