@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gst_assets.contracts import csv_files
-from gst_assets.engine import records
+from gst_assets.engine import metric_rows
 from gst_assets.engine.backends import open_engine
 from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
@@ -75,8 +75,8 @@ def test_each_bad_stream_costs_its_own_request_only(played: ReplayResult, tmp_pa
     assert odd == {}
     assert [name for name in STREAMS if not ended[name].error_msg.strip()] == []
     assert max(len(result.error_msg) for result in played.results) < 1000
-    csv_files.write_csv(records.request_metrics(played, "openai"), tmp_path / "requests.csv")
-    csv_files.write_csv(records.token_metrics(played), tmp_path / "tokens.csv")
+    csv_files.write_csv(metric_rows.request_metrics(played, "openai"), tmp_path / "requests.csv")
+    csv_files.write_csv(metric_rows.token_metrics(played), tmp_path / "tokens.csv")
 
 
 @pytest.mark.parametrize(
