@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.assets import real_runs
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.environment import LOCK_VARIABLE
