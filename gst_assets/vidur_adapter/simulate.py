@@ -19,11 +19,11 @@ from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
 from gst_assets.step_costs.engine_costs import RequestWays
-from gst_assets.vidur_adapter.clocks import EngineClock, HostDeviceClock, StepByStepClock
-from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.history import History, Steps, Tokens
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
 from gst_assets.vidur_adapter.self_fit import misfits
+from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
 
 if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
@@ -52,7 +52,7 @@ class SimulationResult:
 
 
 class _Simulator(Protocol):
-    """What ran: `engine_loop.EngineLoop`, or Vidur's event loop. Lists are in the order of the workload."""
+    """What ran: `simulation_loop.SimulationLoop`, or Vidur's event loop. Lists are in the order of the workload."""
 
     @property
     def history(self) -> History: ...
@@ -111,7 +111,7 @@ def simulate(
 
         settings |= published_settings(simulator)
     elif ways is not None:
-        settings["steps_outside_calibration"] = simulator.clock.num_outside
+        settings["steps_outside_calibration"] = simulator.num_outside
     steps = simulator.history.steps()
     tokens = _token_table(simulator.history.tokens(), steps, ways)
     table = _request_table(lengths, arrivals, tokens, simulator.scheduled_at_ns, simulator.num_preemptions)
@@ -198,13 +198,14 @@ def _simulator(
     )
     if variant == "kernels" and settings.loop == "event":
         return _event_loop(scenario, requests, bundle, limits)
-    clock: EngineClock
+    most = engine.max_num_batched_tokens
     if variant == "kernels":
-        clock = StepByStepClock(bundle.operator_times())
-    else:
-        costs = bundle.engine_costs(engine.max_num_batched_tokens, _host_seed(scenario))
-        clock = HostDeviceClock(costs, 2 if bundle.meta.engine_settings.async_scheduling else 1)
-    return EngineLoop(requests, limits, clock)
+        operators = bundle.operator_times()
+        return SimulationLoop(requests, limits, operators.tables(most), ns_of=operators.ns)
+    costs = bundle.engine_costs(most, _host_seed(scenario))
+    return SimulationLoop(
+        requests, limits, costs.tables(most, 2 if bundle.meta.engine_settings.async_scheduling else 1)
+    )
 
 
 def _host_seed(scenario: Scenario) -> int | None:
