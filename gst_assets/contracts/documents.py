@@ -65,9 +65,10 @@ class WorkloadSource(Stored):
     `num_selected` left, over a time of `span_ns` (null: no times), of which the first `num_requests` are sent. `prompts_truncated` were shortened
     by `tokens_truncated` in all to end within `max_total_tokens`. `unused_columns` of the file stand for nothing in the workload.
     Of synthetic lengths: how many draws fell outside the bounds and were drawn anew.
+    Of sessions: `num_selected` turns of `num_sessions` sessions, over a time of `span_ns`.
     """
 
-    kind: Literal["prompts", "trace", "synthetic"]
+    kind: Literal["prompts", "trace", "synthetic", "sessions"]
     path: str | None = None
     sha256: str | None = None
     format: str | None = None
@@ -85,6 +86,7 @@ class WorkloadSource(Stored):
     span_ns: int | None = None
     prefill_lengths_redrawn: int | None = None
     decode_lengths_redrawn: int | None = None
+    num_sessions: int | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class WorkloadSchedule(Stored):
@@ -181,6 +183,11 @@ class EngineSettings(Stored):
 
     backend: str
     engine_version: str
+    architecture: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="of the model it runs, by Hugging Face's name; None: it does not tell",
+    )
     dtype: str
     max_model_len: int
     max_num_seqs: int
@@ -206,7 +213,7 @@ class EngineSettings(Stored):
         return values
 
 
-class Pacing(Stored):
+class PacingRecord(Stored):
     """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at `priority`; `priority_reason`
     says why that is not realtime."""
 
@@ -279,7 +286,7 @@ class RealRunMeta(RunMeta):
     lateness_ns: dict[str, int]
     degraded: bool
     degraded_reasons: list[str] | None = None
-    pacing: Pacing | None = None
+    pacing: PacingRecord | None = None
     num_bunched_messages: int = Field(ge=0)
     num_errors: int = Field(ge=0)
     machine: MachineRecord | None = None
@@ -332,7 +339,7 @@ class PublishedForests(Document):
     chosen: dict[str, dict[str, int]]
 
 
-class Measured(Stored):
+class HistoryFacts(Stored):
     """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been removed since.
 
     `group_id` names the measurement, shared by its repeats: two comparisons of one group are not two nights. `env` and `sim_env` are
@@ -365,7 +372,7 @@ class ComparisonMeta(RunMeta):
     headline_variant: str
     verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
     marks: list[str] = Field(default_factory=list)
-    measured: Measured | None = None
+    measured: HistoryFacts | None = None
 
 
 class CapacityFound(Stored):

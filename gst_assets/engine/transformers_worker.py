@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from gst_assets.engine.protocol import IterationField, RequestTimes
-from gst_assets.engine.vllm_backend import qwen3_config
+from gst_assets.engine.served_model import served_config
 from gst_assets.scenario import Scenario, resolve_path
 from gst_assets.step_costs.shapes import attention_pairs
 
@@ -63,7 +63,7 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NewTokens:
     """Tokens of one request that are new since its last answer. `times` comes with the last one."""
 
     request_id: str
@@ -75,11 +75,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StepsWanted:
-    """The driver asks for the steps recorded so far; the reply is `Steps`."""
+    """The driver asks for the steps recorded so far; the reply is `StepRows`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class StepRows:
     """Rows of `len(IterationField)` native int64, in order of scheduling."""
 
     rows: bytes
@@ -106,7 +106,7 @@ def main(connection: Connection, scenario_json: str) -> None:
                 manager.cancel_request(message.request_id)
             elif isinstance(message, StepsWanted):
                 with lock:
-                    connection.send(Steps(bytes(manager.batch_processor.scheduler.rows)))
+                    connection.send(StepRows(bytes(manager.batch_processor.scheduler.rows)))
     os._exit(
         0
     )  # the library's thread may be in the middle of a step, and would keep the process for as long as it has requests
@@ -151,7 +151,7 @@ def _start(scenario: Scenario) -> Any:
 
 
 def _model(scenario: Scenario) -> Any:
-    """The checkpoint, or random weights of the scenario's geometry, on this scenario's device."""
+    """The checkpoint, or random weights of the scenario's model, on this scenario's device."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -165,7 +165,7 @@ def _model(scenario: Scenario) -> Any:
         directory = resolve_path(model.checkpoint)
         built = AutoModelForCausalLM.from_pretrained(directory if directory.is_dir() else model.checkpoint, **options)
     else:
-        values = qwen3_config(model.geometry, model.dtype)
+        values = served_config(model)
         torch.manual_seed(_WEIGHTS_SEED)
         built = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values), **options)
     return built.to("cpu" if scenario.hardware.hardware_id == "cpu" else "cuda").eval()
@@ -215,7 +215,7 @@ def _add(manager: Any, asked: Asked, connection: Connection, lock: threading.Loc
     if added is None:
         reason = manager.background_thread_status.can_accept_new_requests() or "the library did not take the request"
         with lock:
-            connection.send([Answer(asked.request_id, (), True, reason, None)])
+            connection.send([NewTokens(asked.request_id, (), True, reason, None)])
 
 
 class _Progress:
@@ -252,7 +252,7 @@ def _forward(manager: Any, connection: Connection, lock: threading.Lock) -> None
             connection.send(answers)
 
 
-def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> Answer:
+def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> NewTokens:
     name, ended = output.request_id, output.is_finished()
     progress = open_requests.setdefault(name, _Progress(output))
     new = output.generated_tokens[progress.count :]
@@ -267,7 +267,7 @@ def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> A
             last_token_ns=_to_ns(output.timestamps[-1]) if output.timestamps else None,
             num_preemptions=manager.batch_processor.scheduler.times_queued.pop(name, 1) - 1,
         )
-    return Answer(name, new, ended, output.error, times)
+    return NewTokens(name, new, ended, output.error, times)
 
 
 def _to_ns(seconds: float) -> int | None:

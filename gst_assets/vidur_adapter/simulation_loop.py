@@ -1,4 +1,4 @@
-"""Running `core`: from requests to its arrays, in plain Python or compiled, and from its buffers to a `History`.
+"""Running `core`: from requests to its arrays, in plain Python or compiled, and from its buffers to a `StepLog`.
 
 Knows neither Vidur nor pandas, and no rule of the engine's.
 """
@@ -17,7 +17,7 @@ from gst_assets.step_costs.cost_tables import CostTables, as_lists
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import core
 from gst_assets.vidur_adapter.core import Buffers, Limits, State
-from gst_assets.vidur_adapter.history import History
+from gst_assets.vidur_adapter.step_log import StepLog
 
 Mode = Literal["compiled", "python"]
 _COMPILED_FROM_TOKENS = 50_000
@@ -59,7 +59,7 @@ class SimulationLoop:
         _check(requests)
         if costs.queue_size > 2:
             raise ValueError(f"a queue of {costs.queue_size} steps, expected 1 or 2.")
-        self.history = History()
+        self.history = StepLog()
         self.scheduled_at_ns: list[int] = []
         self.num_preemptions: list[int] = []
         self.num_outside = 0

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.contracts import tables
-from gst_assets.engine import records
+from gst_assets.engine import metric_rows
 from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, RequestResult
+from gst_assets.errors import ContractError
 
 START = 7_000_000_000
 
@@ -33,7 +34,9 @@ def replays(draw: st.DrawFn) -> ReplayResult:
             result.token_times_ns = (result.send_ns + np.cumsum(gaps)).tolist()
             result.token_ids = draw(st.lists(st.integers(0, 8191), min_size=len(gaps), max_size=len(gaps)))
             known = draw(st.booleans())
-            result.times = RequestTimes(scheduled_ns=result.send_ns, num_preemptions=1) if known else None
+            cached = draw(st.none() | st.integers(0, len(planned[-1].request.prompt_token_ids) - 1))
+            stamped = RequestTimes(scheduled_ns=result.send_ns, num_preemptions=1, num_cached_tokens=cached)
+            result.times = stamped if known else None
         if not result.token_ids or draw(st.booleans()):
             result.fail("EngineError", "broke, with a comma\nand a line end")
         results.append(result)
@@ -43,12 +46,13 @@ def replays(draw: st.DrawFn) -> ReplayResult:
 @settings(deadline=None, max_examples=60)
 @given(replays())
 def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) -> None:
-    requests, tokens = records.request_metrics(played, "memory"), records.token_metrics(played)
+    requests, tokens = metric_rows.request_metrics(played, "memory"), metric_rows.token_metrics(played)
     tables.validate(tables.RequestMetrics, requests, "requests")
     tables.validate(tables.TokenMetrics, tokens, "tokens")
     tables.check_run_tables(requests, tokens, "run")
     required, optional = tables.RequestMetrics.column_types()
-    assert list(requests.columns) == [*required, *optional]
+    told = any(result.times and result.times.num_cached_tokens is not None for result in played.results)
+    assert list(requests.columns) == [name for name in (*required, *optional) if told or name != "num_cached_tokens"]
     assert len(tokens) == sum(len(result.token_ids) for result in played.results)
 
 
@@ -57,8 +61,8 @@ def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) ->
 def test_tables_survive_the_files(played: ReplayResult, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("run")
     for model, frame in (
-        (tables.RequestMetrics, records.request_metrics(played, "memory")),
-        (tables.TokenMetrics, records.token_metrics(played)),
+        (tables.RequestMetrics, metric_rows.request_metrics(played, "memory")),
+        (tables.TokenMetrics, metric_rows.token_metrics(played)),
     ):
         path = tables.write_table(model, frame, folder)
         pd.testing.assert_frame_equal(tables.read_table(model, path), frame)
@@ -71,13 +75,24 @@ def _played(tokens: int = 3) -> ReplayResult:
     return ReplayResult([item], [result], START, START + 10_000, None)
 
 
+def test_cached_tokens_stand_in_a_column_of_their_own_where_the_engine_tells_them() -> None:
+    played = _played()
+    assert "num_cached_tokens" not in metric_rows.request_metrics(played, "memory")
+    played.results[0].times = RequestTimes(num_cached_tokens=0)
+    table = metric_rows.request_metrics(played, "memory")
+    assert list(table.columns)[-1] == "num_cached_tokens" and table["num_cached_tokens"].tolist() == [0]
+    played.results[0].times = RequestTimes(num_cached_tokens=3)  # of a prompt of two tokens
+    with pytest.raises(ContractError, match="num_cached_tokens must not exceed num_prefill_tokens"):
+        tables.validate(tables.RequestMetrics, metric_rows.request_metrics(played, "memory"), "requests")
+
+
 def test_times_are_relative_to_run_start_and_lateness_to_the_intended_arrival() -> None:
     played = _played()
-    row = records.request_metrics(played, "memory").iloc[0]
+    row = metric_rows.request_metrics(played, "memory").iloc[0]
     assert (row["arrival_time_ns"], row["send_time_ns"]) == (10, 15)
     assert (row["first_token_time_ns"], row["ttft_ns"], row["completion_time_ns"]) == (100, 90, 300)
-    assert records.token_metrics(played)["token_latency_ns"].tolist() == [0, 100, 100]
-    assert records.lateness_ns(played) == {"p50": 5, "p99": 5, "max": 5}
+    assert metric_rows.token_metrics(played)["token_latency_ns"].tolist() == [0, 100, 100]
+    assert metric_rows.lateness_ns(played) == {"p50": 5, "p99": 5, "max": 5}
 
 
 def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
@@ -93,7 +108,7 @@ def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
 
 def test_iterations_are_those_inside_the_run() -> None:
     steps = np.array([_step(-500, 1, 0), _step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1), _step(20_000, 0, 1)])
-    frame = records.iterations(steps, _played())
+    frame = metric_rows.iterations(steps, _played())
     tables.validate(tables.Iterations, frame, "iterations")
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
@@ -103,32 +118,34 @@ def test_iterations_are_those_inside_the_run() -> None:
     assert frame["num_attention_pairs"].tolist() == [17, 0, 0]
     assert list(frame.columns)[-2:] == ["num_prefill_context_tokens", "num_attention_pairs"]
     assert frame["launched_time_ns"].isna().all()  # 0: not seen
-    assert not records.steps_are_missing(steps, _played())
+    assert not metric_rows.steps_are_missing(steps, _played())
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_lost_step_is_noticed(lost: int) -> None:
     steps = [_step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1)]
     del steps[lost]
-    assert records.steps_are_missing(np.array(steps), _played())
+    assert metric_rows.steps_are_missing(np.array(steps), _played())
 
 
 def test_no_iterations_are_an_empty_table() -> None:
-    frame = records.iterations(np.empty((0, len(IterationField)), dtype=np.int64), _played())
+    frame = metric_rows.iterations(np.empty((0, len(IterationField)), dtype=np.int64), _played())
     tables.validate(tables.Iterations, frame, "iterations")
     assert frame.empty
 
 
 def test_percentiles_exclude_token_zero_and_failed_requests() -> None:
     played = _played()
-    latencies = records.latency_percentiles(records.request_metrics(played, "m"), records.token_metrics(played))
+    latencies = metric_rows.latency_percentiles(
+        metric_rows.request_metrics(played, "m"), metric_rows.token_metrics(played)
+    )
     assert latencies == {"ttft": {"p50": 90, "p90": 90, "p99": 90}, "itl": {"p50": 100, "p90": 100, "p99": 100}}
-    assert records.percentiles([]) == {}
+    assert metric_rows.percentiles([]) == {}
 
 
 def test_iterations_are_in_time_order_whatever_order_they_were_recorded_in() -> None:
     steps = np.array([_step(220, 0, 1), _step(20, 1, 0), _step(120, 0, 1)])
-    frame = records.iterations(steps, _played())
+    frame = metric_rows.iterations(steps, _played())
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
     assert frame["num_prefill_tokens"].tolist() == [2, 0, 0]
