@@ -24,6 +24,7 @@ from gst_assets.errors import SimulationError
 from gst_assets.step_costs.shapes import Composition, StepShape
 from gst_assets.vidur_adapter.clocks import EngineClock
 from gst_assets.vidur_adapter.history import History
+from gst_assets.vidur_adapter.prefix_cache import PrefixCache
 
 _NOBODY = -1
 _NOT_DECODING = -1
@@ -54,12 +55,14 @@ class Limits(NamedTuple):
 class Scheduler:
     """What steps hold. A request is its place among the columns, called its row; steps are numbered from 0.
 
-    Its state is integers and lists of integers, and it calls nothing but itself and `heapq`: a compiler of numeric code could take it as it is.
-    At most two steps may be formed and not handed out.
+    Its state is integers and lists of integers, and without a prefix cache it calls nothing but itself and `heapq`: a compiler of numeric code
+    could take it as it is. At most two steps may be formed and not handed out.
     """
 
-    def __init__(self, requests: RequestColumns, limits: Limits) -> None:
+    def __init__(self, requests: RequestColumns, limits: Limits, cache: PrefixCache | None = None) -> None:
+        """`cache`: what the engine keeps of earlier prompts, of as many blocks as can be given to requests; None: nothing."""
         num_requests = len(requests.request_id)
+        self._cache = cache
         self._block_size = limits.block_size
         self._max_num_seqs = limits.max_num_seqs
         self._max_num_batched_tokens = limits.max_num_batched_tokens
@@ -80,6 +83,8 @@ class Scheduler:
         self.scheduled_at_ns = [0] * num_requests
         """When a step with some of the prompt was first formed."""
         self.num_preemptions = [0] * num_requests
+        self.num_cached_tokens = [0] * num_requests
+        """Prompt tokens that were there when the request was first admitted."""
 
         # Who waits: those preempted, the last one first, then those arrived and never admitted, in order of arrival.
         self._preempted: list[int] = []
@@ -145,7 +150,7 @@ class Scheduler:
         step = self.num_formed
         new_blocks = self._block_borders[step % self._block_size]
         if new_blocks <= self.num_free_blocks:
-            self.num_free_blocks -= new_blocks
+            self._take_blocks(new_blocks)
         else:
             self._take_blocks_one_by_one(step)
         # Prompts that become complete are decodes from the next step on.
@@ -177,21 +182,25 @@ class Scheduler:
                 self._num_admitted += 1
                 self.scheduled_at_ns[row] = now_ns
             self.num_running += 1
-            self.num_free_blocks -= self._blocks_of(self._prompt_tokens[row])
-            new_tokens = min(self._prompt_tokens[row], budget)
+            present = self._take_blocks_of_prompt(row)
+            new_tokens = min(self._prompt_tokens[row] - present, budget)
             budget -= new_tokens
-            self._compute(row, 0, new_tokens, step)
+            self._compute(row, present, new_tokens, step)
 
     def _can_hold_prompt(self, row: int) -> bool:
         """Whether there are KV blocks for a waiting request's whole prompt. Never for one that was preempted while its last step ran: it has
         nothing to compute, and heads the queue until that step is handed out."""
-        return (
-            self._last_step[row] == _NOT_DECODING and self._blocks_of(self._prompt_tokens[row]) <= self.num_free_blocks
-        )
+        if self._last_step[row] != _NOT_DECODING:
+            return False
+        num_tokens = self._prompt_tokens[row]
+        needed = self._blocks_of(num_tokens) if self._cache is None else self._cache.blocks_needed(row, num_tokens)
+        return needed <= self.num_free_blocks
 
     def _compute(self, row: int, present: int, new_tokens: int, step: int) -> None:
         """`step` computes so many tokens of a prompt; with the last of them it gives a token."""
         self.step_chunks.append((present, new_tokens))
+        if self._cache is not None:
+            self._cache.keep(row, present + new_tokens)
         prompt_tokens, decode_tokens = self._prompt_tokens[row], self._decode_tokens[row]
         if present + new_tokens < prompt_tokens:
             self._prefilling, self._prefilled_tokens = row, present + new_tokens
@@ -226,6 +235,32 @@ class Scheduler:
         self._completed.append(row)
         self.token_spans.append((row, self._first_step[row], self._last_step[row]))
 
+    # --- KV blocks ---
+
+    def _take_blocks(self, num_blocks: int) -> None:
+        """For decodes."""
+        self.num_free_blocks -= num_blocks
+        if self._cache is not None:
+            self._cache.take(num_blocks)
+
+    def _take_blocks_of_prompt(self, row: int) -> int:
+        """For the whole prompt of a request that is admitted; returns how many of its tokens are there already."""
+        num_tokens = self._prompt_tokens[row]
+        if self._cache is None:
+            self.num_free_blocks -= self._blocks_of(num_tokens)
+            return 0
+        found = self._cache.admit(row, num_tokens)
+        self.num_free_blocks -= found.num_blocks
+        if not self.num_preemptions[row]:
+            self.num_cached_tokens[row] = found.num_cached_tokens
+        return found.num_cached_tokens
+
+    def _give_up_blocks(self, row: int, num_blocks: int, num_tokens: int) -> None:
+        """All that a request holds, `num_tokens` of which were computed."""
+        if self._cache is not None:
+            num_blocks = self._cache.release(row, num_tokens, num_blocks)
+        self.num_free_blocks += num_blocks
+
     # --- KV pressure ---
 
     def _take_blocks_one_by_one(self, step: int) -> None:
@@ -242,7 +277,7 @@ class Scheduler:
                     num_kept -= 1
                     self._preempt(order[num_kept], step)
                 if place < num_kept:
-                    self.num_free_blocks -= 1
+                    self._take_blocks(1)
             place += 1
         self._order = order[:num_kept]
 
@@ -253,9 +288,10 @@ class Scheduler:
         self._preempted.append(row)
         if row == self._prefilling:
             self._prefilling = _NOBODY
-            self.num_free_blocks += self._blocks_of(self._prompt_tokens[row])
+            self._give_up_blocks(row, self._blocks_of(self._prompt_tokens[row]), self._prefilled_tokens)
             return
-        self.num_free_blocks += self._blocks_of(self._context_tokens(row, step))
+        num_tokens = self._context_tokens(row, step)
+        self._give_up_blocks(row, self._blocks_of(num_tokens), num_tokens)
         if self._last_step[row] < step:  # its last step runs: there is nothing to compute again
             return
         self._ends.remove(self._last_step[row] * len(self._prompt_tokens) + row)
@@ -288,7 +324,8 @@ class Scheduler:
                 self._preempted.remove(row)
             else:
                 self.num_running -= 1
-                self.num_free_blocks += self._blocks_of(self._prompt_tokens[row] + self._decode_tokens[row] - 1)
+                num_tokens = self._prompt_tokens[row] + self._decode_tokens[row] - 1
+                self._give_up_blocks(row, self._blocks_of(num_tokens), num_tokens)
 
     # --- many steps ---
 
@@ -314,7 +351,7 @@ class Scheduler:
 
     def form_decodes(self, num_steps: int) -> None:
         """Form steps, at most `num_decode_steps`."""
-        self.num_free_blocks -= self._new_blocks(num_steps)
+        self._take_blocks(self._new_blocks(num_steps))
         self.num_formed += num_steps
         self._complete_decodes(self.num_formed - 1)
 
@@ -342,8 +379,10 @@ class Scheduler:
 class EngineLoop:
     """One simulation. Once `run` has returned, `history` holds what happened, and by request `scheduled_at_ns` and `num_preemptions`."""
 
-    def __init__(self, requests: RequestColumns, limits: Limits, clock: EngineClock) -> None:
-        """Of clocks with up to two steps under way.
+    def __init__(
+        self, requests: RequestColumns, limits: Limits, clock: EngineClock, cache: PrefixCache | None = None
+    ) -> None:
+        """Of clocks with up to two steps under way. `cache`: see `Scheduler`.
 
         Raises:
             SimulationError: requests out of order, or one without a token to compute or to give.
@@ -354,7 +393,7 @@ class EngineLoop:
         self.history = History()
         self.clock = clock
         self._request_id = requests.request_id
-        self._scheduler = Scheduler(requests, limits)
+        self._scheduler = Scheduler(requests, limits, cache)
 
     @property
     def scheduled_at_ns(self) -> list[int]:
@@ -365,6 +404,11 @@ class EngineLoop:
     def num_preemptions(self) -> list[int]:
         """How often each request was preempted, in the order of the columns."""
         return self._scheduler.num_preemptions
+
+    @property
+    def num_cached_tokens(self) -> list[int]:
+        """How many prompt tokens of each request were there when it was first admitted, in the order of the columns."""
+        return self._scheduler.num_cached_tokens
 
     @property
     def steps_outside_calibration(self) -> int:

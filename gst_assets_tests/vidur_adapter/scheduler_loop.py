@@ -67,7 +67,8 @@ class AheadScheduler(registration.EngineScheduler):
 class SchedulerLoop:
     """As `engine_loop.EngineLoop`, step by step."""
 
-    def __init__(self, requests: RequestColumns, limits: Limits, clock: EngineClock) -> None:
+    def __init__(self, requests: RequestColumns, limits: Limits, clock: EngineClock, cache: None = None) -> None:
+        assert cache is None, "Vidur's scheduler has no prefix cache"
         self.clock = clock
         self.history = History()
         self._requests = [AheadRequest(*row) for row in zip(*requests, strict=True)]
