@@ -1,7 +1,7 @@
 """What a step costs an engine, part by part, and what a request costs on its way there and back.
 
 Each part is measured where it is itself (`profiling.step_samples`), so none of them holds a wait: waiting follows when a clock puts the parts of
-consecutive steps together (`vidur_adapter.clocks`). The same parts describe an engine whose device decides how long a step takes, one whose host
+consecutive steps together (`vidur_adapter.core`). The same parts describe an engine whose device decides how long a step takes, one whose host
 does, and one that computes on its host.
 """
 

@@ -11,6 +11,14 @@ when it is formed: a step formed before the output of the one before it is known
 holds (its KV blocks and its place among max_num_seqs) is released when the output of its last step is handed out. For
 one step at a time the two moments are the same. At most two steps may be formed and not handed out.
 
+With a prefix cache full KV blocks are kept, by the rules of vLLM V1 (`vllm/v1/core/block_pool.py`, `kv_cache_manager.py`
+and `single_type_kv_cache_manager.py`, 0.32.0, one group of full attention): each under a key that stands for it and all
+before it; a request takes the longest run of blocks that are kept, except the block of its prompt's last token, which is
+computed in any case; a block belongs to as many requests as use it, and is free when none does; equal blocks are not
+merged; who needs a block gets the free one at the front of a queue, which is no longer kept then. A request gives up its
+blocks from the last to the first: those kept go to the queue's end, so that the least recently used is evicted first,
+those that are not full to its front.
+
 While KV blocks last each decode gets its token whatever else a step holds. So when it ends, when it fills a block and
 how much context all of them have follow from the number of the step in which it got its first token, and a step costs
 the same time here however many decodes it holds. One by one they are looked at only where somebody is to be preempted.
@@ -46,9 +54,9 @@ SPEED_BLOCK_NS = 250_000_000
     PREFILLING, PREFILLED_TOKENS, NUM_DECODES, CONTEXT_OFFSET, NUM_ORDERED, NUM_COMPLETED, NUM_RELEASED, NUM_CHUNKS,
     STEP_DECODES, STEP_CONTEXT, DEVICE_DONE_NS, NUM_OUT, FIRST_OUT_NS, FIRST_OUT_PROCESS_NS, SECOND_OUT_NS,
     SECOND_OUT_PROCESS_NS, NUM_OUTSIDE, NUM_GROUPS, NUM_SPANS, NUM_FORMED_TIMES, NUM_HANDED_OUT_TIMES,
-    GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING,
-) = range(33)  # fmt: skip
-NUM_INTEGERS = 33
+    GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING, NUM_UNKEYED,
+) = range(34)  # fmt: skip
+NUM_INTEGERS = 34
 WARM_SHARE, WARM_AT_NS = range(2)
 NUM_FLOATS = 2
 
@@ -62,6 +70,37 @@ class Limits(NamedTuple):
     num_null_blocks: int
     max_num_seqs: int
     max_num_batched_tokens: int
+
+
+class PrefixCache(NamedTuple):
+    """KV blocks with what is kept in them. `slots` are the places of all full blocks that requests may come to hold, request
+    after request. All arrays are empty without a prefix cache."""
+
+    is_on: bool
+    first_slot: Any
+    """(requests,)"""
+    key: Any
+    """(slots,): equal where the block's tokens and all before it are."""
+    held: Any
+    """(slots,): the block that the request holds there."""
+    num_held: Any
+    """(requests,): full blocks that it holds."""
+    first_block: Any
+    """(keys,): the block that has been kept longest under it, -1 for none."""
+    last_block: Any
+    """(keys,): the one kept last."""
+    next_same: Any
+    """(blocks,): the next one of the same key, -1 for none."""
+    previous_same: Any
+    key_of: Any
+    """(blocks,): -1 where nothing is kept in it."""
+    num_users: Any
+    """(blocks,)"""
+    next_free: Any
+    """(blocks + 1,): the queue of free blocks as a ring, whose last place stands for its ends."""
+    previous_free: Any
+    unkeyed: Any
+    """(blocks,): a stack of blocks that requests hold and that are not full: they are told apart by nothing."""
 
 
 class State(NamedTuple):
@@ -99,6 +138,9 @@ class State(NamedTuple):
     """(max_num_seqs + 1,): KV tokens present of each request in prefill in the step formed last."""
     chunk_new: Any
     """The same of new tokens."""
+    num_cached_tokens: Any
+    """Prompt tokens that were there when the request was first admitted."""
+    prefix: PrefixCache
 
 
 class Buffers(NamedTuple):
@@ -225,7 +267,7 @@ def form(state: State, buffers: Buffers, limits: Limits) -> bool:
     step = integers[NUM_FORMED]
     new_blocks = state.block_borders[step % limits.block_size]
     if new_blocks <= integers[NUM_FREE_BLOCKS]:
-        integers[NUM_FREE_BLOCKS] -= new_blocks
+        take_blocks(state, new_blocks)
     else:
         take_blocks_one_by_one(state, buffers, limits, step)
     # Prompts that become complete are decodes from the next step on.
@@ -255,7 +297,7 @@ def add_prompts(state: State, buffers: Buffers, limits: Limits, step: int, budge
         row = first_waiting(state)
         if row == NOBODY:
             break
-        blocks = blocks_of(state.prompt_tokens[row], limits.block_size)
+        blocks = blocks_needed(state, limits, row)
         # One that was preempted while its last step ran has nothing to compute, and heads the queue until that step is
         # handed out.
         if state.last_step[row] != NOT_DECODING or blocks > integers[NUM_FREE_BLOCKS]:
@@ -266,10 +308,10 @@ def add_prompts(state: State, buffers: Buffers, limits: Limits, step: int, budge
             integers[NUM_ADMITTED] += 1
             state.scheduled_at_ns[row] = integers[NOW_NS]
         integers[NUM_RUNNING] += 1
-        integers[NUM_FREE_BLOCKS] -= blocks
-        new_tokens = min(state.prompt_tokens[row], budget)
+        present = take_blocks_of_prompt(state, limits, row)
+        new_tokens = min(state.prompt_tokens[row] - present, budget)
         budget -= new_tokens
-        compute(state, buffers, limits, row, 0, new_tokens, step)
+        compute(state, buffers, limits, row, present, new_tokens, step)
 
 
 def compute(state: State, buffers: Buffers, limits: Limits, row: int, present: int, new_tokens: int, step: int) -> None:
@@ -278,6 +320,8 @@ def compute(state: State, buffers: Buffers, limits: Limits, row: int, present: i
     state.chunk_present[integers[NUM_CHUNKS]] = present
     state.chunk_new[integers[NUM_CHUNKS]] = new_tokens
     integers[NUM_CHUNKS] += 1
+    if state.prefix.is_on:
+        keep_full_blocks(state, limits, row, present + new_tokens)
     if present + new_tokens < state.prompt_tokens[row]:
         integers[PREFILLING] = row
         integers[PREFILLED_TOKENS] = present + new_tokens
@@ -347,6 +391,144 @@ def blocks_of(num_tokens: int, block_size: int) -> int:
     return -(-num_tokens // block_size)
 
 
+# --- KV blocks --------------------------------------------------------------------------------------------------------
+
+
+def blocks_needed(state: State, limits: Limits, row: int) -> int:
+    """How many free blocks a waiting request takes that is admitted now: for its whole prompt."""
+    num_tokens = state.prompt_tokens[row]
+    needed = blocks_of(num_tokens, limits.block_size)
+    if not state.prefix.is_on:
+        return needed
+    prefix = state.prefix
+    for place in range(num_found(state, limits, row, num_tokens)):
+        if prefix.num_users[prefix.first_block[prefix.key[prefix.first_slot[row] + place]]] > 0:
+            needed -= 1
+    return needed
+
+
+def take_blocks(state: State, num_blocks: int) -> None:
+    """So many blocks from the front of the queue go to some request."""
+    integers = state.integers
+    integers[NUM_FREE_BLOCKS] -= num_blocks
+    if not state.prefix.is_on:
+        return
+    prefix = state.prefix
+    for _ in range(num_blocks):
+        block = prefix.next_free[len(prefix.key_of)]
+        leave_free(prefix, block)
+        if prefix.key_of[block] != NOBODY:
+            drop_key(prefix, block)
+        prefix.unkeyed[integers[NUM_UNKEYED]] = block
+        integers[NUM_UNKEYED] += 1
+
+
+def take_blocks_of_prompt(state: State, limits: Limits, row: int) -> int:
+    """Blocks for the whole prompt of a request that is admitted. Returns how many of its tokens are there already."""
+    num_tokens = state.prompt_tokens[row]
+    needed = blocks_of(num_tokens, limits.block_size)
+    if not state.prefix.is_on:
+        state.integers[NUM_FREE_BLOCKS] -= needed
+        return 0
+    prefix, slot = state.prefix, state.prefix.first_slot[row]
+    found = num_found(state, limits, row, num_tokens)
+    for place in range(found):
+        block = prefix.first_block[prefix.key[slot + place]]
+        if prefix.num_users[block] == 0:
+            leave_free(prefix, block)
+            state.integers[NUM_FREE_BLOCKS] -= 1
+        prefix.num_users[block] += 1
+        prefix.held[slot + place] = block
+    prefix.num_held[row] = found
+    take_blocks(state, needed - found)
+    if state.num_preemptions[row] == 0:
+        state.num_cached_tokens[row] = found * limits.block_size
+    return found * limits.block_size
+
+
+def give_up_blocks(state: State, limits: Limits, row: int, held_tokens: int, computed_tokens: int) -> None:
+    """A request gives up the blocks that it holds for so many tokens, of which so many were computed."""
+    integers = state.integers
+    blocks = blocks_of(held_tokens, limits.block_size)
+    if not state.prefix.is_on:
+        integers[NUM_FREE_BLOCKS] += blocks
+        return
+    keep_full_blocks(state, limits, row, computed_tokens)
+    prefix, slot = state.prefix, state.prefix.first_slot[row]
+    ends = len(prefix.key_of)
+    for _ in range(blocks - prefix.num_held[row]):
+        integers[NUM_UNKEYED] -= 1
+        join_free(prefix, prefix.unkeyed[integers[NUM_UNKEYED]], ends)
+        integers[NUM_FREE_BLOCKS] += 1
+    for place in range(prefix.num_held[row] - 1, -1, -1):
+        block = prefix.held[slot + place]
+        prefix.num_users[block] -= 1
+        if prefix.num_users[block] == 0:
+            join_free(prefix, block, prefix.previous_free[ends])
+            integers[NUM_FREE_BLOCKS] += 1
+    prefix.num_held[row] = 0
+
+
+def num_found(state: State, limits: Limits, row: int, num_tokens: int) -> int:
+    """How many full blocks of a request's first tokens are kept. The block of the last token is never looked for."""
+    prefix, slot = state.prefix, state.prefix.first_slot[row]
+    found = 0
+    while found < (num_tokens - 1) // limits.block_size and prefix.first_block[prefix.key[slot + found]] != NOBODY:
+        found += 1
+    return found
+
+
+def keep_full_blocks(state: State, limits: Limits, row: int, num_tokens: int) -> None:
+    """The first `num_tokens` of a request are computed by the step that is formed: others can use its full blocks."""
+    integers, prefix = state.integers, state.prefix
+    slot = prefix.first_slot[row]
+    for place in range(prefix.num_held[row], num_tokens // limits.block_size):
+        integers[NUM_UNKEYED] -= 1
+        block, key = prefix.unkeyed[integers[NUM_UNKEYED]], prefix.key[slot + place]
+        before = prefix.last_block[key]
+        prefix.key_of[block] = key
+        prefix.previous_same[block] = before
+        prefix.next_same[block] = NOBODY
+        if before == NOBODY:
+            prefix.first_block[key] = block
+        else:
+            prefix.next_same[before] = block
+        prefix.last_block[key] = block
+        prefix.num_users[block] = 1
+        prefix.held[slot + place] = block
+        prefix.num_held[row] = place + 1
+
+
+def drop_key(prefix: PrefixCache, block: int) -> None:
+    """Nothing is kept in a block any longer."""
+    key, before, after = prefix.key_of[block], prefix.previous_same[block], prefix.next_same[block]
+    if before == NOBODY:
+        prefix.first_block[key] = after
+    else:
+        prefix.next_same[before] = after
+    if after == NOBODY:
+        prefix.last_block[key] = before
+    else:
+        prefix.previous_same[after] = before
+    prefix.key_of[block] = NOBODY
+
+
+def leave_free(prefix: PrefixCache, block: int) -> None:
+    """A block leaves the queue of free ones."""
+    before, after = prefix.previous_free[block], prefix.next_free[block]
+    prefix.next_free[before] = after
+    prefix.previous_free[after] = before
+
+
+def join_free(prefix: PrefixCache, block: int, before: int) -> None:
+    """A block joins the queue of free ones behind another, or with the ring's last place at its front."""
+    after = prefix.next_free[before]
+    prefix.next_free[before] = block
+    prefix.previous_free[after] = block
+    prefix.previous_free[block] = before
+    prefix.next_free[block] = after
+
+
 # --- KV pressure ------------------------------------------------------------------------------------------------------
 
 
@@ -365,7 +547,7 @@ def take_blocks_one_by_one(state: State, buffers: Buffers, limits: Limits, step:
                 num_kept -= 1
                 preempt(state, buffers, limits, state.order[num_kept], step)
             if place < num_kept:
-                integers[NUM_FREE_BLOCKS] -= 1
+                take_blocks(state, 1)
         place += 1
     integers[NUM_ORDERED] = num_kept
 
@@ -391,9 +573,10 @@ def preempt(state: State, buffers: Buffers, limits: Limits, row: int, step: int)
     integers[NUM_PREEMPTED] += 1
     if row == integers[PREFILLING]:
         integers[PREFILLING] = NOBODY
-        integers[NUM_FREE_BLOCKS] += blocks_of(state.prompt_tokens[row], limits.block_size)
+        give_up_blocks(state, limits, row, state.prompt_tokens[row], integers[PREFILLED_TOKENS])
         return
-    integers[NUM_FREE_BLOCKS] += blocks_of(context_tokens(state, row, step), limits.block_size)
+    computed = context_tokens(state, row, step)
+    give_up_blocks(state, limits, row, computed, computed)
     if state.last_step[row] < step:  # its last step runs: there is nothing to compute again
         return
     following, before = state.next_end[row], state.previous_end[row]
@@ -430,8 +613,8 @@ def hand_out(state: State, limits: Limits) -> None:
         integers[NUM_RELEASED] += 1
         if not left_the_preempted(state, row):
             integers[NUM_RUNNING] -= 1
-            held = state.prompt_tokens[row] + state.decode_tokens[row] - 1
-            integers[NUM_FREE_BLOCKS] += blocks_of(held, limits.block_size)
+            computed = state.prompt_tokens[row] + state.decode_tokens[row] - 1
+            give_up_blocks(state, limits, row, computed, computed)
 
 
 def left_the_preempted(state: State, row: int) -> bool:

@@ -17,7 +17,7 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
 - Corrected in `SimulatedRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
   half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
-  take a block which Vidur has reserved; prefix caching is not modelled, and async scheduling only by `core`; of requests arriving at the same instant
+  take a block which Vidur has reserved; prefix caching and async scheduling are modelled only by `core`; of requests arriving at the same instant
   Vidur admits all that fit in one step, while a real engine may begin with the first it hears of.
 """
 

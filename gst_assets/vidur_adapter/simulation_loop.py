@@ -48,9 +48,11 @@ class SimulationLoop:
         costs: CostTables,
         *,
         ns_of: Callable[[StepShape], float] | None = None,
+        prompt_keys: Sequence[Sequence[int]] | None = None,
         mode: Mode | None = None,
     ) -> None:
         """`ns_of` is what `costs` were made from; it raises for a step outside the profiled range, saying what is.
+        `prompt_keys`: with a prefix cache, `prefix_keys.prompt_block_keys` of the prompts; None: without.
         `mode` None: compiled where there is enough to do. Both give the same results.
 
         Raises:
@@ -62,10 +64,13 @@ class SimulationLoop:
         self.history = StepLog()
         self.scheduled_at_ns: list[int] = []
         self.num_preemptions: list[int] = []
+        self.num_free_blocks = limits.num_kv_blocks - limits.num_null_blocks
         self.num_outside = 0
         """Steps whose composition lies outside what was calibrated."""
         self._requests, self._limits, self._costs = requests, limits, costs
-        self._ns_of = ns_of
+        self.num_cached_tokens: list[int] = []
+        """Prompt tokens of each request that were there when it was first admitted."""
+        self._ns_of, self._prompt_keys = ns_of, prompt_keys
         self._mode = mode or _mode(requests)
 
     def run(self) -> None:
@@ -75,7 +80,10 @@ class SimulationLoop:
             SimulationError: a request can never be scheduled.
             ProfileError: a step lies outside the profiled range of the operators.
         """
-        state, buffers = _state(self._requests, self._limits), _buffers(self._limits, len(self._requests.request_id))
+        state, buffers = (
+            _state(self._requests, self._limits, self._prompt_keys),
+            _buffers(self._limits, len(self._requests.request_id)),
+        )
         costs = self._costs
         advance = core.advance
         if self._mode == "python":
@@ -97,6 +105,8 @@ class SimulationLoop:
             self._raise_outside(state)
         self.scheduled_at_ns = [int(value) for value in state.scheduled_at_ns]
         self.num_preemptions = [int(value) for value in state.num_preemptions]
+        self.num_cached_tokens = [int(value) for value in state.num_cached_tokens]
+        self.num_free_blocks = int(state.integers[core.NUM_FREE_BLOCKS])
         self.num_outside = int(state.integers[core.NUM_OUTSIDE])
 
     def _drain(self, state: State, buffers: Buffers, request_id: NDArray[np.int64]) -> None:
@@ -134,7 +144,7 @@ def _mode(requests: RequestColumns) -> Mode:
     return "compiled" if sum(requests.num_decode_tokens) >= _COMPILED_FROM_TOKENS else "python"
 
 
-def _state(requests: RequestColumns, limits: Limits) -> State:
+def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None) -> State:
     count = len(requests.request_id)
 
     def column(values: Any) -> NDArray[np.int64]:
@@ -164,6 +174,47 @@ def _state(requests: RequestColumns, limits: Limits) -> State:
         previous_end=nobody.copy(),
         chunk_present=np.zeros(limits.max_num_seqs + 1, dtype=np.int64),
         chunk_new=np.zeros(limits.max_num_seqs + 1, dtype=np.int64),
+        num_cached_tokens=np.zeros(count, dtype=np.int64),
+        prefix=_prefix_cache(requests, limits, prompt_keys),
+    )
+
+
+def _prefix_cache(
+    requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None
+) -> core.PrefixCache:
+    def of(size: int, value: int = 0) -> NDArray[np.int64]:
+        return np.full(size, value, dtype=np.int64)
+
+    none = of(0)
+    if prompt_keys is None:
+        return core.PrefixCache(False, *(none for _ in core.PrefixCache._fields[1:]))
+    tokens = np.array(requests.num_prefill_tokens, dtype=np.int64) + np.array(
+        requests.num_decode_tokens, dtype=np.int64
+    )
+    slots = tokens // limits.block_size + 1
+    first_slot = np.cumsum(slots) - slots
+    # Only the request itself can come back to a block with tokens that it got: such blocks have keys of their own.
+    num_shared = max((max(keys, default=-1) for keys in prompt_keys), default=-1) + 1
+    key = np.arange(int(slots.sum())) + num_shared
+    for slot, keys in zip(first_slot.tolist(), prompt_keys, strict=True):
+        key[slot : slot + len(keys)] = keys
+    blocks, num_keys = limits.num_kv_blocks - limits.num_null_blocks, num_shared + len(key)
+    ring = np.arange(blocks + 1)
+    return core.PrefixCache(
+        is_on=True,
+        first_slot=first_slot,
+        key=key,
+        held=of(len(key)),
+        num_held=of(len(tokens)),
+        first_block=of(num_keys, core.NOBODY),
+        last_block=of(num_keys, core.NOBODY),
+        next_same=of(blocks, core.NOBODY),
+        previous_same=of(blocks, core.NOBODY),
+        key_of=of(blocks, core.NOBODY),
+        num_users=of(blocks),
+        next_free=np.roll(ring, -1),
+        previous_free=np.roll(ring, 1),
+        unkeyed=of(blocks),
     )
 
 
@@ -179,7 +230,12 @@ def _buffers(limits: Limits, num_requests: int) -> Buffers:
 
 
 def _as_lists(arrays: Any) -> Any:
-    return type(arrays)(*(array.tolist() for array in arrays))
+    return type(arrays)(
+        *(
+            _as_lists(value) if isinstance(value, tuple) else value.tolist() if isinstance(value, np.ndarray) else value
+            for value in arrays
+        )
+    )
 
 
 def _check(requests: RequestColumns) -> None:
