@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.assets import profiles, real_runs
 from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_failed
@@ -81,10 +81,11 @@ def _measure_together(
     engine: EngineResource,
     log: Callable[[str], None],
 ) -> tuple[list[RealRun], Bundle]:
-    """Repeats and profile from one engine start; neither is kept unless both are valid."""
+    """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that failed the repeats are kept."""
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
-        measured, root = staging.path / "bundle", store.root / Kind.PROFILE.value
-        played = engine.profile_with_runs(scenario, workload, measured, root, staging.path / "runs", log)
+        measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
+        with real_runs.keeping(store, runs):
+            played = engine.profile_with_runs(scenario, workload, measured, root, runs, log)
         for directory in played:
             load_run(directory, "real")
         bundle = profiles.adopted(store, scenario, measured)

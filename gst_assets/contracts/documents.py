@@ -178,7 +178,8 @@ class EngineSettings(Stored):
     Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server does not tell
     everything, and these are as the scenario states them (`unknown` or empty where it states nothing). `transport` is the way from the
     driver to the engine; with `http` it is inside every measured time. `scheduling_policy` names the rules by which steps are formed;
-    the simulation knows only vLLM's.
+    the simulation knows only vLLM's. `not_told` names what no simulation here knows (parallelism, speculative decoding, several tokens a message,
+    LoRA) and a server does not tell whether it runs with.
     """
 
     backend: str
@@ -203,6 +204,7 @@ class EngineSettings(Stored):
     transport: Literal["in_process", "http"] = "in_process"
     not_read_back: list[str] = Field(default_factory=list)
     scheduling_policy: str = UNKNOWN_POLICY
+    not_told: list[str] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod
@@ -213,7 +215,7 @@ class EngineSettings(Stored):
         return values
 
 
-class Pacing(Stored):
+class PacingRecord(Stored):
     """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at `priority`; `priority_reason`
     says why that is not realtime."""
 
@@ -286,7 +288,7 @@ class RealRunMeta(RunMeta):
     lateness_ns: dict[str, int]
     degraded: bool
     degraded_reasons: list[str] | None = None
-    pacing: Pacing | None = None
+    pacing: PacingRecord | None = None
     num_bunched_messages: int = Field(ge=0)
     num_errors: int = Field(ge=0)
     machine: MachineRecord | None = None
@@ -339,7 +341,7 @@ class PublishedForests(Document):
     chosen: dict[str, dict[str, int]]
 
 
-class Measured(Stored):
+class HistoryFacts(Stored):
     """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been removed since.
 
     `group_id` names the measurement, shared by its repeats: two comparisons of one group are not two nights. `env` and `sim_env` are
@@ -372,7 +374,7 @@ class ComparisonMeta(RunMeta):
     headline_variant: str
     verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
     marks: list[str] = Field(default_factory=list)
-    measured: Measured | None = None
+    measured: HistoryFacts | None = None
 
 
 class CapacityFound(Stored):

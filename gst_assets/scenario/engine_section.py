@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,8 +57,22 @@ class Server(Settings):
             )
         return value
 
+    @field_validator("base_url")
+    @classmethod
+    def _with_a_possible_port(cls, value: str) -> str:
+        try:
+            address = urlsplit(value)
+            is_possible = bool(address.hostname) and address.port != 0
+        except ValueError:
+            is_possible = False
+        if not is_possible:
+            raise ValueError(
+                f"{value!r:.120} has an impossible host or port. Expected http://HOST:PORT with a port from 1 to 65535"
+            )
+        return value
 
-class Engine(Settings):
+
+class EngineSection(Settings):
     """Settings of the real engine; the simulation assumes the same, and both sides record what the engine reported."""
 
     backend: Literal["vllm", "transformers", "openai", "recorded"] = Field(
@@ -90,7 +105,7 @@ class Engine(Settings):
     start_timeout_s: float = Field(600, gt=0)
 
     @model_validator(mode="after")
-    def _server_is_for_openai(self) -> Engine:
+    def _server_is_for_openai(self) -> EngineSection:
         if self.backend == "openai" and self.server is None:
             raise ValueError("backend openai requires server, e.g. server: {base_url: http://gpu-host:8000}")
         if self.backend != "openai" and self.server is not None:
@@ -100,7 +115,7 @@ class Engine(Settings):
         return self
 
     @model_validator(mode="after")
-    def _recorded_runs_are_for_recorded(self) -> Engine:
+    def _recorded_runs_are_for_recorded(self) -> EngineSection:
         if self.backend == "recorded" and not self.recorded:
             raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h100_8b_half")
         if self.backend != "recorded" and self.recorded is not None:
@@ -119,7 +134,7 @@ class Engine(Settings):
         return value
 
     @model_validator(mode="after")
-    def _budget_covers_batch(self) -> Engine:
+    def _budget_covers_batch(self) -> EngineSection:
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
                 f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs {self.max_num_seqs}: a full decode batch would not fit a step"

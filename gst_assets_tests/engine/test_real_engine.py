@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
@@ -127,7 +127,7 @@ def test_iterations_account_for_every_token(early_stop_runs: tuple[list[Path], l
 
 # --- several workloads on one start, as on a GPU host -------------------------------------------------------------------
 
-_NOT_ON_A_GPU_HOST = ("dagster", "pandera", "vidur", "omegaconf", "matplotlib")
+_NOT_ON_A_GPU_HOST = ("dagster", "pandera", "vidur", "omegaconf", "pydantic_settings", "matplotlib")
 _BLOCK = f"""
 import sys
 class Absent:

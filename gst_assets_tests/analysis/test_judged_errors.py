@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.gate import COMPARED_SETTINGS
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.judged_errors import Comparison, compare
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.tables import (
     AlignmentCounts,
     ErrorGroups,
@@ -30,8 +30,7 @@ from gst_assets.contracts.tables import (
 )
 from gst_assets.errors import ComparisonError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Comparison as Bands
-from gst_assets.scenario import ServiceLevel
+from gst_assets.scenario import Bands, ServiceLevel
 from gst_assets.workload.digest import workload_digest
 from gst_assets_tests.analysis.run_directories import (
     ENGINE_SETTINGS,
@@ -557,6 +556,7 @@ def test_many_failures_and_early_stops_mark_the_comparison(tmp_path: Path) -> No
     [
         ({"engine_settings": {"transport": "http"}}, "tokens came over http, whose time is in every real latency"),
         ({"engine_settings": {"not_read_back": ["block_size", "engine_version"]}}, "block_size as the scenario states, not read back"),
+        ({"engine_settings": {"not_told": ["lora", "stream_interval"]}}, "lora, stream_interval not verified: the server does not tell"),
         ({"hardware": {**HARDWARE, "stated": True}}, "hardware cpu is as the scenario states, nobody looked"),
         ({"warmup": {"num_requests": 0}}, "was measured without warm-up"),
         ({"lateness_ns": {"p50": 2 * MS}}, "late by P50 2.00 ms, 10.0 % of TTFT P50, which is beyond the pass band by itself"),

@@ -1,4 +1,4 @@
-"""Measure a profiling bundle: `python -m gst_assets.profiling.run --scenario NAME|FILE.json --out DIR`.
+"""Measure a profiling bundle: `python -m gst_assets.profiling.measure_bundle --scenario NAME|FILE.json --out DIR`.
 
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
 `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import secrets
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -34,17 +32,18 @@ from gst_assets.contracts.documents import (
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
 from gst_assets.engine.hardware import check_hardware
-from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.launch import die_with_parent, exit_status
 from gst_assets.engine.plays import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
-from gst_assets.errors import GstError, ProfileError
+from gst_assets.errors import ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
-from gst_assets.profiling.operators import measure_operators
+from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
+from gst_assets.staging import staged_directory
 from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
@@ -55,10 +54,11 @@ _REPORT_EVERY_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    """The command line; returns the exit status. See `launch.exit_status`."""
     die_with_parent()
     arguments = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         scenario = read_reference(arguments.scenario, arguments.override)
         os.environ.update(engine_environment(scenario))
         plays = _plays(arguments.between, arguments.override)
@@ -76,14 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.stamps,
             )
         )
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+
+    return exit_status(work, arguments.out)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.measure_bundle", description=__doc__)
     parser.add_argument(
         "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
     )
@@ -275,22 +273,13 @@ class _Clock:
             print(f"{what}: {share:.0%}, about {left:.0f} s left", flush=True)
 
 
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes it when the block ends well, and is removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
-        yield folder
-        try:
-            folder.rename(out)
-        except OSError as error:
-            raise ProfileError(
-                f"{out}: cannot be created ({error.strerror}). Bundles are kept; remove it or use another --out."
-            ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _staged(out: Path) -> AbstractContextManager[Path]:
+    def refused(error: OSError) -> ProfileError:
+        return ProfileError(
+            f"{out}: cannot be created ({error.strerror}). Bundles are kept; remove it or use another --out."
+        )
+
+    return staged_directory(out, refused)
 
 
 if __name__ == "__main__":
