@@ -479,7 +479,8 @@ def _preemptions(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
 
 def _prefix_cache(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
     """Where every repeat took other prompt tokens from the cache than the simulation, request by request."""
-    if any(_CACHED not in run.requests for run in (sim, *measured.real_repeats)):
+    runs: list[RealRun | SimulatedRun] = [sim, *measured.real_repeats]
+    if any(_CACHED not in run.requests for run in runs):
         return
     ours = sim.requests[_CACHED]
     counts = [int((run.requests[_CACHED] != ours).fillna(False).sum()) for run in measured.real_repeats]

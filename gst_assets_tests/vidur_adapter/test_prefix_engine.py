@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from gst_assets.engine.launch import run_module
-from gst_assets.scenario import load_scenario
+from gst_assets.scenario import Scenario, load_scenario
 from gst_assets.vidur_adapter.simulate import simulate
 from gst_assets.workload.building import build
 from gst_assets.workload.tokenized import prompts_of
@@ -30,7 +30,7 @@ def test_the_engine_takes_from_its_cache_what_the_simulation_says_request_by_req
         "workload.arrivals={kind: trace}", f"workload.sessions={SESSIONS}",
         "engine.enable_prefix_caching=true",
     ]  # fmt: skip
-    scenario = load_scenario("smoke", [*overrides, "engine.num_kv_blocks=64", "model.max_model_len=1024"])
+    scenario = load_scenario("smoke", [*overrides, "engine.num_kv_blocks=48", "model.max_model_len=1024"])
     resolved = tmp_path / "scenario.json"
     resolved.write_text(scenario.model_dump_json())
     (tmp_path / "workload").mkdir()
@@ -38,22 +38,21 @@ def test_the_engine_takes_from_its_cache_what_the_simulation_says_request_by_req
     lines = run_module("gst_assets_tests.vidur_adapter.prefix_session", [str(resolved), str(tmp_path / "workload")])
     (real,) = [json.loads(line.removeprefix("facts ")) for line in lines if line.startswith("facts ")]
 
-    def simulated(intervals: pd.DataFrame) -> list[int]:
+    def simulated(of: Scenario, intervals: pd.DataFrame) -> list[int]:
         result = simulate(
-            scenario, workload.lengths, intervals, support.bundle(scenario), "kernels",
-            cache_dir=None, prompts=prompts_of(workload, scenario),
+            of, workload.lengths, intervals, support.bundle(of), "kernels",
+            cache_dir=None, prompts=prompts_of(workload, of),
         )  # fmt: skip
         return [int(tokens) for tokens in result.requests["num_cached_tokens"]]
 
     spaced = workload.intervals.copy()
     spaced["inter_arrival_ns"] = pd.array([60_000_000_000] * len(spaced), dtype="Int64")
     spaced["arrival_time_ns"] = spaced["inter_arrival_ns"].cumsum()
-    # One after another, so that nothing depends on times: in 63 blocks with room for some of the sessions, the same ones are evicted.
-    assert real["alone"] == simulated(spaced)
+    # One after another, so that nothing depends on times: in 47 blocks with room for some of the sessions, the same ones are evicted.
+    assert real["alone"] == simulated(scenario, spaced)
     # As they arrive: the last blocks of two requests that overlap may be given up in another order, and those are evicted first.
-    together = simulated(workload.intervals)
+    together = simulated(scenario, workload.intervals)
     assert sum(one == two for one, two in zip(real["together"], together, strict=True)) >= 0.95 * len(together)
     assert 0 < sum(real["alone"]) < 0.8 * workload.lengths["num_prefill_tokens"].sum()
     roomy = scenario.model_copy(update={"engine": scenario.engine.model_copy(update={"num_kv_blocks": 1024})})
-    scenario = roomy
-    assert simulated(spaced) != real["alone"]  # so something was evicted
+    assert simulated(roomy, spaced) != real["alone"]  # so something was evicted
