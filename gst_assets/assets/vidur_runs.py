@@ -28,6 +28,7 @@ from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, check_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.spec import LoadedWorkload
+from gst_assets.workload.tokenized import prompts_of
 
 TABLE_CACHE = ".cache/vidur_tables"
 _FURTHER = "seed_run_ids"
@@ -126,7 +127,15 @@ def _simulate_and_commit(
 def _simulated(
     scenario: Scenario, workload: LoadedWorkload, bundle: Bundle, variant: str, store: ArtifactStore
 ) -> SimulationResult:
-    return simulate(scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE)
+    return simulate(
+        scenario,
+        workload.lengths,
+        workload.intervals,
+        bundle,
+        variant,
+        cache_dir=store.root / TABLE_CACHE,
+        prompts=prompts_of(workload, scenario),
+    )
 
 
 def _further_seeds(
