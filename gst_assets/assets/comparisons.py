@@ -21,7 +21,15 @@ from gst_assets.analysis.report_content import FIGURES, REPORT
 from gst_assets.analysis.runs import read_calibration_sha256
 from gst_assets.assets import real_runs
 from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figures, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    figures,
+    load_tagged,
+    report_link,
+    scenario_facts,
+    table_definition_metadata,
+)
 from gst_assets.assets.real_runs import current_real_runs
 from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
@@ -51,7 +59,7 @@ from gst_assets.workload.spec import check_made_for
 def comparison_report(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
     real, simulations = current_real_runs(store, chosen), current_vidur_runs(store, chosen)
     # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked when it was expanded.
@@ -92,6 +100,8 @@ def comparison_report(
         ],
         metadata={
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
+            "open_report": report_link(Kind.COMPARISON, comparison_id, REPORT),
+            **scenario_facts(chosen),
             "headline": dg.MetadataValue.md(headline_table(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "latencies": dg.MetadataValue.md(latency_table(comparison)),

@@ -15,6 +15,7 @@ from gst_assets.assets.presentation import (
     contract_check_specs,
     contract_failed,
     contract_passed,
+    load_tagged,
     preview,
     table_definition_metadata,
 )
@@ -77,7 +78,7 @@ _SPECS = [
 def workload(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, tokenizer: TokenizerResource
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     asked_for = {key.to_user_string() for key in context.selected_asset_keys}
     try:
         built = _built(store, chosen, tokenizer)
