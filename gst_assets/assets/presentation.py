@@ -49,6 +49,7 @@ def scenario_facts(scenario: Scenario) -> dict[str, dg.MetadataValue]:
     hardware = scenario.hardware
     device = f" ({hardware.device_name})" if hardware.device_name else ""
     facts = {
+        "scenario": scenario.name,
         "about": scenario.description,
         "model": scenario.model.name,
         "hardware": f"{hardware.hardware_id}{device}",

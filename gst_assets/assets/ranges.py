@@ -11,15 +11,11 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 
-from gst_assets.errors import GstError
+from gst_assets.errors import GstError, ScenariosFailedError
 
 Result = dg.AssetCheckResult | dg.MaterializeResult
 _DATA_VERSION_TAG = "dagster/data_version"
 _CODE_VERSION_TAG = "dagster/code_version"
-
-
-class ScenariosFailedError(GstError):
-    """Some scenarios of a run over many failed; what the others gave is kept."""
 
 
 def for_each_scenario(context: dg.AssetExecutionContext, make: Callable[[str], Iterator[Result]]) -> Iterator[Result]:

@@ -43,6 +43,15 @@ _SPECS = [
         partitions_def=SCENARIOS,
         group_name=GROUP,
         kinds={"json"},
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                columns=[
+                    dg.TableColumn("prompt_id", "string", "unique and stable"),
+                    dg.TableColumn("text", "string", "the prompt; further keys of a line are kept as they are"),
+                ]
+            ),
+            "file": PATHS.prompts,
+        },
         description="The prompts in stable order: the scenario's file with its digest, or texts of the lengths that a trace or a distribution gives.",
     ),
     dg.AssetSpec(
