@@ -8,6 +8,7 @@ from gst_assets.contracts.tables.base import FilledTable, Int, Table
 from gst_assets.contracts.tables.capacity_tables import CapacityProbes
 from gst_assets.contracts.tables.comparison_tables import (
     AlignmentCounts,
+    CapacityErrors,
     ErrorCauses,
     ErrorGroups,
     GateChecks,
@@ -57,6 +58,7 @@ __all__ = [
     "AlignmentCounts",
     "AttentionProfile",
     "CalibrationTraffic",
+    "CapacityErrors",
     "CapacityProbes",
     "ChangePoints",
     "ComparisonHistory",

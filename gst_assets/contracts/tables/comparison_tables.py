@@ -94,6 +94,29 @@ class RateErrors(Table):
     reason: Series[str] = pa.Field(description="why it cannot be judged; else empty")
 
 
+class CapacityErrors(Table):
+    """Capacity, simulated beside real: one row per variant that a search was made on. Written only where the engine's
+    capacity was searched with the same settings.
+
+    A search ends between a rate that was kept and one that was broken: 0 where none was kept, empty where none was
+    broken. `relative_error` is of their geometric means.
+    """
+
+    class Config(Table.Config):
+        name = "capacity_errors.csv"
+
+    variant: Series[str] = pa.Field(description="simulation variant")
+    real_low_per_s: Series[float] = pa.Field(ge=0, description="highest rate that the engine kept")
+    real_high_per_s: Series[float] = pa.Field(gt=0, nullable=True, description="lowest rate that the engine broke")
+    sim_low_per_s: Series[float] = pa.Field(ge=0, description="highest rate that the simulation kept")
+    sim_high_per_s: Series[float] = pa.Field(gt=0, nullable=True, description="lowest rate that it broke")
+    relative_error: Series[float] = pa.Field(nullable=True, description="empty: a capacity was not found")
+    interval_low: Series[float] = pa.Field(description="least error that the rates allow")
+    interval_high: Series[float] = pa.Field(nullable=True, description="largest; empty: open")
+    verdict: Series[str] = pa.Field(isin=["pass", "warn", "inconclusive", "insufficient", "fail"])
+    reason: Series[str] = pa.Field(description="why a capacity was not found; else empty")
+
+
 class RepeatLatencies(Table):
     """The same statistics for every real repeat: the noise floor that a simulation error is read against."""
 
