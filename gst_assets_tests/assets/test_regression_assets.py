@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from gst_assets.automation import tell_people
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.definitions import defs
-from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import sha256_file
 from gst_assets_tests.analysis.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize, write_profile
-from gst_assets_tests.assets.webhook import Receiver, receiving
 
 LINE = "key:comparison_history or key:regression_report"
 Checks = dict[str, dg.AssetCheckEvaluation]
@@ -93,8 +89,13 @@ def test_settings_of_the_profile_that_differ_from_the_engines_fail_their_check(t
 
 def test_reports_embed_the_figure_of_the_verdict_and_say_where_the_others_are(whole: Whole) -> None:
     """Whatever is in metadata stays in Dagster's event log, night after night."""
-    for asset, shown in (("comparison_report", "answer"), ("regression_report", "engine_latency")):
-        (made,) = whole[2].asset_materializations_for_node(asset)
+    for asset, node, shown in (
+        ("comparison_report", "comparison_report", "answer"),
+        ("regression_report", "nightly_line", "engine_latency"),
+    ):
+        made = next(
+            one for one in whole[2].asset_materializations_for_node(node) if one.asset_key == dg.AssetKey(asset)
+        )
         embedded = [key for key, value in made.metadata.items() if "data:image/png;base64" in str(value.value)]
         assert embedded == [shown]
         assert len(list(Path(str(made.metadata["more_figures"].value)).glob("*.png"))) > 1
@@ -177,72 +178,3 @@ def test_the_self_check_refuses_other_inputs(whole: Whole, tmp_path: Path) -> No
     result = materialize(whole[0], write_profile(tmp_path / "other", scale=1.1), "simulation_self_check")
     assert not result.success
     assert "its profile changed since" in error(result)
-
-
-# --- telling people ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with receiving() as running:
-        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{running.url}/hook")
-        monkeypatch.delenv(SLACK_VARIABLE, raising=False)
-        yield running
-
-
-def tick(instance: dg.DagsterInstance, cursor: str | None) -> str:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=defs.get_repository_def())
-    result = tell_people(context)
-    assert isinstance(result, dg.SensorResult) and result.cursor is not None
-    return result.cursor
-
-
-def test_a_failing_check_is_told_once_with_the_report(
-    tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        cursor = tick(instance, None)
-        write_nights(tmp_path, noisy(24, seed=1, step_at=18, step=0.2), SCENARIO)
-        assert materialize(tmp_path, profiles, LINE, instance).success
-        receiver.broken = True
-        with pytest.raises(Exception, match=f"{WEBHOOK_VARIABLE}: 127.0.0.1 answered 500"):
-            tick(instance, cursor)
-        receiver.broken = False
-        monkeypatch.setenv(SLACK_VARIABLE, f"{receiver.url}/slack")
-        cursor = tick(instance, cursor)
-        assert [path for path, _ in receiver.received] == ["/hook", "/slack"]
-        told = receiver.received[0][1]
-        assert told["kind"] == "regression" and told["scenario"] == SCENARIO
-        assert told["report"].endswith(f"regressions/{SCENARIO}/summary.md")
-        assert told["link"].endswith(f"/assets/regression_report?view=partitions&partition={SCENARIO}")
-        assert told["report"] in receiver.received[1][1]["text"]
-        # The next night finds the same regression, and the sensor sees the old evaluation again.
-        assert materialize(tmp_path, profiles, LINE, instance).success
-        tick(instance, cursor)
-        assert len(receiver.received) == 2
-
-
-def test_a_failed_run_is_told_once_with_its_cause(tmp_path: Path, profiles: Path, receiver: Receiver) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        cursor = tick(instance, None)
-        assert not materialize(tmp_path, profiles, "regression_report", instance).success
-        cursor = tick(instance, cursor)
-        assert len(receiver.received) == 1
-        told = receiver.received[0][1]
-        assert told["kind"] == "run_failed" and told["scenario"] == SCENARIO
-        assert "no such directory. Materialize the asset that writes it" in told["text"]
-        tick(instance, cursor)
-        assert len(receiver.received) == 1
-
-
-def test_nothing_is_sent_unless_configured(
-    tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(WEBHOOK_VARIABLE)
-    with dg.DagsterInstance.ephemeral() as instance:
-        cursor = tick(instance, None)
-        assert not materialize(tmp_path, profiles, "regression_report", instance).success
-        cursor = tick(instance, cursor)
-        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{receiver.url}/hook")
-        tick(instance, cursor)
-    assert receiver.received == []
