@@ -260,6 +260,6 @@ def test_a_scenario_that_cannot_be_used_stops_only_itself_and_is_told(tmp_path: 
     told = {one["scenario"]: one for _, one in receiver.received}
     assert set(told) == {"unfinished", "no_yaml", "late"} and len(receiver.received) == 3, "once, not at every tick"
     assert {one["kind"] for one in told.values()} == {"scenario_invalid"}
-    assert f"{scenarios / 'unfinished.yaml'}, line 5: workload.num_request: unknown key" in told["unfinished"]["text"]
+    assert f"{scenarios / 'unfinished.yaml'}: line 5: workload.num_request: unknown key" in told["unfinished"]["text"]
     assert str(scenarios / "no_yaml.yaml") in told["no_yaml"]["text"]
     assert "Reload them" in told["late"]["text"]
