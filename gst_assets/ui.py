@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from contextlib import suppress
 
 from gst_assets.errors import GstError
 from gst_assets.report_server import serving_reports
@@ -23,19 +23,13 @@ def main(port: int = DEFAULT_PORT) -> int:
     command = [sys.executable, "-m", "dagster", "dev", "-m", LOCATION, "-h", "127.0.0.1", "-p", str(port)]
     with serving_reports() as reports:
         print(f"reports: {reports or 'served elsewhere'}", flush=True)
+        # A script's background command ignores SIGINT, and Dagster ends by SIGTERM only where it would by SIGINT.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         running = subprocess.Popen(command)
-        try:
-            return running.wait()
-        except KeyboardInterrupt:
-            # The terminal interrupted both; Dagster ends its own processes first.
-            with suppress(KeyboardInterrupt):
-                return running.wait()
-            running.kill()
-            return running.wait()
-        finally:
-            if running.poll() is None:
-                running.terminate()
-                running.wait()
+        # Dagster ends its own processes first, whoever asks. An interrupt of the terminal reaches it as well as this process.
+        signal.signal(signal.SIGTERM, lambda *_: running.terminate())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return running.wait()
 
 
 if __name__ == "__main__":
