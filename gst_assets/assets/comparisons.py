@@ -92,16 +92,17 @@ def comparison_report(
         final = staging.commit()
     store.set_current(chosen.name, "comparison", {"comparison_id": comparison_id})
     context.log.info(verdict_sentence(comparison))
+    link = report_link(Kind.COMPARISON, comparison_id, REPORT)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
         check_results=[
             contract_passed("comparison_report", rows=len(comparison.latency_errors)),
             parity_result(comparison),
-            fidelity_result(comparison, final / SUMMARY),
+            fidelity_result(comparison, final / SUMMARY, link),
         ],
         metadata={
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
-            "open_report": report_link(Kind.COMPARISON, comparison_id, REPORT),
+            "open_report": link,
             **scenario_facts(chosen),
             "headline": dg.MetadataValue.md(headline_table(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),

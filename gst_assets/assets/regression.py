@@ -144,15 +144,16 @@ def _judged(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]
         meta = write_regression(report, history_meta, staging.path)
         final = staging.commit(replace=True)
     log(verdict_line(report))
+    link = report_link(Kind.REGRESSION, scenario.name, SUMMARY)
     return [
         contract_passed(_REPORT, series=len(report.series)),
-        regression_result(report, final / SUMMARY),
+        regression_result(report, final / SUMMARY, link),
         dg.MaterializeResult(
             asset_key=_REPORT,
             data_version=dg.DataVersion(meta.sha256[f"tables/{RegressionVerdicts.file_name()}"]),
             metadata={
                 "verdict": dg.MetadataValue.md(verdict_line(report)),
-                "open_report": report_link(Kind.REGRESSION, scenario.name, SUMMARY),
+                "open_report": link,
                 **scenario_facts(scenario),
                 "report": dg.MetadataValue.path(str(final / SUMMARY)),
                 "nights": len(report.nights),

@@ -72,6 +72,8 @@ def test_a_failing_check_says_why_and_shows_the_rows(whole: Whole) -> None:
     assert text(band, "first_row").startswith("metric e2e, statistic p90, real_ns 24"), "the gravest"
     assert band.partition == SCENARIO
     assert text(band, "report").endswith("summary.md")
+    (comparison,) = ArtifactStore(whole[0]).list(Kind.COMPARISON)
+    assert text(band, "open_report") == f"http://127.0.0.1:3001/comparisons/{comparison}/report.html"
     assert parity.passed, "the profile was measured with the engine's settings"
 
 
@@ -102,6 +104,21 @@ def test_reports_embed_the_figure_of_the_verdict_and_say_where_the_others_are(wh
     (made,) = whole[2].asset_materializations_for_node("comparison_report")
     headline = str(made.metadata["headline"].value)
     assert "| 1,245 | 1," in headline and len(headline) < 1000, "the UI folds away longer Markdown"
+
+
+def test_a_report_says_what_it_is_about_and_fits_the_page(whole: Whole) -> None:
+    (made,) = whole[2].asset_materializations_for_node("comparison_report")
+    facts = {name: made.metadata[name].value for name in ("scenario", "model", "hardware", "engine", "overrides")}
+    assert facts == {
+        "scenario": SCENARIO, "model": "qwen3-8b", "hardware": "h100 (H100)", "engine": "recorded", "overrides": "none",
+    }  # fmt: skip
+    assert str(made.metadata["about"].value).startswith("Qwen3-8B on one NVIDIA H100")
+    for event in whole[2].get_asset_materialization_events():
+        # Longer ones lie over their values in a window of 1,280 pixels (Dagster 1.13).
+        metadata = event.step_materialization_data.materialization.metadata
+        assert [key for key in metadata if len(key) > 30 and " " not in key] == []
+    numbers = {key for key, value in made.metadata.items() if isinstance(value, dg.FloatMetadataValue)}
+    assert {"itl_p50_error_percent", "itl_p50_real_ms"} <= numbers and len(numbers) == 12
 
 
 def test_history_and_report_come_back_identical_without_the_database(whole: Whole, profiles: Path) -> None:
