@@ -33,7 +33,7 @@ _SIDES = {
 }
 """Tag `side` by asset or, where that is not named, by group: which of the two worlds the asset is about."""
 
-_EVERYWHERE = ("contracts", "scenario", "provenance")
+_EVERYWHERE = ("contracts", "model_config", "provenance", "scenario")
 _CODE = {
     "workloads": ("workload",),
     "measurements": (

@@ -13,7 +13,7 @@ from gst_assets.provenance import PROJECT_ROOT
 ASSETS = PROJECT_ROOT / "gst_assets" / "assets"
 # How results are shown and where things are: none of them makes an asset what it is.
 _PLUMBING = {
-    "assets", "environment", "errors", "executors", "foreign_text", "locations", "partitions", "resources",
+    "assets", "environment", "errors", "executors", "foreign_text", "formats", "locations", "partitions", "resources", "staging",
 }  # fmt: skip
 
 
