@@ -28,4 +28,4 @@ def show_runs_in_timeline(instance: dg.DagsterInstance) -> None:
         named.setdefault("remote_job_origin", repository.get_job_origin(job_def.name))
         return create(job_def=job_def, **named)
 
-    instance.create_run_for_job = create_in_location  # type: ignore[method-assign]
+    instance.create_run_for_job = create_in_location  # type: ignore[method-assign, assignment]
