@@ -53,13 +53,14 @@ comparison = dg.define_asset_job(
     _COMPARED,
     description="One scenario from its workload to its report: measures (or plays back recorded runs), simulates, compares.",
 )
-sweep_job = dg.define_asset_job(
-    "sweep",
+# Dagster wants jobs and ops to have different names, and the ops are `sweep` and `capacity`.
+sweep_simulation = dg.define_asset_job(
+    "sweep_simulation",
     dg.AssetSelection.assets(sweep).upstream(),
     description="The scenario's workload simulated under the rates and engine settings of its section `sweep`.",
 )
-capacity_job = dg.define_asset_job(
-    "capacity",
+capacity_search = dg.define_asset_job(
+    "capacity_search",
     dg.AssetSelection.assets(capacity).upstream(),
     description="The highest rate that the scenario's section `capacity` asks for, on the simulator, the engine or both.",
 )
@@ -173,5 +174,5 @@ def with_freshness(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefin
     return [one.map_asset_specs(fresh) for one in assets]
 
 
-JOBS = (comparison, sweep_job, capacity_job, nightly_comparison, simulation_check)
+JOBS = (comparison, sweep_simulation, capacity_search, nightly_comparison, simulation_check)
 SCHEDULES = (nightly, nightly_simulation_check)

@@ -80,8 +80,8 @@ def test_a_job_for_each_question() -> None:
     assert made == {
         "comparison": everything - line - apart,
         "nightly_comparison": everything - apart,
-        "sweep": {*needed, "sweep"},
-        "capacity": {*needed, "capacity"},
+        "sweep_simulation": {*needed, "sweep"},
+        "capacity_search": {*needed, "capacity"},
         "simulation_check": {"simulation_self_check"},
     }
 
@@ -117,7 +117,7 @@ def test_dg_finds_the_definitions() -> None:
     assert run.returncode == 0, run.stderr
     listed = json.loads(run.stdout)
     assert {one["asset_key"] for one in listed["assets"]} >= {"comparison_report", "sweep"}
-    assert {one["name"] for one in listed["jobs"]} >= {"comparison", "sweep", "capacity"}
+    assert {one["name"] for one in listed["jobs"]} >= {"comparison", "sweep_simulation", "capacity_search"}
 
 
 def test_only_one_module_reaches_into_dagster() -> None:

@@ -42,7 +42,6 @@ from gst_assets.step_costs.bundle import check_bundle
 
 
 @dg.multi_asset(
-    name="search_capacity",  # the job has the asset's name
     specs=[
         dg.AssetSpec(
             "capacity",

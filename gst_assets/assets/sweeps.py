@@ -38,7 +38,6 @@ class SweepConfig(dg.Config):
 
 
 @dg.multi_asset(
-    name="simulate_sweep",  # the job has the asset's name
     specs=[
         dg.AssetSpec(
             "sweep",
