@@ -6,45 +6,49 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from gst_assets.contracts import references
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import ArtifactError, GstError
+from gst_assets.errors import GstError, WorkloadError
 from gst_assets.scenario import load_scenario
 
 _REPORT, _SUMMARY = "report.html", "summary.md"
 _MOST_COLUMNS = 120
 
 
-def main(scenario: str) -> None:
-    """Print the first screen of the report last materialized for `scenario`, and the paths of report.html and summary.md.
+def main(scenario: str, overrides: Sequence[str] = ()) -> None:
+    """Print the first screen of the newest report that answers `scenario` with `overrides`, and the paths of report.html and summary.md. If all
+    were made with other settings, the newest of those, which is said first.
 
     Raises:
-        ArtifactError: none yet, or what names it is damaged.
+        ArtifactError: none yet, or what names it is damaged, or it was altered.
         ScenarioError: there is no scenario of that name.
     """
-    directory = newest(scenario)
+    directory, differs = newest(scenario, overrides)
+    if differs:
+        print(f"note: {differs}\n")
     print(for_terminal((directory / _SUMMARY).read_text(encoding="utf-8")))
     print(f"\nreport: {directory / _REPORT}")
     print(f"as text: {directory / _SUMMARY}")
 
 
-def newest(scenario: str) -> Path:
-    """The directory of the comparison last materialized for `scenario`.
+def newest(scenario: str, overrides: Sequence[str] = ()) -> tuple[Path, str]:
+    """The directory of the newest comparison of `scenario` with `overrides`, and in what it differs from that if there is none, else "".
 
     Raises:
         ArtifactError, ScenarioError: as `main`.
     """
-    store = open_store()
-    pointer = store.current(scenario, "comparison", "comparison_id")
-    if pointer is None:
-        load_scenario(scenario)  # a name that is none has no partition to materialize
-        raise ArtifactError(
-            f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
-        )
-    return store.open(Kind.COMPARISON, pointer["comparison_id"], verify=False)
+    store, chosen = open_store(), load_scenario(scenario, overrides)
+    differs = ""
+    try:
+        found = references.newest(store, chosen, references.COMPARISON)
+    except WorkloadError as other:
+        found, differs = references.newest_of_any(store, chosen, references.COMPARISON), str(other)
+    return found.open(store, Kind.COMPARISON, found.pointer.comparison_id), differs
 
 
 def for_terminal(summary: str) -> str:

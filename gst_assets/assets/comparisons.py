@@ -23,8 +23,10 @@ from gst_assets.assets import real_runs
 from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figures, table_definition_metadata
 from gst_assets.assets.real_runs import current_real_runs
-from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
+from gst_assets.assets.references import as_metadata
+from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
+from gst_assets.contracts.references import COMPARISON, refer
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
 from gst_assets.partitions import SCENARIOS
@@ -53,7 +55,8 @@ def comparison_report(
 ) -> dg.MaterializeResult:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
-    real, simulations = current_real_runs(store, chosen), current_vidur_runs(store, chosen)
+    real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
+    simulations = made.first
     # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked when it was expanded.
     sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
     for run in real:
@@ -67,7 +70,7 @@ def comparison_report(
         simulations,
         bands=chosen.comparison,
         calibration_sha256=read_calibration_sha256(list(simulations.values())),
-        further_seeds=further_seeds(store, chosen),
+        further_seeds=made.further,
         repeatable=chosen.engine.backend != "recorded",
     )
     comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
@@ -81,7 +84,7 @@ def comparison_report(
         meta = meta.model_copy(update=asked)
         write_document(meta, staging.path / Kind.COMPARISON.meta_name)
         final = staging.commit()
-    store.set_current(chosen.name, "comparison", {"comparison_id": comparison_id})
+    pointed = refer(store, chosen, COMPARISON, [(Kind.COMPARISON, comparison_id)], comparison_id=comparison_id)
     context.log.info(verdict_sentence(comparison))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
@@ -91,6 +94,7 @@ def comparison_report(
             fidelity_result(comparison, final / SUMMARY),
         ],
         metadata={
+            **as_metadata(pointed),
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
             "headline": dg.MetadataValue.md(headline_table(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),

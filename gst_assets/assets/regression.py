@@ -16,8 +16,10 @@ from gst_assets.analysis.regression_report import (
     write_regression,
 )
 from gst_assets.assets.checks import (
+    NO_NIGHT_LOST,
     REGRESSION,
     SELF_CHECK,
+    no_night_lost_result,
     regression_result,
     reports_contract,
     self_check_failed,
@@ -54,7 +56,7 @@ _READ_AGAIN = 2
     kinds={"csv"},
     deps=[comparison_report],
     metadata=table_definition_metadata(ComparisonHistory),
-    check_specs=contract_check_specs(["comparison_history"]),
+    check_specs=[*contract_check_specs(["comparison_history"]), *specs("comparison_history", NO_NIGHT_LOST)],
     description=(
         "Every completed comparison of the scenario, read from the comparison directories. Materializing it again, also after Dagster's "
         "database was lost, gives the same bytes."
@@ -73,7 +75,10 @@ def comparison_history(
     rows = history.comparisons
     return dg.MaterializeResult(
         data_version=_version(meta),
-        check_results=[contract_passed("comparison_history", comparisons=len(rows))],
+        check_results=[
+            contract_passed("comparison_history", comparisons=len(rows)),
+            no_night_lost_result(history.gone),
+        ],
         metadata={
             "dagster/row_count": len(rows),
             "nights": int(rows["night"].notna().sum()),
@@ -142,9 +147,9 @@ def simulation_self_check(
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     chosen, store = scenario.load(context.partition_key), artifacts.store()
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
-    runs = current_vidur_runs(store, chosen)
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
+    runs = current_vidur_runs(store, chosen, context).first
     for run in runs.values():
         try:
             check_same_bytes(run, chosen, workload, bundle)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.errors import ProfileError
+from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
 from gst_assets.step_costs.engine_costs import (
     IDLE_TERMS,
@@ -178,13 +178,22 @@ def load_bundle(directory: Path) -> Bundle:
         )
 
     def optional(model: type[tables.Table]) -> pd.DataFrame | None:
-        path = directory / model.file_name()
-        return tables.read_table(model, path) if path.is_file() else None
+        # A file that the metadata does not list is none of this bundle's.
+        is_listed = model.file_name() in meta.sha256
+        return tables.read_table(model, directory / model.file_name()) if is_listed else None
+
+    def listed(model: type[tables.Table]) -> pd.DataFrame:
+        table = optional(model)
+        if table is None:
+            raise ArtifactError(
+                f"{directory / Kind.PROFILE.meta_name}: key sha256 does not list {model.file_name()}, which every bundle has. {_REMEASURE}."
+            )
+        return table
 
     bundle = Bundle(
         directory=directory,
-        mlp=tables.read_table(tables.MlpProfile, directory / tables.MlpProfile.file_name()),
-        attention=tables.read_table(tables.AttentionProfile, directory / tables.AttentionProfile.file_name()),
+        mlp=listed(tables.MlpProfile),
+        attention=listed(tables.AttentionProfile),
         overheads=optional(tables.Overheads),
         host_speed=optional(tables.HostSpeed),
         traffic=optional(tables.CalibrationTraffic),
