@@ -35,7 +35,8 @@ def made_in_run(context: dg.AssetExecutionContext, assets: Collection[str]) -> d
                 told = made.metadata.get(METADATA)
                 if told is not None and isinstance(told.value, dict):
                     return told.value
-        run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+        before = run.get_parent_run_id()
+        run = context.instance.get_run_by_id(before) if before else None
     return None
 
 
