@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
+from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
@@ -163,13 +164,15 @@ def load_bundle(directory: Path) -> Bundle:
     """Read a bundle whose files have the digests its run_meta.json records.
 
     Raises:
-        ArtifactError: incomplete, or a file was changed after it was written.
+        ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt` beside lists it.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
         ProfileError: a hole in the attention grid.
     """
     from gst_assets.contracts import tables
 
     open_directory(directory, Kind.PROFILE)
+    meta_path = directory / Kind.PROFILE.meta_name
+    check_listed(directory, meta_path.name, meta_path.read_bytes(), f"Restore it from version control. {_REMEASURE}.")
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     if meta.format_version != FORMAT_VERSION:
         raise ProfileError(

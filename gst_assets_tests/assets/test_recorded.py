@@ -160,6 +160,7 @@ def test_a_bundle_of_the_older_format_is_refused_with_the_remedy(tmp_path: Path,
     bundles = tmp_path / "bundles"
     shutil.copytree(PROJECT_ROOT / "data" / "profiles", bundles)
     path = bundles / "h100" / "qwen3-8b" / "run_meta.json"
+    (path.parent / "sha256sums.txt").unlink()
     meta = json.loads(path.read_text())
     assert meta.pop("format_version") == 2
     path.write_text(json.dumps(meta if found is None else meta | {"format_version": found}))
