@@ -32,6 +32,7 @@ CURRENT = "current"
 _CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."
 _CHECK_READABLE = "Check the disk, the mount and the permissions."
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM}
 
 
 class Kind(StrEnum):
@@ -163,7 +164,7 @@ class ArtifactStore:
         try:
             yield path
         except OSError as error:
-            if error.errno in _DISK_ERRORS:
+            if error.errno in _DISK_ERRORS or (error.errno in _DENIED and _is_below(error.filename, path)):
                 raise _disk_error(path, error) from error
             raise
         finally:
@@ -234,7 +235,9 @@ class ArtifactStore:
         base = self.root / kind.value
         ids = _plain_names(base)
         for _ in range(id_levels(kind) - 1):
-            ids = [f"{one}/{name}" for one in ids if (base / one).is_dir() for name in _plain_names(base / one)]
+            with _disk_errors(base, "cannot be listed", _CHECK_READABLE):
+                folders = [one for one in ids if (base / one).is_dir()]
+            ids = [f"{one}/{name}" for one in folders for name in _plain_names(base / one)]
         return sorted(one for one in ids if not _is_absent(base / one / kind.meta_name))
 
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
@@ -394,10 +397,10 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
         return
     for name, digest in recorded_digests(_read_bytes(meta), meta).items():
         file = path / name
-        if not file.is_file():
+        with _disk_errors(file, "cannot be read", _CHECK_READABLE):
+            found = sha256_file(file) if file.is_file() else None
+        if found is None:
             raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
-        with _disk_errors(file, "cannot be read", "Check the disk and the permissions."):
-            found = sha256_file(file)
         if found != digest:
             raise ArtifactError(
                 f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written. Remove {path} and materialize again."
@@ -492,6 +495,10 @@ def is_plain(name: str) -> bool:
     )
 
 
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str | os.PathLike) and Path(name).is_relative_to(folder)
+
+
 def _flush(directory: Path) -> None:
     for found in directory.rglob("*"):
         if found.is_file() or found.is_dir():
@@ -532,7 +539,11 @@ def _locked(path: Path) -> Iterator[None]:
 def _lock(path: Path) -> int:
     """Take the lock of a file, created where absent. The kernel frees it when the process ends, however it ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        os.close(handle)
+        raise
     return handle
 
 
