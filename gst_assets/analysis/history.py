@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, read_document, write_document
+from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, NightMeta, read_document, write_document
 from gst_assets.contracts.references import COMPARISON, pointers
 from gst_assets.contracts.store import ArtifactStore, Kind, check_seal, directory_digests, pointer_folder
 from gst_assets.contracts.tables import ComparisonHistory, LatencyErrors, LatencyHistory, Table, read_table, validate
@@ -27,11 +27,9 @@ from gst_assets.contracts.tables import write_table as write_contract_table
 from gst_assets.errors import ArtifactError, ContractError, GstError
 from gst_assets.provenance import sha256_bytes
 
-NIGHT_META = "comparison.json"
+_NIGHT_META = "comparison.json"
 """A pruned comparison's own metadata document, in its directory under `nights/`."""
-_UNSEALED = ""
-"""In place of the digest that a pointer of an earlier version does not have."""
-LATENCY_ERRORS = f"tables/{LatencyErrors.file_name()}"
+_ERRORS = f"tables/{LatencyErrors.file_name()}"
 _NOT_PART_OF_THE_SUBJECT = {"engine_version", "num_kv_blocks"}
 """Engine settings that may differ between two nights of one subject. A version is what a regression may come from, and the number of KV
 blocks depends on the memory that was free at start; both are marked on the line instead."""
@@ -60,24 +58,25 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
     """
     rows: list[dict[str, Any]] = []
     tables: list[_LatencyTable] = []
-    kinds = {name: kind for kind in (Kind.NIGHT, Kind.COMPARISON) for name in store.list(kind)}
-    known = _known(store, scenario)
+    # Nights last: what is pruned meanwhile is then in one of the lists.
+    kinds = {name: kind for kind in (Kind.COMPARISON, Kind.NIGHT) for name in store.list(kind)}
+    known = known_digests(store, scenario)
     gone = _gone(store, scenario, known, kinds)
     for comparison_id in sorted(kinds):
         kind = kinds[comparison_id]
         try:
             directory = store.open(kind, comparison_id, verify=kind is Kind.NIGHT)
-            meta_path = directory / (NIGHT_META if kind is Kind.NIGHT else kind.meta_name)
+            meta_path = directory / (_NIGHT_META if kind is Kind.NIGHT else kind.meta_name)
             data = meta_path.read_bytes()
             stored = _stored(data, meta_path)
         except (GstError, OSError):
             if comparison_id.startswith(f"{scenario}-") or comparison_id in known:  # a scenario's name has no dash
                 raise
             continue
-        if known.get(comparison_id, _UNSEALED) != _UNSEALED:
+        if known.get(comparison_id):
             check_seal(data, known[comparison_id], meta_path)
         if _scenario_of(stored) == scenario:
-            file = directory / (LatencyErrors.file_name() if kind is Kind.NIGHT else LATENCY_ERRORS)
+            file = directory / (LatencyErrors.file_name() if kind is Kind.NIGHT else _ERRORS)
             tables.append(_LatencyTable(comparison_id, file, _verified(meta_path, stored, file)))
             rows.append(_row(meta_path, sha256_bytes(data)))
     comparisons = _ordered(rows)
@@ -90,8 +89,13 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
     return History(scenario, comparisons, _typed(LatencyHistory, frame), gone)
 
 
-def _known(store: ArtifactStore, scenario: str) -> dict[str, str]:
-    """The sha256 of the metadata file of each comparison in the history written last, and of those that pointers set since name."""
+def known_digests(store: ArtifactStore, scenario: str) -> dict[str, str]:
+    """The sha256 of the metadata file of each comparison in the history written last, and of those that pointers set since name; empty where the
+    pointer is of an earlier version, which recorded none.
+
+    Raises:
+        ArtifactError: history or pointers cannot be read.
+    """
     known: dict[str, str] = {}
     if scenario in store.list(Kind.HISTORY):
         directory = store.open(Kind.HISTORY, scenario, verify=False)
@@ -103,7 +107,7 @@ def _known(store: ArtifactStore, scenario: str) -> dict[str, str]:
         comparison_id = pointer.comparison_id
         if comparison_id in known:
             break  # the history was made after it, and after all before it
-        known[comparison_id] = pointer.sealed.get(f"{Kind.COMPARISON.value}/{comparison_id}", _UNSEALED)
+        known[comparison_id] = pointer.sealed.get(f"{Kind.COMPARISON.value}/{comparison_id}", "")
     return known
 
 
@@ -122,6 +126,33 @@ def _gone(store: ArtifactStore, scenario: str, known: Mapping[str, str], found: 
             f"{store}/{pointer_folder(scenario, COMPARISON.name)} as well, and materialize again."
         )
     return gone
+
+
+def condense(store: ArtifactStore, comparison_id: str, seal: str | None) -> None:
+    """Keep what the history needs of a comparison under `nights/`, so that the comparison itself can be removed. `seal` as of `store.open`.
+
+    Raises:
+        ArtifactError: it was altered, or the root cannot be written.
+    """
+    directory = store.open(Kind.COMPARISON, comparison_id, verify=False, seal=seal)
+    meta_path = directory / Kind.COMPARISON.meta_name
+    data = meta_path.read_bytes()
+    errors = _verified(meta_path, _stored(data, meta_path), directory / _ERRORS)
+    with store.stage(Kind.NIGHT, comparison_id) as staging:
+        (staging.path / _NIGHT_META).write_bytes(data)
+        (staging.path / LatencyErrors.file_name()).write_bytes(errors)
+        meta = NightMeta(comparison_id=comparison_id, sha256=staging.digests())
+        write_document(meta, staging.path / Kind.NIGHT.meta_name)
+        staging.commit(share=True)
+
+
+def read_night(store: ArtifactStore, comparison_id: str) -> ComparisonMeta:
+    """The metadata of a comparison that was condensed.
+
+    Raises:
+        ArtifactError, ContractError
+    """
+    return read_document(ComparisonMeta, store.open(Kind.NIGHT, comparison_id) / _NIGHT_META)
 
 
 def write_history(history: History, directory: Path) -> HistoryMeta:
@@ -173,9 +204,9 @@ def _scenario_of(stored: Mapping[str, Any]) -> object:
 def _verified(meta_path: Path, stored: Mapping[str, Any], file: Path) -> bytes:
     """The bytes of a comparison's latency table `file`, which are those its metadata lists."""
     recorded = stored.get("sha256")
-    wanted = recorded.get(LATENCY_ERRORS) if isinstance(recorded, dict) else None
+    wanted = recorded.get(_ERRORS) if isinstance(recorded, dict) else None
     if wanted is None:
-        raise ArtifactError(f"{meta_path}: key sha256 does not list {LATENCY_ERRORS}. Remove {meta_path.parent}.")
+        raise ArtifactError(f"{meta_path}: key sha256 does not list {_ERRORS}. Remove {meta_path.parent}.")
     data = file.read_bytes() if file.is_file() else None
     if data is None or sha256_bytes(data) != wanted:
         raise ArtifactError(
@@ -197,33 +228,36 @@ class _LatencyTable:
 def _read_errors(tables: list[_LatencyTable]) -> list[pd.DataFrame]:
     """The latency tables of comparisons, with `comparison_id` in front.
 
-    Tables of the usual form are read as one file: parsing and validating thousands of small ones costs a hundred times as much.
+    Tables with the same columns are read as one file: parsing and validating thousands of small ones costs a hundred times as much.
 
     Raises:
         ContractError: names the first file that breaks the contract, and its line.
     """
-    header = (",".join(_types(LatencyErrors)) + "\n").encode()
+    groups: dict[bytes, list[_LatencyTable]] = {}
+    for table in tables:
+        header = table.data[: table.data.find(b"\n") + 1]
+        # A quoted field may hold a line break: such a table is read alone.
+        is_usual = header and table.data.endswith(b"\n") and b'"' not in table.data
+        groups.setdefault(header if is_usual else table.comparison_id.encode(), []).append(table)
+    return [_read_joined(header, group) for header, group in groups.items()]
 
-    def is_usual(table: _LatencyTable) -> bool:
-        return table.data.startswith(header) and table.data.endswith(b"\n") and b'"' not in table.data
 
-    usual = [table for table in tables if is_usual(table)]
-    others = sorted((table for table in tables if not is_usual(table)), key=lambda table: table.comparison_id)
-    frames = [read_table(LatencyErrors, table.file).assign(comparison_id=table.comparison_id) for table in others]
-    if not usual:
-        return frames
-    bodies = [table.data[len(header) :] for table in usual]
+def _read_joined(header: bytes, tables: list[_LatencyTable]) -> pd.DataFrame:
+    """Tables that begin with the same line `header`, or a single one."""
+    if len(tables) == 1:
+        return read_table(LatencyErrors, tables[0].file).assign(comparison_id=tables[0].comparison_id)
+    bodies = [table.data[len(header) :] for table in tables]
     with tempfile.TemporaryDirectory() as area:
         joined = Path(area) / LatencyErrors.file_name()
         joined.write_bytes(header + b"".join(bodies))
         try:
             frame = read_table(LatencyErrors, joined)
         except ContractError:
-            for table in usual:
+            for table in tables:
                 read_table(LatencyErrors, table.file)
             raise
-    names = np.repeat([table.comparison_id for table in usual], [body.count(b"\n") for body in bodies])
-    return [*frames, frame.assign(comparison_id=names)]
+    names = np.repeat([table.comparison_id for table in tables], [body.count(b"\n") for body in bodies])
+    return frame.assign(comparison_id=names)
 
 
 def _row(meta_path: Path, digest: str) -> dict[str, Any]:
