@@ -104,6 +104,10 @@ def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
     meta_path.write_text(json.dumps(meta))
     with pytest.raises(ContractError, match=r"names prompt_id 'p7', which prompts\.jsonl does not have"):
         load(directory)
+    del meta["sha256"]["prompts.jsonl"]
+    meta_path.write_text(json.dumps(meta))
+    with pytest.raises(ArtifactError, match=r"workload_meta\.json: key sha256 does not list prompts\.jsonl"):
+        load(directory)
 
 
 def test_what_was_made_with_other_settings_is_named(workload: Path) -> None:
