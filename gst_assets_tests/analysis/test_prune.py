@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,3 +176,12 @@ def test_an_edited_night_is_refused(store: ArtifactStore) -> None:
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"sha256": directory_digests(path.parent, meta.name)}))
     with pytest.raises(ArtifactError, match=r"comparison\.json: changed after it was written"):
         read_history(store, "smoke")
+
+
+def test_what_the_newest_comparisons_compared_stays_without_any_pointer(store: ArtifactStore) -> None:
+    """The pointers were lost: the comparisons say themselves what they need."""
+    shutil.rmtree(store.root / "current")
+    prune(store, 2)
+    assert store.list(Kind.REAL_RUN) == ["night4-r0", "not-compared-yet", "recorded-r0"]
+    stay = [f"night{number}-kernels{seed}" for number in (4, 5) for seed in ("", "-seed2")]
+    assert store.list(Kind.VIDUR_RUN) == stay
