@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from gst_assets.contracts import references
+from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
 from gst_assets.errors import GstError, WorkloadError
@@ -28,27 +29,36 @@ def main(scenario: str, overrides: Sequence[str] = ()) -> None:
         ArtifactError: none yet, or what names it is damaged, or it was altered.
         ScenarioError: there is no scenario of that name.
     """
-    directory, differs = newest(scenario, overrides)
-    if differs:
+    directory = newest(scenario, overrides)
+    if differs := difference(directory, scenario, overrides):
         print(f"note: {differs}\n")
     print(for_terminal((directory / _SUMMARY).read_text(encoding="utf-8")))
     print(f"\nreport: {directory / _REPORT}")
     print(f"as text: {directory / _SUMMARY}")
 
 
-def newest(scenario: str, overrides: Sequence[str] = ()) -> tuple[Path, str]:
-    """The directory of the newest comparison of `scenario` with `overrides`, and in what it differs from that if there is none, else "".
+def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
+    """The directory of the newest comparison of `scenario` with `overrides`; if there is none, of the newest with other settings (`difference`).
 
     Raises:
         ArtifactError, ScenarioError: as `main`.
     """
     store, chosen = open_store(), load_scenario(scenario, overrides)
-    differs = ""
     try:
         found = references.newest(store, chosen, references.COMPARISON)
-    except WorkloadError as other:
-        found, differs = references.newest_of_any(store, chosen, references.COMPARISON), str(other)
-    return found.open(store, Kind.COMPARISON, found.pointer.comparison_id), differs
+    except WorkloadError:
+        found = references.newest_of_any(store, chosen, references.COMPARISON)
+    return found.open(store, Kind.COMPARISON, found.pointer.comparison_id)
+
+
+def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) -> str:
+    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words; "" if in nothing.
+
+    Raises:
+        ContractError: its metadata breaks the contract. ScenarioError
+    """
+    made = read_document(ComparisonMeta, directory / Kind.COMPARISON.meta_name).params
+    return references.first_difference(made, load_scenario(scenario, overrides), references.COMPARISON.settings) or ""
 
 
 def for_terminal(summary: str) -> str:

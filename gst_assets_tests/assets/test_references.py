@@ -72,8 +72,8 @@ class Platform:
         return len(meta.real_run_dirs), sorted(meta.sim_run_dirs), list(overrides)
 
     def newest(self, overrides: Sequence[str] = ()) -> tuple[str, str]:
-        directory, differs = latest.newest(SCENARIO, overrides)
-        return directory.name, differs
+        directory = latest.newest(SCENARIO, overrides)
+        return directory.name, latest.difference(directory, SCENARIO, overrides)
 
 
 @pytest.fixture
