@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import sha256_bytes, sha256_file
+from gst_assets.staging import staged_file
 
 NAME = "sha256sums.txt"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\s/][^\s]*)")
@@ -61,6 +62,5 @@ def add_to_listing(folder: Path, names: Iterable[str]) -> None:
         ArtifactError: the listing there cannot be read.
     """
     listing = (read_listing(folder) or {}) | {name: sha256_file(folder / name) for name in names}
-    beside = folder / f".{NAME}"
-    beside.write_text("".join(f"{listing[name]}  {name}\n" for name in sorted(listing)), encoding="ascii")
-    beside.replace(folder / NAME)
+    with staged_file(folder / NAME) as path:
+        path.write_text("".join(f"{listing[name]}  {name}\n" for name in sorted(listing)), encoding="ascii")
