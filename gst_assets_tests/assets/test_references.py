@@ -11,9 +11,14 @@ import dagster as dg
 import pytest
 
 from gst_assets import latest
+from gst_assets.assets.profiles import current_bundle
 from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.definitions import defs
+from gst_assets.errors import ArtifactError
+from gst_assets.provenance import sha256_file
+from gst_assets.scenario import load_scenario
+from gst_assets_tests.assets.recorded_nights import write_profile
 
 SCENARIO = "h100_8b_single"
 CHAIN = "key:prompts or key:trace_lengths or key:trace_intervals or key:workload_spec or key:real_request_metrics or key:real_token_metrics or key:vidur_profile or key:vidur_request_metrics or key:vidur_token_metrics"
@@ -35,6 +40,7 @@ class Platform:
         overrides: Sequence[str],
         after: Callable[[str], None] | None = None,
         parent: str | None = None,
+        profiles: Path | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Materialize in this process. `after` is called after each step with its name; `parent` is the run that this one goes on with."""
 
@@ -55,6 +61,7 @@ class Platform:
             run_config={
                 "resources": {
                     "artifacts": {"config": {"root": str(self.root)}},
+                    "profiling_root": {"config": {"root": str(profiles or "")}},
                     "scenario": {"config": {"overrides": list(overrides)}},
                 }
             },
@@ -142,3 +149,35 @@ def test_a_run_that_goes_on_with_another_compares_what_that_one_made(platform: P
     meta = read_document(ComparisonMeta, platform.store.open(Kind.COMPARISON, again) / "run_meta.json")
     assert isinstance(told, dict)
     assert Path(meta.sim_run_dir).name == told["run_ids"]["kernels"]
+
+
+def test_a_profile_that_is_replaced_under_a_run_stops_it(platform: Platform, tmp_path: Path) -> None:
+    root = write_profile(tmp_path / "profiles")
+    meta = root / "h100" / "qwen3-8b" / "run_meta.json"
+
+    def meanwhile(step: str) -> None:
+        if step == "measurements":
+            meta.write_text(meta.read_text().replace('"run_id": "', '"run_id": "another-', 1))
+
+    result = platform.run(CHAIN, SMALL, after=meanwhile, profiles=root)
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    assert failure.step_key == "vidur_metrics"
+    message = failure.step_failure_data.error.cause.message  # type: ignore[union-attr]
+    assert f"{meta}: of profile another-" in message and "another run replaced it meanwhile" in message
+
+
+def test_an_edited_profile_in_the_artifact_root_is_refused(tmp_path: Path) -> None:
+    """Measured here, so a pointer knows it; one that was put there, and was measured elsewhere, is as good as it was."""
+    scenario, store = load_scenario("h100_8b_quarter", ["profile.root=null"]), ArtifactStore(tmp_path)
+    write_profile(tmp_path / "vidur_profiling")
+    meta = tmp_path / "vidur_profiling" / "h100" / "qwen3-8b" / "run_meta.json"
+    run_id = current_bundle(store, scenario, None).meta.run_id
+    for known, refused in (("another", False), (run_id, True)):
+        store.set_current("vidur_profile.h100", "qwen3-8b", {"run_id": known, "meta_sha256": sha256_file(meta)})
+        kept = meta.read_text()
+        meta.write_text(kept + " ")
+        if refused:
+            with pytest.raises(ArtifactError, match=rf"^{meta}: changed after it was written"):
+                current_bundle(store, scenario, None)
+        meta.write_text(kept)
+        assert current_bundle(store, scenario, None).meta.run_id == run_id
