@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from gst_assets import cli
 from gst_assets.analysis.history import read_history, write_history
 from gst_assets.analysis.prune import described, prune
 from gst_assets.contracts.references import COMPARISON, REAL_RUNS, VIDUR_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
+from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.scenario import load_scenario
 from gst_assets_tests.analysis.histories import noisy, write_night
@@ -185,3 +188,18 @@ def test_what_the_newest_comparisons_compared_stays_without_any_pointer(store: A
     assert store.list(Kind.REAL_RUN) == ["night4-r0", "not-compared-yet", "recorded-r0"]
     stay = [f"night{number}-kernels{seed}" for number in (4, 5) for seed in ("", "-seed2")]
     assert store.list(Kind.VIDUR_RUN) == stay
+
+
+def test_the_command_says_what_goes_and_what_stays(store: ArtifactStore) -> None:
+    def gst(*arguments: str) -> Result:
+        return CliRunner().invoke(cli.gst, arguments, env={ROOT_VARIABLE: str(store.root)})
+
+    before = everything(store.root)
+    dry = gst("prune", "--keep", "2", "--dry-run")
+    assert dry.exit_code == 0 and everything(store.root) == before
+    assert dry.stdout.splitlines()[-1].startswith(
+        f"{store}: 3 comparisons, 9 runs and workloads, 5 pointers would go, "
+    )
+    done = gst("prune", "--keep", "2")
+    assert done.stdout == dry.stdout.replace("would go", "gone") and len(store.list(Kind.COMPARISON)) == 3
+    assert gst("prune").exit_code == gst("prune", "--keep", "0").exit_code == 2
