@@ -23,7 +23,7 @@ from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.references import as_metadata, current
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
-from gst_assets.contracts.references import VIDUR_RUNS, refer
+from gst_assets.contracts.pointers import VIDUR_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.foreign_text import inert
