@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from gst_assets.contracts import references
+from gst_assets.contracts import pointers
 from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
@@ -45,9 +45,9 @@ def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
     """
     store, chosen = open_store(), load_scenario(scenario, overrides)
     try:
-        found = references.newest(store, chosen, references.COMPARISON)
+        found = pointers.newest(store, chosen, pointers.COMPARISON)
     except WorkloadError:
-        found = references.newest_of_any(store, chosen, references.COMPARISON)
+        found = pointers.newest_of_any(store, chosen, pointers.COMPARISON)
     return found.open(store, Kind.COMPARISON, found.pointer.comparison_id)
 
 
@@ -58,7 +58,7 @@ def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) ->
         ContractError: its metadata breaks the contract. ScenarioError
     """
     made = read_document(ComparisonMeta, directory / Kind.COMPARISON.meta_name).params
-    return references.first_difference(made, load_scenario(scenario, overrides), references.COMPARISON.settings) or ""
+    return pointers.first_difference(made, load_scenario(scenario, overrides), pointers.COMPARISON.settings) or ""
 
 
 def for_terminal(summary: str) -> str:
