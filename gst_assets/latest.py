@@ -1,41 +1,37 @@
-"""`python -m gst_assets.latest SCENARIO`: the answer of the scenario's newest comparison, and where its report is as one page and as Markdown."""
+"""The newest comparison of a scenario, and the first screen of a report as plain text: what `gst latest` and `gst run` print."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import sys
 import textwrap
 from itertools import takewhile
 from pathlib import Path
 
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import ArtifactError, GstError
+from gst_assets.errors import ArtifactError
 from gst_assets.scenario import load_scenario
 
-_REPORT, _SUMMARY = "report.html", "summary.md"
+REPORT, SUMMARY = "report.html", "summary.md"
 _MOST_COLUMNS = 120
 
 
-def main(scenario: str) -> None:
-    """Print the first screen of the report last materialized for `scenario`, and the paths of report.html and summary.md.
-
-    Raises:
-        ArtifactError: none yet, or what names it is damaged.
-        ScenarioError: there is no scenario of that name.
-    """
-    directory = newest(scenario)
-    print(for_terminal((directory / _SUMMARY).read_text(encoding="utf-8")))
-    print(f"\nreport: {directory / _REPORT}")
-    print(f"as text: {directory / _SUMMARY}")
+def tell(directory: Path) -> None:
+    """Print the first screen of the report in `directory`, and the paths of its page, where it has one, and of its text."""
+    print(for_terminal((directory / SUMMARY).read_text(encoding="utf-8")))
+    print()
+    if (directory / REPORT).is_file():
+        print(f"report: {directory / REPORT}")
+    print(f"as text: {directory / SUMMARY}")
 
 
 def newest(scenario: str) -> Path:
     """The directory of the comparison last materialized for `scenario`.
 
     Raises:
-        ArtifactError, ScenarioError: as `main`.
+        ArtifactError: none yet, or what names it is damaged.
+        ScenarioError: there is no scenario of that name.
     """
     store = open_store()
     pointer = store.current(scenario, "comparison", "comparison_id")
@@ -90,12 +86,3 @@ def _cells(line: str) -> list[str]:
 
 def _is_rule(row: list[str]) -> bool:
     return set(row[0]) <= {"-", ":"}
-
-
-if __name__ == "__main__":
-    try:
-        if len(sys.argv) != 2:
-            sys.exit("usage: python -m gst_assets.latest SCENARIO")
-        main(sys.argv[1])
-    except GstError as problem:
-        sys.exit(f"error: {problem}")

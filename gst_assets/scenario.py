@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gst_assets.environment import OwnScenarios, read
 from gst_assets.errors import ScenarioError
 from gst_assets.foreign_text import without_secrets
 from gst_assets.locations import locate
@@ -725,20 +726,52 @@ class Scenario(Settings):
 
     @property
     def file(self) -> str:
-        """The scenario's file, relative to the project root."""
-        return f"gst_assets/scenarios/{self.name}.yaml"
+        """The scenario's file: a shipped one relative to the project root, an own one with its folder; where it is not here, its name alone."""
+        for directory in scenario_directories():
+            if (directory / f"{self.name}.yaml").is_file():
+                shipped = directory == SCENARIO_DIR
+                return f"gst_assets/scenarios/{self.name}.yaml" if shipped else str(directory / f"{self.name}.yaml")
+        return f"{self.name}.yaml"
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def scenario_names(directory: Path = SCENARIO_DIR) -> list[str]:
-    """Names of the scenarios in `directory`, sorted. Files that begin with `_` are parents only. Reads no file."""
-    return sorted(path.stem for path in directory.glob("*.yaml") if not path.stem.startswith("_"))
+def scenario_directories() -> tuple[Path, ...]:
+    """Where scenario files are: in the package, and in `GST_SCENARIO_DIR` where that is set.
+
+    Raises:
+        EnvironmentVariableError: the variable names no directory.
+    """
+    own = read(OwnScenarios).directory
+    return (SCENARIO_DIR,) if own is None else (SCENARIO_DIR, own.expanduser().absolute())
 
 
-def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SCENARIO_DIR) -> Scenario:
-    """Compose and validate the scenario `name`.
+def scenario_names(directory: Path | None = None) -> list[str]:
+    """Names of the scenarios in `directory`, or in all of `scenario_directories`, sorted. Files that begin with `_` are parents only. Reads no file."""
+    files = _files(scenario_directories() if directory is None else (directory,))
+    return sorted(name for name in files if not name.startswith("_"))
+
+
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    """The files that a scenario may be or extend, by name.
+
+    Raises:
+        ScenarioError: two folders have a file of one name.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in folder.glob("*.yaml"):
+            if path.stem in found:
+                raise ScenarioError(
+                    f"{path}: {found[path.stem].parent} has a file of the same name. Rename yours: a name means one scenario."
+                )
+            found[path.stem] = path
+    return found
+
+
+def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path | None = None) -> Scenario:
+    """Compose and validate the scenario `name`, of `directory` or of any of `scenario_directories`.
 
     `overrides` are `dotted.key=value` with a YAML value, e.g. `workload.num_decode_tokens=32` or `profile.num_tokens=[1, 2, 4]` (a list is
     given whole). Of several for one key the last counts. `workload.arrivals.kind=static` drops the settings of the former kind.
@@ -746,9 +779,26 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     Raises:
         ScenarioError: unknown scenario, parent or key, wrong type, or impossible value; names the key, the file and what is allowed.
     """
-    known = scenario_names(directory)
+    return _load(name, overrides, scenario_directories() if directory is None else (directory,))
+
+
+def load_file(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Compose and validate the scenario in `path`, wherever it lies. It may extend shipped files and those beside it.
+
+    Raises:
+        ScenarioError: no such file, or see `load_scenario`.
+    """
+    if not path.is_file():
+        raise ScenarioError(f"{path}: no such file. Expected a scenario, FILE.yaml, or the name of one (gst list).")
+    return _load(path.stem, overrides, tuple(dict.fromkeys((SCENARIO_DIR, path.resolve().parent))))
+
+
+def _load(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Scenario:
+    files = _files(folders)
+    known = sorted(one for one in files if not one.startswith("_"))
     if name not in known:
-        raise ScenarioError(f"unknown scenario {name!r}; {directory} has {', '.join(known) or 'none'}.")
+        places = " and ".join(map(str, folders))
+        raise ScenarioError(f"unknown scenario {name!r}; {places} has {', '.join(known) or 'none'}.")
     if not _NAME.fullmatch(name):
         raise ScenarioError(
             f"scenario {name!r}: names are lower-case letters, digits and underscores (they become partition and run names)."
@@ -757,8 +807,8 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     from omegaconf.errors import OmegaConfBaseException
 
     OmegaConf.register_resolver(_ENVIRONMENT, _refuse_environment, replace=True)
-    source = str(directory / f"{name}.yaml")
-    values, lines = _compose(name, directory, ())
+    source = str(files[name])
+    values, lines = _compose(name, files, ())
     # Joined first, so that their order does not matter where one names a kind and another a setting of that kind.
     chosen: dict[str, Any] = {}
     origins = _Origins(source, lines, {})
@@ -775,15 +825,6 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     return _validate(json.dumps({**resolved, "name": name, "overrides": list(overrides)}, default=repr), origins)
 
 
-def resolved_json(name: str, overrides: Sequence[str] = ()) -> str:
-    """The scenario `name` in JSON, as `read_resolved` reads it.
-
-    Raises:
-        ScenarioError: see `load_scenario`.
-    """
-    return json.dumps(load_scenario(name, overrides).model_dump(mode="json"), indent=2)
-
-
 def read_resolved(path: Path) -> Scenario:
     """Read a scenario that was resolved to JSON, as carried to a host without this project's configuration library.
 
@@ -794,9 +835,7 @@ def read_resolved(path: Path) -> Scenario:
         text = path.read_text(encoding="utf-8")
         json.loads(text, object_pairs_hook=lambda pairs: _once_each(pairs, path))
     except FileNotFoundError:
-        raise ScenarioError(
-            f"{path}: no such file. Write it with `python -m gst_assets.scenario NAME > FILE.json`."
-        ) from None
+        raise ScenarioError(f"{path}: no such file. Write it with `gst show NAME --json > FILE.json`.") from None
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
@@ -819,17 +858,20 @@ def _once_each(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 
 
 def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
-    """The scenario that a command line names: a scenario's name, to which `overrides` are applied, or a resolved `FILE.json`, which holds its own.
+    """The scenario that a command line names: a scenario's name or its file `FILE.yaml`, to which `overrides` are applied, or a resolved
+    `FILE.json`, which holds its own.
 
     Raises:
         ScenarioError: see `load_scenario` and `read_resolved`; or overrides for a resolved file.
     """
+    if reference.endswith(".yaml"):
+        return load_file(Path(reference), overrides)
     if not reference.endswith(".json"):
         return load_scenario(reference, overrides)
     if overrides:
         raise ScenarioError(
             f"override {overrides[0]!r}: {reference} is resolved, its overrides inside. Resolve it again with this one, "
-            f"`python -m gst_assets.scenario NAME {overrides[0]} > {reference}`, or give the scenario's name instead of the file."
+            f"`gst show NAME -o {overrides[0]} --json > {reference}`, or give the scenario's name instead of the file."
         )
     return read_resolved(Path(reference))
 
@@ -846,9 +888,9 @@ def resolve_path(text: str) -> Path:
     return locate(text)
 
 
-def _compose(name: str, directory: Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def _compose(name: str, files: Mapping[str, Path], seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """The file's settings over its parents', interpolations unresolved, and for each dotted key the file and line it comes from."""
-    path = directory / f"{name}.yaml"
+    path = files[name]
     if name in seen:
         raise ScenarioError(
             f"{path}: {_EXTENDS} goes in a circle: {' -> '.join([*seen, name])}. Take one of them out of {_EXTENDS}."
@@ -869,12 +911,12 @@ def _compose(name: str, directory: Path, seen: tuple[str, ...]) -> tuple[dict[st
     merged: dict[str, Any] = {}
     merged_origins: dict[str, str] = {}
     for parent in names:
-        known = sorted(file.stem for file in directory.glob("*.yaml"))
-        if parent not in known:
+        if parent not in files:
+            places = " and ".join(sorted({str(file.parent) for file in files.values()}))
             raise ScenarioError(
-                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r}, but {directory} has no {parent}.yaml; it has {', '.join(known)}."
+                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r}, but {places} has no {parent}.yaml; it has {', '.join(sorted(files))}."
             )
-        values, where = _compose(parent, directory, (*seen, name))
+        values, where = _compose(parent, files, (*seen, name))
         merged, merged_origins = _merge(merged, values), merged_origins | where
     return _merge(merged, own), merged_origins | origins
 
@@ -1067,14 +1109,3 @@ def _follow(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel]
                 for member in get_args(annotation)
             }
     return keys, model, kinds
-
-
-if __name__ == "__main__":
-    import sys
-
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m gst_assets.scenario NAME [dotted.key=value ...]")
-    try:
-        print(resolved_json(sys.argv[1], sys.argv[2:]))
-    except ScenarioError as problem:
-        sys.exit(f"error: {problem}")
