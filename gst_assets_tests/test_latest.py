@@ -16,21 +16,21 @@ def test_the_newest_report_is_named(
 ) -> None:
     monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path / "root"))
     with pytest.raises(ArtifactError, match="no comparison for scenario smoke"):
-        latest.main("smoke")
+        latest.newest("smoke")
     out = tmp_path / "root" / "comparisons" / "cmp-1"
     compare_directories(
         [write_real(tmp_path / "r", steady(2, 2))], [write_simulation(tmp_path / "s", steady(2, 2))], out
     )
     open_store().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
-    latest.main("smoke")
+    latest.tell(latest.newest("smoke"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert lines[-3:] == ["", f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
     open_store().set_current("smoke", "comparison", {})
     with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: key comparison_id missing, found no key"):
-        latest.main("smoke")
+        latest.newest("smoke")
     with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):
-        latest.main("nosuch")
+        latest.newest("nosuch")
     assert (out / "report.html").is_file() and (out / "summary.md").is_file()
 
 

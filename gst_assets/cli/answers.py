@@ -37,7 +37,7 @@ def _with_own_folder(names: Sequence[str]) -> list[str]:
             "Put the files together, or run them one by one."
         )
     if folders:
-        os.environ[SCENARIOS_VARIABLE] = str(folders.pop())
+        os.environ.update({SCENARIOS_VARIABLE: str(folders.pop())})
     return [files[name].stem if name in files else name for name in names]
 
 

@@ -61,7 +61,7 @@ def check_hardware(wanted: scenario_settings.Hardware) -> Hardware:
 
 _REMEDY = (
     "Choose a scenario with hardware_id cpu, or run on the GPU host with "
-    "`python -m gst_assets.engine.run --workload DIR --scenario FILE.json --out DIR`."
+    "`gst measure --workload DIR --scenario FILE.json --out DIR`."
 )
 
 
