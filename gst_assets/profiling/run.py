@@ -1,4 +1,4 @@
-"""Measure a profiling bundle: `python -m gst_assets.profiling.run --scenario NAME|FILE.json --out DIR`.
+"""Measure a profiling bundle: `gst profile`, and the child process in which the Dagster asset measures.
 
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
 `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
@@ -35,7 +35,7 @@ from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
-from gst_assets.engine.run import Play
+from gst_assets.engine.plays import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.run", description=__doc__)
     parser.add_argument(
-        "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
+        "--scenario", required=True, help="scenario name, or a resolved scenario (gst show NAME --json)"
     )
     parser.add_argument("--out", type=Path, required=True, help="the bundle's directory; must be absent or empty")
     parser.add_argument(
