@@ -86,7 +86,7 @@ def _wanted(job: dg.JobDefinition, scenario: Scenario, goal: str) -> set[dg.Asse
     """The keys to materialize for a goal."""
     graph = job.asset_layer.asset_graph
     if goal != COMPARISON:
-        return dg.AssetSelection.assets(goal).upstream().resolve(graph)
+        return set(dg.AssetSelection.assets(goal).upstream().resolve(graph))
     without = {dg.AssetKey(name) for name in _ON_REQUEST if getattr(scenario, name) is None}
     return set(job.asset_layer.selected_asset_keys) - without
 

@@ -26,7 +26,8 @@ class Progress:
     """Progress of one thing, as a context manager.
 
     `what` names it. `total` is how much there is, in whatever `at` counts, or None where that is unknown: then only the time is told. `unit`
-    names what is counted; without it a share in percent is told. Lines go to `tell`, or without it to `stream` (default: stdout).
+    names what is counted; without it a share in percent is told. `before` of it was done before: that counts as done, not as speed. Lines go to `tell`, or
+    without it to `stream` (default: stderr, so that they are in no output that a script reads).
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Progress:
         total: float | None = None,
         unit: str = "",
         *,
+        before: float = 0,
         tell: Callable[[str], None] | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._stream = stream or sys.stdout
+        self._what, self._total, self._unit, self._before = what, total, unit, before
+        self._stream = stream or sys.stderr
         self._tell = tell
         self._rewrites = tell is None and self._stream.isatty()
         self._clock = clock
@@ -53,6 +55,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take the line out of the terminal."""
         if self._is_shown:
             self._stream.write(ERASE)
             self._stream.flush()
@@ -84,7 +90,8 @@ class Progress:
         if not self._total:
             return f"{self._what}: {_seconds(passed_s)}"
         of = f"{done:g} of {self._total:g} {self._unit}" if self._unit else f"{done / self._total:.0%}"
-        left = f", about {_seconds(passed_s * (self._total - done) / done)} left" if done > 0 else ""
+        gone = done - self._before
+        left = f", about {_seconds(passed_s * (self._total - done) / gone)} left" if gone > 0 else ""
         return f"{self._what}: {of}, {_seconds(passed_s)}{left}"
 
 
@@ -122,7 +129,7 @@ class Ticking:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self._progress.__exit__(kind, error, trace)
+        self._progress.end()
 
     def _tick(self) -> None:
         while not self._ended.wait(self._progress.every_s):

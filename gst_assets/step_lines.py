@@ -34,7 +34,7 @@ class _StepLines(logging.Handler):
         kind = event.event_type if event is not None else None
         if event is not None and kind is dg.DagsterEventType.STEP_START:
             self._end_line()
-            self._open_line(event.step_key)
+            self._open_line(event)
         elif event is not None and kind is dg.DagsterEventType.STEP_SUCCESS:
             self._close(event, f"{event.step_success_data.duration_ms / 1e3:6.1f} s")
         elif event is not None and kind is dg.DagsterEventType.STEP_FAILURE:
@@ -60,14 +60,14 @@ class _StepLines(logging.Handler):
             self._end_line()
             self._write(f"    {said}\n")
 
-    def _open_line(self, step: str) -> None:
-        self._running, self._is_line_open = step, True
+    def _open_line(self, event: dg.DagsterEvent) -> None:
+        self._running, self._is_line_open = event.step_key, True
         self._write(self._before())
 
     def _close(self, event: dg.DagsterEvent, told: str) -> None:
         if not self._is_line_open or self._running != event.step_key:
             self._end_line()
-            self._open_line(event.step_key)
+            self._open_line(event)
         self._erase_said()
         self._write(f"{told}\n")
         self._running, self._is_line_open = None, False

@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 
 from gst_assets import __version__, cli
 from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.engine.machine_lock import machine_lock
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario, scenario_names
 from gst_assets_tests.gst_command import run_gst
@@ -404,6 +406,87 @@ def test_a_sweep_and_a_capacity_search_are_told(tmp_path: Path) -> None:
     (directory,) = (tmp_path / "capacity").iterdir()
     assert f"\nCapacity {directory.name}\n" in done.stdout
     assert not (tmp_path / "real_runs").exists() and not (tmp_path / "comparisons").exists()
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lock of this test's own: the machine's may be held by a real engine."""
+    monkeypatch.setenv("GST_ENGINE_LOCK", str(tmp_path / "engine.lock"))
+    return tmp_path / "engine.lock"
+
+
+def test_the_doctor_says_what_this_machine_is(lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path / "not_yet" / "root"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "nowhere"))
+    shown = run_gst("doctor", "--seconds", "0.2").stdout
+    for row in (
+        rf"gst assets +{__version__}", r"python +3\.1[12]\.", r"versions .*vidur 0\.0\.26", r"processor .*, \d+ cores to use of \d+", r"gpu +\S",
+        rf"artifact root +{tmp_path}/not_yet/root, made at the first run, [\d.]+ GiB free", rf"dagster home +{tmp_path}/nowhere: no such directory",
+        rf"engine lock +{lock}: free", r"noise: A measurement here (is worth|shows) ",
+    ):  # fmt: skip
+        assert re.search(f"^{row}", shown, re.M), row
+    told = json.loads(run_gst("doctor", "--seconds", "0.2", "--json").stdout)
+    assert (
+        told["noise"]["seconds"] >= 0.2 and told["noise"]["num_pieces"] >= 5 and told["engine_lock"] == f"{lock}: free"
+    )
+    assert json.loads(run_gst("doctor", "--seconds", "0", "--json").stdout)["noise"] == {
+        "answer": "not measured (--seconds 0)."
+    }
+
+
+def test_the_doctor_leaves_an_engine_in_peace(lock: Path) -> None:
+    with machine_lock(1, print, "smoke"):
+        shown = run_gst("doctor").stdout
+    holder = rf"process {os.getpid()} of user \S+ \(scenario smoke\) has held it since \S+"
+    assert re.search(rf"^engine lock +{lock}: {holder}$", shown, re.M)
+    assert re.search(
+        rf"^noise: not measured, since it would disturb an engine that may be measuring: {holder}\.$", shown, re.M
+    )
+
+
+def test_what_the_doctor_cannot_use_is_told_in_its_place(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock.mkdir()
+    monkeypatch.setenv("GST_ARTIFACT_ROOT", "s3://")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    done = run_gst("doctor", "--seconds", "1")
+    assert done.exit_code == 0
+    for row in (
+        r"artifact root +unusable: s3://",
+        r"dagster home +DAGSTER_HOME is not set",
+        rf"engine lock +unusable: {lock}: ",
+        rf"noise: not measured: {lock}: ",
+    ):
+        assert re.search(f"^{row}", done.stdout, re.M), row
+
+
+def test_slots_of_ended_runs_are_freed_and_those_of_running_ones_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+    from dagster._core.test_utils import create_run_for_test  # a run without a job to execute
+
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    assert run_gst("doctor", "--free-pool").stderr.startswith("error: DAGSTER_HOME is not set")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    assert run_gst("doctor", "--free-pool").stdout == "no slot of a pool is taken\n"
+    with dg.DagsterInstance.get() as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("engine", 3)
+        ended, running = (
+            create_run_for_test(instance, status=status).run_id
+            for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+        )
+        gone = str(uuid.uuid4())
+        for run_id in (ended, running, gone):
+            assert storage.claim_concurrency_slot("engine", run_id, "measurements").is_claimed
+    freed = run_gst("doctor", "--free-pool").stdout
+    assert set(freed.splitlines()[:2]) == {f"freed: pool engine, run {one}" for one in (ended, gone)}
+    assert f"kept: pool engine, run {running}, which counts as running." in freed
+    assert json.loads(run_gst("doctor", "--free-pool", "--json").stdout) == {"freed": [], "kept": [["engine", running]]}
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -82,6 +82,17 @@ def test_time_left_is_told_only_where_it_is_known() -> None:
     ]
 
 
+def test_what_was_done_before_counts_as_done_and_not_as_speed() -> None:
+    told: list[str] = []
+    clock = Clock()
+    progress = Progress("calibration", 1, before=0.5, tell=told.append, clock=clock)
+    clock.now += 10
+    progress.at(0.5)
+    clock.now += 10
+    progress.at(0.75)
+    assert told == ["calibration: 50%, 10 s", "calibration: 75%, 20 s, about 20 s left"]
+
+
 def test_items_come_as_they_are_and_are_counted_once_used(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     clock = Clock()
@@ -101,7 +112,7 @@ def test_items_come_as_they_are_and_are_counted_once_used(monkeypatch: pytest.Mo
 
 def test_what_says_nothing_of_itself_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
     with Ticking("engine start"):
         time.sleep(2.5 * REWRITTEN_EVERY_S)
     assert stream.getvalue().count(f"{ERASE}engine start: ") == 2 and stream.getvalue().endswith(ERASE)

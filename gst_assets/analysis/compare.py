@@ -6,7 +6,7 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -63,13 +63,16 @@ def compare_directories(
     profile: Path | None = None,
     pass_band: float | None = None,
     warn_band: float | None = None,
+    *,
+    on_read: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Compare run directories and write the complete comparison directory `out`.
 
     `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own profiling root is read
     where it still holds the bundle that was simulated. Bands default to those of the first real run's scenario.
 
-    Several `simulations` of one variant are its seeds, the first the one whose requests are shown.
+    Several `simulations` of one variant are its seeds, the first the one whose requests are shown. `on_read` is told how
+    many directories have been read.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
@@ -80,11 +83,15 @@ def compare_directories(
         raise ComparisonError(
             f"{out}: already exists. Comparisons are never overwritten; remove it or name another --out."
         )
-    repeats = [load_run(directory, "real") for directory in real]
+    repeats = []
+    for directory in real:
+        repeats.append(load_run(directory, "real"))
+        _tell(on_read, len(repeats))
     variants: dict[str, SimulatedRun] = {}
     further: dict[str, list[SimulatedRun]] = {}
-    for directory in simulations:
+    for number, directory in enumerate(simulations, len(repeats) + 1):
         sim = load_run(directory, "vidur")
+        _tell(on_read, number)
         if variants.setdefault(sim.meta.variant, sim) is not sim:
             further.setdefault(sim.meta.variant, []).append(sim)
     comparison = compare(
@@ -96,6 +103,11 @@ def compare_directories(
     )
     _write_whole(comparison, out, started_at)
     return comparison
+
+
+def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
+    if on_read is not None:
+        on_read(num_read)
 
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:

@@ -38,10 +38,11 @@ from gst_assets.engine.backends import engine_environment, engine_hardware, open
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
 from gst_assets.engine.protocol import Engine, EngineRequest
-from gst_assets.engine.replay import PlannedRequest, replay, warm_up
+from gst_assets.engine.replay import PlannedRequest, replay, schedule_s, warm_up
 from gst_assets.engine.run import add_scenario_options
 from gst_assets.engine.run_directory import staged
 from gst_assets.errors import EngineError, GstError, ScenarioError
+from gst_assets.progress import Progress
 from gst_assets.scenario import Capacity, Scenario, read_reference
 from gst_assets.workload import build
 from gst_assets.workload.tokenized import WorkloadRequest, requests_of
@@ -165,13 +166,15 @@ async def _play(
         for index, (row, arrival) in enumerate(zip(drawn_rows(len(pool), settings).tolist(), arrivals, strict=True))
     ]
     await engine.forget()
-    played = await replay(
-        engine,
-        planned,
-        request_timeout_s=scenario.replay.request_timeout_s,
-        may_stop_early=scenario.engine.sampling.may_stop_early,
-        realtime=scenario.replay.realtime_priority,
-    )
+    with Progress(f"{scenario.name}: probe at {rate:.4g} requests/s", schedule_s(planned)) as progress:
+        played = await replay(
+            engine,
+            planned,
+            request_timeout_s=scenario.replay.request_timeout_s,
+            may_stop_early=scenario.engine.sampling.may_stop_early,
+            realtime=scenario.replay.realtime_priority,
+            progress=progress,
+        )
     requests = records.request_metrics(played, engine.backend)
     return seen_in_tables(requests, has_lateness=True, death=played.death)
 

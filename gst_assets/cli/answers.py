@@ -258,9 +258,11 @@ def compare(
     """
     from gst_assets.analysis.compare import compare_directories, sides
     from gst_assets.analysis.report import REPORT, SUMMARY, verdict_sentence
+    from gst_assets.progress import Progress
 
     real, simulated = sides(directories)
-    comparison = compare_directories(real, simulated, out, profile, pass_band, warn_band)
+    with Progress("reading", len(real) + len(simulated), "runs") as progress:
+        comparison = compare_directories(real, simulated, out, profile, pass_band, warn_band, on_read=progress.at)
     click.echo(verdict_sentence(comparison))
     click.echo(out / REPORT)
     click.echo(out / SUMMARY)

@@ -146,7 +146,6 @@ def _lock() -> str:
 
 
 def _noise(seconds: float, *, told: bool) -> dict[str, Any]:
-    import sys
     from dataclasses import asdict
 
     from gst_assets.engine import machine_lock, steadiness
@@ -161,7 +160,7 @@ def _noise(seconds: float, *, told: bool) -> dict[str, Any]:
         # Held, so that no engine starts to measure beside it.
         with (
             machine_lock.machine_lock(0, lambda _: None, "gst doctor"),
-            Progress("measuring noise", 1, stream=sys.stderr) as progress,
+            Progress("measuring noise", 1) as progress,
         ):
             found = steadiness.measure(seconds, progress.at if told else None)
     except GstError as error:

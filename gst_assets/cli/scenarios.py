@@ -51,8 +51,8 @@ def list_scenarios(hardware: str | None, model: str | None, no_gpu: bool, wants_
     else:
         header = ["scenario", "gst ...", "model", "hardware", "engine", "GPU", "minutes", "what"]
         echo_table(header, [[_cell(value) for value in one.values()] for one in listed])
-    for error in broken:
-        click.echo(f"error: {error}", err=True)
+    for problem in broken:
+        click.echo(f"error: {problem}", err=True)
     if broken:
         click.get_current_context().exit(1)
 

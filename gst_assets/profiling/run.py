@@ -43,6 +43,7 @@ from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operators import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.progress import Progress
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
 from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
@@ -51,7 +52,6 @@ from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.self_fit import misfits, self_fit
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
-_REPORT_EVERY_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -253,26 +253,24 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._began = self._told = self._worked_since = time.monotonic()
-        self._before: float | None = None
+        self._began = time.monotonic()
+        self._shown: Progress | None = None
 
     def phase_ends(self, name: str) -> None:
         """Book the time since the last phase ended."""
         now = time.monotonic()
         self.seconds[name] = round(now - self._began, 2)
-        self._began = self._told = now
-        self._before = None
+        self._began = now
+        if self._shown is not None:
+            self._shown.end()
+            self._shown = None
         print(f"{name}: done in {self.seconds[name]:.1f} s", flush=True)
 
     def progress(self, what: str, share: float) -> None:
-        """Tell how far the phase is, every few seconds. The first call of a phase says what share of it was done before."""
-        now = time.monotonic()
-        if self._before is None:
-            self._before, self._worked_since = share, now
-        if now - self._told >= _REPORT_EVERY_S and self._before < share < 1:
-            self._told = now
-            left = (now - self._worked_since) * (1 - share) / (share - self._before)
-            print(f"{what}: {share:.0%}, about {left:.0f} s left", flush=True)
+        """Tell how far the phase is. The first call of a phase says what share of it was done before."""
+        if self._shown is None:
+            self._shown = Progress(what, 1, before=share)
+        self._shown.at(share)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from gst_assets.step_costs.shapes import Composition, StepShape
 from gst_assets.vidur_adapter.clocks import EngineClock
 from gst_assets.vidur_adapter.history import History
 
+_TURNS_BETWEEN_SHARES = 1024
 _NOBODY = -1
 _NOT_DECODING = -1
 
@@ -103,6 +105,7 @@ class Scheduler:
         self._completed: list[int] = []
         """Rows in the order in which their last step was formed."""
         self._num_released = 0
+        self.num_complete = 0
 
         # The step formed last.
         self.step_decodes = 0
@@ -224,6 +227,7 @@ class Scheduler:
 
     def _complete(self, row: int) -> None:
         self._completed.append(row)
+        self.num_complete += 1
         self.token_spans.append((row, self._first_step[row], self._last_step[row]))
 
     # --- KV pressure ---
@@ -371,14 +375,16 @@ class EngineLoop:
         """Steps whose composition lies outside what was calibrated."""
         return self.clock.num_outside
 
-    def run(self) -> None:
-        """Simulate until every request has its tokens.
+    def run(self, on_share: Callable[[float], None] | None = None) -> None:
+        """Simulate until every request has its tokens; `on_share` is told now and then what share of them has, from 0 to 1.
 
         Raises:
             SimulationError: a request can never be scheduled.
         """
         clock, scheduler, history = self.clock, self._scheduler, self.history
-        while True:
+        for turn in itertools.count(1):
+            if on_share is not None and not turn % _TURNS_BETWEEN_SHARES:
+                on_share(scheduler.num_complete / len(self._request_id))
             scheduler.arrive(clock.now_ns)
             if self._run_decodes():
                 continue

@@ -7,7 +7,7 @@ begins. Reading and checking a bundle belongs to `step_costs.bundle`, writing th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
@@ -63,7 +63,7 @@ class _Simulator(Protocol):
     @property
     def num_preemptions(self) -> list[int]: ...
 
-    def run(self) -> None: ...
+    def run(self, on_share: Callable[[float], None] | None = None) -> None: ...
 
 
 def simulate(
@@ -74,12 +74,14 @@ def simulate(
     variant: str,
     *,
     cache_dir: Path | None,
+    on_share: Callable[[float], None] | None = None,
 ) -> SimulationResult:
     """Simulate a workload under the engine's settings.
 
     `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published` (Vidur as it ships, see
     `published`), `kernels` (the same operator sums with the adapter's corrections) or `calibrated` (with what the engine was measured to need
-    beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. Equal inputs give equal tables, byte for byte.
+    beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. `on_share` is told now and then
+    what share is simulated, from 0 to 1. Equal inputs give equal tables, byte for byte.
 
     Raises:
         SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never complete; of `published` also
@@ -103,7 +105,7 @@ def simulate(
     else:
         simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks), 0.0
     prepared, processor = time.perf_counter(), time.process_time()
-    simulator.run()
+    simulator.run(on_share)
     ran, processor = time.perf_counter(), time.process_time() - processor
 
     if variant == "published":
