@@ -454,7 +454,7 @@ def test_what_the_doctor_cannot_use_is_told_in_its_place(lock: Path, monkeypatch
     done = run_gst("doctor", "--seconds", "1")
     assert done.exit_code == 0
     for row in (
-        r"artifact root +unusable: s3://",
+        r"artifact root +unusable: GST_ARTIFACT_ROOT=s3://: names no bucket",
         r"dagster home +DAGSTER_HOME is not set",
         rf"engine lock +unusable: {lock}: ",
         rf"noise: not measured: {lock}: ",
