@@ -417,15 +417,15 @@ class PublishedSimulator(RecordedSimulator):
 
     recorder = _SecondsRecorder
 
-    def run(self) -> None:
-        """Simulate.
+    def run(self, on_share: Callable[[float], None] | None = None) -> None:
+        """Simulate; `on_share` as in `RecordedSimulator.run`.
 
         Raises:
             SimulationError: Vidur failed one of its assertions: a request was preempted, or never fits.
         """
         config = self._config.cluster_config
         try:
-            super().run()
+            super().run(on_share)
         except AssertionError as error:
             remedy = (
                 "Raise engine.num_kv_blocks, lower engine.max_num_seqs, or leave `published` out of simulation.variants"

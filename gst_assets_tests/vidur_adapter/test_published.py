@@ -23,7 +23,7 @@ from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, load_bundle
-from gst_assets.vidur_adapter import published, registration
+from gst_assets.vidur_adapter import event_loop, published, registration
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.profiling import tables
@@ -68,6 +68,14 @@ def run(
     result = simulate(scenario, lengths, intervals, bundle, "published", cache_dir=cache)
     support.check(result, lengths, intervals)
     return result
+
+
+def test_the_share_simulated_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_STEPS_BETWEEN_SHARES", 4)
+    told: list[float] = []
+    lengths, intervals = support.workload([(50 * MS, 20, 6)] * 8)
+    simulate(SCENARIO, lengths, intervals, bundle, "published", cache_dir=tmp_path, on_share=told.append)
+    assert len(told) > 3 and told == sorted(told) and len(set(told)) > 3 and told[-1] <= 1
 
 
 # --- against Vidur's own command --------------------------------------------------------------------------------------
