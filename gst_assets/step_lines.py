@@ -17,6 +17,8 @@ from gst_assets.progress import ERASE, LINE_EVERY_S
 
 LOGGER = "step_lines"
 _WIDTH = 28
+_QUIET_S = LINE_EVERY_S - 1
+"""What says how far it is every ten seconds may do so a little early."""
 
 
 class _StepLines(logging.Handler):
@@ -28,6 +30,8 @@ class _StepLines(logging.Handler):
         self._is_line_open = False  # the running step's name was written, and no line end
         self._is_said_shown = False  # in a terminal, at the end of the line
         self._written_s = time.monotonic()
+        # Asked before the first step: during steps Dagster takes stdout through a file, and the terminal is at the end of that.
+        self._rewrites = sys.stdout.isatty()
 
     def emit(self, record: logging.LogRecord) -> None:
         event: dg.DagsterEvent | None = getattr(record, "dagster_meta", {}).get("dagster_event")
@@ -52,11 +56,11 @@ class _StepLines(logging.Handler):
 
     def _say(self, said: str) -> None:
         """What the running step says of itself."""
-        if sys.stdout.isatty():
+        if self._rewrites:
             before = self._before()
             self._write(ERASE + f"{before}{said}"[: shutil.get_terminal_size().columns - 1])
             self._is_said_shown = True
-        elif time.monotonic() - self._written_s >= LINE_EVERY_S:
+        elif time.monotonic() - self._written_s >= _QUIET_S:
             self._end_line()
             self._write(f"    {said}\n")
 

@@ -16,6 +16,7 @@ import sys
 import uuid
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ import pytest
 from gst_assets import __version__, cli
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.machine_lock import machine_lock
+from gst_assets.progress import ERASE
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario, scenario_names
 from gst_assets_tests.gst_command import run_gst
@@ -257,15 +259,36 @@ def test_an_own_file_is_shown(tmp_path: Path) -> None:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
+def _in_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status of `gst`, and what it wrote to a terminal of its own."""
+    ours, theirs = os.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "gst_assets.cli", *arguments],
+        cwd=PROJECT_ROOT, env=os.environ | environment, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    with suppress(OSError):  # EIO: nobody has the other end any more
+        while data := os.read(ours, 65536):
+            written += data
+    os.close(ours)
+    return started.wait(), written.decode().replace("\r\n", "\n")
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact root in which `gst run` made a recorded scenario, from a file of one's own."""
+    """An artifact root in which `gst run` made a recorded scenario, from a file of one's own, in a terminal."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "mine.yaml").write_text(f"extends: {NAME}\ndescription: Mine.\n")
-    environment = {"DAGSTER_HOME": ""}
-    done = gst("run", str(folder / "mine.yaml"), "-o", OVERRIDE, root=folder / "root", **environment)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.startswith("\nmine: Mine.\n") and f"simulated {OVERRIDE}" in " ".join(done.stdout.split())
+    (folder / "dagster.yaml").write_text((PROJECT_ROOT / "dagster.yaml.example").read_text())
+    places = {"DAGSTER_HOME": str(folder), "GST_ARTIFACT_ROOT": str(folder / "root")}
+    status, written = _in_terminal("run", str(folder / "mine.yaml"), "-o", OVERRIDE, COLUMNS="100", **places)
+    assert status == 0, written
+    assert written.startswith("\nmine: Mine.\n") and f"simulated {OVERRIDE}" in " ".join(written.split())
+    # What a step says stands behind its name and goes, also where Dagster keeps the output of steps.
+    name = f"  {'measurements':<28}"
+    said = rf"^{name}(?:{re.escape(ERASE)}{name}\S[^\r\n]*)+{re.escape(ERASE)}{name} +\d+\.\d s$"
+    assert re.search(said, written, re.M), written
     return folder / "root"
 
 
