@@ -89,7 +89,7 @@ class Progress:
     def _line(self, done: float, passed_s: float) -> str:
         if not self._total:
             return f"{self._what}: {_seconds(passed_s)}"
-        of = f"{done:g} of {self._total:g} {self._unit}" if self._unit else f"{done / self._total:.0%}"
+        of = f"{done:g} of {self._total:g} {self._unit}" if self._unit else f"{100 * done / self._total:.0f} %"
         gone = done - self._before
         left = f", about {_seconds(passed_s * (self._total - done) / gone)} left" if gone > 0 else ""
         return f"{self._what}: {of}, {_seconds(passed_s)}{left}"

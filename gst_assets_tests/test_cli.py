@@ -169,6 +169,20 @@ def test_a_line_that_is_no_command_is_found(line: str) -> None:
         parses(line)
 
 
+def test_every_documented_command_is_run_by_a_test() -> None:
+    """By name: a line of these tests, or of those of the programs that are child processes too, gives it."""
+    sources = [file.read_text(encoding="utf-8") for file in (PROJECT_ROOT / "gst_assets_tests").rglob("*.py")]
+    called = r"(?:run_gst|\bgst|_in_terminal|command)\(\s*\"([a-z-]+)\"(?:, \"([a-z]+)\")?"
+    given = {words for text in sources for words in re.findall(called, text)}
+    run = {first for first, _ in given} | {f"{first} {second}" for first, second in given}
+    for name, module in PROGRAMS.items():
+        calls = (f'run_module("{module}"', f"run({module.rpartition('.')[2]}.measure(")  # asyncio.run
+        run |= {name} if any(call in text for text in sources for call in calls) else set()
+    named = {re.match(r"gst (recorded [a-z]+|[a-z][a-z-]*)", line) for _, line, _ in _documented()}
+    documented = {found[1] for found in named if found}
+    assert len(documented) > 10 and documented <= run, documented - run
+
+
 # --- scenarios --------------------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def test_one_line_of_a_terminal_that_is_gone_in_the_end() -> None:
         clock.now += 1
         progress.at(0.25)
         progress.at(0.26)
-    assert stream.getvalue() == f"{ERASE}profile: 25%, 1 s, about 3 s left{ERASE}"
+    assert stream.getvalue() == f"{ERASE}profile: 25 %, 1 s, about 3 s left{ERASE}"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -90,7 +90,7 @@ def test_what_was_done_before_counts_as_done_and_not_as_speed() -> None:
     progress.at(0.5)
     clock.now += 10
     progress.at(0.75)
-    assert told == ["calibration: 50%, 10 s", "calibration: 75%, 20 s, about 20 s left"]
+    assert told == ["calibration: 50 %, 10 s", "calibration: 75 %, 20 s, about 20 s left"]
 
 
 def test_items_come_as_they_are_and_are_counted_once_used(monkeypatch: pytest.MonkeyPatch) -> None:

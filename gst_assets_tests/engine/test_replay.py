@@ -66,7 +66,7 @@ def test_progress_is_told_the_seconds_of_the_schedule(monkeypatch: pytest.Monkey
     with Progress("playing", schedule_s(planned), tell=told.append) as progress:
         engine = MemoryEngine(step_s=0.05)
         asyncio.run(replay(engine, planned, request_timeout_s=30, may_stop_early=False, progress=progress))
-    shares = [int(line.removeprefix("playing: ").partition("%")[0]) for line in told]
+    shares = [int(line.removeprefix("playing: ").partition(" %")[0]) for line in told]
     assert len(shares) >= 3 and shares == sorted(shares) and shares[0] < 100 == shares[-1]
 
 
