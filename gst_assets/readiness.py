@@ -32,13 +32,14 @@ class Need:
     found: str
 
 
-def needs(scenario: Scenario) -> list[Need]:
-    """Everything that `gst run` needs for the scenario. Takes seconds where it has to ask torch for GPUs.
+def needs(scenario: Scenario, *, with_engine: bool = True) -> list[Need]:
+    """Everything that the scenario needs; without its engine, what simulating it needs. Takes seconds where it has to ask torch for GPUs.
 
     Raises:
         EnvironmentVariableError, ArtifactError: the artifact root cannot be told or listed.
     """
-    return [*_packages(), *_engine(scenario), _profile(scenario), *_files(scenario)]
+    engine = _engine(scenario) if with_engine else ()
+    return [*_packages(), *engine, _profile(scenario), *_files(scenario)]
 
 
 def can_run(asked: Sequence[Need]) -> bool | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import textwrap
 import time
 
 import dagster as dg
@@ -17,6 +18,7 @@ from gst_assets.progress import ERASE, LINE_EVERY_S
 
 LOGGER = "step_lines"
 _WIDTH = 28
+_SAID_WIDTH = 110
 _QUIET_S = LINE_EVERY_S - 1
 """What says how far it is every ten seconds may do so a little early."""
 
@@ -62,7 +64,7 @@ class _StepLines(logging.Handler):
             self._is_said_shown = True
         elif time.monotonic() - self._written_s >= _QUIET_S:
             self._end_line()
-            self._write(f"    {said}\n")
+            self._write(f"    {textwrap.shorten(said, _SAID_WIDTH, placeholder=' ...')}\n")
 
     def _open_line(self, event: dg.DagsterEvent) -> None:
         self._running, self._is_line_open = event.step_key, True

@@ -237,11 +237,14 @@ def test_a_scenario_is_shown_with_what_it_needs() -> None:
     assert shown.startswith(f"{NAME}: {load_scenario(NAME).description}\n")
     assert re.search(r"^recorded runs  yes   5 in .*/data/recorded/h100_8b_single$", shown, re.M)
     assert re.search(r"^a profile +yes +.*/data/profiles/h100/qwen3-8b$", shown, re.M)
-    assert "\ncan run on this machine: yes\n" in shown and "\n  backend: recorded\n" in shown
+    assert f"\ngst run {NAME} can run on this machine: yes\n" in shown and "\n  backend: recorded\n" in shown
     changed = run_gst("show", NAME, "-o", "engine.recorded=data/nothing", "-o", "profile.root=data/nothing").stdout
     assert re.search(r"^recorded runs  no    .*/data/nothing: no recorded runs there", changed, re.M)
     assert re.search(r"^a profile +no +.*no complete profiling bundle", changed, re.M)
-    assert "\ncan run on this machine: no\n" in changed
+    assert f"\ngst run {NAME} can run on this machine: no\n" in changed
+    simulated = run_gst("show", "h100_8b_sweep").stdout
+    assert "\ngst sweep h100_8b_sweep can run on this machine: yes\n" in simulated and "the device" not in simulated
+    assert "can run on this machine: no" in run_gst("show", "h100_8b_capacity", "-o", "capacity.sides=[engine]").stdout
 
 
 def test_what_only_the_run_can_tell_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,10 +260,10 @@ def test_what_only_the_run_can_tell_is_not_claimed(monkeypatch: pytest.MonkeyPat
         "model.name=qwen3-8b",
     ).stdout
     assert re.search(r"^a running server +\? +http://", shown, re.M)
-    assert "\ncan run on this machine: as far as can be told before it starts, yes\n" in shown
+    assert " can run on this machine: as far as can be told before it starts, yes\n" in shown
     without = run_gst("show", "openai_server", "-o", "engine.server.api_key_variable=NO_SUCH_KEY").stdout
     assert re.search(r"^its key +no +environment variable NO_SUCH_KEY is not set$", without, re.M)
-    assert "\ncan run on this machine: no\n" in without
+    assert " can run on this machine: no\n" in without
 
 
 def test_an_own_file_is_shown(tmp_path: Path) -> None:

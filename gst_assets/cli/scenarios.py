@@ -79,8 +79,15 @@ def _needs_gpu(scenario: Scenario) -> bool:
     """Whether that command needs a GPU of this machine; a server has its own, and recorded runs were measured before."""
     if scenario.hardware.hardware_id == _CPU or scenario.engine.backend not in ("vllm", "transformers"):
         return False
-    measures = scenario.capacity is None or "engine" in scenario.capacity.sides
-    return scenario.profile.root is None or (scenario.sweep is None and measures)
+    return _needs_engine(scenario)
+
+
+def _needs_engine(scenario: Scenario) -> bool:
+    """Whether that command measures something, and be it a profile."""
+    command = _command(scenario)
+    if scenario.profile.root is None or command == "run":
+        return True
+    return command == "capacity" and scenario.capacity is not None and "engine" in scenario.capacity.sides
 
 
 def _cell(value: str | bool | float | None) -> str:
@@ -113,11 +120,12 @@ def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
 
     from gst_assets.readiness import can_run, needs
 
-    asked = needs(scenario)
+    command = _command(scenario)
+    asked = needs(scenario, with_engine=_needs_engine(scenario))
     click.echo(f"{scenario.name}: {scenario.description}\n")
     echo_table(["needs", "here", "found"], [[one.what, _HAS[one.met], one.found] for one in asked])
     answer = {True: "yes", False: "no", None: "as far as can be told before it starts, yes"}[can_run(asked)]
-    click.echo(f"\ncan run on this machine: {answer}")
+    click.echo(f"\ngst {command} {name} can run on this machine: {answer}")
     if scenario.name in _MINUTES:
         click.echo(f"minutes on two shared cores: {_MINUTES[scenario.name]:g}")
     settings = scenario.model_dump(mode="json", exclude={"name", "description"})
