@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import zipfile
 from pathlib import Path
 
 from gst_assets.errors import ArtifactError
 from gst_assets.latest import REPORT
+from gst_assets.staging import staged_file
 
 
 def export_comparison(directory: Path, out: Path) -> None:
@@ -23,17 +23,14 @@ def export_comparison(directory: Path, out: Path) -> None:
         raise ArtifactError(f"{out}: already exists. Remove it, or name another --out.")
     if out.suffix == ".html" and not (directory / REPORT).is_file():
         raise ArtifactError(f"{directory}: has no {REPORT}. Export it as .zip.")
-    beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
-        if out.suffix == ".html":
-            shutil.copyfile(directory / REPORT, beside)
-        else:
-            _zip(directory, beside)
-        beside.rename(out)
+        with staged_file(out) as beside:
+            if out.suffix == ".html":
+                shutil.copyfile(directory / REPORT, beside)
+            else:
+                _zip(directory, beside)
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be written ({error.strerror}). Check the folder and the disk.") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _zip(directory: Path, file: Path) -> None:

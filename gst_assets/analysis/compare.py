@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import glob
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import comparison_meta, write_comparison
-from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256
 from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory, parse_object
 from gst_assets.errors import ArtifactError, ComparisonError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
+from gst_assets.staging import staged_directory
 
 
 def sides(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -111,20 +109,14 @@ def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
 
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
-    """Stage beside `out` and rename, metadata document last."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    staging.mkdir()
-    try:
+    """The whole directory or none of it, metadata document last."""
+    with staged_directory(out) as staging:
         write_comparison(comparison, staging)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
             comparison, run_id=out.absolute().name, started_at=started_at, sha256=directory_digests(staging, name)
         )
         write_document(meta, staging / name)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _bands(repeats: Sequence[RealRun], pass_band: float | None, warn_band: float | None) -> Bands:

@@ -150,7 +150,7 @@ def _noise(seconds: float, *, told: bool) -> dict[str, Any]:
 
     from gst_assets.engine import machine_lock, steadiness
     from gst_assets.progress import Progress
-    from gst_assets.scenario import Comparison
+    from gst_assets.scenario import Bands
 
     if not seconds:
         return {"answer": "not measured (--seconds 0)."}
@@ -165,7 +165,7 @@ def _noise(seconds: float, *, told: bool) -> dict[str, Any]:
             found = steadiness.measure(seconds, progress.at if told else None)
     except GstError as error:
         return {"answer": f"not measured: {error}"}
-    bands = Comparison()
+    bands = Bands()
     return {"answer": steadiness.worth(found, bands.pass_band, bands.warn_band), **asdict(found)}
 
 

@@ -52,7 +52,7 @@ def profile(**_: object) -> None:
 
     Writes a profiling bundle. Needs no Dagster. Given again after an interruption it goes on where it was.
     """
-    hand_over("gst_assets.profiling.run")
+    hand_over("gst_assets.profiling.measure_bundle")
 
 
 @click.command(epilog=examples("gst probe --scenario h100_8b_capacity.json --out capacity"))

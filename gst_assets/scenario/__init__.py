@@ -4,11 +4,11 @@ One file per scenario in `gst_assets/scenarios/`; its name is the Dagster partit
 ones win, then the file itself, then overrides. What the settings do belongs to the packages that read them.
 """
 
-from gst_assets.scenario.comparison_section import Comparison, Regression, ServiceLevel
-from gst_assets.scenario.engine_section import Engine, Replay, Sampling, Server
+from gst_assets.scenario.comparison_section import Bands, Regression, ServiceLevel
+from gst_assets.scenario.engine_section import EngineSection, Replay, Sampling, Server
 from gst_assets.scenario.files import SCENARIO_DIR, scenario_names
 from gst_assets.scenario.loading import load_file, load_scenario, read_reference, read_resolved, resolve_path
-from gst_assets.scenario.model_section import CPU, Geometry, Hardware, Model
+from gst_assets.scenario.model_section import CPU, Geometry, HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.sections import Scenario
 from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep, Variant
@@ -38,15 +38,15 @@ __all__ = [
     "CPU",
     "SCENARIO_DIR",
     "Arrivals",
+    "Bands",
     "Capacity",
-    "Comparison",
     "EmpiricalLength",
-    "Engine",
+    "EngineSection",
     "FixedInterval",
     "FixedLength",
     "Gamma",
     "Geometry",
-    "Hardware",
+    "HardwareSection",
     "Lengths",
     "LognormalLength",
     "Model",

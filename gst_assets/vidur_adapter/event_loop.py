@@ -15,9 +15,9 @@ from vidur.request_generator import RequestGeneratorRegistry
 from vidur.scheduler import GlobalSchedulerRegistry
 from vidur.simulator import Simulator
 
-from gst_assets.vidur_adapter.history import History
 from gst_assets.vidur_adapter.predictor import composition_of
 from gst_assets.vidur_adapter.registration import EngineScheduler, quiet
+from gst_assets.vidur_adapter.step_log import StepLog
 
 _STEPS_BETWEEN_SHARES = 64
 
@@ -27,7 +27,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.history = History()
+        self.history = StepLog()
         self.scheduler: EngineScheduler | None = None
         self.on_step: Callable[[], None] | None = None
 
@@ -113,7 +113,7 @@ class RecordedSimulator(Simulator):
         return [by_id[request_id] for request_id, *_ in self._config.request_generator_config.rows]
 
     @property
-    def history(self) -> History:
+    def history(self) -> StepLog:
         """What happened."""
         return self._metric_store.history
 

@@ -13,8 +13,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.comparison import compare
-from gst_assets.analysis.runs import RealRun, Run, SimulatedRun, load_run
+from gst_assets.analysis.judged_errors import compare
+from gst_assets.analysis.run_reading import RealRun, Run, SimulatedRun, load_run
 from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.real_runs import NAMES, current_real_runs
