@@ -413,7 +413,7 @@ def test_one_file_to_send(made: Path, tmp_path: Path) -> None:
     for name, told in (
         ("answer.html", "already exists"),
         ("x.pdf", "expected a file name that ends in"),
-        ("none/x.zip", "cannot be written"),
+        ("answer.html/x.zip", "cannot be written"),
     ):
         wrong = run_gst("export", "mine", "--out", tmp_path / name)
         assert wrong.exit_code == 1 and wrong.stderr.startswith(f"error: {tmp_path / name}: {told}")
