@@ -20,6 +20,7 @@ from gst_assets.errors import ScenarioError
 from gst_assets.locations import is_installed
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets.step_lines import LOGGER
+from gst_assets.timeline import show_runs_in_timeline
 
 COMPARISON = "comparison_report"
 _ON_REQUEST = ("capacity", "sweep")
@@ -49,6 +50,7 @@ def materialize(scenarios: Sequence[str], overrides: Sequence[str] = (), goal: s
     made: dict[str, Path] = {}
     with _instance() as instance:
         shown_in_ui = not instance.is_ephemeral
+        show_runs_in_timeline(instance)
         for scenario in chosen:
             print(f"\n{scenario.name}: {scenario.description}", flush=True)
             began = time.monotonic()

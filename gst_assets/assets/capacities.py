@@ -7,7 +7,15 @@ from datetime import datetime, timezone
 import dagster as dg
 import pandas as pd
 
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    figure,
+    load_tagged,
+    report_link,
+    scenario_facts,
+    table_definition_metadata,
+)
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
@@ -62,7 +70,7 @@ def capacity(
     engine: EngineResource,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen = scenario.load(context.partition_key)
+    chosen = load_tagged(context, scenario, context.partition_key)
     settings = chosen.capacity
     if settings is None:
         context.log.info(f"scenario {chosen.name} has no capacity section: nothing is searched for")
@@ -120,6 +128,8 @@ def capacity(
             "result": dg.MetadataValue.md(
                 "\n".join(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items())
             ),
+            "open_report": report_link(Kind.CAPACITY, run_id, SUMMARY),
+            **scenario_facts(chosen),
             "criterion": meta.criterion,
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "probes": dg.MetadataValue.md(probes_markdown(probes)),

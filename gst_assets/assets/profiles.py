@@ -5,8 +5,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from gst_assets.assets.presentation import contract_passed, preview
+from gst_assets.assets.presentation import column_schema, contract_passed, preview
 from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.tables import AttentionProfile, MlpProfile, Overheads
 from gst_assets.engine import recorded
 from gst_assets.errors import ProfileError
 from gst_assets.partitions import SCENARIOS
@@ -21,6 +22,7 @@ SPEC = dg.AssetSpec(
     partitions_def=SCENARIOS,
     group_name="simulation",
     kinds={"vllm", "csv"},
+    metadata={model.file_name(): column_schema(model) for model in (MlpProfile, AttentionProfile, Overheads)},
     description=(
         "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them (overheads.csv), "
         "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused, unless "

@@ -8,7 +8,15 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from gst_assets.analysis.sweep_report import FIGURE, SUMMARY, caption, summary_table, sweep_table, write_sweep
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    figure,
+    load_tagged,
+    report_link,
+    scenario_facts,
+    table_definition_metadata,
+)
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
@@ -57,7 +65,7 @@ def sweep(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     if chosen.sweep is None:
         context.log.info(f"scenario {chosen.name} has no section sweep: nothing to simulate, nothing materialized")
         return
@@ -94,6 +102,8 @@ def sweep(
         asset_key="sweep",
         data_version=dg.DataVersion(meta.sha256[SweepPoints.file_name()]),
         metadata={
+            "open_report": report_link(Kind.SWEEP, run_id, SUMMARY),
+            **scenario_facts(chosen),
             "dagster/row_count": len(frame),
             "summary": dg.MetadataValue.path(str(final / SUMMARY)),
             "pareto": figure(final / FIGURE),

@@ -11,7 +11,13 @@ import numpy as np
 
 from gst_assets.analysis.run_reading import SimulatedRun, load_run
 from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    load_tagged,
+    preview,
+    table_definition_metadata,
+)
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
@@ -29,6 +35,7 @@ from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, check_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.spec import LoadedWorkload
+from gst_assets.workload.tokenized import prompts_of
 
 TABLE_CACHE = ".cache/vidur_tables"
 _FURTHER = "seed_run_ids"
@@ -59,6 +66,7 @@ _FURTHER = "seed_run_ids"
         *contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
         *specs("vidur_request_metrics", ALL_TOKENS),
     ],
+    can_subset=True,  # both tables are written whichever is asked for: they are one run
 )
 def vidur_metrics(
     context: dg.AssetExecutionContext,
@@ -66,7 +74,8 @@ def vidur_metrics(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
+    asked = {key.to_user_string() for key in context.selected_asset_keys}
     workload = current_workload(store, chosen)
     bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
     check_bundle(bundle, chosen, workload.lengths)
@@ -88,12 +97,15 @@ def vidur_metrics(
             _FURTHER: {variant: [run.meta.run_id for run in others] for variant, others in further.items()},
         },
     )
-    yield all_tokens_result(runs)
+    if "vidur_request_metrics" in asked:
+        yield all_tokens_result(runs)
     headline = runs[chosen.simulation.variants[-1]]
     for name, model, table in (
         ("vidur_request_metrics", RequestMetrics, "requests"),
         ("vidur_token_metrics", TokenMetrics, "tokens"),
     ):
+        if name not in asked:
+            continue
         rows = sum(len(getattr(run, table)) for run in runs.values())
         yield contract_passed(name, rows=rows, variants=", ".join(runs))
         yield dg.MaterializeResult(
@@ -139,9 +151,15 @@ def _simulated(
 ) -> SimulationResult:
     with Progress(f"simulating {variant}, seed {scenario.simulation.seed}", 1, tell=log) as progress:
         return simulate(
-            scenario, workload.lengths, workload.intervals, bundle, variant,
-            cache_dir=store.root / TABLE_CACHE, on_share=progress.at,
-        )  # fmt: skip
+            scenario,
+            workload.lengths,
+            workload.intervals,
+            bundle,
+            variant,
+            cache_dir=store.root / TABLE_CACHE,
+            prompts=prompts_of(workload, scenario),
+            on_share=progress.at,
+        )
 
 
 def _further_seeds(

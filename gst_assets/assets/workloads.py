@@ -15,6 +15,7 @@ from gst_assets.assets.presentation import (
     contract_check_specs,
     contract_failed,
     contract_passed,
+    load_tagged,
     preview,
     table_definition_metadata,
 )
@@ -42,6 +43,15 @@ _SPECS = [
         partitions_def=SCENARIOS,
         group_name=GROUP,
         kinds={"json"},
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                columns=[
+                    dg.TableColumn("prompt_id", "string", "unique and stable"),
+                    dg.TableColumn("text", "string", "the prompt; further keys of a line are kept as they are"),
+                ]
+            ),
+            "file": PATHS.prompts,
+        },
         description="The prompts in stable order: the scenario's file with its digest, or texts of the lengths that a trace or a distribution gives.",
     ),
     dg.AssetSpec(
@@ -77,7 +87,7 @@ _SPECS = [
 def workload(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, tokenizer: TokenizerResource
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     asked_for = {key.to_user_string() for key in context.selected_asset_keys}
     try:
         built = _built(store, chosen, tokenizer)
