@@ -63,7 +63,6 @@ def open_input(path: Path, kind: InputKind) -> BinaryIO:
         raise kind.error(f"{path}: cannot be read ({error.strerror}), expected {kind.expected}. {kind.remedy}") from None
     except ValueError:
         raise kind.error(f"{str(path)!r}: no path can hold a NUL character. {kind.remedy}") from None
-    handle = os.fdopen(number, "rb")
     found = os.fstat(number)
     problem = None
     if not stat.S_ISREG(found.st_mode):
@@ -71,9 +70,9 @@ def open_input(path: Path, kind: InputKind) -> BinaryIO:
     elif kind.most_bytes is not None and found.st_size > kind.most_bytes:
         problem = f"has {found.st_size} bytes, expected {kind.expected} of at most {kind.most_bytes}"
     if problem:
-        handle.close()
+        os.close(number)
         raise kind.error(f"{path}: {problem}. {kind.remedy}")
-    return handle
+    return os.fdopen(number, "rb")
 
 
 def _what(mode: int) -> str:

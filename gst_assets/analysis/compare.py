@@ -87,10 +87,9 @@ def compare_directories(
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
     """Stage beside `out` and rename, metadata document last."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    staging.mkdir()
     try:
+        staging.mkdir(parents=True)
         write_comparison(comparison, staging)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
@@ -98,6 +97,10 @@ def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> Non
         )
         write_document(meta, staging / name)
         staging.rename(out)
+    except OSError as error:
+        raise ComparisonError(
+            f"{out}: cannot be written ({error.strerror or error}). Name another --out, or check the folder and the free space."
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -156,8 +156,8 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         (b"", "line 1: not valid JSON (Expecting value)"),
         (b'{\n "run_id": "r",\n', "line 3: not valid JSON (Expecting property name"),
         (b'{\n "run_id": "r"\n "model": 1}', "line 3: not valid JSON (Expecting ',' delimiter)"),
-        (b'{"seed": NaN}', "not valid JSON (NaN is not a JSON value)"),
-        (b'{"a": "\xff"}', "not UTF-8"),
+        (b'{"seed": NaN}', "not valid JSON (NaN is no JSON value)"),
+        (b'{"a": "\xff"}', "line 1: not UTF-8"),
         (b"[]", "Input should be an object; expected a JSON object"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_named_with_its_line(content: bytes, says: str, tmp_pa
 
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     assert "is not a complete artifact" in _error(RunMeta, tmp_path / "run_meta.json")
-    assert _error(RunMeta, tmp_path).startswith("cannot be read (Is a directory)")
+    assert _error(RunMeta, tmp_path).startswith("is a directory, expected a readable JSON file")
 
 
 @pytest.mark.parametrize("key", ["params", "env", "hardware"])

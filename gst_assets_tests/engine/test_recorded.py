@@ -116,7 +116,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], type[GstError], str]] = {
     "altered": (other_content, ArtifactError, "token_metrics.csv.gz: its content differs from the digest of token_metrics.csv"),
     "altered text": (lambda d: (d / "summary.md").write_text("x"), ArtifactError, "summary.md: its content differs"),
     "missing": (lambda d: (d / "iterations.csv.gz").unlink(), ArtifactError, "iterations.csv.gz: missing, but run_meta.json lists iterations.csv"),
-    "not gzip": (lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"), ArtifactError, "request_metrics.csv.gz: not a whole gzip file (Not a gzipped file"),
+    "not gzip": (lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"), ArtifactError, "request_metrics.csv.gz: not a whole gzip file ("),
     "empty": (lambda d: (d / "request_metrics.csv.gz").write_bytes(b""), ArtifactError, "request_metrics.csv.gz: "),
     "cut off": (cut, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
     "flipped bits": (flip, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
