@@ -121,7 +121,7 @@ def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, s
     if missing:
         raise ContractError(
             f"{path}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing. Expected {', '.join(columns)}; "
-            f"found {', '.join(header)}. Write the file with the columns of the contract."
+            f"found {', '.join(header):.500}. Write the file with the columns of the contract."
         )
     _check_field_counts(path, data, len(header))
     known = {**columns, **{name: kind for name, kind in optional.items() if name in header}}
@@ -163,7 +163,7 @@ def _header(path: Path, data: bytes) -> list[str]:
         raise ContractError(f"{path}: line 1 is blank, expected a header row.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise ContractError(f"{path}: column {', '.join(twice)} occurs more than once in the header. Keep one.")
+        raise ContractError(f"{path}: column {', '.join(twice):.300} occurs more than once in the header. Keep one.")
     return header
 
 

@@ -217,7 +217,7 @@ def _nearest(begun: _Beginning) -> str:
     others = sorted(set(begun.names) - {*one.used, *one.others})
     absent = sorted({*one.used, *one.always} - set(begun.names))
     differs = " and ".join(
-        [f"has {', '.join(others)} besides"] * bool(others) + [f"lacks {', '.join(absent)}"] * bool(absent)
+        [f"has {_listed(others)} besides"] * bool(others) + [f"lacks {', '.join(absent)}"] * bool(absent)
     )
     unit = {"mooncake": ", whose times are milliseconds", "vidur": ", whose times are seconds"}.get(one.name, "")
     return (
@@ -239,7 +239,7 @@ def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
     if start == b"[":
         item = next(iter(_json_items(path, BLOCK_BYTES // 8)), None)
         names = _keys(item[2] if item else None)
-        found = f"a JSON array whose first item has the keys {', '.join(names) or 'none'}"
+        found = f"a JSON array whose first item has the keys {_listed(names)}"
         if item is None:
             raise WorkloadError(f"{path}: no requests: an empty JSON array.")
         return _Beginning(names, _published_as(("sharegpt",), names), found, is_json=True)
@@ -251,7 +251,7 @@ def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
             raise WorkloadError(f"{path}: line {number}: not valid JSON ({problem.reason}).") from None
         names = _keys(value)
         told = _published_as(("mooncake", "sharegpt"), names)
-        return _Beginning(names, told, f"a JSON object with the keys {', '.join(names) or 'none'}", is_json=True)
+        return _Beginning(names, told, f"a JSON object with the keys {_listed(names)}", is_json=True)
     if number > 1:
         raise WorkloadError(f"{path}: line 1 is blank, expected a header. Remove it.")
     header = tuple(text.split(","))
@@ -260,7 +260,7 @@ def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
         raise WorkloadError(f"{path}: line 1: {shown} holds a carriage return. End lines with \\n or \\r\\n.")
     twice = sorted({one for one in header if header.count(one) > 1})
     if twice:
-        raise WorkloadError(f"{path}: line 1: column {', '.join(twice)} occurs more than once. Keep one.")
+        raise WorkloadError(f"{path}: line 1: column {_listed(twice)} occurs more than once. Keep one.")
     told = _published_as([one.name for one in FORMATS.values() if not one.is_json], header)
     if "azure_2023" not in told:
         return _Beginning(header, told, shown, is_json=False)
@@ -287,6 +287,11 @@ def _line(path: Path, handle: BinaryIO, number: int) -> bytes:
     if len(line) > LONGEST_LINE_BYTES:
         raise line_too_long(path, number, _KIND)
     return line
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names out of a file, of any number and length, for a message."""
+    return f"{', '.join(names) or 'none':.300}"
 
 
 def _keys(value: Any) -> tuple[str, ...]:
@@ -383,7 +388,7 @@ def _check_fields(path: Path, block: bytes, first_line: int, header: list[str]) 
         at = int(bad.argmax())
         raise WorkloadError(
             f"{path}: line {first_line + at}: has {commas[at] + 1} field{'s' if commas[at] else ''}, expected {len(header)} "
-            f"({', '.join(header)}). Is the file damaged or cut off?"
+            f"({_listed(header)}). Is the file damaged or cut off?"
         )
 
 

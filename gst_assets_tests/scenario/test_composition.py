@@ -61,7 +61,7 @@ def test_a_parent_is_a_file_of_the_same_folder(directory: Path) -> None:
         (b"description: \xff\n", "not UTF-8"),
         (b"", "description: required key is missing. ("),
         (b"a: 1\n---\nb: 2\n", "line 2: not valid YAML (but found another document)"),
-        (b"a: !!python/name:os.system x\n", "line 1: not valid YAML (could not determine a constructor"),
+        (b"a: !!python/name:os.system x\n", "line 1: the tag `!!python/name:os.system` is written"),
         (b"a: \x00\n", "not valid YAML ("),
     ],
 )

@@ -1,0 +1,334 @@
+"""Any input, through every loader: a valid object or one project error that names the file comes out, within bounds of time and memory.
+
+Inputs are good files with parts exchanged, cut and repeated, JSON with one value replaced, and bytes of any kind. `FOUND` are those that once got
+out as another exception, hung, or took the memory; they are tried every time. What each error says belongs to the loaders' own tests.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import resource
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gst_assets.analysis.runs import load_run
+from gst_assets.contracts.csv_files import FLOAT, INTEGER, STRING, read_csv
+from gst_assets.contracts.documents import ComparisonMeta, WorkloadMeta, read_document
+from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.engine.recorded import expand, pack
+from gst_assets.errors import GstError
+from gst_assets.profiling.partial import PartialProfile
+from gst_assets.scenario import load_scenario, read_resolved, resolved_json
+from gst_assets.vidur_adapter.table_cache import TableCache
+from gst_assets.workload import traces
+from gst_assets.workload.prompts import read_prompts
+from gst_assets.workload.tokenizer import load_tokenizer
+from gst_assets_tests.analysis.run_directories import steady, write_real
+from gst_assets_tests.workload.published import PUBLISHED
+
+SECONDS, GROWN_MIB = 5.0, 600
+"""Of one input, on a shared machine; and of the process's peak memory over all of them. Without bounds each is some gigabytes or minutes."""
+
+ODD_BYTES = [
+    b"", b"\x00", b"\r", b"\n", b"\n\n", b"\x0b", b"\x1a", b'"', b",", b"-1", b"1e999", b"1e-400", b"NaN", b"null", b"true", b"9" * 25, b"9" * 5000,
+    b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"[" * 150, b'{"a":' * 150, b"[" * 3000, b"\\ud800", b"[]", b"{}", b"0001-01-01T00:00:00+14:00", b"${", b"&a [*a]",
+    b"*a", b"!!binary ", b"!!python/name:os.system ", b"? [1]\n: 2\n", b"'", b"#", b"\t", b"+", b" ", b"1787267980.5", b"0x1F", b".5", b"1_000", b"x" * 5000, b"\xc2",
+    b"-07:00", b"<<: ", b"%", b"@", b"PK\x03\x04", b"\x1f\x8b", b"0,0,0\n", b"~nobody/x", b"${oc.env:HOME}", b'"\\UFFFFFFFF"',
+]  # fmt: skip
+ODD_VALUES: list[Any] = [
+    None, True, 0, -1, 2**63, -(2**70), 10**400, 1.5, 1e308, "", "x", "a/b", "..", "\x00", "\ud800", "nan", [], [None], {}, {"": 1}, "9" * 50, "x" * 300,
+    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00", [[[]]], {"a": {"b": 2**64}}, "~nobody/x",
+]  # fmt: skip
+
+
+def changed_bytes(good: list[bytes]) -> st.SearchStrategy[bytes]:
+    """A good file with one to three stretches replaced by something odd, by a copy of a part of it, or by nothing; or any bytes at all."""
+
+    @st.composite
+    def changed(draw: st.DrawFn) -> bytes:
+        data = draw(st.sampled_from(good))
+        for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
+            begin = draw(st.integers(0, len(data)))
+            end = min(len(data), begin + draw(st.sampled_from([0, 0, 1, 1, 2, 5, 30, 1 << 20])))
+            put = draw(st.sampled_from(ODD_BYTES) | st.binary(max_size=8))
+            if draw(st.integers(0, 3)) == 0:
+                first = draw(st.integers(0, len(data)))
+                put = data[first : first + 200]
+            data = data[:begin] + put + data[end:]
+        return data
+
+    return st.integers(0, 9).flatmap(lambda one: st.binary(max_size=300) if one == 0 else changed())
+
+
+def changed_json(good: bytes) -> st.SearchStrategy[bytes]:
+    """A JSON object of which one value, at any depth, is replaced by an odd one, renamed or removed; and sometimes its bytes are changed."""
+    places = list(_places(json.loads(good)))
+
+    @st.composite
+    def changed(draw: st.DrawFn) -> bytes:
+        value = json.loads(good)
+        *above, last = draw(st.sampled_from(places))
+        inner = value
+        for part in above:
+            inner = inner[part]
+        if draw(st.integers(0, 9)) == 0:
+            del inner[last]
+        else:
+            inner[last] = draw(st.sampled_from(ODD_VALUES))
+        return json.dumps(value).encode()
+
+    return st.integers(0, 4).flatmap(lambda one: changed_bytes([good]) if one == 0 else changed())
+
+
+def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*above, key)
+        yield from _places(one, (*above, key))
+
+
+@dataclass(frozen=True)
+class Loader:
+    """`load` reads what the bytes become in the folder; `named`: what every error names, within the folder or as it is."""
+
+    load: Callable[[Path, bytes], object]
+    inputs: st.SearchStrategy[bytes]
+    examples: int
+    named: str
+
+
+def file(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes], object]:
+    def load(folder: Path, data: bytes) -> object:
+        (folder / name).write_bytes(data)
+        return read(folder / name)
+
+    return load
+
+
+# --- the loaders ------------------------------------------------------------------------------------------------------
+
+
+def scenario_file(folder: Path, data: bytes) -> object:
+    for shipped in SHIPPED.values():
+        shutil.copy(shipped, folder)
+    (folder / "mine.yaml").write_bytes(data)
+    return load_scenario("mine", (), folder)
+
+
+def override(folder: Path, data: bytes) -> object:
+    return load_scenario("smoke", [os.fsdecode(data)])
+
+
+def trace(folder: Path, data: bytes) -> object:
+    """Every way in which a workload reads a trace; the choice is made by the bytes themselves, so that it is repeatable."""
+    path, chosen = folder / "trace", len(data)
+    path.write_bytes(data)
+    stated = [*[None] * 6, *traces.FORMATS][chosen % 12]
+    found = traces.open_trace(path, stated)
+    times = found.has_times and chosen % 4 != 0
+    rows = list(found.rows(times=times, repeated_times=True, block_bytes=[1, 64, 1 << 20][chosen % 3]))
+    for one in rows:
+        assert len(one.line) == len(one) and (one.prefill is None or (one.prefill >= 0).all())
+        assert one.time_ns is None or (np.diff(one.time_ns) >= 0).all()
+    return rows
+
+
+def table(path: Path) -> object:
+    return read_csv(path, {"request_id": INTEGER, "prompt_id": STRING}, optional={"x": FLOAT})
+
+
+def run(changed: str) -> Callable[[Path, bytes], object]:
+    """A run directory of which one file was changed, and the digest of it as well."""
+
+    def load(folder: Path, data: bytes) -> object:
+        directory = folder / "run"
+        if not directory.exists():
+            write_real(directory, steady(3, 4))
+        good = (directory / "run_meta.json").read_bytes()
+        before = (directory / changed).read_bytes()
+        try:
+            (directory / changed).write_bytes(data)
+            if changed != "run_meta.json":
+                meta = json.loads(good) | {"sha256": directory_digests(directory, "run_meta.json")}
+                (directory / "run_meta.json").write_text(json.dumps(meta))
+            return load_run(directory, "real")
+        finally:
+            (directory / changed).write_bytes(before)
+            (directory / "run_meta.json").write_bytes(good)
+
+    return load
+
+
+def artifact(folder: Path, data: bytes) -> object:
+    (folder / "workload_meta.json").write_bytes(data)
+    return open_directory(folder, Kind.WORKLOAD)
+
+
+def tables_cache(folder: Path, data: bytes) -> object:
+    cache = TableCache(folder, "k")
+    cache.path.write_bytes(data)
+    tables = cache.load()
+    assert tables is None or all(isinstance(one, dict) for one in tables.values())
+    return tables
+
+
+def partial_round(folder: Path, data: bytes) -> object:
+    (folder / "round-0.npz").write_bytes(data)
+    return PartialProfile(folder).round(0)
+
+
+def partial_file(name: str) -> Callable[[Path, bytes], object]:
+    def load(folder: Path, data: bytes) -> object:
+        (folder / name).write_bytes(data)
+        partial = PartialProfile(folder)
+        return partial.operator_blocks() if name == "operators.jsonl" else partial.group_ids()
+
+    return load
+
+
+def recorded(folder: Path, data: bytes) -> object:
+    kept = folder / "kept" / "run"
+    if not kept.exists():
+        pack(write_real(folder / "run", steady(3, 4)), folder / "kept")
+    (kept / "token_metrics.csv.gz").write_bytes(data)
+    try:
+        return expand(kept, folder / "out")
+    finally:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+
+
+def npz(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """A zip of some kilobytes that states, and holds, gigabytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("keys:a.npy", "w", force_zip64=True) as member:
+        for _ in range(40):
+            member.write(bytes(32 << 20))
+    return stream.getvalue()
+
+
+def lying(shape: str) -> bytes:
+    """An npy file whose header states another shape than it holds."""
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("keys:a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16))
+    return stream.getvalue()
+
+
+SCENARIOS = Path(traces.__file__).parents[1] / "scenarios"
+SHIPPED = {name: SCENARIOS / f"{name}.yaml" for name in ("smoke", "_base", "h100_8b_half")}
+RESOLVED = resolved_json("smoke").encode()
+KEYS = [".".join(map(str, place)) for place in _places(json.loads(RESOLVED)) if not any(isinstance(part, int) for part in place)]
+PROMPTS = b'{"prompt_id": "a", "text": "one two", "num_decode_tokens": 3}\n{"prompt_id": "b", "text": "\\u00e9", "more": {"x": [1]}}\n'
+TABLE = b'request_id,prompt_id,x\n0,a,0.5\n1,"b,c",\n2,d,1e-3\n'
+TABLES = npz(**{"keys:a": np.array([[1, 2], [3, 4]]), "values:a": np.array([0.5, 1.5])})
+ROUND = npz(played=np.array("[]"), steps=np.ones((2, 20), dtype=np.int64))
+TOKENIZER = json.dumps(
+    {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None, "decoder": None, "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"},
+    }
+).encode()  # fmt: skip
+SUBJECT = json.dumps({"plays": [{"scenario": "smoke", "group_id": "g"}], "boot": "x"}).encode()
+
+
+def run_files() -> dict[str, bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = write_real(Path(folder) / "run", steady(3, 4))
+        return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+RUN = run_files()
+OVERRIDES = st.builds(
+    lambda key, value: f"{key}={value}".encode(errors="surrogateescape").replace(b"\0", b""),
+    st.sampled_from(KEYS) | st.sampled_from(["workload.arrivals", "nope", "workload.nope", "a.b.c", "", "name", "extends", ".", "engine..x"]),
+    st.sampled_from([one.decode("utf-8", "surrogateescape") for one in ODD_BYTES]) | st.sampled_from(ODD_VALUES).map(repr) | st.text(max_size=12).filter(lambda one: not any(
+        0xD800 <= ord(mark) < 0xE000 for mark in one)) | st.sampled_from(["{kind: poisson}", "{kind: trace, rate_per_s: 1}", "${workload.seed}", "[${x}]", "1e400", "-0.0",
+        "1e-300", "9223372036854775807", "{kind: gamma, rate_per_s: 1e9, burstiness: 1e-6}"]),
+)  # fmt: skip
+
+LOADERS = {
+    "scenario": Loader(scenario_file, changed_bytes([SHIPPED["smoke"].read_bytes(), b"extends: smoke\nworkload:\n  seed: 3\n"]), 150, "mine.yaml"),
+    "override": Loader(override, OVERRIDES, 300, "override"),
+    "resolved scenario": Loader(file("s.json", read_resolved), changed_json(RESOLVED), 150, "s.json"),
+    **{f"trace {name}": Loader(trace, changed_bytes([data]), 80, "trace") for name, (_, data) in PUBLISHED.items()},
+    "prompts": Loader(file("p.jsonl", read_prompts), changed_bytes([PROMPTS]), 200, "p.jsonl"),
+    "CSV": Loader(file("t.csv", table), changed_bytes([TABLE, TABLE.replace(b'"b,c"', b"b")]), 250, "t.csv"),
+    "request_metrics.csv": Loader(run("request_metrics.csv"), changed_bytes([RUN["request_metrics.csv"]]), 60, "run"),
+    "token_metrics.csv": Loader(run("token_metrics.csv"), changed_bytes([RUN["token_metrics.csv"]]), 60, "run"),
+    "run_meta.json": Loader(run("run_meta.json"), changed_json(RUN["run_meta.json"]), 150, "run"),
+    "other documents": Loader(
+        file("m.json", lambda path: [read_document(model, path) for model in (WorkloadMeta, ComparisonMeta)]), changed_json(RUN["run_meta.json"]), 60, "m.json"
+    ),
+    "artifact": Loader(artifact, changed_json(b'{"sha256": {"a": "b"}}'), 80, "workload_meta.json"),
+    "tokenizer.json": Loader(
+        file("tokenizer.json", lambda path: load_tokenizer(str(path.parent)).count(["a b"])), changed_json(TOKENIZER), 120, "tokenizer"
+    ),
+    "tables": Loader(tables_cache, changed_bytes([TABLES]), 100, "never an error"),
+    "round": Loader(partial_round, changed_bytes([ROUND]), 60, "round-0.npz"),
+    "operators.jsonl": Loader(partial_file("operators.jsonl"), changed_bytes([b'{"key": "k", "value": [1.5]}\n']), 60, "operators.jsonl"),
+    "subject.json": Loader(partial_file("subject.json"), changed_json(SUBJECT), 60, "subject.json"),
+    "recorded": Loader(recorded, changed_bytes([gzip.compress(RUN["token_metrics.csv"])]), 50, "token_metrics.csv"),
+}  # fmt: skip
+
+FOUND: list[tuple[str, bytes]] = []
+
+
+def outcome(loader: Loader, folder: Path, data: bytes) -> str:
+    """What came out, in a word; fails where it is neither an object nor one project error that names its place, or took too long."""
+    begun = time.process_time()
+    try:
+        loader.load(folder, data)
+        found = "read"
+    except GstError as error:
+        message = str(error)
+        assert loader.named in message, f"names no place: {message[:300]}"
+        assert 20 < len(message) < 3000 and message.endswith((".", ")", "?")), message[-300:]
+        found = "refused"
+    assert time.process_time() - begun < SECONDS
+    return found
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_any_input_is_read_or_refused_by_one_project_error(name: str, tmp_path: Path) -> None:
+    loader = LOADERS[name]
+    counts = {"read": 0, "refused": 0}
+
+    # Not shrunk: that takes minutes, and these inputs are short as they are.
+    @settings(
+        max_examples=loader.examples, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, phases=(Phase.reuse, Phase.generate)
+    )
+    @given(loader.inputs)
+    def holds(data: bytes) -> None:
+        counts[outcome(loader, tmp_path, data)] += 1
+
+    for found_of, data in FOUND:
+        if found_of == name:
+            counts[outcome(loader, tmp_path, data)] += 1
+    before = time.process_time()
+    holds()
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"\n{name}: {counts['read']} read, {counts['refused']} refused, {time.process_time() - before:.1f} s, peak so far {peak_mib} MiB")
+    assert sum(counts.values()) >= loader.examples
+    assert counts["refused"] or name == "tables"
