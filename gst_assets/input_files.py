@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from gst_assets.errors import GstError
-
 LONGEST_LINE_BYTES = 64 << 20
 """A line, or one item of a JSON array, beyond this is refused: whole, it would have to be held in memory."""
 DEEPEST_JSON = 100
@@ -37,11 +35,11 @@ _LOOKED_AT = 512
 class InputKind:
     """A kind of input: how it is called, and refused.
 
-    `error`: the class raised; `missing`: said of a path where nothing is; `expected`: what it should be, in words; `remedy`: what to do where
+    `error`: the class raised, one of `errors` but where a caller says more; `missing`: said of a path where nothing is; `expected`: what it should be, in words; `remedy`: what to do where
     something else is there; `most_bytes`: beyond this it is refused unread (None: it is not held in memory whole).
     """
 
-    error: type[GstError]
+    error: type[Exception]
     missing: str
     expected: str
     remedy: str
@@ -159,7 +157,7 @@ def lines(handle: BinaryIO, path: Path, kind: InputKind) -> Iterator[tuple[int, 
         yield number, line
 
 
-def line_too_long(path: Path, line: int, kind: InputKind) -> GstError:
+def line_too_long(path: Path, line: int, kind: InputKind) -> Exception:
     """The error for a line or item that is beyond `LONGEST_LINE_BYTES`."""
     return kind.error(
         f"{path}: line {line}: more than {LONGEST_LINE_BYTES >> 20} MiB without an end, expected {kind.expected}. {kind.remedy}"

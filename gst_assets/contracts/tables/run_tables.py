@@ -40,6 +40,9 @@ class RequestMetrics(FilledTable):
     )
     error_type: Series[str] | None = pa.Field(description="class of the failure, empty when ok")
     error_msg: Series[str] | None = pa.Field(description="the failure in words, empty when ok")
+    num_cached_tokens: Series[Int] | None = pa.Field(
+        ge=0, nullable=True, description="prompt tokens taken from the prefix cache; absent without one"
+    )
 
     @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
     def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
@@ -65,6 +68,12 @@ class RequestMetrics(FilledTable):
     @pa.dataframe_check(error="num_decode_tokens_actual must not exceed num_decode_tokens")
     def not_more_tokens_than_asked(cls, df: pd.DataFrame) -> pd.Series:
         return df["num_decode_tokens_actual"] <= df["num_decode_tokens"]
+
+    @pa.dataframe_check(error="num_cached_tokens must not exceed num_prefill_tokens")
+    def not_more_cached_than_prompt(cls, df: pd.DataFrame) -> pd.Series:
+        if "num_cached_tokens" not in df.columns:
+            return pd.Series(True, index=df.index)
+        return (df["num_cached_tokens"] <= df["num_prefill_tokens"]).fillna(True)
 
     @pa.dataframe_check(error="completion_time_ns must not be before first_token_time_ns")
     def completes_after_first_token(cls, df: pd.DataFrame) -> pd.Series:
