@@ -58,7 +58,9 @@ def open_input(path: Path, kind: InputKind) -> BinaryIO:
     except (FileNotFoundError, NotADirectoryError):
         raise kind.error(f"{path}: {kind.missing}") from None
     except OSError as error:
-        raise kind.error(f"{path}: cannot be read ({error.strerror}), expected {kind.expected}. {kind.remedy}") from None
+        raise kind.error(
+            f"{path}: cannot be read ({error.strerror}), expected {kind.expected}. {kind.remedy}"
+        ) from None
     except ValueError:
         raise kind.error(f"{str(path)!r}: no path can hold a NUL character. {kind.remedy}") from None
     found = os.fstat(number)
@@ -104,7 +106,9 @@ def read_from(handle: BinaryIO, path: Path, kind: InputKind, size: int = -1) -> 
         if size < 0 and kind.most_bytes is not None:
             data = handle.read(kind.most_bytes + 1)
             if len(data) > kind.most_bytes:
-                raise kind.error(f"{path}: has more than {kind.most_bytes} bytes, expected {kind.expected}. {kind.remedy}")
+                raise kind.error(
+                    f"{path}: has more than {kind.most_bytes} bytes, expected {kind.expected}. {kind.remedy}"
+                )
             return data
         return handle.read(size)
     except OSError as error:
@@ -227,7 +231,9 @@ def parse_json(text: str, *, keys_once: bool = False, exact: Callable[[str], Any
 def json_decoder(*, keys_once: bool = False, exact: Callable[[str], Any] | None = None) -> json.JSONDecoder:
     """A decoder with the rules of `parse_json` but that of depth; `json_problem` explains what it raises."""
     return json.JSONDecoder(
-        parse_constant=_refuse_constant, parse_float=exact or _finite, object_pairs_hook=_once_each if keys_once else None
+        parse_constant=_refuse_constant,
+        parse_float=exact or _finite,
+        object_pairs_hook=_once_each if keys_once else None,
     )
 
 
@@ -282,5 +288,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, _ in pairs:
             left[name] += 1
         twice = next(name for name, times in left.items() if times > 1)
-        raise JsonProblem(f"the key {twice!r:.80} is written twice in one object, and JSON would take the last; remove one of them")
+        raise JsonProblem(
+            f"the key {twice!r:.80} is written twice in one object, and JSON would take the last; remove one of them"
+        )
     return found

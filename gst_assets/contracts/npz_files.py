@@ -44,7 +44,9 @@ def read_npz(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarray]:
                 return {one.filename.removesuffix(".npy"): _array(archive.read(one)) for one in members}
         # zipfile, zlib and the parser of headers raise some ten kinds of exception for damaged bytes; none of them is a mistake of this program's.
         except Exception as error:
-            raise ContractError(f"{path}: not {_KIND.expected} ({error or type(error).__name__}). {_KIND.remedy}") from None
+            raise ContractError(
+                f"{path}: not {_KIND.expected} ({error or type(error).__name__}). {_KIND.remedy}"
+            ) from None
 
 
 def _array(data: bytes) -> np.ndarray:
@@ -58,6 +60,6 @@ def _array(data: bytes) -> np.ndarray:
     for length in shape:
         count *= length
     if dtype.hasobject or min(shape, default=0) < 0 or count * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError(f"an array of shape {str(shape):.60} and type {dtype} is not what its bytes hold")
+        raise ValueError(f"an array of shape {shape!s:.60} and type {dtype} is not what its bytes hold")
     flat: np.ndarray = np.frombuffer(data, dtype, count, stream.tell())
     return flat.reshape(shape, order="F" if in_columns else "C")

@@ -225,7 +225,9 @@ def _decompressed(data: bytes, path: Path) -> bytes:
     if unpacker.unconsumed_tail:
         raise ArtifactError(f"{path}: more than {_MOST_BYTES} bytes when unpacked. {_RESTORE}")
     if not unpacker.eof or unpacker.unused_data:
-        raise ArtifactError(f"{path}: not a whole gzip file ({'cut off' if not unpacker.eof else 'bytes behind its end'}). {_RESTORE}")
+        raise ArtifactError(
+            f"{path}: not a whole gzip file ({'cut off' if not unpacker.eof else 'bytes behind its end'}). {_RESTORE}"
+        )
     return content
 
 

@@ -115,7 +115,9 @@ class PartialProfile:
         path = self.folder / _SUBJECT
         found = self._object(path)
         plays = found.get("plays")
-        if not isinstance(plays, list) or not all(isinstance(one, dict) and {"scenario", "group_id"} <= one.keys() for one in plays):
+        if not isinstance(plays, list) or not all(
+            isinstance(one, dict) and {"scenario", "group_id"} <= one.keys() for one in plays
+        ):
             raise self._unusable(path, "no list of plays")
         return found
 

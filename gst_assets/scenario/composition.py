@@ -48,7 +48,9 @@ def _compose(name: str, directory: Path, seen: tuple[str, ...], done: dict[str, 
             f"{path}: {_EXTENDS} goes in a circle: {' -> '.join([*seen, name])}. Take one of them out of {_EXTENDS}."
         )
     if len(seen) > _LONGEST_LINE_OF_PARENTS:
-        raise ScenarioError(f"{path}: {_EXTENDS} leads over more than {_LONGEST_LINE_OF_PARENTS} files from {seen[0]} to here. Merge some of them.")
+        raise ScenarioError(
+            f"{path}: {_EXTENDS} leads over more than {_LONGEST_LINE_OF_PARENTS} files from {seen[0]} to here. Merge some of them."
+        )
     own, origins = _read_file(path)
     if "name" in own:
         raise ScenarioError(f"{origins['name']}: name: the file's name is the scenario's name. Remove the key.")
@@ -63,7 +65,9 @@ def _compose(name: str, directory: Path, seen: tuple[str, ...], done: dict[str, 
             f"{origins[_EXTENDS]}: {_EXTENDS}: expected a scenario name or a list of them, found {parents!r:.80}."
         )
     if len(names) > _MOST_PARENTS:
-        raise ScenarioError(f"{origins[_EXTENDS]}: {_EXTENDS} names {len(names)} parents, expected at most {_MOST_PARENTS}. Merge some of them.")
+        raise ScenarioError(
+            f"{origins[_EXTENDS]}: {_EXTENDS} names {len(names)} parents, expected at most {_MOST_PARENTS}. Merge some of them."
+        )
     merged: dict[str, Any] = {}
     merged_origins: dict[str, str] = {}
     for parent in names:
@@ -141,7 +145,9 @@ def parse_override(override: str) -> dict[str, Any]:
             f"override {override!r:.200}: expected dotted.key=value, e.g. workload.num_decode_tokens=32 or profile.num_tokens=[1, 2, 4] (a list is given whole)."
         )
     if len(override) > MOST_CHARACTERS or key.count(".") >= DEEPEST:
-        raise ScenarioError(f"override {override!r:.200}: too long. Give its parts one by one, or write a scenario file.")
+        raise ScenarioError(
+            f"override {override!r:.200}: too long. Give its parts one by one, or write a scenario file."
+        )
     section = key.split(".")[0]
     if section in ("name", _EXTENDS):
         raise ScenarioError(f"override {override!r:.200}: {key} cannot be overridden; choose another scenario instead.")
@@ -156,13 +162,17 @@ def parse_override(override: str) -> dict[str, Any]:
         raise ScenarioError(f"override {override!r:.200}: {key}: {error.problem}") from None
     except YAMLError as error:
         problem = getattr(error, "problem", None) or error
-        raise ScenarioError(f"override {override!r:.200}: {key:.80}: the value is not valid YAML ({problem}).") from None
+        raise ScenarioError(
+            f"override {override!r:.200}: {key:.80}: the value is not valid YAML ({problem})."
+        ) from None
     except OmegaConfBaseException as error:
         raise ScenarioError(
             f"override {override!r:.200}: {key:.80}: not a valid interpolation ({first_line(error)})."
         ) from None
     except RecursionError:
-        raise ScenarioError(f"override {override!r:.200}: an interpolation is nested too deep. Write the value itself.") from None
+        raise ScenarioError(
+            f"override {override!r:.200}: an interpolation is nested too deep. Write the value itself."
+        ) from None
     assert isinstance(parsed, dict)
     return {str(name): value for name, value in parsed.items()}
 
@@ -199,7 +209,9 @@ def refuse_many_interpolations(values: Any, source: str) -> None:
     """
     number = _interpolations(values)
     if number > _MOST_INTERPOLATIONS:
-        raise ScenarioError(f"{source}: {number} interpolations, expected at most {_MOST_INTERPOLATIONS}. Write some values themselves.")
+        raise ScenarioError(
+            f"{source}: {number} interpolations, expected at most {_MOST_INTERPOLATIONS}. Write some values themselves."
+        )
 
 
 def _interpolations(values: Any) -> int:

@@ -76,7 +76,9 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
         key = str(error.full_key or "")
         raise ScenarioError(f"{origins.of(key)}: {key}: {first_line(error)}.") from None
     except RecursionError:
-        raise ScenarioError(f"{origins.of('')}: interpolations that lead to each other. Write one of the values itself.") from None
+        raise ScenarioError(
+            f"{origins.of('')}: interpolations that lead to each other. Write one of the values itself."
+        ) from None
     assert isinstance(resolved, dict)
     return validated(json.dumps({**resolved, "name": name, "overrides": list(overrides)}, default=repr), origins)
 

@@ -67,10 +67,13 @@ class _Loader(yaml.SafeLoader):
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node: yaml.ScalarNode = super().compose_scalar_node(anchor)
         if _HALF_PAIR.search(node.value):
-            raise _rewritten("half of a surrogate pair is written, which is no character. Write the whole one.", node.start_mark)
+            raise _rewritten(
+                "half of a surrogate pair is written, which is no character. Write the whole one.", node.start_mark
+            )
         if "${" in node.value and len(node.value) > _LONGEST_INTERPOLATION:
             raise _rewritten(
-                f"an interpolation of {len(node.value)} characters is written, expected at most {_LONGEST_INTERPOLATION}.", node.start_mark
+                f"an interpolation of {len(node.value)} characters is written, expected at most {_LONGEST_INTERPOLATION}.",
+                node.start_mark,
             )
         core = _CORE.get(node.tag)
         if core is not None and len(node.value) > _LONGEST_NUMBER:
@@ -123,7 +126,10 @@ class _Loader(yaml.SafeLoader):
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEY_TAGS:
                 written = f"`{key.value}`" if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
-                raise _rewritten(f"{written:.60} is written as a key, expected a name. Put a name that looks like a value in quotes.", key.start_mark)
+                raise _rewritten(
+                    f"{written:.60} is written as a key, expected a name. Put a name that looks like a value in quotes.",
+                    key.start_mark,
+                )
             before = first.setdefault((key.tag, key.value), key)
             if before is not key:
                 lines = _line(before), _line(key)
@@ -182,7 +188,9 @@ def read_yaml(text: str, *, comments: bool = True) -> tuple[Any, yaml.Node | Non
     try:
         node: yaml.Node | None = loader.get_single_node()
         if node is not None and _written_out(node, {}) > _MOST_NODES:
-            raise _rewritten(f"its aliases stand for more than {_MOST_NODES} values. Write them out, or fewer.", node.start_mark)
+            raise _rewritten(
+                f"its aliases stand for more than {_MOST_NODES} values. Write them out, or fewer.", node.start_mark
+            )
         return (None if node is None else loader.construct_document(node)), node
     except (ValueError, OverflowError) as error:  # such as an escape beyond Unicode
         raise yaml.YAMLError(str(error)) from None

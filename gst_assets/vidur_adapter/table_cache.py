@@ -68,7 +68,13 @@ class TableCache:
 
 def _table(keys: np.ndarray, values: np.ndarray | None) -> Table | None:
     """The table that two arrays of a file are, or None where `store` does not write such arrays."""
-    if values is None or keys.dtype != np.int64 or values.dtype != np.float64 or keys.ndim != 2 or values.shape != keys.shape[:1]:
+    if (
+        values is None
+        or keys.dtype != np.int64
+        or values.dtype != np.float64
+        or keys.ndim != 2
+        or values.shape != keys.shape[:1]
+    ):
         return None
     if not np.isfinite(values).all():
         return None

@@ -164,7 +164,11 @@ class _Selection:
         self.trace: Trace = open_trace(resolve_path(settings.path), settings.format)
         self.licence = settings.licence or self.trace.licence
         if not self.licence:
-            what = f"a file that is not as {self.trace.format.name} publishes it" if self.trace.format.licence else f"the format {self.trace.format.name}"
+            what = (
+                f"a file that is not as {self.trace.format.name} publishes it"
+                if self.trace.format.licence
+                else f"the format {self.trace.format.name}"
+            )
             raise WorkloadError(
                 f"{self.trace.path}: no licence is known for {what}. State in workload.trace.licence under which terms the file may be used."
             )

@@ -21,7 +21,11 @@ from gst_assets.scenario import resolve_path
 _FILE = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
 _KIND = InputKind(
-    WorkloadError, "no such file.", "a file of a tokenizer", "Fetch the file again, or correct model.tokenizer.", most_bytes=256 << 20
+    WorkloadError,
+    "no such file.",
+    "a file of a tokenizer",
+    "Fetch the file again, or correct model.tokenizer.",
+    most_bytes=256 << 20,
 )
 _SLICES_PER_WORKER = 8
 _T = TypeVar("_T")

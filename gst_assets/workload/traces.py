@@ -246,7 +246,7 @@ def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
     text = decoded(first, path, _KIND, number).rstrip("\r\n")
     if start == b"{":
         try:
-            value = parse_json(text)
+            value = parse_json(text, exact=str)  # numbers that are not used may be of any size
         except JsonProblem as problem:
             raise WorkloadError(f"{path}: line {number}: not valid JSON ({problem.reason}).") from None
         names = _keys(value)
@@ -596,7 +596,7 @@ def _place(line: int, item: int) -> str:
 def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, int, Any]]:
     """The elements of a JSON array, or the values of a file of JSON lines, each with the line it begins on and its number in the array, from 1 (0
     for JSON lines). Reads on only as needed."""
-    decoder = json_decoder()
+    decoder = json_decoder(exact=str)
     line, item, buffer, at, ended, undecoded = 1, 0, "", 0, False, b""
 
     with open_input(path, _KIND) as handle:

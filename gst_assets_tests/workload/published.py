@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import json
 
-_LENGTHS = [(374, 44), (396, 109), (879, 55), (91, 16), (91, 16), (381, 84), (1313, 142), (388, 84), (242, 14), (209, 152), (394, 124), (27, 59)]
+_LENGTHS = [
+    (374, 44),
+    (396, 109),
+    (879, 55),
+    (91, 16),
+    (91, 16),
+    (381, 84),
+    (1313, 142),
+    (388, 84),
+    (242, 14),
+    (209, 152),
+    (394, 124),
+    (27, 59),
+]
 _SECONDS = ["00:00:00", "00:00:01.25", "00:00:01.2500010", "00:00:02", "00:00:02.5", "00:00:03", "00:00:03.9799600", "00:00:04.0319600", "00:00:05", "00:00:06",
             "00:00:07", "00:00:08"]  # fmt: skip
 
@@ -29,7 +42,9 @@ def _burstgpt() -> bytes:
     """BurstGPT_1.csv: whole seconds, several requests in one, and failed requests with no output."""
     rows = [f"{5 + 7 * (index // 2)},{'GPT-4' if index % 3 else 'ChatGPT'},{a},{0 if index == 3 else b},{a + (0 if index == 3 else b)},"
             f"{'API log' if index % 4 else 'Conversation log'}" for index, (a, b) in enumerate(_LENGTHS)]  # fmt: skip
-    return "".join(f"{row}\n" for row in ["Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type", *rows]).encode()
+    return "".join(
+        f"{row}\n" for row in ["Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type", *rows]
+    ).encode()
 
 
 def _burstgpt_sessions() -> bytes:
@@ -50,14 +65,20 @@ def _mooncake() -> bytes:
 def _conversations() -> list[dict[str, object]]:
     """ShareGPT_V3_unfiltered_cleaned_split.json: parts of longer talks, some begun by the answer, some empty, and every kind of character."""
     talks: list[list[tuple[str, str]]] = [
-        [("human", f"Question {index}: summarise this \u201cquoted\u201d text.\n\nThen list it."), ("gpt", f"1. First\n2. Second {index} \U0001f600")]
+        [
+            ("human", f"Question {index}: summarise this \u201cquoted\u201d text.\n\nThen list it."),
+            ("gpt", f"1. First\n2. Second {index} \U0001f600"),
+        ]
         for index in range(11)
     ]
     talks[2].append(("human", "And again?"))
-    talks.insert(4, [("gpt", "An answer whose question stands in the part before."), ("human", "Go on"), ("gpt", "It goes on.")])
+    talks.insert(
+        4, [("gpt", "An answer whose question stands in the part before."), ("human", "Go on"), ("gpt", "It goes on.")]
+    )
     talks.insert(6, [])
     return [
-        {"id": f"QWJhYvA_{index}", "conversations": [{"from": who, "value": text} for who, text in talk]} for index, talk in enumerate(talks)
+        {"id": f"QWJhYvA_{index}", "conversations": [{"from": who, "value": text} for who, text in talk]}
+        for index, talk in enumerate(talks)
     ]
 
 
@@ -70,7 +91,9 @@ def _vidur() -> bytes:
 def _vidur_lengths() -> bytes:
     """arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv: lengths without times, their sum and ratio beside them."""
     rows = [f"{a},{b},{a + b},{a / b}" for a, b in _LENGTHS]
-    return "".join(f"{row}\n" for row in ["num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio", *rows]).encode()
+    return "".join(
+        f"{row}\n" for row in ["num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio", *rows]
+    ).encode()
 
 
 PUBLISHED: dict[str, tuple[str, bytes]] = {

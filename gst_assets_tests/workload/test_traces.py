@@ -36,11 +36,21 @@ SHAREGPT = json.dumps(
 )
 
 
-def read(tmp_path: Path, content: str | bytes, name: str | None = None, *, repeated: bool = False, block: int = 64, times: bool | None = None) -> list:
+def read(
+    tmp_path: Path,
+    content: str | bytes,
+    name: str | None = None,
+    *,
+    repeated: bool = False,
+    block: int = 64,
+    times: bool | None = None,
+) -> list:
     path = tmp_path / "trace"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     trace = open_trace(path, name)
-    return list(trace.rows(times=trace.has_times if times is None else times, repeated_times=repeated, block_bytes=block))
+    return list(
+        trace.rows(times=trace.has_times if times is None else times, repeated_times=repeated, block_bytes=block)
+    )
 
 
 def column(blocks: list[TraceRows], name: str) -> list[int]:
