@@ -100,15 +100,15 @@ def read_from(handle: BinaryIO, path: Path, kind: InputKind, size: int = -1) -> 
     """The next `size` bytes of an opened file, or all that is left.
 
     Raises:
-        kind.error: the disk fails, or the file has grown beyond its bound since it was opened.
+        kind.error: the disk fails, or the file grows meanwhile.
     """
     try:
-        if size < 0 and kind.most_bytes is not None:
-            data = handle.read(kind.most_bytes + 1)
-            if len(data) > kind.most_bytes:
-                raise kind.error(
-                    f"{path}: has more than {kind.most_bytes} bytes, expected {kind.expected}. {kind.remedy}"
-                )
+        if size < 0:
+            # Not `read()`, which follows a file that grows, nor the bound itself, which would be allocated at once.
+            size = os.fstat(handle.fileno()).st_size + 1
+            data = handle.read(size)
+            if len(data) == size:
+                raise kind.error(f"{path}: was written to while it was read, expected {kind.expected}. Try again when it is complete.")
             return data
         return handle.read(size)
     except OSError as error:

@@ -106,14 +106,14 @@ class _Loader(yaml.SafeLoader):
         shown = str(made).lower() if kind == "bool" else made
         return f"`{value}` is written, and YAML would make {shown} of it, {why}. {write}, or '{value}' in quotes for the text."
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         mark = self.peek_event().start_mark
         self._depth += 1
         if self._depth > DEEPEST:
             raise _rewritten(f"more than {DEEPEST} levels of mappings and lists are written.", mark)
-        node: yaml.Node = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
         self._depth -= 1
-        if node.tag not in _TAGS:
+        if node is not None and node.tag not in _TAGS:
             raise _rewritten(
                 f"the tag `{node.tag.replace(_TAG, '!!'):.60}` is written; settings are texts, numbers, booleans, lists and mappings. Leave the tag out.",
                 mark,

@@ -76,6 +76,28 @@ def test_bands_come_from_the_scenario_or_the_command(runs: list[str], tmp_path: 
     assert verdicts == {"plain": "warn", "wide": "pass", "narrow": "fail"}
 
 
+def test_a_disk_that_is_full_or_cannot_be_written_is_one_error(runs: list[str], tmp_path: Path) -> None:
+    """No file larger than a kilobyte can be written; then `--out` lies below a file."""
+    (tmp_path / "file").touch()
+    program = (
+        "import resource, sys; from gst_assets.analysis.compare import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY)); "
+        f"sys.exit(sum(main([*{runs!r}, '--out', out]) for out in sys.argv[1:]))"
+    )
+    outs = [str(tmp_path / "cmp"), str(tmp_path / "file" / "cmp")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *outs], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    full, below = done.stderr.splitlines()
+    assert (
+        full
+        == f"error: {outs[0]}: cannot be written (File too large). Name another --out, or check the folder and the free space."
+    )
+    assert below.startswith(f"error: {outs[1]}: cannot be written (Not a directory).")
+    assert not list(tmp_path.glob(".cmp*")) and not (tmp_path / "cmp").exists()
+
+
 def test_impossible_bands(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = _error([*runs, "--out", str(tmp_path / "cmp"), "--warn-band", "0.01"], capsys)
     assert "warn_band 0.01 is below pass_band 0.05" in message

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -94,6 +95,21 @@ def test_an_absolute_workload_dir_becomes_the_contracts_place_and_nothing_else_c
 def other_content(directory: Path) -> None:
     table = directory / "token_metrics.csv.gz"
     table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes()).replace(b"7", b"8", 1)))
+
+
+def test_what_a_gzip_hides_is_not_unpacked_beyond_a_bound(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MiB of zeros in 64 KiB, with a bound of 1 MiB in place of the true one."""
+    monkeypatch.setattr(recorded, "_MOST_BYTES", 1 << 20)
+    (kept / "token_metrics.csv.gz").write_bytes(gzip.compress(bytes(64 << 20)))
+    tracemalloc.start()  # after the zeros are gone
+    try:
+        with pytest.raises(ArtifactError, match=r"token_metrics\.csv\.gz: more than 1048576 bytes when unpacked"):
+            expand(kept, tmp_path / "runs")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def cut(directory: Path) -> None:
