@@ -108,7 +108,9 @@ def read_from(handle: BinaryIO, path: Path, kind: InputKind, size: int = -1) -> 
             size = os.fstat(handle.fileno()).st_size + 1
             data = handle.read(size)
             if len(data) == size:
-                raise kind.error(f"{path}: was written to while it was read, expected {kind.expected}. Try again when it is complete.")
+                raise kind.error(
+                    f"{path}: was written to while it was read, expected {kind.expected}. Try again when it is complete."
+                )
             return data
         return handle.read(size)
     except OSError as error:

@@ -485,6 +485,8 @@ def read_document(model: type[D], path: Path) -> D:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":
+            raise ContractError(f"{path}:{f' key {key}:' if key else ''} {first['ctx']['error']}.") from None
         if not key:
             raise ContractError(
                 f"{path}: {first['msg']}; expected a JSON object with the keys of the contract."

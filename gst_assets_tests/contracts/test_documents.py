@@ -167,6 +167,26 @@ def test_a_damaged_file_is_named_with_its_line(content: bytes, says: str, tmp_pa
     assert _error(RunMeta, path).startswith(says)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"started_at": "0001-01-01T00:00:00+14:00"},
+            "key started_at: in UTC this is beyond the years 1 to 9999",
+        ),
+        ({"ended_at": "9999-12-31T23:59:59-14:00"}, "key ended_at: in UTC this is beyond"),
+        ({"params": {"a": [{"b": 2**63}]}}, "params holds an integer that does not fit 64 bits"),
+        ({"env": {"a": 10**400}}, "env holds an integer that does not fit 64 bits"),
+    ],
+)
+def test_times_without_utc_and_integers_beyond_64_bits_are_refused(change: dict, says: str, tmp_path: Path) -> None:
+    assert _error(RunMeta, _write(tmp_path / "in.json", _VALID[RunMeta] | change)).startswith(says)
+    largest = _VALID[RunMeta] | {"started_at": "0001-01-01T00:00:00-01:00", "params": {"a": -(2**63)}}
+    assert timestamp_slug(read_document(RunMeta, _write(tmp_path / "in.json", largest)).started_at).endswith(
+        "0101T010000Z"
+    )
+
+
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     assert "is not a complete artifact" in _error(RunMeta, tmp_path / "run_meta.json")
     assert _error(RunMeta, tmp_path).startswith("is a directory, expected a readable JSON file")
