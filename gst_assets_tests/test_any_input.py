@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.csv_files import FLOAT, INTEGER, STRING, read_csv
 from gst_assets.contracts.documents import ProfileMeta, WorkloadMeta, read_document
 from gst_assets.contracts.npz_files import read_npz

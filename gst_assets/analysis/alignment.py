@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import RealRunMeta, VidurRunMeta
 from gst_assets.errors import ComparisonError
 

@@ -8,23 +8,22 @@ Writes a complete comparison directory, or nothing and `error: ...` with exit st
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import REPORT, SUMMARY, comparison_meta, verdict_sentence, write_comparison
-from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256
 from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.errors import ComparisonError, GstError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
+from gst_assets.staging import staged_directory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,23 +85,24 @@ def compare_directories(
 
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
-    """Stage beside `out` and rename, metadata document last."""
-    staging = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    try:
-        staging.mkdir(parents=True)
+    """The whole directory or none of it, metadata document last."""
+    with _disk_errors(out), staged_directory(out) as staging:
         write_comparison(comparison, staging)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
             comparison, run_id=out.absolute().name, started_at=started_at, sha256=directory_digests(staging, name)
         )
         write_document(meta, staging / name)
-        staging.rename(out)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ComparisonError(
             f"{out}: cannot be written ({error.strerror or error}). Name another --out, or check the folder and the free space."
         ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _bands(repeats: Sequence[RealRun], pass_band: float | None, warn_band: float | None) -> Bands:

@@ -25,9 +25,10 @@ import pandas as pd
 
 from gst_assets.analysis.alignment import Counts, check_same_workload
 from gst_assets.analysis.bootstrap import Blocks
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.errors import ComparisonError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.formats import milliseconds, unsigned_percent
+from gst_assets.scenario import Bands
 from gst_assets.workload.digest import workload_digest
 
 Severity = Literal["ok", "note", "mark"]
@@ -318,7 +319,7 @@ def _degraded(run: RealRun) -> Check:
         return Check("degraded", run.meta.run_id, "ok", "no", "")
     reasons = getattr(run.meta, "degraded_reasons", None)
     late = run.meta.lateness_ns
-    why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {late['p99'] / 1e6:.1f} ms" if "p99" in late else ""  # fmt: skip
+    why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {milliseconds(late['p99'], '.1f')} ms" if "p99" in late else ""  # fmt: skip
     return Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")
 
 
@@ -329,9 +330,11 @@ def _lateness(run: RealRun, bands: Bands) -> Check:
         text = f"real run {run_id}: send lateness not recorded"
         return Check("lateness", run_id, "note", "not recorded", "none", text)
     median = run.requests["ttft_ns"].dropna().astype("float64").median()
-    share = late / median if median > 0 else math.inf if late else 0.0
-    told = f"P50 {late / 1e6:.2f} ms, {100 * share:.1f} % of TTFT P50" if math.isfinite(share) else f"P50 {late / 1e6:.2f} ms"  # fmt: skip
-    if share <= bands.pass_band:
+    of_ttft = late / median if median > 0 else math.inf if late else 0.0
+    told = f"P50 {milliseconds(late, '.2f')} ms" + (
+        f", {unsigned_percent(of_ttft)} of TTFT P50" if math.isfinite(of_ttft) else ""
+    )
+    if of_ttft <= bands.pass_band:
         return Check("lateness", run_id, "ok", told, "none")
     text = f"real run {run_id}: the driver was late by {told}, which is beyond the pass band by itself"
     return Check("lateness", run_id, "mark", told, "none", text)
@@ -374,14 +377,14 @@ def _bunched(run: RealRun) -> Check:
     run_id, number, delivery = run.meta.run_id, run.meta.num_bunched_messages, delivery_of(run)
     if not number and not delivery.tokens:
         return Check("bunched tokens", run_id, "ok", "0", "")
-    told = f"{100 * delivery.tokens:.1f} % of the tokens"
+    told = f"{unsigned_percent(delivery.tokens)} of the tokens"
     if delivery.tokens <= MANY:
         text = f"real run {run_id}: {number} messages carried more than one token, whose gaps read as 0"
         return Check("bunched tokens", run_id, "note", str(number), "", text)
     text = f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not judged"
     if delivery.whole_answers > MANY:
         text += (
-            f". {100 * delivery.whole_answers:.1f} % of the answers of two tokens or more came in one message, whose first token is seen at the last; "
+            f". {unsigned_percent(delivery.whole_answers)} of the answers of two tokens or more came in one message, whose first token is seen at the last; "
             "TTFT and TPOT are not judged either"
         )
     return Check("bunched tokens", run_id, "mark", told, "", text)

@@ -1,7 +1,7 @@
 """What the report says and in which order, as blocks that `report_formats` turns into Markdown or HTML.
 
 First the answer: its sentence, the cells that decide, one figure of them. Then everything else, folded. Words only; every number comes from
-`comparison`, whose answers are the first screen.
+`judged_errors`, whose answers are the first screen.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
 from gst_assets.analysis.capacity_errors import capacity_sentence
-from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import Figure
+from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
 from gst_assets.analysis.report_blocks import (
     Beside,
     Block,
     Contents,
+    Definitions,
     Facts,
     File,
     Files,
@@ -26,9 +27,8 @@ from gst_assets.analysis.report_blocks import (
     Picture,
     Pictures,
     Section,
-    Terms,
     Text,
-    Verdict,
+    VerdictBlock,
 )
 from gst_assets.analysis.report_tables import (
     alignment_grid,
@@ -49,7 +49,7 @@ from gst_assets.analysis.report_tables import (
     steps_blocks,
     totals_grid,
 )
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import MachineRecord
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -71,6 +71,7 @@ from gst_assets.contracts.tables import (
     Table,
 )
 from gst_assets.foreign_text import inert
+from gst_assets.formats import milliseconds, unsigned_percent
 
 REPORT = "report.html"
 TABLES = "tables"
@@ -100,7 +101,7 @@ def content(
     return [
         Heading(_title(comparison), 1),
         _facts(comparison),
-        Verdict(answer.verdict, answer.headline, answer.sentence),
+        VerdictBlock(answer.verdict, answer.headline, answer.sentence),
         Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
         Contents(),
         *_sections(comparison, others, calibration),
@@ -323,9 +324,9 @@ def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]
     text = (
         "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
         "window: the stretch (about a second) in which others took most. What the machine does not tell is a dash, never a guess. One sample took at most "
-        f"{max(record.sampling_ns_max for record in seen) / 1e6:.2f} ms."
+        f"{milliseconds(max(record.sampling_ns_max for record in seen), '.2f')} ms."
     )
-    line = "not told" if worst is None else f"other programs took up to {100 * worst:.0f} % of the cores"
+    line = "not told" if worst is None else f"other programs took up to {unsigned_percent(worst, 0)} of the cores"
     return Section("Machine", (machine_grid(records), Text(text)), line)
 
 
@@ -367,7 +368,7 @@ def _runs(comparison: Comparison) -> Items:
         f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend}, {captured}",
     ]
     for run in comparison.real_repeats:
-        lateness = ", ".join(f"{name} {value / 1e6:.2f}" for name, value in run.meta.lateness_ns.items())
+        lateness = ", ".join(f"{name} {milliseconds(value, '.2f')}" for name, value in run.meta.lateness_ns.items())
         lines.append(
             f"Real run `{run.meta.run_id}`: {_started(run)}, repeat {run.meta.repeat_index + 1} of {run.meta.num_repeats}, "
             f"{_revision(run)}; send lateness [ms] {lateness or 'not recorded'}"
@@ -433,7 +434,7 @@ def _definitions(comparison: Comparison) -> list[Block]:
         "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
         "No correction is made for judging several cells at once. Coverage of the intervals is measured in docs/comparison.md.",
     )
-    return [Terms(tuple(terms)), Heading("Method"), Items(method)]
+    return [Definitions(tuple(terms)), Heading("Method"), Items(method)]
 
 
 def _files(comparison: Comparison, figures: Sequence[Figure]) -> Files:

@@ -5,8 +5,6 @@ What a key is made of belongs to `published`. Knows neither Vidur nor scikit-lea
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from gst_assets.contracts.npz_files import read_npz
 from gst_assets.errors import ContractError
 from gst_assets.provenance import sha256_bytes, sha256_file
+from gst_assets.staging import staged_file
 
 Table = dict[tuple[float, ...], float]
 """By (num_tokens,), (batch_size, context) or (context, chunk)."""
@@ -56,14 +55,8 @@ class TableCache:
         for name, table in tables.items():
             arrays[f"keys:{name}"] = np.array(list(table), dtype=np.int64)
             arrays[f"values:{name}"] = np.fromiter(table.values(), np.float64, len(table))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
-            with unfinished.open("wb") as handle:
-                np.savez(handle, **arrays)
-            unfinished.replace(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with staged_file(self.path) as unfinished, unfinished.open("wb") as handle:
+            np.savez(handle, **arrays)
 
 
 def _table(keys: np.ndarray, values: np.ndarray | None) -> Table | None:
