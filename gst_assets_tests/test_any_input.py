@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import shutil
+import tempfile
 import time
 import zipfile
 import zlib
@@ -30,14 +31,15 @@ from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.csv_files import FLOAT, INTEGER, STRING, read_csv
 from gst_assets.contracts.documents import ProfileMeta, WorkloadMeta, read_document
 from gst_assets.contracts.npz_files import read_npz
-from gst_assets.contracts.store import Kind, directory_digests, open_directory
+from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests, open_directory, pointer_name
 from gst_assets.engine.recorded import expand, pack
 from gst_assets.errors import GstError
 from gst_assets.profiling.partial import PartialProfile
 from gst_assets.scenario import load_scenario, read_resolved, resolved_json
 from gst_assets.vidur_adapter.table_cache import TableCache
-from gst_assets.workload import traces
+from gst_assets.workload import spec, traces
 from gst_assets.workload.arrivals import build_trace_intervals
+from gst_assets.workload.building import build
 from gst_assets.workload.prompts import read_prompts
 from gst_assets.workload.requests import plan_requests
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
@@ -172,30 +174,35 @@ def trace(folder: Path, data: bytes) -> object:
     return rows
 
 
+def real_run(directory: Path) -> object:
+    return load_run(directory, "real")
+
+
 def table(path: Path) -> object:
     return read_csv(path, {"request_id": INTEGER, "prompt_id": STRING}, optional={"x": FLOAT})
 
 
-def run(changed: str) -> Callable[[Path, bytes], object]:
-    """A run directory of which one file was changed, and the digest of it as well."""
+def part(good: dict[str, bytes], changed: str, read: Callable[[Path], object]) -> Callable[[Path, bytes], object]:
+    """A complete directory of which one file was changed, and its digest as well."""
 
     def load(folder: Path, data: bytes) -> object:
-        directory = folder / "run"
-        if not directory.exists():
-            write_real(directory, steady(3, 4))
-        good = (directory / "run_meta.json").read_bytes()
-        before = (directory / changed).read_bytes()
-        try:
-            (directory / changed).write_bytes(data)
-            if changed != "run_meta.json":
-                meta = json.loads(good) | {"sha256": directory_digests(directory, "run_meta.json")}
-                (directory / "run_meta.json").write_text(json.dumps(meta))
-            return load_run(directory, "real")
-        finally:
-            (directory / changed).write_bytes(before)
-            (directory / "run_meta.json").write_bytes(good)
+        directory, meta = folder / "directory", next(name for name in good if name.endswith("_meta.json"))
+        directory.mkdir(exist_ok=True)
+        for name, content in (good | {changed: data}).items():
+            (directory / name).write_bytes(content)
+        if changed != meta:
+            listed = json.loads(good[meta]) | {"sha256": directory_digests(directory, meta)}
+            (directory / meta).write_text(json.dumps(listed))
+        return read(directory)
 
     return load
+
+
+def pointer(folder: Path, data: bytes) -> object:
+    store = ArtifactStore(folder)
+    (folder / pointer_name("smoke", "workload")).parent.mkdir(parents=True, exist_ok=True)
+    (folder / pointer_name("smoke", "workload")).write_bytes(data)
+    return store.current("smoke", "workload", "workload_id")
 
 
 def artifact(folder: Path, data: bytes) -> object:
@@ -273,15 +280,28 @@ TOKENIZER = json.dumps(
 SUBJECT = json.dumps({"plays": [{"scenario": "smoke", "group_id": "g"}], "boot": "x"}).encode()
 
 
-def run_files() -> dict[str, bytes]:
-    import tempfile
-
+def written(write: Callable[[Path], object]) -> dict[str, bytes]:
+    """The files that `write` makes in a directory."""
     with tempfile.TemporaryDirectory() as folder:
-        directory = write_real(Path(folder) / "run", steady(3, 4))
-        return {path.name: path.read_bytes() for path in directory.iterdir()}
+        write(Path(folder) / "made")
+        return {path.name: path.read_bytes() for path in (Path(folder) / "made").iterdir()}
 
 
-RUN = run_files()
+def write_workload(directory: Path) -> None:
+    for folder in (directory, directory.parent / "tokenizer"):
+        folder.mkdir()
+    (directory.parent / "tokenizer" / "tokenizer.json").write_bytes(TOKENIZER)
+    (directory.parent / "prompts.jsonl").write_bytes(PROMPTS)
+    asked = [
+        "workload.num_requests=3",
+        f"workload.prompts={directory.parent}/prompts.jsonl",
+        f"model.tokenizer={directory.parent}/tokenizer",
+    ]
+    build(load_scenario("smoke", asked), directory)
+
+
+RUN = written(lambda directory: write_real(directory, steady(3, 4)))
+WORKLOAD = written(write_workload)
 PROFILE_META = json.dumps(
     json.loads(RUN["run_meta.json"])
     | {"run_type": "vidur_profile", "profiling_root": "p", "profile_key": "k", "calibration_sha256": {"a": "b"}}
@@ -342,9 +362,13 @@ LOADERS = {
     **{f"trace {name}": of_bytes(trace, 80, "trace", data) for name, (_, data) in PUBLISHED.items()},
     "prompts": of_bytes(file("p.jsonl", read_prompts), 200, "p.jsonl", PROMPTS),
     "CSV": of_bytes(file("t.csv", table), 250, "t.csv", TABLE, TABLE.replace(b'"b,c"', b"b")),
-    "request_metrics.csv": of_bytes(run("request_metrics.csv"), 60, "run", RUN["request_metrics.csv"]),
-    "token_metrics.csv": of_bytes(run("token_metrics.csv"), 60, "run", RUN["token_metrics.csv"]),
-    "run_meta.json": of_json(run("run_meta.json"), 150, "run", RUN["run_meta.json"]),
+    "request_metrics.csv": of_bytes(part(RUN, "request_metrics.csv", real_run), 60, "directory", RUN["request_metrics.csv"]),
+    "token_metrics.csv": of_bytes(part(RUN, "token_metrics.csv", real_run), 60, "directory", RUN["token_metrics.csv"]),
+    "run_meta.json": of_json(part(RUN, "run_meta.json", real_run), 120, "directory", RUN["run_meta.json"]),
+    "trace_lengths.csv": of_bytes(part(WORKLOAD, "trace_lengths.csv", spec.load), 60, "directory", WORKLOAD["trace_lengths.csv"]),
+    "trace_intervals.csv": of_bytes(part(WORKLOAD, "trace_intervals.csv", spec.load), 60, "directory", WORKLOAD["trace_intervals.csv"]),
+    "workload_meta.json": of_json(part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory", WORKLOAD["workload_meta.json"]),
+    "pointer": of_json(pointer, 80, "workload.json", b'{"workload_id": "wl-1", "params": {"a": 1}}'),
     "profile's document": of_json(file("m.json", lambda path: read_document(ProfileMeta, path)), 60, "m.json", PROFILE_META),
     "artifact": of_json(artifact, 80, "workload_meta.json", b'{"sha256": {}, "n": 1}'),
     "tokenizer.json": of_json(
@@ -413,6 +437,9 @@ FOUND: list[tuple[str, bytes]] = [
     ("run_meta.json", b'{"sha256": ' + b"[" * 100_000),
     ("artifact", b"[" * 100_000),
     ("artifact", b'{"sha256": {}, "n": ' + b"9" * 5000 + b"}"),
+    ("pointer", b"[" * 100_000),
+    ("pointer", b'{"workload_id": ' + b"9" * 5000 + b"}"),
+    ("workload_meta.json", with_value(WORKLOAD["workload_meta.json"], "paths", {"prompts": "/dev/zero", "trace_lengths": "..", "trace_intervals": ""})),
     ("tokenizer.json", TOKENIZER.replace(b'"[UNK]": 2', b'"c": 2')),
     ("tokenizer.json", b"[" * 100_000),
     ("tables", npy(np.arange(4))),
