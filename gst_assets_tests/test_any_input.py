@@ -162,7 +162,7 @@ def built(_: Path, data: bytes) -> object:
 
 def trace(folder: Path, data: bytes) -> object:
     """Every way in which a workload reads a trace; the choice is made by the bytes themselves, so that it is repeatable."""
-    path, chosen = folder / "trace", 0 if data in ORIGINALS else zlib.crc32(data)
+    path, chosen = folder / "trace", 0 if data in AS_IT_IS else zlib.crc32(data)
     path.write_bytes(data)
     stated = [*[None] * 6, *traces.FORMATS][chosen % 12]
     found = traces.open_trace(path, stated)
@@ -258,7 +258,6 @@ def lying(shape: str) -> bytes:
     return stream.getvalue()
 
 
-ORIGINALS = {data for _, data in PUBLISHED.values()}
 SCENARIOS = Path(traces.__file__).parents[1] / "scenarios"
 SHIPPED = {name: SCENARIOS / f"{name}.yaml" for name in ("smoke", "_base", "h100_8b_half")}
 RESOLVED = resolved_json("smoke").encode()
@@ -457,6 +456,8 @@ FOUND: list[tuple[str, bytes]] = [
     ("recorded", gzip.compress(b"a") + gzip.compress(b"b")),
 ]  # fmt: skip
 """Loader and bytes."""
+AS_IT_IS = {data for _, data in (*FOUND, *PUBLISHED.values())}
+"""Traces that are read without a stated format."""
 
 
 def outcome(loader: Loader, folder: Path, data: bytes) -> str:
