@@ -6,6 +6,7 @@ out as another exception, hung, or took the memory; they are tried every time. W
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -17,10 +18,10 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,10 +33,13 @@ from gst_assets.contracts.csv_files import FLOAT, INTEGER, STRING, read_csv
 from gst_assets.contracts.documents import ProfileMeta, WorkloadMeta, read_document
 from gst_assets.contracts.npz_files import read_npz
 from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests, open_directory, pointer_name
+from gst_assets.engine.openai_http import Http, Reply
+from gst_assets.engine.openai_server import read_server
+from gst_assets.engine.openai_stream import EventReader
 from gst_assets.engine.recorded import expand, pack
-from gst_assets.errors import GstError
+from gst_assets.errors import EngineError, GstError
 from gst_assets.profiling.partial import PartialProfile
-from gst_assets.scenario import load_scenario, read_resolved, resolved_json
+from gst_assets.scenario import Server, load_scenario, read_resolved, resolved_json
 from gst_assets.vidur_adapter.table_cache import TableCache
 from gst_assets.workload import spec, traces
 from gst_assets.workload.arrivals import build_trace_intervals
@@ -205,6 +209,52 @@ def pointer(folder: Path, data: bytes) -> object:
     return store.current("smoke", "workload", "workload_id")
 
 
+class Saying:
+    """Stands in for the session with a server: each address answers with what is stored for it, else that it is not there."""
+
+    def __init__(self, server: Server, said: Mapping[str, str]) -> None:
+        self.server, self.said = server, said
+
+    def url(self, path: str) -> str:
+        return f"http://server{path}"
+
+    async def get(self, path: str) -> Reply:
+        text = self.said.get(path.partition("?")[0])
+        return Reply(404, "not found", "") if text is None else Reply(200, text, "")
+
+
+def server_told(address: str) -> Callable[[Path, bytes], object]:
+    """What a server tells of itself, with one of its answers changed."""
+
+    def load(_: Path, data: bytes) -> object:
+        said = SERVER | {address: data.decode(errors="replace")}
+        asked = OPENAI.engine.server
+        assert asked is not None
+        try:
+            return asyncio.run(read_server(cast(Http, Saying(asked, said)), OPENAI))
+        except EngineError as error:
+            raise EngineError(f"{error}.") from None  # it becomes a part of a sentence
+
+    return load
+
+
+def server_stream(_: Path, data: bytes) -> object:
+    """The events of a completion, in one piece and in pieces of seven bytes: both say the same."""
+    ends = []
+    for size in (len(data) or 1, 7):
+        reader = EventReader(num_prefill_tokens=2, num_decode_tokens=3, clean=str)
+        try:
+            ids = [one for begin in range(0, len(data), size) for one in reader.feed(data[begin : begin + size])]
+            reader.check_end()
+            ends.append(str(ids))
+        except EngineError as error:
+            ends.append(type(error).__name__)
+            if size == 7:
+                raise type(error)(f"stream: {error}.") from None
+    assert ends[0] == ends[1]
+    return ends
+
+
 def artifact(folder: Path, data: bytes) -> object:
     (folder / "workload_meta.json").write_bytes(data)
     return open_directory(folder, Kind.WORKLOAD)
@@ -299,6 +349,25 @@ def write_workload(directory: Path) -> None:
     build(load_scenario("smoke", asked), directory)
 
 
+OPENAI = load_scenario("openai_server")
+SERVER = {
+    "/v1/models": '{"data": [{"id": "m", "max_model_len": 2048, "parent": null}]}',
+    "/version": '{"version": "0.32.0"}',
+    "/server_info": json.dumps({"vllm_config": {
+        "model_config": {"dtype": "torch.float32", "enforce_eager": True, "quantization": None},
+        "scheduler_config": {"max_num_seqs": 32, "max_num_batched_tokens": 512, "enable_chunked_prefill": True, "async_scheduling": False, "stream_interval": 1, "policy": "fcfs"},
+        "compilation_config": {"cudagraph_capture_sizes": [1, 2]}, "parallel_config": {"tensor_parallel_size": 1, "data_parallel_size": 1},
+        "cache_config": {"cache_dtype": "auto"}, "speculative_config": None, "lora_config": None,
+    }}),
+    "/metrics": 'vllm:cache_config_info{block_size="32",enable_prefix_caching="False",engine="0",num_gpu_blocks="77"} 1.0\n',
+}  # fmt: skip
+STREAM = "".join(
+    f"data: {json.dumps(event)}\n\n" for event in (
+        {"choices": [{"index": 0, "text": "a", "token_ids": [5], "finish_reason": None}], "usage": None},
+        {"choices": [{"index": 0, "text": "bc", "token_ids": [6, 7], "finish_reason": "length"}]},
+        {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3}},
+    )
+).encode() + b"data: [DONE]\n\n"  # fmt: skip
 RUN = written(lambda directory: write_real(directory, steady(3, 4)))
 WORKLOAD = written(write_workload)
 PROFILE_META = json.dumps(
@@ -367,6 +436,9 @@ LOADERS = {
     "trace_lengths.csv": of_bytes(part(WORKLOAD, "trace_lengths.csv", spec.load), 60, "directory", WORKLOAD["trace_lengths.csv"]),
     "trace_intervals.csv": of_bytes(part(WORKLOAD, "trace_intervals.csv", spec.load), 60, "directory", WORKLOAD["trace_intervals.csv"]),
     "workload_meta.json": of_json(part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory", WORKLOAD["workload_meta.json"]),
+    **{f"server {address}": of_json(server_told(address), 60, "GET|engine|server", text.encode()) for address, text in SERVER.items() if text[0] == "{"},
+    "server /metrics": of_bytes(server_told("/metrics"), 60, "GET|engine|server", SERVER["/metrics"].encode()),
+    "server's stream": of_bytes(server_stream, 150, "stream", STREAM),
     "pointer": of_json(pointer, 80, "workload.json", b'{"workload_id": "wl-1", "params": {"a": 1}}'),
     "profile's document": of_json(file("m.json", lambda path: read_document(ProfileMeta, path)), 60, "m.json", PROFILE_META),
     "artifact": of_json(artifact, 80, "workload_meta.json", b'{"sha256": {}, "n": 1}'),
@@ -436,6 +508,9 @@ FOUND: list[tuple[str, bytes]] = [
     ("run_meta.json", b'{"sha256": ' + b"[" * 100_000),
     ("artifact", b"[" * 100_000),
     ("artifact", b'{"sha256": {}, "n": ' + b"9" * 5000 + b"}"),
+    ("server /version", b'{"version": "' + b"9" * 5000 + b'.1.0"}'),
+    ("server /server_info", b"[" * 100_000),
+    ("server's stream", b"data: " + b"[" * 100_000 + b"\n\n"),
     ("pointer", b"[" * 100_000),
     ("pointer", b'{"workload_id": ' + b"9" * 5000 + b"}"),
     ("workload_meta.json", with_value(WORKLOAD["workload_meta.json"], "paths", {"prompts": "/dev/zero", "trace_lengths": "..", "trace_intervals": ""})),
