@@ -435,7 +435,7 @@ LOADERS = {
     "run_meta.json": of_json(part(RUN, "run_meta.json", real_run), 120, "directory", RUN["run_meta.json"]),
     "trace_lengths.csv": of_bytes(part(WORKLOAD, "trace_lengths.csv", spec.load), 60, "directory", WORKLOAD["trace_lengths.csv"]),
     "trace_intervals.csv": of_bytes(part(WORKLOAD, "trace_intervals.csv", spec.load), 60, "directory", WORKLOAD["trace_intervals.csv"]),
-    "workload_meta.json": of_json(part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory", WORKLOAD["workload_meta.json"]),
+    "workload_meta.json": of_json(part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory|/dev/zero", WORKLOAD["workload_meta.json"]),
     **{f"server {address}": of_json(server_told(address), 60, "GET|engine|server", text.encode()) for address, text in SERVER.items() if text[0] == "{"},
     "server /metrics": of_bytes(server_told("/metrics"), 60, "GET|engine|server", SERVER["/metrics"].encode()),
     "server's stream": of_bytes(server_stream, 150, "stream", STREAM),
