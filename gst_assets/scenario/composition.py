@@ -13,6 +13,8 @@ from gst_assets.errors import ScenarioError
 from gst_assets.input_files import InputKind, read_text
 
 _EXTENDS = "extends"
+_NIGHTLY = "nightly"
+"""The one setting that no file has from its parents."""
 _MOST_PARENTS, _LONGEST_LINE_OF_PARENTS = 20, 20
 _MOST_INTERPOLATIONS = 24
 """In a scenario and its overrides together. They are not remembered when one stands in another, so a few more could take hours."""
@@ -30,7 +32,7 @@ _Composed = tuple[dict[str, Any], dict[str, str]]
 
 
 def compose(name: str, directory: Path) -> _Composed:
-    """The file's settings over its parents', and for each dotted key the file and line it comes from.
+    """The file's settings over its parents' (less `nightly`), and for each dotted key the file and line it comes from.
 
     Raises:
         ScenarioError: a file that cannot be read, is not YAML or not a mapping, parents that are none, in a circle or too many.
@@ -77,6 +79,8 @@ def _compose(name: str, directory: Path, seen: tuple[str, ...], done: dict[str, 
                 f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r:.80}, but {directory} has no {parent}.yaml; it has {', '.join(known)}."
             )
         values, where = _compose(parent, directory, (*seen, name), done)
+        # A copy of a nightly scenario must not run at night unless it says so itself.
+        values = {key: value for key, value in values.items() if key != _NIGHTLY}
         merged, merged_origins = merge(merged, values), merged_origins | where
     done[name] = merge(merged, own), merged_origins | origins
     return done[name]
