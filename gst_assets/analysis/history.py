@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, NightMeta, read_document, write_document
-from gst_assets.contracts.references import COMPARISON, pointers
+from gst_assets.contracts.pointers import COMPARISON, pointers
 from gst_assets.contracts.store import ArtifactStore, Kind, check_seal, directory_digests, pointer_folder
 from gst_assets.contracts.tables import ComparisonHistory, LatencyErrors, LatencyHistory, Table, read_table, validate
 from gst_assets.contracts.tables import write_table as write_contract_table

@@ -34,7 +34,7 @@ from gst_assets.assets.real_runs import current_real_runs
 from gst_assets.assets.references import as_metadata
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
-from gst_assets.contracts.references import COMPARISON, refer
+from gst_assets.contracts.pointers import COMPARISON, refer
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
 from gst_assets.partitions import SCENARIOS

@@ -6,6 +6,7 @@ Interpolations stay as they are written. Whether the values are allowed belongs 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ _NIGHTLY = "nightly"
 _DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def compose(name: str, directory: Path, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+def compose(name: str, files: Mapping[str, Path], seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """The file's settings over its parents' (less `nightly`), and for each dotted key the file and line it comes from.
 
-    `seen` are the scenarios that led here.
+    `files` are those that there are, by name; `seen` are the scenarios that led here.
 
     Raises:
         ScenarioError: a file that cannot be read, is not YAML or not a mapping, parents that are none or in a circle.
     """
-    path = directory / f"{name}.yaml"
+    path = files[name]
     if name in seen:
         raise ScenarioError(
             f"{path}: {_EXTENDS} goes in a circle: {' -> '.join([*seen, name])}. Take one of them out of {_EXTENDS}."
@@ -46,12 +47,12 @@ def compose(name: str, directory: Path, seen: tuple[str, ...] = ()) -> tuple[dic
     merged: dict[str, Any] = {}
     merged_origins: dict[str, str] = {}
     for parent in names:
-        known = sorted(file.stem for file in directory.glob("*.yaml"))
-        if parent not in known:
+        if parent not in files:
+            places = " and ".join(sorted({str(file.parent) for file in files.values()}))
             raise ScenarioError(
-                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r}, but {directory} has no {parent}.yaml; it has {', '.join(known)}."
+                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r}, but {places} has no {parent}.yaml; it has {', '.join(sorted(files))}."
             )
-        values, where = compose(parent, directory, (*seen, name))
+        values, where = compose(parent, files, (*seen, name))
         values.pop(_NIGHTLY, None)  # a copy of a nightly scenario must not run at night unless it says so itself
         merged, merged_origins = merge(merged, values), merged_origins | where
     return merge(merged, own), merged_origins | origins
