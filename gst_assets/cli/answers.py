@@ -291,4 +291,18 @@ def export(name: str, out: Path) -> None:
     click.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 
-COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export)
+@click.command(epilog=examples("gst ui", "gst ui --port 3100"))
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI on loopback."
+)
+def ui(port: int) -> None:
+    """Start the Dagster UI with its daemon.
+
+    On loopback, with what its links to reports need, until Ctrl-C. Shows the history under $DAGSTER_HOME.
+    """
+    from gst_assets.ui import main
+
+    click.get_current_context().exit(main(port))
+
+
+COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, ui)
