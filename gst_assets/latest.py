@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from gst_assets.contracts import pointers
+from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import ArtifactError
+from gst_assets.errors import WorkloadError
 from gst_assets.scenario import load_scenario
 
 REPORT, SUMMARY = "report.html", "summary.md"
@@ -26,21 +29,29 @@ def tell(directory: Path) -> None:
     print(f"as text: {directory / SUMMARY}")
 
 
-def newest(scenario: str) -> Path:
-    """The directory of the comparison last materialized for `scenario`.
+def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
+    """The directory of the newest comparison of `scenario` with `overrides`; if there is none, of the newest with other settings (`difference`).
 
     Raises:
         ArtifactError: none yet, or what names it is damaged.
         ScenarioError: there is no scenario of that name.
     """
-    store = open_store()
-    pointer = store.current(scenario, "comparison", "comparison_id")
-    if pointer is None:
-        load_scenario(scenario)  # a name that is none has no partition to materialize
-        raise ArtifactError(
-            f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
-        )
-    return store.open(Kind.COMPARISON, pointer["comparison_id"], verify=False)
+    store, chosen = open_store(), load_scenario(scenario, overrides)
+    try:
+        found = pointers.newest(store, chosen, pointers.COMPARISON)
+    except WorkloadError:
+        found = pointers.newest_of_any(store, chosen, pointers.COMPARISON)
+    return found.open(store, Kind.COMPARISON, found.pointer.comparison_id)
+
+
+def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) -> str:
+    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words; "" if in nothing.
+
+    Raises:
+        ContractError: its metadata breaks the contract. ScenarioError
+    """
+    made = read_document(ComparisonMeta, directory / Kind.COMPARISON.meta_name).params
+    return pointers.first_difference(made, load_scenario(scenario, overrides), pointers.COMPARISON.settings) or ""
 
 
 def for_terminal(summary: str) -> str:

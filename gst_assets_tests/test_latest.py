@@ -22,12 +22,16 @@ def test_the_newest_report_is_named(
         [write_real(tmp_path / "r", steady(2, 2))], [write_simulation(tmp_path / "s", steady(2, 2))], out
     )
     open_store().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
-    latest.tell(latest.newest("smoke"))
+    directory = latest.newest("smoke")
+    note = latest.difference(directory, "smoke")
+    latest.tell(directory)
     lines = capsys.readouterr().out.splitlines()
+    # Its runs were not made with the scenario's settings.
+    assert note.startswith("built with workload.prompts = None, but scenario smoke now asks for ")
     assert lines[0] == "Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert lines[-3:] == ["", f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
     open_store().set_current("smoke", "comparison", {})
-    with pytest.raises(ArtifactError, match=r"smoke/comparison\.json: key comparison_id missing, found no key"):
+    with pytest.raises(ArtifactError, match=r"smoke/comparison/\d+-\w+\.json: key comparison_id: Field required"):
         latest.newest("smoke")
     with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):
         latest.newest("nosuch")

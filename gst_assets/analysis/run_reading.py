@@ -93,8 +93,9 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     requests = read_table(RequestMetrics, directory / RequestMetrics.file_name())
     tokens, derived = read_tokens(directory / TokenMetrics.file_name())
     _check_tables_agree(requests, tokens, directory)
-    path = directory / Iterations.file_name()
-    iterations = read_table(Iterations, path) if path.is_file() else None
+    # A file that the metadata does not list is none of this run's.
+    listed = Iterations.file_name() in meta.sha256
+    iterations = read_table(Iterations, directory / Iterations.file_name()) if listed else None
     return Run(directory, meta, requests, tokens, iterations, derived)
 
 

@@ -77,7 +77,7 @@ def capacity(
         return
     store, started = artifacts.store(), datetime.now(timezone.utc)
     # Also where only the engine is searched: a workload that was built with other settings is not what the search would be about.
-    workload = current_workload(store, chosen)
+    workload = current_workload(store, chosen, context)
     run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     tables: list[pd.DataFrame] = []
     found: dict[str, CapacityFound] = {}
@@ -94,7 +94,7 @@ def capacity(
                 hardware = measured.hardware
         bundle = None
         if "simulator" in settings.sides:
-            bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+            bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
             check_bundle(bundle, chosen, workload.lengths)
             hardware = hardware or bundle.meta.hardware
             for variant in chosen.simulation.variants:

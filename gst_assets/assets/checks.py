@@ -57,6 +57,7 @@ FIDELITY_BAND = AssetCheck(
     False,
     "The headline variant's P50 and P90 errors are shown to be inside the scenario's bands. Outside them: an error; where it cannot be judged: a warning.",
 )
+NO_NIGHT_LOST = AssetCheck("no_night_lost", False, "Every comparison that was known before is still there.")
 REGRESSION = AssetCheck(
     "regression", False, "No confirmed regression of the engine or of the simulation's fidelity in the last nights."
 )
@@ -214,6 +215,19 @@ def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataVa
     return _result(
         FIDELITY_BAND, "comparison_report", outside, columns, f"{JUDGEMENT_WORDS[verdict]}: {why}", severity,
         report=report, link=link, told={"judgement": JUDGEMENT_WORDS[verdict], "answer": comparison.answer.sentence},
+    )  # fmt: skip
+
+
+def no_night_lost_result(gone: Sequence[str]) -> dg.AssetCheckResult:
+    """The comparisons that a history knew and that are no longer there."""
+    rows = pd.DataFrame({"comparison_id": list(gone)})
+    why = (
+        f"{len(gone)} comparisons that were there are no longer under comparisons/: {', '.join(gone)}. Restore them from a backup and materialize "
+        "again; if they were removed on purpose, the next history no longer knows them"
+    )
+    return _result(
+        NO_NIGHT_LOST, "comparison_history", rows, ["comparison_id"], why, dg.AssetCheckSeverity.WARN,
+        told={"told_as": ", ".join(gone)},
     )  # fmt: skip
 
 

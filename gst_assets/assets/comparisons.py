@@ -31,8 +31,10 @@ from gst_assets.assets.presentation import (
     table_definition_metadata,
 )
 from gst_assets.assets.real_runs import current_real_runs
-from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
+from gst_assets.assets.references import as_metadata
+from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
+from gst_assets.contracts.pointers import COMPARISON, refer
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
 from gst_assets.partitions import SCENARIOS
@@ -62,7 +64,8 @@ def comparison_report(
 ) -> dg.MaterializeResult:
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
-    real, simulations = current_real_runs(store, chosen), current_vidur_runs(store, chosen)
+    real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
+    simulations = made.first
     # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked when it was expanded.
     sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
     for run in real:
@@ -76,7 +79,7 @@ def comparison_report(
         simulations,
         bands=chosen.comparison,
         calibration_sha256=read_calibration_sha256(list(simulations.values())),
-        further_seeds=further_seeds(store, chosen),
+        further_seeds=made.further,
         repeatable=chosen.engine.backend != "recorded",
     )
     comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
@@ -90,7 +93,7 @@ def comparison_report(
         meta = meta.model_copy(update=asked)
         write_document(meta, staging.path / Kind.COMPARISON.meta_name)
         final = staging.commit()
-    store.set_current(chosen.name, "comparison", {"comparison_id": comparison_id})
+    pointed = refer(store, chosen, COMPARISON, [(Kind.COMPARISON, comparison_id)], comparison_id=comparison_id)
     context.log.info(verdict_sentence(comparison))
     link = report_link(Kind.COMPARISON, comparison_id, REPORT)
     return dg.MaterializeResult(
@@ -101,6 +104,7 @@ def comparison_report(
             fidelity_result(comparison, final / SUMMARY, link),
         ],
         metadata={
+            **as_metadata(pointed),
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
             "open_report": link,
             **scenario_facts(chosen),

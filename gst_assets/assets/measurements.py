@@ -49,10 +49,10 @@ def measurements(
     bundle: Bundle | None = None
     try:
         if together:
-            workload = current_workload(store, chosen)
+            workload = current_workload(store, chosen, context)
             runs, bundle = _measure_together(store, chosen, workload.directory, engine, log)
         elif names:
-            workload = current_workload(store, chosen)
+            workload = current_workload(store, chosen, context)
             if chosen.engine.backend == recorded.BACKEND:
                 runs = real_runs.play_back(store, chosen, workload, log)
             else:

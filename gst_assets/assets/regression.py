@@ -16,8 +16,10 @@ from gst_assets.analysis.regression_report import (
     write_regression,
 )
 from gst_assets.assets.checks import (
+    NO_NIGHT_LOST,
     REGRESSION,
     SELF_CHECK,
+    no_night_lost_result,
     regression_result,
     self_check_failed,
     self_check_passed,
@@ -83,7 +85,11 @@ _HISTORY, _REPORT = "comparison_history", "regression_report"
             ),
         ),
     ],
-    check_specs=[*contract_check_specs([_HISTORY, _REPORT]), *specs(_REPORT, REGRESSION)],
+    check_specs=[
+        *contract_check_specs([_HISTORY, _REPORT]),
+        *specs(_HISTORY, NO_NIGHT_LOST),
+        *specs(_REPORT, REGRESSION),
+    ],
     can_subset=True,
     # It only reads what is there, and nothing else waits for it: many scenarios in one run are the same as one after the other.
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -121,6 +127,7 @@ def _history(store: ArtifactStore, scenario: Scenario, _: Callable[[str], None])
     rows = history.comparisons
     return [
         contract_passed(_HISTORY, comparisons=len(rows)),
+        no_night_lost_result(history.gone),
         dg.MaterializeResult(
             asset_key=_HISTORY,
             data_version=_version(meta),
@@ -182,9 +189,9 @@ def simulation_self_check(
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
-    runs = current_vidur_runs(store, chosen)
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
+    runs = current_vidur_runs(store, chosen, context).first
     for run in runs.values():
         try:
             check_same_bytes(run, chosen, workload, bundle)

@@ -70,8 +70,8 @@ def sweep(
         context.log.info(f"scenario {chosen.name} has no section sweep: nothing to simulate, nothing materialized")
         return
     started = datetime.now(timezone.utc)
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
     jobs = sweep_jobs(chosen, workload.lengths, workload.intervals, bundle, store.root / TABLE_CACHE)
     for job in jobs:
         check_bundle(bundle, job.scenario, workload.lengths)

@@ -3,8 +3,8 @@ depends on it."""
 
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -20,11 +20,12 @@ from gst_assets.assets.presentation import (
 )
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
+from gst_assets.assets.references import as_metadata, current
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
+from gst_assets.contracts.pointers import VIDUR_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
-from gst_assets.errors import ArtifactError
 from gst_assets.foreign_text import inert
 from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.partitions import SCENARIOS
@@ -38,7 +39,7 @@ from gst_assets.workload.spec import LoadedWorkload
 from gst_assets.workload.tokenized import prompts_of
 
 TABLE_CACHE = ".cache/vidur_tables"
-_FURTHER = "seed_run_ids"
+NAMES = ("vidur_request_metrics", "vidur_token_metrics")
 
 
 @dg.multi_asset(
@@ -63,7 +64,7 @@ _FURTHER = "seed_run_ids"
         ),
     ],
     check_specs=[
-        *contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
+        *contract_check_specs(NAMES),
         *specs("vidur_request_metrics", ALL_TOKENS),
     ],
     can_subset=True,  # both tables are written whichever is asked for: they are one run
@@ -76,8 +77,8 @@ def vidur_metrics(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     asked = {key.to_user_string() for key in context.selected_asset_keys}
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
     check_bundle(bundle, chosen, workload.lengths)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     runs = {
@@ -89,13 +90,14 @@ def vidur_metrics(
     further = {
         variant: _further_seeds(chosen, workload, bundle, run, store, context.log.info) for variant, run in runs.items()
     }
-    store.set_current(
-        chosen.name,
-        "vidur_runs",
-        {
-            "run_ids": {variant: run.meta.run_id for variant, run in runs.items()},
-            _FURTHER: {variant: [run.meta.run_id for run in others] for variant, others in further.items()},
-        },
+    made = [run.meta.run_id for variant, run in runs.items() for run in (run, *further[variant])]
+    pointed = refer(
+        store,
+        chosen,
+        VIDUR_RUNS,
+        [(Kind.VIDUR_RUN, name) for name in made],
+        run_ids={variant: run.meta.run_id for variant, run in runs.items()},
+        seed_run_ids={variant: [run.meta.run_id for run in others] for variant, others in further.items()},
     )
     if "vidur_request_metrics" in asked:
         yield all_tokens_result(runs)
@@ -114,6 +116,7 @@ def vidur_metrics(
                 sha256_bytes("".join(run.meta.sha256[model.file_name()] for run in runs.values()).encode())
             ),
             metadata={
+                **as_metadata(pointed),
                 "dagster/row_count": rows,
                 "variants": ", ".join(runs),
                 "seeds": ", ".join(f"{variant} {1 + len(others)}" for variant, others in further.items()),
@@ -254,35 +257,28 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
     return "\n".join(inert(line) for line in lines)
 
 
-def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, SimulatedRun]:
-    """The simulations last made for a scenario, by variant, loaded and validated.
+@dataclass(frozen=True)
+class Simulations:
+    """`first` by variant; `further`: the runs of each variant under further seeds, none of an exact variant."""
+
+    first: dict[str, SimulatedRun]
+    further: dict[str, list[SimulatedRun]]
+
+
+def current_vidur_runs(
+    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+) -> Simulations:
+    """The simulations that this run made, or else the newest that were made as the scenario asks; loaded and validated.
 
     Raises:
-        ArtifactError: none made, or one incomplete.
+        ArtifactError: none made, or one incomplete or altered. WorkloadError: made with other settings.
     """
-    pointer = _pointer(store, scenario)
-    return {
-        variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()
-    }
+    found = current(store, scenario, VIDUR_RUNS, context, *NAMES)
 
+    def loaded(run_id: str) -> SimulatedRun:
+        return load_run(found.open(store, Kind.VIDUR_RUN, run_id), "vidur")
 
-def further_seeds(store: ArtifactStore, scenario: Scenario) -> dict[str, list[SimulatedRun]]:
-    """The runs of each variant under further seeds, made with those of `current_vidur_runs`; none of an exact variant.
-
-    Raises:
-        ArtifactError: none made, or one incomplete.
-    """
-    pointer = _pointer(store, scenario)
-    return {
-        variant: [load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for run_id in run_ids]
-        for variant, run_ids in pointer.get(_FURTHER, {}).items()
-    }
-
-
-def _pointer(store: ArtifactStore, scenario: Scenario) -> dict[str, Any]:
-    pointer = store.current(scenario.name, "vidur_runs", "run_ids")
-    if pointer is None:
-        raise ArtifactError(
-            f"{store}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."
-        )
-    return pointer
+    return Simulations(
+        {variant: loaded(run_id) for variant, run_id in found.pointer.run_ids.items()},
+        {variant: [loaded(one) for one in run_ids] for variant, run_ids in found.pointer.seed_run_ids.items()},
+    )

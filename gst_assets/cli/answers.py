@@ -81,15 +81,19 @@ def capacity(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
 
 @click.command(epilog=examples("gst latest", "gst latest h100_8b_half", "gst latest smoke --json"))
 @click.argument("name", required=False)
+@with_overrides
 @as_json
-def latest(name: str | None, wants_json: bool) -> None:
+def latest(name: str | None, overrides: tuple[str, ...], wants_json: bool) -> None:
     """Print the newest answer, of scenario NAME or of all.
 
-    With --json where the report is, its scenario, verdict and overrides.
+    Of a scenario the newest that was made with the settings it has now, with -o those of an earlier run. Where all were
+    made with other settings it is the newest of those, which is said. With --json where the report is, its scenario, verdict and overrides.
     """
     from gst_assets import latest as newest
 
-    directory = _newest(name)
+    directory = _newest(name, overrides)
+    if name is not None and (differs := newest.difference(directory, name, overrides)):
+        click.echo(f"note: {differs}", err=True)
     if wants_json:
         echo_json(_described(directory))
     else:
@@ -98,7 +102,8 @@ def latest(name: str | None, wants_json: bool) -> None:
 
 @click.command(name="open", epilog=examples("gst open", "gst open h100_8b_half"))
 @click.argument("name", required=False)
-def open_report(name: str | None) -> None:
+@with_overrides
+def open_report(name: str | None, overrides: tuple[str, ...]) -> None:
     """Open the newest report in the browser.
 
     Of scenario NAME, or of all. Prints where it is; where there is no browser, that is all.
@@ -107,7 +112,7 @@ def open_report(name: str | None) -> None:
 
     from gst_assets.latest import REPORT
 
-    page = _newest(name) / REPORT
+    page = _newest(name, overrides) / REPORT
     click.echo(page)
     try:
         browser = webbrowser.get()
@@ -117,7 +122,7 @@ def open_report(name: str | None) -> None:
         click.echo("The browser did not take it.", err=True)
 
 
-def _newest(name: str | None) -> Path:
+def _newest(name: str | None, overrides: Sequence[str] = ()) -> Path:
     from gst_assets.contracts.inventory import list_runs
     from gst_assets.contracts.open_store import open_store
     from gst_assets.contracts.store import Kind
@@ -125,7 +130,7 @@ def _newest(name: str | None) -> Path:
     from gst_assets.latest import newest
 
     if name is not None:
-        return newest(name)
+        return newest(name, overrides)
     store = open_store()
     found = [one for one in list_runs(store, [Kind.COMPARISON]) if one.started_at is not None]
     if not found:
@@ -291,6 +296,23 @@ def export(name: str, out: Path) -> None:
     click.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 
+@click.command(epilog=examples("gst prune --keep 30 --dry-run", "gst prune --keep 30"))
+@click.option(
+    "--keep", type=click.IntRange(1), required=True, metavar="N", help="The newest of each scenario that stay whole."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def prune(keep: int, dry_run: bool) -> None:
+    """Clean up the artifact root.
+
+    Old comparisons shrink to what the history needs, which stays the same to the byte; runs and workloads that only
+    they needed go. What a pointer leads to, runs not compared yet, profiles, searches and sweeps stay.
+    """
+    from gst_assets.analysis.prune import prune_command
+
+    for line in prune_command(keep, dry_run):
+        click.echo(line)
+
+
 @click.command(epilog=examples("gst ui", "gst ui --port 3100"))
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI on loopback."
@@ -305,4 +327,4 @@ def ui(port: int) -> None:
     click.get_current_context().exit(main(port))
 
 
-COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, ui)
+COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, prune, ui)

@@ -178,10 +178,17 @@ def test_the_self_check_passes_and_names_the_row_that_changed(whole: Whole, prof
     table.write_text("\n".join(rows) + "\n")
     meta.write_text(meta.read_text().replace(before, sha256_file(table)))
     try:
+        refused = materialize(root, profiles, "simulation_self_check")
+        assert f"{meta}: changed after it was written" in error(refused)
+        # As if written so: the pointer of an earlier version knows no digest of the metadata.
+        ArtifactStore(root).set_current(
+            SCENARIO, "vidur_runs", {key: pointer[key] for key in pointer if key != "sealed"}
+        )
         result = materialize(root, profiles, "simulation_self_check")
     finally:
         table.write_bytes(kept[0])
         meta.write_bytes(kept[1])
+        ArtifactStore(root).set_current(SCENARIO, "vidur_runs", pointer)
     assert not result.success
     check = checks(result)["simulation_self_check/same_bytes"]
     assert not check.passed and check.blocking
