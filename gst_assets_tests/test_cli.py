@@ -154,7 +154,7 @@ def test_every_documented_command_exists_with_its_options() -> None:
     assert sum(alone for _, _, alone in documented) >= 15
     for page, line, alone in documented:
         try:
-            parses(line)
+            parses(re.sub(r"\bN\b", "1", line))  # stands for a number
         except click.MissingParameter:
             assert not alone, f"{page}: {line}"  # in a sentence a command may be named without its arguments
         except click.ClickException as error:
