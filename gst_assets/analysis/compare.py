@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -110,13 +111,23 @@ def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
     """The whole directory or none of it, metadata document last."""
-    with staged_directory(out) as staging:
+    with _disk_errors(out), staged_directory(out) as staging:
         write_comparison(comparison, staging)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
             comparison, run_id=out.absolute().name, started_at=started_at, sha256=directory_digests(staging, name)
         )
         write_document(meta, staging / name)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ComparisonError(
+            f"{out}: cannot be written ({error.strerror or error}). Name another --out, or check the folder and the free space."
+        ) from None
 
 
 def _bands(repeats: Sequence[RealRun], pass_band: float | None, warn_band: float | None) -> Bands:

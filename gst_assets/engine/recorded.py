@@ -26,6 +26,7 @@ from gst_assets.contracts.listing import add_to_listing, check_listed, read_list
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import ArtifactError, EngineError, WorkloadError
+from gst_assets.input_files import InputKind, read_bytes
 from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Model, Sampling, Scenario
 from gst_assets.staging import staged_directory
@@ -35,6 +36,8 @@ _META = Kind.REAL_RUN.meta_name
 _TABLE = ".csv"
 _PACKED = ".gz"
 _PACK = "gst recorded pack RUN_DIR... --out DIR"
+_MOST_BYTES = 1 << 30
+"""Of one file of a recorded run, unpacked."""
 _RESTORE = "Restore it from version control, or pack the run again."
 
 
@@ -205,17 +208,33 @@ def _compress(data: bytes) -> bytes:
 
 def _verified(path: Path, name: str, digest: str) -> bytes:
     """Uncompressed content of one recorded file, which has the recorded digest."""
-    try:
-        data = path.read_bytes()
-        content = gzip.decompress(data) if path.name != name else data
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: missing, but {_META} lists {name}. {_RESTORE}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ArtifactError(f"{path}: not a whole gzip file ({error}). {_RESTORE}") from None
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). Check the disk and the permissions.") from None
+    kind = InputKind(
+        ArtifactError,
+        missing=f"missing, but {_META} lists {name}. {_RESTORE}",
+        expected=f"{name} of a recorded run",
+        remedy=_RESTORE,
+        most_bytes=_MOST_BYTES,
+    )
+    data = read_bytes(path, kind)
+    content = _decompressed(data, path) if path.name != name else data
     if sha256_bytes(content) != digest:
         raise ArtifactError(f"{path}: its content differs from the digest of {name} in {_META}: altered. {_RESTORE}")
+    return content
+
+
+def _decompressed(data: bytes, path: Path) -> bytes:
+    """The one gzip member that `data` is, of at most `_MOST_BYTES`: a thousand times as much can hide in it."""
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        content = unpacker.decompress(data, _MOST_BYTES)
+    except zlib.error as error:
+        raise ArtifactError(f"{path}: not a whole gzip file ({error}). {_RESTORE}") from None
+    if unpacker.unconsumed_tail:
+        raise ArtifactError(f"{path}: more than {_MOST_BYTES} bytes when unpacked. {_RESTORE}")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ArtifactError(
+            f"{path}: not a whole gzip file ({'cut off' if not unpacker.eof else 'bytes behind its end'}). {_RESTORE}"
+        )
     return content
 
 

@@ -9,13 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from gst_assets.errors import ScenarioError
+from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_text
 from gst_assets.locations import locate
-from gst_assets.scenario.composition import compose, dotted_keys, merge, parse_override
+from gst_assets.scenario.composition import (
+    compose,
+    dotted_keys,
+    first_line,
+    merge,
+    parse_override,
+    refuse_many_interpolations,
+)
 from gst_assets.scenario.files import SCENARIO_DIR, scenario_directories, scenario_files
 from gst_assets.scenario.mistakes import Origins, validated
 from gst_assets.scenario.sections import Scenario
 
 _ENVIRONMENT = "oc.env"  # OmegaConf's only way to the environment
+_RESOLVED = InputKind(
+    ScenarioError,
+    missing="no such file. Write it with `gst show NAME --json > FILE.json`.",
+    expected="a resolved scenario",
+    remedy="Correct the path.",
+    most_bytes=16 << 20,
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -47,7 +62,7 @@ def _loaded(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Sce
     known = sorted(one for one in files if not one.startswith("_"))
     if name not in known:
         places = " and ".join(map(str, folders))
-        raise ScenarioError(f"unknown scenario {name!r}; {places} has {', '.join(known) or 'none'}.")
+        raise ScenarioError(f"unknown scenario {name!r:.80}; {places} has {', '.join(known) or 'none'}.")
     if not _NAME.fullmatch(name):
         raise ScenarioError(
             f"scenario {name!r}: names are lower-case letters, digits and underscores (they become partition and run names)."
@@ -64,12 +79,18 @@ def _loaded(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Sce
     for override in overrides:
         parsed = parse_override(override)
         chosen = merge(chosen, parsed)
-        origins.overrides |= dict.fromkeys(dotted_keys(parsed), f"override {override!r} of scenario {name}")
+        origins.overrides |= dict.fromkeys(dotted_keys(parsed), f"override {override!r:.200} of scenario {name}")
+    merged = merge(values, chosen)
+    refuse_many_interpolations(merged, origins.of(""))
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(merge(values, chosen)), resolve=True, throw_on_missing=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")
-        raise ScenarioError(f"{origins.of(key)}: {key}: {str(error).splitlines()[0]}.") from None
+        raise ScenarioError(f"{origins.of(key)}: {key}: {first_line(error)}.") from None
+    except RecursionError:
+        raise ScenarioError(
+            f"{origins.of('')}: interpolations that lead to each other. Write one of the values itself."
+        ) from None
     assert isinstance(resolved, dict)
     return validated(json.dumps({**resolved, "name": name, "overrides": list(overrides)}, default=repr), origins)
 
@@ -80,30 +101,14 @@ def read_resolved(path: Path) -> Scenario:
     Raises:
         ScenarioError: missing, not JSON (with its line), or not a scenario; names the file and the key.
     """
+    text = read_text(path, _RESOLVED)
     try:
-        text = path.read_text(encoding="utf-8")
-        json.loads(text, object_pairs_hook=lambda pairs: _once_each(pairs, path))
-    except FileNotFoundError:
-        raise ScenarioError(f"{path}: no such file. Write it with `gst show NAME --json > FILE.json`.") from None
-    except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read ({error.strerror}).") from None
-    except json.JSONDecodeError as error:
-        raise ScenarioError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}).") from None
-    except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: not UTF-8 ({error.reason}).") from None
+        parse_json(text, keys_once=True)
+    except JsonProblem as problem:
+        if problem.line is None:
+            raise ScenarioError(f"{path}: {problem.reason}.") from None
+        raise ScenarioError(f"{path}: line {problem.line}: not valid JSON ({problem.reason}).") from None
     return validated(text, Origins(str(path), {}, {}))
-
-
-def _once_each(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """A JSON object; an error where it has a key twice, of which JSON would silently take the last."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ScenarioError(
-                f"{path}: the key {key!r} is written twice in one object, and JSON would take the last. Remove one of them."
-            )
-        found[key] = value
-    return found
 
 
 def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
@@ -133,5 +138,12 @@ def _refuse_environment(*_: object) -> str:
 
 
 def resolve_path(text: str) -> Path:
-    """A path of a scenario file: absolute, or relative as `locations.locate` says."""
-    return locate(text)
+    """A path of a scenario file: absolute, or relative as `locations.locate` says.
+
+    Raises:
+        ScenarioError: `~NAME` of a user that this machine does not know.
+    """
+    try:
+        return locate(text)
+    except RuntimeError as error:
+        raise ScenarioError(f"path {text!r:.200}: {error} Write the whole path.") from None

@@ -77,6 +77,31 @@ def test_bands_come_from_the_scenario_or_the_command(runs: list[str], tmp_path: 
     assert verdicts == {"plain": "warn", "wide": "pass", "narrow": "fail"}
 
 
+def test_a_disk_that_is_full_or_cannot_be_written_is_one_error(runs: list[str], tmp_path: Path) -> None:
+    """No file larger than a kilobyte can be written; then `--out` lies below a file."""
+    (tmp_path / "file").touch()
+    program = (
+        "import resource, sys; from gst_assets.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY)); "
+        f"sys.argv = ['gst', 'compare', *{runs!r}, '--out', sys.argv[1]]; main()"
+    )
+    outs = [str(tmp_path / "cmp"), str(tmp_path / "file" / "cmp")]
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", program, out], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+        )
+        for out in outs
+    ]
+    assert [one.returncode for one in done] == [1, 1], done
+    full, below = (one.stderr.rstrip() for one in done)
+    assert (
+        full
+        == f"error: {outs[0]}: cannot be written (File too large). Name another --out, or check the folder and the free space."
+    )
+    assert below.startswith(f"error: {outs[1]}: cannot be written (Not a directory).")
+    assert not list(tmp_path.glob(".cmp*")) and not (tmp_path / "cmp").exists()
+
+
 def test_impossible_bands(runs: list[str], tmp_path: Path) -> None:
     message = _error([*runs, "--out", str(tmp_path / "cmp"), "--warn-band", "0.01"])
     assert "warn_band 0.01 is below pass_band 0.05" in message

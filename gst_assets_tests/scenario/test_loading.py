@@ -136,10 +136,10 @@ def test_a_resolved_scenario_that_is_wrong(directory: Path, tmp_path: Path) -> N
     path.write_text('{\n"name": 1,\n')
     assert error().startswith(f"{path}: line 3: not valid JSON")
     path.write_bytes(b'"\xff"')
-    assert error().startswith(f"{path}: not UTF-8")
+    assert error().startswith(f"{path}: line 1: not UTF-8")
     path.write_text('{"workload": {"seed": 1, "seed": 2}}')
     assert error() == (
-        f"{path}: the key 'seed' is written twice in one object, and JSON would take the last. Remove one of them."
+        f"{path}: the key 'seed' is written twice in one object, and JSON would take the last; remove one of them."
     )
     path.write_text("[]")
     assert error().startswith(f"{path}: scenario: ")
