@@ -62,7 +62,7 @@ def chosen_executor() -> dg.ExecutorDefinition:
 def _read(file: Path) -> dict[str, object]:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))["execution"]["config"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise dg.DagsterInvalidDefinitionError(
             f"{EXECUTOR_CONFIG_VARIABLE}={file}: expected a YAML file with execution: config: ({type(error).__name__}: {error})."
         ) from error

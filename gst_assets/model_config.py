@@ -6,9 +6,9 @@ geometry does not. Knows no engine: that vLLM reads the same keys alike is check
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_text
 from gst_assets.locations import locate
 
 SUPPORTED = {
@@ -44,25 +44,17 @@ def read_config(reference: str) -> dict[str, Any]:
     """
     path = locate(reference)
     path = path / _FILE if path.is_dir() else path
+    remedy = f"Name a {_FILE} as Hugging Face publishes it, or its directory"
+    kind = InputKind(ValueError, f"no such file. {remedy}", f"a {_FILE}", remedy, most_bytes=16 << 20)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
-    except OSError as error:
-        raise ValueError(
-            f"config {path}: cannot be read ({error.strerror}). Name a {_FILE} as Hugging Face publishes it, or its directory"
-        ) from None
+        content = parse_json(read_text(path, kind), keys_once=True)
+    except JsonProblem as problem:
+        raise ValueError(f"config {path}: not valid JSON ({problem.reason})") from None
     except ValueError as error:
-        raise ValueError(f"config {path}: not valid JSON ({error})") from None
+        raise ValueError(f"config {str(error).rstrip('.')}") from None
     if not isinstance(content, dict):
         raise ValueError(f"config {path}: expected an object of settings, found {content!r:.60}")
     return content
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is written twice in one object")
-    return found
 
 
 def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:

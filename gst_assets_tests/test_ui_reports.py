@@ -1,4 +1,4 @@
-"""`python -m gst_assets.ui` after a demo, without an engine: the run in the timeline, a report three clicks from the front page, and an end."""
+"""`gst ui` after a demo, without an engine: the run in the timeline, a report three clicks from the front page, and an end."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     environment = {
         **os.environ, "DAGSTER_HOME": str(home), ROOT_VARIABLE: str(home / "artifacts"), REPORTS_VARIABLE: reports,
     }  # fmt: skip
-    demo = [sys.executable, "-m", "gst_assets.demo", SCENARIO]
+    demo = [sys.executable, "-m", "gst_assets.cli", "run", SCENARIO]
     subprocess.run(demo, cwd=PROJECT_ROOT, env=environment, check=True, capture_output=True, timeout=_LIMIT_S)
     log = home / "log"
     with log.open("w") as out:
         running = subprocess.Popen(
-            [sys.executable, "-m", "gst_assets.ui", str(port)],
+            [sys.executable, "-m", "gst_assets.cli", "ui", "--port", str(port)],
             cwd=PROJECT_ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:

@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, NightMeta, read_document, write_document
-from gst_assets.contracts.references import COMPARISON, pointers
+from gst_assets.contracts.pointers import COMPARISON, pointers
 from gst_assets.contracts.store import ArtifactStore, Kind, check_seal, directory_digests, pointer_folder
 from gst_assets.contracts.tables import ComparisonHistory, LatencyErrors, LatencyHistory, Table, read_table, validate
 from gst_assets.contracts.tables import write_table as write_contract_table
 from gst_assets.errors import ArtifactError, ContractError, GstError
+from gst_assets.input_files import JsonProblem, parse_json
 from gst_assets.provenance import sha256_bytes
 
 _NIGHT_META = "comparison.json"
@@ -186,10 +187,10 @@ def load_history(directory: Path) -> tuple[History, HistoryMeta]:
 
 def _stored(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        stored = json.loads(data)
-    except ValueError as error:
+        stored = parse_json(data.decode("utf-8"))
+    except (JsonProblem, UnicodeDecodeError) as problem:
         raise ContractError(
-            f"{path}: not valid JSON ({error}). Remove {path.parent}, or restore it from a backup."
+            f"{path}: not valid JSON ({problem}). Remove {path.parent}, or restore it from a backup."
         ) from None
     if not isinstance(stored, dict):
         raise ContractError(f"{path}: expected a JSON object. Remove {path.parent}, or restore it from a backup.")

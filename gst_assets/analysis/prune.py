@@ -16,7 +16,7 @@ from typing import Any
 from gst_assets.analysis.history import condense, known_digests, read_night
 from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
-from gst_assets.contracts.references import SLOTS, Pointer, pointers, split
+from gst_assets.contracts.pointers import SLOTS, Pointer, pointers, split
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import ArtifactError
 

@@ -16,7 +16,7 @@ from gst_assets.assets.presentation import contract_passed, preview, table_defin
 from gst_assets.assets.references import as_metadata, current
 from gst_assets.assets.workloads import WORKLOAD_SPEC
 from gst_assets.contracts.documents import timestamp_slug
-from gst_assets.contracts.references import REAL_RUNS, refer
+from gst_assets.contracts.pointers import REAL_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
 from gst_assets.engine import recorded

@@ -1,7 +1,7 @@
 """Which artifacts a step reads: those that its own Dagster run made, and where it made none the newest that match what the scenario asks for.
 
 So two runs of one partition at the same time, with different overrides, never mix. What a step makes is told twice: in the store's pointers
-(`contracts.references`), and in the metadata of its materialization (`METADATA`), where this module looks first.
+(`contracts.pointers`), and in the metadata of its materialization (`METADATA`), where this module looks first.
 """
 
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from gst_assets.contracts.references import PARAMS, P, Reference, Slot, newest, understood
+from gst_assets.contracts.pointers import PARAMS, P, Reference, Slot, newest, understood
 from gst_assets.contracts.store import ArtifactStore
 from gst_assets.scenario import Scenario
 
@@ -46,7 +46,7 @@ def current(
     """What a step that needs `slot`, which `assets` set, is to read. Without `context`: the newest that match the scenario.
 
     Raises:
-        WorkloadError, ArtifactError: as `contracts.references.newest`.
+        WorkloadError, ArtifactError: as `contracts.pointers.newest`.
     """
     own = made_in_run(context, assets or (slot.asset,)) if context is not None else None
     if own is not None and context is not None:

@@ -21,7 +21,7 @@ from gst_assets.assets.presentation import (
 )
 from gst_assets.assets.references import as_metadata, current
 from gst_assets.contracts.documents import WorkloadSchedule
-from gst_assets.contracts.references import WORKLOAD, refer
+from gst_assets.contracts.pointers import WORKLOAD, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import TraceIntervals, TraceLengths
 from gst_assets.errors import ContractError, WorkloadError

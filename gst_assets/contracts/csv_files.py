@@ -6,7 +6,6 @@ Only bytes and column types are handled here; the meaning of columns belongs to 
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.errors import ContractError
+from gst_assets.input_files import LONGEST_LINE_BYTES, InputKind, decoded, read_bytes, refuse_foreign
 
 INTEGER = "Int64"
 """Nullable integer: an empty field is a missing value, never zero."""
@@ -35,6 +35,13 @@ _WRITTEN_AS = {
     INTEGER: r"-?[0-9]+",
     FLOAT: r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?",
 }
+_KIND = InputKind(
+    ContractError,
+    missing="file missing. Materialize the asset that writes it.",
+    expected="a readable CSV file",
+    remedy="Correct the path, or the file's permissions.",
+    most_bytes=8 << 30,
+)
 _NEEDS_QUOTES = re.compile('[,"\r\n]')
 # pandas' number parser skips blanks and a plus sign. A file that holds one of these anywhere is parsed by `_WRITTEN_AS` instead.
 _TOLERATED_BY_PANDAS = (b" ", b"+", b"\t", b"\x0b", b"\x0c")
@@ -114,7 +121,7 @@ def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, s
     if missing:
         raise ContractError(
             f"{path}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing. Expected {', '.join(columns)}; "
-            f"found {', '.join(header)}. Write the file with the columns of the contract."
+            f"found {', '.join(header):.500}. Write the file with the columns of the contract."
         )
     _check_field_counts(path, data, len(header))
     known = {**columns, **{name: kind for name, kind in optional.items() if name in header}}
@@ -124,35 +131,22 @@ def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, s
 
 def line_of_row(path: Path, row: int) -> int:
     """Line (from 1) on which row `row` (from 0, below the header) begins; a quoted field may span several lines."""
-    for number, (line, _) in enumerate(_rows(path.read_bytes())):
+    for number, (line, _) in enumerate(_rows(read_bytes(path, _KIND))):
         if number == row + 1:
             return line
     raise IndexError(f"{path} has no row {row}")
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ContractError(f"{path}: file missing. Materialize the asset that writes it.") from None
-    except OSError as error:
-        raise ContractError(f"{path}: cannot be read ({error.strerror}). Expected a readable CSV file.") from None
+    data = read_bytes(path, _KIND)
     if not data:
         raise ContractError(f"{path}: empty file, expected a header row. Materialize the asset that writes it again.")
-    if data.startswith(codecs.BOM_UTF8):
-        raise ContractError(f"{path}: begins with a byte order mark. Save it as UTF-8 without one.")
-    try:
-        if not data.isascii():
-            data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ContractError(f"{path}: line {line}: not UTF-8 ({error.reason}). Write the file as UTF-8.") from None
-    # A number cut short is still a number: only the line end shows that the last line is whole.
+    refuse_foreign(data, path, _KIND)
+    if not data.isascii():
+        decoded(data, path, _KIND)
+    # Other programs leave the last line end out. Whether the row is whole, its fields say; that no digit of it is missing, the file's digest.
     if not data.endswith(b"\n"):
-        last = data.count(b"\n") + 1
-        raise ContractError(
-            f"{path}: line {last}: the last line has no line end, so the file may be cut off. Write it again; if it is whole, end it with a newline."
-        )
+        data += b"\n"
     returned = data.find(b"\r", 0, data.index(b"\n") + 1) if b'"' in data else data.find(b"\r")
     if returned >= 0:
         line = data.count(b"\n", 0, returned) + 1
@@ -169,12 +163,14 @@ def _header(path: Path, data: bytes) -> list[str]:
         raise ContractError(f"{path}: line 1 is blank, expected a header row.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise ContractError(f"{path}: column {', '.join(twice)} occurs more than once in the header. Keep one.")
+        raise ContractError(f"{path}: column {', '.join(twice):.300} occurs more than once in the header. Keep one.")
     return header
 
 
 def _rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
     """Each row with the line it begins on. One Python step a row: for headers, quoted files and error messages."""
+    # Python's own bound of 131,072 characters is for the process. What `write_csv` writes has none.
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE_BYTES))
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=""), strict=True)
     line = 1
     for row in reader:

@@ -9,17 +9,39 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gst_assets import provenance
 from gst_assets.errors import ContractError
+from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_text
 
 if TYPE_CHECKING:
     from gst_assets.scenario import Scenario
 
 SCHEMA_VERSION: Literal["v1"] = "v1"
+_MOST_BYTES = 64 << 20
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        moment.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValueError("in UTC this is beyond the years 1 to 9999") from None
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time with its zone that has a time in UTC: on the first day of year 1 not every one has."""
+
+
+def _fits(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, dict):
+        return all(map(_fits, value.values()))
+    return all(map(_fits, value)) if isinstance(value, list | tuple) else True
 
 
 class Stored(BaseModel):
@@ -27,6 +49,13 @@ class Stored(BaseModel):
 
     # "constants": pydantic would else turn NaN into null; kept, it is refused by `write_document`.
     model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
+
+    @model_validator(mode="after")
+    def _check_integers(self) -> Self:
+        for name in type(self).model_fields:
+            if not _fits(getattr(self, name)):
+                raise ValueError(f"{name} holds an integer that does not fit 64 bits")
+        return self
 
 
 class Document(Stored):
@@ -104,7 +133,7 @@ class WorkloadMeta(Document):
     missing in workloads of earlier versions."""
 
     workload_id: str
-    created_at: AwareDatetime
+    created_at: Moment
     model: str
     seed: int
     tokenizer_ref: str
@@ -139,8 +168,8 @@ class RunMeta(Document):
 
     run_type: Literal["real", "vidur", "compare", "vidur_profile", "capacity", "sweep"]
     run_id: str
-    started_at: AwareDatetime
-    ended_at: AwareDatetime
+    started_at: Moment
+    ended_at: Moment
     git_commit: str | None
     git_dirty: bool | None
     model: str
@@ -349,7 +378,7 @@ class HistoryFacts(Stored):
     """
 
     group_id: str
-    measured_at: AwareDatetime
+    measured_at: Moment
     engine_settings: EngineSettings
     env: dict[str, Any]
     sim_env: dict[str, Any]
@@ -453,29 +482,21 @@ def read_document(model: type[D], path: Path) -> D:
     Raises:
         ContractError: missing or unreadable, not UTF-8 or JSON (with its line), or a key that is missing or breaks the contract.
     """
+    raw = read_text(path, _kind(path))
     try:
-        raw = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        parse_json(raw)
+    except JsonProblem as problem:
+        line = f" line {problem.line}:" if problem.line else ""
         raise ContractError(
-            f"{path}: file missing, so {path.parent} is not a complete artifact. Materialize it again, or point to a complete directory."
+            f"{path}:{line} not valid JSON ({problem.reason}). The file may be cut off; materialize it again."
         ) from None
-    except OSError as error:
-        raise ContractError(f"{path}: cannot be read ({error.strerror}). Expected a readable JSON file.") from None
-    except UnicodeDecodeError as error:
-        raise ContractError(f"{path}: not UTF-8 ({error.reason}). Write the file as UTF-8.") from None
-    try:
-        json.loads(raw, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ContractError(
-            f"{path}: line {error.lineno}: not valid JSON ({error.msg}). The file may be cut off; materialize it again."
-        ) from None
-    except ValueError as error:
-        raise ContractError(f"{path}: not valid JSON ({error}). Materialize it again.") from None
     try:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":
+            raise ContractError(f"{path}:{f' key {key}:' if key else ''} {first['ctx']['error']}.") from None
         if not key:
             raise ContractError(
                 f"{path}: {first['msg']}; expected a JSON object with the keys of the contract."
@@ -503,8 +524,14 @@ def stored_settings(params: Mapping[str, Any], model: type[D], *keys: str, path:
         raise ContractError(f"{path}: key {where}: {first['msg']}. {remedy}") from None
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
+def _kind(path: Path) -> InputKind:
+    return InputKind(
+        ContractError,
+        missing=f"file missing, so {path.parent} is not a complete artifact. Materialize it again, or point to a complete directory.",
+        expected="a readable JSON file",
+        remedy="Correct the path, or the file's permissions.",
+        most_bytes=_MOST_BYTES,
+    )
 
 
 def write_document(document: BaseModel, path: Path) -> None:

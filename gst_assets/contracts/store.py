@@ -24,6 +24,7 @@ from typing import Any
 
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
+from gst_assets.input_files import JsonProblem, parse_json
 from gst_assets.provenance import sha256_bytes, sha256_file
 
 _STAGING = ".staging"
@@ -437,9 +438,10 @@ def parse_object(data: bytes, where: Path | str, keys: Sequence[str] = ()) -> di
     """
     remedy = f"Remove {where} and materialize again."
     try:
-        value = json.loads(data)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{where}: line {error.lineno}: not valid JSON ({error.msg}). {remedy}") from None
+        value = parse_json(data.decode("utf-8"))
+    except JsonProblem as problem:
+        line = f" line {problem.line}:" if problem.line else ""
+        raise ArtifactError(f"{where}:{line} not valid JSON ({problem.reason}). {remedy}") from None
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{where}: not UTF-8 ({error.reason}). {remedy}") from None
     if not isinstance(value, dict):

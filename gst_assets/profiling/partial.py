@@ -20,7 +20,9 @@ import numpy as np
 
 from gst_assets import provenance
 from gst_assets.contracts.documents import EngineSettings, Hardware
-from gst_assets.errors import ProfileError
+from gst_assets.contracts.npz_files import read_npz
+from gst_assets.errors import ContractError, ProfileError
+from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_text
 from gst_assets.scenario import Scenario
 from gst_assets.staging import staged_file
 from gst_assets.step_costs.bundle import profile_key
@@ -112,14 +114,30 @@ class PartialProfile:
 
     def _begun_with(self) -> dict[str, Any]:
         path = self.folder / _SUBJECT
+        found = self._object(path)
+        plays = found.get("plays")
+        if not isinstance(plays, list) or not all(
+            isinstance(one, dict) and {"scenario", "group_id"} <= one.keys() for one in plays
+        ):
+            raise self._unusable(path, "no list of plays")
+        return found
+
+    def _object(self, path: Path) -> dict[str, Any]:
+        kind = self._kind()
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(found, dict) and "plays" in found:
-                return found
-            reason = "no object with a key plays"
-        except ValueError as error:
-            reason = str(error)
-        raise ProfileError(f"{path}: not what this program writes ({reason}). Remove {self.folder} to begin anew.")
+            found = parse_json(read_text(path, kind))
+        except JsonProblem as problem:
+            raise self._unusable(path, problem.reason) from None
+        if not isinstance(found, dict):
+            raise self._unusable(path, "no object")
+        return found
+
+    def _kind(self) -> InputKind:
+        remedy = f"Remove {self.folder} to begin anew."
+        return InputKind(ProfileError, f"missing. {remedy}", "a file of this program", remedy, most_bytes=1 << 30)
+
+    def _unusable(self, path: Path, reason: str) -> ProfileError:
+        return ProfileError(f"{path}: not what this program writes ({reason}). Remove {self.folder} to begin anew.")
 
     def check_settings(self, settings: EngineSettings) -> None:
         """The engine that was started again runs with the settings of the first one, but for the number of KV blocks it found room for.
@@ -132,7 +150,7 @@ class PartialProfile:
         if not path.exists():
             self._write(path, json.dumps(now, indent=2))
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = self._object(path)
         for key in sorted((before.keys() | now.keys()) - {"num_kv_blocks"}):
             if before.get(key) != now.get(key):
                 raise ProfileError(
@@ -147,8 +165,15 @@ class PartialProfile:
         path = self.folder / f"round-{index}.npz"
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return str(arrays["played"]), arrays["steps"]
+        try:
+            arrays = read_npz(path)
+            played, steps = arrays["played"], arrays["steps"]
+            if played.ndim or played.dtype.kind != "U" or steps.ndim != 2 or steps.dtype != np.int64:
+                raise ContractError(f"{path}: not what this program writes.")
+        except (ContractError, KeyError) as error:
+            reason = f"{path}: no array {error}." if isinstance(error, KeyError) else error
+            raise ProfileError(f"{reason} Remove the file to measure the round again.") from None
+        return str(played), steps
 
     def keep_round(self, index: int, played: str, steps: np.ndarray) -> None:
         """Store a round: its requests as text, its steps as int64. Appears whole or not at all."""
@@ -174,11 +199,20 @@ class PartialProfile:
         path = self.folder / _OPERATORS
         if not path.exists():
             return {}
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, self._kind())
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             path.write_text(whole, encoding="utf-8")  # so that the next line does not continue half of one
-        return {entry["key"]: entry["value"] for entry in map(json.loads, whole.splitlines())}
+        blocks = {}
+        for number, line in enumerate(whole.split("\n")[:-1], start=1):
+            try:
+                entry = parse_json(line)
+            except JsonProblem as problem:
+                raise self._unusable(path, f"line {number}: {problem.reason}") from None
+            if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or "value" not in entry:
+                raise self._unusable(path, f"line {number}: no object with key and value")
+            blocks[entry["key"]] = entry["value"]
+        return blocks
 
     def keep_operator_block(self, key: str, value: Any) -> None:
         """Store the times of one block of batches."""

@@ -1,7 +1,8 @@
 """YAML as scenarios and overrides are written in: what YAML 1.1 would silently make into something else is an error.
 
 YAML 1.1, which PyYAML reads, makes 8 of `010`, 90 of `1:30`, true of `on` and 1000 of `1_000`; of a key given twice it takes the last. A value
-must mean the same to YAML 1.2, or stand in quotes. What the settings mean does not belong here.
+must mean the same to YAML 1.2, or stand in quotes. What YAML can do beyond settings (Python objects, binary keys, aliases that multiply) is an
+error too, found before anything is built of it. What the settings mean does not belong here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,17 @@ _CORE = {
     ),
 }
 """How YAML 1.2 writes them (its core schema). What YAML 1.1 takes for one of them and does not look like this is rewritten."""
+_TAGS = {*_CORE, *(f"{_TAG}{name}" for name in ("null", "str", "seq", "map", "merge"))}
+_KEY_TAGS = {f"{_TAG}str", f"{_TAG}merge"}
+MOST_CHARACTERS = 256 << 10
+"""Of one text. PyYAML takes some 15 s for a million."""
+DEEPEST = 100
+"""Mappings and lists within each other."""
+_MOST_NODES = 100_000
+"""Values of one text when every alias is written out: ten lines of aliases to aliases would be billions."""
+_LONGEST_NUMBER = 40
+_LONGEST_INTERPOLATION = 1000
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class RewrittenError(yaml.MarkedYAMLError):
@@ -32,6 +44,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str, *, comments: bool) -> None:
         super().__init__(text)
         self._comments = comments
+        self._depth = 0
 
     def scan_to_next_token(self) -> None:
         start = self.pointer
@@ -53,7 +66,21 @@ class _Loader(yaml.SafeLoader):
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if _HALF_PAIR.search(node.value):
+            raise _rewritten(
+                "half of a surrogate pair is written, which is no character. Write the whole one.", node.start_mark
+            )
+        if "${" in node.value and len(node.value) > _LONGEST_INTERPOLATION:
+            raise _rewritten(
+                f"an interpolation of {len(node.value)} characters is written, expected at most {_LONGEST_INTERPOLATION}.",
+                node.start_mark,
+            )
         core = _CORE.get(node.tag)
+        if core is not None and len(node.value) > _LONGEST_NUMBER:
+            raise _rewritten(
+                f"`{node.value:.20}...` is written, {len(node.value)} characters that YAML takes for one number. Shorten it, or put it in quotes for the text.",
+                node.start_mark,
+            )
         if core is not None and not core.fullmatch(node.value):
             raise _rewritten(self._said_of(node), node.start_mark)
         return node
@@ -79,12 +106,30 @@ class _Loader(yaml.SafeLoader):
         shown = str(made).lower() if kind == "bool" else made
         return f"`{value}` is written, and YAML would make {shown} of it, {why}. {write}, or '{value}' in quotes for the text."
 
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _rewritten(f"more than {DEEPEST} levels of mappings and lists are written.", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and node.tag not in _TAGS:
+            raise _rewritten(
+                f"the tag `{node.tag.replace(_TAG, '!!'):.60}` is written; settings are texts, numbers, booleans, lists and mappings. Leave the tag out.",
+                mark,
+            )
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], yaml.ScalarNode] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEY_TAGS:
+                written = f"`{key.value}`" if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+                raise _rewritten(
+                    f"{written:.60} is written as a key, expected a name. Put a name that looks like a value in quotes.",
+                    key.start_mark,
+                )
             before = first.setdefault((key.tag, key.value), key)
             if before is not key:
                 lines = _line(before), _line(key)
@@ -112,6 +157,20 @@ def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1
 
 
+def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node is when every alias in it is written out. `sizes`: those of nodes seen, by identity; 0 while one is being counted."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    known = sizes.get(id(node))
+    if known == 0:
+        raise _rewritten("an alias is written inside what it stands for.", node.start_mark)
+    if known is None:
+        sizes[id(node)] = 0
+        inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known = sizes[id(node)] = 1 + sum(_written_out(one, sizes) for one in inner)
+    return known
+
+
 def _rewritten(problem: str, mark: Any) -> RewrittenError:
     return RewrittenError(problem=problem, problem_mark=mark)
 
@@ -120,12 +179,20 @@ def read_yaml(text: str, *, comments: bool = True) -> tuple[Any, yaml.Node | Non
     """The one document in `text`, and its node (None for an empty text), which knows the lines. Without `comments` a comment is an error.
 
     Raises:
-        RewrittenError: something in it would not be read as it is written.
-        yaml.YAMLError: not valid YAML.
+        RewrittenError: something in it would not be read as it is written, or is no setting.
+        yaml.YAMLError: not valid YAML, or too long.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text)} characters, expected at most {MOST_CHARACTERS}")
     loader = _Loader(text, comments=comments)
     try:
         node: yaml.Node | None = loader.get_single_node()
+        if node is not None and _written_out(node, {}) > _MOST_NODES:
+            raise _rewritten(
+                f"its aliases stand for more than {_MOST_NODES} values. Write them out, or fewer.", node.start_mark
+            )
         return (None if node is None else loader.construct_document(node)), node
+    except (ValueError, OverflowError) as error:  # such as an escape beyond Unicode
+        raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()

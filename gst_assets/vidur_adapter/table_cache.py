@@ -5,8 +5,6 @@ What a key is made of belongs to `published`. Knows neither Vidur nor scikit-lea
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from gst_assets.contracts.npz_files import read_npz
+from gst_assets.errors import ContractError
 from gst_assets.provenance import sha256_bytes, sha256_file
 from gst_assets.staging import staged_file
 
@@ -41,16 +41,13 @@ class TableCache:
     def load(self) -> dict[str, Table] | None:
         """The tables, or None where the file is absent or damaged."""
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
-                names = [name.removeprefix("keys:") for name in stored.files if name.startswith("keys:")]
-                return {
-                    name: dict(
-                        zip(map(tuple, stored[f"keys:{name}"].tolist()), stored[f"values:{name}"].tolist(), strict=True)
-                    )
-                    for name in names
-                } or None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            stored = read_npz(self.path)
+        except ContractError:
             return None
+        names = [name.removeprefix("keys:") for name in stored if name.startswith("keys:")]
+        tables = {name: _table(stored[f"keys:{name}"], stored.get(f"values:{name}")) for name in names}
+        whole = {name: table for name, table in tables.items() if table is not None}
+        return whole if whole and len(whole) == len(tables) else None
 
     def store(self, tables: Mapping[str, Table]) -> None:
         """Write all tables under a temporary name, then rename: a reader sees the whole file or none."""
@@ -60,3 +57,18 @@ class TableCache:
             arrays[f"values:{name}"] = np.fromiter(table.values(), np.float64, len(table))
         with staged_file(self.path) as unfinished, unfinished.open("wb") as handle:
             np.savez(handle, **arrays)
+
+
+def _table(keys: np.ndarray, values: np.ndarray | None) -> Table | None:
+    """The table that two arrays of a file are, or None where `store` does not write such arrays."""
+    if (
+        values is None
+        or keys.dtype != np.int64
+        or values.dtype != np.float64
+        or keys.ndim != 2
+        or values.shape != keys.shape[:1]
+    ):
+        return None
+    if not np.isfinite(values).all():
+        return None
+    return dict(zip(map(tuple, keys.tolist()), values.tolist(), strict=True))

@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from gst_assets.errors import WorkloadError
+from gst_assets.input_files import InputKind, JsonProblem, decoded, lines, open_input, parse_json
+
+_KIND = InputKind(
+    WorkloadError,
+    missing="no such prompts file. Correct workload.prompts in the scenario.",
+    expected="a prompts.jsonl file",
+    remedy="Correct workload.prompts in the scenario.",
+)
 
 
 @dataclass(frozen=True)
@@ -36,44 +44,33 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
     """Read prompts one by one in file order, keeping only their ids. Blank lines are skipped.
 
     Raises:
-        WorkloadError: file missing, not UTF-8 or without prompts; a line that is not a JSON object, lacks `prompt_id` or `text`, has an
+        WorkloadError: no file that can be read (see `input_files.open_input`), not UTF-8 or without prompts; a line that is not a JSON object, lacks `prompt_id` or `text`, has an
             empty one, or repeats a `prompt_id` (names file and line).
     """
-    lines: dict[str, int] = {}
-    try:
-        # Bytes, because only "\n" ends a line there: text would also be cut at U+2028.
-        with path.open("rb") as handle:
-            for number, raw in enumerate(handle, start=1):
-                line = raw.decode("utf-8")
-                if not line.strip():
-                    continue
-                prompt = _parse(path, number, line)
-                if prompt.prompt_id in lines:
-                    raise WorkloadError(
-                        f"{path}: line {number}: prompt_id {prompt.prompt_id!r} was already used on line {lines[prompt.prompt_id]}. "
-                        "Give each prompt an id of its own."
-                    )
-                lines[prompt.prompt_id] = number
-                yield prompt
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such prompts file. Correct workload.prompts in the scenario.") from None
-    except IsADirectoryError:
-        raise WorkloadError(f"{path}: is a directory, expected a prompts.jsonl file.") from None
-    except UnicodeDecodeError as error:
-        raise WorkloadError(
-            f"{path}: line {number}: not UTF-8 at byte {error.start} of the line. Save the file as UTF-8."
-        ) from None
-    if not lines:
+    used_on: dict[str, int] = {}
+    with open_input(path, _KIND) as handle:
+        for number, raw in lines(handle, path, _KIND):
+            line = decoded(raw, path, _KIND, number)
+            if not line.strip():
+                continue
+            prompt = _parse(path, number, line)
+            if prompt.prompt_id in used_on:
+                raise WorkloadError(
+                    f"{path}: line {number}: prompt_id {prompt.prompt_id!r:.80} was already used on line {used_on[prompt.prompt_id]}. "
+                    "Give each prompt an id of its own."
+                )
+            used_on[prompt.prompt_id] = number
+            yield prompt
+    if not used_on:
         raise WorkloadError(f"{path}: no prompts. Expected one JSON object with prompt_id and text a line.")
 
 
 def _parse(path: Path, number: int, line: str) -> Prompt:
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise WorkloadError(f"{path}: line {number}: not valid JSON ({error.msg} at column {error.colno}).") from None
-    except (ValueError, RecursionError) as error:
-        raise WorkloadError(f"{path}: line {number}: not usable JSON ({error}).") from None
+        value = parse_json(line)
+    except JsonProblem as problem:
+        column = f" at column {problem.column}" if problem.column else ""
+        raise WorkloadError(f"{path}: line {number}: not valid JSON ({problem.reason}{column}).") from None
     if not isinstance(value, dict):
         raise WorkloadError(
             f"{path}: line {number}: expected a JSON object with prompt_id and text, found {line.strip():.60}."
@@ -93,10 +90,6 @@ def _parse(path: Path, number: int, line: str) -> Prompt:
         ) from None
     extra = {key: item for key, item in value.items() if key not in ("prompt_id", "text")}
     return Prompt(value["prompt_id"], value["text"], extra)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:

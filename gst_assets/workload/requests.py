@@ -36,7 +36,7 @@ class RequestPlan:
     """Requests before their prompts are written. Arrays are int64 of shape (num_requests,).
 
     `texts`: the prompt of each request, where the trace has texts; else they are generated, as `words` says where there are any. `time_ns`: the
-    source's times from the first request on.
+    source's times from the first request on, where the arrivals are the source's.
     """
 
     prefill: np.ndarray
@@ -162,15 +162,20 @@ class _Selection:
     def __init__(self, scenario: Scenario, settings: TraceSource, tokenizer: Tokenizer) -> None:
         self.scenario, self.settings, self.tokenizer = scenario, settings, tokenizer
         self.trace: Trace = open_trace(resolve_path(settings.path), settings.format)
-        self.licence = settings.licence or self.trace.format.licence
+        self.licence = settings.licence or self.trace.licence
         if not self.licence:
-            raise WorkloadError(
-                f"{self.trace.path}: no licence is known for the format {self.trace.format.name}. State in workload.trace.licence under which terms "
-                "the file may be used."
+            what = (
+                f"a file that is not as {self.trace.format.name} publishes it"
+                if self.trace.format.licence
+                else f"the format {self.trace.format.name}"
             )
-        if isinstance(scenario.workload.arrivals, TraceArrivals) and not self.trace.format.has_times:
             raise WorkloadError(
-                f"{self.trace.path}: the format {self.trace.format.name} has no times. Choose arrivals of another kind, such as poisson."
+                f"{self.trace.path}: no licence is known for {what}. State in workload.trace.licence under which terms the file may be used."
+            )
+        self.with_times = isinstance(scenario.workload.arrivals, TraceArrivals)
+        if self.with_times and not self.trace.has_times:
+            raise WorkloadError(
+                f"{self.trace.path}: this file of the format {self.trace.format.name} has no times. Choose arrivals of another kind, such as poisson."
             )
         self.limit = settings.max_total_tokens or scenario.model.max_model_len
         if self.limit > scenario.model.max_model_len:
@@ -189,7 +194,8 @@ class _Selection:
         kept: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
         texts: list[str] = []
         before = 0
-        for rows in self.trace.rows(repeated_times=keep_repeated, block_bytes=block_bytes):
+        trace_rows = self.trace.rows(times=self.with_times, repeated_times=keep_repeated, block_bytes=block_bytes)
+        for rows in trace_rows:
             begin = min(max(settings.start_row - before, 0), len(rows))
             end = len(rows) if settings.num_rows is None else settings.start_row + settings.num_rows - before
             before += len(rows)
@@ -214,7 +220,7 @@ class _Selection:
                 f"({', '.join(f'{name} {number}' for name, number in self.counts.items())}). Select more, or lower workload.num_requests."
             )
         time_ns, span_ns = None, None
-        if self.trace.format.has_times:
+        if self.with_times:
             time_ns = np.concatenate([one[2] for one in kept if one[2] is not None])
             time_ns = time_ns - time_ns[0]
             span_ns, time_ns = int(time_ns[-1]), time_ns[:count]
@@ -223,7 +229,7 @@ class _Selection:
             path=settings.path,
             sha256=sha256_file(self.trace.path),
             format=self.trace.format.name,
-            publication=self.trace.format.publication,
+            publication=self.trace.publication,
             licence=self.licence,
             unused_columns=list(self.trace.unused),
             num_selected=len(prefill),
@@ -231,7 +237,7 @@ class _Selection:
             max_total_tokens=self.limit,
             **self.counts,
         )
-        chosen_texts = None if self.trace.format.has_times else texts[:count]
+        chosen_texts = texts[:count] if self.trace.format.conversations else None
         return RequestPlan(prefill[:count], decode[:count], time_ns, chosen_texts, settings.share_prompts, source)
 
     def _keep(
@@ -249,7 +255,7 @@ class _Selection:
             if self.settings.unusable == "error":
                 at = int((~usable).argmax())
                 raise WorkloadError(
-                    f"{self.trace.path}: line {rows.line[chosen[at]]}: {prefill[at]} prompt and {decode[at]} output tokens, expected at least 1 of each. "
+                    f"{self.trace.path}: {rows.where(chosen[at])}: {prefill[at]} prompt and {decode[at]} output tokens, expected at least 1 of each. "
                     "Set workload.trace.unusable=drop to leave such rows out."
                 )
             self.counts["unusable_dropped"] += int((~usable).sum())
@@ -297,7 +303,7 @@ class _Selection:
             else:
                 remedy = "Its output alone leaves no room for a prompt, and outputs are not shortened: set workload.trace.over_length=drop."
             raise WorkloadError(
-                f"{self.trace.path}: line {rows.line[chosen[at]]}: {prefill[at]} prompt and {decode[at]} output tokens, beyond the limit of "
+                f"{self.trace.path}: {rows.where(chosen[at])}: {prefill[at]} prompt and {decode[at]} output tokens, beyond the limit of "
                 f"{self.limit}. {remedy}"
             )
         self.counts["prompts_truncated"] += int(long.sum())

@@ -23,7 +23,7 @@ from gst_assets.contracts.documents import (
     WorkloadSource,
     read_document,
 )
-from gst_assets.contracts.references import first_difference
+from gst_assets.contracts.pointers import first_difference
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import ArtifactError, ContractError, WorkloadError
 from gst_assets.provenance import git_state, sha256_bytes

@@ -7,7 +7,6 @@ tokens that tokenizer.json lacks.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gst_assets.errors import WorkloadError
+from gst_assets.input_files import InputKind, JsonProblem, open_input, parse_json, read_text
 from gst_assets.provenance import sha256_file
 from gst_assets.scenario import resolve_path
 
 _FILE = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
+_KIND = InputKind(
+    WorkloadError,
+    "no such file.",
+    "a file of a tokenizer",
+    "Fetch the file again, or correct model.tokenizer.",
+    most_bytes=256 << 20,
+)
 _SLICES_PER_WORKER = 8
 _T = TypeVar("_T")
 
@@ -51,7 +58,12 @@ class Tokenizer:
         def encoded(part: Sequence[str]) -> list[_T]:
             # One text a call, without the offsets that nobody reads, in threads of our own (it lets the interpreter go). In the library's batch
             # call each of its lasting threads keeps what words it met first: after a scan of the vocabulary it took twice the processor time.
-            return [keep(self._backend.encode_batch_fast([text], add_special_tokens=False)[0]) for text in part]
+            try:
+                return [keep(self._backend.encode_batch_fast([text], add_special_tokens=False)[0]) for text in part]
+            except Exception as error:  # the library raises nothing more precise, such as for a vocabulary without its own unknown token
+                raise WorkloadError(
+                    f"model.tokenizer {self.reference!r}: cannot encode a text ({' '.join(str(error).split()):.200}). Fetch its files again, or name another."
+                ) from None
 
         threads = min(workers or len(os.sched_getaffinity(0)), len(texts))
         if threads <= 1:
@@ -100,6 +112,7 @@ def _of_directory(directory: Path, reference: str) -> Any:
     config = _config(directory / _CONFIG)
     if "auto_map" in config:
         raise _wants_own_code(reference)
+    open_input(directory / _FILE, _KIND).close()
     try:
         backend = Backend.from_file(str(directory / _FILE))
     except Exception as error:  # the library raises nothing more precise
@@ -114,9 +127,9 @@ def _of_directory(directory: Path, reference: str) -> Any:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise WorkloadError(f"{path}: not readable as JSON ({error}). Fetch the file again.") from None
+        found = parse_json(read_text(path, _KIND)) if path.exists() else {}
+    except JsonProblem as problem:
+        raise WorkloadError(f"{path}: not readable as JSON ({problem.reason}). {_KIND.remedy}") from None
     if not isinstance(found, dict):
         raise WorkloadError(f"{path}: expected a JSON object, found {type(found).__name__}. Fetch the file again.")
     return found

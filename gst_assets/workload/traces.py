@@ -5,59 +5,107 @@ What is selected from a trace, scaled or shortened belongs to `requests`. The fo
 
 from __future__ import annotations
 
-import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from gst_assets.errors import WorkloadError
+from gst_assets.input_files import (
+    LONGEST_LINE_BYTES,
+    InputKind,
+    JsonProblem,
+    decoded,
+    json_decoder,
+    json_problem,
+    line_too_long,
+    open_input,
+    parse_json,
+    read_from,
+    refuse_foreign,
+)
 
 BLOCK_BYTES = 8 << 20
 """Bytes read at a time. What is read does not depend on it."""
+_KIND = InputKind(
+    WorkloadError,
+    missing="no such trace. Correct workload.trace.path in the scenario.",
+    expected="a trace",
+    remedy="Correct workload.trace.path in the scenario.",
+)
+_LATEST_S = 9 * 10**9
+"""Seconds since the trace's origin, below. Nanoseconds since 1970 fit 64 bits until then."""
+_MOST_TOKENS = 10**9
 
 
 @dataclass(frozen=True)
 class TraceFormat:
-    """A published format. `columns`: time, prompt tokens, output tokens, as the header or the JSON keys name them; `known`: further ones that
-    are published and not used. `licence`: what the publisher states for the data (docs/workloads.md says where), or None where the format does
-    not tell whose data a file holds."""
+    """A published format. `time`, `prefill` and `decode` are its columns as the header or the JSON keys name them, or `conversations` the key of
+    its texts; `others` are published and not used, of them `always` in every file. `times_optional`: files of it exist without times. `licence`: what the publisher states
+    for the data (docs/workloads.md says where), or None where the format does not tell whose data a file holds."""
 
     name: str
     publication: str
     licence: str | None
-    columns: tuple[str, ...]
-    known: tuple[str, ...] = ()
-    has_times: bool = True
+    time: str | None = None
+    prefill: str | None = None
+    decode: str | None = None
+    conversations: str | None = None
+    others: tuple[str, ...] = ()
+    always: tuple[str, ...] = ()
+    times_optional: bool = False
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns or keys without which no request can be made."""
+        return tuple(name for name in (self.prefill, self.decode, self.conversations) if name)
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        return (self.time, *self.needed) if self.time else self.needed
+
+    @property
+    def is_json(self) -> bool:
+        return self.name in ("mooncake", "sharegpt")
+
+    def is_published_as(self, names: Sequence[str]) -> bool:
+        """Whether a file with the columns or keys `names` is one as the publisher writes them."""
+        required = {*(self.needed if self.times_optional else self.used), *self.always}
+        return required <= set(names) <= {*self.used, *self.others}
 
 
 FORMATS = {
     one.name: one
     for one in (
         TraceFormat("azure_2023", "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2023.md", "CC-BY-4.0",
-                    ("TIMESTAMP", "ContextTokens", "GeneratedTokens")),
+                    "TIMESTAMP", "ContextTokens", "GeneratedTokens"),
         TraceFormat("azure_2024", "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2024.md", "CC-BY-4.0",
-                    ("TIMESTAMP", "ContextTokens", "GeneratedTokens")),
-        TraceFormat("burstgpt", "https://github.com/HPMLL/BurstGPT", "CC-BY-4.0", ("Timestamp", "Request tokens", "Response tokens"),
-                    ("Session ID", "Elapsed time", "Model", "Total tokens", "Log Type")),
+                    "TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+        TraceFormat("burstgpt", "https://github.com/HPMLL/BurstGPT", "CC-BY-4.0", "Timestamp", "Request tokens", "Response tokens",
+                    others=("Session ID", "Elapsed time", "Model", "Total tokens", "Log Type")),
         TraceFormat("mooncake", "https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces", "Apache-2.0",
-                    ("timestamp", "input_length", "output_length"), ("hash_ids",)),
-        TraceFormat("sharegpt", "https://github.com/vllm-project/vllm/tree/main/benchmarks", None, ("conversations",), ("id",), has_times=False),
+                    "timestamp", "input_length", "output_length", others=("hash_ids",), always=("hash_ids",), times_optional=True),
+        TraceFormat("sharegpt", "https://github.com/vllm-project/vllm/tree/main/benchmarks", None, conversations="conversations", others=("id",)),
         TraceFormat("vidur", "https://github.com/microsoft/vidur/tree/main/data/processed_traces", None,
-                    ("arrived_at", "num_prefill_tokens", "num_decode_tokens"), ("num_total_tokens", "pd_ratio")),
+                    "arrived_at", "num_prefill_tokens", "num_decode_tokens", others=("num_total_tokens", "pd_ratio"), times_optional=True),
     )
 }  # fmt: skip
+_AZURE_ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
+_AZURE_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 
 
 @dataclass(frozen=True)
 class TraceRows:
     """Consecutive rows of a trace. All arrays have one element a row; `line` is where the row begins in the file, from 1.
 
-    `time_ns`: int64 nanoseconds from an origin of the format's own, not decreasing; None where the format has no times.
+    `time_ns`: int64 nanoseconds from an origin of the format's own, not decreasing; None where they were not asked for.
     `prefill`, `decode`: int64 tokens; None where the format has texts. `texts`: prompt and answer of each row, either empty where missing.
+    `item`: the number of the row in a JSON array, from 1, where the file is one.
     """
 
     line: np.ndarray
@@ -65,21 +113,33 @@ class TraceRows:
     prefill: np.ndarray | None
     decode: np.ndarray | None
     texts: Sequence[tuple[str, str]] | None
+    item: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.line)
 
+    def where(self, position: int) -> str:
+        """The place of a row in the file, for messages."""
+        return f"line {self.line[position]}" + ("" if self.item is None else f", item {self.item[position]}")
+
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace whose format is known. `unused`: columns or keys of its first row that nothing is made of."""
+    """A trace whose format is known. `unused`: columns or keys of its first row that nothing is made of. `has_times`: of its first row.
+    `licence` and `publication` are those of its format, or None where the file is not as published. `stated`: the scenario names the format."""
 
     path: Path
     format: TraceFormat
     unused: tuple[str, ...]
+    has_times: bool
+    licence: str | None
+    publication: str | None
+    stated: bool
+    header: tuple[str, ...] = field(default=(), repr=False)
 
-    def rows(self, *, repeated_times: bool, block_bytes: int = BLOCK_BYTES) -> Iterator[TraceRows]:
-        """Read the trace block by block. `repeated_times`: whether two rows may have the same time.
+    def rows(self, *, times: bool, repeated_times: bool, block_bytes: int = BLOCK_BYTES) -> Iterator[TraceRows]:
+        """Read the trace block by block. `times`: whether times are asked for; else they are neither read nor checked. `repeated_times`: whether
+        two rows may have the same.
 
         Raises:
             WorkloadError: names the file, the line, the column and what was expected.
@@ -87,84 +147,155 @@ class Trace:
         read = {"mooncake": _mooncake_rows, "sharegpt": _sharegpt_rows}.get(self.format.name, _csv_rows)
         before: tuple[int, int] | None = None
         empty = True
-        for rows in read(self, block_bytes):
+        for rows in read(self, times, block_bytes):
             if rows.time_ns is not None and len(rows):
                 before = _check_order(self.path, rows, before, repeated_times)
             empty = empty and not len(rows)
             yield rows
         if empty:
-            raise WorkloadError(f"{self.path}: no requests. Expected at least one row below the header.")
+            raise WorkloadError(f"{self.path}: no requests. Expected at least one row.")
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What a file begins with. `names`: columns or keys of its first row; `told`: the formats that are published like that; `found`: in words."""
+
+    names: tuple[str, ...]
+    told: tuple[str, ...]
+    found: str
+    is_json: bool
 
 
 def open_trace(path: Path, name: str | None) -> Trace:
-    """The trace at `path` in the format `name`, or in the one that its beginning tells.
+    """The trace at `path` in the format `name`, or in the one that its whole first row tells. A file that is not as a format is published
+    (columns or keys that it does not know) is one of that format only where `name` says so.
 
     Raises:
-        WorkloadError: missing or unreadable, empty, or not of that (of any known) format; names what was found.
+        WorkloadError: missing or unreadable, empty, no text, or not of that (of any known) format; names what was found.
     """
-    try:
-        with path.open("rb") as handle:
-            head = handle.read(64 << 10)
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such trace. Correct workload.trace.path in the scenario.") from None
-    except OSError as error:
-        raise WorkloadError(f"{path}: cannot be read ({error.strerror}). Correct workload.trace.path.") from None
-    if not head.strip():
-        raise WorkloadError(f"{path}: empty file, expected a trace.")
-    if head.startswith(codecs.BOM_UTF8):
-        raise WorkloadError(f"{path}: begins with a byte order mark. Save it as UTF-8 without one.")
-    found = _json_format(head) if head.lstrip()[:1] in (b"{", b"[") else _csv_format(head)
-    wanted = FORMATS[name] if name else None
-    told = FORMATS[found[0]] if found[0] else None
-    if told is None or (wanted is not None and wanted != told):
-        expected = [wanted] if wanted else list(FORMATS.values())
+    with open_input(path, _KIND) as handle:
+        begun = _beginning(path, handle)
+    stated = FORMATS[name] if name else None
+    if stated is None:
+        if len(begun.told) == 1:
+            return _trace(path, FORMATS[begun.told[0]], begun, as_published=True, stated=False)
+        raise WorkloadError(f"{path}: line 1: found {begun.found}, {_nearest(begun)}")
+    if stated.name in begun.told:
+        return _trace(path, stated, begun, as_published=True, stated=True)
+    missing = [one for one in stated.needed if one not in begun.names]
+    if begun.told or missing or stated.is_json is not begun.is_json:
+        lacks = f" It lacks {', '.join(missing)}." if missing else ""
         raise WorkloadError(
-            f"{path}: line 1: found {found[1]}, expected "
-            + "; or ".join(f"{one.name}: {', '.join(one.columns)}" for one in expected)
-            + ". Correct the file, or workload.trace.format."
+            f"{path}: line 1: found {begun.found}, expected {stated.name}: {', '.join(stated.used)}.{lacks} Correct the file, or workload.trace.format."
         )
-    names = set(found[2])
-    return Trace(path, told, tuple(sorted(names - set(told.columns))))
+    return _trace(path, stated, begun, as_published=False, stated=True)
 
 
-def _csv_format(head: bytes) -> tuple[str | None, str, list[str]]:
-    """Name of the format that a CSV's first two lines tell, what was found in words, and the header's names."""
-    lines = head.decode("utf-8", errors="replace").splitlines()
-    header = lines[0].split(",")
-    shown = f"the header {lines[0]!r:.200}"
-    for one in FORMATS.values():
-        if (
-            set(one.columns) <= set(header)
-            and set(header) <= {*one.columns, *one.known}
-            and len(set(header)) == len(header)
-        ):
-            if not one.name.startswith("azure"):
-                return one.name, shown, header
-            stamp = lines[1].split(",")[header.index("TIMESTAMP")] if len(lines) > 1 else ""
-            # Both years have the same header; only 2024 writes the zone.
-            zoned = "+" in stamp or stamp.endswith("Z")
-            return (
-                f"azure_{2024 if zoned else 2023}",
-                f"times {'with' if zoned else 'without'} a zone such as {stamp!r:.60}",
-                header,
-            )
-    return None, shown, header
-
-
-def _json_format(head: bytes) -> tuple[str | None, str, list[str]]:
-    text = head.decode("utf-8", errors="replace").lstrip()
-    if text.startswith("["):
-        return "sharegpt", "a JSON array", []
-    try:
-        first = json.loads(text.split("\n", 1)[0])
-    except ValueError:
-        # A first line longer than what was looked at, or cut off: only its keys can be seen.
-        return ("sharegpt" if '"conversations"' in text else None), f"a line that begins {text!r:.60}", []
-    keys = sorted(first) if isinstance(first, dict) else []
-    found = next(
-        (one.name for one in (FORMATS["mooncake"], FORMATS["sharegpt"]) if set(one.columns) <= set(keys)), None
+def _trace(path: Path, found: TraceFormat, begun: _Beginning, *, as_published: bool, stated: bool) -> Trace:
+    return Trace(
+        path,
+        found,
+        unused=tuple(sorted(set(begun.names) - set(found.used))),
+        has_times=found.time is not None and found.time in begun.names,
+        licence=found.licence if as_published else None,
+        publication=found.publication if as_published else None,
+        stated=stated,
+        header=() if begun.is_json else begun.names,
     )
-    return found, f"a JSON object with the keys {', '.join(keys) or 'none'}", keys
+
+
+def _nearest(begun: _Beginning) -> str:
+    """Why a beginning is of no published format, and what to do."""
+    if begun.told:
+        return f"which both {' and '.join(begun.told)} have, and no time below it that tells which. Set workload.trace.format."
+    of_kind = [one for one in FORMATS.values() if one.is_json is begun.is_json]
+    near = [one for one in of_kind if set(one.needed) <= set(begun.names)]
+    if not near:
+        every = "; or ".join(f"{one.name}: {', '.join(one.used)}" for one in FORMATS.values())
+        return f"expected {every}. Correct the file, or workload.trace.path."
+    one = near[0]
+    others = sorted(set(begun.names) - {*one.used, *one.others})
+    absent = sorted({*one.used, *one.always} - set(begun.names))
+    differs = " and ".join(
+        [f"has {_listed(others)} besides"] * bool(others) + [f"lacks {', '.join(absent)}"] * bool(absent)
+    )
+    unit = {"mooncake": ", whose times are milliseconds", "vidur": ", whose times are seconds"}.get(one.name, "")
+    return (
+        f"which is like {one.name} but {differs or 'is not as published'}. If it is of that format{unit}, set workload.trace.format={one.name} and "
+        "workload.trace.licence; what is not used stays unread."
+    )
+
+
+def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
+    """Read the first row. Of a CSV two lines, of JSON lines the first that is not blank, of a JSON array the first item."""
+    number, first = 1, _line(path, handle, 1)
+    while first and not first.strip():
+        number += 1
+        first = _line(path, handle, number)
+    if not first:
+        raise WorkloadError(f"{path}: empty file, expected a trace.")
+    refuse_foreign(first, path, _KIND)
+    start = first.lstrip()[:1]
+    if start == b"[":
+        item = next(iter(_json_items(path, BLOCK_BYTES // 8)), None)
+        names = _keys(item[2] if item else None)
+        found = f"a JSON array whose first item has the keys {_listed(names)}"
+        if item is None:
+            raise WorkloadError(f"{path}: no requests: an empty JSON array.")
+        return _Beginning(names, _published_as(("sharegpt",), names), found, is_json=True)
+    text = decoded(first, path, _KIND, number).rstrip("\r\n")
+    if start == b"{":
+        try:
+            value = parse_json(text, exact=str)  # numbers that are not used may be of any size
+        except JsonProblem as problem:
+            raise WorkloadError(f"{path}: line {number}: not valid JSON ({problem.reason}).") from None
+        names = _keys(value)
+        told = _published_as(("mooncake", "sharegpt"), names)
+        return _Beginning(names, told, f"a JSON object with the keys {_listed(names)}", is_json=True)
+    if number > 1:
+        raise WorkloadError(f"{path}: line 1 is blank, expected a header. Remove it.")
+    header = tuple(text.split(","))
+    shown = f"the header {text!r:.200}"
+    if "\r" in text:
+        raise WorkloadError(f"{path}: line 1: {shown} holds a carriage return. End lines with \\n or \\r\\n.")
+    twice = sorted({one for one in header if header.count(one) > 1})
+    if twice:
+        raise WorkloadError(f"{path}: line 1: column {_listed(twice)} occurs more than once. Keep one.")
+    told = _published_as([one.name for one in FORMATS.values() if not one.is_json], header)
+    if "azure_2023" not in told:
+        return _Beginning(header, told, shown, is_json=False)
+    row = _line(path, handle, 2).decode("utf-8", errors="replace").rstrip("\r\n").split(",")
+    at = header.index("TIMESTAMP")
+    stamp = row[at] if at < len(row) else ""
+    if not _AZURE_TIME.match(stamp):
+        return _Beginning(header, told, shown, is_json=False)
+    # Both years have the same header; only 2024 writes the zone.
+    zoned = _AZURE_ZONE.search(stamp) is not None
+    shown = f"times {'with' if zoned else 'without'} a zone such as {stamp!r:.60}"
+    return _Beginning(header, ("azure_2024" if zoned else "azure_2023",), shown, is_json=False)
+
+
+def _published_as(formats: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one for one in formats if FORMATS[one].is_published_as(names))
+
+
+def _line(path: Path, handle: BinaryIO, number: int) -> bytes:
+    try:
+        line = handle.readline(LONGEST_LINE_BYTES + 1)
+    except OSError as error:
+        raise WorkloadError(f"{path}: cannot be read ({error.strerror}). Check the disk.") from None
+    if len(line) > LONGEST_LINE_BYTES:
+        raise line_too_long(path, number, _KIND)
+    return line
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names out of a file, of any number and length, for a message."""
+    return f"{', '.join(names) or 'none':.300}"
+
+
+def _keys(value: Any) -> tuple[str, ...]:
+    return tuple(sorted(value)) if isinstance(value, dict) else ()
 
 
 def _check_order(path: Path, rows: TraceRows, before: tuple[int, int] | None, repeated_times: bool) -> tuple[int, int]:
@@ -189,10 +320,11 @@ def _check_order(path: Path, rows: TraceRows, before: tuple[int, int] | None, re
 
 
 def _blocks(path: Path, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The file in blocks of whole lines, each with the number of its first line. Lines end with `\\n`; a `\\r` before it is taken off."""
+    """The file in blocks of whole lines, each with the number of its first line. Lines end with `\\n`; a `\\r` before it is taken off, and the last
+    line may lack its end: whether it is whole, its content says."""
     line, rest = 1, b""
-    with path.open("rb") as handle:
-        while data := handle.read(block_bytes):
+    with open_input(path, _KIND) as handle:
+        while data := read_from(handle, path, _KIND, max(block_bytes, len(rest))):
             data = rest + data
             end = data.rfind(b"\n") + 1
             rest = data[end:]
@@ -200,24 +332,23 @@ def _blocks(path: Path, block_bytes: int) -> Iterator[tuple[int, bytes]]:
                 block = data[:end]
                 yield line, block.replace(b"\r\n", b"\n")
                 line += block.count(b"\n")
+            if len(rest) > LONGEST_LINE_BYTES:
+                raise line_too_long(path, line, _KIND)
     if rest:
-        # A count cut short is still a count: only the line end shows that the last line is whole.
-        raise WorkloadError(
-            f"{path}: line {line}: the last line has no line end, so the file may be cut off. Fetch it again; if it is whole, end it with a newline."
-        )
+        yield line, rest.removesuffix(b"\r") + b"\n"
 
 
-def _csv_rows(trace: Trace, block_bytes: int) -> Iterator[TraceRows]:
+def _csv_rows(trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
     import pyarrow as pa
     from pyarrow import csv as pa_csv
 
-    path, columns = trace.path, trace.format.columns
-    parse_time = _datetime_ns if trace.format.name.startswith("azure") else _seconds_ns
-    header: list[str] = []
+    path, header, form = trace.path, list(trace.header), trace.format
+    assert form.time is not None and form.prefill is not None and form.decode is not None
+    parse_time = _datetime_ns if form.name.startswith("azure") else _seconds_ns
+    columns = [form.time, form.prefill, form.decode] if times else [form.prefill, form.decode]
     for line, block in _blocks(path, block_bytes):
-        if not header:
-            first, block = block.split(b"\n", 1)
-            header, line = first.decode("utf-8").split(","), line + 1
+        if line == 1:
+            block, line = block[block.index(b"\n") + 1 :], 2
         if not block:
             continue
         _check_fields(path, block, line, header)
@@ -227,26 +358,28 @@ def _csv_rows(trace: Trace, block_bytes: int) -> Iterator[TraceRows]:
                 read_options=pa_csv.ReadOptions(column_names=header, use_threads=False, block_size=len(block) + 1),
                 parse_options=pa_csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types={name: pa.string() for name in columns},
-                    include_columns=list(columns),
-                    strings_can_be_null=False,
+                    column_types=dict.fromkeys(columns, pa.string()), include_columns=columns, strings_can_be_null=False
                 ),
             )
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
+            for at, text in enumerate(block.split(b"\n")):
+                decoded(text, path, _KIND, line + at)
             raise WorkloadError(f"{path}: below line {line}: not usable CSV ({error}).") from None
-        time, prefill, decode = (table[name].combine_chunks() for name in columns)
-        lines = np.arange(line, line + len(table), dtype=np.int64)
+        texts = {name: table[name].combine_chunks() for name in columns}
         yield TraceRows(
-            lines,
-            parse_time(path, columns[0], time, line, trace.format.name),
-            _counts(path, columns[1], prefill, line),
-            _counts(path, columns[2], decode, line),
+            np.arange(line, line + len(table), dtype=np.int64),
+            parse_time(path, form.time, texts[form.time], line, form.name) if times else None,
+            _counts(path, form.prefill, texts[form.prefill], line),
+            _counts(path, form.decode, texts[form.decode], line),
             None,
         )
 
 
 def _check_fields(path: Path, block: bytes, first_line: int, header: list[str]) -> None:
-    """Every line has as many fields as the header."""
+    """Every line has as many fields as the header, and none a carriage return, which pyarrow would take for its end."""
+    if (returned := block.find(b"\r")) >= 0:
+        line = first_line + block.count(b"\n", 0, returned)
+        raise WorkloadError(f"{path}: line {line}: holds a carriage return. End lines with \\n or \\r\\n.")
     data = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     commas = np.diff(np.searchsorted(np.flatnonzero(data == ord(",")), ends), prepend=0)
@@ -255,7 +388,7 @@ def _check_fields(path: Path, block: bytes, first_line: int, header: list[str]) 
         at = int(bad.argmax())
         raise WorkloadError(
             f"{path}: line {first_line + at}: has {commas[at] + 1} field{'s' if commas[at] else ''}, expected {len(header)} "
-            f"({', '.join(header)}). Is the file damaged?"
+            f"({_listed(header)}). Is the file damaged or cut off?"
         )
 
 
@@ -283,27 +416,21 @@ def _seconds_ns(path: Path, column: str, text: Any, first_line: int, _: str) -> 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    good = pc.match_substring_regex(text, r"^[0-9]{1,9}(\.[0-9]{0,25})?([eE]-?[0-9]{1,2})?$")
-    _require(path, column, text, good, first_line, "a time in seconds, a finite number of at least 0")
+    good = pc.match_substring_regex(text, r"^[0-9]{1,10}(\.[0-9]{0,25})?([eE]-?[0-9]{1,2})?$")
+    expected = f"a time in seconds of at least 0 and below {_LATEST_S:.0e}, in digits with at most 25 decimals"
+    _require(path, column, text, good, first_line, expected)
     exponent = pc.match_substring_regex(text, "[eE]")
     if pc.any(exponent).as_py():
         # Very short times only (Python writes 1e-05). Decimal's own parser takes them one by one.
-        from decimal import Decimal
-
         plain = [
             f"{Decimal(one):.30f}" if has else one
             for one, has in zip(text.to_pylist(), exponent.to_pylist(), strict=True)
         ]
+        small = [len(one.split(".")[0]) <= 10 for one in plain]
+        _require(path, column, text, small, first_line, expected)
         text = pa.array(plain, pa.string())
-        _require(
-            path,
-            column,
-            text,
-            pc.match_substring_regex(text, r"^[0-9]{1,9}(\.|$)"),
-            first_line,
-            "a time below 1e9 seconds",
-        )
     decimal = pc.cast(text, pa.decimal256(45, 30))
+    _require(path, column, text, pc.less(decimal, pa.scalar(_LATEST_S, pa.decimal256(10, 0))), first_line, expected)
     ns = pc.round(pc.multiply(decimal, pa.scalar(10**9, pa.decimal256(10, 0))), 0, "half_to_even")
     return np.asarray(pc.cast(ns, pa.int64()))
 
@@ -315,7 +442,7 @@ def _datetime_ns(path: Path, column: str, text: Any, first_line: int, name: str)
 
     zone = r"([+-]\d\d:\d\d|Z)" if name == "azure_2024" else ""
     expected = "a time such as " + ("2024-05-10 00:00:00.009930+00:00" if zone else "2023-11-16 18:15:46.6805900")
-    good = pc.match_substring_regex(text, rf"^\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{{1,9}})?{zone}$")
+    good = pc.match_substring_regex(text, rf"^(19[7-9]\d|2[01]\d\d)-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{{1,9}})?{zone}$")
     _require(path, column, text, good, first_line, expected)
     kind = pa.timestamp("ns", "UTC" if zone else None)
     try:
@@ -340,115 +467,159 @@ def _casts(value: Any, kind: Any) -> bool:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def _mooncake_rows(trace: Trace, block_bytes: int) -> Iterator[TraceRows]:
+def _mooncake_rows(trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
+    for line, block in _blocks(trace.path, block_bytes):
+        yield _plain_mooncake(trace, times, line, block) or _mooncake_by_line(trace, times, line, block)
+
+
+def _plain_mooncake(trace: Trace, times: bool, first_line: int, block: bytes) -> TraceRows | None:
+    """The rows of a block, or None where they are not all plain integers within bounds."""
     import pyarrow as pa
     from pyarrow import json as pa_json
 
-    path, columns = trace.path, trace.format.columns
-    schema = pa.schema([pa.field(name, pa.int64()) for name in columns])
+    names = trace.format.used if times else trace.format.needed
+    schema = pa.schema([pa.field(name, pa.int64()) for name in names])
     options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    for line, block in _blocks(path, block_bytes):
-        count = block.count(b"\n")
-        try:
-            table = pa_json.read_json(
-                pa.BufferReader(block), pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1), options
-            )
-            arrays = [table[name].combine_chunks() for name in columns]
-            lowest = min((int(np.asarray(one).min()) for one in arrays if one.null_count == 0 and len(one)), default=0)
-            highest = max(
-                (int(np.asarray(one).max()) for one in arrays[1:] if one.null_count == 0 and len(one)), default=0
-            )
-            good = len(table) == count and not any(one.null_count for one in arrays) and lowest >= 0 and highest < 10**9
-            good = good and (not len(table) or int(np.asarray(arrays[0]).max()) < 10**12)
-        except pa.ArrowInvalid:
-            good = False
-        if not good:
-            _explain_mooncake(path, block, line, columns)
-        time_ms, prefill, decode = (np.asarray(one) for one in arrays)
-        yield TraceRows(np.arange(line, line + count, dtype=np.int64), time_ms * 1_000_000, prefill, decode, None)
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(block), pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1), options
+        )
+    except pa.ArrowException:
+        return None
+    count = block.count(b"\n")
+    columns = [table[name].combine_chunks() for name in names]
+    if len(table) != count or any(one.null_count for one in columns):
+        return None
+    *time, prefill, decode = (np.asarray(one) for one in columns)
+    limits = [_LATEST_S * 1000] * len(time) + [_MOST_TOKENS] * 2
+    for values, limit in zip((*time, prefill, decode), limits, strict=True):
+        if values.min() < 0 or values.max() >= limit:
+            return None
+    lines = np.arange(first_line, first_line + count, dtype=np.int64)
+    return TraceRows(lines, time[0] * 1_000_000 if time else None, prefill, decode, None)
 
 
-def _explain_mooncake(path: Path, block: bytes, first_line: int, columns: tuple[str, ...]) -> NoReturn:
-    """Say which line of a refused block is wrong: one Python step a line, for the error only."""
+def _mooncake_by_line(trace: Trace, times: bool, first_line: int, block: bytes) -> TraceRows:
+    """The rows of a block, one Python step a line: for what `_plain_mooncake` does not read, and for the place of what is wrong."""
+    path, form = trace.path, trace.format
+    rows: list[tuple[int, int, int, int]] = []
     for line, text in enumerate(block.split(b"\n")[:-1], start=first_line):
+        if not text.strip():
+            continue
         try:
-            value = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise WorkloadError(f"{path}: line {line}: not valid JSON ({reason}).") from None
+            value = parse_json(decoded(text, path, _KIND, line), keys_once=True, exact=Decimal)
+        except JsonProblem as problem:
+            raise WorkloadError(f"{path}: line {line}: not valid JSON ({problem.reason}).") from None
         if not isinstance(value, dict):
-            raise WorkloadError(f"{path}: line {line}: expected a JSON object with {', '.join(columns)}.")
-        for name in columns:
-            limit = 10**12 if name == columns[0] else 10**9
-            number = value.get(name)
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < limit:
-                found = repr(number)[:80] if name in value else "nothing"
-                what = "a time in milliseconds" if name == columns[0] else "a number of tokens"
-                raise WorkloadError(
-                    f"{path}: line {line}, key {name}: found {found}, expected {what}, an integer of at least 0 and below {limit:.0e}."
-                )
-    raise WorkloadError(f"{path}: lines {first_line} to {line}: not usable as JSON lines.")
+            raise WorkloadError(f"{path}: line {line}: expected a JSON object with {', '.join(form.used)}.")
+        counts = [_json_count(path, line, value, name) for name in form.needed]
+        rows.append((line, _json_time_ns(trace, line, value) if times else 0, counts[0], counts[1]))
+    lines, time_ns, prefill, decode = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    return TraceRows(lines, time_ns if times else None, prefill, decode, None)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+def _json_count(path: Path, line: int, row: dict[str, Any], key: str) -> int:
+    number = row.get(key)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_TOKENS:
+        found = _shown(row, key)
+        raise WorkloadError(
+            f"{path}: line {line}, key {key}: found {found}, expected a number of tokens, an integer of at least 0 and below {_MOST_TOKENS:.0e}."
+        )
+    return number
 
 
-def _sharegpt_rows(trace: Trace, block_bytes: int) -> Iterator[TraceRows]:
-    lines: list[int] = []
+def _json_time_ns(trace: Trace, line: int, row: dict[str, Any]) -> int:
+    """A time in milliseconds as nanoseconds, exact, and rounded half to even beyond six decimals."""
+    key = trace.format.time
+    assert key is not None
+    number, limit_ms = row.get(key), _LATEST_S * 1000
+    if not isinstance(number, int | Decimal) or isinstance(number, bool) or not 0 <= number < limit_ms:
+        raise WorkloadError(
+            f"{trace.path}: line {line}, key {key}: found {_shown(row, key)}, expected a time in milliseconds, at least 0 and below {limit_ms:.0e}. "
+            "Where a trace has no such times, choose arrivals of another kind, such as poisson."
+        )
+    if isinstance(number, Decimal) and not trace.stated:
+        raise WorkloadError(
+            f"{trace.path}: line {line}, key {key}: found {number}, a fraction, so these may be seconds; published times are whole milliseconds. Set "
+            f"workload.trace.format={trace.format.name} if they are milliseconds, or choose arrivals of another kind."
+        )
+    return int((Decimal(number) * 1_000_000).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _shown(row: dict[str, Any], key: str) -> str:
+    if key not in row:
+        return "nothing"
+    value = row[key]
+    return str(value)[:80] if isinstance(value, Decimal) else repr(value)[:80]
+
+
+def _sharegpt_rows(trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
+    assert not times, "conversations have no times"
+    found: list[tuple[int, int]] = []
     texts: list[tuple[str, str]] = []
     size = 0
-    for line, item in _json_items(trace.path, block_bytes):
-        lines.append(line)
-        texts.append(_first_turns(trace.path, line, item))
+
+    def rows() -> TraceRows:
+        lines, items = np.array(found, dtype=np.int64).reshape(-1, 2).T
+        return TraceRows(lines, None, None, None, texts, items if items.any() else None)
+
+    for line, item, value in _json_items(trace.path, block_bytes):
+        found.append((line, item))
+        texts.append(_first_turns(f"{trace.path}: {_place(line, item)}", value))
         size += len(texts[-1][0]) + len(texts[-1][1])
         if size >= block_bytes:
-            yield TraceRows(np.array(lines, dtype=np.int64), None, None, None, texts)
-            lines, texts, size = [], [], 0
-    yield TraceRows(np.array(lines, dtype=np.int64), None, None, None, texts)
+            yield rows()
+            found, texts, size = [], [], 0
+    yield rows()
 
 
-def _first_turns(path: Path, line: int, item: Any) -> tuple[str, str]:
+def _first_turns(where: str, value: Any) -> tuple[str, str]:
     """Prompt and answer: the first two turns, whoever speaks them, as vLLM's benchmark takes them; empty where there is none."""
-    turns = item.get("conversations") if isinstance(item, dict) else None
+    turns = value.get("conversations") if isinstance(value, dict) else None
     if not isinstance(turns, list):
-        raise WorkloadError(f"{path}: line {line}: expected a JSON object with a list of conversations.")
-    values = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
-    for value in values:
-        if not isinstance(value, str):
-            raise WorkloadError(f"{path}: line {line}: expected turns with a text under value, found {value!r:.60}.")
+        raise WorkloadError(f"{where}: expected a JSON object with a list of conversations.")
+    texts = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
+    for text in texts:
+        if not isinstance(text, str):
+            raise WorkloadError(f"{where}: expected turns with a text under value, found {text!r:.60}.")
         try:
-            value.encode()
+            text.encode()
         except UnicodeEncodeError:
-            raise WorkloadError(
-                f"{path}: line {line}: holds half of a surrogate pair, which is no character."
-            ) from None
-    return (values[0] or "" if values else ""), (values[1] or "" if len(values) > 1 else "")
+            raise WorkloadError(f"{where}: holds half of a surrogate pair, which is no character. Remove it.") from None
+    return (texts[0] or "" if texts else ""), (texts[1] or "" if len(texts) > 1 else "")
 
 
-def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON array, or the values of a file of JSON lines, each with the line it begins on. Reads on only as needed."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    reader = codecs.getreader("utf-8")
-    line, buffer, at, ended = 1, "", 0, False
-    in_array: bool | None = None
-    with path.open("rb") as raw:
-        handle = reader(raw)
+def _place(line: int, item: int) -> str:
+    return f"line {line}, item {item}" if item else f"line {line}"
+
+
+def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, int, Any]]:
+    """The elements of a JSON array, or the values of a file of JSON lines, each with the line it begins on and its number in the array, from 1 (0
+    for JSON lines). Reads on only as needed."""
+    decoder = json_decoder(exact=str)
+    line, item, buffer, at, ended, undecoded = 1, 0, "", 0, False, b""
+
+    with open_input(path, _KIND) as handle:
 
         def read_more() -> None:
-            nonlocal buffer, at, ended
-            try:
-                # Twice as much as is left, so that a very long value is not scanned again and again.
-                more = handle.read(max(block_bytes, 2 * (len(buffer) - at)))
-            except UnicodeDecodeError as error:
-                raise WorkloadError(f"{path}: below line {line}: not UTF-8 ({error.reason}).") from None
-            buffer, at, ended = buffer[at:] + more, 0, not more
+            nonlocal buffer, at, ended, undecoded
+            if len(buffer) - at > LONGEST_LINE_BYTES:
+                raise line_too_long(path, line, _KIND)
+            # Twice as much as is left, so that a very long value is not scanned again and again.
+            data = read_from(handle, path, _KIND, max(block_bytes, 2 * (len(buffer) - at)))
+            ended = not data
+            data = undecoded + data
+            # A character that the block cuts is kept for the next one.
+            cut = 0 if ended else _cut_character(data)
+            whole, undecoded = (data[:-cut], data[-cut:]) if cut else (data, b"")
+            left = buffer[at:]
+            buffer, at = left + decoded(whole, path, _KIND, line + left.count("\n")), 0
 
-        def skip(marks: str) -> str:
-            """Move over blanks and `marks`; the next character, empty at the end of the file."""
+        def skip() -> str:
+            """Move over blanks; the next character, empty at the end of the file."""
             nonlocal at, line
             while True:
-                while at < len(buffer) and (buffer[at].isspace() or buffer[at] in marks):
+                while at < len(buffer) and buffer[at].isspace():
                     line += buffer[at] == "\n"
                     at += 1
                 if at < len(buffer) or ended:
@@ -458,37 +629,48 @@ def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, Any]]:
         def expect(mark: str, found: str) -> None:
             if found != mark:
                 raise WorkloadError(
-                    f"{path}: line {line}: found {found or 'the end of the file'}, expected {mark}. Is the file cut off?"
+                    f"{path}: {_place(line, item)}: found {found or 'the end of the file'} behind it, expected {mark}. Is the file cut off?"
                 )
 
-        in_array = skip("") == "["
+        in_array = skip() == "["
         if in_array:
             at += 1
-        first = True
-        while (character := skip("")) and not (in_array and character == "]"):
-            if in_array and not first:
+        while (character := skip()) and not (in_array and character == "]"):
+            if in_array and item:
                 expect(",", character)
                 at += 1
-                skip("")
+                skip()
+            item += in_array
             while True:
                 try:
                     value, end = decoder.raw_decode(buffer, at)
                     if end < len(buffer) or ended:
                         break
-                except json.JSONDecodeError as error:
-                    if ended:
-                        where = line + buffer.count("\n", at, error.pos)
-                        raise WorkloadError(
-                            f"{path}: line {where}: not valid JSON ({error.msg}). Is the file cut off?"
-                        ) from None
                 except (ValueError, RecursionError) as error:
-                    raise WorkloadError(f"{path}: line {line}: not usable JSON ({error}).") from None
+                    problem = json_problem(error)
+                    # What is cut off by the block's end looks wrong as well.
+                    if ended or not isinstance(error, json.JSONDecodeError):
+                        begun = error.pos if isinstance(error, json.JSONDecodeError) else at
+                        where = _place(line + buffer.count("\n", at, begun), item)
+                        hint = " Is the file cut off?" if isinstance(error, json.JSONDecodeError) else ""
+                        raise WorkloadError(f"{path}: {where}: not valid JSON ({problem.reason}).{hint}") from None
                 read_more()
-            yield line, value
+            yield line, item, value
             line += buffer.count("\n", at, end)
-            at, first = end, False
+            at = end
         if in_array:
             expect("]", character)
             at += 1
-            if extra := skip(""):
+            if extra := skip():
                 raise WorkloadError(f"{path}: line {line}: found {extra} behind the end of the array.")
+
+
+def _cut_character(data: bytes) -> int:
+    """How many bytes at the end of `data` are the beginning of a UTF-8 character that goes on behind it."""
+    for length in range(1, min(3, len(data)) + 1):
+        byte = data[-length]
+        if byte >= 0xC0:
+            return length if length < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else 0
+        if byte < 0x80:
+            return 0
+    return 0

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from gst_assets import cli
 from gst_assets.analysis.history import read_history, write_history
 from gst_assets.analysis.prune import described, prune
-from gst_assets.contracts.references import COMPARISON, REAL_RUNS, VIDUR_RUNS, refer
+from gst_assets.contracts.pointers import COMPARISON, REAL_RUNS, VIDUR_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError, ContractError

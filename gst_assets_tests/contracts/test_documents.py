@@ -156,8 +156,8 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         (b"", "line 1: not valid JSON (Expecting value)"),
         (b'{\n "run_id": "r",\n', "line 3: not valid JSON (Expecting property name"),
         (b'{\n "run_id": "r"\n "model": 1}', "line 3: not valid JSON (Expecting ',' delimiter)"),
-        (b'{"seed": NaN}', "not valid JSON (NaN is not a JSON value)"),
-        (b'{"a": "\xff"}', "not UTF-8"),
+        (b'{"seed": NaN}', "not valid JSON (NaN is no JSON value)"),
+        (b'{"a": "\xff"}', "line 1: not UTF-8"),
         (b"[]", "Input should be an object; expected a JSON object"),
     ],
 )
@@ -167,9 +167,29 @@ def test_a_damaged_file_is_named_with_its_line(content: bytes, says: str, tmp_pa
     assert _error(RunMeta, path).startswith(says)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"started_at": "0001-01-01T00:00:00+14:00"},
+            "key started_at: in UTC this is beyond the years 1 to 9999",
+        ),
+        ({"ended_at": "9999-12-31T23:59:59-14:00"}, "key ended_at: in UTC this is beyond"),
+        ({"params": {"a": [{"b": 2**63}]}}, "params holds an integer that does not fit 64 bits"),
+        ({"env": {"a": 10**400}}, "env holds an integer that does not fit 64 bits"),
+    ],
+)
+def test_times_without_utc_and_integers_beyond_64_bits_are_refused(change: dict, says: str, tmp_path: Path) -> None:
+    assert _error(RunMeta, _write(tmp_path / "in.json", _VALID[RunMeta] | change)).startswith(says)
+    largest = _VALID[RunMeta] | {"started_at": "0001-01-01T00:00:00-01:00", "params": {"a": -(2**63)}}
+    assert timestamp_slug(read_document(RunMeta, _write(tmp_path / "in.json", largest)).started_at).endswith(
+        "0101T010000Z"
+    )
+
+
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     assert "is not a complete artifact" in _error(RunMeta, tmp_path / "run_meta.json")
-    assert _error(RunMeta, tmp_path).startswith("cannot be read (Is a directory)")
+    assert _error(RunMeta, tmp_path).startswith("is a directory, expected a readable JSON file")
 
 
 @pytest.mark.parametrize("key", ["params", "env", "hardware"])

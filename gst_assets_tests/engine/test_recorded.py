@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -117,6 +118,21 @@ def other_content(directory: Path) -> None:
     table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes()).replace(b"7", b"8", 1)))
 
 
+def test_what_a_gzip_hides_is_not_unpacked_beyond_a_bound(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MiB of zeros in 64 KiB, with a bound of 1 MiB in place of the true one."""
+    monkeypatch.setattr(recorded, "_MOST_BYTES", 1 << 20)
+    (kept / "token_metrics.csv.gz").write_bytes(gzip.compress(bytes(64 << 20)))
+    tracemalloc.start()  # after the zeros are gone
+    try:
+        with pytest.raises(ArtifactError, match=r"token_metrics\.csv\.gz: more than 1048576 bytes when unpacked"):
+            expand(kept, tmp_path / "runs")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def cut(directory: Path) -> None:
     table = directory / "token_metrics.csv.gz"
     table.write_bytes(table.read_bytes()[:-500])
@@ -137,7 +153,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], type[GstError], str]] = {
     "altered": (other_content, ArtifactError, "token_metrics.csv.gz: its content differs from the digest of token_metrics.csv"),
     "altered text": (lambda d: (d / "summary.md").write_text("x"), ArtifactError, "summary.md: its content differs"),
     "missing": (lambda d: (d / "iterations.csv.gz").unlink(), ArtifactError, "iterations.csv.gz: missing, but run_meta.json lists iterations.csv"),
-    "not gzip": (lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"), ArtifactError, "request_metrics.csv.gz: not a whole gzip file (Not a gzipped file"),
+    "not gzip": (lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"), ArtifactError, "request_metrics.csv.gz: not a whole gzip file ("),
     "empty": (lambda d: (d / "request_metrics.csv.gz").write_bytes(b""), ArtifactError, "request_metrics.csv.gz: "),
     "cut off": (cut, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
     "flipped bits": (flip, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
@@ -310,8 +326,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     script = (
         "import sys\n"
         "for name in ('dagster', 'pandera', 'vidur', 'omegaconf', 'vllm', 'torch'): sys.modules[name] = None\n"
-        "from gst_assets.engine.recorded import main\n"
-        "sys.exit(main())"
+        "from gst_assets.cli import main\n"
+        "main()"
     )
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120
@@ -319,11 +335,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_packs_on_a_bare_host_and_says_what_is_wrong(kept: Path, tmp_path: Path) -> None:
-    done = command("expand", str(kept), "--out", str(tmp_path / "runs"))
+    done = command("recorded", "expand", str(kept), "--out", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.strip())
-    done = command("pack", str(run), "--out", str(tmp_path / "packed"))
+    done = command("recorded", "pack", str(run), "--out", str(tmp_path / "packed"))
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "packed" / run.name).keys() == contents(kept).keys()
-    wrong = command("pack", str(run), "--out", str(tmp_path / "packed"))
+    wrong = command("recorded", "pack", str(run), "--out", str(tmp_path / "packed"))
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: ") and "already exists" in wrong.stderr

@@ -36,10 +36,21 @@ SHAREGPT = json.dumps(
 )
 
 
-def read(tmp_path: Path, content: str, name: str | None = None, *, repeated: bool = False, block: int = 64) -> list:
+def read(
+    tmp_path: Path,
+    content: str | bytes,
+    name: str | None = None,
+    *,
+    repeated: bool = False,
+    block: int = 64,
+    times: bool | None = None,
+) -> list:
     path = tmp_path / "trace"
-    path.write_text(content)
-    return list(open_trace(path, name).rows(repeated_times=repeated, block_bytes=block))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    trace = open_trace(path, name)
+    return list(
+        trace.rows(times=trace.has_times if times is None else times, repeated_times=repeated, block_bytes=block)
+    )
 
 
 def column(blocks: list[TraceRows], name: str) -> list[int]:
@@ -94,7 +105,6 @@ def test_conversations_as_array_and_as_lines(tmp_path: Path, block: int) -> None
         (VIDUR + "5.0,,4\n", "line 4, column num_prefill_tokens: found ''"),
         (VIDUR + "5.0,3\n", "line 4: has 2 fields, expected 3"),
         (VIDUR + "\n", "line 4: has 1 field, expected 3"),
-        (VIDUR + "5.0,3,4", "line 4: the last line has no line end"),
         (VIDUR + "4.0,3,4\n", "line 4: its time is 314579000 ns before that of line 3"),
         (VIDUR + "4.314579,3,4\n", "line 4: its time is that of line 3 again"),
         (AZURE_2023 + "2023-13-16 18:15:51.0,3,4\n", "line 4, column TIMESTAMP: found '2023-13-16"),
@@ -102,31 +112,29 @@ def test_conversations_as_array_and_as_lines(tmp_path: Path, block: int) -> None
         (AZURE_2023 + "2023-11-16 18:15:51.0,-3,4\n", "line 4, column ContextTokens: found '-3'"),
         (AZURE_2023 + "2023-11-16 18:15:50.0,3,4\n", "line 4: its time is 995169000 ns before that of line 3"),
         (AZURE_2023 + "2023-11-16 18:15:50.9951690,3,4\n", "line 4: its time is that of line 3 again"),
-        (AZURE_2023 + "2023-11-16 18:15:51.0,3", "line 4: the last line has no line end"),
+        (AZURE_2023 + "2023-11-16 18:15:51.0,3", "line 4: has 2 fields, expected 3"),
         (AZURE_2024 + "2024-05-10 00:00:01.0,3,4\n", "line 4, column TIMESTAMP: found '2024-05-10 00:00:01.0'"),
         (AZURE_2024 + "2024-05-10 00:00:01+00:00,3,-4\n", "line 4, column GeneratedTokens: found '-4'"),
         (AZURE_2024 + "NaN,3,4\n", "line 4, column TIMESTAMP: found 'NaN'"),
         (AZURE_2024 + "2024-05-10 00:00:00+00:00,3,4\n", "line 4: its time is 17335000 ns before that of line 3"),
         (AZURE_2024 + "2024-05-10 00:00:00.017335+00:00,3,4\n", "line 4: its time is that of line 3 again"),
-        (AZURE_2024 + "2024-05-10 00:00:01+00:00,3,4", "line 4: the last line has no line end"),
         (AZURE_2023 + "NaN,3,4\n", "line 4, column TIMESTAMP: found 'NaN'"),
         (BURSTGPT + "45,x,1,1,2,API log\n", "line 4: its time is that of line 3 again"),
         (BURSTGPT + "44,x,1,1,2,API log\n", "line 4: its time is 1000000000 ns before that of line 3"),
         (BURSTGPT + "46,x,-1,1,0,API log\n", "line 4, column Request tokens: found '-1'"),
         (BURSTGPT + "nan,x,1,1,2,API log\n", "line 4, column Timestamp: found 'nan'"),
-        (BURSTGPT + "46,x,1,1,2,API lo", "line 4: the last line has no line end"),
         (BURSTGPT.replace("Request tokens", "Prompt tokens"), "line 1: found the header 'Timestamp,Model,Prompt tokens"),
         (MOONCAKE + '{"timestamp": 3001, "input_length": -1, "output_length": 3}\n', "line 3, key input_length: found -1"),
         (MOONCAKE + '{"timestamp": NaN, "input_length": 1, "output_length": 3}\n', "line 3: not valid JSON"),
         (MOONCAKE + '{"timestamp": 3001, "input_length": 1}\n', "line 3, key output_length: found nothing"),
-        (MOONCAKE + '{"timestamp": 3001, "inp', "line 3: the last line has no line end"),
+        (MOONCAKE + '{"timestamp": 3001, "inp', "line 3: not valid JSON"),
         (MOONCAKE + '{"timestamp": 2999, "input_length": 1, "output_length": 3}\n', "line 3: its time is 1000000 ns before that of line 2"),
         (MOONCAKE + '{"timestamp": 3000, "input_length": 1, "output_length": 3}\n', "line 3: its time is that of line 2 again"),
         (MOONCAKE.replace("input_length", "input_len"), "line 1: found a JSON object with the keys hash_ids, input_len"),
         (SHAREGPT[:-40], "not valid JSON"),
-        (SHAREGPT.replace("conversations", "turns"), "line 2: expected a JSON object with a list of conversations"),
-        (SHAREGPT.replace('"alone"', "NaN"), "line 15: not usable JSON (NaN is no JSON value)"),
-        (SHAREGPT.replace('"alone"', "-1"), "line 15: expected turns with a text under value, found -1"),
+        (SHAREGPT.replace("conversations", "turns"), "found a JSON array whose first item has the keys id, turns, expected azure_2023"),
+        (SHAREGPT.replace('"alone"', "NaN"), "line 15, item 2: not valid JSON (NaN is no JSON value)"),
+        (SHAREGPT.replace('"alone"', "-1"), "line 15, item 2: expected turns with a text under value, found -1"),
         (VIDUR_HEADER, "no requests"),
         ("", "empty file"),
     ],

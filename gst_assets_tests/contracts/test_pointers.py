@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gst_assets.contracts.references import REAL_RUNS, SLOTS, Slot, newest, newest_of_any, pointers, refer
+from gst_assets.contracts.pointers import REAL_RUNS, SLOTS, Slot, newest, newest_of_any, pointers, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import ArtifactError, WorkloadError
 from gst_assets.scenario import Scenario, load_scenario
