@@ -1,6 +1,6 @@
 """The same workload on the same running server by two clients: this package's `openai` backend and vLLM's own `vllm bench serve`.
 
-    # a server with the settings of the scenario `smoke`, see docs/how-to.md ("Measure a running server"); then
+    # a server with the settings of the scenario `smoke`, see docs/how-to.md ("Measure my server"); then
     python benchmarks/independent_client.py --base-url http://127.0.0.1:8000 [--rate 4] [--requests 60] [--rounds 3]
 
 Requests arrive at a fixed interval and ask for a fixed number of tokens of exact prompts, which both clients can express exactly. The rounds

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from gst_assets.provenance import PROJECT_ROOT
+from gst_assets_tests.gst_command import run_gst
 
 
 def _script(name: str) -> ModuleType:
@@ -104,6 +105,23 @@ def test_the_readme_is_short() -> None:
     assert len(PAGES["README.md"].read_text(encoding="utf-8").split()) <= 600
 
 
+def test_the_table_of_scenarios_is_what_gst_list_writes() -> None:
+    """`gst list --markdown` writes what stands between the markers."""
+    page = PAGES["docs/scenarios.md"].read_text(encoding="utf-8")
+    table = page.partition("<!-- scenarios:begin -->\n")[2].partition("<!-- scenarios:end -->")[0]
+    assert table == run_gst("list", "--markdown").stdout
+    rows = {cells[1]: cells for cells in (line.strip("| ").split(" | ") for line in table.splitlines()[2:])}
+    wanted = {
+        "`h100_8b_half`": ("an answer now, from runs recorded on a GPU", "`gst run`", "recorded", "no"),
+        "`smoke`": ("an answer about this machine's engine, no GPU", "`gst run`", "live", "no"),
+        "`a100_light`": ("an answer about a GPU, measured on it", "`gst run`", "live", "yes"),
+        "`openai_server`": ("an answer about a server that runs already", "`gst run`", "live", "no"),
+        "`cpu_capacity`": ("the highest rate, or many settings", "`gst capacity`", "live", "no"),
+        "`h100_8b_sweep`": ("the highest rate, or many settings", "`gst sweep`", "none: simulated only", "no"),
+    }
+    assert {name: (rows[name][0], rows[name][2], rows[name][5], rows[name][6]) for name in wanted} == wanted
+
+
 # --- what holds the pages, held -----------------------------------------------------------------------------------------
 
 
@@ -132,5 +150,7 @@ def test_wrapping_changes_lines_only() -> None:
     assert wrap_docs.wrap(wrapped) == wrapped
     assert not _too_long(wrapped)
     assert all(line.count("`") % 2 == 0 for line in wrapped.splitlines())
-    assert f"\n| {prose} |\n" in wrapped and f"\n    {prose}\n" in wrapped and wrapped.endswith("\n1. One two - three\n")
+    assert (
+        f"\n| {prose} |\n" in wrapped and f"\n    {prose}\n" in wrapped and wrapped.endswith("\n1. One two - three\n")
+    )
     assert not re.search(r"^ *(?:- |3\. )", wrapped.partition("\n- ")[2].partition("\n\n|")[0], re.M)
