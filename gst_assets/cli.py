@@ -129,22 +129,23 @@ def _hand_over(module: str, *before: str) -> None:
 
 
 @gst.command()
-@click.option("--real", multiple=True, required=True, metavar=_DIRECTORY, help="A real run; repeat for each repeat.")
+@click.argument("runs", nargs=-1, metavar="[[NAME=]DIR]...")
+@click.option("--real", multiple=True, metavar=_DIRECTORY, help="A real run; repeat for each repeat.")
 @click.option(
     "--sim",
     multiple=True,
-    required=True,
-    metavar=_DIRECTORY,
+    metavar="[NAME=]DIR",
     help="A simulation; repeat for each variant, and for each further seed of one.",
 )
-@click.option("--out", required=True, metavar=_DIRECTORY, help="Comparison directory to create.")
+@click.option("--out", metavar=_DIRECTORY, help="Comparison directory to create (default: comparison_<UTC time> here).")
 @click.option("--profile", metavar=_DIRECTORY, help="Profiling bundle, to refuse its calibration workloads.")
 @click.option("--pass-band", type=float, metavar="X", help="Largest |relative error| that passes, e.g. 0.05.")
 @click.option("--warn-band", type=float, metavar="X", help="Largest |relative error| that warns, e.g. 0.10.")
 def compare(**_: object) -> None:
     """Compare real with simulated run directories.
 
-    Without Dagster. The runs may come from other programs: docs/contract.md says what they must have.
+    Without Dagster. A directory without an option is what its run_meta.json says. The runs may come from other programs: docs/contract.md says what they
+    must have, `gst import` makes them of other programs' results.
     """
     _hand_over("gst_assets.analysis.compare")
 

@@ -1,8 +1,10 @@
 """Command line: compare existing run directories without Dagster.
 
-    python -m gst_assets.analysis.compare --real DIR [--real DIR ...] --sim DIR [--sim DIR ...] --out DIR
+    python -m gst_assets.analysis.compare DIR [NAME=]DIR ... [--out DIR]
+    python -m gst_assets.analysis.compare --real DIR [--real DIR ...] --sim [NAME=]DIR [--sim [NAME=]DIR ...] --out DIR
 
-Writes a complete comparison directory, or nothing and `error: ...` with exit status 1.
+Writes a complete comparison directory, or nothing and `error: ...` with exit status 1. Directories given without an option are taken for what their
+run_meta.json says they are. A simulation goes by NAME, else by the variant it states, else by its run id.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,8 +23,8 @@ from pydantic import ValidationError
 
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.report import REPORT, SUMMARY, comparison_meta, verdict_sentence, write_comparison
-from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256
-from gst_assets.contracts.documents import write_document
+from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256, run_kind
+from gst_assets.contracts.documents import timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.errors import ComparisonError, GstError
 from gst_assets.scenario import Comparison as Bands
@@ -30,22 +33,53 @@ from gst_assets.scenario import Comparison as Bands
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    started_at = datetime.now(timezone.utc)
+    out = options.out or Path(f"comparison_{timestamp_slug(started_at)}")
     try:
-        comparison = compare_directories(
-            options.real, options.sim, options.out, options.profile, options.pass_band, options.warn_band
-        )
+        real, simulations = _sorted_out(options.runs, options.real, options.sim)
+        comparison = compare_directories(real, simulations, out, options.profile, options.pass_band, options.warn_band)
     except GstError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     print(verdict_sentence(comparison))
-    print(options.out / REPORT)
-    print(options.out / SUMMARY)
+    print(out / REPORT)
+    print(out / SUMMARY)
     return 0
+
+
+def _sorted_out(
+    runs: Sequence[str], real: Sequence[Path], sim: Sequence[str]
+) -> tuple[list[Path], list[tuple[str | None, Path]]]:
+    """Real runs and (name, simulation) of the command line.
+
+    Raises:
+        ComparisonError: a name for a real run.
+        ArtifactError, ContractError: a directory that is no run.
+    """
+    found, simulations = list(real), [_named(text) for text in sim]
+    for name, directory in map(_named, runs):
+        if run_kind(directory) == "vidur":
+            simulations.append((name, directory))
+        elif name is None:
+            found.append(directory)
+        else:
+            raise ComparisonError(
+                f"{name}={directory}: only simulations have a name, this is a real run. Leave the name out."
+            )
+    return found, simulations
+
+
+def _named(text: str) -> tuple[str | None, Path]:
+    """`NAME=DIR` taken apart; a directory whose own name has the sign is taken as it stands."""
+    name, sign, directory = text.partition("=")
+    if not sign or not name or "/" in name or Path(text).exists():
+        return None, Path(text)
+    return name, Path(directory)
 
 
 def compare_directories(
     real: Sequence[Path],
-    simulations: Sequence[Path],
+    simulations: Sequence[Path | tuple[str | None, Path]],
     out: Path,
     profile: Path | None = None,
     pass_band: float | None = None,
@@ -56,7 +90,8 @@ def compare_directories(
     `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own profiling root is read
     where it still holds the bundle that was simulated. Bands default to those of the first real run's scenario.
 
-    Several `simulations` of one variant are its seeds, the first the one whose requests are shown.
+    A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its run id. Several of one name are
+    its seeds, the first the one whose requests are shown. The last name given is the headline, unless the runs' scenario orders its variants.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
@@ -70,10 +105,13 @@ def compare_directories(
     repeats = [load_run(directory, "real") for directory in real]
     variants: dict[str, SimulatedRun] = {}
     further: dict[str, list[SimulatedRun]] = {}
-    for directory in simulations:
+    for given in simulations:
+        name, directory = given if isinstance(given, tuple) else (None, given)
         sim = load_run(directory, "vidur")
-        if variants.setdefault(sim.meta.variant, sim) is not sim:
-            further.setdefault(sim.meta.variant, []).append(sim)
+        variant = name or sim.meta.variant or sim.meta.run_id
+        sim = replace(sim, meta=sim.meta.model_copy(update={"variant": variant}))
+        if variants.setdefault(variant, sim) is not sim:
+            further.setdefault(variant, []).append(sim)
     comparison = compare(
         repeats,
         variants,
@@ -119,17 +157,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare real runs (repeats of one workload) with Vidur simulations of it.",
     )
     parser.add_argument(
-        "--real", type=Path, action="append", required=True, metavar="DIR", help="a real run; repeat for each repeat"
+        "runs", nargs="*", metavar="[NAME=]DIR", help="a run directory, real or simulated as its run_meta.json says"
+    )
+    parser.add_argument(
+        "--real", type=Path, action="append", default=[], metavar="DIR", help="a real run; repeat for each repeat"
     )
     parser.add_argument(
         "--sim",
-        type=Path,
         action="append",
-        required=True,
-        metavar="DIR",
+        default=[],
+        metavar="[NAME=]DIR",
         help="a simulation; repeat for each variant, and for each further seed of one",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="comparison directory to create")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="comparison directory to create (default: comparison_<UTC time> here)"
+    )
     parser.add_argument(
         "--profile", type=Path, metavar="DIR", help="profiling bundle, to refuse its calibration workloads"
     )

@@ -318,6 +318,8 @@ def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
         axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=5)  # fmt: skip
         shown.append(curve)
     for variant, (colour, line, _) in _styled(comparison).items():
+        if (metric, variant) not in comparison.curves:
+            continue
         curve = comparison.curves[metric, variant]
         axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=f"Vidur {variant}", zorder=4)  # fmt: skip
         shown.append(curve)
@@ -341,9 +343,14 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
     for axes, metric in zip(grid, metrics, strict=True):
         _axes(axes)
         real = comparison.curves[metric, first] / _NS_PER_MS
-        curves = {variant: comparison.curves[metric, variant] / _NS_PER_MS for variant in styles}
+        curves = {
+            variant: comparison.curves[metric, variant] / _NS_PER_MS
+            for variant in styles
+            if (metric, variant) in comparison.curves
+        }
         _diagonal(axes, np.concatenate([real, *curves.values()]), comparison.bands.warn_band)
-        for variant, (colour, line, marker) in styles.items():
+        for variant in curves:
+            colour, line, marker = styles[variant]
             axes.plot(
                 real, curves[variant], color=colour, linestyle=line, linewidth=1.6, label=f"Vidur {variant}", zorder=3
             )

@@ -20,7 +20,7 @@ from gst_assets.analysis.answer import JUDGEMENT_WORDS
 from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.regression import RegressionReport
 from gst_assets.analysis.regression_report import verdict_line
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.runs import OwnRealRun, OwnSimulatedRun
 from gst_assets.assets.presentation import check_spec, contract_failed, markdown_table
 from gst_assets.errors import ContractError, SimulationError
 
@@ -90,7 +90,7 @@ def reports_contract(asset: str) -> Callable[[Callable[..., Any]], Callable[...,
 # --- real runs --------------------------------------------------------------------------------------------------------
 
 
-def completeness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
+def completeness_result(runs: Sequence[OwnRealRun]) -> dg.AssetCheckResult:
     """Failed requests of every repeat."""
     failed = _joined((run.meta.run_id, run.requests[run.requests["status"] != "ok"]) for run in runs)
     asked = sum(len(run.requests) for run in runs)
@@ -100,7 +100,7 @@ def completeness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
     return _result(COMPLETENESS, "real_request_metrics", failed, columns, why, severity)
 
 
-def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
+def lateness_result(runs: Sequence[OwnRealRun]) -> dg.AssetCheckResult:
     """The latest requests of the repeats that are marked degraded."""
     late = []
     for run in runs:
@@ -120,7 +120,7 @@ def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
 # --- simulations ------------------------------------------------------------------------------------------------------
 
 
-def all_tokens_result(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
+def all_tokens_result(runs: Mapping[Any, OwnSimulatedRun]) -> dg.AssetCheckResult:
     """Simulated requests with fewer tokens than they asked for."""
     short = _joined(
         (run.meta.run_id, run.requests[run.requests["num_decode_tokens_actual"] < run.requests["num_decode_tokens"]])
@@ -131,7 +131,7 @@ def all_tokens_result(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
     return _result(ALL_TOKENS, "vidur_request_metrics", short, columns, why, dg.AssetCheckSeverity.ERROR)
 
 
-def self_check_passed(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
+def self_check_passed(runs: Mapping[Any, OwnSimulatedRun]) -> dg.AssetCheckResult:
     """Every variant came out the same."""
     return dg.AssetCheckResult(
         passed=True,
@@ -141,7 +141,7 @@ def self_check_passed(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
     )
 
 
-def self_check_failed(run: SimulatedRun, error: SimulationError) -> dg.AssetCheckResult:
+def self_check_failed(run: OwnSimulatedRun, error: SimulationError) -> dg.AssetCheckResult:
     """A simulation that is no longer what it was; the op fails right after."""
     return dg.AssetCheckResult(
         passed=False,

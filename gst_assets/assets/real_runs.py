@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.runs import OwnRealRun, load_own_run
 from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
 from gst_assets.assets.workloads import WORKLOAD_SPEC
@@ -48,7 +48,7 @@ SPECS = [
 
 
 def results(
-    store: ArtifactStore, scenario: Scenario, runs: list[RealRun], names: Sequence[str]
+    store: ArtifactStore, scenario: Scenario, runs: list[OwnRealRun], names: Sequence[str]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Make `runs` the scenario's current ones, and report those of `NAMES` that were asked for."""
     store.set_current(scenario.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
@@ -102,23 +102,23 @@ def measure(
     workload: LoadedWorkload,
     engine: EngineResource,
     log: Callable[[str], None],
-) -> list[RealRun]:
+) -> list[OwnRealRun]:
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed."""
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging:
         return adopted(store, engine.measure(scenario, workload.directory, group_id, staging.path, log))
 
 
-def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[RealRun]:
+def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[OwnRealRun]:
     """The measured runs, moved into the store once all of them are valid."""
     for directory in measured:
-        load_run(directory, "real")
-    return [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in measured]
+        load_own_run(directory, "real")
+    return [load_own_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in measured]
 
 
 def play_back(
     store: ArtifactStore, scenario: Scenario, workload: LoadedWorkload, log: Callable[[str], None]
-) -> list[RealRun]:
+) -> list[OwnRealRun]:
     """Expand the scenario's recorded runs into the store; a run that is already there with the same content is reused."""
     assert scenario.engine.recorded is not None  # the scenario's validation
     root = resolve_path(scenario.engine.recorded)
@@ -128,8 +128,8 @@ def play_back(
     with store.stage(Kind.REAL_RUN, f"{scenario.name}-recorded") as staging:
         staged = [recorded.expand(run.directory, staging.path) for run in chosen]
         for directory in staged:
-            load_run(directory, "real")
-        return [load_run(_commit_same(store, directory), "real") for directory in staged]
+            load_own_run(directory, "real")
+        return [load_own_run(_commit_same(store, directory), "real") for directory in staged]
 
 
 def _commit_same(store: ArtifactStore, directory: Path) -> Path:
@@ -148,7 +148,7 @@ def _commit_same(store: ArtifactStore, directory: Path) -> Path:
     return final
 
 
-def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]:
+def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[OwnRealRun]:
     """The repeats last measured for a scenario, loaded and validated.
 
     Raises:
@@ -159,14 +159,14 @@ def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[RealRun]
         raise ArtifactError(
             f"{store}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
         )
-    return [load_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
+    return [load_own_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
 
 
-def _data_version(runs: list[RealRun], file_name: str) -> dg.DataVersion:
+def _data_version(runs: list[OwnRealRun], file_name: str) -> dg.DataVersion:
     return dg.DataVersion(sha256_bytes("".join(run.meta.sha256[file_name] for run in runs).encode()))
 
 
-def _median_ms(runs: list[RealRun], table: str, column: str) -> float | str:
+def _median_ms(runs: list[OwnRealRun], table: str, column: str) -> float | str:
     """Median over all repeats in milliseconds; token latencies without index 0."""
     frames = [getattr(run, table) for run in runs]
     if column == "token_latency_ns":

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from gst_assets.analysis.runs import SimulatedRun, load_run
+from gst_assets.analysis.runs import OwnSimulatedRun, load_own_run
 from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
@@ -116,7 +116,7 @@ def _simulate_and_commit(
     variant: str,
     run_id: str,
     store: ArtifactStore,
-) -> SimulatedRun:
+) -> OwnSimulatedRun:
     started = datetime.now(timezone.utc)
     result = _simulated(scenario, workload, bundle, variant, store)
     return _commit(scenario, workload, bundle, variant, run_id, store, started, result)
@@ -132,12 +132,12 @@ def _further_seeds(
     scenario: Scenario,
     workload: LoadedWorkload,
     bundle: Bundle,
-    first: SimulatedRun,
+    first: OwnSimulatedRun,
     store: ArtifactStore,
-) -> list[SimulatedRun]:
+) -> list[OwnSimulatedRun]:
     """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives the same tables as the first."""
     variant = first.meta.variant
-    runs: list[SimulatedRun] = []
+    runs: list[OwnSimulatedRun] = []
     for seed in range(scenario.simulation.seed + 1, scenario.simulation.seed + scenario.simulation.seeds):
         started = datetime.now(timezone.utc)
         seeded = scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"seed": seed})})
@@ -149,7 +149,7 @@ def _further_seeds(
     return runs
 
 
-def _same_times(run: SimulatedRun, result: SimulationResult) -> bool:
+def _same_times(run: OwnSimulatedRun, result: SimulationResult) -> bool:
     """Whether every token comes at the same time: then nothing else differs either."""
     times = result.tokens["token_time_ns"].to_numpy(dtype="int64")
     return bool(np.array_equal(run.tokens["token_time_ns"].to_numpy(dtype="int64"), times))
@@ -164,7 +164,7 @@ def _commit(
     store: ArtifactStore,
     started: datetime,
     result: SimulationResult,
-) -> SimulatedRun:
+) -> OwnSimulatedRun:
     with store.stage(Kind.VIDUR_RUN, run_id) as staging:
         write_table(RequestMetrics, result.requests, staging.path)
         write_table(TokenMetrics, result.tokens, staging.path)
@@ -190,7 +190,7 @@ def _commit(
             num_preemptions=result.num_preemptions,
         )
         write_document(meta, staging.path / Kind.VIDUR_RUN.meta_name)
-        return load_run(staging.commit(), "vidur")
+        return load_own_run(staging.commit(), "vidur")
 
 
 def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle, result: SimulationResult) -> str:
@@ -212,7 +212,7 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
     return "\n".join(inert(line) for line in lines)
 
 
-def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, SimulatedRun]:
+def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, OwnSimulatedRun]:
     """The simulations last made for a scenario, by variant, loaded and validated.
 
     Raises:
@@ -220,11 +220,12 @@ def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, Si
     """
     pointer = _pointer(store, scenario)
     return {
-        variant: load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for variant, run_id in pointer["run_ids"].items()
+        variant: load_own_run(store.open(Kind.VIDUR_RUN, run_id), "vidur")
+        for variant, run_id in pointer["run_ids"].items()
     }
 
 
-def further_seeds(store: ArtifactStore, scenario: Scenario) -> dict[str, list[SimulatedRun]]:
+def further_seeds(store: ArtifactStore, scenario: Scenario) -> dict[str, list[OwnSimulatedRun]]:
     """The runs of each variant under further seeds, made with those of `current_vidur_runs`; none of an exact variant.
 
     Raises:
@@ -232,7 +233,7 @@ def further_seeds(store: ArtifactStore, scenario: Scenario) -> dict[str, list[Si
     """
     pointer = _pointer(store, scenario)
     return {
-        variant: [load_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for run_id in run_ids]
+        variant: [load_own_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for run_id in run_ids]
         for variant, run_ids in pointer.get(_FURTHER, {}).items()
     }
 

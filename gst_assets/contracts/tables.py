@@ -141,6 +141,11 @@ class RequestMetrics(FilledTable):
     )
     error_type: Series[str] | None = pa.Field(description="class of the failure, empty when ok")
     error_msg: Series[str] | None = pa.Field(description="the failure in words, empty when ok")
+    source_request_id: Series[str] | None = pa.Field(
+        unique=True,
+        description="the request's name in the results it was imported from; two runs that have it are joined by it",
+    )
+    queued_time_ns: Series[Int] | None = pa.Field(nullable=True, description="when the engine queued the request")
 
     @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
     def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
