@@ -19,6 +19,7 @@ from gst_assets.analysis import bootstrap, gate
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align, joined
 from gst_assets.analysis.answer import Answer, NamedCause, Situation, build_answer
 from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
+from gst_assets.analysis.capacity_errors import CapacityError, capacity_errors
 from gst_assets.analysis.causes import Measured, cause_rows
 from gst_assets.analysis.cells import Basis, Cell, Rate, cell_name
 from gst_assets.analysis.measures import (
@@ -52,8 +53,10 @@ from gst_assets.analysis.runs import RealRun, SimulatedRun
 from gst_assets.analysis.stages import stage_rows, step_rows
 from gst_assets.analysis.step_cost_rows import step_cost_rows
 from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
+from gst_assets.contracts.documents import CapacityMeta
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CapacityErrors,
     ErrorCauses,
     ErrorGroups,
     GateChecks,
@@ -106,7 +109,8 @@ class Comparison:
     `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps (metric, real run id
     or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first repeat; a metric without samples has none.
     `block_length` is None where too few requests were compared to resample them. `further_seeds` are the runs of each variant under other seeds than
-    that of `simulations`. `checks` are as the headline's reader takes them.
+    that of `simulations`. `checks` are as the headline's reader takes them. `capacities` are empty where the engine's
+    capacity was not searched; `capacity_criterion` says in words what was searched for.
     """
 
     real_repeats: tuple[RealRun, ...]
@@ -135,6 +139,8 @@ class Comparison:
     rates: tuple[Rate, ...]
     answers: Mapping[str, Answer]
     further_seeds: Mapping[str, tuple[SimulatedRun, ...]]
+    capacities: tuple[CapacityError, ...] = ()
+    capacity_criterion: str = ""
 
     @property
     def answer(self) -> Answer:
@@ -177,6 +183,16 @@ class Comparison:
         return _frame(RateErrors, rows)
 
     @property
+    def capacity_errors(self) -> pd.DataFrame:
+        """`capacities` as a `CapacityErrors` frame."""
+        rows = [asdict(one) for one in self.capacities]
+        for row in rows:
+            for name in ("real_high_per_s", "sim_high_per_s", "interval_high"):
+                if math.isinf(row[name]):
+                    row[name] = math.nan
+        return _frame(CapacityErrors, rows)
+
+    @property
     def gate_checks(self) -> pd.DataFrame:
         """`checks` as a `GateChecks` frame."""
         return _frame(GateChecks, [asdict(one) for one in self.checks])
@@ -190,13 +206,15 @@ def compare(
     calibration_sha256: Collection[str] | None = None,
     further_seeds: Mapping[str, Sequence[SimulatedRun]] | None = None,
     repeatable: bool = False,
+    capacity: CapacityMeta | None = None,
 ) -> Comparison:
     """Compare repeats of one real run with simulations of the same workload, by variant name.
 
     The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given. `calibration_sha256`
     holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted. `further_seeds`
     are runs of a variant under other seeds than that of `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again,
-    so the answer says how many repeats would do. Runs that name their requests (`source_request_id`) are put in the order of the first real run.
+    so the answer says how many repeats would do. `capacity`: a search for capacity with the same settings. Runs that name their requests
+    (`source_request_id`) are put in the order of the first real run.
 
     Raises:
         ComparisonError: a failed gate of severity stop (see `gate`), or no run on one of the sides.
@@ -294,6 +312,8 @@ def compare(
         rates=tuple(rates),
         answers=answers,
         further_seeds=further,
+        capacities=capacity_errors(capacity.found, list(simulations), bands) if capacity else (),
+        capacity_criterion=capacity.criterion if capacity else "",
     )
 
 

@@ -20,6 +20,7 @@ from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CapacityErrors,
     ErrorCauses,
     ErrorGroups,
     GateChecks,
@@ -65,6 +66,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         (StepErrors, comparison.step_errors),
         (StepCosts, comparison.step_costs),
         (ErrorCauses, comparison.error_causes),
+        *([(CapacityErrors, comparison.capacity_errors)] if comparison.capacities else []),
     ):
         write_table(model, frame, tables)
     calibration = read_calibration_machine(comparison.simulations[comparison.headline])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
+from gst_assets.analysis.capacity_errors import capacity_sentence
 from gst_assets.analysis.comparison import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.figures import Figure
 from gst_assets.analysis.gate import device_of
@@ -32,6 +33,7 @@ from gst_assets.analysis.report_blocks import (
 )
 from gst_assets.analysis.report_tables import (
     alignment_grid,
+    capacity_grid,
     carry_grid,
     causes_grid,
     checks_grid,
@@ -54,6 +56,7 @@ from gst_assets.contracts.documents import MachineRecord, RealRunFacts
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CapacityErrors,
     ErrorCauses,
     ErrorGroups,
     GateChecks,
@@ -178,6 +181,8 @@ def _beside_it(comparison: Comparison) -> list[Block]:
     if unstated:
         items.append(f"Not stated by these runs, so not checked: {'; '.join(dict.fromkeys(unstated))}.")
     items += [f"To settle it: {text.rstrip('.')}." for text in answer.more]
+    if comparison.capacities:
+        items.append(capacity_sentence(comparison.capacities, comparison.capacity_criterion) + ".")
     items += [
         f"Beside it, **{other.headline}**: {other.sentence}"
         for name, other in comparison.answers.items()
@@ -226,6 +231,7 @@ def _sections(
             ),
             "requests and tokens a second, running and waiting",
         ),
+        *_capacity(comparison),
         Section("Distributions", tuple(_distributions(comparison, pictures)), "TTFT and ITL as a whole"),
         Section(
             "Request by request",
@@ -271,7 +277,7 @@ def _sections(
         ),
         Section("Runs and versions", (_runs(comparison),), "where, when and with what it was measured"),
         Section("Definitions and method", tuple(_definitions(comparison)), "what the words and numbers mean"),
-        Section("Files", (_files(figures),), "the numbers with every digit"),
+        Section("Files", (_files(comparison, figures),), "the numbers with every digit"),
     ]
 
 
@@ -284,6 +290,17 @@ def _side_by_side(comparison: Comparison) -> list[Section]:
         "A rank says nothing where intervals overlap."
     )
     return [Section("Simulations side by side", (ranking_grid(comparison), text), "a column each, ranked by error")]
+
+
+def _capacity(comparison: Comparison) -> list[Section]:
+    if not comparison.capacities:
+        return []
+    text = Text(
+        f"Searched for: {comparison.capacity_criterion}. A capacity lies between the highest rate that was kept and the "
+        "lowest that was broken, its error between what these allow. Each probe is one run, so the verdict is warn at "
+        "best; it decides nothing."
+    )
+    return [Section("Capacity", (capacity_grid(comparison), text), "the highest rate that is served in time")]
 
 
 def _causes(comparison: Comparison) -> list[Block]:
@@ -495,7 +512,7 @@ def _definitions(comparison: Comparison) -> list[Block]:
     return [Terms(tuple(terms)), Heading("Method"), Items(method)]
 
 
-def _files(figures: Sequence[Figure]) -> Files:
+def _files(comparison: Comparison, figures: Sequence[Figure]) -> Files:
     described: dict[type[Table], str] = {
         LatencyErrors: "the table of latencies with every digit",
         RepeatLatencies: "each statistic of each real repeat",
@@ -512,6 +529,8 @@ def _files(figures: Sequence[Figure]) -> Files:
         StepCosts: "what the profile's terms say of the steps that really ran",
         ErrorCauses: "likely causes of errors beyond the pass band, with their evidence",
     }
+    if comparison.capacities:
+        described[CapacityErrors] = "capacity, simulated beside real"
     return Files(
         (
             *(File(f"{TABLES}/{one.file_name()}", what) for one, what in described.items()),

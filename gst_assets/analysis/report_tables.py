@@ -73,6 +73,28 @@ def rates_grid(answer: Answer) -> Grid:
     return Grid(header, tuple(rows), 1, tuple(cell.verdict for cell in answer.rates))
 
 
+def capacity_grid(comparison: Comparison) -> Grid:
+    """Capacity of each variant that was searched beside the engine's, in requests a second."""
+    rows = [
+        (
+            one.variant,
+            percent(one.relative_error),
+            interval(one.interval_low, one.interval_high),
+            JUDGEMENT_WORDS[judgement(one.verdict)],
+            _between(one.real_low_per_s, one.real_high_per_s),
+            _between(one.sim_low_per_s, one.sim_high_per_s),
+            one.reason,
+        )
+        for one in comparison.capacities
+    ]
+    header = ("requests/s", "error", "between", "verdict", "real", "simulated", "not found because")
+    return Grid(header, tuple(rows), 1, tuple(judgement(one.verdict) for one in comparison.capacities))
+
+
+def _between(low: float, high: float) -> str:
+    return f"{rate(low)} to {'open' if math.isinf(high) else rate(high)}"
+
+
 def causes_grid(answers: Sequence[Answer]) -> Grid:
     """The named causes of variants' errors, with the share of the error that each explains."""
     rows = tuple(

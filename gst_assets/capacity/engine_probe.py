@@ -36,15 +36,11 @@ from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import records
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
 from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, warm_up
-from gst_assets.engine.run import (
-    add_scenario_options,
-    check_one_engine,
-    check_output,
-    staged,
-    warm_up_requests,
-)
+from gst_assets.engine.run import add_scenario_options
+from gst_assets.engine.run_directory import staged
 from gst_assets.errors import EngineError, GstError, ScenarioError
 from gst_assets.scenario import Capacity, Scenario, read_reference
 from gst_assets.workload import build

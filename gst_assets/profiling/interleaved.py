@@ -13,15 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from gst_assets.contracts.documents import Hardware, WorkloadMeta
+from gst_assets.engine.measuring import play_repeat
+from gst_assets.engine.plays import Play, check_output, read_play, warm_up_requests
 from gst_assets.engine.replay import warm_up
-from gst_assets.engine.run import (
-    Measurement,
-    Play,
-    check_output,
-    play_repeat,
-    read_play,
-    warm_up_requests,
-)
+from gst_assets.engine.run_directory import Measurement
 from gst_assets.engine.vllm_backend import VllmEngine
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.calibration import ROUNDS

@@ -35,7 +35,7 @@ from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.launch import die_with_parent
-from gst_assets.engine.run import Play
+from gst_assets.engine.plays import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration

@@ -1,12 +1,15 @@
 """The tokenizer that counts prompts and turns them into ids: any Hugging Face directory or hub id.
 
-Importable on a GPU host; transformers is imported when a tokenizer is loaded.
+Importable on a GPU host. A directory's tokenizer.json is read by the tokenizers library alone, in a fraction of the
+seconds that importing transformers takes; transformers is imported for hub ids, and where tokenizer_config.json adds
+tokens that tokenizer.json lacks.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +19,7 @@ from gst_assets.provenance import sha256_file
 from gst_assets.scenario import resolve_path
 
 _FILE = "tokenizer.json"
+_CONFIG = "tokenizer_config.json"
 _SLICES_PER_WORKER = 8
 _T = TypeVar("_T")
 
@@ -73,7 +77,7 @@ def load_tokenizer(reference: str) -> Tokenizer:
             raise WorkloadError(
                 f"{directory}: no {_FILE}. model.tokenizer needs a Hugging Face tokenizer directory with a fast tokenizer."
             )
-        return Tokenizer(reference, sha256_file(directory / _FILE), _load(str(directory), reference))
+        return Tokenizer(reference, sha256_file(directory / _FILE), _of_directory(directory, reference))
     if directory.is_absolute() and (reference.startswith((".", "/", "~", "data/")) or reference.count("/") > 1):
         raise WorkloadError(
             f"{directory}: tokenizer directory missing. Correct model.tokenizer, or name a hub id such as Qwen/Qwen3-0.6B."
@@ -89,6 +93,53 @@ def load_tokenizer(reference: str) -> Tokenizer:
     return Tokenizer(reference, sha256_file(Path(cached)), backend)
 
 
+def _of_directory(directory: Path, reference: str) -> Any:
+    """What tokenizer.json describes, or with tokens added by tokenizer_config.json what transformers makes of both."""
+    from tokenizers import Tokenizer as Backend
+
+    config = _config(directory / _CONFIG)
+    if "auto_map" in config:
+        raise _wants_own_code(reference)
+    try:
+        backend = Backend.from_file(str(directory / _FILE))
+    except Exception as error:  # the library raises nothing more precise
+        raise WorkloadError(
+            f"{directory / _FILE}: not readable as a tokenizer ({' '.join(str(error).split()):.200}). "
+            "Fetch the file again, or correct model.tokenizer."
+        ) from None
+    if not _added_tokens(config) <= backend.get_vocab(with_added_tokens=True).keys():
+        return _load(str(directory), reference)
+    return _whole_texts(backend)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise WorkloadError(f"{path}: not readable as JSON ({error}). Fetch the file again.") from None
+    if not isinstance(found, dict):
+        raise WorkloadError(f"{path}: expected a JSON object, found {type(found).__name__}. Fetch the file again.")
+    return found
+
+
+def _added_tokens(config: Mapping[str, Any]) -> set[str]:
+    """Tokens that transformers would add to a tokenizer of this configuration."""
+    listed = config.get("added_tokens_decoder")
+    tokens = list(listed.values()) if isinstance(listed, dict) else []
+    special = config.get("additional_special_tokens")
+    tokens += special if isinstance(special, list) else []
+    tokens += [value for name, value in config.items() if name.endswith("_token")]
+    texts = [one.get("content") if isinstance(one, dict) else one for one in tokens]
+    return {text for text in texts if isinstance(text, str)}
+
+
+def _wants_own_code(reference: str) -> WorkloadError:
+    return WorkloadError(
+        f"model.tokenizer {reference!r}: wants code of its own run, which is never done. Name a tokenizer that "
+        "tokenizer.json describes alone, or take auto_map and tokenizer_class out of its tokenizer_config.json."
+    )
+
+
 def _load(location: str, reference: str) -> Any:
     from transformers import AutoTokenizer
 
@@ -99,15 +150,16 @@ def _load(location: str, reference: str) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         if "custom code" in reason:
-            raise WorkloadError(
-                f"model.tokenizer {reference!r}: wants code of its own run, which is never done. Name a tokenizer that tokenizer.json describes "
-                "alone, or take auto_map and tokenizer_class out of its tokenizer_config.json."
-            ) from None
+            raise _wants_own_code(reference) from None
         raise WorkloadError(
             f"model.tokenizer {reference!r}: neither a directory nor loadable from the hub ({reason:.200}). "
             "Name a Hugging Face tokenizer directory; data/tokenizer/qwen3 ships with the project."
         ) from None
-    # tokenizer.json may hold both, and either would change what is counted.
+    return _whole_texts(backend)
+
+
+def _whole_texts(backend: Any) -> Any:
+    """tokenizer.json may ask for both, and either would change what is counted."""
     backend.no_truncation()
     backend.no_padding()
     return backend

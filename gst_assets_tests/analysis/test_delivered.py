@@ -11,7 +11,8 @@ import pytest
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.report import write_comparison
 from gst_assets.analysis.runs import RealRun, load_run
-from gst_assets.engine import run
+from gst_assets.engine.measuring import measure
+from gst_assets.engine.plays import Play
 from gst_assets.scenario import Comparison as Bands
 from gst_assets.scenario import load_scenario
 from gst_assets_tests.analysis.run_directories import ENGINE_SETTINGS, Recipe, Request, write_simulation
@@ -32,7 +33,7 @@ def _measured(delivery: Delivery, folder: Path) -> RealRun:
                 ],
             )  # fmt: skip
             workload = build_workload(folder / "workload", scenario)
-            await run.measure([run.Play(scenario, workload, "g")], folder / "out")
+            await measure([Play(scenario, workload, "g")], folder / "out")
 
     asyncio.run(play())
     return load_run(folder / "out" / "g-r0", "real")

@@ -11,6 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Judgement
+from gst_assets.analysis.capacity_errors import capacity_errors
 from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
 from gst_assets.analysis.report import (
@@ -22,10 +23,11 @@ from gst_assets.analysis.report import (
 )
 from gst_assets.analysis.report_style import STYLE
 from gst_assets.analysis.runs import RealRun, load_run
-from gst_assets.contracts.documents import ComparisonMeta, read_document, write_document
+from gst_assets.contracts.documents import CapacityFound, ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CapacityErrors,
     ErrorGroups,
     LatencyErrors,
     PairedErrors,
@@ -383,3 +385,20 @@ def test_what_others_wrote_is_shown_and_does_nothing(usual: Comparison, tmp_path
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("evil.example") > 5
     assert "<img src=http" not in page and re.findall(r'href="(?!#|data:)', page) == []
+
+
+def test_capacity_is_told_where_it_was_searched_and_nowhere_else(usual: Comparison, tmp_path: Path) -> None:
+    without = _write(usual, tmp_path / "without")
+    assert "Capacity" not in without and not (tmp_path / "without" / "tables" / CapacityErrors.file_name()).exists()
+    sides = {
+        side: CapacityFound(status="found", capacity_per_s=low, upper_per_s=high, num_probes=6)
+        for side, low, high in (("engine", 45.0, 48.0), ("calibrated", 46.0, 47.0))
+    }
+    searched = replace(
+        usual, capacities=capacity_errors(sides, usual.variants, usual.bands), capacity_criterion="P99 delay 100 ms"
+    )
+    summary = _write(searched, tmp_path / "with")
+    assert "engine between 45 and 48; `calibrated` between 46 and 47 (-4.2 to +4.4 %, warn)" in summary
+    assert "| calibrated | +0.0 % | -4.2 to +4.4 | warn | 45.0 to 48.0 | 46.0 to 47.0 |" in summary
+    (row,) = read_table(CapacityErrors, tmp_path / "with" / "tables" / CapacityErrors.file_name()).to_dict("records")
+    assert (row["real_low_per_s"], row["sim_high_per_s"], row["verdict"]) == (45.0, 47.0, "warn")

@@ -17,7 +17,7 @@ from gst_assets.profiling.operators import time_batches
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.scenario import load_scenario
 from gst_assets_tests.engine.memory_engine import SETTINGS
-from gst_assets_tests.profiling.test_calibration import made_round
+from gst_assets_tests.profiling.calibration.made_rounds import made_round
 
 HARDWARE = Hardware(hardware_id="cpu", device_name="Test CPU", device_count=1)
 SCENARIO = load_scenario("smoke")

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from gst_assets.errors import WorkloadError
 from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.workload.tokenizer import load_tokenizer
 
 _LOAD = """
 import sys
@@ -39,3 +43,51 @@ def test_code_of_a_tokenizers_directory_is_not_run_whoever_says_yes(tmp_path: Pa
     )  # fmt: skip
     assert not ran.exists()
     assert "wants code of its own run, which is never done. Name a tokenizer" in done.stdout, done.stderr
+
+
+def test_ids_are_those_of_transformers_without_importing_it() -> None:
+    """Texts of every kind that the byte-level splitting treats apart, special tokens spelt out among them."""
+    texts = [
+        "two words",
+        "  spaces\n\n\ttabs  ",
+        "naïve Ωmega 東京 🦉",
+        "1234567 3.14",
+        "<|im_start|>user<|im_end|>",
+        "a'll I'm",
+        "",
+    ]
+    script = (
+        "import sys, json\n"
+        "from gst_assets.workload.tokenizer import load_tokenizer\n"
+        "print(json.dumps([load_tokenizer('data/tokenizer/qwen3').encode(json.loads(sys.argv[1])), 'transformers' in sys.modules]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(texts)],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    ids, has_transformers = json.loads(done.stdout)
+    from transformers import AutoTokenizer
+
+    slow = AutoTokenizer.from_pretrained(PROJECT_ROOT / "data" / "tokenizer" / "qwen3")
+    assert ids == [slow(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert not has_transformers
+
+
+def test_tokens_that_only_the_configuration_adds_are_counted_as_one(tmp_path: Path) -> None:
+    mine = tmp_path / "tokenizer"
+    shutil.copytree(PROJECT_ROOT / "data" / "tokenizer" / "qwen3", mine)
+    config = json.loads((mine / "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = [*config["additional_special_tokens"], "<|mine|>"]
+    (mine / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load_tokenizer(str(mine)).count(["<|mine|>"]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("tokenizer.json", "{}"), ("tokenizer.json", "no JSON"), ("tokenizer_config.json", "[1]")]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
+    mine = tmp_path / "tokenizer"
+    shutil.copytree(PROJECT_ROOT / "data" / "tokenizer" / "qwen3", mine)
+    (mine / name).write_text(text)
+    with pytest.raises(WorkloadError, match=f"{name}: .*Fetch the file again"):
+        load_tokenizer(str(mine))

@@ -103,12 +103,6 @@ def test_a_table_without_rows(model: type[Table], tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(read_table(model, path), empty)
 
 
-def test_the_tables_that_must_have_rows() -> None:
-    filled = {model.file_name() for model in all_tables() if issubclass(model, tables.FilledTable)}
-    assert filled >= {"trace_lengths.csv", "trace_intervals.csv", "request_metrics.csv", "mlp.csv", "attention.csv"}
-    assert "token_metrics.csv" not in filled  # a run whose every request failed has no token
-
-
 _FIRST = object()  # stands for the column's first value
 
 
@@ -226,13 +220,6 @@ def test_a_broken_relation_is_named_with_its_place_and_values(
         assert says in message and rule in message
 
 
-@pytest.mark.parametrize("term", ["drain", "prepare_after_idle", "launch_after_idle"])
-def test_terms_that_are_differences_may_be_negative(term: str) -> None:
-    frame = sample_frame(tables.Overheads)
-    frame.loc[4, ["term", "ns"]] = term, -5e4
-    validate(tables.Overheads, frame, "overheads.csv")
-
-
 def test_every_relation_of_every_table_is_broken_by_a_test() -> None:
     general = {"numbers_are_finite", "has_rows"}
     stated = {(check.name, model) for model in all_tables() for check in model.to_schema().checks}
@@ -269,53 +256,9 @@ def test_the_cause_is_told_before_what_follows_from_it() -> None:
         validate(tables.TraceIntervals, doubled, "here")
 
 
-def test_an_overflowing_schedule_is_refused() -> None:
-    gaps = pd.Series([2**62, 2**62, 1], dtype="Int64")
-    frame = pd.DataFrame({"request_id": range(3), "inter_arrival_ns": gaps, "arrival_time_ns": gaps.cumsum()})
-    with pytest.raises(ContractError, match="row 1, column arrival_time_ns: found -9223372036854775808"):
-        validate(tables.TraceIntervals, frame.astype("Int64"), "here")
-
-
 def test_an_invalid_frame_is_not_written(tmp_path: Path) -> None:
     frame = sample_frame(tables.TraceLengths)
     frame.loc[0, "request_id"] = 1
     with pytest.raises(ContractError):
         write_table(tables.TraceLengths, frame, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- between two tables -----------------------------------------------------------------------------------------------
-
-
-def _run() -> tuple[pd.DataFrame, pd.DataFrame]:
-    requests = sample_frame(tables.RequestMetrics)[:3]
-    requests["num_decode_tokens_actual"] = pd.array([1, 2, 3], dtype="Int64")
-    first = requests["first_token_time_ns"]
-    tokens = pd.DataFrame(
-        [(r, i, first[r] + 10 * i, 10 * (i > 0)) for r in range(3) for i in range(r + 1)],
-        columns=["request_id", "token_index", "token_time_ns", "token_latency_ns"],
-    ).astype("Int64")
-    return requests, tokens
-
-
-def test_tables_of_one_run_agree() -> None:
-    requests, tokens = _run()
-    tables.check_run_tables(requests, tokens, "here")
-    failed = requests.assign(num_decode_tokens_actual=pd.array([0] * 3, dtype="Int64"), first_token_time_ns=pd.NA)
-    tables.check_run_tables(failed.astype({"first_token_time_ns": "Int64"}), tokens[:0], "here")
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda r, t: (r, t[:-1]), "here: request 2 has 2 rows in token_metrics.csv but num_decode_tokens_actual 3"),
-        (lambda r, t: (r, t[t["request_id"] != 1]), "here: request 1 has 0 rows in token_metrics.csv but"),
-        (lambda r, t: (r[:2], t), "here: token_metrics.csv has tokens of request 2, which request_metrics.csv does not list"),
-        (lambda r, t: (r.assign(first_token_time_ns=r["first_token_time_ns"] + (r["request_id"] == 1)), t),
-         "here: request 1 has first_token_time_ns 25 in request_metrics.csv but its token 0 is at 24"),
-    ],
-)  # fmt: skip
-def test_tables_of_different_runs_are_refused(change: Any, says: str) -> None:
-    with pytest.raises(ContractError) as error:
-        tables.check_run_tables(*change(*_run()), "here")
-    assert str(error.value).startswith(says)

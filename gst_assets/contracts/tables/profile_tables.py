@@ -1,0 +1,224 @@
+"""The tables of a profiling bundle."""
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.typing import Series
+
+from gst_assets.contracts.tables.base import FilledTable, Int, Table
+
+
+class MlpProfile(FilledTable):
+    """Per-layer operator times in milliseconds by `num_tokens`, in Vidur's column names (Vidur 0.0.26,
+    `SklearnExecutionTimePredictor._train_general_models`)."""
+
+    class Config(Table.Config):
+        name = "mlp.csv"
+
+    input_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.input_layernorm.median")
+    attn_pre_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_pre_proj.median")
+    attn_rope: Series[float] = pa.Field(
+        gt=0, alias="time_stats.attn_rope.median", description="q/k norm and rotary embedding"
+    )
+    attn_post_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_post_proj.median")
+    post_attention_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.post_attention_layernorm.median")
+    mlp_up_proj: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_up_proj.median")
+    mlp_act: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_act.median")
+    mlp_down_proj: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_down_proj.median")
+    add: Series[float] = pa.Field(
+        ge=0, alias="time_stats.add.median", description="0 where the engine fuses the residual add into a norm"
+    )
+    n_head: Series[Int] = pa.Field(gt=0)
+    n_kv_head: Series[Int] = pa.Field(gt=0)
+    n_embd: Series[Int] = pa.Field(gt=0)
+    n_expanded_embd: Series[Int] = pa.Field(gt=0)
+    vocab_size: Series[Int] = pa.Field(gt=0)
+    use_gated_mlp: Series[bool]
+    num_tokens: Series[Int] = pa.Field(gt=0, unique=True)
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
+
+
+class AttentionProfile(FilledTable):
+    """Per-layer attention times in milliseconds. `kv_cache_size` is the number of tokens cached before the step.
+
+    Prefill rows (`is_prefill`): one sequence, `prefill_chunk_size` new tokens; `attn_decode` empty.
+    Decode rows: `batch_size` sequences of `kv_cache_size` tokens each; `attn_prefill` empty.
+    """
+
+    class Config(Table.Config):
+        name = "attention.csv"
+
+    n_embd: Series[Int] = pa.Field(gt=0)
+    n_q_head: Series[Int] = pa.Field(gt=0)
+    n_kv_head: Series[Int] = pa.Field(gt=0)
+    head_dim: Series[Int] = pa.Field(gt=0)
+    block_size: Series[Int] = pa.Field(gt=0)
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
+    max_model_len: Series[Int] = pa.Field(gt=0)
+    attention_backend: Series[str]
+    is_prefill: Series[bool]
+    batch_size: Series[Int] = pa.Field(gt=0)
+    prefill_chunk_size: Series[Int] = pa.Field(ge=0)
+    kv_cache_size: Series[Int] = pa.Field(ge=0)
+    attn_prefill: Series[float] = pa.Field(gt=0, nullable=True, alias="time_stats.attn_prefill.median")
+    attn_decode: Series[float] = pa.Field(gt=0, nullable=True, alias="time_stats.attn_decode.median")
+    attn_kv_cache_save: Series[float] = pa.Field(gt=0, alias="time_stats.attn_kv_cache_save.median")
+
+    @pa.dataframe_check(
+        error="a row with is_prefill True needs prefill_chunk_size above 0, attn_prefill and no attn_decode; one with False the reverse"
+    )
+    def kind_matches_columns(cls, df: pd.DataFrame) -> pd.Series:
+        prefill = df["is_prefill"]
+        has_prefill = df["time_stats.attn_prefill.median"].notna()
+        has_decode = df["time_stats.attn_decode.median"].notna()
+        return (has_prefill == prefill) & (has_decode != prefill) & ((df["prefill_chunk_size"] > 0) == prefill)
+
+    @pa.dataframe_check(
+        error="two rows describe the same point (is_prefill, batch_size, prefill_chunk_size, kv_cache_size)"
+    )
+    def points_are_unique(cls, df: pd.DataFrame) -> pd.Series:
+        return ~df.duplicated(["is_prefill", "batch_size", "prefill_chunk_size", "kv_cache_size"])
+
+
+class UnmodelledOperators(FilledTable):
+    """Times of what runs once a step and has no column in Vidur's tables: embedding and final_norm by tokens, lm_head and sampling by sequences."""
+
+    class Config(Table.Config):
+        name = "unmodelled.csv"
+
+    operator: Series[str] = pa.Field(isin=["embedding", "final_norm", "lm_head", "sampling"])
+    num_rows: Series[Int] = pa.Field(gt=0, description="tokens or sequences")
+    median_ms: Series[float] = pa.Field(gt=0)
+
+
+class Overheads(FilledTable):
+    """What the parts of an engine step and the ways of a request cost, fitted to calibration (`profiling.term_fit`).
+
+    A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of each other feature (a curve like it
+    where it has several rows) times that feature of the step. The terms: `prepare` (forming a step to launching its forward pass), `launch` (from there until all is launched),
+    `prepare_after_idle` and `launch_after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two steps), `device` (busy time of a device that never waits), `drain` (end of the
+    launch to the end on a device that was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
+    `handover` (sending a request to an idle engine's first step), `delivery` (a step's tokens at the host to the client).
+    """
+
+    class Config(Table.Config):
+        name = "overheads.csv"
+
+    term: Series[str] = pa.Field(
+        isin=[
+            "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
+        ]
+    )  # fmt: skip
+    step_kind: Series[str] = pa.Field(
+        isin=["decode", "mixed", "mixed_eager", "any"],
+        description="decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes",
+    )
+    feature: Series[str] = pa.Field(
+        isin=[
+            "base",
+            "prefill_request",
+            "prefill_token",
+            "decode_request",
+            "decode_context_token",
+            "attention_pair",
+            "warm_token",
+            "warmth",
+        ],
+        description="what ns is multiplied with; base: a point of the curve",
+    )
+    position: Series[float] = pa.Field(
+        ge=0,
+        description="tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests (process, copy_out), "
+        "prompt tokens (handover), else 0; of a slope in one row only it says nothing",
+    )
+    ns: Series[float] = pa.Field(description="nanoseconds; only drain and the terms after idle may be negative")
+    num_samples: Series[Int] = pa.Field(ge=0, description="steps or requests that the whole term was fitted to")
+    residual_p05_ns: Series[Int] = pa.Field(description="5th percentile of sample less fit, over the whole term")
+    residual_p95_ns: Series[Int] = pa.Field(description="95th percentile of the same")
+
+    @pa.dataframe_check(error="ns must not be negative but for drain and the terms after idle")
+    def takes_time(cls, df: pd.DataFrame) -> pd.Series:
+        return (df["ns"] >= 0) | df["term"].isin(["drain", "prepare_after_idle", "launch_after_idle"])
+
+    @pa.dataframe_check(error="a term, step_kind, feature and position stand in one row only")
+    def stands_once(cls, df: pd.DataFrame) -> pd.Series:
+        return ~df.duplicated(["term", "step_kind", "feature", "position"])
+
+
+class HostSpeed(FilledTable):
+    """How fast the engine's host was during calibration traffic, in order of time: one row per step and one per step whose tokens were delivered.
+
+    A simulation replays the sequence, so that its slow moments last as long as the real ones.
+    """
+
+    class Config(Table.Config):
+        name = "host_speed.csv"
+
+    time_ns: Series[Int] = pa.Field(ge=0, description="since the first step; longer idle times are shortened")
+    part: Series[str] = pa.Field(
+        isin=["decode", "prefill", "delivery"],
+        description="decode, prefill: forming and launching a step without or with prompts (on a CPU: and computing it); delivery: a step's tokens "
+        "on their way to the clients",
+    )
+    ratio: Series[float] = pa.Field(gt=0, description="what it took over what the terms say of it")
+
+    @pa.dataframe_check(error="time_ns must not decrease")
+    def in_order(cls, df: pd.DataFrame) -> pd.Series:
+        return df["time_ns"].diff().fillna(0) >= 0
+
+
+class CalibrationTraffic(FilledTable):
+    """The requests of the calibration traffic as their clients saw them, so that a bundle can be held against what it was made of."""
+
+    class Config(Table.Config):
+        name = "calibration_traffic.csv"
+
+    stretch: Series[str] = pa.Field(description="round and rate, or burst")
+    request_id: Series[Int] = pa.Field(ge=0, description="0.. within the stretch, in order of arrival")
+    arrival_time_ns: Series[Int] = pa.Field(ge=0, description="intended, since the first of the stretch")
+    num_prefill_tokens: Series[Int] = pa.Field(gt=0)
+    num_decode_tokens: Series[Int] = pa.Field(gt=0)
+    ttft_ns: Series[Int] = pa.Field(gt=0)
+    e2e_ns: Series[Int] = pa.Field(gt=0)
+    itl_p50_ns: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="median gap between the request's tokens; empty with one token"
+    )
+    itl_p90_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="90th percentile of the same")
+
+
+class SelfFit(Table):
+    """Calibration traffic simulated with the bundle itself, beside what was measured: one row per sort of traffic, metric and statistic.
+
+    `measured_ns` and `simulated_ns` are medians over the rounds of the statistic in each, `relative_error` the median of the rounds' errors (their
+    traffic differs) and `spread` the largest of these less the smallest. `itl` is over the requests' median gaps at p50 and their 90th percentiles at p90.
+    """
+
+    class Config(Table.Config):
+        name = "self_fit.csv"
+
+    traffic: Series[str] = pa.Field(description="traffic and its rate per second, or burst")
+    metric: Series[str] = pa.Field(isin=["ttft", "itl", "e2e"])
+    statistic: Series[str] = pa.Field(isin=["p50", "p90"])
+    num_requests: Series[Int] = pa.Field(gt=0, description="over all rounds")
+    measured_ns: Series[Int] = pa.Field(gt=0)
+    spread: Series[float] = pa.Field(ge=0)
+    simulated_ns: Series[Int] = pa.Field(gt=0)
+    relative_error: Series[float] = pa.Field(description="median over the rounds of (simulated - measured) / measured")
+    fits: Series[bool] = pa.Field(description="whether the error is within 3 % or the spread, whichever is larger")
+
+
+class OperatorCoverage(Table):
+    """What the operators, timed one by one, add up to beside the whole steps they are part of. A CPU's whole steps hold its host's work too."""
+
+    class Config(Table.Config):
+        name = "operator_coverage.csv"
+
+    step_kind: Series[str] = pa.Field(isin=["decode", "mixed", "mixed_eager"])
+    num_tokens: Series[Int] = pa.Field(gt=0, description="new tokens of the step, padded as the device processes them")
+    num_decode_requests: Series[Int] = pa.Field(ge=0, description="median over the samples")
+    num_context_tokens: Series[Int] = pa.Field(ge=0, description="KV tokens present, median over the samples")
+    num_samples: Series[Int] = pa.Field(gt=0)
+    whole_step_ns: Series[Int] = pa.Field(gt=0, description="median device time of the steps")
+    operators_ns: Series[Int] = pa.Field(
+        gt=0, description="median sum of operators of the same steps, Vidur's and what it leaves out"
+    )
+    coverage: Series[float] = pa.Field(gt=0, description="operators_ns / whole_step_ns")

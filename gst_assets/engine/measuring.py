@@ -1,0 +1,104 @@
+"""One engine start on which workloads are played, each as often as its scenario says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from gst_assets.engine import machine
+from gst_assets.engine.backends import engine_hardware, open_engine
+from gst_assets.engine.plays import Play, check_output, planned_requests, read_play, warm_up_requests
+from gst_assets.engine.protocol import Engine
+from gst_assets.engine.replay import replay, warm_up
+from gst_assets.engine.run_directory import Measurement, device_text, write_run
+from gst_assets.errors import EngineError
+from gst_assets.workload.tokenized import WorkloadRequest
+
+
+async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
+    """Play every workload `replay.repeats` times on one engine start; returns the run directories in order.
+
+    Raises:
+        EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a repeat, that repeat is
+            written with its error rows first.
+        WorkloadError, ArtifactError, ContractError: a workload directory is incomplete, altered, or does not fit its scenario.
+    """
+    for play in plays:
+        for repeat in range(play.scenario.replay.repeats):
+            if (out / f"{play.group_id}-r{repeat}").exists():
+                raise EngineError(
+                    f"{out / f'{play.group_id}-r{repeat}'}: already exists. Runs are kept; use another --group-id."
+                )
+    scenario = plays[0].scenario
+    hardware = engine_hardware(scenario)
+    _say(f"hardware: {device_text(hardware)}")
+    asked = []
+    for play in plays:
+        asked.append(read_play(play))
+        _say(f"workload {asked[-1][0].workload_id}: {len(asked[-1][1])} requests")
+    check_output([play.group_id for play in plays], out)
+    began = time.monotonic()
+    written: list[Path] = []
+    _say(f"opening {scenario.engine.backend}")
+    async with open_engine(scenario) as engine:
+        started_s = time.monotonic() - began
+        _say(f"engine ready after {started_s:.1f} s: {engine.settings().engine_version}")
+        for play, (meta, requests) in zip(plays, asked, strict=True):
+            warmed = await warm_up(
+                engine,
+                warm_up_requests(play.scenario, requests),
+                request_timeout_s=play.scenario.replay.request_timeout_s,
+            )
+            _say(f"{play.scenario.name}: warm-up of {warmed.num_requests} requests took {warmed.seconds:.1f} s")
+            common = Measurement(
+                play.scenario,
+                play.workload,
+                meta,
+                hardware,
+                engine.settings(),
+                warmed,
+                started_s,
+                play.group_id,
+            )
+            for repeat in range(play.scenario.replay.repeats):
+                directory, died = await play_repeat(engine, common, requests, repeat, out)
+                written.append(directory)
+                if died:
+                    raise EngineError(
+                        f"{died} {directory} holds what was measured until then; repeats {repeat + 1} to {play.scenario.replay.repeats} "
+                        "of the scenario could not be finished. See the engine's lines above and run again."
+                    )
+    return written
+
+
+async def play_repeat(
+    engine: Engine, common: Measurement, requests: Sequence[WorkloadRequest], repeat: int, out: Path
+) -> tuple[Path, str | None]:
+    """Play once and write the run directory; returns it and why the engine died, if it did."""
+    scenario = common.scenario
+    await engine.forget()
+    _say(f"repeat {repeat + 1} of {scenario.replay.repeats}: playing")
+    started_at = datetime.now(timezone.utc)
+    with machine.watched(common.hardware) as watch:
+        played = await replay(
+            engine,
+            planned_requests(requests, scenario, repeat),
+            request_timeout_s=scenario.replay.request_timeout_s,
+            may_stop_early=scenario.engine.sampling.may_stop_early,
+            realtime=scenario.replay.realtime_priority,
+        )
+    seen = watch.record(played.start_ns)
+    last_ns = max((result.times.last_token_ns or 0 for result in played.results if result.times), default=0)
+    steps = await engine.iterations(last_ns)
+    directory = write_run(common, played, steps, repeat, started_at, engine.backend, out, seen)
+    failed = sum(bool(result.error_type) for result in played.results)
+    _say(
+        f"repeat {repeat + 1} of {scenario.replay.repeats}: {len(requests) - failed} requests ok, {failed} failed: {directory}"
+    )
+    return directory, played.death
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,245 @@
+"""One repeat as a complete run directory: tables, metadata and summary.
+
+A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send time minus intended arrival
+exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
+What the rows of the tables are belongs to `records`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gst_assets.contracts import csv_files
+from gst_assets.contracts.documents import (
+    VLLM_POLICY,
+    EngineSettings,
+    Hardware,
+    MachineRecord,
+    Pacing,
+    RealRunMeta,
+    WorkloadMeta,
+    run_facts,
+    write_document,
+)
+from gst_assets.contracts.store import Kind, directory_digests
+from gst_assets.engine import machine, records
+from gst_assets.engine import replay as replay_module
+from gst_assets.engine.protocol import IterationField
+from gst_assets.engine.replay import ReplayResult, WarmUp
+from gst_assets.errors import EngineError
+from gst_assets.foreign_text import inert
+from gst_assets.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What every repeat of one play has in common."""
+
+    scenario: Scenario
+    workload_dir: Path
+    workload: WorkloadMeta
+    hardware: Hardware
+    settings: EngineSettings
+    warm_up: WarmUp
+    engine_start_s: float
+    group_id: str
+
+
+def write_run(
+    common: Measurement,
+    played: ReplayResult,
+    steps: np.ndarray | None,
+    repeat: int,
+    started_at: datetime,
+    backend: str,
+    out: Path,
+    seen: MachineRecord | None = None,
+) -> Path:
+    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path. `seen` is the machine while
+    it was played.
+
+    Raises:
+        EngineError: the directory exists.
+    """
+    scenario, run_id = common.scenario, f"{common.group_id}-r{repeat}"
+    requests, tokens = records.request_metrics(played, backend), records.token_metrics(played)
+    missing = steps is not None and records.steps_are_missing(steps, played)
+    lateness = records.lateness_ns(played)
+    reasons = _degraded_reasons(played, lateness, scenario.replay.lateness_limit_ns, missing)
+    num_errors = int((requests["status"] == "error").sum())
+    with staged(out, run_id) as folder:
+        csv_files.write_csv(requests, folder / "request_metrics.csv")
+        csv_files.write_csv(tokens, folder / "token_metrics.csv")
+        facts: dict[str, Any] = {
+            "lateness_ns": lateness,
+            "degraded": bool(reasons),
+            "degraded_reasons": reasons,
+            "pacing": _pacing(played.pacing),
+            "num_bunched_messages": sum(result.num_bunched_messages for result in played.results),
+            "num_errors": num_errors,
+            "num_early_stops": _early_stops(played),
+            "iterations_missing": missing,
+        }
+        if steps is not None:
+            inside = records.steps_inside(steps, played)
+            csv_files.write_csv(records.iterations(steps, played), folder / "iterations.csv")
+            facts["tracing_ns_per_step"] = records.percentiles(inside[:, IterationField.TRACING_NS].tolist())
+        latencies = records.latency_percentiles(requests, tokens)
+        (folder / "summary.md").write_text(
+            _summary(common, run_id, facts, latencies, len(requests), seen), encoding="utf-8"
+        )
+        meta = RealRunMeta(
+            run_id=run_id,
+            **run_facts(scenario, started_at),
+            hardware=common.hardware,
+            inputs_sha256={f"workload/{name}": digest for name, digest in common.workload.sha256.items()},
+            sha256=directory_digests(folder, Kind.REAL_RUN.meta_name),
+            workload_dir=str(common.workload_dir),
+            workload_id=common.workload.workload_id,
+            workload_sha256=common.workload.sha256,
+            backend=backend,
+            group_id=common.group_id,
+            repeat_index=repeat,
+            num_repeats=scenario.replay.repeats,
+            engine_settings=common.settings,
+            warmup=asdict(common.warm_up),
+            engine_start_s=round(common.engine_start_s, 3),
+            machine=seen,
+            **facts,
+        )
+        write_document(meta, folder / Kind.REAL_RUN.meta_name)
+    return out / run_id
+
+
+def _degraded_reasons(
+    played: ReplayResult, lateness_ns: dict[str, int], limit_ns: int, steps_missing: bool
+) -> list[str]:
+    reasons = []
+    if not lateness_ns:
+        reasons.append("no request was handed over")
+    elif lateness_ns["p99"] > limit_ns:
+        reasons.append(
+            f"lateness p99 {_ms(lateness_ns['p99'])} ms exceeds replay.lateness_limit_ns, {_ms(limit_ns)} ms"
+        )
+    if played.death:
+        reasons.append(f"the engine died: {played.death}")
+    if steps_missing:
+        reasons.append("the recorded iterations cannot account for every token")
+    return reasons
+
+
+def _pacing(pacing: replay_module.Pacing | None) -> Pacing | None:
+    if pacing is None:
+        return None
+    return Pacing(
+        timer=pacing.timer,
+        spin_ns=pacing.spin_ns,
+        priority=pacing.priority.name,
+        priority_reason=pacing.priority.reason,
+    )
+
+
+def _early_stops(played: ReplayResult) -> int:
+    return sum(
+        not result.error_type and len(result.token_ids) < item.request.num_decode_tokens
+        for item, result in zip(played.planned, played.results, strict=True)
+    )
+
+
+@contextmanager
+def staged(out: Path, run_id: str) -> Iterator[Path]:
+    """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+        try:
+            folder.rename(out / run_id)
+        except OSError as error:
+            raise EngineError(
+                f"{out / run_id}: cannot be created ({error.strerror}). Runs are kept; use another --group-id."
+            ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _summary(
+    common: Measurement,
+    run_id: str,
+    facts: dict[str, Any],
+    latencies: dict[str, dict[str, int]],
+    num_requests: int,
+    seen: MachineRecord | None,
+) -> str:
+    settings = common.settings
+    rows = [
+        f"| {label} | " + " | ".join(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99")) + " |"
+        for key, label in (("ttft", "TTFT"), ("itl", "ITL"))
+    ]
+    lines = [
+        f"# Real run {run_id}",
+        "",
+        f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {device_text(common.hardware)}.",
+        f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
+        f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
+        f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
+        *_labels(settings),
+        "",
+        "| ms | P50 | P90 | P99 |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
+        f"Messages with more than one token: {facts['num_bunched_messages']}.",
+        f"Driver lateness (send time minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
+        f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
+        _pacing_line(facts["pacing"]),
+        *([f"Machine: {machine.told(seen)}."] if seen else []),
+        f"Degraded: {'yes: ' + '; '.join(facts['degraded_reasons']) if facts['degraded'] else 'no'}.",
+        "",
+    ]
+    return "\n".join(inert(line) for line in lines)
+
+
+def _pacing_line(pacing: Pacing | None) -> str:
+    if pacing is None:
+        return "How the driver was paced is not recorded."
+    reason = f" ({pacing.priority_reason})" if pacing.priority_reason else ""
+    return f"Driver paced by {pacing.timer} and a spin of {_ms(pacing.spin_ns)} ms, its thread at {pacing.priority} priority{reason}."
+
+
+def device_text(hardware: Hardware) -> str:
+    return (
+        f"{hardware.device_name} (stated by the scenario, not looked at)" if hardware.stated else hardware.device_name
+    )
+
+
+def _labels(settings: EngineSettings) -> list[str]:
+    """What a reader must know of an engine that is not vLLM started by this program."""
+    lines = []
+    if settings.scheduling_policy != VLLM_POLICY:
+        lines.append(
+            f"**Not vLLM's scheduler**: steps are formed by policy {settings.scheduling_policy} of {settings.backend}; a simulation of vLLM's assumes another."
+        )
+    if settings.transport == "http":
+        lines.append(
+            "**HTTP is inside the measurement**: connection, HTTP and JSON on both sides and the server's front end are part of every time."
+        )
+    if settings.not_read_back:
+        lines.append(f"Stated by the scenario, not read back from the engine: {', '.join(settings.not_read_back)}.")
+    return lines
+
+
+def _ms(nanoseconds: int | None) -> str:
+    return "-" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"

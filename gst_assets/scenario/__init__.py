@@ -1,0 +1,86 @@
+"""What a run is: the typed, frozen `Scenario`, composed from YAML files and overrides.
+
+One file per scenario in `gst_assets/scenarios/`; its name is the Dagster partition. A file may name parents under `extends`; later
+ones win, then the file itself, then overrides. What the settings do belongs to the packages that read them.
+"""
+
+from gst_assets.scenario.comparison_section import Comparison, Regression, ServiceLevel
+from gst_assets.scenario.engine_section import Engine, Replay, Sampling, Server
+from gst_assets.scenario.loading import (
+    SCENARIO_DIR,
+    load_scenario,
+    read_reference,
+    read_resolved,
+    resolve_path,
+    resolved_json,
+    scenario_names,
+)
+from gst_assets.scenario.model_section import CPU, Geometry, Hardware, Model
+from gst_assets.scenario.profile_section import Profile
+from gst_assets.scenario.sections import Scenario
+from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep, Variant
+from gst_assets.scenario.workload_section import (
+    Arrivals,
+    EmpiricalLength,
+    FixedInterval,
+    FixedLength,
+    Gamma,
+    Lengths,
+    LognormalLength,
+    Piece,
+    Piecewise,
+    Poisson,
+    Ramp,
+    Static,
+    SyntheticSource,
+    TraceArrivals,
+    TraceSource,
+    UniformLength,
+    Workload,
+    ZipfLength,
+)
+
+__all__ = [
+    "CPU",
+    "SCENARIO_DIR",
+    "Arrivals",
+    "Capacity",
+    "Comparison",
+    "EmpiricalLength",
+    "Engine",
+    "FixedInterval",
+    "FixedLength",
+    "Gamma",
+    "Geometry",
+    "Hardware",
+    "Lengths",
+    "LognormalLength",
+    "Model",
+    "Piece",
+    "Piecewise",
+    "Poisson",
+    "Profile",
+    "Ramp",
+    "Regression",
+    "Replay",
+    "Sampling",
+    "Scenario",
+    "Server",
+    "ServiceLevel",
+    "Simulation",
+    "Static",
+    "Sweep",
+    "SyntheticSource",
+    "TraceArrivals",
+    "TraceSource",
+    "UniformLength",
+    "Variant",
+    "Workload",
+    "ZipfLength",
+    "load_scenario",
+    "read_reference",
+    "read_resolved",
+    "resolve_path",
+    "resolved_json",
+    "scenario_names",
+]

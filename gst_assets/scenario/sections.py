@@ -1,0 +1,67 @@
+"""The `Scenario`: all sections of one run, and what holds between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import Field, model_validator
+
+from gst_assets.scenario.comparison_section import Comparison, Regression
+from gst_assets.scenario.engine_section import Engine, Replay
+from gst_assets.scenario.model_section import Hardware, Model
+from gst_assets.scenario.profile_section import Profile
+from gst_assets.scenario.settings import Settings
+from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep
+from gst_assets.scenario.workload_section import Gamma, Poisson, Workload
+
+
+class Scenario(Settings):
+    """One run, resolved: everything that decides what is measured, simulated and compared."""
+
+    name: str
+    description: str
+    nightly: bool = False
+    model: Model
+    hardware: Hardware
+    workload: Workload
+    engine: Engine
+    replay: Replay = Replay()
+    profile: Profile
+    simulation: Simulation = Simulation()
+    comparison: Comparison = Comparison()
+    regression: Regression = Regression()
+    capacity: Capacity | None = Field(None, description="null: no capacity is searched for")
+    sweep: Sweep | None = None
+    overrides: tuple[str, ...] = Field(
+        (), description="the overrides as given, oldest first; what they set is in the settings themselves"
+    )
+
+    @model_validator(mode="after")
+    def _sweep_has_a_rate_to_change(self) -> Scenario:
+        arrivals = self.workload.arrivals
+        if self.sweep is not None and self.sweep.rates_per_s and not isinstance(arrivals, Poisson | Gamma):
+            raise ValueError(
+                f"sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
+            )
+        return self
+
+    @property
+    def measured_together(self) -> bool:
+        """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches early stops off in its engine."""
+        return (
+            self.replay.between_calibration
+            and self.engine.backend == "vllm"
+            and not self.engine.sampling.may_stop_early
+            and self.profile.root is None
+        )
+
+    def digest(self, *sections: str) -> str:
+        """First 16 hex digits of the sha256 over the named sections' resolved values."""
+        chosen = {name: self.model_dump(mode="json")[name] for name in sections}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def file(self) -> str:
+        """The scenario's file, relative to the project root."""
+        return f"gst_assets/scenarios/{self.name}.yaml"

@@ -1,0 +1,70 @@
+"""What is asked of the engine is read from a workload directory; one that does not fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gst_assets.contracts import tables
+from gst_assets.engine.plays import warm_up_requests
+from gst_assets.errors import ContractError, WorkloadError
+from gst_assets.scenario import load_scenario
+from gst_assets_tests.engine.small_workload import SCENARIO, edit, read
+
+
+def test_requests_are_tokenized_folded_and_timed(workload: Path) -> None:
+    requests = read(workload)
+    lengths = tables.read_table(tables.TraceLengths, workload / "trace_lengths.csv")
+    assert [len(request.prompt_token_ids) for request in requests] == lengths["num_prefill_tokens"].tolist()
+    assert max(max(request.prompt_token_ids) for request in requests) < SCENARIO.model.geometry.vocab_size
+    assert [request.arrival_time_ns for request in requests] == [index * 2_000_000 for index in range(6)]
+    assert {request.num_decode_tokens for request in requests} == {3}
+
+
+def test_an_id_outside_the_vocabulary_needs_folding(workload: Path) -> None:
+    unfolded = load_scenario("smoke", ["model.fold_token_ids=false"])
+    with pytest.raises(
+        WorkloadError, match=r"request \d+ \(prompt '.*'\): token id \d+ is outside the model's vocabulary of 8192"
+    ):
+        read(workload, unfolded)
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "replacement", "message"),
+    [
+        ("trace_lengths.csv", r"^0,([^,]*),\d+,", r"0,\1,1,", r"request 0 .* tokens under .* trace_lengths says 1"),
+        ("trace_lengths.csv", r"^(2,.*),3$", r"\1,0", r"request 2 .* asks for 0; an engine needs at least 1"),
+        ("trace_lengths.csv", r"^(1,.*),3$", r"\1,2048", r"request 1 .*2048 output tokens exceed model.max_model_len"),
+        (
+            "trace_lengths.csv",
+            r"^0,[^,]*,",
+            "0,nobody,",
+            r"row 0 names prompt_id 'nobody', which prompts.jsonl does not have",
+        ),
+        ("trace_intervals.csv", r"^5,.*\n", "", r"trace_lengths has 6 requests, trace_intervals 5; expected the same"),
+    ],
+)
+def test_a_workload_that_does_not_fit_is_refused(
+    workload: Path, file: str, pattern: str, replacement: str, message: str
+) -> None:
+    edit(workload / file, pattern, replacement)
+    with pytest.raises((WorkloadError, ContractError), match=message):
+        read(workload)
+
+
+def test_a_workload_counted_with_another_tokenizer_is_refused(workload: Path) -> None:
+    edit(workload / "workload_meta.json", r'"tokenizer_sha256": "\w+"', '"tokenizer_sha256": "ffff"')
+    with pytest.raises(WorkloadError, match=r"counted with tokenizer .* \(sha256 ffff\)"):
+        read(workload)
+
+
+def test_warm_up_prompts_are_as_long_as_the_workloads_but_not_the_same(workload: Path) -> None:
+    requests = read(workload)
+    warm = warm_up_requests(SCENARIO, requests)
+    assert len(warm) == SCENARIO.replay.warmup_requests
+    assert [len(item.prompt_token_ids) for item in warm[:6]] == [len(item.prompt_token_ids) for item in requests]
+    assert all(item.prompt_token_ids != request.prompt_token_ids for item, request in zip(warm, requests, strict=False))
+    assert [list(item.prompt_token_ids) for item in warm_up_requests(SCENARIO, requests)] == [
+        list(item.prompt_token_ids) for item in warm
+    ]

@@ -1,0 +1,77 @@
+"""What the sections of a scenario say of themselves, and which values they refuse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gst_assets.errors import ScenarioError
+from gst_assets.scenario import (
+    load_scenario,
+)
+from gst_assets_tests.scenario.written import error_of, load
+
+
+def test_a_scenario_is_frozen(directory: Path) -> None:
+    with pytest.raises(ValidationError):
+        load(directory).workload.seed = 1  # type: ignore[misc]
+
+
+def test_digest_depends_on_the_named_sections_alone(directory: Path) -> None:
+    one, other = load(directory), load(directory, "replay.repeats=2")
+    assert one.digest("engine", "model") == other.digest("engine", "model")
+    assert one.digest("replay") != other.digest("replay")
+    assert len(one.digest("engine")) == 16
+
+
+def test_early_stop_is_known(directory: Path) -> None:
+    assert not load(directory).engine.sampling.may_stop_early
+    assert load(directory, "engine.sampling.stop_token_id_below=1").engine.sampling.may_stop_early
+    assert load(directory, "engine.sampling.ignore_eos=false").engine.sampling.may_stop_early
+
+
+def test_a_profile_without_traffic_is_refused(directory: Path) -> None:
+    path = directory / "_parent.yaml"
+    path.write_text(path.read_text().replace("  traffic_rates_per_s: [2.0, 5.0]\n", ""))
+    assert "profile.traffic_rates_per_s: required key is missing." in error_of(directory)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:sesame@gpu-host:8000", "https://sesame@gpu-host/v1", "ftp://me:sesame@h", "http://me:x/sesame@h"]
+)
+def test_a_password_in_the_servers_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ScenarioError, match=r"engine\.server\.base_url: ") as raised:
+        load_scenario("smoke", ["engine.backend=openai", f"engine.server.base_url='{url}'"])
+    assert "sesame" not in str(raised.value) and "***@" in str(raised.value)
+
+
+_GAMMA = "workload.arrivals={kind: gamma, rate_per_s: 5, burstiness: 1}"
+_LENGTHS = "workload.synthetic={prefill_tokens: {kind: fixed, tokens: 5}, decode_tokens: {kind: fixed, tokens: 5}}"
+_SYNTHETIC = ["workload.prompts=null", "workload.num_decode_tokens=null", _LENGTHS]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["workload.num_requests=1000000000000"], "workload.num_requests"),
+        ([f"workload.num_decode_tokens={2**63 - 1}"], "workload.num_decode_tokens"),
+        ([_GAMMA, "workload.arrivals.burstiness=1e-300"], "workload.arrivals.burstiness"),
+        ([_GAMMA, "workload.arrivals.burstiness=1e300"], "workload.arrivals.burstiness"),
+        ([_GAMMA, "workload.arrivals.rate_per_s=1e-320"], "workload.arrivals.rate_per_s"),
+        ([_GAMMA, "workload.arrivals.rate_per_s=1e300"], "workload.arrivals.rate_per_s"),
+        (["workload.arrivals={kind: ramp, start_rate_per_s: 0, end_rate_per_s: 1, duration_s: 1e-320}"], "workload.arrivals.duration_s"),
+        (["workload.arrivals={kind: ramp, start_rate_per_s: 1e300, end_rate_per_s: 1, duration_s: 1}"], "workload.arrivals.start_rate_per_s"),
+        (["workload.arrivals={kind: piecewise, pieces: [{duration_s: 1e300, rate_per_s: 1}]}"], "workload.arrivals.pieces.0.duration_s"),
+        ([f"workload.arrivals={{kind: fixed_interval, interval_ns: {2**63}}}"], "workload.arrivals.interval_ns"),
+        ([*_SYNTHETIC, f"workload.synthetic.prefill_tokens.tokens={2**63 - 1}"], "workload.synthetic.prefill_tokens.tokens"),
+        ([*_SYNTHETIC, f"workload.synthetic.prefill_tokens={{kind: empirical, tokens: [{2**62}]}}"], "workload.synthetic.prefill_tokens.tokens.0"),
+        ([*_SYNTHETIC, f"workload.synthetic.prefill_tokens={{kind: zipf, min_tokens: 1, max_tokens: {2**31 - 1}, exponent: 1}}"], "workload.synthetic.prefill_tokens"),
+    ],
+)  # fmt: skip
+def test_numbers_that_would_overflow_or_fill_the_memory_are_refused(overrides: list[str], key: str) -> None:
+    """Two lengths whose sum wraps below max_model_len, a schedule of numbers that are none, tables of a thousand gigabytes."""
+    with pytest.raises(ScenarioError, match=rf"scenario smoke: {re.escape(key)}: "):
+        load_scenario("smoke", overrides)
