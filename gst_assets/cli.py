@@ -150,6 +150,23 @@ def compare(**_: object) -> None:
     _hand_over("gst_assets.analysis.compare")
 
 
+@gst.command(name="import")
+@click.argument("format", metavar="FORMAT")
+@click.argument("path", metavar="PATH")
+@click.option("--out", required=True, metavar=_DIRECTORY, help="Run directory to create.")
+@click.option("--model", metavar="NAME", help="The model, where the file does not name it.")
+@click.option("--engine", metavar="NAME", help="The engine, or the simulation's name in reports.")
+@click.option("--hardware", metavar="ID", help="The hardware, as stated, e.g. a100.")
+@click.option("--clock", metavar="epoch|monotonic", help="What the times are, where they look otherwise.")
+@click.option("--part", metavar="N", type=int, help="Which of several runs in the file, from 0.")
+def import_(**_: object) -> None:
+    """Make a run directory of another program's results.
+
+    FORMAT is vllm-bench, guidellm, aiperf, inference-perf, llmservingsim, vidur or blis: docs/importing.md. Needs no Dagster.
+    """
+    _hand_over("gst_assets.importers.command")
+
+
 @gst.command()
 @click.option("--workload", multiple=True, required=True, metavar=_DIRECTORY, help="Complete workload directory.")
 @click.option("--scenario", multiple=True, required=True, metavar="NAME", help=f"One a workload: {_REFERENCE}.")

@@ -27,7 +27,7 @@ import pandas as pd
 from gst_assets.analysis.alignment import KEY, Counts, check_same_workload, is_joined_by_name, states_workload
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.runs import RealRun, SimulatedRun
-from gst_assets.contracts.documents import RunMeta, SimulationFacts, StatedHardware
+from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
 from gst_assets.errors import ComparisonError
 from gst_assets.scenario import Comparison as Bands
 from gst_assets.workload.digest import workload_digest
@@ -140,7 +140,7 @@ def device_of(meta: RunMeta) -> str:
     """A run's device in words, as far as it is stated."""
     hardware = meta.hardware
     if hardware is None or not (hardware.device_name or hardware.hardware_id):
-        return "not stated"
+        return NOT_STATED
     count = "" if hardware.device_count is None else f"{hardware.device_count} x "
     if hardware.device_name is None:
         return f"{count}{hardware.hardware_id}"
@@ -207,11 +207,11 @@ def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, S
         for name in COMPARED_SETTINGS:
             reported = list(
                 dict.fromkeys(
-                    "not stated" if run.meta.engine_settings is None else getattr(run.meta.engine_settings, name)
+                    NOT_STATED if run.meta.engine_settings is None else getattr(run.meta.engine_settings, name)
                     for run in real_repeats
                 )
             )
-            if assumed.get(name) is None or reported == ["not stated"]:
+            if assumed.get(name) is None or reported == [NOT_STATED]:
                 parity = "not_recorded"
             else:
                 parity = "equal" if reported == [assumed[name]] else "differs"
@@ -298,8 +298,8 @@ def _same_workload(
                 "workload",
                 name,
                 "note",
-                first.meta.workload_id or "not stated",
-                run.meta.workload_id or "not stated",
+                first.meta.workload_id or NOT_STATED,
+                run.meta.workload_id or NOT_STATED,
                 text,
                 about,
             )
@@ -330,8 +330,13 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
     first, every = real_repeats[0], ", ".join(simulations)
     others: dict[str, RealRun | SimulatedRun] = {run.meta.run_id: run for run in real_repeats[1:]} | dict(simulations)
     found, device = [], device_of(first.meta)
+    models = [first.meta.model, *(run.meta.model for run in others.values())]
     odd_models = {name: run for name, run in others.items() if run.meta.model != first.meta.model}
-    if not odd_models:
+    if NOT_STATED in models:
+        text = "not every run states its model, so nobody can tell whether it is one"
+        found.append(Check("model", every, "note", models[0], ", ".join(dict.fromkeys(models[1:])), text))
+        odd_models = {}
+    elif not odd_models:
         found.append(Check("model", every, "ok", first.meta.model, first.meta.model))
     for name, run in odd_models.items():
         text = f"{name}: model is named {run.meta.model}, that of the real run {first.meta.model}; not checked that they are one"
@@ -343,16 +348,10 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
         theirs = device_of(run.meta)
         text = f"{name}: hardware is {theirs}, that of the real run {device}; not checked that they are one"
         found.append(Check("hardware", name, "mark", device, theirs, text, _about(name, simulations)))
-    if not odd_devices:
-        found.append(
-            Check(
-                "hardware",
-                every,
-                "ok",
-                device,
-                ", ".join(dict.fromkeys(device_of(run.meta) for run in others.values())),
-            )
-        )
+    told = [device, *(device_of(run.meta) for run in others.values())]
+    # A run that does not state its hardware says so among what it does not state.
+    if not odd_devices and NOT_STATED not in told:
+        found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told[1:]))))
     return found
 
 
@@ -425,15 +424,15 @@ def _held_out(calibration_sha256: Collection[str] | None) -> Check:
 def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
     """One mark a setting and difference, naming every variant that has it. Equal settings stand in their own table."""
     found = []
-    if (parity["real"] == "not stated").all():
+    if (parity["real"] == NOT_STATED).all():
         text = "the engine's settings are not stated, so nobody can tell whether the simulation assumed the same"
-        return [Check("settings", every, "mark", "not stated", "", text)]
+        return [Check("settings", every, "mark", NOT_STATED, "", text)]
     silent = [
         str(name) for name, rows in parity.groupby("variant", sort=False) if (rows["parity"] == "not_recorded").all()
     ]
     for name in silent:
         text = f"{name} does not state the settings it assumed, so nobody can tell whether they are the engine's"
-        found.append(Check("settings", name, "mark", "stated", "not stated", text, (name,)))
+        found.append(Check("settings", name, "mark", "stated", NOT_STATED, text, (name,)))
     parity = parity[~parity["variant"].isin(silent)]
     unequal = parity.loc[parity["parity"] != "equal"]
     for (setting, real, simulated, kind), rows in unequal.groupby(
@@ -472,7 +471,7 @@ def _transport(run: RealRun) -> Check:
     transport = settings.transport if settings else imported.transport if imported else None
     if transport is None:
         text = f"real run {run_id}: not stated how tokens came from the engine, so whether a network is in the latencies is unknown"
-        return Check("transport", run_id, "note", "not stated", "none", text)
+        return Check("transport", run_id, "note", NOT_STATED, "none", text)
     if transport == "in_process":
         return Check("transport", run_id, "ok", transport, "none")
     text = (

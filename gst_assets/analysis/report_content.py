@@ -52,7 +52,7 @@ from gst_assets.analysis.report_tables import (
     totals_grid,
 )
 from gst_assets.analysis.runs import RealRun, SimulatedRun
-from gst_assets.contracts.documents import MachineRecord, RealRunFacts
+from gst_assets.contracts.documents import NOT_STATED, MachineRecord, RealRunFacts
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
@@ -131,7 +131,7 @@ def _title(comparison: Comparison) -> str:
         if len(comparison.variants) > 1
         else f"simulation {comparison.headline}"
     )
-    where = f" on {meta.hardware.hardware_id or meta.hardware.device_name}" if meta.hardware and device_of(meta) != "not stated" else ""  # fmt: skip
+    where = f" on {meta.hardware.hardware_id or meta.hardware.device_name}" if meta.hardware and device_of(meta) != NOT_STATED else ""  # fmt: skip
     return f"{simulators[0].upper()}{simulators[1:]} against {meta.backend}: {meta.model}{where}, scenario {meta.hydra.config_name}"
 
 
@@ -156,7 +156,7 @@ def _facts(comparison: Comparison) -> Facts:
             ("Engine", f"{settings.backend if settings else meta.backend} {version}"),
             ("Workload", f"{requests:,} requests"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
-            ("Measured", meta.started_at.strftime("%Y-%m-%d") if meta.started_at else "not stated"),
+            ("Measured", meta.started_at.strftime("%Y-%m-%d") if meta.started_at else NOT_STATED),
             ("Overrides", _overrides(comparison)),
         )
     )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gst_assets.scenario import Scenario
 
 SCHEMA_VERSION: Literal["v1"] = "v1"
+NOT_STATED = "not stated"
+"""Stands where a required text of an imported run is not known."""
 
 
 class Stored(BaseModel):
