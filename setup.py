@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("profiles", "prompts", "recorded", "tokenizer")
+SHIPPED = ("models", "profiles", "prompts", "recorded", "tokenizer")
 """Folders of data/ that a wheel holds. Not traces/: what is there was downloaded, under licences of its own."""
 
 

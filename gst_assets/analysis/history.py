@@ -26,8 +26,8 @@ from gst_assets.errors import ArtifactError, ContractError, GstError
 from gst_assets.provenance import sha256_bytes
 
 _ERRORS = f"tables/{LatencyErrors.file_name()}"
-_NOT_PART_OF_THE_SUBJECT = {"engine_version", "num_kv_blocks"}
-"""Engine settings that may differ between two nights of one subject. A version is what a regression may come from, and the number of KV
+_NOT_PART_OF_THE_SUBJECT = {"architecture", "engine_version", "num_kv_blocks"}
+"""Engine settings that may differ between two nights of one subject. The architecture is among the scenario's settings, and was not always reported. A version is what a regression may come from, and the number of KV
 blocks depends on the memory that was free at start; both are marked on the line instead."""
 
 

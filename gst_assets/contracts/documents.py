@@ -67,9 +67,10 @@ class WorkloadSource(Stored):
     `num_selected` left, over a time of `span_ns` (null: no times), of which the first `num_requests` are sent. `prompts_truncated` were shortened
     by `tokens_truncated` in all to end within `max_total_tokens`. `unused_columns` of the file stand for nothing in the workload.
     Of synthetic lengths: how many draws fell outside the bounds and were drawn anew.
+    Of sessions: `num_selected` turns of `num_sessions` sessions, over a time of `span_ns`.
     """
 
-    kind: Literal["prompts", "trace", "synthetic"]
+    kind: Literal["prompts", "trace", "synthetic", "sessions"]
     path: str | None = None
     sha256: str | None = None
     format: str | None = None
@@ -87,6 +88,7 @@ class WorkloadSource(Stored):
     span_ns: int | None = None
     prefill_lengths_redrawn: int | None = None
     decode_lengths_redrawn: int | None = None
+    num_sessions: int | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class WorkloadSchedule(Stored):
@@ -225,6 +227,11 @@ class EngineSettings(Stored):
 
     backend: str
     engine_version: str
+    architecture: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="of the model it runs, by Hugging Face's name; None: it does not tell",
+    )
     dtype: str
     max_model_len: int
     max_num_seqs: int

@@ -42,6 +42,8 @@ class RequestTimes:
     first_token_ns: int | None = None
     last_token_ns: int | None = None
     num_preemptions: int | None = None
+    num_cached_tokens: int | None = None
+    """Prompt tokens taken from the prefix cache when it was first scheduled; None: not told, or there is no such cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ _REQUEST_COLUMNS = (
     "num_decode_tokens_actual", "status", "completion_time_ns", "prompt_id", "backend", "scheduled_time_ns", "send_time_ns",
     "num_preemptions", "error_type", "error_msg",
 )  # fmt: skip
+_CACHED = "num_cached_tokens"
+"""One column more, where the engine has a prefix cache and tells what it took from it."""
 _REQUEST_INTEGERS = (
     "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",
     "num_decode_tokens_actual", "completion_time_ns", "scheduled_time_ns", "send_time_ns", "num_preemptions",
@@ -45,10 +47,16 @@ _P50_P90_P99 = {"p50": 50, "p90": 90, "p99": 99}
 
 
 def request_metrics(played: ReplayResult, backend: str) -> pd.DataFrame:
-    """The request_metrics table with every optional column, one row per planned request; times from run start, integers nullable."""
+    """The request_metrics table with every optional column, one row per planned request; times from run start, integers nullable.
+
+    `num_cached_tokens` is there if the engine told it of any request."""
     rows = [_request_row(index, played, backend) for index in range(len(played.planned))]
     frame = pd.DataFrame(rows, columns=list(_REQUEST_COLUMNS))
-    return frame.astype({name: "Int64" if name in _REQUEST_INTEGERS else "str" for name in _REQUEST_COLUMNS})
+    frame = frame.astype({name: "Int64" if name in _REQUEST_INTEGERS else "str" for name in _REQUEST_COLUMNS})
+    cached = [result.times.num_cached_tokens if result.times else None for result in played.results]
+    if any(count is not None for count in cached):
+        frame[_CACHED] = pd.array(cached, dtype="Int64")
+    return frame
 
 
 def _request_row(index: int, played: ReplayResult, backend: str) -> dict[str, int | str | None]:

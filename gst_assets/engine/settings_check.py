@@ -16,6 +16,11 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
         EngineError: names the first setting that differs, what was asked, what the engine runs with, and the remedy.
     """
     engine, model = scenario.engine, scenario.model
+    if found.architecture is not None and found.architecture != model.geometry.architecture:
+        raise EngineError(
+            f"model: the scenario's is a {model.geometry.architecture}, but {found.backend} {found.engine_version} runs a "
+            f"{found.architecture}. Set model.config to what model.checkpoint holds."
+        )
     asked: dict[str, Any] = {
         "model.dtype": model.dtype,
         "model.max_model_len": model.max_model_len,

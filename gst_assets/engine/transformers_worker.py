@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from gst_assets.engine.protocol import IterationField, RequestTimes
-from gst_assets.engine.vllm_backend import qwen3_config
+from gst_assets.engine.served_model import served_config
 from gst_assets.scenario import Scenario, resolve_path
 from gst_assets.step_costs.shapes import attention_pairs
 
@@ -151,7 +151,7 @@ def _start(scenario: Scenario) -> Any:
 
 
 def _model(scenario: Scenario) -> Any:
-    """The checkpoint, or random weights of the scenario's geometry, on this scenario's device."""
+    """The checkpoint, or random weights of the scenario's model, on this scenario's device."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -165,7 +165,7 @@ def _model(scenario: Scenario) -> Any:
         directory = resolve_path(model.checkpoint)
         built = AutoModelForCausalLM.from_pretrained(directory if directory.is_dir() else model.checkpoint, **options)
     else:
-        values = qwen3_config(model.geometry, model.dtype)
+        values = served_config(model)
         torch.manual_seed(_WEIGHTS_SEED)
         built = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values), **options)
     return built.to("cpu" if scenario.hardware.hardware_id == "cpu" else "cuda").eval()

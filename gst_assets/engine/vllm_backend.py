@@ -22,13 +22,14 @@ import numpy as np
 
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
+from gst_assets.engine.served_model import served_config
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.engine.step_recorder import read_steps
 from gst_assets.engine.temporary import engine_folder, variables
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.environment import STEPS_VARIABLE
 from gst_assets.errors import EngineError
-from gst_assets.scenario import CPU, Geometry, Model, Scenario, resolve_path
+from gst_assets.scenario import CPU, Model, Scenario, resolve_path
 
 BACKEND = "vllm"
 _WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"
@@ -36,7 +37,6 @@ _TRACERS = {
     False: "gst_assets.engine.vllm_tracing.TracingScheduler",
     True: "gst_assets.engine.vllm_tracing.AsyncTracingScheduler",
 }
-_QWEN3_EOS = 151_645
 _RECORDS_WAIT_S = 5.0
 _RECORDS_POLL_S = 0.02
 _LONGEST_SOCKET, _SOCKET_NAME = 107, len("/") + 36
@@ -199,14 +199,14 @@ def _quiet_stat_logger() -> Any:
 
 
 def _model_directory(model: Model) -> Path | str:
-    """Where vLLM finds the model: the checkpoint, or a directory with only a config.json of the scenario's geometry.
+    """Where vLLM finds the model: the checkpoint, or a directory with only the config.json of `served_config`.
 
     That directory is named by its content and stays beside vLLM's compile cache, whose key its path enters.
     """
     if model.checkpoint:
         directory = resolve_path(model.checkpoint)
         return directory if directory.is_dir() else model.checkpoint
-    text = json.dumps(qwen3_config(model.geometry, model.dtype), indent=2)
+    text = json.dumps(served_config(model), indent=2)
     name = f"{model.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     directory = _cache() / "models" / name
     directory.mkdir(parents=True, exist_ok=True)
@@ -220,39 +220,6 @@ def _cache() -> Path:
     """This project's folder beside what vLLM keeps from one start to the next."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("VLLM_CACHE_ROOT") or f"{base}/vllm").expanduser() / "gst_assets"
-
-
-def qwen3_config(geometry: Geometry, dtype: str) -> dict[str, Any]:
-    """A Hugging Face config.json of a Qwen3 decoder with this geometry; constants as in Qwen/Qwen3-0.6B's config.json.
-
-    The end-of-sequence id is left out where the vocabulary is too small to hold Qwen3's.
-    """
-    config = {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "head_dim": geometry.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": geometry.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": geometry.mlp_hidden_size,
-        "max_position_embeddings": geometry.max_position_embeddings,
-        "max_window_layers": geometry.num_layers,
-        "num_attention_heads": geometry.num_q_heads,
-        "num_hidden_layers": geometry.num_layers,
-        "num_key_value_heads": geometry.num_kv_heads,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 1_000_000,
-        "sliding_window": None,
-        "tie_word_embeddings": geometry.tie_word_embeddings,
-        "torch_dtype": dtype,
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": geometry.vocab_size,
-    }
-    return config | ({"eos_token_id": _QWEN3_EOS} if geometry.vocab_size > _QWEN3_EOS else {})
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -291,9 +258,8 @@ class VllmEngine:
                     completion = output.outputs[0]
                     if completion.finish_reason in ("abort", "error"):
                         raise EngineError(f"vLLM ended the request with {completion.finish_reason!r}")
-                    yield TokenMessage(
-                        completion.token_ids, received_ns, _times(output.metrics) if output.finished else None
-                    )
+                    times = _times(output, self._settings.enable_prefix_caching) if output.finished else None
+                    yield TokenMessage(completion.token_ids, received_ns, times)
         except EngineDeadError as error:
             raise EngineDied(f"vLLM's engine process died: {error}") from error
         except EngineError:
@@ -392,8 +358,9 @@ def _stop_token_ids(scenario: Scenario, config: Any) -> list[int]:
     return sorted(ids)
 
 
-def _times(metrics: Any) -> RequestTimes | None:
+def _times(output: Any, has_prefix_cache: bool) -> RequestTimes | None:
     """vLLM's stamps of a finished request: float seconds of the monotonic clock, 0 where it has none."""
+    metrics = output.metrics
     if metrics is None:
         return None
     return RequestTimes(
@@ -402,6 +369,7 @@ def _times(metrics: Any) -> RequestTimes | None:
         first_token_ns=_to_ns(metrics.first_token_ts),
         last_token_ns=_to_ns(metrics.last_token_ts),
         num_preemptions=getattr(metrics, "num_preemptions", None),
+        num_cached_tokens=output.num_cached_tokens if has_prefix_cache else None,
     )
 
 

@@ -23,6 +23,7 @@ class WorkerReport:
         layers = config.compilation_config.static_forward_context.values()
         backends = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
         return {
+            "architecture": model.architecture,
             "dtype": str(model.dtype).removeprefix("torch."),
             "max_model_len": model.max_model_len,
             "max_num_seqs": scheduler.max_num_seqs,

@@ -35,7 +35,8 @@ LAYER_OPERATORS = (
     "mlp_act",
     "mlp_down_proj",
 )
-"""Operators of one decoder layer by Vidur's names. `attn_rope` is q-norm, k-norm and rotary embedding; the norms include the residual add
+"""Operators of one decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it where the model has them
+(Qwen3); biases are part of their projection; the norms include the residual add
 that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes."""
 
 MODEL_OPERATORS = ("embedding", "final_norm", "lm_head", "sampling")
@@ -76,6 +77,7 @@ class OperatorTimer(StepWatch, WorkerReport):
             "device_type": device.type,
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "attention_backend": backend.get_name(),
+            "architecture": self.vllm_config.model_config.architecture,
             "num_layers": len(self._gst_layers()),
             "hidden_size": attention.hidden_size,
             "num_q_heads": attention.total_num_heads,
@@ -154,6 +156,7 @@ class OperatorTimer(StepWatch, WorkerReport):
         model = self.model_runner.model
         hidden = model.model.embed_tokens(inputs["token_ids"])
         attention, mlp = self._gst_layers()[0].self_attn, self._gst_layers()[0].mlp
+        normalised = _normalises_heads(attention)
         residual, normed = hidden.clone(), hidden.clone()
         qkv, _ = attention.qkv_proj(hidden)
         q, k, v = (
@@ -174,8 +177,9 @@ class OperatorTimer(StepWatch, WorkerReport):
 
         def rope(layer: Any) -> None:
             own = layer.self_attn
-            kernels.rms_norm(q_normed, q_heads, own.q_norm.weight, own.q_norm.variance_epsilon)
-            kernels.rms_norm(k_normed, k_heads, own.k_norm.weight, own.k_norm.variance_epsilon)
+            if normalised:
+                kernels.rms_norm(q_normed, q_heads, own.q_norm.weight, own.q_norm.variance_epsilon)
+                kernels.rms_norm(k_normed, k_heads, own.k_norm.weight, own.k_norm.variance_epsilon)
             own.rotary_emb.forward_cuda(inputs["positions"], q_normed.view(q.shape), k_normed.view(k.shape))
 
         return {
@@ -271,11 +275,12 @@ class OperatorTimer(StepWatch, WorkerReport):
         return inputs, dict.fromkeys(names, metadata), dict.fromkeys(names, common.slot_mapping)
 
     def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps) -> Any:
-        """One pass through the model as its own `forward` does it (vLLM's Qwen3), with a lap after every operator; returns the logits."""
+        """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral), with a lap after every operator; returns the logits."""
         import torch
 
         model = self.model_runner.model
         positions, residual = inputs["positions"], None
+        normalised = _normalises_heads(self._gst_layers()[0].self_attn)
         with self._gst_stamped_kv_cache_writes(clock):
             clock.start()
             hidden = model.model.embed_tokens(inputs["token_ids"])
@@ -290,9 +295,10 @@ class OperatorTimer(StepWatch, WorkerReport):
                 qkv, _ = attention.qkv_proj(hidden)
                 clock.lap("attn_pre_proj")
                 q, k, v = qkv.split([attention.q_size, attention.kv_size, attention.kv_size], dim=-1)
-                heads = (*q.shape[:-1], -1, attention.head_dim)
-                q = attention.q_norm(q.view(heads)).view(q.shape)
-                k = attention.k_norm(k.view(heads)).view(k.shape)
+                if normalised:
+                    heads = (*q.shape[:-1], -1, attention.head_dim)
+                    q = attention.q_norm(q.view(heads)).view(q.shape)
+                    k = attention.k_norm(k.view(heads)).view(k.shape)
                 q, k = attention.rotary_emb(positions, q, k)
                 clock.lap("attn_rope")
                 hidden = attention.attn(q, k, v)
@@ -354,6 +360,11 @@ class _HostLaps:
     def totals(self) -> dict[str, int]:
         """Nanoseconds by name."""
         return self._totals
+
+
+def _normalises_heads(attention: Any) -> bool:
+    """Whether queries and keys are normalised by head before the rotary embedding, as Qwen3 does."""
+    return hasattr(attention, "q_norm")
 
 
 def _each(run: Callable[[Any], object], items: Sequence[Any]) -> None:

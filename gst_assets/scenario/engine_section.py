@@ -80,6 +80,9 @@ class Engine(Settings):
     cpu_kv_cache_gib: int = Field(1, gt=0, description="memory vLLM's CPU build reserves for KV blocks")
     cpu_threads: int = Field(1, gt=0, description="OpenMP threads of vLLM's CPU build")
     enable_prefix_caching: bool = False
+    tensor_parallel_size: int = Field(
+        1, ge=1, exclude_if=lambda value: value == 1, description="devices that share each layer; only 1 is supported"
+    )
     async_scheduling: bool = False
     enforce_eager: bool = True
     cudagraph_max_capture_size: int | None = Field(None, gt=0)
@@ -105,6 +108,15 @@ class Engine(Settings):
                 f"recorded belongs to backend recorded, but backend is {self.backend}. Remove recorded or choose backend recorded"
             )
         return self
+
+    @field_validator("tensor_parallel_size")
+    @classmethod
+    def _one_device(cls, value: int) -> int:
+        if value > 1:
+            raise ValueError(
+                f"tensor_parallel_size {value} is not supported: engine, profile and simulation are of one device. Set it to 1"
+            )
+        return value
 
     @model_validator(mode="after")
     def _budget_covers_batch(self) -> Engine:

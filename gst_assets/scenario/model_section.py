@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from gst_assets.model_config import geometry_of, read_config
 from gst_assets.scenario.settings import Settings
+
+Architecture = Literal["Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"]
+"""Those of `model_config.SUPPORTED`."""
 
 
 class Geometry(Settings):
-    """Shapes of a Qwen3 decoder. `head_dim` is independent of `hidden_size / num_q_heads`."""
+    """Shapes of a dense decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
+
+    Settings that are excluded where they hold their default came later: what is written of the models before them, and the digests over
+    it, stay as they were.
+    """
 
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
@@ -21,6 +30,22 @@ class Geometry(Settings):
     vocab_size: int = Field(gt=0)
     max_position_embeddings: int = Field(gt=0)
     tie_word_embeddings: bool = True
+    architecture: Architecture = Field(
+        "Qwen3ForCausalLM",
+        exclude_if=lambda value: value == "Qwen3ForCausalLM",
+        description="of what layers it consists, by Hugging Face's name",
+    )
+    attention_bias: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="biases of the attention's projections where the architecture leaves the choice (Qwen3, Llama); Qwen2 always has those of q, k and v",
+    )
+    mlp_bias: bool = Field(False, exclude_if=lambda value: not value, description="biases of the MLP (Llama)")
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether the projections to queries, keys and values have biases."""
+        return self.attention_bias or self.architecture == "Qwen2ForCausalLM"
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Geometry:
@@ -30,10 +55,16 @@ class Geometry(Settings):
 
 
 class Model(Settings):
-    """The model served and the tokenizer that counts its prompts."""
+    """The model served and the tokenizer that counts its prompts. `geometry` says its shapes, or `config`, from which they follow."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the profiling bundle's directory")
     geometry: Geometry
+    config: dict[str, Any] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="in a scenario's file: a config.json as Hugging Face publishes it, or its directory (relative to the project root); "
+        "once resolved: its content, which is what the engine serves; null: geometry says what",
+    )
     checkpoint: str | None = Field(
         None, description="Hugging Face directory or hub id; null: random weights of this geometry"
     )
@@ -44,6 +75,33 @@ class Model(Settings):
         False,
         description="take prompt token ids modulo vocab_size, for a geometry with a smaller vocabulary than its tokenizer; lengths are unchanged",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _geometry_follows_from_config(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("config") is None:
+            return values
+        config, given = values["config"], values.get("geometry")
+        source = f"config {config}" if isinstance(config, str) else "config"
+        config = read_config(config) if isinstance(config, str) else config
+        if not isinstance(config, dict):
+            raise ValueError(f"config: expected the path of a config.json or of its directory, found {config!r:.80}")
+        derived = geometry_of(config, source)
+        differing = (
+            [name for name, value in given.items() if derived.get(name) != value] if isinstance(given, dict) else []
+        )
+        if differing:
+            raise ValueError(
+                f"geometry.{differing[0]} is set, and differs from what {source} says. Set geometry to null, or config"
+            )
+        return {**values, "config": config, "geometry": derived}
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _no_fp8(cls, value: Any) -> Any:
+        if isinstance(value, str) and re.search("fp8|float8", value):
+            raise ValueError(f"{value} is not supported: FP8 kernels are not profiled. Use bfloat16 or float16")
+        return value
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> Model:

@@ -74,7 +74,7 @@ class Piecewise(Settings):
 
 
 class TraceArrivals(Settings):
-    """The trace's own times. At most one of `time_scale` and `rate_per_s`; neither: to the nanosecond as recorded."""
+    """The times of the trace, or of the sessions. At most one of `time_scale` and `rate_per_s`; neither: to the nanosecond as recorded."""
 
     kind: Literal["trace"]
     time_scale: float | None = Field(None, gt=0, description="gaps are multiplied by this; below 1 is faster")
@@ -206,17 +206,49 @@ class SyntheticSource(Settings):
     )
 
 
+class SessionSource(Settings):
+    """Seeded conversations of several turns, which share system prompts. A turn's prompt is the system prompt, all earlier turns with their
+    answers, and what the user says now. Turns arrive open-loop: whether the answer before was complete does not matter, and the answer that
+    stands in a prompt is a text of the asked length, not what the engine gave."""
+
+    num_sessions: int = Field(gt=0, le=MOST_REQUESTS)
+    session_rate_per_s: Rate = Field(description="mean sessions that begin per second, exponentially distributed gaps")
+    min_turns: int = Field(gt=0, le=1000)
+    max_turns: int = Field(gt=0, le=1000, description="every number between the two equally often")
+    least_turn_gap_s: Duration = Field(description="shortest time from a turn to the next one of its session")
+    mean_turn_gap_s: Duration = Field(
+        description="mean of that time; what exceeds the least is exponentially distributed"
+    )
+    num_system_prompts: int = Field(
+        gt=0, le=MOST_REQUESTS, description="each session has one of so many, equally often"
+    )
+    system_tokens: Lengths
+    user_tokens: Lengths = Field(description="what a user says in a turn")
+    decode_tokens: Lengths = Field(description="tokens of an answer")
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> SessionSource:
+        if self.max_turns < self.min_turns:
+            raise ValueError(f"max_turns {self.max_turns} is below min_turns {self.min_turns}")
+        if self.mean_turn_gap_s < self.least_turn_gap_s:
+            raise ValueError(
+                f"mean_turn_gap_s {self.mean_turn_gap_s} is below least_turn_gap_s {self.least_turn_gap_s}"
+            )
+        return self
+
+
 class Workload(Settings):
-    """What is asked of the engine and when. Exactly one of `prompts`, `trace` and `synthetic` says what; set those of a parent to null."""
+    """What is asked of the engine and when. Exactly one of `prompts`, `trace`, `synthetic` and `sessions` says what; set those of a parent to null."""
 
     prompts: str | None = Field(None, description="a prompts.jsonl, relative to the project root")
     trace: TraceSource | None = None
     synthetic: SyntheticSource | None = None
+    sessions: SessionSource | None = Field(None, exclude_if=lambda value: value is None)
     num_requests: int | None = Field(
         None,
         gt=0,
         le=MOST_REQUESTS,
-        description="requests to send. prompts: in order, starting over at the end; null: one per prompt. trace: the first of those selected; null: all",
+        description="requests to send. prompts: in order, starting over at the end; null: one per prompt. trace: the first of those selected; null: all. sessions: the first turns of all; null: all",
     )
     num_decode_tokens: int | None = Field(
         None,
@@ -229,14 +261,23 @@ class Workload(Settings):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> Workload:
-        named = [name for name in ("prompts", "trace", "synthetic") if getattr(self, name) is not None]
+        named = [name for name in ("prompts", "trace", "synthetic", "sessions") if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(
-                f"expected exactly one of prompts, trace and synthetic, found {' and '.join(named) or 'none'}"
+                f"expected exactly one of prompts, trace, synthetic and sessions, found {' and '.join(named) or 'none'}"
                 + (". Set the others to null" if named else "")
             )
-        if isinstance(self.arrivals, TraceArrivals) and self.trace is None:
-            raise ValueError(f"arrivals of kind trace need workload.trace, but the requests come from {named[0]}")
+        if isinstance(self.arrivals, TraceArrivals) and self.trace is None and self.sessions is None:
+            raise ValueError(
+                f"arrivals of kind trace need workload.trace or workload.sessions, but the requests come from {named[0]}"
+            )
+        if self.sessions is not None and not isinstance(self.arrivals, TraceArrivals):
+            raise ValueError(
+                f"sessions have times of their own, but arrivals are of kind {self.arrivals.kind}. Set kind to trace, with time_scale or "
+                "rate_per_s for another load"
+            )
+        if self.sessions is not None and self.num_decode_tokens is not None:
+            raise ValueError("sessions.decode_tokens and num_decode_tokens contradict. Set num_decode_tokens to null")
         if self.synthetic is not None and self.num_requests is None:
             raise ValueError("synthetic needs num_requests")
         if self.synthetic is not None and self.num_decode_tokens is not None:

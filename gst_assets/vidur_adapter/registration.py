@@ -70,8 +70,8 @@ class AdapterType(BaseIntEnum):
 
 @cache
 def model_name(geometry: Geometry, max_model_len: int) -> str:
-    """Register a Qwen3 model of this geometry and return the name Vidur knows it by. Vidur finds models among subclasses."""
-    name = f"gst/qwen3-{len(_REGISTERED_MODELS)}"
+    """Register a decoder of this geometry and return the name Vidur knows it by. Vidur finds models among subclasses."""
+    name = f"gst/decoder-{len(_REGISTERED_MODELS)}"
     values: dict[str, Any] = {
         "num_layers": geometry.num_layers,
         "num_q_heads": geometry.num_q_heads,
@@ -81,7 +81,7 @@ def model_name(geometry: Geometry, max_model_len: int) -> str:
         "max_model_len": max_model_len,
         "use_gated_mlp": True,
         "use_bias": False,
-        "use_qkv_bias": False,
+        "use_qkv_bias": geometry.qkv_bias,
         "activation": ActivationType.SILU,
         "norm": NormType.RMS_NORM,
         "post_attn_norm": True,

@@ -29,11 +29,28 @@ _LEAST_WORDS_LOG2, _MOST_WORDS_LOG2 = 6, 12
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """What is to be written: of each prompt its id, its length in tokens, and its place in the seed's stream of words."""
+    """What is to be written: of each prompt its id, its length in tokens, and its place in the seed's stream of words.
+
+    Prompts that share places share words. `opening_tokens`, where there are any: so many tokens of each prompt stand first and come from
+    `opening_word` on; the others follow, from `first_word` on.
+    """
 
     prompt_ids: list[str]
     num_tokens: np.ndarray
     first_word: np.ndarray
+    opening_tokens: np.ndarray | None = None
+    opening_word: np.ndarray | None = None
+
+    def places(self, begin: int, end: int) -> np.ndarray:
+        """The places of all tokens of prompts `begin` to `end - 1`, one prompt after another: int64."""
+        lengths = self.num_tokens[begin:end]
+        starts = np.cumsum(lengths) - lengths
+        index = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        place = np.repeat(self.first_word[begin:end], lengths) + index
+        if self.opening_tokens is None or self.opening_word is None:
+            return place
+        opening = np.repeat(self.opening_tokens[begin:end], lengths)
+        return np.where(index < opening, np.repeat(self.opening_word[begin:end], lengths) + index, place - opening)
 
 
 def prompt_of_each(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarray]:
@@ -135,9 +152,8 @@ def _chunks(num_tokens: np.ndarray, chunk_tokens: int) -> Iterator[tuple[int, in
 def _texts(asked: PromptLengths, begin: int, end: int, words: np.ndarray, key: np.uint64) -> Iterator[str]:
     lengths = asked.num_tokens[begin:end]
     starts = np.cumsum(lengths) - lengths
-    place = np.repeat(asked.first_word[begin:end] - starts, lengths) + np.arange(lengths.sum())
     chosen = words[
-        (_mixed(place.astype(np.uint64) + key) >> np.uint64(64 - _log2(len(words)))).astype(np.intp)
+        (_mixed(asked.places(begin, end).astype(np.uint64) + key) >> np.uint64(64 - _log2(len(words)))).astype(np.intp)
     ].tolist()
     for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         yield " ".join(chosen[start : start + length])

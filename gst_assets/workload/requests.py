@@ -16,7 +16,7 @@ import pandas as pd
 from gst_assets.contracts.documents import WorkloadSource
 from gst_assets.errors import WorkloadError
 from gst_assets.provenance import sha256_file
-from gst_assets.scenario import Scenario, SyntheticSource, TraceArrivals, TraceSource, resolve_path
+from gst_assets.scenario import Scenario, SessionSource, SyntheticSource, TraceArrivals, TraceSource, resolve_path
 from gst_assets.workload.arrivals import TraceTimes
 from gst_assets.workload.generated_prompts import (
     PromptLengths,
@@ -25,6 +25,7 @@ from gst_assets.workload.generated_prompts import (
     write_generated_prompts,
 )
 from gst_assets.workload.prompts import Prompt, write_prompts
+from gst_assets.workload.sessions import draw_turns
 from gst_assets.workload.synthetic import DECODE_STREAM, PREFILL_STREAM, SAMPLE_STREAM, draw_lengths, stream
 from gst_assets.workload.tokenizer import Tokenizer
 from gst_assets.workload.traces import BLOCK_BYTES, Trace, TraceRows, open_trace
@@ -34,7 +35,8 @@ from gst_assets.workload.traces import BLOCK_BYTES, Trace, TraceRows, open_trace
 class RequestPlan:
     """Requests before their prompts are written. Arrays are int64 of shape (num_requests,).
 
-    `texts`: the prompt of each request, where the trace has texts; else they are generated. `time_ns`: the trace's times from the first request on.
+    `texts`: the prompt of each request, where the trace has texts; else they are generated, as `words` says where there are any. `time_ns`: the
+    source's times from the first request on.
     """
 
     prefill: np.ndarray
@@ -43,6 +45,7 @@ class RequestPlan:
     texts: list[str] | None
     share_prompts: bool
     source: WorkloadSource
+    words: PromptLengths | None = None
 
     def write_prompts(self, path: Path, tokenizer: Tokenizer, seed: int, *, workers: int = 1) -> pd.DataFrame:
         """Write prompts.jsonl; returns the requests as a `contracts.tables.TraceLengths` table, with the column
@@ -58,7 +61,7 @@ class RequestPlan:
             share: Callable[[np.ndarray], tuple[PromptLengths, np.ndarray]] = (
                 prompt_of_each_length if self.share_prompts else prompt_of_each
             )
-            asked, index = share(self.prefill)
+            asked, index = share(self.prefill) if self.words is None else (self.words, np.arange(len(self.prefill)))
             write_generated_prompts(asked, path, tokenizer, seed, workers=workers)
             ids = np.array(asked.prompt_ids, dtype=object)[index]
         columns: dict[str, Any] = {
@@ -73,13 +76,15 @@ class RequestPlan:
 
 
 def plan_requests(scenario: Scenario, tokenizer: Tokenizer, *, block_bytes: int = BLOCK_BYTES) -> RequestPlan:
-    """The requests that `workload.trace` or `workload.synthetic` asks for. The plan does not depend on `block_bytes`.
+    """The requests that `workload.trace`, `workload.synthetic` or `workload.sessions` asks for. The plan does not depend on `block_bytes`.
 
     Raises:
         WorkloadError: a trace that cannot be read, has no stated licence, or holds less than was asked for; a request without tokens, or longer
             than allowed, where the scenario does not say what to do with it (names file and line).
     """
     workload = scenario.workload
+    if workload.sessions is not None:
+        return _sessions(scenario, workload.sessions)
     share = workload.trace or workload.synthetic
     assert share is not None, "requests of a prompts file need no plan"
     if share.share_prompts and scenario.engine.enable_prefix_caching:
@@ -121,6 +126,34 @@ def _synthetic(scenario: Scenario, synthetic: SyntheticSource) -> RequestPlan:
         kind="synthetic", prefill_lengths_redrawn=prefill_redrawn, decode_lengths_redrawn=decode_redrawn
     )
     return RequestPlan(prefill, decode, None, None, synthetic.share_prompts, source)
+
+
+def _sessions(scenario: Scenario, settings: SessionSource) -> RequestPlan:
+    workload, limit = scenario.workload, scenario.model.max_model_len
+    turns = draw_turns(settings, workload.seed)
+    count = len(turns.time_ns) if workload.num_requests is None else workload.num_requests
+    if count > len(turns.time_ns):
+        raise WorkloadError(
+            f"workload.sessions: {settings.num_sessions} sessions have {len(turns.time_ns)} turns, but workload.num_requests asks for {count}. "
+            "Raise num_sessions, or lower num_requests."
+        )
+    total = turns.prefill + turns.decode
+    long = total[:count] > limit
+    if long.any():
+        at = int(long.argmax())
+        raise WorkloadError(
+            f"workload.sessions: prompt {turns.prompts.prompt_ids[at]!r} and its answer have {total[at]} tokens, beyond model.max_model_len "
+            f"{limit} ({int(long.sum())} of {count} turns are). Lower max_turns or the lengths, or raise the limit."
+        )
+    source = WorkloadSource(
+        kind="sessions",
+        num_sessions=settings.num_sessions,
+        num_selected=len(turns.time_ns),
+        span_ns=int(turns.time_ns[-1]),
+    )
+    return RequestPlan(
+        turns.prefill[:count], turns.decode[:count], turns.time_ns[:count], None, False, source, turns.first(count)
+    )
 
 
 class _Selection:

@@ -11,6 +11,7 @@ from gst_assets.errors import WorkloadError
 from gst_assets.scenario import EmpiricalLength, FixedLength, Lengths, LognormalLength, UniformLength, ZipfLength
 
 PREFILL_STREAM, DECODE_STREAM, SAMPLE_STREAM, TEXT_STREAM = 1, 2, 3, 4
+SESSION_STREAMS = (5, 6, 7, 8, 9, 10, 11)
 """Spawn keys of the seed's streams; the arrival schedule uses the seed's own."""
 _LEAST_KEPT = 0.001
 

@@ -141,6 +141,9 @@ def _intervals(frame: pd.DataFrame) -> None:
 def _requests(frame: pd.DataFrame) -> None:
     _numbered(frame)
     frame["num_decode_tokens_actual"] = frame[["num_decode_tokens_actual", "num_decode_tokens"]].min(axis=1)
+    if "num_cached_tokens" in frame:
+        cached = frame[["num_cached_tokens", "num_prefill_tokens"]].min(axis=1)
+        frame["num_cached_tokens"] = cached.where(frame["num_cached_tokens"].notna())
     has_token = (frame["status"] == "ok") & (frame["num_decode_tokens_actual"] > 0)
     frame["arrival_time_ns"] //= 4
     frame["ttft_ns"] = (frame["ttft_ns"].fillna(0) // 4).where(has_token)

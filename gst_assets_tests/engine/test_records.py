@@ -12,6 +12,7 @@ from gst_assets.contracts import tables
 from gst_assets.engine import records
 from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, RequestResult
+from gst_assets.errors import ContractError
 
 START = 7_000_000_000
 
@@ -33,7 +34,9 @@ def replays(draw: st.DrawFn) -> ReplayResult:
             result.token_times_ns = (result.send_ns + np.cumsum(gaps)).tolist()
             result.token_ids = draw(st.lists(st.integers(0, 8191), min_size=len(gaps), max_size=len(gaps)))
             known = draw(st.booleans())
-            result.times = RequestTimes(scheduled_ns=result.send_ns, num_preemptions=1) if known else None
+            cached = draw(st.none() | st.integers(0, len(planned[-1].request.prompt_token_ids) - 1))
+            stamped = RequestTimes(scheduled_ns=result.send_ns, num_preemptions=1, num_cached_tokens=cached)
+            result.times = stamped if known else None
         if not result.token_ids or draw(st.booleans()):
             result.fail("EngineError", "broke, with a comma\nand a line end")
         results.append(result)
@@ -48,7 +51,8 @@ def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) ->
     tables.validate(tables.TokenMetrics, tokens, "tokens")
     tables.check_run_tables(requests, tokens, "run")
     required, optional = tables.RequestMetrics.column_types()
-    assert list(requests.columns) == [*required, *optional]
+    told = any(result.times and result.times.num_cached_tokens is not None for result in played.results)
+    assert list(requests.columns) == [name for name in (*required, *optional) if told or name != "num_cached_tokens"]
     assert len(tokens) == sum(len(result.token_ids) for result in played.results)
 
 
@@ -69,6 +73,17 @@ def _played(tokens: int = 3) -> ReplayResult:
     times = [START + 100 * (index + 1) for index in range(tokens)]
     result = RequestResult(send_ns=START + 15, token_times_ns=times, token_ids=list(range(tokens)))
     return ReplayResult([item], [result], START, START + 10_000, None)
+
+
+def test_cached_tokens_stand_in_a_column_of_their_own_where_the_engine_tells_them() -> None:
+    played = _played()
+    assert "num_cached_tokens" not in records.request_metrics(played, "memory")
+    played.results[0].times = RequestTimes(num_cached_tokens=0)
+    table = records.request_metrics(played, "memory")
+    assert list(table.columns)[-1] == "num_cached_tokens" and table["num_cached_tokens"].tolist() == [0]
+    played.results[0].times = RequestTimes(num_cached_tokens=3)  # of a prompt of two tokens
+    with pytest.raises(ContractError, match="num_cached_tokens must not exceed num_prefill_tokens"):
+        tables.validate(tables.RequestMetrics, records.request_metrics(played, "memory"), "requests")
 
 
 def test_times_are_relative_to_run_start_and_lateness_to_the_intended_arrival() -> None:

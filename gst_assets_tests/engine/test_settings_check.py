@@ -49,3 +49,10 @@ def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:
     found = SETTINGS.model_copy(update={"enforce_eager": False, "cudagraph_capture_sizes": [1, 2, 256]})
     with pytest.raises(EngineError, match=r"cudagraph_max_capture_size: the scenario asks for 512, .* runs with 256"):
         check_settings(graphs, found)
+
+
+def test_the_architecture_is_compared_where_the_engine_tells_it() -> None:
+    check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"architecture": "Qwen3ForCausalLM"}))
+    with pytest.raises(EngineError) as raised:
+        check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"architecture": "LlamaForCausalLM"}))
+    assert "model: the scenario's is a Qwen3ForCausalLM, but memory 1 runs a LlamaForCausalLM" in str(raised.value)

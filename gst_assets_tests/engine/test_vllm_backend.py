@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gst_assets.engine import vllm_backend
-from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine, qwen3_config
+from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario, load_scenario
 
@@ -66,15 +66,6 @@ def test_more_threads_than_processors_are_refused() -> None:
     available = len(os.sched_getaffinity(0))
     with pytest.raises(EngineError, match=f"cpu_threads {available + 1}: this process may use {available} CPUs"):
         engine_environment(load_scenario("smoke", [f"engine.cpu_threads={available + 1}"]))
-
-
-def test_config_of_the_true_qwen3_geometry() -> None:
-    scenario = load_scenario("cpu_qwen3_0_6b")
-    config = qwen3_config(scenario.model.geometry, scenario.model.dtype)
-    assert (config["hidden_size"], config["head_dim"], config["num_attention_heads"]) == (1024, 128, 16)
-    assert (config["num_key_value_heads"], config["intermediate_size"], config["num_hidden_layers"]) == (8, 3072, 28)
-    assert (config["vocab_size"], config["eos_token_id"]) == (151_936, 151_645)
-    assert "eos_token_id" not in qwen3_config(load_scenario("smoke").model.geometry, "bfloat16")
 
 
 class _Config:

@@ -40,6 +40,9 @@ class RequestMetrics(FilledTable):
     )
     error_type: Series[str] | None = pa.Field(description="class of the failure, empty when ok")
     error_msg: Series[str] | None = pa.Field(description="the failure in words, empty when ok")
+    num_cached_tokens: Series[Int] | None = pa.Field(
+        ge=0, nullable=True, description="prompt tokens taken from the prefix cache; absent without one"
+    )
     source_request_id: Series[str] | None = pa.Field(
         unique=True,
         description="the request's name in the results it was imported from; two runs that have it are joined by it",
@@ -70,6 +73,12 @@ class RequestMetrics(FilledTable):
     @pa.dataframe_check(error="num_decode_tokens_actual must not exceed num_decode_tokens")
     def not_more_tokens_than_asked(cls, df: pd.DataFrame) -> pd.Series:
         return df["num_decode_tokens_actual"] <= df["num_decode_tokens"]
+
+    @pa.dataframe_check(error="num_cached_tokens must not exceed num_prefill_tokens")
+    def not_more_cached_than_prompt(cls, df: pd.DataFrame) -> pd.Series:
+        if "num_cached_tokens" not in df.columns:
+            return pd.Series(True, index=df.index)
+        return (df["num_cached_tokens"] <= df["num_prefill_tokens"]).fillna(True)
 
     @pa.dataframe_check(error="completion_time_ns must not be before first_token_time_ns")
     def completes_after_first_token(cls, df: pd.DataFrame) -> pd.Series:

@@ -176,6 +176,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("times_match_status", tables.RequestMetrics, {"completion_time_ns": _NA}, _TIMES),
     ("times_match_status", tables.RequestMetrics, dict.fromkeys(tables.TIME_COLUMNS, _NA), _TIMES),
     ("not_more_tokens_than_asked", tables.RequestMetrics, {"num_decode_tokens_actual": 121}, "found num_decode_tokens_actual 121, num_decode_tokens 120, but"),
+    ("not_more_cached_than_prompt", tables.RequestMetrics, {"num_cached_tokens": 121}, "found num_cached_tokens 121, num_prefill_tokens"),
     ("completes_after_first_token", tables.RequestMetrics, {"completion_time_ns": 1}, "found completion_time_ns 1, first_token_time_ns 60, but"),
     ("ordered_by_request", tables.TokenMetrics, {"request_id": 0}, "found request_id 0, but rows must be ordered by request_id"),
     ("indexes_are_gap_free", tables.TokenMetrics, {"token_index": 1}, "found token_index 1, but token_index must count 0, 1, 2"),

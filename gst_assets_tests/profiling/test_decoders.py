@@ -1,0 +1,48 @@
+"""Decoders other than Qwen3, each a small config.json served by the real engine: what it runs, and whether the profiler walks all of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gst_assets.engine.launch import run_module
+from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
+from gst_assets.scenario import load_scenario
+
+pytestmark = pytest.mark.engine
+
+_SMALL = {
+    "hidden_act": "silu", "hidden_size": 256, "intermediate_size": 512, "max_position_embeddings": 4096,
+    "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": 8192,
+    "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": False,
+}  # fmt: skip
+_LLAMA3_ROPE = {
+    "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024,
+    "rope_type": "llama3",
+}  # fmt: skip
+DECODERS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"model_type": "llama", "rope_scaling": _LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True},
+    "Qwen2ForCausalLM": {"model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 64},
+    "MistralForCausalLM": {"model_type": "mistral", "head_dim": 32, "sliding_window": None},
+}
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_the_engine_serves_the_config_and_the_profiler_walks_the_whole_model(architecture: str, tmp_path: Path) -> None:
+    config = {"architectures": [architecture], **_SMALL, **DECODERS[architecture]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    scenario = load_scenario("smoke", ["model.name=small", "model.geometry=null", f"model.config={tmp_path}"])
+    resolved = tmp_path / "scenario.json"
+    resolved.write_text(scenario.model_dump_json())
+    (tmp_path / "config.json").unlink()  # a resolved scenario holds it
+    lines = run_module("gst_assets_tests.profiling.decoder_session", [str(resolved)])
+    (found,) = [json.loads(line.removeprefix("facts ")) for line in lines if line.startswith("facts ")]
+    assert found["reported"] == architecture and found["facts"]["architecture"] == architecture
+    assert found["counts"] == [6, 3]
+    assert found["facts"]["head_dim"] == config.get("head_dim", 64) and found["facts"]["num_layers"] == 2
+    # Of the whole model: norms, biases and rotary embeddings that the walk left out would show in the logits.
+    assert found["facts"]["walk_difference"] == 0
+    assert found["timed"] == sorted({*LAYER_OPERATORS, *MODEL_OPERATORS})

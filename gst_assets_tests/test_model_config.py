@@ -1,0 +1,177 @@
+"""config.json files: the shipped ones give the published shapes, and what is not modelled is refused by file and field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gst_assets.errors import ScenarioError
+from gst_assets.locations import locate
+from gst_assets.model_config import SUPPORTED, geometry_of, read_config
+from gst_assets.scenario import Geometry, Scenario, load_scenario, read_resolved
+from gst_assets.step_costs.bundle import profile_key
+
+LLAMA: dict[str, Any] = json.loads((locate("data/models/Llama-3.1-8B") / "config.json").read_text(encoding="utf-8"))
+
+
+def llama(directory: Path, **changes: Any) -> list[str]:
+    """Overrides of a scenario whose model is Llama-3.1-8B with some fields changed, or left out where None is given."""
+    config = {key: value for key, value in {**LLAMA, **changes}.items() if value is not None or key not in changes}
+    (directory / "config.json").write_text(json.dumps(config))
+    return ["model.geometry=null", f"model.config={directory}"]
+
+
+# --- the shipped files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("Qwen3-0.6B", ("Qwen3ForCausalLM", 28, 1024, 16, 8, 128, 3072, 151_936, 40_960, True)),
+        ("Qwen3-8B", ("Qwen3ForCausalLM", 36, 4096, 32, 8, 128, 12_288, 151_936, 40_960, False)),
+        ("Qwen3-32B", ("Qwen3ForCausalLM", 64, 5120, 64, 8, 128, 25_600, 151_936, 40_960, False)),
+        ("Llama-3.1-8B", ("LlamaForCausalLM", 32, 4096, 32, 8, 128, 14_336, 128_256, 131_072, False)),
+        ("Mistral-7B-v0.3", ("MistralForCausalLM", 32, 4096, 32, 8, 128, 14_336, 32_768, 32_768, False)),
+    ],
+)
+def test_shipped_configs_have_the_published_shapes(name: str, shapes: tuple[Any, ...]) -> None:
+    geometry = Geometry(**geometry_of(read_config(f"data/models/{name}"), name))
+    assert (
+        geometry.architecture, geometry.num_layers, geometry.hidden_size, geometry.num_q_heads, geometry.num_kv_heads,
+        geometry.head_dim, geometry.mlp_hidden_size, geometry.vocab_size, geometry.max_position_embeddings,
+        geometry.tie_word_embeddings,
+    ) == shapes  # fmt: skip
+    assert not geometry.qkv_bias and not geometry.mlp_bias
+
+
+def test_the_8b_config_is_the_geometry_of_the_8b_scenarios() -> None:
+    by_geometry = load_scenario("h100_8b_half")
+    by_config = load_scenario("h100_8b_half", ["model.config=data/models/Qwen3-8B"])
+    assert by_config.model.geometry == by_geometry.model.geometry
+    assert profile_key(by_config) == profile_key(by_geometry)  # one bundle serves both
+
+
+def test_a_resolved_scenario_needs_no_file(tmp_path: Path) -> None:
+    scenario = load_scenario("smoke", [*llama(tmp_path), "model.fold_token_ids=true"])
+    (tmp_path / "config.json").unlink()
+    resolved = tmp_path / "resolved.json"
+    resolved.write_text(scenario.model_dump_json())
+    again = read_resolved(resolved)
+    assert again == scenario and again.model.config == LLAMA
+    assert isinstance(again, Scenario) and again.model.geometry.architecture == "LlamaForCausalLM"
+
+
+def test_models_by_geometry_are_written_as_before() -> None:
+    written = load_scenario("smoke").model.model_dump(mode="json")
+    assert "config" not in written and "tensor_parallel_size" not in load_scenario("smoke").engine.model_dump()
+    assert list(written["geometry"]) == [
+        "num_layers", "hidden_size", "num_q_heads", "num_kv_heads", "head_dim", "mlp_hidden_size", "vocab_size",
+        "max_position_embeddings", "tie_word_embeddings",
+    ]  # fmt: skip
+
+
+# --- what a file says -------------------------------------------------------------------------------------------------
+
+
+def test_qwen2_has_biases_of_its_own_and_no_head_dim_of_its_own() -> None:
+    config = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "sliding_window": 131072}
+    geometry = Geometry(**geometry_of(config, "here"))  # the window is switched off, as published
+    assert geometry.qkv_bias and not geometry.attention_bias and geometry.head_dim == 128
+    with pytest.raises(ValueError, match=r"here: head_dim is 64, but Qwen2 has .* = 128"):
+        geometry_of({**config, "head_dim": 64}, "here")
+
+
+def test_biases_are_read_where_the_architecture_has_the_choice() -> None:
+    assert Geometry(**geometry_of({**LLAMA, "attention_bias": True, "mlp_bias": True}, "here")).mlp_bias
+    mistral = read_config("data/models/Mistral-7B-v0.3") | {"attention_bias": True}
+    with pytest.raises(ValueError, match="here: attention_bias: MistralForCausalLM has none, found True"):
+        geometry_of(mistral, "here")
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8},
+         "architectures: MixtralForCausalLM, which is a mixture of experts, is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
+        ({"architectures": ["DeepseekV3ForCausalLM"], "kv_lora_rank": 512},
+         "architectures: DeepseekV3ForCausalLM, which has multi-head latent attention, is not supported"),
+        ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+         "architectures: T5ForConditionalGeneration, which is an encoder and a decoder, is not supported"),
+        ({"architectures": ["BertModel"]}, "architectures: BertModel, is not supported"),
+        ({"architectures": None}, "architectures: expected a list of one name, found None"),
+        ({"model_type": "qwen2"}, "model_type: expected 'llama' with LlamaForCausalLM, found 'qwen2'"),
+        ({"quantization_config": {"quant_method": "fp8"}},
+         "quantization_config: this LlamaForCausalLM is quantised (FP8 and other formats are not supported)"),
+        ({"auto_map": {"AutoConfig": "own.Config"}}, "auto_map: this LlamaForCausalLM needs program code of its own"),
+        ({"sliding_window": 4096}, "sliding_window: attention over a window of 4096 tokens is not supported"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window: attention over a window"),
+        ({"is_causal": False}, "this LlamaForCausalLM is an encoder"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', found 'gelu'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: rotary embeddings of type 'longrope' are not supported"),
+        ({"num_key_value_heads": None}, "num_key_value_heads: the field is missing"),
+        ({"rms_norm_eps": None}, "rms_norm_eps: the field is missing"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings: the field is missing"),
+        ({"hidden_size": "4096"}, "hidden_size: expected an integer of at least 1, found '4096'"),
+        ({"vocab_size": True}, "vocab_size: expected an integer of at least 1, found True"),
+        ({"tie_word_embeddings": 0}, "tie_word_embeddings: expected true or false, found 0"),
+    ],
+)  # fmt: skip
+def test_what_is_not_modelled_is_refused_by_file_and_field(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ScenarioError) as raised:
+        load_scenario("smoke", llama(tmp_path, **changes))
+    assert f"config {tmp_path}: {message}" in str(raised.value)
+    assert str(raised.value).count("\n") == 0
+
+
+def test_qwen3_has_its_own_head_dim() -> None:
+    config = read_config("data/models/Qwen3-8B")
+    del config["head_dim"]
+    with pytest.raises(ValueError, match="here: head_dim: the field is missing"):
+        geometry_of(config, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("{", "not valid JSON"),
+        ("[]", "expected an object of settings, found []"),
+        ('{"a": 1, "a": 2}', "the key 'a' is written twice"),
+    ],
+)
+def test_files_that_are_no_config_are_named(text: str | None, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ScenarioError) as raised:
+        load_scenario("smoke", ["model.geometry=null", f"model.config={path}"])
+    assert f"config {path}: " in str(raised.value) and problem in str(raised.value)
+
+
+def test_a_geometry_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"geometry.num_layers is set, and differs from what config .* says"):
+        load_scenario("smoke", llama(tmp_path)[1:])
+
+
+def test_fp8_and_several_devices_are_refused_by_name() -> None:
+    with pytest.raises(ScenarioError, match=r"model\.dtype: fp8 is not supported: FP8 kernels are not profiled"):
+        load_scenario("smoke", ["model.dtype=fp8"])
+    with pytest.raises(ScenarioError, match=r"engine\.tensor_parallel_size: tensor_parallel_size 2 is not supported"):
+        load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    assert load_scenario("smoke", ["engine.tensor_parallel_size=1"]).engine.tensor_parallel_size == 1
+
+
+def test_architectures_are_those_of_the_geometry() -> None:
+    with pytest.raises(ScenarioError, match=r"model\.geometry\.architecture"):
+        load_scenario("smoke", ["model.geometry.architecture=GemmaForCausalLM"])
+    for name in SUPPORTED:
+        loaded = load_scenario("smoke", [f"model.geometry.architecture={name}"])
+        assert loaded.model.geometry.architecture == name

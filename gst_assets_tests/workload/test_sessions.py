@@ -1,0 +1,128 @@
+"""Conversations: shared beginnings are shared tokens, turns are in order, and everything follows from the seed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gst_assets.errors import ScenarioError, WorkloadError
+from gst_assets.scenario import Scenario, SessionSource, load_scenario
+from gst_assets.workload.building import build
+from gst_assets.workload.sessions import draw_turns
+from gst_assets.workload.tokenized import requests_of
+from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
+
+SESSIONS = (
+    "{num_sessions: 12, session_rate_per_s: 3.0, min_turns: 1, max_turns: 4, least_turn_gap_s: 0.5, mean_turn_gap_s: 0.8, "
+    "num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 20, max_tokens: 60}, "
+    "user_tokens: {kind: uniform, min_tokens: 3, max_tokens: 40}, decode_tokens: {kind: uniform, min_tokens: 2, max_tokens: 9}}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer("data/tokenizer/qwen3")
+
+
+def conversations(*overrides: str) -> Scenario:
+    return load_scenario(
+        "smoke",
+        [
+            "workload.prompts=null",
+            "workload.num_requests=null",
+            "workload.num_decode_tokens=null",
+            "workload.arrivals={kind: trace}",
+            f"workload.sessions={SESSIONS}",
+            *overrides,
+        ],
+    )
+
+
+def settings(scenario: Scenario) -> SessionSource:
+    assert scenario.workload.sessions is not None
+    return scenario.workload.sessions
+
+
+def test_a_turn_begins_with_its_sessions_earlier_prompts_and_system_prompts_are_shared(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    scenario = conversations()
+    built = build(scenario, tmp_path, tokenizer=tokenizer)
+    requests = requests_of(built, scenario, tokenizer=tokenizer)
+    by_id = {request.prompt_id: request for request in requests}
+    answers, later = [], 0
+    for prompt_id, request in by_id.items():
+        session, turn = prompt_id[1:].split("t")
+        if int(turn) == 0:
+            continue
+        later += 1
+        before = by_id[f"s{session}t{int(turn) - 1}"]
+        shared = before.prompt_token_ids
+        assert request.prompt_token_ids[: len(shared)] == shared
+        answers.append(len(request.prompt_token_ids) - len(shared) - before.num_decode_tokens)
+        assert request.arrival_time_ns - before.arrival_time_ns >= 500_000_000
+    assert later > 8 and min(answers) >= 3 and max(answers) <= 40  # what is left is what the user said
+    # Of 12 sessions and 3 system prompts some share one: twenty tokens at least, and no conversation beyond it.
+    openings = [tuple(by_id[f"s{session}t0"].prompt_token_ids[:20]) for session in range(12)]
+    assert len(set(openings)) == 3
+    tails = [tuple(by_id[f"s{session}t0"].prompt_token_ids[-3:]) for session in range(12)]
+    assert len(set(tails)) == 12
+    assert all(one.arrival_time_ns <= two.arrival_time_ns for one, two in pairwise(requests))
+    assert built.meta.source is not None and built.meta.source.kind == "sessions"
+    assert (built.meta.source.num_sessions, built.meta.source.num_selected) == (12, len(requests))
+
+
+def test_turns_follow_from_the_seed_and_more_sessions_leave_the_others_as_they_are() -> None:
+    few, again = (draw_turns(settings(conversations()), 7) for _ in range(2))
+    more = draw_turns(settings(conversations("workload.sessions.num_sessions=30")), 7)
+    other = draw_turns(settings(conversations()), 8)
+    assert np.array_equal(few.time_ns, again.time_ns) and few.prompts.prompt_ids == again.prompts.prompt_ids
+    assert not np.array_equal(few.prefill[:5], other.prefill[:5])
+    where = {name: at for at, name in enumerate(more.prompts.prompt_ids)}
+    for at, name in enumerate(few.prompts.prompt_ids):
+        assert few.prefill[at] == more.prefill[where[name]] and few.decode[at] == more.decode[where[name]]
+        assert few.time_ns[at] == more.time_ns[where[name]]
+        assert few.prompts.first_word[at] == more.prompts.first_word[where[name]]
+
+
+def test_rates_and_gaps_are_those_asked_for() -> None:
+    many = settings(conversations("workload.sessions.num_sessions=4000"))
+    turns = draw_turns(many, 3)
+    begins = [time for name, time in zip(turns.prompts.prompt_ids, turns.time_ns, strict=True) if name.endswith("t0")]
+    assert 4000 / (max(begins) / 1e9) == pytest.approx(3.0, rel=0.05)
+    times: dict[str, list[int]] = {}
+    for name, time in zip(turns.prompts.prompt_ids, turns.time_ns, strict=True):
+        times.setdefault(name.split("t")[0], []).append(time)
+    gaps = np.concatenate([np.diff(one) for one in times.values()]) / 1e9
+    assert gaps.min() >= 0.5 and gaps.mean() == pytest.approx(0.8, rel=0.03)
+    assert np.mean([len(one) for one in times.values()]) == pytest.approx(2.5, rel=0.03)
+
+
+def test_the_load_is_scaled_by_the_arrivals(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    scenario = conversations("workload.arrivals.rate_per_s=20.0", "workload.num_requests=10")
+    built = build(scenario, tmp_path, tokenizer=tokenizer)
+    assert len(built.lengths) == 10
+    assert built.meta.schedule is not None and built.meta.schedule.asked_rate_per_s == 20.0
+
+
+def test_what_cannot_be_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for override, message in (
+        ("workload.sessions.max_turns=0", "Input should be greater than 0"),
+        ("workload.sessions.min_turns=9", "max_turns 4 is below min_turns 9"),
+        ("workload.sessions.mean_turn_gap_s=0.1", "mean_turn_gap_s 0.1 is below least_turn_gap_s 0.5"),
+        ("workload.arrivals={kind: static}", "sessions have times of their own, but arrivals are of kind static"),
+        ("workload.num_decode_tokens=4", "sessions.decode_tokens and num_decode_tokens contradict"),
+        ("workload.prompts=data/prompts/chat_lengths.jsonl", "found prompts and sessions"),
+    ):
+        with pytest.raises(ScenarioError) as raised:
+            conversations(override)
+        assert message in str(raised.value)
+    with pytest.raises(WorkloadError, match=r"12 sessions have .* turns, but workload\.num_requests asks for 999"):
+        build(conversations("workload.num_requests=999"), tmp_path, tokenizer=tokenizer)
+    with pytest.raises(
+        WorkloadError, match=r"prompt 's\d+t\d' and its answer have \d+ tokens, beyond model\.max_model_len 100"
+    ):
+        build(conversations("model.max_model_len=100"), tmp_path, tokenizer=tokenizer)
