@@ -141,12 +141,14 @@ def _hand_over(module: str, *before: str) -> None:
 @click.option("--profile", metavar=_DIRECTORY, help="Profiling bundle, to refuse its calibration workloads.")
 @click.option("--pass-band", type=float, metavar="X", help="Largest |relative error| that passes, e.g. 0.05.")
 @click.option("--warn-band", type=float, metavar="X", help="Largest |relative error| that warns, e.g. 0.10.")
-def compare(**_: object) -> None:
+def compare(runs: tuple[str, ...], real: tuple[str, ...], sim: tuple[str, ...], **_: object) -> None:
     """Compare real with simulated run directories.
 
     Without Dagster. A directory without an option is what its run_meta.json says. The runs may come from other programs: docs/contract.md says what they
     must have, `gst import` makes them of other programs' results.
     """
+    if not (runs or (real and sim)):
+        raise click.UsageError("Name at least one real run and one simulation.", click.get_current_context())
     _hand_over("gst_assets.analysis.compare")
 
 

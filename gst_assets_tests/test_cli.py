@@ -24,6 +24,7 @@ COMMANDS = {
 }
 PROGRAMS = {
     ("compare",): "gst_assets.analysis.compare",
+    ("import",): "gst_assets.importers.command",
     ("measure",): "gst_assets.engine.run",
     ("profile",): "gst_assets.profiling.run",
     ("capacity",): "gst_assets.capacity.engine_probe",
@@ -51,7 +52,7 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[] []\n")
-    assert done.stdout.count("Usage: gst ") == len(COMMANDS) == 13
+    assert done.stdout.count("Usage: gst ") == len(COMMANDS) == 14
 
 
 @pytest.mark.parametrize("command", PROGRAMS)
@@ -62,7 +63,7 @@ def test_a_command_has_the_options_of_the_program_it_runs(command: tuple[str, ..
         return {
             action.option_strings[0]: (action.required, isinstance(action, argparse._AppendAction), action.nargs or 1)
             for action in parser._actions
-            if "--help" not in action.option_strings
+            if action.option_strings and "--help" not in action.option_strings
         }
 
     assert of_program() == {
@@ -106,6 +107,14 @@ def test_scenarios_are_listed_and_shown() -> None:
         (("run",), 2, "Usage: gst run "),
         (("compare",), 2, "Usage: gst compare "),
         (("compare", "--real", "a", "--sim", "b", "--out", "c", "--pass-band", "x"), 2, "Usage: gst compare "),
+        (("compare", "/none", "/none"), 1, "error: /none: no such directory."),
+        (("import", "blis", "/none", "--out", "ROOT/x"), 1, "error: /none: no such file."),
+        (
+            ("import", "nosuch", "/none", "--out", "ROOT/x"),
+            1,
+            "error: unknown format 'nosuch'; known: vllm-bench, guidellm,",
+        ),
+        (("import", "blis"), 2, "Usage: gst import "),
         (("recorded", "pack", "a"), 2, "Usage: gst recorded pack "),
     ],
 )

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gst_assets.errors import GstError
+from gst_assets.errors import GstError, ResultsError
 from gst_assets.importers.registry import FORMATS
 from gst_assets.importers.results import Options, Results
 from gst_assets.importers.writing import write_run
@@ -51,6 +51,8 @@ def import_results(
         ArtifactError: `out` exists.
         ContractError: times that cannot be.
     """
+    if format_name not in FORMATS:
+        raise ResultsError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}.")
     results = FORMATS[format_name].read(path, options)
     given = {"model": model, "engine": engine, "hardware": hardware}
     write_run(results, format_name, out, {name: value for name, value in given.items() if value})
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gst_assets.importers.command", description="Make a run directory of another program's results."
     )
-    parser.add_argument("format", metavar="FORMAT", choices=FORMATS, help="; ".join(f"{name}: {one.what}" for name, one in FORMATS.items()))  # fmt: skip
+    parser.add_argument("format", metavar="FORMAT", help="; ".join(f"{name}: {one.what}" for name, one in FORMATS.items()))  # fmt: skip
     parser.add_argument("path", type=Path, metavar="PATH", help="the file, or the folder that holds it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory to create")
     parser.add_argument("--model", metavar="NAME", help="the model, where the file does not name it")

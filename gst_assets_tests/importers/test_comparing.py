@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 
 from gst_assets.cli import gst
@@ -86,9 +85,3 @@ def test_names_that_nobody_shares_are_joined_by_order(tmp_path: Path) -> None:
     text = _report(tmp_path / "out", real, sim)
     assert "requests are joined by request_id" in text
     assert "| E2E P50 | -20.0 % |" in text and "| ITL P50 † | not available |" in text
-
-
-@pytest.mark.parametrize("word", ["nothing", "VLLM-BENCH"])
-def test_an_unknown_format_names_the_known_ones(tmp_path: Path, word: str) -> None:
-    result = _gst("import", word, tmp_path / "x", "--out", tmp_path / "y")
-    assert result.exit_code == 2
