@@ -152,6 +152,10 @@ class Comparison:
         """Names of the simulated variants in the order of the scenario; the last is the headline."""
         return tuple(self.simulations)
 
+    def label(self, variant: str) -> str:
+        """A variant as figures and tables name it: another simulator's by its name alone."""
+        return f"Vidur {variant}" if self.simulations[variant].meta.imported is None else variant
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Why the headline cannot be a pass, in words."""

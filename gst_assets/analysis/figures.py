@@ -256,7 +256,7 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
                 axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, solid_capstyle="butt", zorder=3, **style)
         axes.plot(
             values, at, linestyle="none", marker=marker, markersize=5, color=colour,
-            markerfacecolor=colour if variant == comparison.headline else "white", label=f"Vidur {variant}", zorder=4,
+            markerfacecolor=colour if variant == comparison.headline else "white", label=comparison.label(variant), zorder=4,
         )  # fmt: skip
     shown = {(cell.metric, cell.statistic): cell for cell in comparison.cells if cell.variant == comparison.headline}
     axes.set_yticks(range(len(keys)), [_row_label(shown[key]) for key in keys], fontsize=8)
@@ -321,7 +321,7 @@ def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
         if (metric, variant) not in comparison.curves:
             continue
         curve = comparison.curves[metric, variant]
-        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=f"Vidur {variant}", zorder=4)  # fmt: skip
+        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=comparison.label(variant), zorder=4)  # fmt: skip
         shown.append(curve)
     axes.set_xlabel(f"{MEASURE_NAMES[metric]} [ms]")
     axes.set_ylabel("share of " + ("tokens" if metric == "itl" else "requests"))
@@ -352,7 +352,13 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
         for variant in curves:
             colour, line, marker = styles[variant]
             axes.plot(
-                real, curves[variant], color=colour, linestyle=line, linewidth=1.6, label=f"Vidur {variant}", zorder=3
+                real,
+                curves[variant],
+                color=colour,
+                linestyle=line,
+                linewidth=1.6,
+                label=comparison.label(variant),
+                zorder=3,
             )
             marked = [int(np.abs(CURVE_LEVELS - level).argmin()) for level in (0.5, 0.9, 0.99)]
             axes.plot(

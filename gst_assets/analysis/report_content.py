@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from gst_assets.analysis.alignment import states_workload
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
 from gst_assets.analysis.capacity_errors import capacity_sentence
@@ -266,11 +267,7 @@ def _sections(
         Section(
             "Alignment",
             (
-                Text(
-                    "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). A "
-                    "request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
-                    "number of tokens the engine really produced (`num_decode_tokens_actual`)."
-                ),
+                Text(_alignment_told(comparison)),
                 alignment_grid(comparison),
             ),
             "what was compared, what was left out",
@@ -290,6 +287,20 @@ def _side_by_side(comparison: Comparison) -> list[Section]:
         "A rank says nothing where intervals overlap."
     )
     return [Section("Simulations side by side", (ranking_grid(comparison), text), "a column each, ranked by error")]
+
+
+def _alignment_told(comparison: Comparison) -> str:
+    runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]
+    same = (
+        "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). "
+        if states_workload(*runs)
+        else "Not every run states its workload: requests are joined as Checks says, prompt lengths are the same (checked), arrivals and requested output "
+        "lengths may differ. "
+    )
+    return (
+        f"{same}A request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
+        "number of tokens the engine really produced (`num_decode_tokens_actual`)."
+    )
 
 
 def _capacity(comparison: Comparison) -> list[Section]:

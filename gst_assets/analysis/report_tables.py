@@ -371,11 +371,15 @@ def _step_row(rows: pd.DataFrame, name: str, kind: str) -> tuple[str, ...]:
     )
 
 
+def _simulation(comparison: Comparison, variant: str) -> str:
+    return comparison.label(variant).replace(variant, f"`{variant}`")
+
+
 def totals_grid(comparison: Comparison) -> Grid:
     """Each run as a whole."""
     rows = [
         (
-            ("real " if row["side"] == "real" else "Vidur ") + f"`{row['run']}`",
+            f"real `{row['run']}`" if row["side"] == "real" else _simulation(comparison, row["run"]),
             f"{row['duration_ns'] / 1e9:,.2f}",
             number(row["requests_per_s"], 2),
             number(row["tokens_per_s"], 1),

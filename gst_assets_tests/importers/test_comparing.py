@@ -47,12 +47,14 @@ def test_a_benchmark_of_a_server_against_three_simulators(tmp_path: Path) -> Non
         "the engine's settings are not stated",
         "requests are joined by source_request_id",
         "hardware not stated",
+        "Not every run states its workload: requests are joined as Checks says",
         "requested output lengths not stated: the produced ones stand in",
         "Imported from vidur, written by Vidur (fields as in 0.0.26)",
         "clock: monotonic (time.perf_counter() in vLLM's serve.py)",
         "llmservingsim: model is named meta/Tiny, that of the real run tiny; not checked that they are one",
     ):
         assert told in text, told
+    assert "| `second` |" in text and "Vidur `second`" not in text
 
 
 def test_both_definitions_of_llmservingsims_ttft_are_in_the_report(tmp_path: Path) -> None:
