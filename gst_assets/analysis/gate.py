@@ -41,6 +41,8 @@ COMPARED_SETTINGS = (
 """Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
 
 QUEUED = "queued_time_ns"
+TTFT_TWICE = "TTFT from arrival / from queueing"
+"""The check that tells TTFT by both definitions."""
 MANY = 0.05
 """Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different loads."""
 
@@ -389,7 +391,7 @@ def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> l
         text = f"real run {run.meta.run_id}, TTFT by both definitions, error of {variant} in brackets: {'; '.join(parts)}. Cells are from arrival"
         found.append(
             Check(
-                "TTFT from arrival / from queueing",
+                TTFT_TWICE,
                 run.meta.run_id,
                 "note",
                 ", ".join(ours),

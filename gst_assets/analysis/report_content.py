@@ -14,7 +14,7 @@ from gst_assets.analysis.bootstrap import NUM_REPLICATES
 from gst_assets.analysis.capacity_errors import capacity_sentence
 from gst_assets.analysis.comparison import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.figures import Figure
-from gst_assets.analysis.gate import device_of
+from gst_assets.analysis.gate import TTFT_TWICE, device_of
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
 from gst_assets.analysis.report_blocks import (
     Beside,
@@ -179,6 +179,8 @@ def _beside_it(comparison: Comparison) -> list[Block]:
     unstated = [*comparison.real_repeats[0].unstated, *comparison.simulations[comparison.headline].unstated]
     if not all(run.has_tokens for run in (comparison.real_repeats[0], comparison.simulations[comparison.headline])):
         items.append(f"ITL: {NOT_AVAILABLE}.")
+    twice = [one for one in comparison.checks if one.check == TTFT_TWICE and comparison.headline in one.variants]
+    items += [f"{one.finding[0].upper()}{one.finding[1:]}." for one in twice]
     if unstated:
         items.append(f"Not stated by these runs, so not checked: {'; '.join(dict.fromkeys(unstated))}.")
     items += [f"To settle it: {text.rstrip('.')}." for text in answer.more]
