@@ -67,7 +67,7 @@ def _told(results: Results) -> str:
         f"clock: {results.clock}; arrival: {results.arrivals}; joined by {results.joined_by}",
     ]
     lines += [f"left out: {name}: {what}" for name, what in results.dropped.items() if what]
-    lines += [f"not stated: {text}" for text in results.unstated]
+    lines += [f"note: {text}" for text in results.unstated]
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
-"""guidellm's JSON report (`guidellm benchmark run --output-path FILE.json`): one object with `benchmarks`, each a run with its `requests`.
+"""guidellm's JSON report (`guidellm run --output kind=json,path=FILE`): one object with `benchmarks`, each a run with its `requests`.
 
-Read off guidellm 0.5, src/guidellm/schemas/request_stats.py (`GenerativeRequestStats`), src/guidellm/schemas/info.py (`RequestTimings`, whose
-descriptions say "Unix timestamp") and src/guidellm/benchmark/schemas (`GenerativeBenchmarksReport`). `requests` has the lists `successful`, `errored`
+Read off guidellm 0.8.1, guidellm/schemas/base/request_stats.py (`GenerativeRequestStats`), guidellm/schemas/base/info.py (`RequestTimings`, whose
+descriptions say "Unix timestamp") and guidellm/benchmark/schemas/report.py (`GenerativeBenchmarksReport`, version 2), and a file that it wrote; version 1
+(0.5) differs in where the model is. `requests` has the lists `successful`, `errored`
 and `incomplete`. The file has the first and the last token's time only: what guidellm reports as single gaps it spaces evenly itself, so they are not taken.
 """
 
@@ -122,9 +123,14 @@ def _request(item: Item, origin: float, arrival: float, sent: float, *, failed: 
 
 
 def _model(report: Item) -> str:
-    arguments = report.values.get("args")
-    model = arguments.get("model") if isinstance(arguments, dict) else None
-    return model if isinstance(model, str) and model else NOT_STATED
+    """The model asked for: in `config.spec.backend` since 0.8, in `args` before."""
+    for keys in (("config", "spec", "backend", "model"), ("args", "model")):
+        found: Any = report.values
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, str) and found:
+            return found
+    return NOT_STATED
 
 
 def _moment(epoch_s: float) -> datetime | None:

@@ -73,7 +73,7 @@ def vllm_bench(path: Path, requests: Sequence[Played], **changes: Any) -> Path:
 
 
 def guidellm(path: Path, requests: Sequence[Played], **changes: Any) -> Path:
-    """`guidellm benchmark run --output-path benchmarks.json` of guidellm 0.5."""
+    """`guidellm run --output kind=json,path=benchmarks.json` of guidellm 0.8.1."""
 
     def stats(number: int, one: Played) -> dict[str, Any]:
         start = _s(EPOCH_S, one.arrival_ns + one.late_ns)
@@ -102,7 +102,8 @@ def guidellm(path: Path, requests: Sequence[Played], **changes: Any) -> Path:
         },
     }
     document = {
-        "metadata": {"version": 1, "guidellm_version": "0.5.0"}, "args": {"target": "http://127.0.0.1:8000", "model": "tiny"},
+        "metadata": {"version": 2, "guidellm_version": "0.8.1"}, "conclusions": [],
+        "config": {"spec": {"backend": {"kind": "openai_http", "target": "http://127.0.0.1:8000", "model": "tiny"}}},
         "benchmarks": [benchmark], **changes,
     }  # fmt: skip
     path.write_text(json.dumps(document))

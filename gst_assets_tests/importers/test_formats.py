@@ -209,6 +209,13 @@ def test_several_benchmarks_have_to_be_chosen_from(tmp_path: Path) -> None:
     assert len(load_run(tmp_path / "run", "real").requests) == 24
 
 
+def test_where_guidellm_says_its_model(tmp_path: Path) -> None:
+    """Version 2 of the report in its configuration, version 1 in its arguments."""
+    for name, changes in (("new", {}), ("old", {"config": None, "args": {"model": "tiny"}})):
+        import_results("guidellm", files.guidellm(tmp_path / f"{name}.json", played(2), **changes), tmp_path / name)
+        assert load_run(tmp_path / name, "real").meta.model == "tiny"
+
+
 def test_unfinished_requests_of_blis_are_failed(tmp_path: Path) -> None:
     path = files.blis(tmp_path / "results.json", played(), unfinished=2)
     import_results("blis", path, tmp_path / "run")
