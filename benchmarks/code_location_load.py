@@ -18,8 +18,8 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from gst_assets.analysis.change_points import judge_history
 from gst_assets.analysis.history import read_history
-from gst_assets.analysis.regression import judge_history
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import SCENARIO_DIR, Regression

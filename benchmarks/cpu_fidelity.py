@@ -117,7 +117,9 @@ def _measure(out: Path, overrides: dict[str, list[str]], workloads: dict[str, Pa
     ]
     for name in NAMES:
         arguments += ["--between", str(workloads[name]), str(_resolved(out, load_scenario(name, overrides[name])))]
-    run_module("gst_assets.profiling.run", [*arguments, "--runs", str(out / "runs")], env=_QUIET, on_line=print)
+    run_module(
+        "gst_assets.profiling.measure_bundle", [*arguments, "--runs", str(out / "runs")], env=_QUIET, on_line=print
+    )
 
 
 def _resolved(out: Path, scenario: Scenario) -> Path:

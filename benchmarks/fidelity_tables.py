@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 from measuring import around, positive, write_between
 
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.analysis.stages import same_composition
 from gst_assets.engine.recorded import expand
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Engine, Scenario, load_scenario, resolve_path
+from gst_assets.scenario import EngineSection, Scenario, load_scenario, resolve_path
 from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 
@@ -132,7 +132,7 @@ def _directories(given: Sequence[str], scenarios: Sequence[str]) -> dict[str, Pa
 
 def _scenario_of(scenario: Scenario, runs: Sequence[RealRun], profile: Path | None) -> tuple[Scenario, Bundle]:
     """The scenario with the engine's settings of the runs, and the bundle it is simulated with."""
-    engine = Engine.model_validate(runs[0].meta.params["engine"]).model_copy(
+    engine = EngineSection.model_validate(runs[0].meta.params["engine"]).model_copy(
         update={"num_kv_blocks": runs[0].meta.engine_settings.num_kv_blocks}
     )
     if profile is None:

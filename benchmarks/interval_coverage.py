@@ -41,7 +41,7 @@ from gst_assets.analysis.bootstrap import (
 )
 from gst_assets.analysis.measures import MIN_SAMPLES_BEYOND, STATISTICS, Samples, is_sufficient, statistics_ns
 from gst_assets.analysis.verdict import OUTCOMES, judge
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 TOKENS = 16
 TRUTH_REQUESTS = 400_000

@@ -23,8 +23,8 @@ import numpy as np
 from measuring import ROWS, Ratio, over_rounds, tell
 
 from gst_assets.contracts.documents import EngineSettings
+from gst_assets.engine.metric_rows import lateness_ns
 from gst_assets.engine.protocol import EngineRequest, TokenMessage
-from gst_assets.engine.records import lateness_ns
 from gst_assets.engine.replay import (
     LEAD_TIME_NS,
     PlannedRequest,

@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from gst_assets.analysis.change_points import STATISTICS, TRACKED_MEASURES, judge_series, overall
 from gst_assets.analysis.measures import is_sufficient
-from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, judge_series, overall
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.engine import recorded
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Regression, load_scenario

@@ -28,9 +28,9 @@ from vidur.entities import Batch
 from vidur.execution_time_predictor.execution_time_predictor_registry import ExecutionTimePredictorRegistry
 from vidur.types import BaseIntEnum
 
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.errors import GstError
-from gst_assets.scenario import Engine, Scenario, read_reference
+from gst_assets.scenario import EngineSection, Scenario, read_reference
 from gst_assets.step_costs.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.step_costs.interpolation import Axis, Curve, Surface
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
@@ -216,7 +216,7 @@ def report(arguments: argparse.Namespace, cache: Path) -> list[str]:
     """Both tables."""
     runs = [load_run(directory, "real") for directory in arguments.runs]
     scenario = read_reference(arguments.scenario, [])
-    engine = Engine.model_validate(runs[0].meta.params["engine"]).model_copy(
+    engine = EngineSection.model_validate(runs[0].meta.params["engine"]).model_copy(
         update={"num_kv_blocks": runs[0].meta.engine_settings.num_kv_blocks}
     )
     scenario = scenario.model_copy(update={"engine": engine})

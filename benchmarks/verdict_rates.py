@@ -37,13 +37,13 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from gst_assets.analysis.bootstrap import Blocks, Interval, block_length, dependence, intervals, replicate
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.measures import STATISTICS, Samples, statistics_ns
 from gst_assets.analysis.repeats import RepeatInterval, repeat_interval
-from gst_assets.analysis.runs import RealRun, Run, SimulatedRun, load_run
+from gst_assets.analysis.run_reading import RealRun, Run, SimulatedRun, load_run
 from gst_assets.analysis.verdict import Outcome, judge
 from gst_assets.contracts.documents import VidurRunMeta
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 NUM_REQUESTS = 168
 TRUTH_REPEATS = 1000

@@ -5,8 +5,8 @@ Needs the extra `compare`; simulating `published`, or with Vidur's event loop, n
 """
 
 from gst_assets.analysis.compare import compare_directories
-from gst_assets.analysis.comparison import Comparison
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.judged_errors import Comparison
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import GstError

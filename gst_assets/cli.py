@@ -202,7 +202,7 @@ def profile(**_: object) -> None:
 
     Writes a profiling bundle. Needs no Dagster. Given again after an interruption it goes on where it was.
     """
-    _hand_over("gst_assets.profiling.run")
+    _hand_over("gst_assets.profiling.measure_bundle")
 
 
 @gst.command()

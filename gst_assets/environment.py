@@ -148,7 +148,7 @@ class Parent(_Variables):
     )
 
 
-class Steps(_Variables):
+class StepFile(_Variables):
     """Set by the vLLM backend for the engine's process: the file its step recorder writes."""
 
     file: Path = Field(validation_alias=STEPS_VARIABLE)

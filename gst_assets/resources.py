@@ -95,7 +95,7 @@ class EngineResource(dg.ConfigurableResource):
             EngineError, ProfileError
         """
         arguments = ["--out", str(out), "--profiling-root", str(root)]
-        self._run("gst_assets.profiling.run", arguments, scenario, out.parent, log)
+        self._run("gst_assets.profiling.measure_bundle", arguments, scenario, out.parent, log)
 
     def profile_with_runs(
         self,
@@ -114,7 +114,7 @@ class EngineResource(dg.ConfigurableResource):
         """
         between = ["--between", str(workload), str(out.parent / _SCENARIO_FILE), "--runs", str(runs)]
         arguments = ["--out", str(out), "--profiling-root", str(root), *between]
-        self._run("gst_assets.profiling.run", arguments, scenario, out.parent, log)
+        self._run("gst_assets.profiling.measure_bundle", arguments, scenario, out.parent, log)
         return _in_order(runs)
 
     def capacity(self, scenario: Scenario, group_id: str, out: Path, log: Callable[[str], None]) -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gst_assets.analysis.alignment import check_same_workload
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.documents import RealRunMeta, read_document, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.engine.hardware import check_hardware

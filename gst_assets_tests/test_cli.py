@@ -26,7 +26,7 @@ PROGRAMS = {
     ("compare",): "gst_assets.analysis.compare",
     ("import",): "gst_assets.importers.command",
     ("measure",): "gst_assets.engine.run",
-    ("profile",): "gst_assets.profiling.run",
+    ("profile",): "gst_assets.profiling.measure_bundle",
     ("capacity",): "gst_assets.capacity.engine_probe",
 }
 
@@ -75,7 +75,7 @@ def test_a_command_has_the_options_of_the_program_it_runs(command: tuple[str, ..
 
 def test_options_are_handed_over_as_they_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option of the program with most of them, read back by the program's own parser."""
-    module = importlib.import_module("gst_assets.profiling.run")
+    module = importlib.import_module("gst_assets.profiling.measure_bundle")
     seen: list[argparse.Namespace] = []
     monkeypatch.setattr(module, "main", lambda words: seen.append(module._parser().parse_args(words)) or 7)
     given = ["--scenario", "smoke", "--out", "o", "--between", "w1", "s1", "--between", "w2", "s2", "--runs", "r"]

@@ -85,7 +85,7 @@ def test_engine_and_profiling_import_without_the_platform() -> None:
     script = (
         "import sys\n"
         "for name in ('dagster', 'pandera', 'vidur', 'omegaconf'): sys.modules[name] = None\n"
-        "import gst_assets.engine.run, gst_assets.capacity.engine_probe, gst_assets.profiling.run\n"
+        "import gst_assets.engine.run, gst_assets.capacity.engine_probe, gst_assets.profiling.measure_bundle\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -19,7 +19,7 @@ import dagster as dg
 import pytest
 import sqlalchemy
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.object_store import ObjectStore
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.environment import CACHE_VARIABLE, EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE, ROOT_VARIABLE

@@ -22,7 +22,7 @@ from gst_assets.environment import (
     Parent,
     Revision,
     Services,
-    Steps,
+    StepFile,
     Ui,
     read,
 )
@@ -68,7 +68,7 @@ def test_without_variables_everything_has_its_default() -> None:
         (Ui, "GST_UI_URL", "https://dagster.example/ui", "url", "https://dagster.example/ui"),
         (Revision, "GST_GIT_COMMIT", "f61eb3d", "commit", "f61eb3d"),
         (Parent, "GST_PARENT_PIPE", "7", "pipe", 7),
-        (Steps, "GST_STEP_RECORDS", "/x/steps", "file", Path("/x/steps")),
+        (StepFile, "GST_STEP_RECORDS", "/x/steps", "file", Path("/x/steps")),
         (Services, "GST_REQUIRE_SERVICES", "1", "required", True),
     ],
 )
@@ -78,7 +78,7 @@ def test_a_variable_is_read_when_asked_and_an_empty_one_is_unset(
     monkeypatch.setenv(name, text)
     assert getattr(read(kind), field) == value
     monkeypatch.setenv(name, "")
-    if kind is not Steps:
+    if kind is not StepFile:
         assert getattr(read(kind), field) == kind.model_fields[field].default
 
 
@@ -115,7 +115,7 @@ def test_a_wrong_variable_is_named_with_what_is_expected(
 
 def test_a_variable_that_must_be_there() -> None:
     with pytest.raises(EnvironmentVariableError, match=r"^GST_STEP_RECORDS: is not set\."):
-        read(Steps)
+        read(StepFile)
 
 
 def test_an_address_that_may_hold_a_secret_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def _named_in(*patterns: str) -> dict[str, set[Path]]:
 
 
 def _declared() -> set[str]:
-    return {str(field.validation_alias) for one in (*ALL, Steps) for field in one.model_fields.values()}
+    return {str(field.validation_alias) for one in (*ALL, StepFile) for field in one.model_fields.values()}
 
 
 def test_no_other_module_reads_a_variable_from_the_environment() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from dagster._core.scheduler.instigation import TickStatus
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets_tests.night import EARLIER_NIGHTS, SCENARIOS, Night
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.engine import recorded
-from gst_assets.engine.records import latency_percentiles
+from gst_assets.engine.metric_rows import latency_percentiles
 from gst_assets.provenance import PROJECT_ROOT
 
 RECORDED = PROJECT_ROOT / "data" / "recorded"

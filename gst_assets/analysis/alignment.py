@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import RealRunFacts, SimulationFacts
 from gst_assets.errors import ComparisonError
 

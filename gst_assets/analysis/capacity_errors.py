@@ -14,7 +14,8 @@ from gst_assets.analysis.answer import JUDGEMENT_WORDS, judgement
 from gst_assets.analysis.bootstrap import Interval
 from gst_assets.analysis.verdict import Outcome, judge
 from gst_assets.contracts.documents import CapacityFound
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.formats import interval
+from gst_assets.scenario import Bands
 
 ENGINE = "engine"
 """The real side of a search."""
@@ -94,4 +95,4 @@ def _percents(one: CapacityError) -> str:
     word = JUDGEMENT_WORDS[judgement(one.verdict)]
     if math.isinf(one.interval_high):
         return word
-    return f"{100 * one.interval_low:+.1f} to {100 * one.interval_high:+.1f} %, {word}"
+    return f"{interval(one.interval_low, one.interval_high)} %, {word}"

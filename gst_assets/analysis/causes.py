@@ -38,8 +38,9 @@ from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide
 from gst_assets.analysis.cells import Cell
 from gst_assets.analysis.gate import MANY, delivery_of
 from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
+from gst_assets.formats import brief_milliseconds, unsigned_percent
 
 STATISTICS = ("p50", "p90", "p99")
 NOISE, UNEXPLAINED = "noise", "unexplained"
@@ -236,17 +237,17 @@ def _named(
             states, left = cleared, after
     named.sort(key=lambda one: -abs(one[2]))
     if noisy:
-        text = f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by, {100 * cell.real_spread:.1f} %"
+        text = f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by, {unsigned_percent(cell.real_spread)}"
         return [(NOISE, text, math.nan), *named]
     if abs(left) >= LEAST_SHARE or not named:
         where = _whereabouts(cell, measured) if not named else "what is left without the causes above"
-        named.append((UNEXPLAINED, f"{where} ({100 * left:.0f} % of the error)", left))
+        named.append((UNEXPLAINED, f"{where} ({unsigned_percent(left, 0)} of the error)", left))
     return named
 
 
-def _told(share: float, after: float, *, at_most: bool) -> str:
+def _told(gone: float, after: float, *, at_most: bool) -> str:
     over = ", which then has the other sign" if after < -LEAST_SHARE else ""
-    return f"; {'at most ' if at_most else ''}{100 * share:.0f} % of the error goes with it{over}"
+    return f"; {'at most ' if at_most else ''}{unsigned_percent(gone, 0)} of the error goes with it{over}"
 
 
 def _share(before: float, after: float) -> float:
@@ -424,7 +425,7 @@ def _step(sim: SimulatedRun, kind: str, measured: Measured, *, typical: bool) ->
     if not real or not other:
         return None
     what = "steps" if kind == "all" else f"{kind} steps"
-    text = f"{what} take {_ms(other)} ms simulated, {_ms(real)} ms real ({100 * (other / real - 1):+.1f} %, {'medians' if typical else 'means'})"
+    text = f"{what} take {brief_milliseconds(other)} ms simulated, {brief_milliseconds(real)} ms real ({100 * (other / real - 1):+.1f} %, {'medians' if typical else 'means'})"
     return _Step(real / other, text)
 
 
@@ -458,7 +459,7 @@ def _step_times(sim: SimulatedRun, measured: Measured, *, typical: bool) -> Iter
     beyond = ""
     if outside / len(sim.iterations) >= _LEAST_OUTSIDE:
         beyond = (
-            f"; {outside} of {len(sim.iterations)} simulated steps ({100 * outside / len(sim.iterations):.1f} %) lie outside what was calibrated, where the "
+            f"; {outside} of {len(sim.iterations)} simulated steps ({unsigned_percent(outside / len(sim.iterations))}) lie outside what was calibrated, where the "
             "nearest value was held"
         )
     for kind, step in steps.items():
@@ -500,7 +501,9 @@ def _driver(measured: Measured) -> Iterator[Cause]:
 
     middle, tail = (float(np.median([np.percentile(one, at) for one in late.values()])) for at in (50, 90))
     yield Cause(
-        "driver busy", f"the driver handed requests over {_ms(middle)} ms late at P50, {_ms(tail)} ms at P90", remove
+        "driver busy",
+        f"the driver handed requests over {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms at P90",
+        remove,
     )
 
 
@@ -618,7 +621,9 @@ def _delivery(measured: Measured) -> Iterator[Cause]:
         return replace(pair, real=replace(real, kept=kept), sim=replace(pair.sim, kept=kept))
 
     yield Cause(
-        "delivery", f"up to {100 * worst:.0f} % of the tokens reached the client together with the one before", remove
+        "delivery",
+        f"up to {unsigned_percent(worst, 0)} of the tokens reached the client together with the one before",
+        remove,
     )
 
 
@@ -627,12 +632,6 @@ def _whereabouts(cell: Cell, measured: Measured) -> str:
     table = measured.stage_errors
     stages = table[(table["variant"] == cell.variant) & (table["stage"] != "e2e")]
     largest = stages.iloc[int(stages["error_ns"].abs().to_numpy().argmax())]
-    known = f"no rule fits; the largest part of the mean error is in {largest['stage']}, {_ms(largest['error_ns'])} ms a request"
+    known = f"no rule fits; the largest part of the mean error is in {largest['stage']}, {brief_milliseconds(largest['error_ns'])} ms a request"
     step = _step(measured.simulations[cell.variant], "all", measured, typical=False)
     return f"{known}; {step.text}" if step else f"{known}; steps were not recorded on both sides"
-
-
-def _ms(nanoseconds: float) -> str:
-    """Three significant digits, or all before the point."""
-    value = nanoseconds / 1e6
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

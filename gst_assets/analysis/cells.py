@@ -1,4 +1,4 @@
-"""The figures that are judged: one latency statistic, or one rate, of one variant. `comparison` makes them; `causes` and `answer` explain them."""
+"""The figures that are judged: one latency statistic, or one rate, of one variant. `judged_errors` makes them; `causes` and `answer` explain them."""
 
 from __future__ import annotations
 

@@ -10,9 +10,6 @@ run_meta.json says they are. A simulation goes by NAME, else by the variant it s
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,13 +18,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import REPORT, SUMMARY, comparison_meta, verdict_sentence, write_comparison
-from gst_assets.analysis.runs import RealRun, SimulatedRun, load_run, read_calibration_sha256, run_kind
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256, run_kind
 from gst_assets.contracts.documents import timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.errors import ComparisonError, GstError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
+from gst_assets.staging import staged_directory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,20 +122,14 @@ def compare_directories(
 
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
-    """Stage beside `out` and rename, metadata document last."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    staging.mkdir()
-    try:
+    """The whole directory or none of it, metadata document last."""
+    with staged_directory(out) as staging:
         write_comparison(comparison, staging)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
             comparison, run_id=out.absolute().name, started_at=started_at, sha256=directory_digests(staging, name)
         )
         write_document(meta, staging / name)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _bands(repeats: Sequence[RealRun], pass_band: float | None, warn_band: float | None) -> Bands:

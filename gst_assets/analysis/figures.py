@@ -1,6 +1,6 @@
 """The report's figures, as small PNGs with the same bytes for the same comparison (and the same matplotlib).
 
-Draws what `comparison` computed; computes no result of its own and never touches the samples, so that a large run costs no more to draw. matplotlib
+Draws what `judged_errors` computed; computes no result of its own and never touches the samples, so that a large run costs no more to draw. matplotlib
 is imported on use, on the Agg canvas and without pyplot, so that nothing global is touched. Colours are those of Okabe and Ito (2008), "Color
 Universal Design", and every series also has a line style or marker of its own, so that print without colour stays legible.
 """
@@ -18,10 +18,10 @@ import pandas as pd
 
 from gst_assets.analysis.answer import Answer, Judgement
 from gst_assets.analysis.cells import Cell
-from gst_assets.analysis.comparison import CURVE_LEVELS, Comparison
+from gst_assets.analysis.judged_errors import CURVE_LEVELS, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure, Timeline
-from gst_assets.analysis.runs import RealRun, SimulatedRun
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
+from gst_assets.scenario import Bands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,10 +26,11 @@ import pandas as pd
 
 from gst_assets.analysis.alignment import KEY, Counts, check_same_workload, is_joined_by_name, states_workload
 from gst_assets.analysis.bootstrap import Blocks
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
 from gst_assets.errors import ComparisonError
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.formats import milliseconds, signed_percent, unsigned_percent
+from gst_assets.scenario import Bands
 from gst_assets.workload.digest import workload_digest
 
 Severity = Literal["ok", "note", "mark"]
@@ -320,7 +321,7 @@ def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Ban
     if not apart.any():
         return Check("arrivals", name, "ok", "the same", "the same", variants=about)
     median, worst = float(np.median(apart)), float(apart.max())
-    told = f"up to {worst / 1e6:.2f} ms, P50 {median / 1e6:.2f} ms apart"
+    told = f"up to {milliseconds(worst, '.2f')} ms, P50 {milliseconds(median, '.2f')} ms apart"
     ttft = float(first.requests["ttft_ns"].dropna().astype("float64").median())
     severity: Severity = "mark" if median > bands.pass_band * ttft else "note"
     text = f"{name}: arrivals are {told} from those of {first.meta.run_id}; each latency counts from its own side's arrival"
@@ -380,14 +381,12 @@ def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> l
         parts, ours, theirs = [], [], []
         for at in (50, 90, 99):
             one, other, mine = (float(np.percentile(values, at)) for values in (arrived, queued, simulated))
-            errors = [
-                f"{100 * (mine - real) / real:+.1f} %" if real > 0 else "no error, real 0" for real in (one, other)
-            ]
+            errors = [signed_percent((mine - real) / real) if real > 0 else "no error, real 0" for real in (one, other)]
             parts.append(
-                f"P{at} {one / 1e6:.1f} ms from arrival ({errors[0]}), {other / 1e6:.1f} ms from queueing ({errors[1]})"
+                f"P{at} {milliseconds(one, '.1f')} ms from arrival ({errors[0]}), {milliseconds(other, '.1f')} ms from queueing ({errors[1]})"
             )
-            ours.append(f"P{at} {one / 1e6:.1f} / {other / 1e6:.1f} ms")
-            theirs.append(f"P{at} {mine / 1e6:.1f} ms")
+            ours.append(f"P{at} {one / 1e6:.1f} / {milliseconds(other, '.1f')} ms")
+            theirs.append(f"P{at} {milliseconds(mine, '.1f')} ms")
         text = f"real run {run.meta.run_id}, TTFT by both definitions, error of {variant} in brackets: {'; '.join(parts)}. Cells are from arrival"
         found.append(
             Check(
@@ -489,7 +488,7 @@ def _degraded(run: RealRun) -> list[Check]:
         return [Check("degraded", run.meta.run_id, "ok", "no", "")]
     reasons = getattr(run.meta, "degraded_reasons", None)
     late = run.meta.lateness_ns
-    why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {late['p99'] / 1e6:.1f} ms" if "p99" in late else ""  # fmt: skip
+    why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {milliseconds(late['p99'], '.1f')} ms" if "p99" in late else ""  # fmt: skip
     return [Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")]
 
 
@@ -500,9 +499,11 @@ def _lateness(run: RealRun, bands: Bands) -> Check:
         text = f"real run {run_id}: send lateness not recorded"
         return Check("lateness", run_id, "note", "not recorded", "none", text)
     median = run.requests["ttft_ns"].dropna().astype("float64").median()
-    share = late / median if median > 0 else math.inf if late else 0.0
-    told = f"P50 {late / 1e6:.2f} ms, {100 * share:.1f} % of TTFT P50" if math.isfinite(share) else f"P50 {late / 1e6:.2f} ms"  # fmt: skip
-    if share <= bands.pass_band:
+    of_ttft = late / median if median > 0 else math.inf if late else 0.0
+    told = f"P50 {milliseconds(late, '.2f')} ms" + (
+        f", {unsigned_percent(of_ttft)} of TTFT P50" if math.isfinite(of_ttft) else ""
+    )
+    if of_ttft <= bands.pass_band:
         return Check("lateness", run_id, "ok", told, "none")
     text = f"real run {run_id}: the driver was late by {told}, which is beyond the pass band by itself"
     return Check("lateness", run_id, "mark", told, "none", text)
@@ -548,7 +549,7 @@ def _bunched(run: RealRun) -> Check:
         return Check("bunched tokens", run_id, "note", "not known", "", text)
     if not number and not delivery.tokens:
         return Check("bunched tokens", run_id, "ok", "0", "")
-    told = f"{100 * delivery.tokens:.1f} % of the tokens"
+    told = f"{unsigned_percent(delivery.tokens)} of the tokens"
     if delivery.tokens <= MANY:
         text = (
             f"real run {run_id}: {told} came together with the one before, whose gaps read as 0"
@@ -559,7 +560,7 @@ def _bunched(run: RealRun) -> Check:
     text = f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not judged"
     if delivery.whole_answers > MANY:
         text += (
-            f". {100 * delivery.whole_answers:.1f} % of the answers of two tokens or more came in one message, whose first token is seen at the last; "
+            f". {unsigned_percent(delivery.whole_answers)} of the answers of two tokens or more came in one message, whose first token is seen at the last; "
             "TTFT and TPOT are not judged either"
         )
     return Check("bunched tokens", run_id, "mark", told, "", text)

@@ -1,6 +1,6 @@
 """The history of a scenario: every completed comparison, read from the artifact directories, which are the only source of truth.
 
-Reading and ordering only; what the line means belongs to `regression`. The same directories give the same bytes. Nothing is kept between two
+Reading and ordering only; what the line means belongs to `change_points`. The same directories give the same bytes. Nothing is kept between two
 readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its doubts.
 """
 

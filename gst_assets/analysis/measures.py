@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.alignment import SCHEDULED, AlignedSide
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 
 Measure = Literal["ttft", "itl", "tpot", "e2e", "normalized", "normalized_execution"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from gst_assets.analysis.change_points import STATISTICS, TRACKED_MEASURES, RegressionReport, SeriesVerdict
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure
-from gst_assets.analysis.regression import STATISTICS, TRACKED_MEASURES, RegressionReport, SeriesVerdict
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, write_table
-from gst_assets.foreign_text import inert_cell
+from gst_assets.formats import markdown_table, milliseconds, signed_percent, unsigned_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,10 +89,10 @@ def verdict_table(report: RegressionReport) -> str:
         rows.append(
             [
                 one.name, _marked(one), str(row["num_nights"]), _value(one, row["baseline"]), _value(one, row["current"]),
-                _percent(row["effect"], signed=True), _percent(row["noise_floor"]), _percent(row["repeat_spread"]), one.reason,
+                signed_percent(row["effect"]), unsigned_percent(row["noise_floor"]), unsigned_percent(row["repeat_spread"]), one.reason,
             ]
         )  # fmt: skip
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def summary(report: RegressionReport, figures: Sequence[str]) -> str:
@@ -125,7 +125,7 @@ def _marks_table(report: RegressionReport) -> str:
          "yes: nothing across it is compared" if row["breaks"] else "no"]
         for row in shown.to_dict("records")
     ]  # fmt: skip
-    text = _markdown(["measured", "comparison", "what", "before", "after", "breaks the line"], rows)
+    text = markdown_table(["measured", "comparison", "what", "before", "after", "breaks the line"], rows)
     left = len(report.marks) - len(shown)
     return text + (f"\n\n{left} earlier ones are in {TABLES}/{LineMarks.file_name()}." if left else "")
 
@@ -244,15 +244,4 @@ def _marked(one: SeriesVerdict) -> str:
 def _value(one: SeriesVerdict, value: float) -> str:
     if pd.isna(value):
         return "–"
-    return f"{value / 1e6:,.3g} ms" if one.side == "engine" else f"{100 * (value - 1):+.1f} %"
-
-
-def _percent(value: float, *, signed: bool = False) -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{100 * value:+.1f} %" if signed else f"{100 * value:.1f} %"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    shown = ([inert_cell(cell) for cell in row] for row in rows)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *shown))
+    return f"{milliseconds(value, ',.3g')} ms" if one.side == "engine" else signed_percent(value - 1)

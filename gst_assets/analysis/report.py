@@ -10,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gst_assets.analysis.comparison import Comparison
 from gst_assets.analysis.figures import write_figures
+from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
-from gst_assets.analysis.report_formats import markdown, markdown_table, page
+from gst_assets.analysis.report_formats import grid_markdown, markdown, page
 from gst_assets.analysis.report_tables import deciding_grid, latency_grid
-from gst_assets.analysis.runs import RealRun, SimulatedRun, read_calibration_machine
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, read_calibration_machine
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -77,12 +77,12 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
 
 def latency_table(comparison: Comparison) -> str:
     """The Markdown table of real and simulated latencies in milliseconds, one row per metric and statistic."""
-    return markdown_table(latency_grid(comparison))
+    return grid_markdown(latency_grid(comparison))
 
 
 def headline_table(comparison: Comparison) -> str:
     """The Markdown table of the cells that decide. Under 1,000 characters: the Dagster UI folds away what is longer."""
-    return markdown_table(deciding_grid(comparison.answer))
+    return grid_markdown(deciding_grid(comparison.answer))
 
 
 def comparison_meta(

@@ -1,6 +1,6 @@
-"""The blocks that reports are made of, and how numbers are shown in them. Knows no comparison.
+"""The blocks that reports are made of. Knows no comparison.
 
-`report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`, `*italic*`, `` `code` ``, and `[text](#term)`: a link
+`formats` shows the numbers in them, `report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`, `*italic*`, `` `code` ``, and `[text](#term)`: a link
 inside the page, which Markdown shows as plain text. Any other link is shown as it is written.
 """
 
@@ -48,7 +48,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictBlock:
     """The answer: the judgement with its colour, in a few words, and the sentence."""
 
     judgement: Judgement
@@ -89,7 +89,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Definitions:
     """Definitions, each with the anchor that leads to it."""
 
     terms: tuple[tuple[str, str, str], ...]
@@ -134,7 +134,19 @@ class Contents:
 
 
 Block = (
-    Heading | Text | Items | Facts | Verdict | Grid | Picture | Pictures | Beside | Terms | Files | Section | Contents
+    Heading
+    | Text
+    | Items
+    | Facts
+    | VerdictBlock
+    | Grid
+    | Picture
+    | Pictures
+    | Beside
+    | Definitions
+    | Files
+    | Section
+    | Contents
 )
 
 
@@ -143,66 +155,7 @@ def term(text: str, anchor: str) -> str:
     return f"[{text}](#{anchor})"
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
-def milliseconds(value_ns: float) -> str:
-    """Milliseconds with three significant digits, or all before the point."""
-    return "–" if pd.isna(value_ns) else _three_digits(value_ns / 1e6)
-
-
-def signed_milliseconds(value_ns: float) -> str:
-    """As `milliseconds`, with a sign."""
-    return ("-" if value_ns < 0 else "+") + milliseconds(abs(value_ns)) if not pd.isna(value_ns) else "–"
-
-
-def rate(value: float) -> str:
-    """A rate with three significant digits, or all before the point."""
-    return "–" if pd.isna(value) else _three_digits(value)
-
-
-def _three_digits(value: float) -> str:
-    decimals = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
-
-
-def percent(relative: float) -> str:
-    """A signed relative error in per cent; `undefined` where it is missing."""
-    return "undefined" if pd.isna(relative) else f"{100 * relative:+.1f} %"
-
-
-def share(relative: float) -> str:
-    """An unsigned share in per cent; a dash where it is missing."""
-    return "–" if pd.isna(relative) else f"{100 * relative:.1f} %"
-
-
-def signed_share(relative: float) -> str:
-    """A signed share in per cent; a dash where it is missing."""
-    return "–" if pd.isna(relative) else f"{100 * relative:+.1f} %"
-
-
-def interval(low: float, high: float) -> str:
-    """`-0.8 to +9.0` in per cent; an infinite end is open, and nothing is shown of one that is not known."""
-    if math.isnan(low):
-        return "–"
-    return f"{100 * low:+.1f} to {'open' if math.isinf(high) else f'{100 * high:+.1f}'}"
-
-
-def number(value: float, digits: int) -> str:
-    """A number with its thousands apart."""
-    return "–" if pd.isna(value) else f"{value:,.{digits}f}"
-
-
 def median(values: Sequence[float] | pd.Series) -> float:
     """Their median; NaN where one of them is missing."""
     series = pd.Series(values)
     return float(np.median(series)) if len(series) and series.notna().all() else math.nan
-
-
-def value_range(values: Sequence[float | None], digits: int) -> str:
-    """`low to high` of the values that are known, one number where they are equal, a dash without any."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    low, high = f"{min(known):,.{digits}f}", f"{max(known):,.{digits}f}"
-    return low if low == high else f"{low} to {high}"

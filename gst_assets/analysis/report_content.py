@@ -1,7 +1,7 @@
 """What the report says and in which order, as blocks that `report_formats` turns into Markdown or HTML.
 
 First the answer: its sentence, the cells that decide, one figure of them. Then everything else, folded. Words only; every number comes from
-`comparison`, whose answers are the first screen.
+`judged_errors`, whose answers are the first screen.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from gst_assets.analysis.alignment import states_workload
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
 from gst_assets.analysis.capacity_errors import capacity_sentence
-from gst_assets.analysis.comparison import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.figures import Figure
 from gst_assets.analysis.gate import TTFT_TWICE, device_of
+from gst_assets.analysis.judged_errors import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
 from gst_assets.analysis.report_blocks import (
     Beside,
     Block,
     Contents,
+    Definitions,
     Facts,
     File,
     Files,
@@ -28,9 +29,8 @@ from gst_assets.analysis.report_blocks import (
     Picture,
     Pictures,
     Section,
-    Terms,
     Text,
-    Verdict,
+    VerdictBlock,
 )
 from gst_assets.analysis.report_tables import (
     alignment_grid,
@@ -52,7 +52,7 @@ from gst_assets.analysis.report_tables import (
     steps_blocks,
     totals_grid,
 )
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import NOT_STATED, MachineRecord, RealRunFacts
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
@@ -74,6 +74,7 @@ from gst_assets.contracts.tables import (
     Table,
 )
 from gst_assets.foreign_text import inert
+from gst_assets.formats import milliseconds, unsigned_percent
 
 REPORT = "report.html"
 TABLES = "tables"
@@ -103,7 +104,7 @@ def content(
     return [
         Heading(_title(comparison), 1),
         _facts(comparison),
-        Verdict(answer.verdict, answer.headline, answer.sentence),
+        VerdictBlock(answer.verdict, answer.headline, answer.sentence),
         Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
         Contents(),
         *_sections(comparison, others, calibration),
@@ -380,9 +381,9 @@ def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]
     text = (
         "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
         "window: the stretch (about a second) in which others took most. What the machine does not tell is a dash, never a guess. One sample took at most "
-        f"{max(record.sampling_ns_max for record in seen) / 1e6:.2f} ms."
+        f"{milliseconds(max(record.sampling_ns_max for record in seen), '.2f')} ms."
     )
-    line = "not told" if worst is None else f"other programs took up to {100 * worst:.0f} % of the cores"
+    line = "not told" if worst is None else f"other programs took up to {unsigned_percent(worst, 0)} of the cores"
     return Section("Machine", (machine_grid(records), Text(text)), line)
 
 
@@ -423,7 +424,7 @@ def _runs(comparison: Comparison) -> Items:
         _engine(meta),
     ]
     for run in comparison.real_repeats:
-        lateness = ", ".join(f"{name} {value / 1e6:.2f}" for name, value in run.meta.lateness_ns.items())
+        lateness = ", ".join(f"{name} {milliseconds(value, '.2f')}" for name, value in run.meta.lateness_ns.items())
         number = (
             f"repeat {run.meta.repeat_index + 1} of {run.meta.num_repeats}, "
             if run.meta.repeat_index is not None and run.meta.num_repeats is not None
@@ -522,7 +523,7 @@ def _definitions(comparison: Comparison) -> list[Block]:
         "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
         "No correction is made for judging several cells at once. Coverage of the intervals is measured in docs/comparison.md.",
     )
-    return [Terms(tuple(terms)), Heading("Method"), Items(method)]
+    return [Definitions(tuple(terms)), Heading("Method"), Items(method)]
 
 
 def _files(comparison: Comparison, figures: Sequence[Figure]) -> Files:

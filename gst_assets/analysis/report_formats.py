@@ -18,6 +18,7 @@ from gst_assets.analysis.report_blocks import (
     Beside,
     Block,
     Contents,
+    Definitions,
     Facts,
     File,
     Files,
@@ -27,12 +28,12 @@ from gst_assets.analysis.report_blocks import (
     Picture,
     Pictures,
     Section,
-    Terms,
     Text,
-    Verdict,
+    VerdictBlock,
 )
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.foreign_text import inert, inert_cell, visible
+from gst_assets.foreign_text import inert, visible
+from gst_assets.formats import markdown_table
 
 _CARRIED_BYTES = 100_000
 """Tables up to this size are inside the page."""
@@ -54,11 +55,10 @@ def markdown(blocks: Sequence[Block], figure_directory: str) -> str:
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
-def markdown_table(grid: Grid) -> str:
-    """A Markdown table."""
-    rule = ["---:" if number >= grid.numeric_from else "---" for number in range(len(grid.header))]
-    header, *rows = ([inert_cell(_unlinked(cell)) for cell in row] for row in (grid.header, *grid.rows))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+def grid_markdown(grid: Grid) -> str:
+    """A Markdown table, without the links inside the page."""
+    header, *rows = ([_unlinked(cell) for cell in row] for row in (grid.header, *grid.rows))
+    return markdown_table(header, rows, right=range(grid.numeric_from, len(header)))
 
 
 def _unlinked(text: str) -> str:
@@ -76,21 +76,21 @@ def _as_markdown(block: Block, pictures: str) -> str:
             return f"{'#' * level} {_plain(text)}"
         case Text(text):
             return _plain(text)
-        case Verdict(_, word, sentence):
+        case VerdictBlock(_, word, sentence):
             return f"**{word.upper()}**: {_plain(sentence)}"
         case Facts(facts):
             return " · ".join(f"{name}: {_plain(value)}" for name, value in facts)
         case Items(items):
             return "\n".join(f"- {_plain(item)}" for item in items)
         case Grid():
-            return markdown_table(block)
+            return grid_markdown(block)
         case Picture(figure):
             return f"![{_plain(figure.title)}]({pictures}/{figure.file_name})\n\n*{_plain(figure.caption)}*"
         case Pictures(figures):
             return "\n\n".join(_as_markdown(Picture(figure), pictures) for figure in figures)
         case Beside(left, right):
             return markdown((*left, *right), pictures).rstrip()
-        case Terms(terms):
+        case Definitions(terms):
             return "\n".join(f"- {name}: {_plain(definition)}" for _, name, definition in terms)
         case Files(listed):
             return "\n".join(f"- [{file.path}]({file.path}): {_plain(file.told)}" for file in listed)
@@ -133,7 +133,7 @@ class _Page:
                 return f"<h{level}>{_inline(text)}</h{level}>"
             case Text(text):
                 return f"<p>{_inline(text)}</p>"
-            case Verdict(judgement, word, sentence):
+            case VerdictBlock(judgement, word, sentence):
                 return (
                     f'<div class="verdict {judgement}"><span class="word">{html.escape(word)}</span>'
                     f"<p>{_inline(sentence)}</p></div>"
@@ -153,7 +153,7 @@ class _Page:
                 return '<div class="figures">\n' + "\n".join(self._picture(one) for one in figures) + "\n</div>"
             case Beside(left, right):
                 return f'<div class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n</div>'
-            case Terms(terms):
+            case Definitions(terms):
                 inner = "\n".join(
                     f'<dt id="{anchor}">{_inline(name)}</dt><dd>{_inline(definition)}</dd>'
                     for anchor, name, definition in terms

@@ -1,4 +1,4 @@
-"""The tables of the report's folded sections, as blocks. Every number comes from `comparison`."""
+"""The tables of the report's folded sections, as blocks. Every number comes from `judged_errors`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer, DecidingCell, judgement
-from gst_assets.analysis.comparison import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
+from gst_assets.analysis.judged_errors import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, STATISTICS
 from gst_assets.analysis.report_blocks import (
     Block,
     Grid,
     Heading,
     Text,
-    interval,
     median,
-    milliseconds,
-    number,
-    percent,
-    rate,
-    share,
-    signed_milliseconds,
-    signed_share,
     term,
-    value_range,
 )
 from gst_assets.contracts.documents import MachineRecord
+from gst_assets.formats import (
+    error_percent,
+    interval,
+    milliseconds,
+    number,
+    rate,
+    signed_milliseconds,
+    signed_percent,
+    unsigned_percent,
+    value_range,
+)
 
 _SHOWN_PARITY = {"equal": "{}", "differs": "**{} (differs)**", "not_recorded": "**not recorded**"}
 _SHOWN_FACTOR = {"num_prefill_tokens": "prompt length [tokens]", "num_in_system": "others in the system"}
@@ -39,12 +41,12 @@ def deciding_grid(answer: Answer) -> Grid:
     rows = [
         (
             _cell_name(cell),
-            percent(cell.error),
+            error_percent(cell.error),
             interval(cell.low, cell.high),
             JUDGEMENT_WORDS[cell.verdict],
             milliseconds(cell.real),
             milliseconds(cell.simulated),
-            share(cell.spread),
+            unsigned_percent(cell.spread),
         )
         for cell in answer.cells
     ]
@@ -60,12 +62,12 @@ def rates_grid(answer: Answer) -> Grid:
     rows = [
         (
             cell.name,
-            percent(cell.error),
+            error_percent(cell.error),
             interval(cell.low, cell.high),
             JUDGEMENT_WORDS[cell.verdict],
             rate(cell.real),
             rate(cell.simulated),
-            share(cell.spread),
+            unsigned_percent(cell.spread),
         )
         for cell in answer.rates
     ]
@@ -78,7 +80,7 @@ def capacity_grid(comparison: Comparison) -> Grid:
     rows = [
         (
             one.variant,
-            percent(one.relative_error),
+            error_percent(one.relative_error),
             interval(one.interval_low, one.interval_high),
             JUDGEMENT_WORDS[judgement(one.verdict)],
             _between(one.real_low_per_s, one.real_high_per_s),
@@ -98,7 +100,7 @@ def _between(low: float, high: float) -> str:
 def causes_grid(answers: Sequence[Answer]) -> Grid:
     """The named causes of variants' errors, with the share of the error that each explains."""
     rows = tuple(
-        (one.cell, answer.variant, share(one.share), f"**{one.name}**", one.evidence)
+        (one.cell, answer.variant, unsigned_percent(one.share), f"**{one.name}**", one.evidence)
         for answer in answers
         for one in answer.causes
     )
@@ -108,7 +110,7 @@ def causes_grid(answers: Sequence[Answer]) -> Grid:
 def carry_grid(answer: Answer) -> Grid:
     """How far each deciding error carries to other workloads of the kind, beside its interval on this one."""
     rows = tuple(
-        (cell.name, percent(cell.error), interval(cell.low, cell.high), interval(cell.carry_low, cell.carry_high))
+        (cell.name, error_percent(cell.error), interval(cell.low, cell.high), interval(cell.carry_low, cell.carry_high))
         for cell in answer.cells
     )
     return Grid(("latency", "error", "on this workload", "on others of the kind"), rows, 1)
@@ -132,17 +134,17 @@ def latency_grid(comparison: Comparison) -> Grid:
         missing = "not available" if cell.reason == NOT_AVAILABLE else "–"
         row = [
             cell.name + (" †" if cell.sign == "†" else ""),
-            percent(cell.relative_error) if present else missing,
+            error_percent(cell.relative_error) if present else missing,
             f"{interval(cell.interval_low, cell.interval_high)} {cell.sign}".strip(" †") or "–",
             (f"**{cell.verdict}**" if cell.required else cell.verdict) if present else "–",
             # The same in every variant, but for one that has nothing to set beside it.
             milliseconds(next((one.real_ns for one in cells.values() if one.num_real_samples), math.nan)),
-            share(cell.real_spread),
+            unsigned_percent(cell.real_spread),
             milliseconds(cell.sim_ns),
         ]
         for name in others:
             shown = cells[name].num_real_samples > 0
-            row += [milliseconds(cells[name].sim_ns), percent(cells[name].relative_error) if shown else "–"]
+            row += [milliseconds(cells[name].sim_ns), error_percent(cells[name].relative_error) if shown else "–"]
         if repeats > 1:
             row.append("–" if math.isnan(cell.error_to_noise) else f"{cell.error_to_noise:.1f}")
         rows.append((*row, f"{cell.num_real_samples:,}"))
@@ -175,9 +177,9 @@ def ranking_grid(comparison: Comparison) -> Grid:
                 row.append("not available" if cell.reason.startswith("not available") else "–")
                 continue
             known = interval(cell.interval_low, cell.interval_high)
-            row.append(f"{percent(cell.relative_error)} ({known}), {JUDGEMENT_WORDS[judgement(cell.verdict)]}")
+            row.append(f"{error_percent(cell.relative_error)} ({known}), {JUDGEMENT_WORDS[judgement(cell.verdict)]}")
         rows.append(tuple(row))
-    rows.append(("**mean size**", *(share(mean[name]) for name in ranked)))
+    rows.append(("**mean size**", *(unsigned_percent(mean[name]) for name in ranked)))
     header = ("latency", *(f"{place}. {name}" for place, name in enumerate(ranked, 1)))
     return Grid(header, tuple(rows), len(header))
 
@@ -218,10 +220,10 @@ def machine_grid(records: Mapping[str, MachineRecord | None]) -> Grid:
             (
                 name,
                 f"{record.num_cores}",
-                share(_known(record.cpu_busy)),
-                share(_known(record.cpu_others)),
-                share(max((_known(one.cpu_others) for one in record.windows), default=math.nan)),
-                share(_known(record.cpu_steal)),
+                unsigned_percent(_known(record.cpu_busy)),
+                unsigned_percent(_known(record.cpu_others)),
+                unsigned_percent(max((_known(one.cpu_others) for one in record.windows), default=math.nan)),
+                unsigned_percent(_known(record.cpu_steal)),
                 value_range([one.load_1m for one in states], 2),
                 value_range([one.cpu_mhz for one in states], 0),
                 value_range([one.temperature_c for one in gpus], 0),
@@ -247,13 +249,13 @@ def paired_grid(comparison: Comparison) -> Grid:
         for variant in comparison.variants:
             mine = table[(table["metric"] == measure) & (table["variant"] == variant)]
             middle = {name: median(mine[name]) for name in mine.columns if mine[name].dtype == "float64"}
-            shares = [share(middle[name]) for name in ("mape", "median_ape")]
+            shares = [unsigned_percent(middle[name]) for name in ("mape", "median_ape")]
             rows.append(
                 (
                     MEASURE_NAMES[measure],
                     variant,
                     *shares,
-                    signed_share(middle["bias"]),
+                    signed_percent(middle["bias"]),
                     number(middle["rank_correlation"], 3),
                     milliseconds(middle["wasserstein_ns"]),
                     number(middle["ks_distance"], 3),
@@ -271,8 +273,8 @@ def groups_grid(comparison: Comparison) -> Grid:
             MEASURE_NAMES[row["metric"]],
             _SHOWN_FACTOR[row["factor"]],
             f"{row['low']:,} to {row['high']:,}" if row["low"] < row["high"] else f"{row['low']:,}",
-            signed_share(row["median"]),
-            f"{signed_share(row['p10'])} to {signed_share(row['p90'])}",
+            signed_percent(row["median"]),
+            f"{signed_percent(row['p10'])} to {signed_percent(row['p90'])}",
             f"{row['num_requests']:,}",
         )
         for row in table[table["variant"] == comparison.headline].to_dict("records")
@@ -290,8 +292,8 @@ def stages_blocks(comparison: Comparison) -> list[Block]:
             milliseconds(row["real_mean_ns"]),
             milliseconds(row["sim_mean_ns"]),
             signed_milliseconds(row["error_ns"]),
-            signed_share(row["relative_error"]),
-            signed_share(row["share_of_e2e_error"]),
+            signed_percent(row["relative_error"]),
+            signed_percent(row["share_of_e2e_error"]),
             milliseconds(row["real_lateness_ns"]),
         )
         for row in comparison.stage_errors.to_dict("records")
@@ -315,9 +317,9 @@ def step_costs_blocks(comparison: Comparison) -> list[Block]:
             f"{row['num_steps']:,}",
             milliseconds(row["real_median_ns"]),
             milliseconds(row["predicted_median_ns"]),
-            signed_share(row["median_error"]),
-            share(row["p90_absolute_error"]),
-            signed_share(row["total_error"]),
+            signed_percent(row["median_error"]),
+            unsigned_percent(row["p90_absolute_error"]),
+            signed_percent(row["total_error"]),
         )
         for row in table.to_dict("records")
     ]
@@ -366,8 +368,8 @@ def _step_row(rows: pd.DataFrame, name: str, kind: str) -> tuple[str, ...]:
         f"{mine['num_other_steps'].median():,.0f}",
         milliseconds(mine["real_mean_ns"].median()),
         milliseconds(mine["other_mean_ns"].median()),
-        signed_share(mine["relative_difference"].median()),
-        share(mine["same_composition"].median()),
+        signed_percent(mine["relative_difference"].median()),
+        unsigned_percent(mine["same_composition"].median()),
     )
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair
 from gst_assets.analysis.measures import relative_error
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 
 STAGES = ("queueing", "prefill", "decode")
 COMPOSITION = ("num_prefill_requests", "num_prefill_tokens", "num_decode_requests")

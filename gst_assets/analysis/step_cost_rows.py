@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import ProfileMeta, read_document
 from gst_assets.contracts.store import Kind
 from gst_assets.step_costs.recorded_steps import NEEDED, service_times

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.tables import SweepPoints, write_table
+from gst_assets.formats import markdown_table, milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,22 +82,18 @@ def summary_table(frame: pd.DataFrame) -> str:
     """One line a configuration, in milliseconds; optimal values are bold."""
     header = ["rate/s", "max seqs", "max tokens", "KV blocks", "requests/s", "tokens/s", "goodput/s"]
     header += [f"{label} P50 / P90 / P99 [ms]" for label in LATENCIES.values()] + ["scheduling delay P99 [ms]", "preemptions"]  # fmt: skip
-    lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
+    rows = []
     for row in frame.to_dict("records"):
         cells = ["" if pd.isna(row["rate_per_s"]) else f"{row['rate_per_s']:g}"]
         cells += [str(row[name]) for name in ("max_num_seqs", "max_num_batched_tokens", "num_kv_blocks")]
         cells += [f"{row['requests_per_s']:.2f}", f"{row['output_tokens_per_s']:.0f}"]
         cells += ["" if pd.isna(row["goodput_per_s"]) else f"{row['goodput_per_s']:.2f}"]
         for name in LATENCIES:
-            values = " / ".join(_ms(row[f"{name}_p{percentile}_ns"]) for percentile in (50, 90, 99))
+            values = " / ".join(milliseconds(row[f"{name}_p{percentile}_ns"], ".4g") for percentile in (50, 90, 99))
             cells.append(f"**{values}**" if row[f"pareto_{name}"] else values)
-        cells += [_ms(row["scheduling_delay_p99_ns"]), str(row["num_preemptions"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _ms(value_ns: float) -> str:
-    return "–" if pd.isna(value_ns) else f"{value_ns / _NS_PER_MS:.4g}"
+        cells += [milliseconds(row["scheduling_delay_p99_ns"], ".4g"), str(row["num_preemptions"])]
+        rows.append(cells)
+    return markdown_table(header, rows, right=range(len(header)), tight=True)
 
 
 def _draw(frame: pd.DataFrame, path: Path) -> None:

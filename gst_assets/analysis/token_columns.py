@@ -13,6 +13,7 @@ import pandas as pd
 
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.tables import TokenMetrics, read_table, validate
+from gst_assets.contracts.token_invariants import all_hold, begins_request, latencies_ns
 
 LATENCY = "token_latency_ns"
 COLUMNS = ("request_id", "token_index", "token_time_ns", LATENCY)
@@ -54,12 +55,13 @@ def _read_plain(path: Path) -> tuple[pd.DataFrame, bool] | None:
     columns = {name: table.column(name).to_numpy() for name in COLUMNS if name in names}
     ids, index, times = (columns[name] for name in COLUMNS[:3])
     derived = LATENCY not in columns
-    gaps = _gaps(ids, times)
+    gaps = latencies_ns(begins_request(ids), times)
     if derived:
         columns[LATENCY] = gaps
-    if "token_id" in names and len(ids) and table.column("token_id").to_numpy().min() < 0:
+    numbers = [ids, index, times] + ([table.column("token_id").to_numpy()] if "token_id" in names else [])
+    if len(ids) and min(column.min() for column in numbers) < 0:
         return None
-    if not _holds(ids, index, times, columns[LATENCY], gaps):
+    if not all_hold(ids, index, columns[LATENCY], gaps):
         return None
     return pd.DataFrame({name: columns[name] for name in COLUMNS}, copy=False), derived
 
@@ -81,28 +83,6 @@ def _is_plain(path: Path) -> bool:
         return False
 
 
-def _gaps(ids: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Time since the previous token of the same request; 0 at the first."""
-    gaps = np.zeros(len(times), dtype=np.int64)
-    np.subtract(times[1:], times[:-1], out=gaps[1:])
-    gaps[1:][ids[1:] != ids[:-1]] = 0
-    return gaps
-
-
-def _holds(ids: np.ndarray, index: np.ndarray, times: np.ndarray, latencies: np.ndarray, gaps: np.ndarray) -> bool:
-    """Every invariant of `TokenMetrics`."""
-    if not len(ids):
-        return True
-    same = ids[1:] == ids[:-1]
-    return bool(
-        min(ids.min(), index.min(), times.min(), gaps.min()) >= 0
-        and (ids[1:] >= ids[:-1]).all()
-        and index[0] == 0
-        and (index[1:] == np.where(same, index[:-1] + 1, 0)).all()
-        and (latencies is gaps or np.array_equal(latencies, gaps))
-    )
-
-
 def _read_exactly(path: Path) -> tuple[pd.DataFrame, bool]:
     required, optional = TokenMetrics.column_types()
     given = {name: kind for name, kind in required.items() if name != LATENCY}
@@ -110,9 +90,12 @@ def _read_exactly(path: Path) -> tuple[pd.DataFrame, bool]:
     derived = LATENCY not in frame
     if derived:
         whole = not frame[list(given)].isna().any(axis=None)
-        plain = [frame[name].to_numpy(dtype="int64") for name in ("request_id", "token_time_ns")] if whole else None
         # Where a value is missing the validation below says so; its own message must not be about the derived column.
-        frame[LATENCY] = pd.array(_gaps(*plain) if plain else np.zeros(len(frame), dtype=np.int64), dtype="Int64")
+        latencies = np.zeros(len(frame), dtype=np.int64)
+        if whole:
+            ids, times = (frame[name].to_numpy(dtype="int64") for name in ("request_id", "token_time_ns"))
+            latencies = latencies_ns(begins_request(ids), times)
+        frame[LATENCY] = pd.array(latencies, dtype="Int64")
         frame = validate(TokenMetrics, frame, path)
     else:
         frame = read_table(TokenMetrics, path)

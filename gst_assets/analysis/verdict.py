@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from gst_assets.analysis.bootstrap import Interval
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 Outcome = Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

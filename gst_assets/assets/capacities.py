@@ -12,7 +12,7 @@ from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
-from gst_assets.capacity.report import FIGURE, SUMMARY, probes_markdown, write_report
+from gst_assets.capacity.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
 from gst_assets.capacity.search import criterion, probes_table, result_sentence
 from gst_assets.capacity.simulated_probe import search_simulated
 from gst_assets.contracts.documents import (

@@ -17,12 +17,13 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS
-from gst_assets.analysis.comparison import Comparison
-from gst_assets.analysis.regression import RegressionReport
+from gst_assets.analysis.change_points import RegressionReport
+from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.regression_report import verdict_line
-from gst_assets.analysis.runs import OwnRealRun, OwnSimulatedRun
-from gst_assets.assets.presentation import check_spec, contract_failed, markdown_table
+from gst_assets.analysis.run_reading import OwnRealRun, OwnSimulatedRun
+from gst_assets.assets.presentation import check_spec, contract_failed, frame_markdown
 from gst_assets.errors import ContractError, SimulationError
+from gst_assets.formats import milliseconds
 
 _ROWS = 10
 _GRAVITY = ("fail", "inconclusive", "warn")
@@ -31,7 +32,7 @@ REPORT = "report"
 
 
 @dataclass(frozen=True)
-class Check:
+class AssetCheck:
     """A check's name, whether its errors block what depends on the asset, and what it holds."""
 
     name: str
@@ -39,30 +40,30 @@ class Check:
     description: str
 
 
-COMPLETENESS = Check(
+COMPLETENESS = AssetCheck(
     "completeness",
     True,
     "Every request succeeded. Some failed: a warning, as they are counted and left out; none succeeded: an error.",
 )
-LATENESS = Check(
+LATENESS = AssetCheck(
     "lateness",
     False,
     "The driver handed requests over on time (replay.lateness_limit_ns at P99). Lateness stays inside TTFT.",
 )
-ALL_TOKENS = Check("all_tokens", True, "The simulation gave every request every token it asked for.")
-PARITY = Check("parity", False, "The simulation assumed the settings that the engine reported.")
-FIDELITY_BAND = Check(
+ALL_TOKENS = AssetCheck("all_tokens", True, "The simulation gave every request every token it asked for.")
+PARITY = AssetCheck("parity", False, "The simulation assumed the settings that the engine reported.")
+FIDELITY_BAND = AssetCheck(
     "fidelity_band",
     False,
     "The headline variant's P50 and P90 errors are shown to be inside the scenario's bands. Outside them: an error; where it cannot be judged: a warning.",
 )
-REGRESSION = Check(
+REGRESSION = AssetCheck(
     "regression", False, "No confirmed regression of the engine or of the simulation's fidelity in the last nights."
 )
-SELF_CHECK = Check("same_bytes", True, "Simulating the same inputs again gives the same bytes.")
+SELF_CHECK = AssetCheck("same_bytes", True, "Simulating the same inputs again gives the same bytes.")
 
 
-def specs(asset: str, *checks: Check) -> list[dg.AssetCheckSpec]:
+def specs(asset: str, *checks: AssetCheck) -> list[dg.AssetCheckSpec]:
     """The specs of an asset's checks."""
     return [check_spec(check.name, asset, blocking=check.blocking, description=check.description) for check in checks]
 
@@ -108,7 +109,7 @@ def lateness_result(runs: Sequence[OwnRealRun]) -> dg.AssetCheckResult:
             frame = run.requests.assign(lateness_ns=run.requests["send_time_ns"] - run.requests["arrival_time_ns"])
             late.append((run.meta.run_id, frame.nlargest(_ROWS, "lateness_ns")))
     degraded = [run for run in runs if run.meta.degraded]
-    why = "; ".join(f"{run.meta.run_id}: P99 {run.meta.lateness_ns['p99'] / 1e6:.1f} ms" for run in degraded)
+    why = "; ".join(f"{run.meta.run_id}: P99 {milliseconds(run.meta.lateness_ns['p99'], '.1f')} ms" for run in degraded)
     columns = ["run_id", "request_id", "arrival_time_ns", "send_time_ns", "lateness_ns"]
     failed = bool(degraded)
     return _result(
@@ -238,7 +239,7 @@ def regression_result(report: RegressionReport, summary: Path) -> dg.AssetCheckR
 
 
 def _result(
-    check: Check,
+    check: AssetCheck,
     asset: str,
     rows: pd.DataFrame,
     columns: Sequence[str],
@@ -259,7 +260,7 @@ def _result(
         if len(shown):
             first = shown.iloc[0].dropna()
             metadata["first_row"] = ", ".join(f"{name} {value}" for name, value in first.items())
-            metadata["rows"] = markdown_table(shown)
+            metadata["rows"] = frame_markdown(shown)
         if report is not None:
             metadata[REPORT] = dg.MetadataValue.path(str(report))
     return dg.AssetCheckResult(

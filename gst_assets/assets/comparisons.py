@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import dagster as dg
 import pandas as pd
 
-from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.figures import VERDICT_FIGURE
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import (
     SUMMARY,
     comparison_meta,
@@ -18,7 +18,7 @@ from gst_assets.analysis.report import (
     write_comparison,
 )
 from gst_assets.analysis.report_content import FIGURES, REPORT
-from gst_assets.analysis.runs import read_calibration_sha256
+from gst_assets.analysis.run_reading import read_calibration_sha256
 from gst_assets.assets import real_runs
 from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, figures, table_definition_metadata

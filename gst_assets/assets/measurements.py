@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from gst_assets.analysis.runs import OwnRealRun, load_own_run
+from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets import profiles, real_runs
 from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_failed

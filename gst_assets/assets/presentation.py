@@ -14,7 +14,7 @@ import dagster as dg
 import pandas as pd
 
 from gst_assets.contracts.tables import Table
-from gst_assets.foreign_text import inert_cell
+from gst_assets.formats import markdown_table
 from gst_assets.partitions import SCENARIOS
 
 _PREVIEW_ROWS = 8
@@ -42,20 +42,15 @@ def table_definition_metadata(model: type[Table]) -> dict[str, dg.TableSchema | 
     return {"dagster/column_schema": column_schema(model), "file": model.file_name()}
 
 
-def markdown_table(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
+def frame_markdown(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
     """A frame as a markdown table; callers format the cells, which are shown as they are written."""
-    header = "| " + " | ".join(inert_cell(str(name)) for name in frame.columns) + " |"
-    rule = "|" + "---|" * len(frame.columns)
-    rows = [
-        "| " + " | ".join("" if pd.isna(cell) else inert_cell(str(cell)) for cell in row) + " |"
-        for row in frame.itertuples(index=False)
-    ]
-    return dg.MetadataValue.md("\n".join([header, rule, *rows]))
+    rows = [["" if pd.isna(cell) else str(cell) for cell in row] for row in frame.itertuples(index=False)]
+    return dg.MetadataValue.md(markdown_table([str(name) for name in frame.columns], rows, tight=True))
 
 
 def preview(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
     """The first rows of a table."""
-    return markdown_table(frame.head(_PREVIEW_ROWS))
+    return frame_markdown(frame.head(_PREVIEW_ROWS))
 
 
 def figure(path: Path) -> dg.MetadataValue:
@@ -103,6 +98,6 @@ def contract_failed(asset: str, error: Exception) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "violation": dg.MetadataValue.text(str(error)),
-            **({"offending_rows": markdown_table(pd.DataFrame(rows))} if rows else {}),
+            **({"offending_rows": frame_markdown(pd.DataFrame(rows))} if rows else {}),
         },
     )

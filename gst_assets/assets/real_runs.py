@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
-from gst_assets.analysis.runs import OwnRealRun, load_own_run
+from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
 from gst_assets.assets.workloads import WORKLOAD_SPEC

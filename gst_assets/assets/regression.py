@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from gst_assets.analysis.change_points import judge_history
 from gst_assets.analysis.history import load_history, read_history, write_history
-from gst_assets.analysis.regression import judge_history
 from gst_assets.analysis.regression_report import (
     FIGURES,
     SUMMARY,

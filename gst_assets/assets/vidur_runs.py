@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from gst_assets.analysis.runs import OwnSimulatedRun, load_own_run
+from gst_assets.analysis.run_reading import OwnSimulatedRun, load_own_run
 from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
 from gst_assets.assets.profiles import NAME as PROFILE
@@ -20,6 +20,7 @@ from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.errors import ArtifactError
 from gst_assets.foreign_text import inert
+from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
@@ -202,12 +203,19 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
         f"Vidur, variant `{variant}`, of workload `{workload.meta.workload_id}` ({workload.meta.num_requests} requests) on the profile of "
         f"{bundle.meta.hardware.device_name}.",
         "",
-        "| metric | P50 ms | P90 ms | P99 ms | samples |",
-        "|---|---|---|---|---|",
+        markdown_table(
+            ["metric", "P50 ms", "P90 ms", "P99 ms", "samples"],
+            [
+                [
+                    name,
+                    *(milliseconds(float(values.quantile(q)), ".3f", missing="-") for q in (0.5, 0.9, 0.99)),
+                    str(len(values)),
+                ]
+                for name, values in (("TTFT", ttft), ("ITL", tokens))
+            ],
+            tight=True,
+        ),
     ]
-    for name, values in (("TTFT", ttft), ("ITL", tokens)):
-        cells = " | ".join(f"{values.quantile(q) / 1e6:.3f}" for q in (0.5, 0.9, 0.99)) if len(values) else "- | - | -"
-        lines.append(f"| {name} | {cells} | {len(values)} |")
     lines += ["", f"Preemptions: {result.num_preemptions}. Steps: {len(result.iterations)}.", ""]
     return "\n".join(inert(line) for line in lines)
 

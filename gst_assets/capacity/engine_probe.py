@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.capacity.report import TABLE, write_report
+from gst_assets.capacity.capacity_report import TABLE, write_report
 from gst_assets.capacity.search import (
     CapacitySearch,
     Seen,
@@ -33,14 +33,14 @@ from gst_assets.capacity.search import (
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import CapacityMeta, Hardware, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.engine import records
+from gst_assets.engine import metric_rows
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
 from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, warm_up
 from gst_assets.engine.run import add_scenario_options
-from gst_assets.engine.run_directory import staged
+from gst_assets.engine.run_directory import staged_run
 from gst_assets.errors import EngineError, GstError, ScenarioError
 from gst_assets.scenario import Capacity, Scenario, read_reference
 from gst_assets.workload import build
@@ -172,7 +172,7 @@ async def _play(
         may_stop_early=scenario.engine.sampling.may_stop_early,
         realtime=scenario.replay.realtime_priority,
     )
-    requests = records.request_metrics(played, engine.backend)
+    requests = metric_rows.request_metrics(played, engine.backend)
     return seen_in_tables(requests, has_lateness=True, death=played.death)
 
 
@@ -188,7 +188,7 @@ def _write(
 ) -> Path:
     table: pd.DataFrame = probes_table(search.probes)
     found = {ENGINE_SIDE: search.result()}
-    with staged(out, name) as folder:
+    with staged_run(out / name) as folder:
         csv_files.write_csv(table, folder / TABLE)
         write_report(table, found, settings, name, folder)
         meta = CapacityMeta(

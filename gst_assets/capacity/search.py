@@ -5,7 +5,7 @@ Capacity is the highest rate of Poisson arrivals at which the P99 of scheduling 
 same on an engine and in a simulation: ask `next_rate_per_s`, play `probe_workload` at that rate, `record` what was seen.
 
 Importable on a GPU host (numpy, pandas, pydantic). How an engine plays a probe belongs to `engine_probe`, what is written for people to
-`report`.
+`capacity_report`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import CapacityFound
+from gst_assets.formats import milliseconds, number
 from gst_assets.scenario import Capacity, Poisson
 from gst_assets.workload.arrivals import build_trace_intervals
 
@@ -236,9 +237,9 @@ def probes_table(probes: list[Probe]) -> pd.DataFrame:
 
 def probe_told(probe: Probe) -> str:
     """One line for people who watch the search."""
-    delay = "-" if probe.p99_delay_ns is None else f"{probe.p99_delay_ns / 1e6:.1f} ms"
-    late = "-" if probe.p99_lateness_ns is None else f"{probe.p99_lateness_ns / 1e6:.2f} ms"
-    served = "-" if probe.requests_per_s is None else f"{probe.requests_per_s:.2f}"
+    delay = "-" if probe.p99_delay_ns is None else f"{milliseconds(probe.p99_delay_ns, '.1f')} ms"
+    late = "-" if probe.p99_lateness_ns is None else f"{milliseconds(probe.p99_lateness_ns, '.2f')} ms"
+    served = number(probe.requests_per_s, 2, grouped=False, missing="-")
     why = f" ({probe.reason})" if probe.reason else ""
     return (
         f"probe {probe.probe_index}: {probe.rate_per_s:.3f} requests/s: P99 delay {delay}, lateness {late}, served {served} requests/s, "

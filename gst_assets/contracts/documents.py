@@ -257,7 +257,7 @@ class EngineSettings(Stored):
         return values
 
 
-class Pacing(Stored):
+class PacingRecord(Stored):
     """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at `priority`; `priority_reason`
     says why that is not realtime."""
 
@@ -331,7 +331,7 @@ class RealRunFacts(RunMeta):
     lateness_ns: dict[str, int] = Field(default_factory=dict)
     degraded: bool | None = None
     degraded_reasons: list[str] | None = None
-    pacing: Pacing | None = None
+    pacing: PacingRecord | None = None
     num_bunched_messages: int | None = Field(None, ge=0)
     num_errors: int | None = Field(None, ge=0)
     machine: MachineRecord | None = None
@@ -426,7 +426,7 @@ class PublishedForests(Document):
     chosen: dict[str, dict[str, int]]
 
 
-class Measured(Stored):
+class HistoryFacts(Stored):
     """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been removed since.
 
     `group_id` names the measurement, shared by its repeats: two comparisons of one group are not two nights. `env` and `sim_env` are
@@ -461,7 +461,7 @@ class ComparisonMeta(RunMeta):
     headline_variant: str
     verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
     marks: list[str] = Field(default_factory=list)
-    measured: Measured | None = None
+    measured: HistoryFacts | None = None
 
 
 class CapacityFound(Stored):

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gst_assets import scenario as scenario_settings
 from gst_assets.contracts.documents import Hardware
 from gst_assets.errors import EngineError
 from gst_assets.provenance import cpu_name
-from gst_assets.scenario import CPU
+from gst_assets.scenario import CPU, HardwareSection
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking afterwards.
@@ -36,7 +35,7 @@ def present_gpus() -> list[str]:
     return json.loads(asked.stdout.strip().splitlines()[-1])
 
 
-def check_hardware(wanted: scenario_settings.Hardware) -> Hardware:
+def check_hardware(wanted: HardwareSection) -> Hardware:
     """The device present, if it is the one the scenario names: for `cpu` the processor, else GPU 0 (the one an engine uses).
 
     `device_count` is 1 for a CPU, else the GPUs visible.
@@ -65,7 +64,7 @@ _REMEDY = (
 )
 
 
-def _check_name(wanted: scenario_settings.Hardware, found: str) -> None:
+def _check_name(wanted: HardwareSection, found: str) -> None:
     if wanted.device_name and wanted.device_name not in found:
         raise EngineError(
             f"hardware_id {wanted.hardware_id}: expected a device whose name contains {wanted.device_name!r}, but this machine has {found!r}. "

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gst_assets.contracts.documents import GpuState, Hardware, MachineRecord, MachineState, MachineWindow
+from gst_assets.formats import unsigned_percent, value_range
 from gst_assets.scenario import CPU
 
 PERIOD_S = 1.0
@@ -158,26 +159,21 @@ def watched(hardware: Hardware) -> Iterator[Watch]:
 def told(record: MachineRecord) -> str:
     """The record in a few words, e.g. `cores 52 % busy, 0 % with other programs, 0 % stolen`."""
     named = (("busy", record.cpu_busy), ("with other programs", record.cpu_others), ("stolen", record.cpu_steal))
-    shares = [f"{100 * share:.0f} % {what}" for what, share in named if share is not None]
+    shares = [f"{unsigned_percent(value, 0)} {what}" for what, value in named if value is not None]
     words = [f"{record.num_cores} cores " + ", ".join(shares)] if shares else []
     states = [record.before, *record.windows]
     if loads := [state.load_1m for state in states if state.load_1m is not None]:
-        words.append(f"load {_range(loads, 2)}")
+        words.append(f"load {value_range(loads, 2, grouped=False)}")
     if clocks := [state.cpu_mhz for state in states if state.cpu_mhz is not None]:
-        words.append(f"cores at {_range(clocks, 0)} MHz")
+        words.append(f"cores at {value_range(clocks, 0, grouped=False)} MHz")
     gpus = [state.gpu for state in states if state.gpu is not None]
     if heat := [gpu.temperature_c for gpu in gpus if gpu.temperature_c is not None]:
-        words.append(f"GPU {_range(heat, 0)} C")
+        words.append(f"GPU {value_range(heat, 0, grouped=False)} C")
     if sm := [gpu.sm_clock_mhz for gpu in gpus if gpu.sm_clock_mhz is not None]:
-        words.append(f"GPU clock {_range(sm, 0)} MHz")
+        words.append(f"GPU clock {value_range(sm, 0, grouped=False)} MHz")
     if slowed := sorted({name for gpu in gpus for name in gpu.slowed_by or ()}):
         words.append(f"GPU slowed by {', '.join(slowed)}")
     return "; ".join(words) or "nothing readable"
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return low if low == high else f"{low} to {high}"
 
 
 def _window(one: _Sample, two: _Sample, start_ns: int) -> MachineWindow:

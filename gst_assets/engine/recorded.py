@@ -11,8 +11,6 @@ import argparse
 import gzip
 import io
 import json
-import os
-import secrets
 import shutil
 import sys
 import zlib
@@ -29,6 +27,7 @@ from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import ArtifactError, EngineError, GstError, WorkloadError
 from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Model, Sampling, Scenario
+from gst_assets.staging import staged_directory
 
 BACKEND = "recorded"
 _META = Kind.REAL_RUN.meta_name
@@ -224,19 +223,16 @@ def _portable_meta(run: RecordedRun) -> bytes:
 @contextmanager
 def _staged(out: Path, run_id: str) -> Iterator[Path]:
     """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
-    final, folder = out / run_id, out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"
+    final = out / run_id
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        folder.rename(final)
+        with staged_directory(final) as folder:
+            yield folder
     except OSError as error:
         if final.exists():
             raise ArtifactError(
                 f"{final}: already exists. Recorded runs are never overwritten; remove it first."
             ) from None
         raise ArtifactError(f"{final}: cannot be written ({error.strerror}). Check the folder and the disk.") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------

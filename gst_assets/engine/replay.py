@@ -1,6 +1,6 @@
 """Open-loop replay: every request is handed over at its intended time, whatever became of the earlier ones.
 
-Only measuring belongs here: what is sent comes from `run`, tables are made by `records`, and the engine is any `protocol.Engine`.
+Only measuring belongs here: what is sent comes from `plays`, tables are made by `metric_rows`, and the engine is any `protocol.Engine`.
 """
 
 from __future__ import annotations

@@ -2,16 +2,12 @@
 
 A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send time minus intended arrival
 exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
-What the rows of the tables are belongs to `records`.
+What the rows of the tables are belongs to `metric_rows`.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,20 +21,22 @@ from gst_assets.contracts.documents import (
     EngineSettings,
     Hardware,
     MachineRecord,
-    Pacing,
+    PacingRecord,
     RealRunMeta,
     WorkloadMeta,
     run_facts,
     write_document,
 )
 from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.engine import machine, records
+from gst_assets.engine import machine, metric_rows
 from gst_assets.engine import replay as replay_module
 from gst_assets.engine.protocol import IterationField
 from gst_assets.engine.replay import ReplayResult, WarmUp
 from gst_assets.errors import EngineError
 from gst_assets.foreign_text import inert
+from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.scenario import Scenario
+from gst_assets.staging import staged_directory
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ def write_run(
         EngineError: the directory exists.
     """
     scenario, run_id = common.scenario, f"{common.group_id}-r{repeat}"
-    requests, tokens = records.request_metrics(played, backend), records.token_metrics(played)
-    missing = steps is not None and records.steps_are_missing(steps, played)
-    lateness = records.lateness_ns(played)
+    requests, tokens = metric_rows.request_metrics(played, backend), metric_rows.token_metrics(played)
+    missing = steps is not None and metric_rows.steps_are_missing(steps, played)
+    lateness = metric_rows.lateness_ns(played)
     reasons = _degraded_reasons(played, lateness, scenario.replay.lateness_limit_ns, missing)
     num_errors = int((requests["status"] == "error").sum())
-    with staged(out, run_id) as folder:
+    with staged_run(out / run_id) as folder:
         csv_files.write_csv(requests, folder / "request_metrics.csv")
         csv_files.write_csv(tokens, folder / "token_metrics.csv")
         facts: dict[str, Any] = {
@@ -91,10 +89,10 @@ def write_run(
             "iterations_missing": missing,
         }
         if steps is not None:
-            inside = records.steps_inside(steps, played)
-            csv_files.write_csv(records.iterations(steps, played), folder / "iterations.csv")
-            facts["tracing_ns_per_step"] = records.percentiles(inside[:, IterationField.TRACING_NS].tolist())
-        latencies = records.latency_percentiles(requests, tokens)
+            inside = metric_rows.steps_inside(steps, played)
+            csv_files.write_csv(metric_rows.iterations(steps, played), folder / "iterations.csv")
+            facts["tracing_ns_per_step"] = metric_rows.percentiles(inside[:, IterationField.TRACING_NS].tolist())
+        latencies = metric_rows.latency_percentiles(requests, tokens)
         (folder / "summary.md").write_text(
             _summary(common, run_id, facts, latencies, len(requests), seen), encoding="utf-8"
         )
@@ -138,10 +136,10 @@ def _degraded_reasons(
     return reasons
 
 
-def _pacing(pacing: replay_module.Pacing | None) -> Pacing | None:
+def _pacing(pacing: replay_module.Pacing | None) -> PacingRecord | None:
     if pacing is None:
         return None
-    return Pacing(
+    return PacingRecord(
         timer=pacing.timer,
         spin_ns=pacing.spin_ns,
         priority=pacing.priority.name,
@@ -156,22 +154,17 @@ def _early_stops(played: ReplayResult) -> int:
     )
 
 
-@contextmanager
-def staged(out: Path, run_id: str) -> Iterator[Path]:
-    """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = out / f".{run_id}.{os.getpid()}.{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
-        yield folder
-        try:
-            folder.rename(out / run_id)
-        except OSError as error:
-            raise EngineError(
-                f"{out / run_id}: cannot be created ({error.strerror}). Runs are kept; use another --group-id."
-            ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def staged_run(final: Path) -> AbstractContextManager[Path]:
+    """A folder beside `final` that becomes it when the block ends well, and is removed otherwise.
+
+    Raises:
+        EngineError: `final` exists.
+    """
+
+    def refused(error: OSError) -> EngineError:
+        return EngineError(f"{final}: cannot be created ({error.strerror}). Runs are kept; use another --group-id.")
+
+    return staged_directory(final, refused)
 
 
 def _summary(
@@ -184,7 +177,7 @@ def _summary(
 ) -> str:
     settings = common.settings
     rows = [
-        f"| {label} | " + " | ".join(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99")) + " |"
+        [label, *(_ms(latencies[key].get(name)) for name in ("p50", "p90", "p99"))]
         for key, label in (("ttft", "TTFT"), ("itl", "ITL"))
     ]
     lines = [
@@ -196,9 +189,7 @@ def _summary(
         f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
         *_labels(settings),
         "",
-        "| ms | P50 | P90 | P99 |",
-        "|---|---|---|---|",
-        *rows,
+        markdown_table(["ms", "P50", "P90", "P99"], rows, tight=True),
         "",
         f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
         f"Messages with more than one token: {facts['num_bunched_messages']}.",
@@ -212,7 +203,7 @@ def _summary(
     return "\n".join(inert(line) for line in lines)
 
 
-def _pacing_line(pacing: Pacing | None) -> str:
+def _pacing_line(pacing: PacingRecord | None) -> str:
     if pacing is None:
         return "How the driver was paced is not recorded."
     reason = f" ({pacing.priority_reason})" if pacing.priority_reason else ""
@@ -242,4 +233,4 @@ def _labels(settings: EngineSettings) -> list[str]:
 
 
 def _ms(nanoseconds: int | None) -> str:
-    return "-" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"
+    return milliseconds(nanoseconds, ".3f", missing="-")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gst_assets.engine.protocol import IterationField
-from gst_assets.environment import Steps, read
+from gst_assets.environment import StepFile, read
 from gst_assets.errors import EngineError
 from gst_assets.step_costs.shapes import attention_pairs
 
@@ -33,7 +33,7 @@ class StepRecorder:
     @classmethod
     def from_environment(cls) -> StepRecorder:
         """The recorder for the file that GST_STEP_RECORDS names. Not an engine setting: those enter the key of vLLM's compile cache."""
-        return cls(read(Steps).file)
+        return cls(read(StepFile).file)
 
     def scheduled(self, scheduler: Any, output: Any, began_ns: int, ended_ns: int) -> None:
         """A step was formed between `began_ns` and `ended_ns`; `scheduler` already counts its tokens as computed."""

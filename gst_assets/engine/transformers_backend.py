@@ -23,7 +23,7 @@ from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine import transformers_worker
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, TokenMessage
 from gst_assets.engine.settings_check import check_settings
-from gst_assets.engine.transformers_worker import Answer, Asked, Cancelled, Failed, Ready, Steps, StepsWanted
+from gst_assets.engine.transformers_worker import Asked, Cancelled, Failed, NewTokens, Ready, StepRows, StepsWanted
 from gst_assets.errors import EngineError
 from gst_assets.scenario import CPU, Scenario, resolve_path
 
@@ -178,7 +178,7 @@ class TransformersEngine:
         self._settings = settings
         self._stop_token_ids = stop_token_ids
         self._records_steps = records_steps
-        self._open: dict[str, asyncio.Queue[tuple[int, Answer | None]]] = {}
+        self._open: dict[str, asyncio.Queue[tuple[int, NewTokens | None]]] = {}
         self._steps: asyncio.Future[bytes] | None = None
         self._death: str | None = None
         # A process that does not read must not hold up the event loop: messages wait in a queue, not in a blocked write.
@@ -193,7 +193,7 @@ class TransformersEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
         """See `protocol.Engine.generate`."""
-        answers: asyncio.Queue[tuple[int, Answer | None]] = asyncio.Queue()
+        answers: asyncio.Queue[tuple[int, NewTokens | None]] = asyncio.Queue()
         self._open[request.request_id] = answers
         ended = False
         try:
@@ -266,7 +266,7 @@ class TransformersEngine:
                 received_ns = time.monotonic_ns()
                 if isinstance(message, Failed):
                     self._fail(f"the transformers engine's generation loop ended: {message.reason}")
-                elif isinstance(message, Steps):
+                elif isinstance(message, StepRows):
                     if self._steps is not None and not self._steps.done():
                         self._steps.set_result(message.rows)
                 else:

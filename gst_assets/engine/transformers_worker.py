@@ -63,7 +63,7 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NewTokens:
     """Tokens of one request that are new since its last answer. `times` comes with the last one."""
 
     request_id: str
@@ -75,11 +75,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StepsWanted:
-    """The driver asks for the steps recorded so far; the reply is `Steps`."""
+    """The driver asks for the steps recorded so far; the reply is `StepRows`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class StepRows:
     """Rows of `len(IterationField)` native int64, in order of scheduling."""
 
     rows: bytes
@@ -106,7 +106,7 @@ def main(connection: Connection, scenario_json: str) -> None:
                 manager.cancel_request(message.request_id)
             elif isinstance(message, StepsWanted):
                 with lock:
-                    connection.send(Steps(bytes(manager.batch_processor.scheduler.rows)))
+                    connection.send(StepRows(bytes(manager.batch_processor.scheduler.rows)))
     os._exit(
         0
     )  # the library's thread may be in the middle of a step, and would keep the process for as long as it has requests
@@ -215,7 +215,7 @@ def _add(manager: Any, asked: Asked, connection: Connection, lock: threading.Loc
     if added is None:
         reason = manager.background_thread_status.can_accept_new_requests() or "the library did not take the request"
         with lock:
-            connection.send([Answer(asked.request_id, (), True, reason, None)])
+            connection.send([NewTokens(asked.request_id, (), True, reason, None)])
 
 
 class _Progress:
@@ -252,7 +252,7 @@ def _forward(manager: Any, connection: Connection, lock: threading.Lock) -> None
             connection.send(answers)
 
 
-def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> Answer:
+def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> NewTokens:
     name, ended = output.request_id, output.is_finished()
     progress = open_requests.setdefault(name, _Progress(output))
     new = output.generated_tokens[progress.count :]
@@ -267,7 +267,7 @@ def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> A
             last_token_ns=_to_ns(output.timestamps[-1]) if output.timestamps else None,
             num_preemptions=manager.batch_processor.scheduler.times_queued.pop(name, 1) - 1,
         )
-    return Answer(name, new, ended, output.error, times)
+    return NewTokens(name, new, ended, output.error, times)
 
 
 def _to_ns(seconds: float) -> int | None:

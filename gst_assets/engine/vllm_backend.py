@@ -30,6 +30,7 @@ from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.environment import STEPS_VARIABLE
 from gst_assets.errors import EngineError
 from gst_assets.scenario import CPU, Model, Scenario, resolve_path
+from gst_assets.staging import staged_file
 
 BACKEND = "vllm"
 _WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"
@@ -209,10 +210,8 @@ def _model_directory(model: Model) -> Path | str:
     text = json.dumps(served_config(model), indent=2)
     name = f"{model.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     directory = _cache() / "models" / name
-    directory.mkdir(parents=True, exist_ok=True)
-    beside = directory / f".config.{os.getpid()}"
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(directory / "config.json")
+    with staged_file(directory / "config.json") as beside:
+        beside.write_text(text, encoding="utf-8")
     return directory
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, validate, 
 from gst_assets.errors import ArtifactError, ResultsError
 from gst_assets.importers.results import Request, Results
 from gst_assets.provenance import sha256_file
+from gst_assets.staging import staged_directory
 
 
 def write_run(results: Results, format_name: str, out: Path, stated: dict[str, str]) -> Path:
@@ -37,10 +35,7 @@ def write_run(results: Results, format_name: str, out: Path, stated: dict[str, s
     # Checked under the name of what was read: the tables are this project's, the times the file's.
     table = validate(RequestMetrics, _request_table(results), results.files[0])
     with_tokens = all(one.has_tokens for one in requests if one.error is None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    staging.mkdir()
-    try:
+    with staged_directory(out) as staging:
         write_table(RequestMetrics, table, staging)
         if with_tokens:
             write_table(TokenMetrics, _token_table(requests), staging)
@@ -48,9 +43,6 @@ def write_run(results: Results, format_name: str, out: Path, stated: dict[str, s
         document = _document(results, format_name, out.absolute().name, stated)
         model = RealRunFacts if results.run_type == "real" else SimulationFacts
         write_document(model.model_validate({**document, "sha256": directory_digests(staging, name)}), staging / name)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return out
 
 

@@ -22,6 +22,7 @@ from gst_assets import provenance
 from gst_assets.contracts.documents import EngineSettings, Hardware
 from gst_assets.errors import ProfileError
 from gst_assets.scenario import Scenario
+from gst_assets.staging import staged_file
 from gst_assets.step_costs.bundle import profile_key
 
 _SUBJECT, _SETTINGS, _OPERATORS = "subject.json", "engine_settings.json", "operators.jsonl"
@@ -189,9 +190,8 @@ class PartialProfile:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, path: Path, text: str) -> None:
-        beside = path.with_name(f".{path.name}")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        with staged_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def _without_group(play: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ model, with its packed weights, and the real KV cache. On a CPU it walks the mod
 operators, so that weights, activations and KV blocks come from whatever level of the cache a real step finds them in. On a GPU, where launching
 an operator takes longer than running it, each operator is timed in a captured graph that goes through all layers (`worker_graphs`): every
 layer has weights and KV blocks of its own, so that these are as cold as in a real step. Grids, medians over points and tables belong to
-`operators`. Torch and vLLM are imported inside the functions that run in the worker.
+`operator_tables`. Torch and vLLM are imported inside the functions that run in the worker.
 
 Not timed, because they are no part of the model: building attention metadata, copying inputs, and the scheduler.
 """

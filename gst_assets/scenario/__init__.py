@@ -4,8 +4,8 @@ One file per scenario in `gst_assets/scenarios/`; its name is the Dagster partit
 ones win, then the file itself, then overrides. What the settings do belongs to the packages that read them.
 """
 
-from gst_assets.scenario.comparison_section import Comparison, Regression, ServiceLevel
-from gst_assets.scenario.engine_section import Engine, Replay, Sampling, Server
+from gst_assets.scenario.comparison_section import Bands, Regression, ServiceLevel
+from gst_assets.scenario.engine_section import EngineSection, Replay, Sampling, Server
 from gst_assets.scenario.loading import (
     SCENARIO_DIR,
     load_scenario,
@@ -15,7 +15,7 @@ from gst_assets.scenario.loading import (
     resolved_json,
     scenario_names,
 )
-from gst_assets.scenario.model_section import CPU, Geometry, Hardware, Model
+from gst_assets.scenario.model_section import CPU, Geometry, HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.sections import Scenario
 from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep, Variant
@@ -45,15 +45,15 @@ __all__ = [
     "CPU",
     "SCENARIO_DIR",
     "Arrivals",
+    "Bands",
     "Capacity",
-    "Comparison",
     "EmpiricalLength",
-    "Engine",
+    "EngineSection",
     "FixedInterval",
     "FixedLength",
     "Gamma",
     "Geometry",
-    "Hardware",
+    "HardwareSection",
     "Lengths",
     "LognormalLength",
     "Model",

@@ -23,7 +23,7 @@ class ServiceLevel(Settings):
         return self
 
 
-class Comparison(Settings):
+class Bands(Settings):
     """Bands of the verdict, on the relative error of the headline variant, and which latencies have to keep them (docs/comparison.md)."""
 
     pass_band: float = Field(0.05, gt=0)
@@ -37,7 +37,7 @@ class Comparison(Settings):
     )
 
     @model_validator(mode="after")
-    def _bands_are_nested(self) -> Comparison:
+    def _bands_are_nested(self) -> Bands:
         if self.warn_band < self.pass_band:
             raise ValueError(f"warn_band {self.warn_band} is below pass_band {self.pass_band}")
         return self

@@ -57,7 +57,7 @@ class Server(Settings):
         return value
 
 
-class Engine(Settings):
+class EngineSection(Settings):
     """Settings of the real engine; the simulation assumes the same, and both sides record what the engine reported."""
 
     backend: Literal["vllm", "transformers", "openai", "recorded"] = Field(
@@ -90,7 +90,7 @@ class Engine(Settings):
     start_timeout_s: float = Field(600, gt=0)
 
     @model_validator(mode="after")
-    def _server_is_for_openai(self) -> Engine:
+    def _server_is_for_openai(self) -> EngineSection:
         if self.backend == "openai" and self.server is None:
             raise ValueError("backend openai requires server, e.g. server: {base_url: http://gpu-host:8000}")
         if self.backend != "openai" and self.server is not None:
@@ -100,7 +100,7 @@ class Engine(Settings):
         return self
 
     @model_validator(mode="after")
-    def _recorded_runs_are_for_recorded(self) -> Engine:
+    def _recorded_runs_are_for_recorded(self) -> EngineSection:
         if self.backend == "recorded" and not self.recorded:
             raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h100_8b_half")
         if self.backend != "recorded" and self.recorded is not None:
@@ -119,7 +119,7 @@ class Engine(Settings):
         return value
 
     @model_validator(mode="after")
-    def _budget_covers_batch(self) -> Engine:
+    def _budget_covers_batch(self) -> EngineSection:
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
                 f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs {self.max_num_seqs}: a full decode batch would not fit a step"

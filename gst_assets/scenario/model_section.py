@@ -116,7 +116,7 @@ CPU = "cpu"
 """The hardware_id of a machine whose engine computes on its processor."""
 
 
-class Hardware(Settings):
+class HardwareSection(Settings):
     """What the real run must find and the profile must have been made on."""
 
     hardware_id: str = Field(
@@ -128,7 +128,7 @@ class Hardware(Settings):
     )
 
     @model_validator(mode="after")
-    def _gpu_is_named(self) -> Hardware:
+    def _gpu_is_named(self) -> HardwareSection:
         if self.hardware_id != CPU and not self.device_name:
             raise ValueError("device_name is required for an accelerator, e.g. device_name: A100")
         return self

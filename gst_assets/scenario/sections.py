@@ -7,9 +7,9 @@ import json
 
 from pydantic import Field, model_validator
 
-from gst_assets.scenario.comparison_section import Comparison, Regression
-from gst_assets.scenario.engine_section import Engine, Replay
-from gst_assets.scenario.model_section import Hardware, Model
+from gst_assets.scenario.comparison_section import Bands, Regression
+from gst_assets.scenario.engine_section import EngineSection, Replay
+from gst_assets.scenario.model_section import HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.settings import Settings
 from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep
@@ -23,13 +23,13 @@ class Scenario(Settings):
     description: str
     nightly: bool = False
     model: Model
-    hardware: Hardware
+    hardware: HardwareSection
     workload: Workload
-    engine: Engine
+    engine: EngineSection
     replay: Replay = Replay()
     profile: Profile
     simulation: Simulation = Simulation()
-    comparison: Comparison = Comparison()
+    comparison: Bands = Bands()
     regression: Regression = Regression()
     capacity: Capacity | None = Field(None, description="null: no capacity is searched for")
     sweep: Sweep | None = None

@@ -1,7 +1,7 @@
 """Reading between measured points: the one place that interpolates.
 
 `Curve` and `Surface` are linear between their points and refuse what lies outside; `HeldCurve` keeps its outermost values there. Points are read
-one at a time in plain floats, or by formulas (`Piece`) that serve a whole stretch of decode steps.
+one at a time in plain floats, or by formulas (`Formula`) that serve a whole stretch of decode steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from gst_assets.errors import ProfileError
 
 
-class Piece(NamedTuple):
+class Formula(NamedTuple):
     """One formula of a piecewise function."""
 
     at: Callable[[Any], Any]
@@ -107,7 +107,7 @@ class Surface:
         """Value at a point; raises as `Axis.place`."""
         return float(self.piece(first, second).at(second))
 
-    def piece(self, first: float, second: float) -> Piece:
+    def piece(self, first: float, second: float) -> Formula:
         """The formula of `at` around a point, as a function of the second coordinate; raises as `Axis.place`."""
         found = self._located.get(first)
         if found is None:
@@ -125,4 +125,4 @@ class Surface:
             lower = low + low_rise * along
             return lower + (high + high_rise * along - lower) * across
 
-        return Piece(at, end)
+        return Formula(at, end)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.errors import ProfileError
-from gst_assets.step_costs.interpolation import Axis, Curve, Piece, Surface
+from gst_assets.step_costs.interpolation import Axis, Curve, Formula, Surface
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
 
 PER_TOKEN_OPERATORS = (
@@ -65,11 +65,11 @@ class OperatorTimes:
         """Of a step, rounded."""
         return round(self.ns(shape))
 
-    def decode_piece(self, num_decodes: int, context: float) -> Piece:
+    def decode_piece(self, num_decodes: int, context: float) -> Formula:
         """Time in ns of steps of so many decodes and nothing else, as a function of their mean context in tokens."""
         attention, until = self._decode.piece(num_decodes, context)
         tokens_ms, scale = self._tokens_ms(num_decodes), self._scale
-        return Piece(lambda at: (tokens_ms + attention(at) + 0.0) * scale, until)
+        return Formula(lambda at: (tokens_ms + attention(at) + 0.0) * scale, until)
 
     def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
         """`step_ns` of consecutive steps of the same decodes, the first with `context_tokens` KV tokens over all of them; maybe of fewer."""
@@ -125,7 +125,7 @@ class WholeStepOperators:
         return self._operators.ns(shape) + (self._kv_write.at(tokens) * self._num_layers + once) * 1e6
 
 
-def _run_ns(piece_at: Callable[[float], Piece], num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
+def _run_ns(piece_at: Callable[[float], Formula], num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
     times: list[int] = []
     while len(times) < num_steps:
         context = context_tokens / num_decodes

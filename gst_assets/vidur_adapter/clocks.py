@@ -26,7 +26,7 @@ class StepTimes(Protocol):
         """Of consecutive steps of the same decodes, the first with `context_tokens` KV tokens present over all of them. Maybe of fewer."""
 
 
-class Run(NamedTuple):
+class ConsecutiveSteps(NamedTuple):
     """Consecutive steps: when each was formed, and when outputs were handed out meanwhile, those of steps formed before included."""
 
     formed_ns: list[int]
@@ -48,7 +48,7 @@ class EngineClock(Protocol):
     def hand_out(self) -> int:
         """Wait for the oldest step not handed out, and hand out its tokens. Returns when they were handed out."""
 
-    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> Run:
+    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> ConsecutiveSteps:
         """Form steps of the same decodes, the first one now with `context_tokens` KV tokens over all of them, and hand out what is due, until
         the next step can be formed. At most `num_steps`, none at or after `until_ns`; possibly none at all. As so many calls of the above."""
 
@@ -76,13 +76,13 @@ class StepByStepClock:
         self.now_ns = self._completed_ns
         return self._completed_ns
 
-    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> Run:
+    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> ConsecutiveSteps:
         """See `EngineClock`."""
         taken = self._times.decode_run_ns(num_decodes, context_tokens, num_steps)
         ends = list(accumulate(taken, initial=self.now_ns))
         count = bisect_left(ends, until_ns, 0, len(taken))
         self.now_ns = ends[count]
-        return Run(ends[:count], ends[1 : count + 1])
+        return ConsecutiveSteps(ends[:count], ends[1 : count + 1])
 
     def idle_until(self, time_ns: int) -> None:
         """See `EngineClock`."""
@@ -138,7 +138,7 @@ class HostDeviceClock:
         self.now_ns = handed_out_ns + process_ns
         return handed_out_ns
 
-    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> Run:
+    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> ConsecutiveSteps:
         """See `EngineClock`."""
         # Of what a step costs, all but the device's part is the same whatever its context.
         shape = StepShape(num_decodes, context_tokens, ())
@@ -154,7 +154,7 @@ class HostDeviceClock:
             if len(self._launched) == self.queue_size:
                 handed_out.append(self.hand_out())
         self.num_outside += len(formed) * self._costs.is_outside(shape)
-        return Run(formed, handed_out)
+        return ConsecutiveSteps(formed, handed_out)
 
     def idle_until(self, time_ns: int) -> None:
         """See `EngineClock`."""

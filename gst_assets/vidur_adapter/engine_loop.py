@@ -23,7 +23,7 @@ from typing import NamedTuple
 from gst_assets.errors import SimulationError
 from gst_assets.step_costs.shapes import Composition, StepShape
 from gst_assets.vidur_adapter.clocks import EngineClock
-from gst_assets.vidur_adapter.history import History
+from gst_assets.vidur_adapter.step_log import StepLog
 
 _NOBODY = -1
 _NOT_DECODING = -1
@@ -351,7 +351,7 @@ class EngineLoop:
         if clock.queue_size > 2:
             raise ValueError(f"the clock has up to {clock.queue_size} steps under way, expected 1 or 2.")
         _check(requests)
-        self.history = History()
+        self.history = StepLog()
         self.clock = clock
         self._request_id = requests.request_id
         self._scheduler = Scheduler(requests, limits)

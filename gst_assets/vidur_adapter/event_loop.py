@@ -14,9 +14,9 @@ from vidur.request_generator import RequestGeneratorRegistry
 from vidur.scheduler import GlobalSchedulerRegistry
 from vidur.simulator import Simulator
 
-from gst_assets.vidur_adapter.history import History
 from gst_assets.vidur_adapter.predictor import composition_of
 from gst_assets.vidur_adapter.registration import EngineScheduler, quiet
+from gst_assets.vidur_adapter.step_log import StepLog
 
 
 class Recorder:
@@ -24,7 +24,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.history = History()
+        self.history = StepLog()
         self.scheduler: EngineScheduler | None = None
 
     def on_request_arrival(self, time: int, request: Request) -> None:
@@ -104,7 +104,7 @@ class RecordedSimulator(Simulator):
         return [by_id[request_id] for request_id, *_ in self._config.request_generator_config.rows]
 
     @property
-    def history(self) -> History:
+    def history(self) -> StepLog:
         """What happened."""
         return self._metric_store.history
 

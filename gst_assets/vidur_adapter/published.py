@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -65,6 +64,7 @@ from gst_assets.contracts.documents import PublishedForests, read_document, writ
 from gst_assets.errors import ContractError, GstError, ProfileError, SimulationError
 from gst_assets.provenance import package_versions, sha256_bytes, sha256_file
 from gst_assets.scenario import Geometry
+from gst_assets.staging import staged_file
 from gst_assets.step_costs.bundle import load_bundle
 from gst_assets.vidur_adapter.event_loop import RecordedSimulator, Recorder
 from gst_assets.vidur_adapter.predictor import composition_of
@@ -300,13 +300,8 @@ def write_forests(
         versions=_versions(), search=search, csv_sha256=dict(csv_sha256),
         chosen={name: dict(found) for name, found in chosen.items()},
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with staged_file(path) as unfinished:
         write_document(document, unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _kept_path(cache_dir: Path, csv_sha256: Mapping[str, str]) -> Path:

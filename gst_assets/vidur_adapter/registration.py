@@ -14,7 +14,7 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
 - Corrected in `EngineScheduler`: Vidur preempts whenever no block is free, also when the request has room in its last one; it uses every
   block, while vLLM keeps block 0 as its null block. With the first corrected, a step that preempts admits nobody, as in vLLM: the preempted
   request heads the queue and needs one block more than it gave up.
-- Corrected in `EngineRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
+- Corrected in `SimulatedRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
   half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
   take a block which Vidur has reserved; prefix caching is not modelled, and async scheduling only by `engine_loop`; of requests arriving at the same instant
@@ -160,7 +160,7 @@ def kv_bytes_per_token(replica: ReplicaConfig) -> int:
 # --- requests and scheduler -------------------------------------------------------------------------------------------
 
 
-class EngineRequest(Request):
+class SimulatedRequest(Request):
     """A request of the workload. `arrived_at` is in integer nanoseconds, as all times here (Vidur's clock has no unit of its own)."""
 
     def __init__(self, request_id: int, arrived_at: int, num_prefill_tokens: int, num_decode_tokens: int) -> None:
@@ -193,8 +193,8 @@ class WorkloadRequestsConfig(BaseRequestGeneratorConfig):
 class WorkloadRequests(BaseRequestGenerator):
     """Hands the rows over as they are; Vidur's trace readers rescale, clip and shuffle."""
 
-    def generate_requests(self) -> list[EngineRequest]:
-        return [EngineRequest(*row) for row in self.config.rows]
+    def generate_requests(self) -> list[SimulatedRequest]:
+        return [SimulatedRequest(*row) for row in self.config.rows]
 
 
 @dataclass

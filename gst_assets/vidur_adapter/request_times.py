@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gst_assets.step_costs.engine_costs import RequestWays
-from gst_assets.vidur_adapter.history import Integers, Steps, Tokens
+from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Tokens
 
 
 def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
@@ -15,7 +15,7 @@ def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWa
     return np.maximum.accumulate(arrivals_ns + handover)
 
 
-def delivered_ns(got: Tokens, steps: Steps, ways: RequestWays | None) -> Integers:
+def delivered_ns(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> Integers:
     """When the client sees the tokens of each step. Outputs are delivered in order, so none overtakes those of an earlier step."""
     ends = steps.handed_out_ns
     if ways is None:

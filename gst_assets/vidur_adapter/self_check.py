@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.runs import OwnSimulatedRun
+from gst_assets.analysis.run_reading import OwnSimulatedRun
 from gst_assets.contracts.tables import Iterations, RequestMetrics, Table, TokenMetrics, write_table
 from gst_assets.errors import SimulationError
 from gst_assets.provenance import environment, sha256_file

@@ -16,14 +16,15 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import VLLM_POLICY
+from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
 from gst_assets.step_costs.engine_costs import RequestWays
 from gst_assets.vidur_adapter.clocks import EngineClock, HostDeviceClock, StepByStepClock
 from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
-from gst_assets.vidur_adapter.history import History, Steps, Tokens
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
 from gst_assets.vidur_adapter.self_fit import misfits
+from gst_assets.vidur_adapter.step_log import LoggedSteps, StepLog, Tokens
 
 if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
@@ -55,7 +56,7 @@ class _Simulator(Protocol):
     """What ran: `engine_loop.EngineLoop`, or Vidur's event loop. Lists are in the order of the workload."""
 
     @property
-    def history(self) -> History: ...
+    def history(self) -> StepLog: ...
 
     @property
     def scheduled_at_ns(self) -> list[int]: ...
@@ -300,14 +301,15 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _token_table(got: Tokens, steps: Steps, ways: RequestWays | None) -> pd.DataFrame:
+def _token_table(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> pd.DataFrame:
     times = delivered_ns(got, steps, ways)[got.step]
-    first = np.diff(got.request_id, prepend=-1) != 0
-    starts = np.flatnonzero(first)
-    index = np.arange(len(times)) - np.repeat(starts, np.diff(starts, append=len(times)))
-    latency = np.diff(times, prepend=0)
-    latency[first] = 0
-    return _integers(request_id=got.request_id, token_index=index, token_time_ns=times, token_latency_ns=latency)
+    begins = begins_request(got.request_id)
+    return _integers(
+        request_id=got.request_id,
+        token_index=indexes(begins),
+        token_time_ns=times,
+        token_latency_ns=latencies_ns(begins, times),
+    )
 
 
 def _request_table(
@@ -334,7 +336,7 @@ def _request_table(
     return requests
 
 
-def _iteration_table(steps: Steps) -> pd.DataFrame:
+def _iteration_table(steps: LoggedSteps) -> pd.DataFrame:
     return _integers(
         iteration_id=np.arange(len(steps.formed_ns)),
         scheduled_time_ns=steps.formed_ns,

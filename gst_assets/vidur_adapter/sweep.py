@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from gst_assets.errors import SimulationError
-from gst_assets.scenario import Engine, Gamma, Poisson, Scenario, ServiceLevel, Sweep
+from gst_assets.scenario import EngineSection, Gamma, Poisson, Scenario, ServiceLevel, Sweep
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
 
@@ -84,7 +84,7 @@ def configurations(scenario: Scenario) -> list[Scenario]:
     ):
         changed = {"max_num_seqs": seqs, "max_num_batched_tokens": tokens, "num_kv_blocks": blocks}
         try:
-            settings = Engine.model_validate(engine.model_dump() | changed)
+            settings = EngineSection.model_validate(engine.model_dump() | changed)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise SimulationError(

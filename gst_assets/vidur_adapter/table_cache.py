@@ -5,8 +5,6 @@ What a key is made of belongs to `published`. Knows neither Vidur nor scikit-lea
 
 from __future__ import annotations
 
-import os
-import secrets
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gst_assets.provenance import sha256_bytes, sha256_file
+from gst_assets.staging import staged_file
 
 Table = dict[tuple[float, ...], float]
 """By (num_tokens,), (batch_size, context) or (context, chunk)."""
@@ -59,11 +58,5 @@ class TableCache:
         for name, table in tables.items():
             arrays[f"keys:{name}"] = np.array(list(table), dtype=np.int64)
             arrays[f"values:{name}"] = np.fromiter(table.values(), np.float64, len(table))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
-            with unfinished.open("wb") as handle:
-                np.savez(handle, **arrays)
-            unfinished.replace(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with staged_file(self.path) as unfinished, unfinished.open("wb") as handle:
+            np.savez(handle, **arrays)

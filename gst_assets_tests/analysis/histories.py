@@ -21,7 +21,7 @@ from gst_assets.analysis.verdict import judge
 from gst_assets.contracts.documents import ComparisonMeta, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import LatencyErrors, write_table
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 from gst_assets_tests.analysis.run_directories import ENGINE_SETTINGS, HARDWARE
 
 FIRST_NIGHT = datetime(2026, 1, 1, 2, 0, tzinfo=timezone.utc)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.analysis.alignment import AlignedPair, Counts, align
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.errors import ComparisonError
 from gst_assets_tests.analysis.run_directories import (
     MS,

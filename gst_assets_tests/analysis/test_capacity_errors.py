@@ -8,7 +8,7 @@ import pytest
 
 from gst_assets.analysis.capacity_errors import capacity_errors, capacity_sentence
 from gst_assets.contracts.documents import CapacityFound
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 BANDS = Bands(pass_band=0.05, warn_band=0.10)
 

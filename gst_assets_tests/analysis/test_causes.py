@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gst_assets.analysis.causes import _kv_capacity
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import write_comparison
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.analysis.stages import durations_ns, longest_common_subsequence, same_composition
 from gst_assets.contracts.tables import ErrorCauses, Iterations, StageErrors, StepErrors, read_table
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 from gst_assets_tests.analysis.run_directories import ENGINE_SETTINGS, MS, Recipe, Request, write_real, write_simulation
 
 NUM_REQUESTS, NUM_TOKENS, PROMPT = 40, 6, 64

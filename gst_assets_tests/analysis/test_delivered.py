@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.analysis.comparison import Comparison, compare
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import write_comparison
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.engine.measuring import measure
 from gst_assets.engine.plays import Play
-from gst_assets.scenario import Comparison as Bands
-from gst_assets.scenario import load_scenario
+from gst_assets.scenario import Bands, load_scenario
 from gst_assets_tests.analysis.run_directories import ENGINE_SETTINGS, Recipe, Request, write_simulation
 from gst_assets_tests.engine.delivering_server import FIRST_TOKEN_S, GAP_S, Delivery, delivering
 from gst_assets_tests.engine.workloads import build_workload

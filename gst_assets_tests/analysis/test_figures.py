@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.figures import _scale_errors, write_figures
-from gst_assets.analysis.runs import load_run
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.analysis.judged_errors import Comparison, compare
+from gst_assets.analysis.run_reading import load_run
+from gst_assets.scenario import Bands
 from gst_assets_tests.analysis.run_directories import MS, Recipe, Request, steady, write_real, write_simulation
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.verdict_rates import left_out, recorded_runs
-from gst_assets.analysis.runs import RealRun
+from gst_assets.analysis.run_reading import RealRun
 from gst_assets.errors import ProfileError
 from gst_assets.scenario import load_scenario
 from gst_assets.step_costs.bundle import check_bundle, load_bundle

@@ -30,7 +30,7 @@ from gst_assets.analysis.measures import (
     wasserstein_ns,
     whole,
 )
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets_tests.analysis.run_directories import Recipe, Request, write_real, write_simulation
 
 SIDE = AlignedSide(

@@ -17,7 +17,7 @@ from gst_assets.analysis.repeats import (
     repeats_advised,
 )
 from gst_assets.analysis.verdict import judge
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 VALUES = st.lists(st.floats(1.0, 100.0), min_size=2, max_size=12)
 

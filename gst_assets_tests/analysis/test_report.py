@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Judgement
 from gst_assets.analysis.capacity_errors import capacity_errors
-from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
+from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import (
     comparison_meta,
     headline_table,
@@ -22,7 +22,7 @@ from gst_assets.analysis.report import (
     write_comparison,
 )
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.contracts.documents import CapacityFound, ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.contracts.tables import (
@@ -37,7 +37,7 @@ from gst_assets.contracts.tables import (
     SettingsParity,
     read_table,
 )
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 from gst_assets_tests.analysis.run_directories import (
     ENGINE_SETTINGS,
     MS,

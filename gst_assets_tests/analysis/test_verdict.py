@@ -6,7 +6,7 @@ import pytest
 
 from gst_assets.analysis.bootstrap import UNKNOWN, Interval
 from gst_assets.analysis.verdict import Outcome, judge, worst
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import CapacityProbes, read_table

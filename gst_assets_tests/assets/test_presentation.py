@@ -9,7 +9,7 @@ import dagster as dg
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from gst_assets.assets.presentation import contract_failed, markdown_table, preview
+from gst_assets.assets.presentation import contract_failed, frame_markdown, preview
 from gst_assets.assets.workloads import workload
 from gst_assets.errors import ContractError
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
@@ -25,9 +25,9 @@ def alive(text: str) -> bool:
 def test_cells_and_headers_of_tables_are_inert() -> None:
     frame = pd.DataFrame({"prompt_id": [_HOSTILE, f"{_HOSTILE}\n\n{_HOSTILE}"], _HOSTILE: [1, None]})
     rows = contract_failed("prompts", ContractError("wrong", [{"prompt_id": _HOSTILE}])).metadata["offending_rows"]
-    for value in (markdown_table(frame), preview(frame), rows):
+    for value in (frame_markdown(frame), preview(frame), rows):
         assert not alive(str(value.value)) and "evil.example" in str(value.value)
-    assert len(str(markdown_table(frame).value).splitlines()) == 4
+    assert len(str(frame_markdown(frame).value).splitlines()) == 4
 
 
 def test_prompts_shown_in_the_ui_are_inert(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.comparison import compare
-from gst_assets.analysis.runs import RealRun, Run, SimulatedRun, load_run
+from gst_assets.analysis.judged_errors import compare
+from gst_assets.analysis.run_reading import RealRun, Run, SimulatedRun, load_run
 from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.real_runs import NAMES, current_real_runs
@@ -161,7 +161,7 @@ def test_a_bundle_of_the_older_format_is_refused_with_the_remedy(tmp_path: Path,
     assert isinstance(error, ProfileError)
     assert str(error) == (
         f"{path}: format_version is 1, expected 2: what its terms mean has changed. "
-        "Measure again with `python -m gst_assets.profiling.run`, or point profile.root to another bundle."
+        "Measure again with `python -m gst_assets.profiling.measure_bundle`, or point profile.root to another bundle."
     )
 
 

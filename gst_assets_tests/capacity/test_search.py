@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gst_assets.analysis import measures
-from gst_assets.capacity.report import write_report
+from gst_assets.capacity.capacity_report import write_report
 from gst_assets.capacity.search import (
     LEAST_BEYOND,
     CapacitySearch,

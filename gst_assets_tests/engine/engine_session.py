@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gst_assets.engine import records
+from gst_assets.engine import metric_rows
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.protocol import EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
@@ -87,9 +87,9 @@ async def session(scenario_file: Path) -> dict[str, Any]:
         last_ns = max(result.times.last_token_ns or 0 for result in burst.results if result.times)
         steps = await engine.iterations(last_ns)
         assert steps is not None
-        inside = records.steps_inside(steps, burst)
+        inside = metric_rows.steps_inside(steps, burst)
         facts["burst_steps"] = {field.name: inside[:, field].tolist() for field in IterationField}
-        facts["burst_missing"] = records.steps_are_missing(steps, burst)
+        facts["burst_missing"] = metric_rows.steps_are_missing(steps, burst)
         facts["burst_prompt_tokens"] = sum(prompt for prompt, _ in lengths)
         facts["burst_stamps"] = [
             [result.send_ns, result.times.queued_ns, result.times.scheduled_ns, result.times.first_token_ns,

@@ -7,23 +7,23 @@ import pytest
 from gst_assets.engine import hardware
 from gst_assets.errors import EngineError
 from gst_assets.provenance import cpu_name
-from gst_assets.scenario import Hardware
+from gst_assets.scenario import HardwareSection
 
 
 def test_the_processor_is_reported() -> None:
-    found = hardware.check_hardware(Hardware(hardware_id="cpu"))
+    found = hardware.check_hardware(HardwareSection(hardware_id="cpu"))
     assert (found.hardware_id, found.device_name, found.device_count) == ("cpu", cpu_name(), 1)
 
 
 def test_another_processor_than_named_is_an_error() -> None:
     with pytest.raises(EngineError, match="contains 'Cray-1', but this machine has"):
-        hardware.check_hardware(Hardware(hardware_id="cpu", device_name="Cray-1"))
+        hardware.check_hardware(HardwareSection(hardware_id="cpu", device_name="Cray-1"))
 
 
 def test_a_gpu_that_is_not_there_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(EngineError) as raised:
-        hardware.check_hardware(Hardware(hardware_id="a100", device_name="A100"))
+        hardware.check_hardware(HardwareSection(hardware_id="a100", device_name="A100"))
     message = str(raised.value)
     assert "hardware_id a100: expected a GPU named like 'A100', but this machine has none" in message
     assert cpu_name() in message
@@ -33,6 +33,6 @@ def test_a_gpu_that_is_not_there_is_an_error_with_the_remedy(monkeypatch: pytest
 def test_another_gpu_than_named_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "present_gpus", lambda: ["NVIDIA H200", "NVIDIA H200"])
     with pytest.raises(EngineError, match="contains 'A100', but this machine has 'NVIDIA H200'"):
-        hardware.check_hardware(Hardware(hardware_id="a100", device_name="A100"))
-    found = hardware.check_hardware(Hardware(hardware_id="h200", device_name="H200"))
+        hardware.check_hardware(HardwareSection(hardware_id="a100", device_name="A100"))
+    found = hardware.check_hardware(HardwareSection(hardware_id="h200", device_name="H200"))
     assert (found.device_name, found.device_count) == ("NVIDIA H200", 2)

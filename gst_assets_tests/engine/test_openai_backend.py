@@ -15,9 +15,10 @@ import pytest
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine import openai_backend, records, run
+from gst_assets.engine import measuring, metric_rows, openai_backend
 from gst_assets.engine.backends import engine_environment, open_engine
 from gst_assets.engine.openai_backend import OpenAiEngine
+from gst_assets.engine.plays import Play
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.errors import EngineError
@@ -132,7 +133,7 @@ def test_a_server_without_token_ids_is_counted_and_the_ids_stay_empty() -> None:
     peer = Peer(counts_only=True)
     played = with_peer(peer, behaving(Behaviour.GOOD))
     assert played.results[0].token_ids == [UNKNOWN_TOKEN_ID] * 4
-    assert records.token_metrics(played)["token_id"].isna().all()
+    assert metric_rows.token_metrics(played)["token_id"].isna().all()
     assert peer.bodies[-1]["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
 
@@ -197,7 +198,7 @@ def test_a_key_that_the_server_repeats_is_in_no_table_and_no_error(key: str, mon
     assert [result.error_type for result in played.results] == ["ServerRefused", "ServerRefused", "StreamBroken"]
     for result in played.results:
         assert "***" in result.error_msg and secret not in result.error_msg
-    assert secret not in records.request_metrics(played, "openai").to_csv()
+    assert secret not in metric_rows.request_metrics(played, "openai").to_csv()
 
     async def refused() -> None:
         async with serving(Peer(models_status=401)) as peer, open_engine(scenario(peer)):
@@ -320,9 +321,9 @@ def measured(
     scenario = scenario_of(server.base_url, "replay.repeats=1", "replay.warmup_requests=2", *overrides)
     workload = build_workload(folder / "workload", scenario)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_say", on_line)
+        patch.setattr(measuring, "_say", on_line)
         try:
-            asyncio.run(run.measure([run.Play(scenario, workload, "g")], folder / "out"))
+            asyncio.run(measuring.measure([Play(scenario, workload, "g")], folder / "out"))
             error = ""
         except EngineError as problem:
             error = str(problem)

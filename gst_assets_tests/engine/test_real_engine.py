@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory

@@ -16,8 +16,9 @@ import pytest
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import VLLM_POLICY, RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine import records, run
+from gst_assets.engine import measuring, metric_rows
 from gst_assets.engine.backends import engine_environment
+from gst_assets.engine.plays import Play
 from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.engine.transformers_backend import PROCESS_NAME, _stop_token_ids, open_transformers_engine
@@ -108,7 +109,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]  # fmt: skip
     scenario = load_scenario("transformers_cpu", overrides)
     workload = build_workload(folder / "workload", scenario)
-    return asyncio.run(run.measure([run.Play(scenario, workload, "g")], folder / "out"))
+    return asyncio.run(measuring.measure([Play(scenario, workload, "g")], folder / "out"))
 
 
 @pytest.mark.engine
@@ -222,7 +223,7 @@ def test_requests_that_lose_their_blocks_still_yield_every_token_and_are_counted
     assert [result.error_msg for result in crowded.results] == [""] * 6
     assert [len(result.token_ids) for result in crowded.results] == [110] * 6
     assert sum(result.times.num_preemptions for result in crowded.results) > 0
-    assert not records.steps_are_missing(session["steps"], crowded)
+    assert not metric_rows.steps_are_missing(session["steps"], crowded)
     for result in crowded.results:
         assert result.times.first_token_ns <= result.token_times_ns[0] + 1_000
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.runs import Run, load_run, run_kind
+from gst_assets.analysis.run_reading import Run, load_run, run_kind
 from gst_assets.errors import GstError, ResultsError
 from gst_assets.importers.command import import_results, main
 from gst_assets.importers.registry import FORMATS

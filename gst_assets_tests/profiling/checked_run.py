@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from gst_assets.profiling import run
+from gst_assets.profiling import measure_bundle
 from gst_assets.profiling.worker_ops import OperatorTimer, _HostLaps
 
 
@@ -39,5 +39,5 @@ class CheckedTimer(OperatorTimer):
 
 
 if __name__ == "__main__":
-    run._WORKER_EXTENSION = "gst_assets_tests.profiling.checked_run.CheckedTimer"
-    sys.exit(run.main())
+    measure_bundle._WORKER_EXTENSION = "gst_assets_tests.profiling.checked_run.CheckedTimer"
+    sys.exit(measure_bundle.main())

@@ -15,7 +15,7 @@ from typing import Any
 from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.replay import replay
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
-from gst_assets.profiling.operators import _facts
+from gst_assets.profiling.operator_tables import _facts
 from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
 from gst_assets.scenario import read_resolved
 from gst_assets_tests.engine.engine_session import plan

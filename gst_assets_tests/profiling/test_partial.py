@@ -13,7 +13,7 @@ import pytest
 from gst_assets.contracts.documents import Hardware
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.calibration import Round
-from gst_assets.profiling.operators import time_batches
+from gst_assets.profiling.operator_tables import time_batches
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.scenario import load_scenario
 from gst_assets_tests.engine.memory_engine import SETTINGS

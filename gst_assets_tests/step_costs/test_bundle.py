@@ -234,7 +234,7 @@ def test_the_key_survives_the_way_through_json() -> None:
 
 def test_measuring_imports_nothing_a_gpu_host_lacks() -> None:
     code = (
-        "import sys, gst_assets.profiling.run, gst_assets.profiling.worker_ops\n"
+        "import sys, gst_assets.profiling.measure_bundle, gst_assets.profiling.worker_ops\n"
         "heavy = {'dagster', 'pandera', 'vidur', 'omegaconf', 'torch', 'vllm', 'transformers', 'sklearn', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

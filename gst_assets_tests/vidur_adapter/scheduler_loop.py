@@ -15,14 +15,14 @@ from vidur.entities import Request
 from gst_assets.vidur_adapter import registration
 from gst_assets.vidur_adapter.clocks import EngineClock
 from gst_assets.vidur_adapter.engine_loop import Limits, RequestColumns
-from gst_assets.vidur_adapter.history import History
 from gst_assets.vidur_adapter.predictor import OperatorSumConfig, shape_of_batch
+from gst_assets.vidur_adapter.step_log import StepLog
 from gst_assets_tests.vidur_adapter.support import QWEN3_0_6B
 
 _MAX_TOKENS = 4096
 
 
-class AheadRequest(registration.EngineRequest):
+class AheadRequest(registration.SimulatedRequest):
     """May be preempted while its last step runs: then there is nothing to compute again."""
 
     def restart(self) -> None:
@@ -69,7 +69,7 @@ class SchedulerLoop:
 
     def __init__(self, requests: RequestColumns, limits: Limits, clock: EngineClock) -> None:
         self.clock = clock
-        self.history = History()
+        self.history = StepLog()
         self._requests = [AheadRequest(*row) for row in zip(*requests, strict=True)]
         self._scheduler: Any = AheadScheduler(limits)
         self._outstanding: deque[list[AheadRequest]] = deque()

@@ -37,7 +37,7 @@ def test_two_geometries_are_two_models() -> None:
 
 
 def test_a_preempted_request_computes_its_prompt_and_tokens_again() -> None:
-    request = registration.EngineRequest(0, 0, 10, 5)
+    request = registration.SimulatedRequest(0, 0, 10, 5)
     request._is_prefill_complete = request._is_prefill_stage_complete = True
     request._num_processed_tokens = request._num_stage_processed_tokens = 12  # two tokens handed out
     request.restart()
@@ -47,7 +47,7 @@ def test_a_preempted_request_computes_its_prompt_and_tokens_again() -> None:
 
 
 def test_a_half_prefilled_request_keeps_its_lengths_when_preempted() -> None:
-    request = registration.EngineRequest(0, 0, 10, 5)
+    request = registration.SimulatedRequest(0, 0, 10, 5)
     request._num_processed_tokens = request._num_stage_processed_tokens = 6
     request.restart()
     assert request.size == (10, 5)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gst_assets.step_costs.engine_costs import HostSpeedTrace, RequestWays
-from gst_assets.vidur_adapter.history import Steps, Tokens
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
+from gst_assets.vidur_adapter.step_log import LoggedSteps, Tokens
 from gst_assets_tests.vidur_adapter.support import cost_row, overheads_table, speed_table
 
 
@@ -19,10 +19,10 @@ def ways(speed: HostSpeedTrace | None = None) -> RequestWays:
     return RequestWays(overheads_table(rows), "b", speed)
 
 
-def steps(handed_out: list[int], decodes: list[int]) -> Steps:
+def steps(handed_out: list[int], decodes: list[int]) -> LoggedSteps:
     zeros = np.zeros(len(handed_out), dtype=np.int64)
     ends = np.array(handed_out, dtype=np.int64)
-    return Steps(ends, ends, zeros, zeros, np.array(decodes, dtype=np.int64), zeros, zeros, zeros)
+    return LoggedSteps(ends, ends, zeros, zeros, np.array(decodes, dtype=np.int64), zeros, zeros, zeros)
 
 
 def tokens(of_steps: list[int]) -> Tokens:

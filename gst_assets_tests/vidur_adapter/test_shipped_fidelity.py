@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.runs import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.engine.recorded import expand, list_recorded
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import load_scenario, resolve_path

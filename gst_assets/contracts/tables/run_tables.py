@@ -7,6 +7,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
+from gst_assets.contracts import token_invariants
 from gst_assets.contracts.tables.base import FilledTable, Int, Table, gap_free
 from gst_assets.errors import ContractError
 
@@ -104,27 +105,24 @@ class TokenMetrics(Table):
 
     @pa.dataframe_check(error="rows must be ordered by request_id")
     def ordered_by_request(cls, df: pd.DataFrame) -> pd.Series:
-        ids = df["request_id"].to_numpy(dtype="int64")
-        return pd.Series(np.diff(ids, prepend=ids[:1]) >= 0, index=df.index)
+        return pd.Series(token_invariants.are_ordered(_int64(df, "request_id")), index=df.index)
 
     @pa.dataframe_check(error="token_index must count 0, 1, 2, ... without gaps within each request")
     def indexes_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
-        first, index = _first_of_request(df), df["token_index"].to_numpy(dtype="int64")
-        expected = np.where(first, 0, np.roll(index, 1) + 1)
-        return pd.Series(index == expected, index=df.index)
+        counts = token_invariants.index_counts_on(_begins_request(df), _int64(df, "token_index"))
+        return pd.Series(counts, index=df.index)
 
     @pa.dataframe_check(error="token_time_ns must not decrease within a request")
     def times_do_not_decrease(cls, df: pd.DataFrame) -> pd.Series:
-        times = df["token_time_ns"].to_numpy(dtype="int64")
-        return pd.Series(_first_of_request(df) | (np.diff(times, prepend=times[:1]) >= 0), index=df.index)
+        latencies = token_invariants.latencies_ns(_begins_request(df), _int64(df, "token_time_ns"))
+        return pd.Series(latencies >= 0, index=df.index)
 
     @pa.dataframe_check(
         error="token_latency_ns must be the difference to the previous token_time_ns, and 0 at token_index 0"
     )
     def latency_is_the_difference(cls, df: pd.DataFrame) -> pd.Series:
-        times = df["token_time_ns"].to_numpy(dtype="int64")
-        expected = np.where(_first_of_request(df), 0, np.diff(times, prepend=times[:1]))
-        return pd.Series(df["token_latency_ns"].to_numpy(dtype="int64") == expected, index=df.index)
+        expected = token_invariants.latencies_ns(_begins_request(df), _int64(df, "token_time_ns"))
+        return pd.Series(_int64(df, "token_latency_ns") == expected, index=df.index)
 
 
 class Iterations(Table):
@@ -200,8 +198,9 @@ def check_run_tables(requests: pd.DataFrame, tokens: pd.DataFrame, where: Path |
         )
 
 
-def _first_of_request(df: pd.DataFrame) -> np.ndarray:
-    ids = df["request_id"].to_numpy(dtype="int64")
-    first = np.ones(len(ids), dtype=bool)
-    first[1:] = ids[1:] != ids[:-1]
-    return first
+def _int64(df: pd.DataFrame, name: str) -> np.ndarray:
+    return df[name].to_numpy(dtype="int64")
+
+
+def _begins_request(df: pd.DataFrame) -> np.ndarray:
+    return token_invariants.begins_request(_int64(df, "request_id"))

@@ -7,7 +7,7 @@ comparison's workload is in them:
 - on a GPU, open-loop traffic with a head start: device times of steps with prompts and decodes, also where the host decides how long they take;
 - open-loop traffic at several rates and a burst (`traffic`): everything else, at the speed at which host and device serve.
 
-What a step's parts are belongs to `step_samples`, operator times to `operators`, how a simulation uses the tables to `vidur_adapter`.
+What a step's parts are belongs to `step_samples`, operator times to `operator_tables`, how a simulation uses the tables to `vidur_adapter`.
 """
 
 from gst_assets.profiling.calibration.collect import Driven

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, IterationField, RequestTimes
-from gst_assets.engine.replay import ReplayResult, RequestResult
+from gst_assets.engine.replay import ReplayResult
 
 _REQUEST_COLUMNS = (
     "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",
@@ -25,7 +26,6 @@ _REQUEST_INTEGERS = (
     "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",
     "num_decode_tokens_actual", "completion_time_ns", "scheduled_time_ns", "send_time_ns", "num_preemptions",
 )  # fmt: skip
-_TOKEN_COLUMNS = ("request_id", "token_index", "token_time_ns", "token_latency_ns", "token_id")
 _ITERATION_COLUMNS = {
     "scheduled_time_ns": IterationField.SCHEDULED_NS,
     "completion_time_ns": IterationField.COMPLETION_NS,
@@ -89,24 +89,23 @@ def _since(played: ReplayResult, moment_ns: int) -> int:
 
 def token_metrics(played: ReplayResult) -> pd.DataFrame:
     """The token_metrics table with `token_id`, ordered by request and index; failed requests have no rows."""
-    parts = [_token_rows(index, result, played.start_ns) for index, result in enumerate(played.results)]
-    rows = np.concatenate([np.empty((0, len(_TOKEN_COLUMNS)), dtype=np.int64), *parts])
-    frame = pd.DataFrame(rows, columns=list(_TOKEN_COLUMNS)).astype("Int64")
+    seen = [
+        (index, time_ns, token_id)
+        for index, result in enumerate(played.results)
+        for time_ns, token_id in zip(result.token_times_ns, result.token_ids, strict=True)
+    ]
+    ids, times, token_ids = np.array(seen, dtype=np.int64).reshape(-1, 3).T
+    begins = begins_request(ids)
+    columns = {
+        "request_id": ids,
+        "token_index": indexes(begins),
+        "token_time_ns": times - played.start_ns,
+        "token_latency_ns": latencies_ns(begins, times),
+        "token_id": token_ids,
+    }
+    frame = pd.DataFrame(columns).astype("Int64")
     frame["token_id"] = frame["token_id"].mask(frame["token_id"] == UNKNOWN_TOKEN_ID)
     return frame
-
-
-def _token_rows(index: int, result: RequestResult, start_ns: int) -> np.ndarray:
-    times = np.asarray(result.token_times_ns, dtype=np.int64) - start_ns
-    return np.column_stack(
-        [
-            np.full(len(times), index, dtype=np.int64),
-            np.arange(len(times), dtype=np.int64),
-            times,
-            np.diff(times, prepend=times[:1]),
-            np.asarray(result.token_ids, dtype=np.int64),
-        ]
-    )
 
 
 def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:

@@ -32,12 +32,12 @@ from gst_assets.analysis.measures import MEASURE_NAMES, Measure
 from gst_assets.contracts.tables import ChangePoints, LineMarks, RegressionVerdicts, Table, validate
 from gst_assets.scenario import Regression as Rule
 
-Outcome = Literal["ok", "suspicious", "regression", "improvement", "insufficient data"]
+RegressionOutcome = Literal["ok", "suspicious", "regression", "improvement", "insufficient data"]
 Side = Literal["engine", "fidelity"]
 
 STATISTICS = ("p50", "p90")
 """Percentiles that are judged; P99 of a night rests on too few events."""
-_GRAVITY: tuple[Outcome, ...] = ("regression", "suspicious", "improvement", "ok")
+_GRAVITY: tuple[RegressionOutcome, ...] = ("regression", "suspicious", "improvement", "ok")
 _MARKED = (
     "subject", "engine_version", "torch_version", "vidur_version", "driver", "host_cpu", "num_kv_blocks", "simulation_sha256",
     "profile_sha256",
@@ -78,7 +78,7 @@ class SeriesVerdict:
     side: Side
     metric: str
     statistic: str
-    verdict: Outcome
+    verdict: RegressionOutcome
     reason: str
     values: tuple[float, ...]
     nights: tuple[int, ...]
@@ -98,7 +98,7 @@ class RegressionReport:
     """What the nights of the newest subject say. `nights` are their rows of the history, oldest first."""
 
     scenario: str
-    verdict: Outcome
+    verdict: RegressionOutcome
     rule: Rule
     series: tuple[SeriesVerdict, ...]
     nights: pd.DataFrame
@@ -186,7 +186,7 @@ def judge_history(history: History, rule: Rule) -> RegressionReport:
     )
 
 
-def overall(series: Sequence[SeriesVerdict]) -> Outcome:
+def overall(series: Sequence[SeriesVerdict]) -> RegressionOutcome:
     """The gravest verdict of the series that were judged."""
     found = {one.verdict for one in series}
     return next((verdict for verdict in _GRAVITY if verdict in found), "insufficient data")
@@ -206,7 +206,7 @@ def judge_series(
     """Judge one series of positive values, oldest first. `nights` are their positions among the subject's nights (default 0..)."""
     positions = np.arange(len(values)) if nights is None else nights
 
-    def verdict(outcome: Outcome, reason: str, **more: Any) -> SeriesVerdict:
+    def verdict(outcome: RegressionOutcome, reason: str, **more: Any) -> SeriesVerdict:
         return SeriesVerdict(
             side, metric, statistic, outcome, reason, tuple(float(value) for value in values),
             tuple(int(position) for position in positions), repeat_spread=repeat_spread, **more,
@@ -232,7 +232,9 @@ def judge_series(
     return verdict("ok", f"no change of {rule.min_effect:.0%} or more in the last {rule.alarm_nights} nights", **shared)
 
 
-def _judge_change(side: Side, change: Change, nights_since: int, noise: float, rule: Rule) -> tuple[Outcome, str]:
+def _judge_change(
+    side: Side, change: Change, nights_since: int, noise: float, rule: Rule
+) -> tuple[RegressionOutcome, str]:
     moved = f"{change.effect:+.1%} for {nights_since} night{'s' if nights_since > 1 else ''}, p = {change.pvalue:.2g}"
     if abs(change.effect) < rule.min_effect:
         return "ok", f"{moved}: below the minimum effect of {rule.min_effect:.0%}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.runs import load_own_run, load_run
+from gst_assets.analysis.run_reading import load_own_run, load_run
 from gst_assets.contracts.documents import RealRunMeta, read_document, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import Iterations, write_table

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis.comparison import Comparison, compare
 from gst_assets.analysis.gate import COMPARED_SETTINGS
-from gst_assets.analysis.runs import load_run
+from gst_assets.analysis.judged_errors import Comparison, compare
+from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.tables import (
     AlignmentCounts,
     ErrorGroups,
@@ -30,8 +30,7 @@ from gst_assets.contracts.tables import (
 )
 from gst_assets.errors import ComparisonError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Comparison as Bands
-from gst_assets.scenario import ServiceLevel
+from gst_assets.scenario import Bands, ServiceLevel
 from gst_assets.workload.digest import workload_digest
 from gst_assets_tests.analysis.run_directories import (
     ENGINE_SETTINGS,

@@ -17,7 +17,7 @@ from gst_assets.step_costs.shapes import Composition
 Integers = NDArray[np.int64]
 
 
-class Steps(NamedTuple):
+class LoggedSteps(NamedTuple):
     """One entry per iteration; times in ns of the simulation."""
 
     formed_ns: Integers
@@ -37,7 +37,7 @@ class Tokens(NamedTuple):
     step: Integers
 
 
-class History:
+class StepLog:
     """Grows while a simulation runs. Steps that hold the same requests are one entry, and so are the tokens of one request without a pause."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class History:
         """When the last step was formed. There must be one."""
         return self._formed_ns[-1]
 
-    def steps(self) -> Steps:
+    def steps(self) -> LoggedSteps:
         """All steps. Every one must have been handed out."""
         groups = np.frombuffer(self._groups, np.int64).reshape(-1, 7)
         first = groups[:, 0]
@@ -83,7 +83,7 @@ class History:
         # Within a group every decode adds a token of context a step.
         context += (np.arange(self.num_steps) - np.repeat(first, counts)) * decodes
         formed, handed_out = (np.array(times, np.int64) for times in (self._formed_ns, self._handed_out_ns))
-        return Steps(formed, handed_out, prefill_requests, prefill_tokens, decodes, context, running, waiting)
+        return LoggedSteps(formed, handed_out, prefill_requests, prefill_tokens, decodes, context, running, waiting)
 
     def tokens(self) -> Tokens:
         """All tokens."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gst_assets.analysis.change_points import RegressionReport, SeriesVerdict, judge_history, judge_series, noise_floor
 from gst_assets.analysis.history import read_history, write_history
-from gst_assets.analysis.regression import RegressionReport, SeriesVerdict, judge_history, judge_series, noise_floor
 from gst_assets.analysis.regression_report import summary, write_regression
 from gst_assets.contracts.store import ArtifactStore
 from gst_assets.scenario import Regression as Rule

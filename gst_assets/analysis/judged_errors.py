@@ -49,7 +49,7 @@ from gst_assets.analysis.measures import (
 )
 from gst_assets.analysis.rates import rates_per_s
 from gst_assets.analysis.repeats import RepeatInterval, repeat_interval
-from gst_assets.analysis.runs import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.analysis.stages import stage_rows, step_rows
 from gst_assets.analysis.step_cost_rows import step_cost_rows
 from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
@@ -73,7 +73,7 @@ from gst_assets.contracts.tables import (
     Table,
     validate,
 )
-from gst_assets.scenario import Comparison as Bands
+from gst_assets.scenario import Bands
 
 CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131)[1:]])
 """Shares at which distributions are kept for figures, so that no figure touches the samples."""

@@ -1,4 +1,4 @@
-"""Measure a profiling bundle: `python -m gst_assets.profiling.run --scenario NAME|FILE.json --out DIR`.
+"""Measure a profiling bundle: `python -m gst_assets.profiling.measure_bundle --scenario NAME|FILE.json --out DIR`.
 
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
 `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import secrets
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -41,10 +39,11 @@ from gst_assets.errors import GstError, ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
-from gst_assets.profiling.operators import measure_operators
+from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
+from gst_assets.staging import staged_directory
 from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.measure_bundle", description=__doc__)
     parser.add_argument(
         "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
     )
@@ -275,22 +274,13 @@ class _Clock:
             print(f"{what}: {share:.0%}, about {left:.0f} s left", flush=True)
 
 
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes it when the block ends well, and is removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
-        yield folder
-        try:
-            folder.rename(out)
-        except OSError as error:
-            raise ProfileError(
-                f"{out}: cannot be created ({error.strerror}). Bundles are kept; remove it or use another --out."
-            ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _staged(out: Path) -> AbstractContextManager[Path]:
+    def refused(error: OSError) -> ProfileError:
+        return ProfileError(
+            f"{out}: cannot be created ({error.strerror}). Bundles are kept; remove it or use another --out."
+        )
+
+    return staged_directory(out, refused)
 
 
 if __name__ == "__main__":

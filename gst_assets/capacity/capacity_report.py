@@ -5,7 +5,6 @@ The search itself is in `search`. Importable on a GPU host, where there is no ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,8 @@ import pandas as pd
 
 from gst_assets.capacity.search import criterion, result_sentence
 from gst_assets.contracts.documents import CapacityFound
-from gst_assets.foreign_text import inert_cell, inert_line
+from gst_assets.foreign_text import inert_line
+from gst_assets.formats import markdown_table, milliseconds, number, signed_percent
 from gst_assets.scenario import Capacity
 
 TABLE = "capacity_probes.csv"
@@ -55,7 +55,7 @@ def _ratios(found: Mapping[str, CapacityFound]) -> list[str]:
     if real is None or real.status != "found" or real.capacity_per_s is None:
         return []
     return [
-        f"- {side} against engine: {100 * (one.capacity_per_s / real.capacity_per_s - 1):+.1f} %"
+        f"- {side} against engine: {signed_percent(one.capacity_per_s / real.capacity_per_s - 1)}"
         for side, one in found.items()
         if side != "engine" and one.status == "found" and one.capacity_per_s is not None
     ]
@@ -63,25 +63,26 @@ def _ratios(found: Mapping[str, CapacityFound]) -> list[str]:
 
 def probes_markdown(probes: pd.DataFrame) -> str:
     """The probes as a markdown table, by side and rate."""
-    rows = [
-        "| side | probe | rate [1/s] | P50 delay [ms] | P99 delay [ms] | lateness P99 [ms] | served [1/s] | tokens/s | failed | bound |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in probes.itertuples(index=False):
-        flag = "" if row.is_sufficient else " (few requests)"
+    header = [
+        "side", "probe", "rate [1/s]", "P50 delay [ms]", "P99 delay [ms]", "lateness P99 [ms]", "served [1/s]", "tokens/s", "failed", "bound",
+    ]  # fmt: skip
+    rows = []
+    for row in probes.to_dict("records"):
+        flag = "" if row["is_sufficient"] else " (few requests)"
+        times = (row["p50_delay_ns"], row["p99_delay_ns"], row["p99_lateness_ns"])
+        served = (row["requests_per_s"], row["tokens_per_s"])
         rows.append(
-            f"| {row.side} | {row.probe_index} | {row.rate_per_s:.3f} | {_ms(row.p50_delay_ns)} | {_ms(row.p99_delay_ns)} | {_ms(row.p99_lateness_ns)} | "
-            f"{_number(row.requests_per_s)} | {_number(row.tokens_per_s)} | {row.num_failed} | {row.verdict}{flag}{': ' if row.reason else ''}{inert_cell(str(row.reason))} |"
+            [
+                str(row["side"]),
+                str(row["probe_index"]),
+                f"{row['rate_per_s']:.3f}",
+                *(milliseconds(value, ".2f", missing="-") for value in times),
+                *(number(value, 1, grouped=False, missing="-") for value in served),
+                str(row["num_failed"]),
+                f"{row['verdict']}{flag}{': ' if row['reason'] else ''}{row['reason']}",
+            ]
         )
-    return "\n".join(rows)
-
-
-def _ms(value: object) -> str:
-    return f"{value / 1e6:.2f}" if isinstance(value, float) and not math.isnan(value) else "-"
-
-
-def _number(value: object) -> str:
-    return f"{value:.1f}" if isinstance(value, float) and not math.isnan(value) else "-"
+    return markdown_table(header, rows, right=range(1, len(header) - 1), tight=True)
 
 
 def _draw(probes: pd.DataFrame, settings: Capacity, path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gst_assets.contracts import tables
-from gst_assets.engine import records
+from gst_assets.engine import metric_rows
 from gst_assets.engine.protocol import EngineRequest, IterationField, RequestTimes
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, RequestResult
 from gst_assets.errors import ContractError
@@ -46,7 +46,7 @@ def replays(draw: st.DrawFn) -> ReplayResult:
 @settings(deadline=None, max_examples=60)
 @given(replays())
 def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) -> None:
-    requests, tokens = records.request_metrics(played, "memory"), records.token_metrics(played)
+    requests, tokens = metric_rows.request_metrics(played, "memory"), metric_rows.token_metrics(played)
     tables.validate(tables.RequestMetrics, requests, "requests")
     tables.validate(tables.TokenMetrics, tokens, "tokens")
     tables.check_run_tables(requests, tokens, "run")
@@ -61,8 +61,8 @@ def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) ->
 def test_tables_survive_the_files(played: ReplayResult, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("run")
     for model, frame in (
-        (tables.RequestMetrics, records.request_metrics(played, "memory")),
-        (tables.TokenMetrics, records.token_metrics(played)),
+        (tables.RequestMetrics, metric_rows.request_metrics(played, "memory")),
+        (tables.TokenMetrics, metric_rows.token_metrics(played)),
     ):
         path = tables.write_table(model, frame, folder)
         pd.testing.assert_frame_equal(tables.read_table(model, path), frame)
@@ -77,22 +77,22 @@ def _played(tokens: int = 3) -> ReplayResult:
 
 def test_cached_tokens_stand_in_a_column_of_their_own_where_the_engine_tells_them() -> None:
     played = _played()
-    assert "num_cached_tokens" not in records.request_metrics(played, "memory")
+    assert "num_cached_tokens" not in metric_rows.request_metrics(played, "memory")
     played.results[0].times = RequestTimes(num_cached_tokens=0)
-    table = records.request_metrics(played, "memory")
+    table = metric_rows.request_metrics(played, "memory")
     assert list(table.columns)[-1] == "num_cached_tokens" and table["num_cached_tokens"].tolist() == [0]
     played.results[0].times = RequestTimes(num_cached_tokens=3)  # of a prompt of two tokens
     with pytest.raises(ContractError, match="num_cached_tokens must not exceed num_prefill_tokens"):
-        tables.validate(tables.RequestMetrics, records.request_metrics(played, "memory"), "requests")
+        tables.validate(tables.RequestMetrics, metric_rows.request_metrics(played, "memory"), "requests")
 
 
 def test_times_are_relative_to_run_start_and_lateness_to_the_intended_arrival() -> None:
     played = _played()
-    row = records.request_metrics(played, "memory").iloc[0]
+    row = metric_rows.request_metrics(played, "memory").iloc[0]
     assert (row["arrival_time_ns"], row["send_time_ns"]) == (10, 15)
     assert (row["first_token_time_ns"], row["ttft_ns"], row["completion_time_ns"]) == (100, 90, 300)
-    assert records.token_metrics(played)["token_latency_ns"].tolist() == [0, 100, 100]
-    assert records.lateness_ns(played) == {"p50": 5, "p99": 5, "max": 5}
+    assert metric_rows.token_metrics(played)["token_latency_ns"].tolist() == [0, 100, 100]
+    assert metric_rows.lateness_ns(played) == {"p50": 5, "p99": 5, "max": 5}
 
 
 def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
@@ -108,7 +108,7 @@ def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
 
 def test_iterations_are_those_inside_the_run() -> None:
     steps = np.array([_step(-500, 1, 0), _step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1), _step(20_000, 0, 1)])
-    frame = records.iterations(steps, _played())
+    frame = metric_rows.iterations(steps, _played())
     tables.validate(tables.Iterations, frame, "iterations")
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
@@ -118,32 +118,34 @@ def test_iterations_are_those_inside_the_run() -> None:
     assert frame["num_attention_pairs"].tolist() == [17, 0, 0]
     assert list(frame.columns)[-2:] == ["num_prefill_context_tokens", "num_attention_pairs"]
     assert frame["launched_time_ns"].isna().all()  # 0: not seen
-    assert not records.steps_are_missing(steps, _played())
+    assert not metric_rows.steps_are_missing(steps, _played())
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_lost_step_is_noticed(lost: int) -> None:
     steps = [_step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1)]
     del steps[lost]
-    assert records.steps_are_missing(np.array(steps), _played())
+    assert metric_rows.steps_are_missing(np.array(steps), _played())
 
 
 def test_no_iterations_are_an_empty_table() -> None:
-    frame = records.iterations(np.empty((0, len(IterationField)), dtype=np.int64), _played())
+    frame = metric_rows.iterations(np.empty((0, len(IterationField)), dtype=np.int64), _played())
     tables.validate(tables.Iterations, frame, "iterations")
     assert frame.empty
 
 
 def test_percentiles_exclude_token_zero_and_failed_requests() -> None:
     played = _played()
-    latencies = records.latency_percentiles(records.request_metrics(played, "m"), records.token_metrics(played))
+    latencies = metric_rows.latency_percentiles(
+        metric_rows.request_metrics(played, "m"), metric_rows.token_metrics(played)
+    )
     assert latencies == {"ttft": {"p50": 90, "p90": 90, "p99": 90}, "itl": {"p50": 100, "p90": 100, "p99": 100}}
-    assert records.percentiles([]) == {}
+    assert metric_rows.percentiles([]) == {}
 
 
 def test_iterations_are_in_time_order_whatever_order_they_were_recorded_in() -> None:
     steps = np.array([_step(220, 0, 1), _step(20, 1, 0), _step(120, 0, 1)])
-    frame = records.iterations(steps, _played())
+    frame = metric_rows.iterations(steps, _played())
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
     assert frame["num_prefill_tokens"].tolist() == [2, 0, 0]

@@ -20,7 +20,7 @@ from gst_assets.contracts.tables import read_table
 from gst_assets.engine.launch import run_module
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ArtifactError, EngineError, ProfileError
-from gst_assets.profiling import run
+from gst_assets.profiling import measure_bundle
 from gst_assets.profiling.calibration import BURST, LADDER, ROUNDS, TRAFFIC, Driven, Round, ladder_sizes
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.provenance import PROJECT_ROOT
@@ -279,7 +279,7 @@ def test_a_bundle_is_never_overwritten(measured: tuple[Bundle, list[str]]) -> No
     before = measured[0].sha256
     directory = measured[0].directory
     with pytest.raises(EngineError, match="already exists"):
-        run_module("gst_assets.profiling.run", ["--scenario", "smoke", "--out", str(directory)])
+        run_module("gst_assets.profiling.measure_bundle", ["--scenario", "smoke", "--out", str(directory)])
     assert load_bundle(directory).sha256 == before
 
 
@@ -287,7 +287,7 @@ def test_another_device_than_the_scenarios_is_refused(tmp_path: Path) -> None:
     """Without an engine: hardware is checked before one is started."""
     with pytest.raises(EngineError, match="a100"):
         run_module(
-            "gst_assets.profiling.run",
+            "gst_assets.profiling.measure_bundle",
             ["--scenario", "smoke", "--out", str(tmp_path / "b")]
             + [f"--override={key}" for key in ("hardware.hardware_id=a100", "hardware.device_name=A100")],
         )
@@ -295,13 +295,13 @@ def test_another_device_than_the_scenarios_is_refused(tmp_path: Path) -> None:
 
 
 def test_overrides_hold_for_what_is_played_between_the_rounds_as_well() -> None:
-    (play,) = run._plays([("workload", "smoke")], ["replay.repeats=5"])
+    (play,) = measure_bundle._plays([("workload", "smoke")], ["replay.repeats=5"])
     assert play.scenario.replay.repeats == 5 and play.scenario.overrides == ("replay.repeats=5",)
 
 
 def test_the_staged_folder_goes_when_writing_fails(tmp_path: Path) -> None:
     def fill_and_fail() -> None:
-        with run._staged(tmp_path / "b") as folder:
+        with measure_bundle._staged(tmp_path / "b") as folder:
             (folder / "mlp.csv").write_text("half")
             raise KeyboardInterrupt
 
