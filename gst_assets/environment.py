@@ -5,6 +5,7 @@ docs/deployment.md lists them for users. An empty variable counts as unset. What
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from gst_assets.errors import EnvironmentVariableError
 
@@ -70,8 +70,11 @@ _HTTP = _must(_is_http, "an http or https address")
 _WEBHOOK = _must(_is_http_without_password, "an http or https address without user and password")
 
 
-class _Variables(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, case_sensitive=True, env_ignore_empty=True)
+class _Variables(BaseModel):
+    """Plain pydantic rather than pydantic-settings, which a bare GPU host does not have. The alias of a field is the
+    variable's name."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 class Artifacts(_Variables):
@@ -171,8 +174,9 @@ def read(variables: type[AnyVariables]) -> AnyVariables:
     Raises:
         EnvironmentVariableError: one holds what it cannot; names it, its value unless that may be a secret, and what is expected.
     """
+    names = [str(field.validation_alias) for field in variables.model_fields.values()]
     try:
-        return variables()
+        return variables.model_validate({name: os.environ[name] for name in names if os.environ.get(name)})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 _CODE = re.compile(r"(`[^`]*`)")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _LINK = re.compile(r"\](?=[(:])")
-# Control characters, and those that turn the direction of what follows.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]")
+# Control characters, those that turn the direction of what follows, and halves of a surrogate pair, which no file can hold.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER_INFO = re.compile(r"(://)\S*@")  # up to the last @: a password may hold any mark
 _SHORTEST_SECRET = 4
 HIDDEN = "***"

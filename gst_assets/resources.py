@@ -86,7 +86,7 @@ class EngineResource(dg.ConfigurableResource):
         """
         arguments = ["--workload", str(workload), "--out", str(out), "--group-id", group_id]
         self._run("gst_assets.engine.run", arguments, scenario, out, log)
-        return _in_order(out)
+        return in_order(out)
 
     def profile(self, scenario: Scenario, out: Path, root: Path, log: Callable[[str], None]) -> None:
         """Measure a profiling bundle into the directory `out`, which will be moved below the profiling root `root`.
@@ -115,7 +115,7 @@ class EngineResource(dg.ConfigurableResource):
         between = ["--between", str(workload), str(out.parent / _SCENARIO_FILE), "--runs", str(runs)]
         arguments = ["--out", str(out), "--profiling-root", str(root), *between]
         self._run("gst_assets.profiling.measure_bundle", arguments, scenario, out.parent, log)
-        return _in_order(runs)
+        return in_order(runs)
 
     def capacity(self, scenario: Scenario, group_id: str, out: Path, log: Callable[[str], None]) -> Path:
         """Search the engine's capacity; returns the complete directory written under `out`.
@@ -160,6 +160,6 @@ class VidurProfilingRoot(dg.ConfigurableResource):
         return resolve_path(chosen) if chosen else None
 
 
-def _in_order(runs: Path) -> list[Path]:
-    """Run directories by their repeat."""
+def in_order(runs: Path) -> list[Path]:
+    """The run directories of `runs` by their repeat."""
     return sorted(runs.glob("*-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))

@@ -84,7 +84,7 @@ def test_engine_and_profiling_import_without_the_platform() -> None:
     """What a bare GPU host imports: neither Dagster, Pandera, Vidur nor OmegaConf."""
     script = (
         "import sys\n"
-        "for name in ('dagster', 'pandera', 'vidur', 'omegaconf'): sys.modules[name] = None\n"
+        "for name in ('dagster', 'pandera', 'vidur', 'omegaconf', 'pydantic_settings'): sys.modules[name] = None\n"
         "import gst_assets.engine.run, gst_assets.capacity.engine_probe, gst_assets.profiling.measure_bundle\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True)

@@ -70,8 +70,8 @@ def test_a_wheel_holds_the_package_and_what_ships_and_nothing_else(wheel: Path) 
         names = set(archive.namelist())
     assert {name.partition("/")[0] for name in names} == {"gst_assets", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     shipped = {name.removeprefix("gst_assets/") for name in names if name.startswith("gst_assets/data/")}
-    assert {name.split("/")[1] for name in shipped} == {"profiles", "prompts", "recorded", "tokenizer"}
-    folders = (PROJECT_ROOT / "data" / name for name in ("profiles", "prompts", "recorded", "tokenizer"))
+    assert {name.split("/")[1] for name in shipped} == {"models", "profiles", "prompts", "recorded", "tokenizer"}
+    folders = (PROJECT_ROOT / "data" / name for name in ("models", "profiles", "prompts", "recorded", "tokenizer"))
     there = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
     assert shipped == {str(path.relative_to(PROJECT_ROOT)) for path in there}
     assert {"gst_assets/py.typed", *(f"gst_assets/scenarios/{name}.yaml" for name in scenario_names())} <= names

@@ -4,9 +4,9 @@ By severity:
 - stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload on which the profile
   was calibrated. Nothing is written. Names of models and hardware stop only runs that state their workload: other programs name them in their own way.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back from the engine; hardware
-  that was only stated; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band; many failed
-  or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware of other names, arrivals further apart than the
-  pass band. A marked variant is never a `pass`.
+  that was only stated; a server that does not tell whether it runs with what no simulation knows; tokens that came over HTTP; a degraded real
+  run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that mostly came several at a time; no
+  warm-up; models or hardware of other names, arrivals further apart than the pass band. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from token times, what a run of
   another program does not state, what could not be checked.
 
@@ -249,6 +249,7 @@ def checks(
     for run in real_repeats:
         found += [
             *_stated(run),
+            *_not_told(run),
             _transport(run),
             *_degraded(run),
             _lateness(run, bands),
@@ -465,6 +466,16 @@ def _stated(run: RealRun) -> list[Check]:
         text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as the scenario states, nobody looked"
         found.append(Check("hardware seen", run_id, "mark", "stated", "", text))
     return found
+
+
+def _not_told(run: RealRun) -> list[Check]:
+    """What would make it another engine than the simulated one, and the server does not tell whether it runs with."""
+    run_id, settings = run.meta.run_id, run.meta.engine_settings
+    missing = settings.not_told if settings else []
+    if not missing:
+        return []
+    text = f"real run {run_id}: {', '.join(missing)} not verified: the server does not tell, and the simulation knows none of it"
+    return [Check("one plain engine", run_id, "mark", "not verified", "none", text)]
 
 
 def _transport(run: RealRun) -> Check:

@@ -81,10 +81,11 @@ def _measure_together(
     engine: EngineResource,
     log: Callable[[str], None],
 ) -> tuple[list[OwnRealRun], Bundle]:
-    """Repeats and profile from one engine start; neither is kept unless both are valid."""
+    """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that failed the repeats are kept."""
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
-        measured, root = staging.path / "bundle", store.root / Kind.PROFILE.value
-        played = engine.profile_with_runs(scenario, workload, measured, root, staging.path / "runs", log)
+        measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
+        with real_runs.keeping(store, runs):
+            played = engine.profile_with_runs(scenario, workload, measured, root, runs, log)
         for directory in played:
             load_own_run(directory, "real")
         bundle = profiles.adopted(store, scenario, measured)

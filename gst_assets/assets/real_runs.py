@@ -3,6 +3,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
 from gst_assets.engine import recorded
-from gst_assets.errors import ArtifactError
+from gst_assets.errors import ArtifactError, ContractError, EngineError, ProfileError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
-from gst_assets.resources import EngineResource
+from gst_assets.resources import EngineResource, in_order
 from gst_assets.scenario import Scenario, resolve_path
 from gst_assets.workload.spec import LoadedWorkload
 
@@ -103,10 +104,40 @@ def measure(
     engine: EngineResource,
     log: Callable[[str], None],
 ) -> list[OwnRealRun]:
-    """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed."""
+    """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed.
+
+    Raises:
+        EngineError: the engine failed. The repeats that are complete by then are committed all the same, but are not the scenario's current ones; the
+            message says where they are.
+    """
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
-    with store.stage(Kind.REAL_RUN, group_id) as staging:
+    with store.stage(Kind.REAL_RUN, group_id) as staging, keeping(store, staging.path):
         return adopted(store, engine.measure(scenario, workload.directory, group_id, staging.path, log))
+
+
+@contextmanager
+def keeping(store: ArtifactStore, runs: Path) -> Iterator[None]:
+    """When the engine or the profile fails in the block, what is complete and valid of the repeats under `runs` is kept in the store.
+
+    Raises:
+        EngineError, ProfileError: the failure, with where the repeats are now.
+    """
+    try:
+        yield
+    except (EngineError, ProfileError) as error:
+        kept = [store.adopt(Kind.REAL_RUN, run.name, run) for run in in_order(runs) if _is_valid(run)]
+        if not kept:
+            raise
+        places = ", ".join(str(place) for place in kept)
+        raise type(error)(f"{error} Kept: {places}. They are not the scenario's current runs.") from error
+
+
+def _is_valid(run: Path) -> bool:
+    try:
+        load_own_run(run, "real")
+    except (ArtifactError, ContractError):
+        return False
+    return True
 
 
 def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[OwnRealRun]:

@@ -35,13 +35,13 @@ from gst_assets.contracts.documents import CapacityMeta, Hardware, run_facts, ti
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import metric_rows
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
-from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.launch import die_with_parent, exit_status
 from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
 from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, warm_up
 from gst_assets.engine.run import add_scenario_options
 from gst_assets.engine.run_directory import staged_run
-from gst_assets.errors import EngineError, GstError, ScenarioError
+from gst_assets.errors import EngineError, ScenarioError
 from gst_assets.scenario import Capacity, Scenario, read_reference
 from gst_assets.workload import build
 from gst_assets.workload.tokenized import WorkloadRequest, requests_of
@@ -51,18 +51,17 @@ ENGINE_SIDE = "engine"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    """The command line; returns the exit status. See `launch.exit_status`."""
     die_with_parent()
     arguments = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         scenarios = [read_reference(reference, arguments.override) for reference in arguments.scenario]
         check_one_engine(scenarios)
         os.environ.update(engine_environment(scenarios[0]))
         asyncio.run(measure(scenarios, arguments.out, arguments.group_id))
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+
+    return exit_status(work, arguments.out)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -222,7 +222,8 @@ class EngineSettings(Stored):
     Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server does not tell
     everything, and these are as the scenario states them (`unknown` or empty where it states nothing). `transport` is the way from the
     driver to the engine; with `http` it is inside every measured time. `scheduling_policy` names the rules by which steps are formed;
-    the simulation knows only vLLM's.
+    the simulation knows only vLLM's. `not_told` names what no simulation here knows (parallelism, speculative decoding, several tokens a message,
+    LoRA) and a server does not tell whether it runs with.
     """
 
     backend: str
@@ -247,6 +248,7 @@ class EngineSettings(Stored):
     transport: Literal["in_process", "http"] = "in_process"
     not_read_back: list[str] = Field(default_factory=list)
     scheduling_policy: str = UNKNOWN_POLICY
+    not_told: list[str] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod

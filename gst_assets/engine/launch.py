@@ -7,6 +7,7 @@ measures is the business of the module it runs. POSIX only.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -15,14 +16,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from gst_assets.environment import PIPE_VARIABLE, Parent, read
-from gst_assets.errors import EngineError
+from gst_assets.errors import EngineError, GstError
 from gst_assets.provenance import PROJECT_ROOT
 
 _ERROR_PREFIX = "error: "
 _TAIL_LINES = 20
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _POLL_S = 1.0
 
 
@@ -100,11 +104,36 @@ def _kill_group(group: int) -> None:
 
 def _failure(module: str, code: int, lines: Sequence[str]) -> str:
     stated = [line for line in lines if line.startswith(_ERROR_PREFIX)]
+    full = next((line.strip() for line in reversed(lines) if any(words in line for words in _FULL_DISK)), None)
     if stated:
-        return stated[-1].removeprefix(_ERROR_PREFIX)
+        error = stated[-1].removeprefix(_ERROR_PREFIX)
+        return error if full is None or full in stated[-1] else f"{error} The disk is full, says a line before: {full}"
     how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+    guess = ""
+    if full is not None:
+        guess = f" (the disk is full: {full})"
+    elif code == -signal.SIGKILL:
+        guess = " (this often means that memory ran out)"
     tail = "\n".join(deque(lines, _TAIL_LINES))
-    return f"python -m {module} {how} without an error line (SIGKILL often means that memory ran out). Its last lines:\n{tail}"
+    return f"python -m {module} {how} without an error line{guess}. Its last lines:\n{tail}"
+
+
+def exit_status(work: Callable[[], object], out: Path) -> int:
+    """Do a child's work, which writes into `out`; returns its exit status. What is wrong for a user, a full disk included, is one `error: ` line on
+    stderr and status 1."""
+    try:
+        work()
+    except GstError as error:
+        problem = str(error)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        # A write that fails does not tell its file, only opening one does.
+        problem = f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or write elsewhere, and run again."
+    else:
+        return 0
+    print(f"{_ERROR_PREFIX}{' '.join(problem.split())}", file=sys.stderr, flush=True)
+    return 1
 
 
 def die_with_parent() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gst_assets.engine import machine
 from gst_assets.engine.backends import engine_hardware, open_engine
+from gst_assets.engine.open_files import allow_connections, most_at_once
 from gst_assets.engine.plays import Play, check_output, planned_requests, read_play, warm_up_requests
 from gst_assets.engine.protocol import Engine
 from gst_assets.engine.replay import replay, warm_up
@@ -39,6 +40,9 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
         asked.append(read_play(play))
         _say(f"workload {asked[-1][0].workload_id}: {len(asked[-1][1])} requests")
     check_output([play.group_id for play in plays], out)
+    if scenario.engine.backend == "openai":
+        for play, (_, requests) in zip(plays, asked, strict=True):
+            _allow_connections(play, requests)
     began = time.monotonic()
     written: list[Path] = []
     _say(f"opening {scenario.engine.backend}")
@@ -67,10 +71,18 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
                 written.append(directory)
                 if died:
                     raise EngineError(
-                        f"{died} {directory} holds what was measured until then; repeats {repeat + 1} to {play.scenario.replay.repeats} "
-                        "of the scenario could not be finished. See the engine's lines above and run again."
+                        f"{died}. {directory.name} holds what was measured until then; of {play.scenario.replay.repeats} repeats of the scenario "
+                        f"{repeat or 'none'} could be finished. See the engine's lines above and run again."
                     )
     return written
+
+
+def _allow_connections(play: Play, requests: Sequence[WorkloadRequest]) -> None:
+    """Every request of a server is a connection until it has ended, which is at most its time limit after its arrival."""
+    settings = play.scenario.replay
+    together = most_at_once([request.arrival_time_ns for request in requests], int(settings.request_timeout_s * 1e9))
+    why = f"{play.scenario.name} (requests of {settings.request_timeout_s:g} s at most, replay.request_timeout_s)"
+    allow_connections(max(together, settings.warmup_requests), why)
 
 
 async def play_repeat(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from gst_assets.engine.protocol import Engine, EngineDied, EngineRequest, RequestTimes
 from gst_assets.errors import EngineError
+from gst_assets.foreign_text import visible
 
 LEAD_TIME_NS = 50_000_000
 """Between the call and intended arrival 0, so that the first request can be on time."""
@@ -65,7 +66,7 @@ class RequestResult:
             return
         got = len(self.token_times_ns)
         self.error_type = error_type
-        self.error_msg = " ".join(f"{message} ({got} tokens had arrived)".split())
+        self.error_msg = " ".join(visible(f"{message} ({got} tokens had arrived)").split())
         self.token_times_ns, self.token_ids, self.times = [], [], None
 
 
@@ -386,11 +387,13 @@ def _wake_up_lateness_ns() -> int:
     if not _HAS_TIMERFD:
         return 0
     timer, late = _Timer(), []
+    waiting = select.poll()  # select() takes no descriptor above 1023, and a thousand connections may be open
+    waiting.register(timer.descriptor, select.POLLIN)
     try:
         for _ in range(_NAPS):
             due_ns = time.monotonic_ns() + _NAP_NS
             timer.arm(due_ns)
-            select.select([timer.descriptor], [], [])
+            waiting.poll()
             late.append(time.monotonic_ns() - due_ns)
             timer.clear()
     finally:

@@ -18,25 +18,24 @@ from pathlib import Path
 
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.engine.backends import engine_environment
-from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.launch import die_with_parent, exit_status
 from gst_assets.engine.measuring import measure
 from gst_assets.engine.plays import Play, check_one_engine
-from gst_assets.errors import EngineError, GstError
+from gst_assets.errors import EngineError
 from gst_assets.scenario import read_reference
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    """The command line; returns the exit status. See `launch.exit_status`."""
     die_with_parent()
     arguments = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         plays = _plays(arguments)
         os.environ.update(engine_environment(plays[0].scenario))
         asyncio.run(measure(plays, arguments.out))
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+
+    return exit_status(work, arguments.out)
 
 
 def _parser() -> argparse.ArgumentParser:

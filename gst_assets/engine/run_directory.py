@@ -1,7 +1,8 @@
 """One repeat as a complete run directory: tables, metadata and summary.
 
 A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send time minus intended arrival
-exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; iterations are recorded and cannot account for every token.
+exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; more than 5 % of the tokens came together with the one before;
+iterations are recorded and cannot account for every token.
 What the rows of the tables are belongs to `metric_rows`.
 """
 
@@ -37,6 +38,9 @@ from gst_assets.foreign_text import inert
 from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.scenario import Scenario
 from gst_assets.staging import staged_directory
+
+_TOGETHER = 0.05
+"""Share of tokens that came together with the one before beyond which gaps are more of the delivery than of the engine."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,20 @@ def _degraded_reasons(
         )
     if played.death:
         reasons.append(f"the engine died: {played.death}")
+    if (together := _together(played)) > _TOGETHER:
+        reasons.append(
+            f"{100 * together:.0f} % of the tokens after the first came together with the one before: engine, server or proxy hold tokens back"
+        )
     if steps_missing:
         reasons.append("the recorded iterations cannot account for every token")
     return reasons
+
+
+def _together(played: ReplayResult) -> float:
+    """Share of the tokens after the first that reached the client at the time of the one before."""
+    gaps = [np.diff(np.asarray(result.token_times_ns, dtype=np.int64)) for result in played.results]
+    every = np.concatenate([np.empty(0, dtype=np.int64), *gaps])
+    return float((every == 0).mean()) if len(every) else 0.0
 
 
 def _pacing(pacing: replay_module.Pacing | None) -> PacingRecord | None:
@@ -229,6 +244,8 @@ def _labels(settings: EngineSettings) -> list[str]:
         )
     if settings.not_read_back:
         lines.append(f"Stated by the scenario, not read back from the engine: {', '.join(settings.not_read_back)}.")
+    if settings.not_told:
+        lines.append(f"Not told by the server, and known to no simulation: {', '.join(settings.not_told)}.")
     return lines
 
 

@@ -32,10 +32,10 @@ from gst_assets.contracts.documents import (
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import machine
 from gst_assets.engine.hardware import check_hardware
-from gst_assets.engine.launch import die_with_parent
+from gst_assets.engine.launch import die_with_parent, exit_status
 from gst_assets.engine.plays import Play
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
-from gst_assets.errors import GstError, ProfileError
+from gst_assets.errors import ProfileError
 from gst_assets.profiling import calibration
 from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
@@ -54,10 +54,11 @@ _REPORT_EVERY_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+    """The command line; returns the exit status. See `launch.exit_status`."""
     die_with_parent()
     arguments = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         scenario = read_reference(arguments.scenario, arguments.override)
         os.environ.update(engine_environment(scenario))
         plays = _plays(arguments.between, arguments.override)
@@ -75,10 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.stamps,
             )
         )
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+
+    return exit_status(work, arguments.out)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -53,6 +54,20 @@ class Server(Settings):
             raise ValueError(
                 "holds a user or password, which would be written into the metadata of every run. Leave it out; put what the server wants into an "
                 "environment variable (an API key, or a whole value such as `Basic dXNlcjpwYXNz`) and name it in api_key_variable"
+            )
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _with_a_possible_port(cls, value: str) -> str:
+        try:
+            address = urlsplit(value)
+            is_possible = bool(address.hostname) and address.port != 0
+        except ValueError:
+            is_possible = False
+        if not is_possible:
+            raise ValueError(
+                f"{value!r:.120} has an impossible host or port. Expected http://HOST:PORT with a port from 1 to 65535"
             )
         return value
 

@@ -556,6 +556,7 @@ def test_many_failures_and_early_stops_mark_the_comparison(tmp_path: Path) -> No
     [
         ({"engine_settings": {"transport": "http"}}, "tokens came over http, whose time is in every real latency"),
         ({"engine_settings": {"not_read_back": ["block_size", "engine_version"]}}, "block_size as the scenario states, not read back"),
+        ({"engine_settings": {"not_told": ["lora", "stream_interval"]}}, "lora, stream_interval not verified: the server does not tell"),
         ({"hardware": {**HARDWARE, "stated": True}}, "hardware cpu is as the scenario states, nobody looked"),
         ({"warmup": {"num_requests": 0}}, "was measured without warm-up"),
         ({"lateness_ns": {"p50": 2 * MS}}, "late by P50 2.00 ms, 10.0 % of TTFT P50, which is beyond the pass band by itself"),

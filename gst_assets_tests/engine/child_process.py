@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from gst_assets.engine.launch import die_with_parent, run_module
+from gst_assets.engine.launch import die_with_parent, exit_status, run_module
 
 _HOUR_S = 3600
 
@@ -37,6 +38,15 @@ def main(what: str, *words: str) -> int:
     elif what == "exit":
         print("last words", flush=True)
         return 3
+    elif what == "fill":
+        return exit_status(lambda: Path("/dev/full").write_text("x" * 100_000), Path("out"))
+    elif what == "fill elsewhere":
+        print("OSError: [Errno 28] No space left on device: '/dev/shm/x'", flush=True)
+        if words:
+            print("error: the engine did not start.", file=sys.stderr, flush=True)
+        return 1
+    elif what == "break":
+        return exit_status(lambda: Path("/nowhere/x").read_text(), Path("out"))
     elif what == "suicide":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "leave":

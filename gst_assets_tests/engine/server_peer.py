@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ class Peer:
     models_status: int = 200
     counts_only: bool = False
     """Know nothing of return_token_ids; the running count of tokens is told to who asks for it."""
+    obeys: bool = True
+    """Misbehave as the prompt demands."""
+    pause_s: float = 0.002
+    tls: ssl.SSLContext | None = None
     connections: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
@@ -73,8 +78,8 @@ async def serving(peer: Peer) -> AsyncIterator[Peer]:
                 await _answer(peer, reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    peer.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=peer.tls, backlog=2048)
+    peer.base_url = f"{'https' if peer.tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield peer
     finally:
@@ -105,7 +110,7 @@ def _plain(writer: asyncio.StreamWriter, status: int, text: str) -> None:
 
 async def _complete(peer: Peer, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
     try:
-        how = Behaviour(body["prompt"][0])
+        how = Behaviour(body["prompt"][0] if peer.obeys else Behaviour.GOOD)
     except ValueError:
         how = Behaviour.GOOD
     if how is Behaviour.HANG:
@@ -151,7 +156,7 @@ async def _complete(peer: Peer, body: dict[str, Any], writer: asyncio.StreamWrit
     for index, event in enumerate(events):
         _chunk(writer, event)
         await writer.drain()
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(peer.pause_s)
         if how is Behaviour.STALL:
             await asyncio.sleep(3600)
         if how is Behaviour.CUT and index == 1:

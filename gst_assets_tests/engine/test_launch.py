@@ -53,8 +53,28 @@ def test_the_error_line_of_the_child_becomes_the_error() -> None:
 def test_a_child_without_an_error_line_shows_its_end() -> None:
     with pytest.raises(EngineError, match=r"(?s)ended with exit status 3 without an error line.*last words"):
         run_module(CHILD, ["exit"])
-    with pytest.raises(EngineError, match="was killed by signal SIGKILL without an error line"):
+    killed = r"was killed by signal SIGKILL without an error line \(this often means that memory ran out\)"
+    with pytest.raises(EngineError, match=killed):
         run_module(CHILD, ["suicide"])
+
+
+def test_a_full_disk_is_called_that() -> None:
+    with pytest.raises(EngineError, match=r"^out: cannot be written \(No space left on device\)\. Free space there"):
+        run_module(CHILD, ["fill"])
+    elsewhere = r"ended with exit status 1 without an error line \(the disk is full: OSError: .* '/dev/shm/x'\)\. Its"
+    with pytest.raises(EngineError, match=elsewhere):
+        run_module(CHILD, ["fill elsewhere"])
+    stated = r"^the engine did not start\. The disk is full, says a line before: OSError: .* '/dev/shm/x'$"
+    with pytest.raises(EngineError, match=stated):
+        run_module(CHILD, ["fill elsewhere", "stated"])
+
+
+def test_what_is_no_full_disk_is_not_called_one() -> None:
+    with pytest.raises(
+        EngineError, match=r"(?s)ended with exit status 1 without an error line\. Its .*No such file"
+    ) as raised:
+        run_module(CHILD, ["break"])
+    assert "memory" not in str(raised.value) and "full" not in str(raised.value)
 
 
 def test_what_a_child_leaves_behind_is_killed_and_does_not_hold_up_the_reader() -> None:

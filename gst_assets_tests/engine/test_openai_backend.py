@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +18,14 @@ import pytest
 from gst_assets.contracts import tables
 from gst_assets.contracts.documents import RealRunMeta, read_document
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine import measuring, metric_rows, openai_backend
+from gst_assets.engine import measuring, metric_rows, openai_backend, openai_server
 from gst_assets.engine.backends import engine_environment, open_engine
 from gst_assets.engine.openai_backend import OpenAiEngine
 from gst_assets.engine.plays import Play
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.errors import EngineError
+from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets_tests.engine.server_peer import Behaviour, Peer, serving
 from gst_assets_tests.engine.vllm_server import SERVED_MODEL, VllmServer, free_port, vllm_server
@@ -155,7 +159,9 @@ def test_a_plain_server_tells_little_and_the_rest_is_marked_as_stated() -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    assert set(settings.not_read_back) == set(type(settings).model_fields) - {"backend", "transport", "not_read_back"}
+    others = {"backend", "transport", "not_read_back", "not_told", "architecture"}
+    assert set(settings.not_read_back) == set(type(settings).model_fields) - others
+    assert settings.not_told == list(openai_server.UNSUPPORTED)
     assert (settings.engine_version, settings.max_num_seqs, settings.transport) == ("unknown", 32, "http")
 
 
@@ -229,6 +235,70 @@ def test_what_cannot_be_measured_is_one_error_before_anything_is() -> None:
         asyncio.run(open_blocks())
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificate and key in one file, signed by itself, for 127.0.0.1."""
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=peer"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path) + ".key", "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def tls_peer(certificate: Path) -> Peer:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, f"{certificate}.key")
+    return Peer(tls=context)
+
+
+def test_a_certificate_that_is_not_accepted_names_the_setting(certificate: Path) -> None:
+    async def played(scheme: str) -> None:
+        async with serving(tls_peer(certificate)) as peer:
+            address = peer.base_url.replace("https", scheme)
+            async with open_engine(scenario_of(address)):
+                pass
+
+    with pytest.raises(EngineError, match=r"its TLS certificate is not accepted .*self-signed.*SSL_CERT_FILE"):
+        asyncio.run(played("https"))
+    with pytest.raises(EngineError, match=r"the server broke the connection|the server is gone"):
+        asyncio.run(played("http"))
+
+
+def test_https_to_a_server_that_speaks_none_says_so() -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def played() -> None:
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, open_engine(scenario_of(f"https://127.0.0.1:{port}")):
+            pass
+
+    with pytest.raises(EngineError, match=r"no TLS connection .*write http:// in engine\.server\.base_url"):
+        asyncio.run(played())
+
+
+def test_the_certificate_file_that_the_message_names_works(certificate: Path) -> None:
+    """In a process of its own: the variable is read when the client's library is loaded."""
+    code = f"""
+import asyncio
+from pathlib import Path
+from gst_assets_tests.engine.test_openai_backend import behaving, play, scenario_of, serving, tls_peer
+from gst_assets_tests.engine.server_peer import Behaviour
+async def main():
+    async with serving(tls_peer(Path({str(certificate)!r}))) as peer:
+        print((await play(scenario_of(peer.base_url), behaving(Behaviour.GOOD))).results[0].token_ids)
+asyncio.run(main())
+"""
+    environment = {**os.environ, "SSL_CERT_FILE": str(certificate)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert "[100, 101, 102, 103]" in ended.stdout, ended.stderr
+
+
 def test_an_http_client_needs_no_environment() -> None:
     assert engine_environment(scenario_of("http://127.0.0.1:1", "engine.cpu_threads=4096")) == {}
 
@@ -250,7 +320,7 @@ def test_the_servers_settings_are_read_back(server: VllmServer) -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    assert settings.not_read_back == ["attention_backend"]
+    assert (settings.not_read_back, settings.not_told) == (["attention_backend"], [])
     assert settings.engine_version.startswith("vLLM 0.")
     expected = load_scenario("smoke").engine
     for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enforce_eager"):
@@ -371,4 +441,4 @@ def test_a_server_killed_in_mid_run_leaves_what_had_finished(server: VllmServer,
     }
     meta = read_document(RealRunMeta, directory / "run_meta.json")
     assert meta.degraded and meta.num_errors == 400 - len(finished)
-    assert "could not be finished" in error
+    assert "of 1 repeats of the scenario none could be finished" in error

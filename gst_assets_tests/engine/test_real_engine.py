@@ -127,7 +127,7 @@ def test_iterations_account_for_every_token(early_stop_runs: tuple[list[Path], l
 
 # --- several workloads on one start, as on a GPU host -------------------------------------------------------------------
 
-_NOT_ON_A_GPU_HOST = ("dagster", "pandera", "vidur", "omegaconf", "matplotlib")
+_NOT_ON_A_GPU_HOST = ("dagster", "pandera", "vidur", "omegaconf", "pydantic_settings", "matplotlib")
 _BLOCK = f"""
 import sys
 class Absent:

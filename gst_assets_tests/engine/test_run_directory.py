@@ -103,6 +103,18 @@ def test_a_late_driver_makes_a_run_degraded(workload: Path, tmp_path: Path) -> N
     assert read_document(RealRunMeta, fine / "run_meta.json").degraded == slow
 
 
+@pytest.mark.parametrize(("bunched", "is_degraded"), [({"r0-1"}, True), (set(), False)])
+def test_tokens_that_come_together_make_a_run_degraded(
+    bunched: set[str], is_degraded: bool, workload: Path, tmp_path: Path
+) -> None:
+    """Of six requests with three tokens each one sends two together: one gap of twelve."""
+    directory, _ = _repeat(MemoryEngine(bunch=bunched), workload, tmp_path / "out")
+    reasons = read_document(RealRunMeta, directory / "run_meta.json").degraded_reasons
+    assert reasons is not None
+    told = "8 % of the tokens after the first came together with the one before: engine, server or proxy hold"
+    assert any(reason.startswith(told) for reason in reasons) == is_degraded
+
+
 class StallingEngine(MemoryEngine):
     """Holds up the event loop when it takes a request, as a client does that computes."""
 

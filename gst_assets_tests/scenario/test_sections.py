@@ -48,6 +48,13 @@ def test_a_password_in_the_servers_address_is_refused_and_not_repeated(url: str)
     assert "sesame" not in str(raised.value) and "***@" in str(raised.value)
 
 
+@pytest.mark.parametrize("address", ["h:99999", "h:0", "h:-1", "h:x", "[::1", ":8000", "h:8000:1"])
+def test_an_impossible_port_names_the_setting(address: str) -> None:
+    with pytest.raises(ScenarioError, match=r"engine\.server\.base_url: .*impossible host or port.*from 1 to 65535"):
+        load_scenario("smoke", ["engine.backend=openai", f"engine.server.base_url='http://{address}/v1'"])
+    load_scenario("smoke", ["engine.backend=openai", "engine.server.base_url='http://[::1]:65535/v1'"])
+
+
 _GAMMA = "workload.arrivals={kind: gamma, rate_per_s: 5, burstiness: 1}"
 _LENGTHS = "workload.synthetic={prefill_tokens: {kind: fixed, tokens: 5}, decode_tokens: {kind: fixed, tokens: 5}}"
 _SYNTHETIC = ["workload.prompts=null", "workload.num_decode_tokens=null", _LENGTHS]

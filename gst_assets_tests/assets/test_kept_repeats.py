@@ -1,0 +1,80 @@
+"""An engine that dies in a later repeat: the repeats before it are kept, and the error says where."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from gst_assets.analysis.run_reading import load_run
+from gst_assets.assets import real_runs
+from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.environment import LOCK_VARIABLE
+from gst_assets.errors import EngineError, ProfileError
+from gst_assets.resources import EngineResource
+from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.workload import build
+from gst_assets_tests.engine.peer_process import peer_process
+
+
+@pytest.fixture(autouse=True)
+def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here measures what another engine could disturb, so no turn is waited for."""
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
+
+
+def scenario_of(base_url: str) -> Scenario:
+    overrides = [
+        "engine.backend=openai", f"engine.server.base_url='{base_url}'", "replay.repeats=3", "replay.warmup_requests=1",
+        "replay.between_calibration=false", "workload.num_requests=30", "workload.num_decode_tokens=4",
+        "workload.arrivals={kind: fixed_interval, interval_ns: 50000000}",
+    ]  # fmt: skip
+    return load_scenario("smoke", overrides)
+
+
+def measured_and_killed(folder: Path, line: str) -> tuple[ArtifactStore, EngineError]:
+    """Measure on a server that is killed once `line` is logged; returns the store and the error."""
+    store = ArtifactStore(folder / "artifacts")
+    with peer_process(pause_s=0.1) as peer:
+        scenario = scenario_of(peer.base_url)
+        (folder / "workload").mkdir()
+        workload = build(scenario, folder / "workload")
+
+        def log(told: str) -> None:
+            if line in told:
+                peer.process.send_signal(signal.SIGKILL)
+
+        with pytest.raises(EngineError) as raised:
+            real_runs.measure(store, scenario, workload, EngineResource(), log)
+    return store, raised.value
+
+
+def test_the_repeats_before_the_death_are_kept_and_the_error_says_where(tmp_path: Path) -> None:
+    store, error = measured_and_killed(tmp_path, "repeat 3 of 3: playing")
+    kept = store.list(Kind.REAL_RUN)
+    assert [name[-2:] for name in kept] == ["r0", "r1", "r2"]
+    runs = [load_run(store.open(Kind.REAL_RUN, name), "real") for name in kept]
+    assert [int((run.requests["status"] == "ok").sum()) for run in runs[:2]] == [30, 30]
+    assert runs[2].meta.degraded and runs[2].meta.num_errors > 0
+    for run in runs:
+        assert str(run.directory) in str(error)
+    assert "of 3 repeats of the scenario 2 could be finished" in str(
+        error
+    ) and "not the scenario's current runs" in str(error)
+    assert store.current("smoke", "real_runs", "run_ids") is None
+    assert not [path for path in (store.root / ".staging").iterdir() if path.is_dir()]
+
+
+def test_a_failure_before_the_first_repeat_keeps_nothing(tmp_path: Path) -> None:
+    store, error = measured_and_killed(tmp_path, "hardware: ")
+    assert "Nothing was measured" in str(error) and "Kept" not in str(error)
+    assert not (store.root / Kind.REAL_RUN.value).exists()
+
+
+def test_what_is_no_valid_run_is_not_kept(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    (tmp_path / "runs" / "g-r0").mkdir(parents=True)
+    (tmp_path / "runs" / "g-r0" / "run_meta.json").write_text("{}")
+    with pytest.raises(ProfileError, match=r"^the engine died$"), real_runs.keeping(store, tmp_path / "runs"):
+        raise ProfileError("the engine died")
