@@ -1,8 +1,11 @@
-"""NVIDIA AIPerf's `profile_export.jsonl`: one JSON object a request, with `metadata`, `metrics` (each a value and its unit) and `error`.
+"""NVIDIA AIPerf's `profile_export.jsonl`: one JSON object a request, with `metadata`, `metrics` (each a value and its
+unit) and `error`.
 
-Read off ai-dynamo/aiperf, docs/tutorials/working-with-profile-exports.md and src/aiperf/common/models/record_models.py (`MetricRecordInfo`), and an
-example of October 2025 (examples/artifacts/run1), which calls three fields otherwise: `timestamp_ns`, `credit_phase` and `ttft`. Start times are Unix
-nanoseconds, as their names say. `inter_chunk_latency` has a gap a message: those are the tokens' only where there is one message a token.
+Read off ai-dynamo/aiperf, docs/tutorials/working-with-profile-exports.md and
+src/aiperf/common/models/record_models.py (`MetricRecordInfo`), and an example of October 2025
+(examples/artifacts/run1), which calls three fields otherwise: `timestamp_ns`, `credit_phase` and `ttft`. Start times
+are Unix nanoseconds, as their names say. `inter_chunk_latency` has a gap a message: those are the tokens' only where
+there is one message a token.
 """
 
 from __future__ import annotations
@@ -40,8 +43,12 @@ def read(path: Path, options: Options) -> Results:
         raise ResultsError(f"{path}: none of {len(every)} records is of phase {_MEASURED}.")
     starts = [_start_ns(item.item("metadata")) for item in measured]
     clock = check_clock(
-        [one / 1e9 for one in starts], "epoch", options, f"{path}: request_start_ns", "AIPerf's documentation: epoch time in nanoseconds"
-    )  # fmt: skip
+        [one / 1e9 for one in starts],
+        "epoch",
+        options,
+        f"{path}: request_start_ns",
+        "AIPerf's documentation: epoch time in nanoseconds",
+    )
     origin = min(starts)
     requests = in_order([_request(item, start - origin) for item, start in zip(measured, starts, strict=True)])
     is_named = all(one.name.isdigit() for one in requests)
@@ -60,14 +67,16 @@ def read(path: Path, options: Options) -> Results:
             "num_decode_tokens": "metrics.output_sequence_length",
         },
         clock=clock,
-        arrivals="when the request was sent: the intended time is not in the file, so a late client is not in any latency",
+        arrivals="when the request was sent: the file has no intended time, so a late client is in no latency",
         joined_by="metadata.session_num" if is_named else "order of sending (the file has no session_num)",
         is_named=is_named,
         transport="http",
         started_at=datetime.fromtimestamp(origin / 1e9, timezone.utc) if origin >= 1e18 else None,
         dropped={
             **counted(len(every) - len(measured), len(every), "records of another phase (warm-up)"),
-            **counted(sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"),
+            **counted(
+                sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"
+            ),
         },
         unstated=(
             "model not stated",
@@ -75,7 +84,7 @@ def read(path: Path, options: Options) -> Results:
             "requested output lengths not stated: the produced ones stand in",
             *token_times_told(requests, "messages"),
         ),
-    )  # fmt: skip
+    )
 
 
 def _phase(metadata: Item) -> str:
@@ -90,13 +99,16 @@ def _request(item: Item, arrival_ns: int) -> Request:
     metadata, metrics = item.item("metadata"), item.item("metrics")
     if metadata.has("turn_index") and metadata.count("turn_index"):
         raise ResultsError(
-            f"{metadata.where}: turn_index is {metadata.values['turn_index']}: conversations of several turns are not imported, since a turn's arrival "
+            f"{metadata.where}: turn_index is {metadata.values['turn_index']}: conversations of several turns are "
+            "not imported, since a turn's arrival "
             "depends on the answer before."
         )
     name = str(metadata.count("session_num")) if metadata.has("session_num") else metadata.text("x_request_id")
     if item.has("error"):
         error = item.item("error")
-        prompt = next((_value(metrics, key, None) for key in ("input_sequence_length", "error_isl") if key in metrics.values), 0)  # fmt: skip
+        prompt = next(
+            (_value(metrics, key, None) for key in ("input_sequence_length", "error_isl") if key in metrics.values), 0
+        )
         told = (str(error.values.get("type") or "error"), str(error.values.get("message") or "no reason given")[:1000])
         return Request(name, arrival_ns, None, None, int(prompt), 0, send_ns=arrival_ns, error=told)
     prompt, produced = (int(_value(metrics, key, None)) for key in ("input_sequence_length", "output_sequence_length"))
@@ -114,9 +126,15 @@ def _request(item: Item, arrival_ns: int) -> Request:
             times.append(first + round(at))
     is_told = len(times) == produced
     return Request(
-        name, arrival_ns, first, times[-1] if is_told else max(end, first), prompt, produced, send_ns=arrival_ns,
+        name,
+        arrival_ns,
+        first,
+        times[-1] if is_told else max(end, first),
+        prompt,
+        produced,
+        send_ns=arrival_ns,
         token_ns=tuple(times) if is_told else (),
-    )  # fmt: skip
+    )
 
 
 def _value(metrics: Item, key: str, units: dict[str, float] | None) -> float:

@@ -1,8 +1,9 @@
 """BLIS (inference-sim): the JSON file of `--results-path`, one object with `requests`.
 
-Read off inference-sim/inference-sim, sim/metrics_utils.go (`MetricsOutput`, `RequestMetrics`), sim/metrics.go (`EmitOutput`) and sim/simulator.go
-(`InjectArrival`): `arrived_at` is seconds of the simulator's clock, `ttft_ms`, `e2e_ms` and `scheduling_delay_ms` are milliseconds from arrival. A request
-that did not complete has zeros there. `itl_ms` is a request's mean, so there are no token times. What it prints has no requests: the file has.
+Read off inference-sim/inference-sim, sim/metrics_utils.go (`MetricsOutput`, `RequestMetrics`), sim/metrics.go
+(`EmitOutput`) and sim/simulator.go (`InjectArrival`): `arrived_at` is seconds of the simulator's clock, `ttft_ms`,
+`e2e_ms` and `scheduling_delay_ms` are milliseconds from arrival. A request that did not complete has zeros there.
+`itl_ms` is a request's mean, so there are no token times. What it prints has no requests: the file has.
 """
 
 from __future__ import annotations
@@ -81,9 +82,25 @@ def _request(item: Item, origin: float, name: str) -> Request:
     prompt, produced = item.count("num_prefill_tokens"), item.count("num_decode_tokens")
     ttft, e2e, waited = (item.number(key, least=0) for key in ("ttft_ms", "e2e_ms", "scheduling_delay_ms"))
     if not e2e:
-        return Request(name, arrival, None, None, prompt, 0, num_requested=produced, error=("incomplete", "the simulation ended before the request did"))  # fmt: skip
+        return Request(
+            name,
+            arrival,
+            None,
+            None,
+            prompt,
+            0,
+            num_requested=produced,
+            error=("incomplete", "the simulation ended before the request did"),
+        )
     first, end = arrival + round(ttft * 1e6), arrival + round(e2e * 1e6)
     return Request(
-        name, arrival, first, end, prompt, produced, num_requested=produced, scheduled_ns=arrival + round(waited * 1e6),
+        name,
+        arrival,
+        first,
+        end,
+        prompt,
+        produced,
+        num_requested=produced,
+        scheduled_ns=arrival + round(waited * 1e6),
         token_ns=(first,) if produced == 1 else (),
-    )  # fmt: skip
+    )

@@ -23,9 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         results = import_results(
-            options.format, options.path, options.out, Options(options.clock, options.part),
-            model=options.model, engine=options.engine, hardware=options.hardware,
-        )  # fmt: skip
+            options.format,
+            options.path,
+            options.out,
+            Options(options.clock, options.part),
+            model=options.model,
+            engine=options.engine,
+            hardware=options.hardware,
+        )
     except GstError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -44,7 +49,9 @@ def import_results(
     engine: str | None = None,
     hardware: str | None = None,
 ) -> Results:
-    """Read `path` as `format_name` (`registry.FORMATS`) and write the run directory `out`; `model`, `engine` and `hardware` are stated by the caller.
+    """Read `path` as `format_name` (`registry.FORMATS`) and write the run directory `out`.
+
+    `model`, `engine` and `hardware` are stated by the caller.
 
     Raises:
         ResultsError: an unknown format, or a file that is not of it.
@@ -75,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gst_assets.importers.command", description="Make a run directory of another program's results."
     )
-    parser.add_argument("format", metavar="FORMAT", help="; ".join(f"{name}: {one.what}" for name, one in FORMATS.items()))  # fmt: skip
+    parser.add_argument(
+        "format", metavar="FORMAT", help="; ".join(f"{name}: {one.what}" for name, one in FORMATS.items())
+    )
     parser.add_argument("path", type=Path, metavar="PATH", help="the file, or the folder that holds it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory to create")
     parser.add_argument("--model", metavar="NAME", help="the model, where the file does not name it")

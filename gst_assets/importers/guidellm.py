@@ -1,9 +1,12 @@
-"""guidellm's JSON report (`guidellm run --output kind=json,path=FILE`): one object with `benchmarks`, each a run with its `requests`.
+"""guidellm's JSON report (`guidellm run --output kind=json,path=FILE`): one object with `benchmarks`, each a run with
+its `requests`.
 
-Read off guidellm 0.8.1, guidellm/schemas/base/request_stats.py (`GenerativeRequestStats`), guidellm/schemas/base/info.py (`RequestTimings`, whose
-descriptions say "Unix timestamp") and guidellm/benchmark/schemas/report.py (`GenerativeBenchmarksReport`, version 2), and a file that it wrote; version 1
-(0.5) differs in where the model is. `requests` has the lists `successful`, `errored`
-and `incomplete`. The file has the first and the last token's time only: what guidellm reports as single gaps it spaces evenly itself, so they are not taken.
+Read off guidellm 0.8.1, guidellm/schemas/base/request_stats.py (`GenerativeRequestStats`),
+guidellm/schemas/base/info.py (`RequestTimings`, whose descriptions say "Unix timestamp") and
+guidellm/benchmark/schemas/report.py (`GenerativeBenchmarksReport`, version 2), and a file that it wrote; version 1
+(0.5) differs in where the model is. `requests` has the lists `successful`, `errored` and `incomplete`. The file has
+the first and the last token's time only: what guidellm reports as single gaps it spaces evenly itself, so they are
+not taken.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ def read(path: Path, options: Options) -> Results:
             "num_decode_tokens": "output_tokens",
         },
         clock=clock,
-        arrivals="when guidellm's schedule meant to start the request (targeted_start); where it does not say, when it was sent",
+        arrivals="when guidellm meant to start the request (targeted_start); where it does not say, when it was sent",
         joined_by="order of arrival (request_id is made anew in every run)",
         is_named=False,
         transport="http",
@@ -87,7 +90,8 @@ def _chosen(benchmarks: list[Item], options: Options, where: str) -> Item:
         return benchmarks[0]
     if options.part is None or not 0 <= options.part < len(benchmarks):
         raise ResultsError(
-            f"{where}: holds {len(benchmarks)} benchmarks, numbered from 0. Say which one with --part, and import each into a directory of its own."
+            f"{where}: holds {len(benchmarks)} benchmarks, numbered from 0. Say which one with --part, and import "
+            "each into a directory of its own."
         )
     return benchmarks[options.part]
 

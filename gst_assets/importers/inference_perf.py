@@ -1,9 +1,11 @@
-"""inference-perf's `per_request_lifecycle_metrics.json` (`report.request_lifecycle.per_request: true`): a list of requests.
+"""inference-perf's `per_request_lifecycle_metrics.json` (`report.request_lifecycle.per_request: true`): a list of
+requests.
 
-Read off kubernetes-sigs/inference-perf, inference_perf/reportgen/base.py (`generate_reports`: start_time, end_time, request, response, info, error) and
-inference_perf/apis/base.py (`InferenceInfo`, `StreamedResponseMetrics`); earlier versions have the token times in `info` itself. Times are
-`time.perf_counter()` in seconds, `output_token_times` those of the tokens as the client's tokenizer counts them. The file does not keep
-`scheduled_time`, so the intended arrival is not known.
+Read off kubernetes-sigs/inference-perf, inference_perf/reportgen/base.py (`generate_reports`: start_time, end_time,
+request, response, info, error) and inference_perf/apis/base.py (`InferenceInfo`, `StreamedResponseMetrics`); earlier
+versions have the token times in `info` itself. Times are `time.perf_counter()` in seconds, `output_token_times` those
+of the tokens as the client's tokenizer counts them. The file does not keep `scheduled_time`, so the intended arrival
+is not known.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def read(path: Path, options: Options) -> Results:
     value = read_json(path)
     if not isinstance(value, list):
         raise ResultsError(
-            f"{path}: expected a list of requests, found {type(value).__name__}. Is it per_request_lifecycle_metrics.json?"
+            f"{path}: expected a list of requests, found {type(value).__name__}. Is it "
+            "per_request_lifecycle_metrics.json?"
         )
     items = objects(value, str(path))
     if not items:
@@ -66,7 +69,7 @@ def read(path: Path, options: Options) -> Results:
             "num_decode_tokens": "info.response_metrics.output_tokens",
         },
         clock=clock,
-        arrivals="when the request was sent: the intended time is not in the file, so a late client is not in any latency",
+        arrivals="when the request was sent: the file has no intended time, so a late client is in no latency",
         joined_by="order of sending (the file names no request)",
         is_named=False,
         transport="http",
@@ -89,8 +92,13 @@ def _request(item: Item, origin: float, start: float, name: str) -> Request:
     arrival = since(origin, start)
     if item.has("error"):
         error = item.item("error")
-        told = (str(error.values.get("error_type") or "error"), str(error.values.get("error_msg") or "no reason given")[:1000])  # fmt: skip
-        prompt = item.item("info").count("input_tokens") if item.has("info") and item.item("info").has("input_tokens") else 0  # fmt: skip
+        told = (
+            str(error.values.get("error_type") or "error"),
+            str(error.values.get("error_msg") or "no reason given")[:1000],
+        )
+        prompt = (
+            item.item("info").count("input_tokens") if item.has("info") and item.item("info").has("input_tokens") else 0
+        )
         return Request(name, arrival, None, None, prompt, 0, send_ns=arrival, error=told)
     info = item.item("info")
     answer = info.item("response_metrics") if info.has("response_metrics") else info
@@ -99,15 +107,24 @@ def _request(item: Item, origin: float, start: float, name: str) -> Request:
         return Request(name, arrival, None, None, prompt, 0, send_ns=arrival)
     if "output_token_times" not in answer.values:
         raise ResultsError(
-            f"{answer.where}: output_token_times missing: without streaming (api.streaming: true) nobody saw the first token. Measure with it."
+            f"{answer.where}: output_token_times missing: without streaming (api.streaming: true) nobody saw the "
+            "first token. Measure with it."
         )
     seconds = answer.numbers("output_token_times")
     end = item.number("end_time")
     if not seconds or seconds[0] < start or seconds[-1] > end + 1e-6:
         raise ResultsError(
-            f"{answer.where}: output_token_times are not between start_time {start} and end_time {end}, so they are not of one clock."
+            f"{answer.where}: output_token_times are not between start_time {start} and end_time {end}, so they "
+            "are not of one clock."
         )
     times = tuple(since(origin, one) for one in seconds)
     return Request(
-        name, arrival, times[0], times[-1], prompt, produced, send_ns=arrival, token_ns=times if len(times) == produced else ()
-    )  # fmt: skip
+        name,
+        arrival,
+        times[0],
+        times[-1],
+        prompt,
+        produced,
+        send_ns=arrival,
+        token_ns=times if len(times) == produced else (),
+    )

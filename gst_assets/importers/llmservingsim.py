@@ -1,10 +1,13 @@
-"""LLMServingSim 2: the real side `requests.jsonl` of its bench, and the simulated side, the CSV file of `--output` (`sim.csv` in its examples).
+"""LLMServingSim 2: the real side `requests.jsonl` of its bench, and the simulated side, the CSV file of `--output`
+(`sim.csv` in its examples).
 
-Read off casys-kaist/LLMServingSim, bench/core/recorder.py (`write_requests`, `write_meta`), bench/core/runner.py and bench/core/validate.py, and the
-examples under bench/examples at 5daddb2 (2026). In `requests.jsonl`, `arrival_time` is Unix time and the other times are the engine's monotonic clock,
-so its own TTFT counts from `queued_ts`, up to 0.4 s after arrival. Both are kept: arrival is set on the engine's clock by the smallest
-`queued_ts - arrival_time` of the run, so it is late by that request's own wait, and TTFT from arrival is a lower bound. The simulated CSV has nanoseconds
-of the simulator's clock, and the gaps between tokens in `ITL`. Files of earlier versions count the prompt in `output`; the number of gaps tells.
+Read off casys-kaist/LLMServingSim, bench/core/recorder.py (`write_requests`, `write_meta`), bench/core/runner.py and
+bench/core/validate.py, and the examples under bench/examples at 5daddb2 (2026). In `requests.jsonl`, `arrival_time`
+is Unix time and the other times are the engine's monotonic clock, so its own TTFT counts from `queued_ts`, up to 0.4
+s after arrival. Both are kept: arrival is set on the engine's clock by the smallest `queued_ts - arrival_time` of the
+run, so it is late by that request's own wait, and TTFT from arrival is a lower bound. The simulated CSV has
+nanoseconds of the simulator's clock, and the gaps between tokens in `ITL`. Files of earlier versions count the prompt
+in `output`; the number of gaps tells.
 """
 
 from __future__ import annotations
@@ -43,7 +46,11 @@ def read(path: Path, options: Options) -> Results:
         ResultsError: not such a file, or a directory that holds none or both.
     """
     if path.is_dir():
-        found = [path / name for name in ("requests.jsonl", "vllm/requests.jsonl", "sim.csv", "outputs/sim.csv") if (path / name).is_file()]  # fmt: skip
+        found = [
+            path / name
+            for name in ("requests.jsonl", "vllm/requests.jsonl", "sim.csv", "outputs/sim.csv")
+            if (path / name).is_file()
+        ]
         if len(found) != 1:
             told = ", ".join(str(one) for one in found) or "neither requests.jsonl nor sim.csv"
             raise ResultsError(f"{path}: expected one run, found {told}. Name the file.")
@@ -69,7 +76,13 @@ def _real(path: Path, options: Options) -> Results:
         )
     wait = min(item.number("queued_ts") - item.number("arrival_time") for item in answered) if mixed[0] else 0.0
     if mixed[0]:
-        check_clock([item.number("arrival_time") for item in answered], "epoch", options, f"{path}: arrival_time", "epoch seconds in bench/core/recorder.py")  # fmt: skip
+        check_clock(
+            [item.number("arrival_time") for item in answered],
+            "epoch",
+            options,
+            f"{path}: arrival_time",
+            "epoch seconds in bench/core/recorder.py",
+        )
     arrivals = [item.number("arrival_time") + wait for item in answered]
     origin = min(arrivals)
     requests = [_measured(item, origin, arrival) for item, arrival in zip(answered, arrivals, strict=True)]
@@ -93,7 +106,8 @@ def _real(path: Path, options: Options) -> Results:
             "num_decode_tokens": "output_toks",
         },
         clock=(
-            "two: arrival_time is epoch, the rest monotonic (they lie more than a day apart); joined where the shortest wait from arrival to queue is 0"
+            "two: arrival_time is epoch, the rest monotonic (they lie more than a day apart); joined where the "
+            "shortest wait from arrival to queue is 0"
             if mixed[0]
             else "one for all times"
         ),
@@ -124,9 +138,17 @@ def _measured(item: Item, origin: float, arrival: float) -> Request:
     )
     produced = item.count("output_toks")
     return Request(
-        bare if bare.isdigit() else name, since(origin, arrival), first, last, item.count("input_toks"), produced,
-        num_requested=produced, scheduled_ns=scheduled, queued_ns=queued, token_ns=(first,) if produced == 1 else (),
-    )  # fmt: skip
+        bare if bare.isdigit() else name,
+        since(origin, arrival),
+        first,
+        last,
+        item.count("input_toks"),
+        produced,
+        num_requested=produced,
+        scheduled_ns=scheduled,
+        queued_ns=queued,
+        token_ns=(first,) if produced == 1 else (),
+    )
 
 
 def _meta(path: Path) -> dict[str, Any]:
@@ -213,6 +235,13 @@ def _finished(row: Item, origin: int) -> tuple[Request, bool]:
     # Gaps are whole nanoseconds, so their sum may miss the end by one each.
     is_told = len(times) == produced and abs(times[-1] - (end - origin)) <= produced
     return Request(
-        str(row.count("request id")), arrival - origin, first, end - origin, prompt, produced, num_requested=produced,
-        scheduled_ns=arrival - origin + row.count("queuing_delay"), token_ns=tuple(times) if is_told else (),
-    ), counts_prompt  # fmt: skip
+        str(row.count("request id")),
+        arrival - origin,
+        first,
+        end - origin,
+        prompt,
+        produced,
+        num_requested=produced,
+        scheduled_ns=arrival - origin + row.count("queuing_delay"),
+        token_ns=tuple(times) if is_told else (),
+    ), counts_prompt

@@ -1,4 +1,6 @@
-"""Reading JSON, JSON lines and CSV of other programs: every value by its type, every error with file and line or item. Meaning belongs to the formats."""
+"""Reading JSON, JSON lines and CSV of other programs: every value by its type, every error with file and line or
+item. Meaning belongs to the formats.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _KINDS = (
 
 
 class Item:
-    """One JSON object or CSV row. Each getter returns the value of a key, or raises `ResultsError` with the place, the key and what was expected."""
+    """One JSON object or CSV row. Each getter returns the value of a key, or raises `ResultsError` with the place, the
+    key and what was expected.
+    """
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values = values
@@ -123,7 +127,8 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             raise ResultsError(
-                f"{path}: line {error.lineno}: a second JSON value begins. Results that were appended to one file have to be split; give one result a file."
+                f"{path}: line {error.lineno}: a second JSON value begins. Results that were appended to one file "
+                "have to be split; give one result a file."
             ) from None
         raise ResultsError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}). Is the file cut off?") from None
     except (ValueError, RecursionError) as error:
@@ -174,7 +179,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Item]:
         missing = [name for name in columns if name not in header]
         if missing:
             raise ResultsError(
-                f"{path}: line 1: column {', '.join(missing)} missing; found {', '.join(header) or 'nothing':.300}. Is it a file of this format?"
+                f"{path}: line 1: column {', '.join(missing)} missing; found "
+                f"{', '.join(header) or 'nothing':.300}. Is it a file of this format?"
             )
         for row in rows:
             line = rows.line_num  # type: ignore[attr-defined]
@@ -184,7 +190,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Item]:
                 )
             found.append(Item(dict(zip(header, row, strict=True)), f"{path}: line {line}"))
     except csv.Error as error:
-        raise ResultsError(f"{path}: line {rows.line_num}: not valid CSV ({error}).") from None  # type: ignore[attr-defined]
+        line = rows.line_num  # type: ignore[attr-defined]
+        raise ResultsError(f"{path}: line {line}: not valid CSV ({error}).") from None
     if not found:
         raise ResultsError(f"{path}: no row below the header.")
     return found

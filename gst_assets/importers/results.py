@@ -1,4 +1,6 @@
-"""What every format's reader returns: requests with their times, and everything that has to be said about them. Reads and writes no file."""
+"""What every format's reader returns: requests with their times, and everything that has to be said about them. Reads
+and writes no file.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ _EPOCH_FROM_S = 1e9
 class Request:
     """One request in nanoseconds since the first arrival.
 
-    `name` is what the results call it. `first_token_ns` and `completion_ns` are None for a failed request (`error`: type and message) and one without
-    tokens. `num_requested` is None where the results do not tell it. `token_ns`: the time of every produced token, or nothing where they are not known.
+    `name` is what the results call it. `first_token_ns` and `completion_ns` are None for a failed request (`error`:
+    type and message) and one without tokens. `num_requested` is None where the results do not tell it. `token_ns`:
+    the time of every produced token, or nothing where they are not known.
     """
 
     name: str
@@ -46,8 +49,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Results:
-    """One run as its file tells it. `maker` is the engine that was measured, or the simulator; `written_by` names program and version of the file's
-    source. The other texts are as in `contracts.documents.Imported`. `is_named`: requests have names that other results of the workload share."""
+    """One run as its file tells it. `maker` is the engine that was measured, or the simulator; `written_by` names
+    program and version of the file's source. The other texts are as in `contracts.documents.Imported`. `is_named`:
+    requests have names that other results of the workload share.
+    """
 
     run_type: Literal["real", "vidur"]
     files: tuple[Path, ...]
@@ -73,7 +78,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user states because a file does not. `clock`: what absolute times are; `part`: which of several runs in the file, from 0."""
+    """What the user states because a file does not. `clock`: what absolute times are; `part`: which of several runs in
+    the file, from 0.
+    """
 
     clock: Clock | None = None
     part: int | None = None
@@ -99,7 +106,8 @@ def since(start_s: float, time_s: float) -> int:
 
 
 def check_clock(times_s: Sequence[float], expected: Clock, options: Options, where: str, evidence: str) -> str:
-    """What the absolute times of a file are, in words: as the program that writes it says in its source (`evidence`), and as the values look.
+    """What the absolute times of a file are, in words: as the program that writes it says in its source
+    (`evidence`), and as the values look.
 
     Raises:
         ResultsError: the values look like the other clock, and nobody says which it is.
@@ -108,14 +116,16 @@ def check_clock(times_s: Sequence[float], expected: Clock, options: Options, whe
     if any(epoch) != all(epoch):
         first = epoch.index(not epoch[0])
         raise ResultsError(
-            f"{where}: times of two clocks: item 0 is {times_s[0]}, item {first} is {times_s[first]}. One is Unix time, the other is not."
+            f"{where}: times of two clocks: item 0 is {times_s[0]}, item {first} is {times_s[first]}. One is Unix "
+            "time, the other is not."
         )
     looks: Clock = "epoch" if epoch and epoch[0] else "monotonic"
     if options.clock is not None:
         return f"{options.clock}, as --clock states"
     if looks != expected:
         raise ResultsError(
-            f"{where}: times look {looks} (item 0 is {times_s[0]}), but this format has {expected} ones ({evidence}). Say --clock {looks} if they are."
+            f"{where}: times look {looks} (item 0 is {times_s[0]}), but this format has {expected} ones "
+            f"({evidence}). Say --clock {looks} if they are."
         )
     return f"{expected} ({evidence}), shifted so that the first arrival is 0"
 
@@ -131,11 +141,14 @@ def counted(number: int, total: int, what: str) -> dict[str, str]:
 
 
 def token_times_told(requests: Sequence[Request], unit: str) -> tuple[str, ...]:
-    """What to say of token times: nothing where every request's are known, else why the run has none. `unit` is what the file has times of."""
+    """What to say of token times: nothing where every request's are known, else why the run has none. `unit` is what
+    the file has times of.
+    """
     answered = [one for one in requests if one.error is None and one.num_produced]
     short = sum(not one.has_tokens for one in answered)
     if not short:
         return ()
     return (
-        f"{short} of {len(answered)} answers have another number of {unit} than of tokens: which token came when is not known",
+        f"{short} of {len(answered)} answers have another number of {unit} than of tokens: which token came when "
+        "is not known",
     )

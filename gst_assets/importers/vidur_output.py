@@ -1,9 +1,10 @@
 """Stock Vidur's output folder: `request_metrics.csv`, and `config.json` beside it.
 
-Read off vidur 0.0.26, vidur/metrics/metrics_store.py (`_store_request_metrics`, `on_request_arrival`, `_on_request_end`) and
-vidur/metrics/constants.py; times are seconds of the simulator's clock. The first token is the prefill's end, so `prefill_e2e_time` is TTFT. The file
-has no arrival time, but the gap to the request before (`request_inter_arrival_delay`): arrivals are its running sum in order of `Request Id`. Token times
-are in no file (`plots/` has distributions only), so there is no ITL.
+Read off vidur 0.0.26, vidur/metrics/metrics_store.py (`_store_request_metrics`, `on_request_arrival`,
+`_on_request_end`) and vidur/metrics/constants.py; times are seconds of the simulator's clock. The first token is the
+prefill's end, so `prefill_e2e_time` is TTFT. The file has no arrival time, but the gap to the request before
+(`request_inter_arrival_delay`): arrivals are its running sum in order of `Request Id`. Token times are in no file
+(`plots/` has distributions only), so there is no ITL.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from gst_assets.importers.results import Options, Request, Results, check_option
 _FILE = "request_metrics.csv"
 _GAP = "request_inter_arrival_delay"
 _COLUMNS = (
-    "Request Id", "request_e2e_time", "prefill_e2e_time", "request_scheduling_delay", _GAP, "request_num_prefill_tokens",
-    "request_num_decode_tokens", "request_num_restarts",
-)  # fmt: skip
+    "Request Id",
+    "request_e2e_time",
+    "prefill_e2e_time",
+    "request_scheduling_delay",
+    _GAP,
+    "request_num_prefill_tokens",
+    "request_num_decode_tokens",
+    "request_num_restarts",
+)
 
 
 def read(path: Path, options: Options) -> Results:
@@ -37,7 +44,8 @@ def read(path: Path, options: Options) -> Results:
     if ids != list(range(len(ids))):
         odd = next(number for number, one in enumerate(ids) if one != number)
         raise ResultsError(
-            f"{rows[odd].where}: Request Id {ids[odd]}, expected {odd}: arrivals are sums over all requests before, so every id from 0 has to be there once."
+            f"{rows[odd].where}: Request Id {ids[odd]}, expected {odd}: arrivals are sums over all requests "
+            "before, so every id from 0 has to be there once."
         )
     requests, arrival = list[Request](), 0.0
     for row in rows:
@@ -84,9 +92,17 @@ def _request(row: Item, arrival_s: float) -> Request:
         for key in ("prefill_e2e_time", "request_e2e_time", "request_scheduling_delay")
     )
     return Request(
-        str(row.count("Request Id")), arrival, first, end, row.count("request_num_prefill_tokens"), produced, num_requested=produced,
-        scheduled_ns=scheduled, num_preemptions=row.count("request_num_restarts"), token_ns=(first,) if produced == 1 else (),
-    )  # fmt: skip
+        str(row.count("Request Id")),
+        arrival,
+        first,
+        end,
+        row.count("request_num_prefill_tokens"),
+        produced,
+        num_requested=produced,
+        scheduled_ns=scheduled,
+        num_preemptions=row.count("request_num_restarts"),
+        token_ns=(first,) if produced == 1 else (),
+    )
 
 
 def _config(path: Path) -> dict[str, Any]:

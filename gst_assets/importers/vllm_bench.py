@@ -1,9 +1,11 @@
-"""`vllm bench serve --save-result --save-detailed`: one JSON object with a list a field, element i of each about request i.
+"""`vllm bench serve --save-result --save-detailed`: one JSON object with a list a field, element i of each about
+request i.
 
-Read off vLLM 0.32.0, vllm/benchmarks/serve.py (`benchmark`, `main_async`) and vllm/benchmarks/lib/endpoint_request_func.py
-(`async_request_openai_completions`): `start_times` are `time.perf_counter()` when the request is sent, `ttfts`, `itls`, `latencies` and `queue_times`
-seconds from it, `queue_times` (missing before 0.32) the time that the client itself held the request back. A gap in `itls` is one between messages; only
-where a request has one message a token are they its tokens.
+Read off vLLM 0.32.0, vllm/benchmarks/serve.py (`benchmark`, `main_async`) and
+vllm/benchmarks/lib/endpoint_request_func.py (`async_request_openai_completions`): `start_times` are
+`time.perf_counter()` when the request is sent, `ttfts`, `itls`, `latencies` and `queue_times` seconds from it,
+`queue_times` (missing before 0.32) the time that the client itself held the request back. A gap in `itls` is one
+between messages; only where a request has one message a token are they its tokens.
 """
 
 from __future__ import annotations
@@ -49,10 +51,12 @@ def read(path: Path, options: Options) -> Results:
     requests = [
         _request(
             Item({name: columns[name][number] for name in _LISTS}, f"{result.where}: request {number}"),
-            str(number), since(start, arrivals[number]), since(start, sent[number]),
+            str(number),
+            since(start, arrivals[number]),
+            since(start, sent[number]),
         )
         for number in range(len(sent))
-    ]  # fmt: skip
+    ]
     return Results(
         run_type="real",
         files=(path,),
@@ -71,29 +75,36 @@ def read(path: Path, options: Options) -> Results:
             "error_msg": "errors",
         },
         clock=clock,
-        arrivals="when the client's schedule released the request" if held else "when the request was sent (the file has no queue_times, so the intended time is not known)",
+        arrivals="when the client's schedule released the request"
+        if held
+        else "when the request was sent (the file has no queue_times, so the intended time is not known)",
         joined_by="position in the file, which is that in the data set",
         is_named=True,
         transport="http",
-        definitions={"its own TTFT": "from sending; here from arrival, so the client's own holding back (queue_times) is inside"},
+        definitions={
+            "its own TTFT": "from sending; here from arrival, so the client's own holding back (queue_times) is inside"
+        },
         dropped={
             "fields not used": ", ".join(name for name in result.values if name not in _USED),
             "generated_texts": "texts are not kept",
-            **counted(sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"),
+            **counted(
+                sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"
+            ),
         },
         unstated=(
             "requested output lengths not stated: the produced ones stand in",
             "engine version not stated",
             *token_times_told(requests, "messages"),
         ),
-    )  # fmt: skip
+    )
 
 
 def _column(result: Item, name: str) -> list[object]:
     values = result.values.get(name)
     if name not in result.values:
         raise ResultsError(
-            f"{result.where}: {name} missing. Only a result saved with --save-detailed tells of single requests; run vllm bench serve again with it."
+            f"{result.where}: {name} missing. Only a result saved with --save-detailed tells of single requests; "
+            "run vllm bench serve again with it."
         )
     if not isinstance(values, list):
         raise result.error(name, "a list with an element a request")
@@ -122,9 +133,15 @@ def _request(item: Item, name: str, arrival_ns: int, send_ns: int) -> Request:
     if not produced:
         return Request(name, arrival_ns, None, None, item.count("input_lens"), 0, send_ns=send_ns)
     return Request(
-        name, arrival_ns, first, times[-1], item.count("input_lens"), produced, send_ns=send_ns,
+        name,
+        arrival_ns,
+        first,
+        times[-1],
+        item.count("input_lens"),
+        produced,
+        send_ns=send_ns,
         token_ns=tuple(times) if len(times) == produced else (),
-    )  # fmt: skip
+    )
 
 
 def _kind(text: str) -> str:

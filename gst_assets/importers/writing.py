@@ -51,7 +51,8 @@ def _check_names(results: Results) -> None:
     for number, one in enumerate(results.requests):
         if one.name in seen:
             raise ResultsError(
-                f"{results.files[0]}: requests {seen[one.name]} and {number} are both called {one.name!r}, so nothing can be joined by it."
+                f"{results.files[0]}: requests {seen[one.name]} and {number} are both called {one.name!r}, so "
+                "nothing can be joined by it."
             )
         seen[one.name] = number
 
@@ -149,6 +150,10 @@ def _document(results: Results, format_name: str, run_id: str, stated: dict[str,
         "backend": stated.get("engine") or results.maker,
         "num_errors": sum(one.error is not None for one in results.requests),
         "lateness_ns": {
-            "p50": int(np.percentile(late, 50)), "p99": int(np.percentile(late, 99)), "max": late[-1],
-        } if late else {},
-    }  # fmt: skip
+            "p50": int(np.percentile(late, 50)),
+            "p99": int(np.percentile(late, 99)),
+            "max": late[-1],
+        }
+        if late
+        else {},
+    }
