@@ -29,7 +29,7 @@ bench: install  ## quick benchmarks, each a ratio to a baseline of the same run 
 
 ui: install instance  ## Dagster UI and daemon on loopback, with the demo's data (made first where there is none)
 	@$(PY) -m gst_assets.latest $(SCENARIO) >/dev/null 2>&1 || $(MAKE) demo DEMO=$(SCENARIO)
-	.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+	$(PY) -m gst_assets.ui $(UI_PORT)
 
 install:
 	@scripts/install.sh

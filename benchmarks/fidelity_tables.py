@@ -32,6 +32,8 @@ from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import EngineSection, Scenario, load_scenario, resolve_path
 from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets.workload.building import build
+from gst_assets.workload.tokenized import prompts_of
 
 NAMES = ("h100_8b_single", "h100_8b_quarter", "h100_8b_half", "h100_8b_high", "h100_8b_document")
 """Those with runs under data/recorded and a profile."""
@@ -228,9 +230,26 @@ def _simulated(scenario: Scenario, bundle: Bundle, run: RealRun, variant: str) -
             "arrival_time_ns": arrivals,
         }
     )
+    prompts = _prompts(scenario, run.meta.workload_id)
     began = time.perf_counter()
-    result = simulate(scenario, lengths, intervals, bundle, variant, cache_dir=None)
+    result = simulate(scenario, lengths, intervals, bundle, variant, cache_dir=None, prompts=prompts)
     return result, time.perf_counter() - began
+
+
+_built: dict[str, list[list[int]] | None] = {}
+
+
+def _prompts(scenario: Scenario, workload_id: str) -> list[list[int]] | None:
+    """Token ids of the workload's prompts, built again from the scenario; None where no time depends on them."""
+    if scenario.engine.enable_prefix_caching and workload_id not in _built:
+        with tempfile.TemporaryDirectory() as folder:
+            workload = build(scenario, Path(folder))
+            if workload.meta.workload_id != workload_id:
+                sys.exit(
+                    f"error: scenario {scenario.name} gives workload {workload.meta.workload_id}, the run was of {workload_id}."
+                )
+            _built[workload_id] = prompts_of(workload, scenario)
+    return _built.get(workload_id)
 
 
 def _ablation(scenario: Scenario, bundle: Bundle, run: RealRun, middle: np.ndarray, judged: Judged) -> list[str]:

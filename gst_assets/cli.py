@@ -101,6 +101,23 @@ def latest(name: str) -> None:
     newest.main(name)
 
 
+@gst.command()
+@click.option(
+    "--keep", type=click.IntRange(1), required=True, metavar="N", help="The newest of each scenario that stay whole."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def prune(keep: int, dry_run: bool) -> None:
+    """Clean up the artifact root.
+
+    Old comparisons shrink to what the history needs, which stays the same to the byte; runs and workloads that only they
+    needed go. What a pointer leads to, runs not compared yet, profiles, searches and sweeps stay.
+    """
+    from gst_assets.analysis.prune import prune_command
+
+    for line in prune_command(keep, dry_run):
+        click.echo(line)
+
+
 # --- programs of their own --------------------------------------------------------------------------------------------
 
 

@@ -13,14 +13,20 @@ from gst_assets.assets import (
     vidur_runs,
     workloads,
 )
-from gst_assets.automation import JOBS, SCHEDULES, SENSORS, as_product
+from gst_assets.assets.catalog import cataloged
+from gst_assets.automation import JOBS, SCHEDULES, with_freshness
 from gst_assets.executors import chosen_executor
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
+from gst_assets.sensors import SENSORS
 from gst_assets.step_lines import LOGGER, step_lines
 
 defs = dg.Definitions(
-    assets=as_product(
-        dg.load_assets_from_modules([workloads, measurements, vidur_runs, sweeps, comparisons, regression, capacities])
+    assets=with_freshness(
+        cataloged(
+            dg.load_assets_from_modules(
+                [workloads, measurements, vidur_runs, sweeps, comparisons, regression, capacities]
+            )
+        )
     ),
     jobs=JOBS,
     schedules=SCHEDULES,

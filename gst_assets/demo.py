@@ -20,6 +20,7 @@ from gst_assets.errors import GstError
 from gst_assets.locations import is_installed
 from gst_assets.scenario import load_scenario
 from gst_assets.step_lines import LOGGER
+from gst_assets.timeline import show_runs_in_timeline
 
 _ON_REQUEST = ("capacity", "sweep")
 """Assets of a scenario section of the same name; without it there is nothing to materialize."""
@@ -38,6 +39,7 @@ def main(scenarios: Sequence[str]) -> int:
     job, failed = defs.resolve_implicit_global_asset_job_def(), []
     with _instance() as instance:
         shown_in_ui = not instance.is_ephemeral
+        show_runs_in_timeline(instance)
         for scenario in chosen:
             print(f"\n{scenario.name}: {scenario.description}", flush=True)
             began = time.monotonic()

@@ -27,6 +27,7 @@ CRON_VARIABLE = "GST_NIGHTLY_CRON"
 WEBHOOK_VARIABLE = "GST_WEBHOOK_URL"
 SLACK_VARIABLE = "GST_SLACK_WEBHOOK_URL"
 UI_VARIABLE = "GST_UI_URL"
+REPORTS_VARIABLE = "GST_REPORTS_URL"
 COMMIT_VARIABLE = "GST_GIT_COMMIT"
 PIPE_VARIABLE = "GST_PARENT_PIPE"
 STEPS_VARIABLE = "GST_STEP_RECORDS"
@@ -130,6 +131,12 @@ class Ui(_Variables):
     """The Dagster UI that messages and the demo name."""
 
     url: Annotated[str, _HTTP] = Field("http://127.0.0.1:3000", validation_alias=UI_VARIABLE)
+
+
+class Reports(_Variables):
+    """Under which address a browser finds the artifact root, for the links to reports in the Dagster UI."""
+
+    url: Annotated[str, _HTTP] = Field("http://127.0.0.1:3001", validation_alias=REPORTS_VARIABLE)
 
 
 class Revision(_Variables):

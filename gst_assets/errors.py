@@ -59,3 +59,11 @@ class EnvironmentVariableError(GstError):
 
 class NotificationError(GstError):
     """A message could not be delivered to the address an environment variable names."""
+
+
+class ReportServerError(GstError):
+    """Reports cannot be served at the address an environment variable names."""
+
+
+class ScenariosFailedError(GstError):
+    """Some scenarios of a run over many failed; what the others gave is kept."""

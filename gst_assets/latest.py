@@ -6,45 +6,59 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from gst_assets.contracts import references
+from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import ArtifactError, GstError
+from gst_assets.errors import GstError, WorkloadError
 from gst_assets.scenario import load_scenario
 
 _REPORT, _SUMMARY = "report.html", "summary.md"
 _MOST_COLUMNS = 120
 
 
-def main(scenario: str) -> None:
-    """Print the first screen of the report last materialized for `scenario`, and the paths of report.html and summary.md.
+def main(scenario: str, overrides: Sequence[str] = ()) -> None:
+    """Print the first screen of the newest report that answers `scenario` with `overrides`, and the paths of report.html and summary.md. If all
+    were made with other settings, the newest of those, which is said first.
 
     Raises:
-        ArtifactError: none yet, or what names it is damaged.
+        ArtifactError: none yet, or what names it is damaged, or it was altered.
         ScenarioError: there is no scenario of that name.
     """
-    directory = newest(scenario)
+    directory = newest(scenario, overrides)
+    if differs := difference(directory, scenario, overrides):
+        print(f"note: {differs}\n")
     print(for_terminal((directory / _SUMMARY).read_text(encoding="utf-8")))
     print(f"\nreport: {directory / _REPORT}")
     print(f"as text: {directory / _SUMMARY}")
 
 
-def newest(scenario: str) -> Path:
-    """The directory of the comparison last materialized for `scenario`.
+def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
+    """The directory of the newest comparison of `scenario` with `overrides`; if there is none, of the newest with other settings (`difference`).
 
     Raises:
         ArtifactError, ScenarioError: as `main`.
     """
-    store = open_store()
-    pointer = store.current(scenario, "comparison", "comparison_id")
-    if pointer is None:
-        load_scenario(scenario)  # a name that is none has no partition to materialize
-        raise ArtifactError(
-            f"{store}: no comparison for scenario {scenario}. Materialize comparison_report for this partition first."
-        )
-    return store.open(Kind.COMPARISON, pointer["comparison_id"], verify=False)
+    store, chosen = open_store(), load_scenario(scenario, overrides)
+    try:
+        found = references.newest(store, chosen, references.COMPARISON)
+    except WorkloadError:
+        found = references.newest_of_any(store, chosen, references.COMPARISON)
+    return found.open(store, Kind.COMPARISON, found.pointer.comparison_id)
+
+
+def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) -> str:
+    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words; "" if in nothing.
+
+    Raises:
+        ContractError: its metadata breaks the contract. ScenarioError
+    """
+    made = read_document(ComparisonMeta, directory / Kind.COMPARISON.meta_name).params
+    return references.first_difference(made, load_scenario(scenario, overrides), references.COMPARISON.settings) or ""
 
 
 def for_terminal(summary: str) -> str:

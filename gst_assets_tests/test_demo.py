@@ -31,13 +31,13 @@ def test_one_line_a_step_with_its_seconds_then_the_answer(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.strip().splitlines()
     assert lines[0].startswith("h100_8b_single: ")
-    steps = [re.fullmatch(r"  (\w+) +\d+\.\d s", line) for line in lines[1:8]]
+    steps = [re.fullmatch(r"  (\w+) +\d+\.\d s", line) for line in lines[1:7]]
     assert [step and step[1] for step in steps][-5:] != [None] * 5 and all(steps), lines
     names = {step[1] for step in steps if step}
     assert {"measurements", "vidur_metrics", "comparison_report"} <= names and not {"capacity", "sweep"} & names
-    assert re.fullmatch(r"  done after \d+ s", lines[8])
+    assert re.fullmatch(r"  done after \d+ s", lines[7])
     (directory,) = (tmp_path / "artifacts" / "comparisons").iterdir()
-    assert lines[10] == "Vidur against vllm: qwen3-8b on h100, scenario h100_8b_single"
+    assert lines[9] == "Vidur against vllm: qwen3-8b on h100, scenario h100_8b_single"
     assert sum(bool(re.match(r"(TTFT|ITL|E2E) P(50|90) ", line)) for line in lines) == 6
     assert lines[-3:] == [
         f"report: {directory / 'report.html'}",

@@ -20,6 +20,7 @@ from gst_assets.environment import (
     Messages,
     Nightly,
     Parent,
+    Reports,
     Revision,
     Services,
     StepFile,
@@ -30,7 +31,7 @@ from gst_assets.errors import EnvironmentVariableError
 from gst_assets.executors import _EXECUTORS
 from gst_assets.provenance import PROJECT_ROOT
 
-ALL: tuple[Any, ...] = (Artifacts, Execution, EngineLock, Nightly, Messages, Ui, Revision, Parent, Services)
+ALL: tuple[Any, ...] = (Artifacts, Execution, EngineLock, Nightly, Messages, Ui, Reports, Revision, Parent, Services)
 _OF_DAGSTER = {"GST_POSTGRES_URL", "GST_CELERY_BROKER", "GST_CELERY_BACKEND"}
 """Dagster reads them itself, where a YAML file of deploy/ says `{env: NAME}`."""
 
@@ -49,6 +50,7 @@ def test_without_variables_everything_has_its_default() -> None:
         {"timezone": "UTC", "cron": "0 2 * * *"},
         {"webhook": None, "slack": None},
         {"url": "http://127.0.0.1:3000"},
+        {"url": "http://127.0.0.1:3001"},
         {"commit": None},
         {"pipe": None},
         {"required": False},
@@ -96,6 +98,7 @@ def test_a_variable_is_read_when_asked_and_an_empty_one_is_unset(
         (Messages, "GST_WEBHOOK_URL", "https://me:s3cret@host/", "GST_WEBHOOK_URL: expected an http or https address without user and password."),
         (Messages, "GST_WEBHOOK_URL", "https://host:s3cret/", "GST_WEBHOOK_URL: expected an http or https address without user and password."),
         (Ui, "GST_UI_URL", "http://[::1/", "GST_UI_URL=http://[::1/: expected an http or https address."),
+        (Reports, "GST_REPORTS_URL", "tmp/", "GST_REPORTS_URL=tmp/: expected an http or https address."),
         (Ui, "GST_UI_URL", "localhost:3000", "GST_UI_URL=localhost:3000: expected an http or https address."),
         (Revision, "GST_GIT_COMMIT", "main", "GST_GIT_COMMIT=main: expected a commit's hash, 7 to 64 digits 0-9 and a-f."),
         (Parent, "GST_PARENT_PIPE", "x", "GST_PARENT_PIPE=x: expected the number of a file descriptor."),

@@ -6,6 +6,7 @@ have 256 colours, which is plenty for a UI and half the size. Also reports every
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -71,9 +72,7 @@ def _launchpad(page: Page, url: str) -> None:
 def _keep(page: Page, name: str) -> None:
     page.wait_for_timeout(4_000)  # the layout settles after the data arrived
     # Paths of the machine that made the picture tell a reader nothing.
-    page.screenshot(
-        path=IMAGES / name, mask=[page.get_by_text(text) for text in (".md", ".html", "/figs")], mask_color="#e8e8e8"
-    )
+    page.screenshot(path=IMAGES / name, mask=[page.get_by_text(re.compile(r"^/\S+/"))], mask_color="#e8e8e8")
     with Image.open(IMAGES / name) as picture:
         small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(IMAGES / name, optimize=True)

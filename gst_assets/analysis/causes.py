@@ -12,7 +12,7 @@ Rules, and what is removed:
   token, are scaled by how much longer the real steps of the kind take. `no step overheads` instead, for both kinds, where the variant simulates operators
   only (Vidur as published).
   Steps at compositions that the profile was not calibrated at are told with them.
-- `chunk size`, `scheduling`: the simulated times to the first token become the real ones; `sequence limit`, `KV blocks`, `preemptions`: the waiting becomes the
+- `chunk size`, `scheduling`, `prefix cache`: the simulated times to the first token become the real ones; `sequence limit`, `KV blocks`, `preemptions`: the waiting becomes the
   real one. For a setting that differs and was reached (a step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that
   the setting caused all of what it acts on.
 - `driver busy`: the driver's lateness, which only the real side has, is added to the simulation.
@@ -58,6 +58,7 @@ _LEAST_STEPS = 3
 """Steps that a composition, or a window, needs for a median."""
 _LIMITS = {"max_num_batched_tokens": "chunk size", "max_num_seqs": "sequence limit"}
 _BLOCKS = ("num_kv_blocks", "block_size")
+_CACHED = "num_cached_tokens"
 _POLICIES = ("scheduling_policy", "enable_chunked_prefill", "enable_prefix_caching", "async_scheduling")
 
 
@@ -283,6 +284,7 @@ def _causes(variant: str, sim: SimulatedRun, measured: Measured, *, typical: boo
     yield from _scheduling(variant, measured)
     yield from _step_times(sim, measured, typical=typical)
     yield from _preemptions(sim, measured)
+    yield from _prefix_cache(sim, measured)
     yield from _driver(measured)
     yield from _host_within(measured)
     yield from _host_between(measured)
@@ -483,6 +485,23 @@ def _preemptions(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
         return
     text = f"{' / '.join(map(str, known))} in the real repeats, {simulated} simulated"
     yield Cause("preemptions", text, _with_real_waiting, at_most=True)
+
+
+def _prefix_cache(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
+    """Where every repeat took other prompt tokens from the cache than the simulation, request by request."""
+    runs: list[RealRun | SimulatedRun] = [sim, *measured.real_repeats]
+    if any(_CACHED not in run.requests for run in runs):
+        return
+    ours = sim.requests[_CACHED]
+    counts = [int((run.requests[_CACHED] != ours).fillna(False).sum()) for run in measured.real_repeats]
+    if not min(counts):
+        return
+    totals = " / ".join(str(int(run.requests[_CACHED].sum())) for run in measured.real_repeats)
+    text = (
+        f"tokens from the cache differ in {' / '.join(map(str, counts))} of {len(ours)} requests: {totals} in the real repeats, "
+        f"{int(ours.sum())} simulated"
+    )
+    yield Cause("prefix cache", text, _with_real_first_token, at_most=True)
 
 
 def _driver(measured: Measured) -> Iterator[Cause]:

@@ -1,4 +1,5 @@
-"""The history of a scenario: every completed comparison, read from the artifact directories, which are the only source of truth.
+"""The history of a scenario: every completed comparison, read from the artifact directories, which are the only source of truth. Of one that was
+pruned, what the history needs of it lies under `nights/`, and gives the same row.
 
 Reading and ordering only; what the line means belongs to `change_points`. The same directories give the same bytes. Nothing is kept between two
 readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its doubts.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,13 +19,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, StatedHardware, read_document, write_document
-from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
+from gst_assets.contracts.documents import (
+    ComparisonMeta,
+    HistoryMeta,
+    NightMeta,
+    StatedHardware,
+    read_document,
+    write_document,
+)
+from gst_assets.contracts.references import COMPARISON, pointers
+from gst_assets.contracts.store import ArtifactStore, Kind, check_seal, directory_digests, pointer_folder
 from gst_assets.contracts.tables import ComparisonHistory, LatencyErrors, LatencyHistory, Table, read_table, validate
 from gst_assets.contracts.tables import write_table as write_contract_table
 from gst_assets.errors import ArtifactError, ContractError, GstError
 from gst_assets.provenance import sha256_bytes
 
+_NIGHT_META = "comparison.json"
+"""A pruned comparison's own metadata document, in its directory under `nights/`."""
 _ERRORS = f"tables/{LatencyErrors.file_name()}"
 _NOT_PART_OF_THE_SUBJECT = {"architecture", "engine_version", "num_kv_blocks"}
 """Engine settings that may differ between two nights of one subject. The architecture is among the scenario's settings, and was not always reported. A version is what a regression may come from, and the number of KV
@@ -33,15 +44,18 @@ blocks depends on the memory that was free at start; both are marked on the line
 
 @dataclass(frozen=True)
 class History:
-    """`comparisons` is a `ComparisonHistory` in order of measurement, `latencies` a `LatencyHistory` in the same order."""
+    """`comparisons` is a `ComparisonHistory` in order of measurement, `latencies` a `LatencyHistory` in the same order. `gone`: comparisons that the
+    history before, or a pointer set since, knows and that are no longer there."""
 
     scenario: str
     comparisons: pd.DataFrame
     latencies: pd.DataFrame
+    gone: tuple[str, ...] = ()
 
 
 def read_history(store: ArtifactStore, scenario: str) -> History:
-    """Every complete comparison of `scenario` under the artifact root, the digest of each latency table verified.
+    """Every complete comparison of `scenario` under the artifact root; the digest of each latency table is verified, and that of each metadata
+    file where the history before or a pointer recorded it.
 
     Comparisons that cannot be read are passed over where their id names another scenario.
 
@@ -50,20 +64,27 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
             contract. Each names the file or folder.
     """
     rows: list[dict[str, Any]] = []
-    tables: list[tuple[Path, bytes]] = []
-    found = store.list(Kind.COMPARISON)
-    _check_still_there(store, scenario, found)
-    for comparison_id in found:
+    tables: list[_LatencyTable] = []
+    # Nights last: what is pruned meanwhile is then in one of the lists.
+    kinds = {name: kind for kind in (Kind.COMPARISON, Kind.NIGHT) for name in store.list(kind)}
+    known = known_digests(store, scenario)
+    gone = _gone(store, scenario, known, kinds)
+    for comparison_id in sorted(kinds):
+        kind = kinds[comparison_id]
         try:
-            meta_path = store.open(Kind.COMPARISON, comparison_id, verify=False) / Kind.COMPARISON.meta_name
+            directory = store.open(kind, comparison_id, verify=kind is Kind.NIGHT)
+            meta_path = directory / (_NIGHT_META if kind is Kind.NIGHT else kind.meta_name)
             data = meta_path.read_bytes()
             stored = _stored(data, meta_path)
         except (GstError, OSError):
-            if comparison_id.startswith(f"{scenario}-"):  # a scenario's name has no dash
+            if comparison_id.startswith(f"{scenario}-") or comparison_id in known:  # a scenario's name has no dash
                 raise
             continue
+        if known.get(comparison_id):
+            check_seal(data, known[comparison_id], meta_path)
         if _scenario_of(stored) == scenario:
-            tables.append((meta_path.parent, _verified(meta_path, stored)))
+            file = directory / (LatencyErrors.file_name() if kind is Kind.NIGHT else _ERRORS)
+            tables.append(_LatencyTable(comparison_id, file, _verified(meta_path, stored, file)))
             rows.append(_row(meta_path, sha256_bytes(data)))
     comparisons = _ordered(rows)
     types = _types(LatencyHistory)
@@ -72,31 +93,73 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
     frame = frame[list(types)].sort_values(
         "comparison_id", key=lambda ids: ids.map(position), kind="stable", ignore_index=True
     )
-    return History(scenario, comparisons, _typed(LatencyHistory, frame))
+    return History(scenario, comparisons, _typed(LatencyHistory, frame), gone)
 
 
-def _check_still_there(store: ArtifactStore, scenario: str, found: Sequence[str]) -> None:
-    """The comparisons of the history written last, or else the newest one, are not all gone: a folder that was moved, or a disk that is not
-    mounted, looks like one that never had any, and the history would be replaced by an empty one.
+def known_digests(store: ArtifactStore, scenario: str) -> dict[str, str]:
+    """The sha256 of the metadata file of each comparison in the history written last, and of those that pointers set since name; empty where the
+    pointer is of an earlier version, which recorded none.
 
     Raises:
-        ArtifactError
+        ArtifactError: history or pointers cannot be read.
     """
-    known: list[str] = []
+    known: dict[str, str] = {}
     if scenario in store.list(Kind.HISTORY):
         directory = store.open(Kind.HISTORY, scenario, verify=False)
         # A history that cannot be understood is only replaced by what the comparisons say.
         with suppress(ContractError):
-            known = read_table(ComparisonHistory, directory / ComparisonHistory.file_name())["comparison_id"].tolist()
-    pointer = store.current(scenario, "comparison", "comparison_id")
-    if not known and pointer is not None:
-        known = [str(pointer["comparison_id"])]
-    if known and not set(known) & set(found):
+            before = read_table(ComparisonHistory, directory / ComparisonHistory.file_name())
+            known = dict(zip(before["comparison_id"], before["meta_sha256"], strict=True))
+    for _, pointer in pointers(store, scenario, COMPARISON):
+        comparison_id = pointer.comparison_id
+        if comparison_id in known:
+            break  # the history was made after it, and after all before it
+        known[comparison_id] = pointer.sealed.get(f"{Kind.COMPARISON.value}/{comparison_id}", "")
+    return known
+
+
+def _gone(store: ArtifactStore, scenario: str, known: Mapping[str, str], found: Mapping[str, Kind]) -> tuple[str, ...]:
+    """The known comparisons that are no longer there. All of them: a folder that was moved, or a disk that is not mounted, looks like one that never
+    had any, and the history would be replaced by an empty one.
+
+    Raises:
+        ArtifactError
+    """
+    gone = tuple(sorted(known.keys() - found.keys()))
+    if known and len(gone) == len(known):
         raise ArtifactError(
             f"{store}/{Kind.COMPARISON.value}: none of the {len(known)} comparisons of scenario {scenario} that were there is there now "
-            f"({known[-1]}, for one). Mount or move them back. If they were removed on purpose, remove {store}/{Kind.HISTORY.value}/{scenario} and "
-            f"{store}/current/{scenario}/comparison.json as well, and materialize again."
+            f"({gone[-1]}, for one). Mount or move them back. If they were removed on purpose, remove {store}/{Kind.HISTORY.value}/{scenario} and "
+            f"{store}/{pointer_folder(scenario, COMPARISON.name)} as well, and materialize again."
         )
+    return gone
+
+
+def condense(store: ArtifactStore, comparison_id: str, seal: str | None) -> None:
+    """Keep what the history needs of a comparison under `nights/`, so that the comparison itself can be removed. `seal` as of `store.open`.
+
+    Raises:
+        ArtifactError: it was altered, or the root cannot be written.
+    """
+    directory = store.open(Kind.COMPARISON, comparison_id, verify=False, seal=seal)
+    meta_path = directory / Kind.COMPARISON.meta_name
+    data = meta_path.read_bytes()
+    errors = _verified(meta_path, _stored(data, meta_path), directory / _ERRORS)
+    with store.stage(Kind.NIGHT, comparison_id) as staging:
+        (staging.path / _NIGHT_META).write_bytes(data)
+        (staging.path / LatencyErrors.file_name()).write_bytes(errors)
+        meta = NightMeta(comparison_id=comparison_id, sha256=staging.digests())
+        write_document(meta, staging.path / Kind.NIGHT.meta_name)
+        staging.commit(share=True)
+
+
+def read_night(store: ArtifactStore, comparison_id: str) -> ComparisonMeta:
+    """The metadata of a comparison that was condensed.
+
+    Raises:
+        ArtifactError, ContractError
+    """
+    return read_document(ComparisonMeta, store.open(Kind.NIGHT, comparison_id) / _NIGHT_META)
 
 
 def write_history(history: History, directory: Path) -> HistoryMeta:
@@ -124,7 +187,8 @@ def load_history(directory: Path) -> tuple[History, HistoryMeta]:
     """
     meta = read_document(HistoryMeta, directory / Kind.HISTORY.meta_name)
     tables = (read_table(model, directory / model.file_name()) for model in (ComparisonHistory, LatencyHistory))
-    return History(meta.scenario, *tables), meta
+    comparisons, latencies = tables
+    return History(meta.scenario, comparisons, latencies), meta
 
 
 def _stored(data: bytes, path: Path) -> dict[str, Any]:
@@ -144,9 +208,8 @@ def _scenario_of(stored: Mapping[str, Any]) -> object:
     return asked.get("config_name") if isinstance(asked, dict) else None
 
 
-def _verified(meta_path: Path, stored: Mapping[str, Any]) -> bytes:
-    """The bytes of a comparison's latency table, which are those its metadata lists."""
-    file = meta_path.parent / _ERRORS
+def _verified(meta_path: Path, stored: Mapping[str, Any], file: Path) -> bytes:
+    """The bytes of a comparison's latency table `file`, which are those its metadata lists."""
     recorded = stored.get("sha256")
     wanted = recorded.get(_ERRORS) if isinstance(recorded, dict) else None
     if wanted is None:
@@ -160,34 +223,48 @@ def _verified(meta_path: Path, stored: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _read_errors(tables: list[tuple[Path, bytes]]) -> list[pd.DataFrame]:
+@dataclass(frozen=True)
+class _LatencyTable:
+    """`data` was read from `file`."""
+
+    comparison_id: str
+    file: Path
+    data: bytes
+
+
+def _read_errors(tables: list[_LatencyTable]) -> list[pd.DataFrame]:
     """The latency tables of comparisons, with `comparison_id` in front.
 
-    Tables of the usual form are read as one file: parsing and validating thousands of small ones costs a hundred times as much.
+    Tables with the same columns are read as one file: parsing and validating thousands of small ones costs a hundred times as much.
 
     Raises:
         ContractError: names the first file that breaks the contract, and its line.
     """
-    header = (",".join(_types(LatencyErrors)) + "\n").encode()
-    usual = [
-        (path, data) for path, data in tables if data.startswith(header) and data.endswith(b"\n") and b'"' not in data
-    ]
-    others = {path for path, _ in tables} - {path for path, _ in usual}
-    frames = [read_table(LatencyErrors, path / _ERRORS).assign(comparison_id=path.name) for path in sorted(others)]
-    if not usual:
-        return frames
-    bodies = [data[len(header) :] for _, data in usual]
+    groups: dict[bytes, list[_LatencyTable]] = {}
+    for table in tables:
+        header = table.data[: table.data.find(b"\n") + 1]
+        # A quoted field may hold a line break: such a table is read alone.
+        is_usual = header and table.data.endswith(b"\n") and b'"' not in table.data
+        groups.setdefault(header if is_usual else table.comparison_id.encode(), []).append(table)
+    return [_read_joined(header, group) for header, group in groups.items()]
+
+
+def _read_joined(header: bytes, tables: list[_LatencyTable]) -> pd.DataFrame:
+    """Tables that begin with the same line `header`, or a single one."""
+    if len(tables) == 1:
+        return read_table(LatencyErrors, tables[0].file).assign(comparison_id=tables[0].comparison_id)
+    bodies = [table.data[len(header) :] for table in tables]
     with tempfile.TemporaryDirectory() as area:
         joined = Path(area) / LatencyErrors.file_name()
         joined.write_bytes(header + b"".join(bodies))
         try:
             frame = read_table(LatencyErrors, joined)
         except ContractError:
-            for path, _ in usual:
-                read_table(LatencyErrors, path / _ERRORS)
+            for table in tables:
+                read_table(LatencyErrors, table.file)
             raise
-    names = np.repeat([path.name for path, _ in usual], [body.count(b"\n") for body in bodies])
-    return [*frames, frame.assign(comparison_id=names)]
+    names = np.repeat([table.comparison_id for table in tables], [body.count(b"\n") for body in bodies])
+    return frame.assign(comparison_id=names)
 
 
 def _row(meta_path: Path, digest: str) -> dict[str, Any]:

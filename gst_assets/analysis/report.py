@@ -92,6 +92,7 @@ def comparison_meta(
     commit, dirty = git_state()
     first = comparison.real_repeats[0]
     runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]
+    runs += [run for seeds in comparison.further_seeds.values() for run in seeds]
     return ComparisonMeta.model_validate(
         {
             "run_id": run_id,

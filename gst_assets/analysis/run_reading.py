@@ -193,7 +193,9 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
             )
         tokens, derived = pd.DataFrame({name: np.zeros(0, dtype=np.int64) for name in COLUMNS}), False
     path = directory / Iterations.file_name()
-    iterations = read_table(Iterations, path) if path.is_file() else None
+    # A file that the metadata does not list is none of this run's; one that digests nothing lists nothing.
+    listed = path.name in meta.sha256 if meta.sha256 else path.is_file()
+    iterations = read_table(Iterations, path) if listed else None
     return Run(directory, meta, requests, tokens, iterations, derived, has_tokens, has_status)
 
 

@@ -7,7 +7,15 @@ from datetime import datetime, timezone
 import dagster as dg
 import pandas as pd
 
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    figure,
+    load_tagged,
+    report_link,
+    scenario_facts,
+    table_definition_metadata,
+)
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
@@ -62,14 +70,14 @@ def capacity(
     engine: EngineResource,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen = scenario.load(context.partition_key)
+    chosen = load_tagged(context, scenario, context.partition_key)
     settings = chosen.capacity
     if settings is None:
         context.log.info(f"scenario {chosen.name} has no capacity section: nothing is searched for")
         return
     store, started = artifacts.store(), datetime.now(timezone.utc)
     # Also where only the engine is searched: a workload that was built with other settings is not what the search would be about.
-    workload = current_workload(store, chosen)
+    workload = current_workload(store, chosen, context)
     run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     tables: list[pd.DataFrame] = []
     found: dict[str, CapacityFound] = {}
@@ -86,7 +94,7 @@ def capacity(
                 hardware = measured.hardware
         bundle = None
         if "simulator" in settings.sides:
-            bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+            bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
             check_bundle(bundle, chosen, workload.lengths)
             hardware = hardware or bundle.meta.hardware
             for variant in chosen.simulation.variants:
@@ -120,6 +128,8 @@ def capacity(
             "result": dg.MetadataValue.md(
                 "\n".join(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items())
             ),
+            "open_report": report_link(Kind.CAPACITY, run_id, SUMMARY),
+            **scenario_facts(chosen),
             "criterion": meta.criterion,
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "probes": dg.MetadataValue.md(probes_markdown(probes)),

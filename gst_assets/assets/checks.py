@@ -57,6 +57,7 @@ FIDELITY_BAND = AssetCheck(
     False,
     "The headline variant's P50 and P90 errors are shown to be inside the scenario's bands. Outside them: an error; where it cannot be judged: a warning.",
 )
+NO_NIGHT_LOST = AssetCheck("no_night_lost", False, "Every comparison that was known before is still there.")
 REGRESSION = AssetCheck(
     "regression", False, "No confirmed regression of the engine or of the simulation's fidelity in the last nights."
 )
@@ -177,7 +178,7 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
     )  # fmt: skip
 
 
-def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult:
+def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataValue) -> dg.AssetCheckResult:
     """The headline variant's deciding cells that are not a pass, the gravest first. Outside the band is an error; what cannot be judged is a
     warning, and says so."""
     frame = comparison.latency_errors
@@ -213,11 +214,24 @@ def fidelity_result(comparison: Comparison, report: Path) -> dg.AssetCheckResult
     ]
     return _result(
         FIDELITY_BAND, "comparison_report", outside, columns, f"{JUDGEMENT_WORDS[verdict]}: {why}", severity,
-        report=report, told={"judgement": JUDGEMENT_WORDS[verdict], "answer": comparison.answer.sentence},
+        report=report, link=link, told={"judgement": JUDGEMENT_WORDS[verdict], "answer": comparison.answer.sentence},
     )  # fmt: skip
 
 
-def regression_result(report: RegressionReport, summary: Path) -> dg.AssetCheckResult:
+def no_night_lost_result(gone: Sequence[str]) -> dg.AssetCheckResult:
+    """The comparisons that a history knew and that are no longer there."""
+    rows = pd.DataFrame({"comparison_id": list(gone)})
+    why = (
+        f"{len(gone)} comparisons that were there are no longer under comparisons/: {', '.join(gone)}. Restore them from a backup and materialize "
+        "again; if they were removed on purpose, the next history no longer knows them"
+    )
+    return _result(
+        NO_NIGHT_LOST, "comparison_history", rows, ["comparison_id"], why, dg.AssetCheckSeverity.WARN,
+        told={"told_as": ", ".join(gone)},
+    )  # fmt: skip
+
+
+def regression_result(report: RegressionReport, summary: Path, link: dg.UrlMetadataValue) -> dg.AssetCheckResult:
     """The series with a confirmed regression. Suspicions and too little data pass, and the verdict says so."""
     frame = report.verdicts
     worse = frame[frame["verdict"] == "regression"]
@@ -236,7 +250,7 @@ def regression_result(report: RegressionReport, summary: Path) -> dg.AssetCheckR
     names = [one.name for one in report.series if one.verdict == "regression"]
     return _result(
         REGRESSION, "regression_report", worse, columns, verdict_line(report), dg.AssetCheckSeverity.WARN,
-        report=summary, told={"verdict": report.verdict, "nights": len(report.nights), "told_as": ", ".join(sorted(names))},
+        report=summary, link=link, told={"verdict": report.verdict, "nights": len(report.nights), "told_as": ", ".join(sorted(names))},
     )  # fmt: skip
 
 
@@ -253,6 +267,7 @@ def _result(
     *,
     passed: bool | None = None,
     report: Path | None = None,
+    link: dg.UrlMetadataValue | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> dg.AssetCheckResult:
     """Passed without rows (or as told); else why, and the first rows."""
@@ -264,10 +279,12 @@ def _result(
         metadata |= {"why": dg.MetadataValue.text(why.replace("**", "")), "num_rows": len(rows)}
         if len(shown):
             first = shown.iloc[0].dropna()
-            metadata["first_row"] = ", ".join(f"{name} {value}" for name, value in first.items())
+            metadata["first_row"] = ", ".join(f"{name} {value}" for name, value in first.items() if value != "")
             metadata["rows"] = frame_markdown(shown)
         if report is not None:
             metadata[REPORT] = dg.MetadataValue.path(str(report))
+        if link is not None:
+            metadata["open_report"] = link
     return dg.AssetCheckResult(
         passed=good, check_name=check.name, asset_key=asset, severity=severity, metadata=metadata
     )

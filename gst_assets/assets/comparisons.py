@@ -21,14 +21,25 @@ from gst_assets.analysis.report_content import FIGURES, REPORT
 from gst_assets.analysis.run_reading import read_calibration_sha256
 from gst_assets.assets import real_runs
 from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figures, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    figures,
+    load_tagged,
+    report_link,
+    scenario_facts,
+    table_definition_metadata,
+)
 from gst_assets.assets.real_runs import current_real_runs
-from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
+from gst_assets.assets.references import as_metadata
+from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
+from gst_assets.contracts.references import COMPARISON, refer
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import LatencyErrors
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, ScenarioResource
+from gst_assets.scenario import Scenario
 from gst_assets.workload.spec import check_made_for
 
 
@@ -51,9 +62,10 @@ from gst_assets.workload.spec import check_made_for
 def comparison_report(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
-    real, simulations = current_real_runs(store, chosen), current_vidur_runs(store, chosen)
+    real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
+    simulations = made.first
     # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked when it was expanded.
     sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
     for run in real:
@@ -67,7 +79,7 @@ def comparison_report(
         simulations,
         bands=chosen.comparison,
         calibration_sha256=read_calibration_sha256(list(simulations.values())),
-        further_seeds=further_seeds(store, chosen),
+        further_seeds=made.further,
         repeatable=chosen.engine.backend != "recorded",
     )
     comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
@@ -81,37 +93,48 @@ def comparison_report(
         meta = meta.model_copy(update=asked)
         write_document(meta, staging.path / Kind.COMPARISON.meta_name)
         final = staging.commit()
-    store.set_current(chosen.name, "comparison", {"comparison_id": comparison_id})
+    pointed = refer(store, chosen, COMPARISON, [(Kind.COMPARISON, comparison_id)], comparison_id=comparison_id)
     context.log.info(verdict_sentence(comparison))
+    link = report_link(Kind.COMPARISON, comparison_id, REPORT)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
         check_results=[
             contract_passed("comparison_report", rows=len(comparison.latency_errors)),
             parity_result(comparison),
-            fidelity_result(comparison, final / SUMMARY),
+            fidelity_result(comparison, final / SUMMARY, link),
         ],
         metadata={
+            **as_metadata(pointed),
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
+            "open_report": link,
+            **scenario_facts(chosen),
             "headline": dg.MetadataValue.md(headline_table(comparison)),
             "report": dg.MetadataValue.path(str(final / SUMMARY)),
             "latencies": dg.MetadataValue.md(latency_table(comparison)),
             "page": dg.MetadataValue.path(str(final / REPORT)),
             **figures(final / FIGURES, VERDICT_FIGURE),
-            **_trends(comparison),
+            **_trends(comparison, chosen),
             "num_repeats": len(comparison.real_repeats),
         },
     )
 
 
-def _trends(comparison: Comparison) -> dict[str, float]:
-    """Headline errors and real medians as numbers, which the UI plots over materializations. Undefined ones are left out."""
+def _trends(comparison: Comparison, scenario: Scenario) -> dict[str, float]:
+    """The deciding errors and real medians as numbers, which the UI plots. Undefined ones are left out.
+
+    Its plots over time put the partitions of an asset into one line; a nightly scenario has lines of its own, under its name.
+    """
     rows = comparison.latency_errors
-    rows = rows[(rows["variant"] == comparison.headline) & rows["statistic"].isin(["p50", "p90"])]
+    rows = rows[(rows["variant"] == comparison.headline) & rows["required"]]
     values: dict[str, float] = {}
     for row in rows.itertuples(index=False):
         key = f"{row.metric}_{row.statistic}"
         _put(values, f"{key}_error_percent", row.relative_error, 100, 2)
         _put(values, f"{key}_real_ms", row.real_ns, 1e-6, 3)
+        if scenario.nightly:
+            # With spaces, at which the UI can break a long key.
+            name = f"{scenario.name} {row.metric} {row.statistic} error %"
+            _put(values, name, row.relative_error, 100, 2)
     return values
 
 

@@ -13,7 +13,7 @@ import dagster as dg
 from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets import profiles, real_runs
 from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
-from gst_assets.assets.presentation import contract_check_specs, contract_failed
+from gst_assets.assets.presentation import contract_check_specs, contract_failed, load_tagged
 from gst_assets.assets.workloads import current_workload
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
@@ -40,7 +40,7 @@ def measurements(
     engine: EngineResource,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[Any]:
-    chosen, store, log = scenario.load(context.partition_key), artifacts.store(), context.log.info
+    chosen, store, log = load_tagged(context, scenario, context.partition_key), artifacts.store(), context.log.info
     asked = {key.to_user_string() for key in context.selected_asset_keys}
     names = tuple(name for name in real_runs.NAMES if name in asked)
     fixed = profiling_root.fixed(chosen)
@@ -49,10 +49,10 @@ def measurements(
     bundle: Bundle | None = None
     try:
         if together:
-            workload = current_workload(store, chosen)
+            workload = current_workload(store, chosen, context)
             runs, bundle = _measure_together(store, chosen, workload.directory, engine, log)
         elif names:
-            workload = current_workload(store, chosen)
+            workload = current_workload(store, chosen, context)
             if chosen.engine.backend == recorded.BACKEND:
                 runs = real_runs.play_back(store, chosen, workload, log)
             else:

@@ -13,13 +13,55 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
+from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import Table
+from gst_assets.environment import Reports, read
 from gst_assets.formats import markdown_table
 from gst_assets.partitions import SCENARIOS
+from gst_assets.resources import ScenarioResource
+from gst_assets.scenario import Scenario
 
 _PREVIEW_ROWS = 8
 _FIGURE_LIMIT_BYTES = 400_000
 CONTRACT_CHECK = "contract"
+
+
+def run_tags(scenario: Scenario) -> dict[str, str]:
+    """Tags of a run on that scenario, by which the UI's list of runs can be filtered. Its name is Dagster's own tag, dagster/partition."""
+    return {
+        "gst/model": scenario.model.name,
+        "gst/hardware": scenario.hardware.hardware_id,
+        "gst/engine": scenario.engine.backend,
+    }
+
+
+def load_tagged(context: dg.AssetExecutionContext, resource: ScenarioResource, name: str) -> Scenario:
+    """The scenario `name` with the run's overrides; tags the run with `run_tags`, unless it is one over several scenarios."""
+    scenario = resource.load(name)
+    tags = run_tags(scenario)
+    if context.has_partition_key and not tags.items() <= context.run.tags.items():
+        context.instance.add_run_tags(context.run.run_id, tags)
+    return scenario
+
+
+def scenario_facts(scenario: Scenario) -> dict[str, dg.MetadataValue]:
+    """What a report is about: shown with each report."""
+    hardware = scenario.hardware
+    device = f" ({hardware.device_name})" if hardware.device_name else ""
+    facts = {
+        "scenario": scenario.name,
+        "about": scenario.description,
+        "model": scenario.model.name,
+        "hardware": f"{hardware.hardware_id}{device}",
+        "engine": scenario.engine.backend,
+        "overrides": "\n".join(scenario.overrides) or "none",
+    }
+    return {name: dg.MetadataValue.text(text) for name, text in facts.items()}
+
+
+def report_link(kind: Kind, artifact_id: str, file: str) -> dg.UrlMetadataValue:
+    """Where a browser finds a file of an artifact: the artifact root as `report_server`, or whoever serves it, shows it."""
+    return dg.MetadataValue.url(f"{read(Reports).url.rstrip('/')}/{kind.value}/{artifact_id}/{file}")
 
 
 def column_schema(model: type[Table]) -> dg.TableSchema:

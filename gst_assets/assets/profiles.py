@@ -5,22 +5,26 @@ from pathlib import Path
 
 import dagster as dg
 
-from gst_assets.assets.presentation import contract_passed, preview
-from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.assets.presentation import column_schema, contract_passed, preview
+from gst_assets.assets.references import as_metadata, made_in_run
+from gst_assets.contracts.store import ArtifactStore, Kind, check_seal
+from gst_assets.contracts.tables import AttentionProfile, MlpProfile, Overheads
 from gst_assets.engine import recorded
-from gst_assets.errors import ProfileError
+from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.partitions import SCENARIOS
-from gst_assets.provenance import sha256_bytes
+from gst_assets.provenance import sha256_bytes, sha256_file
 from gst_assets.resources import EngineResource
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
 
 NAME = "vidur_profile"
+_RUN_ID, _META_SHA256 = "run_id", "meta_sha256"
 SPEC = dg.AssetSpec(
     NAME,
     partitions_def=SCENARIOS,
     group_name="simulation",
     kinds={"vllm", "csv"},
+    metadata={model.file_name(): column_schema(model) for model in (MlpProfile, AttentionProfile, Overheads)},
     description=(
         "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them (overheads.csv), "
         "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused, unless "
@@ -55,7 +59,10 @@ def bundle_of(
 
 def adopted(store: ArtifactStore, scenario: Scenario, measured: Path) -> Bundle:
     """The measured bundle, moved into the store if it serves the scenario; one that was there is replaced."""
-    check_bundle(load_bundle(measured), scenario)
+    bundle = load_bundle(measured)
+    check_bundle(bundle, scenario)
+    # Before the bundle appears: between the two a reader finds one whose run the pointer does not name, which is as good as it was.
+    store.set_current(*_pointer(scenario), _seal(bundle))
     return load_bundle(store.adopt(Kind.PROFILE, artifact_id(scenario), measured, replace=True))
 
 
@@ -73,6 +80,7 @@ def results(bundle: Bundle, *, reused: bool) -> Iterator[dg.AssetCheckResult | d
             sha256_bytes("".join(bundle.sha256[name] for name in sorted(bundle.sha256)).encode())
         ),
         metadata={
+            **as_metadata(_seal(bundle)),
             "path": dg.MetadataValue.path(str(bundle.directory)),
             "reused": reused,
             "device": bundle.meta.hardware.device_name,
@@ -84,15 +92,39 @@ def results(bundle: Bundle, *, reused: bool) -> Iterator[dg.AssetCheckResult | d
     )
 
 
-def current_bundle(store: ArtifactStore, scenario: Scenario, fixed: Path | None) -> Bundle:
-    """The scenario's bundle, loaded and checked against the scenario.
+def current_bundle(
+    store: ArtifactStore, scenario: Scenario, fixed: Path | None, context: dg.AssetExecutionContext | None = None
+) -> Bundle:
+    """The scenario's bundle, loaded and checked against the scenario. With `context`: where this run measured or chose one, that one.
 
     Raises:
-        ProfileError, ContractError, ArtifactError
+        ProfileError, ContractError
+        ArtifactError: incomplete or altered, or another run replaced the one of this run meanwhile.
     """
     bundle = load_bundle(find_bundle(fixed or store.folder(Kind.PROFILE), scenario))
     check_bundle(bundle, scenario)
+    here, meta = _seal(bundle), bundle.directory / Kind.PROFILE.meta_name
+    if fixed is None:
+        for _, pointed in store.pointers(*_pointer(scenario), *here):
+            if pointed[_RUN_ID] == here[_RUN_ID]:
+                check_seal(meta.read_bytes(), str(pointed[_META_SHA256]), meta)
+    own = made_in_run(context, (NAME,)) if context is not None else None
+    if own is not None and own != here:
+        raise ArtifactError(
+            f"{meta}: of profile {here[_RUN_ID]}, but this run made {own.get(_RUN_ID)}: another run replaced it meanwhile, or it was "
+            f"changed. Materialize {NAME} and what depends on it again."
+        )
     return bundle
+
+
+def _pointer(scenario: Scenario) -> tuple[str, str]:
+    """Where the store keeps what bundles were measured for the scenario's hardware and model; no scenario has such a name."""
+    return f"{NAME}.{scenario.hardware.hardware_id}", scenario.model.name
+
+
+def _seal(bundle: Bundle) -> dict[str, str]:
+    """What identifies a bundle, down to its metadata file."""
+    return {_RUN_ID: bundle.meta.run_id, _META_SHA256: sha256_file(bundle.directory / Kind.PROFILE.meta_name)}
 
 
 def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> Bundle | None:

@@ -13,8 +13,10 @@ import pandas as pd
 from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
+from gst_assets.assets.references import as_metadata, current
 from gst_assets.assets.workloads import WORKLOAD_SPEC
 from gst_assets.contracts.documents import timestamp_slug
+from gst_assets.contracts.references import REAL_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
 from gst_assets.engine import recorded
@@ -52,9 +54,11 @@ def results(
     store: ArtifactStore, scenario: Scenario, runs: list[OwnRealRun], names: Sequence[str]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Make `runs` the scenario's current ones, and report those of `NAMES` that were asked for."""
-    store.set_current(scenario.name, "real_runs", {"run_ids": [run.meta.run_id for run in runs]})
+    ids = [run.meta.run_id for run in runs]
+    pointed = refer(store, scenario, REAL_RUNS, [(Kind.REAL_RUN, name) for name in ids], run_ids=ids)
     first = runs[0]
     shared: dict[str, dg.MetadataValue | str | int | bool] = {
+        **as_metadata(pointed),
         "group_id": first.meta.group_id,
         "num_repeats": len(runs),
         "recorded": scenario.engine.backend == recorded.BACKEND,
@@ -179,18 +183,16 @@ def _commit_same(store: ArtifactStore, directory: Path) -> Path:
     return final
 
 
-def current_real_runs(store: ArtifactStore, scenario: Scenario) -> list[OwnRealRun]:
-    """The repeats last measured for a scenario, loaded and validated.
+def current_real_runs(
+    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+) -> list[OwnRealRun]:
+    """The repeats that this run measured, or else the newest that were measured as the scenario asks; loaded and validated.
 
     Raises:
-        ArtifactError: none measured, or one incomplete.
+        ArtifactError: none measured, or one incomplete or altered. WorkloadError: measured with other settings.
     """
-    pointer = store.current(scenario.name, "real_runs", "run_ids")
-    if pointer is None:
-        raise ArtifactError(
-            f"{store}: no real run for scenario {scenario.name}. Materialize real_request_metrics for this partition first."
-        )
-    return [load_own_run(store.open(Kind.REAL_RUN, run_id), "real") for run_id in pointer["run_ids"]]
+    found = current(store, scenario, REAL_RUNS, context, *NAMES)
+    return [load_own_run(found.open(store, Kind.REAL_RUN, run_id), "real") for run_id in found.pointer.run_ids]
 
 
 def _data_version(runs: list[OwnRealRun], file_name: str) -> dg.DataVersion:

@@ -1,6 +1,6 @@
 """The nightly line: a scenario's comparison history, its regression report, and the simulation's self-check."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
@@ -16,10 +16,11 @@ from gst_assets.analysis.regression_report import (
     write_regression,
 )
 from gst_assets.assets.checks import (
+    NO_NIGHT_LOST,
     REGRESSION,
     SELF_CHECK,
+    no_night_lost_result,
     regression_result,
-    reports_contract,
     self_check_failed,
     self_check_passed,
     specs,
@@ -27,101 +28,147 @@ from gst_assets.assets.checks import (
 from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.presentation import (
     contract_check_specs,
+    contract_failed,
     contract_passed,
     figures,
+    load_tagged,
     preview,
+    report_link,
+    scenario_facts,
     table_definition_metadata,
 )
 from gst_assets.assets.profiles import current_bundle
+from gst_assets.assets.ranges import for_each_scenario
 from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.assets.workloads import current_workload
 from gst_assets.contracts.documents import HistoryMeta
-from gst_assets.contracts.store import Kind
+from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import ComparisonHistory, RegressionVerdicts
-from gst_assets.errors import ArtifactError, SimulationError
+from gst_assets.errors import ArtifactError, ContractError, SimulationError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
+from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.self_check import check_same_bytes
 
 GROUP = "regression"
 _READ_AGAIN = 2
 
 
-@dg.asset(
-    partitions_def=SCENARIOS,
-    group_name=GROUP,
-    kinds={"csv"},
-    deps=[comparison_report],
-    metadata=table_definition_metadata(ComparisonHistory),
-    check_specs=contract_check_specs(["comparison_history"]),
-    description=(
-        "Every completed comparison of the scenario, read from the comparison directories. Materializing it again, also after Dagster's "
-        "database was lost, gives the same bytes."
-    ),
+_HISTORY, _REPORT = "comparison_history", "regression_report"
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            _HISTORY,
+            deps=[comparison_report],
+            partitions_def=SCENARIOS,
+            group_name=GROUP,
+            kinds={"csv"},
+            metadata=table_definition_metadata(ComparisonHistory),
+            description=(
+                "Every completed comparison of the scenario, read from the comparison directories. Materializing it again, also after Dagster's "
+                "database was lost, gives the same bytes."
+            ),
+        ),
+        dg.AssetSpec(
+            _REPORT,
+            deps=[_HISTORY],
+            partitions_def=SCENARIOS,
+            group_name=GROUP,
+            kinds={"markdown", "matplotlib"},
+            metadata=table_definition_metadata(RegressionVerdicts),
+            description=(
+                "Whether the engine became slower or the simulation less faithful over the nights: change points, noise floor, verdict. Compares "
+                "only nights of the same hardware, model, engine settings and workload."
+            ),
+        ),
+    ],
+    check_specs=[
+        *contract_check_specs([_HISTORY, _REPORT]),
+        *specs(_HISTORY, NO_NIGHT_LOST),
+        *specs(_REPORT, REGRESSION),
+    ],
+    can_subset=True,
+    # It only reads what is there, and nothing else waits for it: many scenarios in one run are the same as one after the other.
+    backfill_policy=dg.BackfillPolicy.single_run(),
 )
-@reports_contract("comparison_history")
-def comparison_history(
+def nightly_line(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
-) -> dg.MaterializeResult:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
-    with _read_again_on_disk_errors():
-        history = read_history(store, chosen.name)
-        with store.stage(Kind.HISTORY, chosen.name) as staging:
-            meta = write_history(history, staging.path)
-            final = staging.commit(replace=True)
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    asked = {key.to_user_string() for key in context.selected_asset_keys}
+    store = artifacts.store()
+
+    def line(name: str) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        chosen = load_tagged(context, scenario, name)
+        for asset, make in ((_HISTORY, _history), (_REPORT, _judged)):
+            if asset not in asked:
+                continue
+            try:
+                with _read_again_on_disk_errors():
+                    results = make(store, chosen, context.log.info)
+            except ContractError as error:
+                yield contract_failed(asset, error)
+                raise
+            yield from results
+
+    yield from for_each_scenario(context, line)
+
+
+_Results = list[dg.AssetCheckResult | dg.MaterializeResult]
+
+
+def _history(store: ArtifactStore, scenario: Scenario, _: Callable[[str], None]) -> _Results:
+    history = read_history(store, scenario.name)
+    with store.stage(Kind.HISTORY, scenario.name) as staging:
+        meta = write_history(history, staging.path)
+        final = staging.commit(replace=True)
     rows = history.comparisons
-    return dg.MaterializeResult(
-        data_version=_version(meta),
-        check_results=[contract_passed("comparison_history", comparisons=len(rows))],
-        metadata={
-            "dagster/row_count": len(rows),
-            "nights": int(rows["night"].notna().sum()),
-            "subjects": int(rows.loc[rows["subject"] != "", "subject"].nunique()),
-            "path": dg.MetadataValue.path(str(final)),
-            "newest": preview(rows[["comparison_id", "measured_at", "verdict", "night", "engine_version"]].iloc[::-1]),
-        },
-    )
+    return [
+        contract_passed(_HISTORY, comparisons=len(rows)),
+        no_night_lost_result(history.gone),
+        dg.MaterializeResult(
+            asset_key=_HISTORY,
+            data_version=_version(meta),
+            metadata={
+                "dagster/row_count": len(rows),
+                "nights": int(rows["night"].notna().sum()),
+                "subjects": int(rows.loc[rows["subject"] != "", "subject"].nunique()),
+                "path": dg.MetadataValue.path(str(final)),
+                "newest": preview(
+                    rows[["comparison_id", "measured_at", "verdict", "night", "engine_version"]].iloc[::-1]
+                ),
+            },
+        ),
+    ]
 
 
-@dg.asset(
-    partitions_def=SCENARIOS,
-    group_name=GROUP,
-    kinds={"markdown", "matplotlib"},
-    deps=[comparison_history],
-    metadata=table_definition_metadata(RegressionVerdicts),
-    check_specs=[*contract_check_specs(["regression_report"]), *specs("regression_report", REGRESSION)],
-    description=(
-        "Whether the engine became slower or the simulation less faithful over the nights: change points, noise floor, verdict. Compares "
-        "only nights of the same hardware, model, engine settings and workload."
-    ),
-)
-@reports_contract("regression_report")
-def regression_report(
-    context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
-) -> dg.MaterializeResult:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
-    with _read_again_on_disk_errors():
-        history, history_meta = load_history(store.open(Kind.HISTORY, chosen.name))
-        report = judge_history(history, chosen.regression)
-        with store.stage(Kind.REGRESSION, chosen.name) as staging:
-            meta = write_regression(report, history_meta, staging.path)
-            final = staging.commit(replace=True)
-    context.log.info(verdict_line(report))
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(meta.sha256[f"tables/{RegressionVerdicts.file_name()}"]),
-        check_results=[
-            contract_passed("regression_report", series=len(report.series)),
-            regression_result(report, final / SUMMARY),
-        ],
-        metadata={
-            "verdict": dg.MetadataValue.md(verdict_line(report)),
-            "report": dg.MetadataValue.path(str(final / SUMMARY)),
-            "nights": len(report.nights),
-            "series": dg.MetadataValue.md(verdict_table(report)),
-            **figures(final / FIGURES, verdict_figure(report)),
-        },
-    )
+def _judged(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> _Results:
+    history, history_meta = load_history(store.open(Kind.HISTORY, scenario.name))
+    report = judge_history(history, scenario.regression)
+    with store.stage(Kind.REGRESSION, scenario.name) as staging:
+        meta = write_regression(report, history_meta, staging.path)
+        final = staging.commit(replace=True)
+    log(verdict_line(report))
+    link = report_link(Kind.REGRESSION, scenario.name, SUMMARY)
+    return [
+        contract_passed(_REPORT, series=len(report.series)),
+        regression_result(report, final / SUMMARY, link),
+        dg.MaterializeResult(
+            asset_key=_REPORT,
+            data_version=dg.DataVersion(meta.sha256[f"tables/{RegressionVerdicts.file_name()}"]),
+            metadata={
+                "verdict": dg.MetadataValue.md(verdict_line(report)),
+                "open_report": link,
+                **scenario_facts(scenario),
+                "report": dg.MetadataValue.path(str(final / SUMMARY)),
+                "nights": len(report.nights),
+                "series": dg.MetadataValue.md(verdict_table(report)),
+                **figures(final / FIGURES, verdict_figure(report)),
+            },
+        ),
+    ]
 
 
 @dg.asset(
@@ -141,10 +188,10 @@ def simulation_self_check(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
-    runs = current_vidur_runs(store, chosen)
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
+    runs = current_vidur_runs(store, chosen, context).first
     for run in runs.values():
         try:
             check_same_bytes(run, chosen, workload, bundle)

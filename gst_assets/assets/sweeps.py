@@ -8,7 +8,15 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from gst_assets.analysis.sweep_report import FIGURE, SUMMARY, caption, summary_table, sweep_table, write_sweep
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, figure, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    figure,
+    load_tagged,
+    report_link,
+    scenario_facts,
+    table_definition_metadata,
+)
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.vidur_runs import TABLE_CACHE
@@ -56,13 +64,13 @@ def sweep(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     if chosen.sweep is None:
         context.log.info(f"scenario {chosen.name} has no section sweep: nothing to simulate, nothing materialized")
         return
     started = datetime.now(timezone.utc)
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
     jobs = sweep_jobs(chosen, workload.lengths, workload.intervals, bundle, store.root / TABLE_CACHE)
     for job in jobs:
         check_bundle(bundle, job.scenario, workload.lengths)
@@ -92,6 +100,8 @@ def sweep(
         asset_key="sweep",
         data_version=dg.DataVersion(meta.sha256[SweepPoints.file_name()]),
         metadata={
+            "open_report": report_link(Kind.SWEEP, run_id, SUMMARY),
+            **scenario_facts(chosen),
             "dagster/row_count": len(frame),
             "summary": dg.MetadataValue.path(str(final / SUMMARY)),
             "pareto": figure(final / FIGURE),

@@ -3,22 +3,29 @@ depends on it."""
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 import dagster as dg
 import numpy as np
 
 from gst_assets.analysis.run_reading import OwnSimulatedRun, load_own_run
 from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
-from gst_assets.assets.presentation import contract_check_specs, contract_passed, preview, table_definition_metadata
+from gst_assets.assets.presentation import (
+    contract_check_specs,
+    contract_passed,
+    load_tagged,
+    preview,
+    table_definition_metadata,
+)
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
+from gst_assets.assets.references import as_metadata, current
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
+from gst_assets.contracts.references import VIDUR_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
-from gst_assets.errors import ArtifactError
 from gst_assets.foreign_text import inert
 from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.partitions import SCENARIOS
@@ -28,9 +35,10 @@ from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, check_bundle
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.spec import LoadedWorkload
+from gst_assets.workload.tokenized import prompts_of
 
 TABLE_CACHE = ".cache/vidur_tables"
-_FURTHER = "seed_run_ids"
+NAMES = ("vidur_request_metrics", "vidur_token_metrics")
 
 
 @dg.multi_asset(
@@ -55,9 +63,10 @@ _FURTHER = "seed_run_ids"
         ),
     ],
     check_specs=[
-        *contract_check_specs(("vidur_request_metrics", "vidur_token_metrics")),
+        *contract_check_specs(NAMES),
         *specs("vidur_request_metrics", ALL_TOKENS),
     ],
+    can_subset=True,  # both tables are written whichever is asked for: they are one run
 )
 def vidur_metrics(
     context: dg.AssetExecutionContext,
@@ -65,9 +74,10 @@ def vidur_metrics(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
-    workload = current_workload(store, chosen)
-    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen))
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
+    asked = {key.to_user_string() for key in context.selected_asset_keys}
+    workload = current_workload(store, chosen, context)
+    bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
     check_bundle(bundle, chosen, workload.lengths)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     runs = {
@@ -75,20 +85,24 @@ def vidur_metrics(
         for variant in chosen.simulation.variants
     }
     further = {variant: _further_seeds(chosen, workload, bundle, run, store) for variant, run in runs.items()}
-    store.set_current(
-        chosen.name,
-        "vidur_runs",
-        {
-            "run_ids": {variant: run.meta.run_id for variant, run in runs.items()},
-            _FURTHER: {variant: [run.meta.run_id for run in others] for variant, others in further.items()},
-        },
+    made = [run.meta.run_id for variant, run in runs.items() for run in (run, *further[variant])]
+    pointed = refer(
+        store,
+        chosen,
+        VIDUR_RUNS,
+        [(Kind.VIDUR_RUN, name) for name in made],
+        run_ids={variant: run.meta.run_id for variant, run in runs.items()},
+        seed_run_ids={variant: [run.meta.run_id for run in others] for variant, others in further.items()},
     )
-    yield all_tokens_result(runs)
+    if "vidur_request_metrics" in asked:
+        yield all_tokens_result(runs)
     headline = runs[chosen.simulation.variants[-1]]
     for name, model, table in (
         ("vidur_request_metrics", RequestMetrics, "requests"),
         ("vidur_token_metrics", TokenMetrics, "tokens"),
     ):
+        if name not in asked:
+            continue
         rows = sum(len(getattr(run, table)) for run in runs.values())
         yield contract_passed(name, rows=rows, variants=", ".join(runs))
         yield dg.MaterializeResult(
@@ -97,6 +111,7 @@ def vidur_metrics(
                 sha256_bytes("".join(run.meta.sha256[model.file_name()] for run in runs.values()).encode())
             ),
             metadata={
+                **as_metadata(pointed),
                 "dagster/row_count": rows,
                 "variants": ", ".join(runs),
                 "seeds": ", ".join(f"{variant} {1 + len(others)}" for variant, others in further.items()),
@@ -126,7 +141,15 @@ def _simulate_and_commit(
 def _simulated(
     scenario: Scenario, workload: LoadedWorkload, bundle: Bundle, variant: str, store: ArtifactStore
 ) -> SimulationResult:
-    return simulate(scenario, workload.lengths, workload.intervals, bundle, variant, cache_dir=store.root / TABLE_CACHE)
+    return simulate(
+        scenario,
+        workload.lengths,
+        workload.intervals,
+        bundle,
+        variant,
+        cache_dir=store.root / TABLE_CACHE,
+        prompts=prompts_of(workload, scenario),
+    )
 
 
 def _further_seeds(
@@ -220,36 +243,28 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
     return "\n".join(inert(line) for line in lines)
 
 
-def current_vidur_runs(store: ArtifactStore, scenario: Scenario) -> dict[str, OwnSimulatedRun]:
-    """The simulations last made for a scenario, by variant, loaded and validated.
+@dataclass(frozen=True)
+class Simulations:
+    """`first` by variant; `further`: the runs of each variant under further seeds, none of an exact variant."""
+
+    first: dict[str, OwnSimulatedRun]
+    further: dict[str, list[OwnSimulatedRun]]
+
+
+def current_vidur_runs(
+    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+) -> Simulations:
+    """The simulations that this run made, or else the newest that were made as the scenario asks; loaded and validated.
 
     Raises:
-        ArtifactError: none made, or one incomplete.
+        ArtifactError: none made, or one incomplete or altered. WorkloadError: made with other settings.
     """
-    pointer = _pointer(store, scenario)
-    return {
-        variant: load_own_run(store.open(Kind.VIDUR_RUN, run_id), "vidur")
-        for variant, run_id in pointer["run_ids"].items()
-    }
+    found = current(store, scenario, VIDUR_RUNS, context, *NAMES)
 
+    def loaded(run_id: str) -> OwnSimulatedRun:
+        return load_own_run(found.open(store, Kind.VIDUR_RUN, run_id), "vidur")
 
-def further_seeds(store: ArtifactStore, scenario: Scenario) -> dict[str, list[OwnSimulatedRun]]:
-    """The runs of each variant under further seeds, made with those of `current_vidur_runs`; none of an exact variant.
-
-    Raises:
-        ArtifactError: none made, or one incomplete.
-    """
-    pointer = _pointer(store, scenario)
-    return {
-        variant: [load_own_run(store.open(Kind.VIDUR_RUN, run_id), "vidur") for run_id in run_ids]
-        for variant, run_ids in pointer.get(_FURTHER, {}).items()
-    }
-
-
-def _pointer(store: ArtifactStore, scenario: Scenario) -> dict[str, Any]:
-    pointer = store.current(scenario.name, "vidur_runs", "run_ids")
-    if pointer is None:
-        raise ArtifactError(
-            f"{store}: no simulation for scenario {scenario.name}. Materialize vidur_request_metrics for this partition first."
-        )
-    return pointer
+    return Simulations(
+        {variant: loaded(run_id) for variant, run_id in found.pointer.run_ids.items()},
+        {variant: [loaded(one) for one in run_ids] for variant, run_ids in found.pointer.seed_run_ids.items()},
+    )

@@ -15,13 +15,16 @@ from gst_assets.assets.presentation import (
     contract_check_specs,
     contract_failed,
     contract_passed,
+    load_tagged,
     preview,
     table_definition_metadata,
 )
+from gst_assets.assets.references import as_metadata, current
 from gst_assets.contracts.documents import WorkloadSchedule
+from gst_assets.contracts.references import WORKLOAD, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import TraceIntervals, TraceLengths
-from gst_assets.errors import ArtifactError, ContractError, WorkloadError
+from gst_assets.errors import ContractError, WorkloadError
 from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_file
@@ -30,7 +33,7 @@ from gst_assets.scenario import Scenario, resolve_path
 from gst_assets.workload import build, load
 from gst_assets.workload.arrivals import NS_PER_S
 from gst_assets.workload.prompts import iterate_prompts
-from gst_assets.workload.spec import PATHS, LoadedWorkload, check_same_request
+from gst_assets.workload.spec import PATHS, LoadedWorkload
 
 GROUP = "workload"
 WORKLOAD_SPEC = "workload_spec"
@@ -42,6 +45,15 @@ _SPECS = [
         partitions_def=SCENARIOS,
         group_name=GROUP,
         kinds={"json"},
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                columns=[
+                    dg.TableColumn("prompt_id", "string", "unique and stable"),
+                    dg.TableColumn("text", "string", "the prompt; further keys of a line are kept as they are"),
+                ]
+            ),
+            "file": PATHS.prompts,
+        },
         description="The prompts in stable order: the scenario's file with its digest, or texts of the lengths that a trace or a distribution gives.",
     ),
     dg.AssetSpec(
@@ -77,7 +89,7 @@ _SPECS = [
 def workload(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot, tokenizer: TokenizerResource
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    chosen, store = scenario.load(context.partition_key), artifacts.store()
+    chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     asked_for = {key.to_user_string() for key in context.selected_asset_keys}
     try:
         built = _built(store, chosen, tokenizer)
@@ -90,9 +102,15 @@ def workload(
         raise
     if WORKLOAD_SPEC in asked_for:
         # The metadata of a shared directory is the first scenario's; what this scenario asked for is kept with its pointer.
-        pointer: dict[str, Any] = {"workload_id": built.meta.workload_id, "params": chosen.model_dump(mode="json")}
-        pointer[_SOURCE] = built.meta.source.sha256 if built.meta.source else None
-        store.set_current(chosen.name, "workload", pointer)
+        made, source = built.meta.workload_id, built.meta.source
+        pointed = refer(
+            store,
+            chosen,
+            WORKLOAD,
+            [(Kind.WORKLOAD, made)],
+            workload_id=made,
+            source=source.sha256 if source else None,
+        )
     for asset, facts, metadata in (
         _told_prompts(built),
         _told_lengths(built),
@@ -101,6 +119,7 @@ def workload(
     ):
         if asset in asked_for:
             digest = built.meta.sha256[_FILES[asset]] if asset in _FILES else built.meta.workload_id
+            metadata |= as_metadata(pointed) if asset == WORKLOAD_SPEC else {}
             yield contract_passed(asset, **facts)
             yield dg.MaterializeResult(asset_key=asset, data_version=dg.DataVersion(digest), metadata=metadata)
 
@@ -172,20 +191,17 @@ def _told_spec(built: LoadedWorkload) -> _Told:
     return WORKLOAD_SPEC, {"requests": len(built.lengths)}, metadata
 
 
-def current_workload(store: ArtifactStore, scenario: Scenario) -> LoadedWorkload:
-    """The workload last materialized for a scenario, checked against what the scenario asks for now.
+def current_workload(
+    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+) -> LoadedWorkload:
+    """The workload that this run built, or else the newest that was built with what the scenario asks for.
 
     Raises:
-        ArtifactError: none materialized. WorkloadError: built with other settings.
+        ArtifactError: none materialized, or altered. WorkloadError: built with other settings, or from a file that changed since.
     """
-    pointer = store.current(scenario.name, "workload", "workload_id", "params", _SOURCE)
-    if pointer is None:
-        raise ArtifactError(
-            f"{store}: no workload for scenario {scenario.name}. Materialize workload_spec for this partition first."
-        )
-    loaded = load(store.open(Kind.WORKLOAD, pointer["workload_id"]))
-    check_same_request(pointer["params"], scenario, loaded.directory)
-    _check_source(pointer[_SOURCE], scenario, loaded.directory)
+    found = current(store, scenario, WORKLOAD, context)
+    loaded = load(found.open(store, Kind.WORKLOAD, found.pointer.workload_id))
+    _check_source(found.pointer.source, scenario, loaded.directory)
     return loaded
 
 

@@ -503,6 +503,14 @@ class HistoryMeta(Document):
     sha256: dict[str, str]
 
 
+class NightMeta(Document):
+    """night_meta.json: what the history needs of a comparison that was pruned. Beside it lie its run_meta.json as comparison.json, byte for byte,
+    and its latency table."""
+
+    comparison_id: str
+    sha256: dict[str, str]
+
+
 class RegressionMeta(Document):
     """regression_meta.json: a scenario's verdict over its history. Depends on the history and the rule only; `rule` are the settings it was
     judged by, `nights` the comparisons that were judged, oldest first."""

@@ -16,21 +16,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gst_assets.contracts.store import (
+    CURRENT,
     ArtifactStore,
     Kind,
+    check_seal,
     directory_digests,
     id_levels,
     is_plain,
+    new_pointer_name,
     open_directory,
     parse_object,
-    pointer_name,
+    pointer_folder,
     pointer_text,
     recorded_digests,
 )
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-_WRITTEN_ONCE = frozenset({Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON})
+_WRITTEN_ONCE = frozenset({Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON, Kind.NIGHT})
 """Kinds whose directories are never replaced: their files have the plain names of the contract."""
 _PROBE = ".create-if-absent"
 _ATTEMPTS = 5
@@ -102,20 +105,23 @@ class ObjectStore(ArtifactStore):
             return self.open(kind, artifact_id)
         return super().publish(kind, artifact_id, path, replace=True, share=False)
 
-    def open(self, kind: Kind, artifact_id: str, *, verify: bool = True) -> Path:
-        """Path of the local copy of a complete artifact, fetched where the cache lacks it or differs. Fetching always verifies.
+    def open(self, kind: Kind, artifact_id: str, *, verify: bool = True, seal: str | None = None) -> Path:
+        """Path of the local copy of a complete artifact, fetched where the cache lacks it or differs. Fetching always verifies. `seal`: as of
+        `ArtifactStore.open`.
 
-        Without `verify`, a copy of what is never replaced is returned as it is, without a request.
+        Without `verify`, a copy of what is never replaced is returned without a request: as it is, or if it has the `seal`.
 
         Raises:
             ArtifactError: missing, incomplete or altered, or the store cannot be reached.
         """
         local, manifest = self.path(kind, artifact_id), self._manifest(kind, artifact_id)
         cached = local / kind.meta_name
-        if not verify and kind in _WRITTEN_ONCE and cached.is_file():
+        if not verify and kind in _WRITTEN_ONCE and cached.is_file() and seal in (None, sha256_file(cached)):
             return local
         meta = self._read(manifest)
         while meta is not None:
+            if seal is not None:
+                check_seal(meta, seal, self._shown(manifest))
             if cached.is_file() and cached.read_bytes() == meta:
                 try:
                     return open_directory(local, kind, verify=verify)
@@ -143,23 +149,60 @@ class ObjectStore(ArtifactStore):
         Raises:
             ArtifactError: the store cannot be reached, or its bucket does not exist.
         """
-        base = f"{self._base}/{kind.value}"
+        found = (name.split("/") for name in self._names(kind.value))
+        complete = (parts[:-1] for parts in found if parts[-1] == kind.meta_name and len(parts) == id_levels(kind) + 1)
+        return sorted("/".join(parts) for parts in complete)
+
+    def has(self, kind: Kind, artifact_id: str) -> bool:
+        return self._read(self._manifest(kind, artifact_id)) is not None
+
+    def remove(self, kind: Kind, artifact_id: str) -> None:
+        """As `ArtifactStore.remove`: the metadata file goes first, and without it the rest is no artifact."""
+        manifest = self._manifest(kind, artifact_id)
+        directory = manifest.rpartition("/")[0]
+        if self._read(manifest) is None:  # to remove what is not there is no error to an object store
+            raise ArtifactError(f"{self._shown(manifest)}: cannot be removed: it is not there.")
+        with _access(self._shown(manifest)):
+            self._fs.rm_file(manifest)
+            for key in self._fs.find(directory):
+                self._fs.rm_file(key)
+        if super().has(kind, artifact_id):
+            super().remove(kind, artifact_id)
+
+    def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
+        self._write(f"{self._base}/{pointer_folder(scenario, slot)}/{new_pointer_name()}", pointer_text(value).encode())
+
+    def pointers(self, scenario: str, slot: str, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        folder = pointer_folder(scenario, slot)
+        names = [f"{folder}/{name}" for name in self._names(folder)]
+        # The one pointer of earlier versions comes last.
+        for name in (*sorted(names, reverse=True), f"{folder}.json"):
+            key = f"{self._base}/{name}"
+            data = self._read(key)
+            if data is not None:
+                yield name, parse_object(data, self._shown(key), keys)
+
+    def remove_pointer(self, name: str) -> None:
+        with _access(self._shown(f"{self._base}/{name}")):
+            self._fs.rm_file(f"{self._base}/{name}")
+
+    def scenarios(self) -> Sequence[str]:
+        return sorted({name.split("/")[0] for name in self._names(CURRENT)})
+
+    def _names(self, folder: str) -> Sequence[str]:
+        """Objects below a folder, relative to it, that have plain names.
+
+        Raises:
+            ArtifactError: the store cannot be reached, or its bucket does not exist.
+        """
+        base = f"{self._base}/{folder}"
         try:
             with _access(self._shown(base), reading=True):
                 keys = self._fs.find(base)
         except FileNotFoundError as error:  # not so for a prefix without objects
             raise _no_bucket(self._shown(base)) from error
-        found = (key.removeprefix(f"{base}/").split("/") for key in keys)
-        complete = (parts[:-1] for parts in found if parts[-1] == kind.meta_name and len(parts) == id_levels(kind) + 1)
-        return sorted("/".join(parts) for parts in complete if all(map(is_plain, parts)))
-
-    def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
-        self._write(f"{self._base}/{pointer_name(scenario, slot)}", pointer_text(value).encode())
-
-    def current(self, scenario: str, slot: str, *keys: str) -> dict[str, Any] | None:
-        key = f"{self._base}/{pointer_name(scenario, slot)}"
-        data = self._read(key)
-        return None if data is None else parse_object(data, self._shown(key), keys)
+        names = [key.removeprefix(f"{base}/") for key in keys if key.startswith(f"{base}/")]
+        return [name for name in names if all(map(is_plain, name.split("/")))]
 
     def _fetch(self, kind: Kind, artifact_id: str, meta: bytes) -> Path:
         """Copy the artifact that `meta` describes into the cache.

@@ -15,21 +15,24 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
-from gst_assets.provenance import sha256_file
+from gst_assets.provenance import sha256_bytes, sha256_file
 
 _STAGING = ".staging"
-_CURRENT = "current"
+CURRENT = "current"
+"""The folder of the pointers."""
 _CHECK_ROOT = f"Check that {ROOT_VARIABLE} names a writable directory with free space."
 _CHECK_READABLE = "Check the disk, the mount and the permissions."
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM}
 
 
 class Kind(StrEnum):
@@ -44,6 +47,7 @@ class Kind(StrEnum):
     REGRESSION = "regressions"
     CAPACITY = "capacity"
     SWEEP = "sweeps"
+    NIGHT = "nights"
 
     @property
     def meta_name(self) -> str:
@@ -55,6 +59,7 @@ _META_NAMES = {
     "workloads": "workload_meta.json",
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
+    "nights": "night_meta.json",
 }
 
 
@@ -132,6 +137,16 @@ class ArtifactStore:
             ArtifactError: the root cannot be written, or the disk failed or filled up inside the block.
         """
         self.path(kind, artifact_id)
+        with self._area() as path:
+            yield Staging(self, kind, artifact_id, path)
+
+    @contextmanager
+    def _area(self) -> Iterator[Path]:
+        """A new folder beside the artifacts, removed when the block ends; so is what killed processes left.
+
+        Raises:
+            ArtifactError: the root cannot be written, or the disk failed or filled up inside the block.
+        """
         area = self.root / _STAGING
         name = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
         path, lock_file = area / name, area / f"{name}.lock"
@@ -141,16 +156,22 @@ class ArtifactStore:
             with _locked(area / ".lock"):
                 _sweep(area)
                 lock = _lock(lock_file)
-                path.mkdir()
+                try:
+                    path.mkdir()
+                except OSError:
+                    os.close(lock)
+                    raise
         try:
-            yield Staging(self, kind, artifact_id, path)
+            yield path
         except OSError as error:
-            if error.errno in _DISK_ERRORS:
+            if error.errno in _DISK_ERRORS or (error.errno in _DENIED and _is_below(error.filename, path)):
                 raise _disk_error(path, error) from error
             raise
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            lock_file.unlink(missing_ok=True)
+            # What cannot be removed now is swept by the next process: no reason to fail what has succeeded.
+            with suppress(OSError):
+                lock_file.unlink(missing_ok=True)
             os.close(lock)
 
     def adopt(self, kind: Kind, artifact_id: str, directory: Path, *, replace: bool = False) -> Path:
@@ -174,19 +195,32 @@ class ArtifactStore:
                 if not final.exists():
                     raise
                 _settle(path, final, kind, replace=replace, share=share)
-            for parent in (final.parent, *final.parent.parents):
-                _sync(parent)  # the new name, and those of folders created for it, survive a power failure
-                if parent == self.root:
-                    break
+            self._sync_up(final.parent)
         return final
 
-    def open(self, kind: Kind, artifact_id: str, *, verify: bool = True) -> Path:
-        """Path of a complete artifact. With `verify`, every file listed in its metadata must have its recorded digest.
+    def open(self, kind: Kind, artifact_id: str, *, verify: bool = True, seal: str | None = None) -> Path:
+        """Path of a complete artifact. With `verify`, every file listed in its metadata must have its recorded digest. `seal`: the sha256 of
+        its metadata file, as whatever refers to the artifact recorded it.
 
         Raises:
             ArtifactError: missing, incomplete or altered.
         """
-        return open_directory(self.path(kind, artifact_id), kind, verify=verify)
+        return open_directory(self.path(kind, artifact_id), kind, verify=verify, seal=seal)
+
+    def has(self, kind: Kind, artifact_id: str) -> bool:
+        """Whether there is such a complete artifact. One that cannot be looked at counts: opening it says what is wrong."""
+        return not _is_absent(self.path(kind, artifact_id) / kind.meta_name)
+
+    def remove(self, kind: Kind, artifact_id: str) -> None:
+        """Remove an artifact; it disappears in one step. Whether anything still needs it is the caller's business.
+
+        Raises:
+            ArtifactError: it is not there, or cannot be removed.
+        """
+        path = self.path(kind, artifact_id)
+        with self._area() as area, _disk_errors(path, "cannot be removed", _CHECK_READABLE):
+            path.rename(area / "removed")
+            _sync(path.parent)
 
     def folder(self, kind: Kind) -> Path:
         """The folder under which the complete artifacts of a kind can be read; an object store copies them there first."""
@@ -201,27 +235,26 @@ class ArtifactStore:
         base = self.root / kind.value
         ids = _plain_names(base)
         for _ in range(id_levels(kind) - 1):
-            ids = [f"{one}/{name}" for one in ids if (base / one).is_dir() for name in _plain_names(base / one)]
+            with _disk_errors(base, "cannot be listed", _CHECK_READABLE):
+                folders = [one for one in ids if (base / one).is_dir()]
+            ids = [f"{one}/{name}" for one in folders for name in _plain_names(base / one)]
         return sorted(one for one in ids if not _is_absent(base / one / kind.meta_name))
 
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
-        """Point `slot` of a scenario (e.g. `workload`) at the artifacts last materialized for it. Replaced in one step.
+        """Point `slot` of a scenario (e.g. `workload`) at the artifacts just made for it. What it pointed to before stays behind this
+        pointer (`pointers`), which appears whole or not at all; two processes that set it at the same time lose neither.
 
         Raises:
             ArtifactError: the root cannot be written.
         """
-        path = self.root / pointer_name(scenario, slot)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        text = pointer_text(value)
-        with _disk_errors(path):
+        path = self.root / pointer_folder(scenario, slot) / new_pointer_name()
+        with self._area() as area, _disk_errors(path):
+            beside = area / path.name
+            beside.write_text(pointer_text(value), encoding="utf-8")
+            _sync(beside)
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                beside.write_text(text, encoding="utf-8")
-                _sync(beside)
-                beside.replace(path)
-                _sync(path.parent)
-            finally:
-                beside.unlink(missing_ok=True)
+            beside.rename(path)
+            self._sync_up(path.parent)
 
     def current(self, scenario: str, slot: str, *keys: str) -> dict[str, Any] | None:
         """What `set_current` last stored, or None. It has at least `keys`.
@@ -229,19 +262,63 @@ class ArtifactStore:
         Raises:
             ArtifactError: the file cannot be read, is not what `set_current` writes, or lacks a key.
         """
-        path = self.root / pointer_name(scenario, slot)
-        return None if _is_absent(path) else parse_object(_read_bytes(path), path, keys)
+        return next((value for _, value in self.pointers(scenario, slot, *keys)), None)
+
+    def pointers(self, scenario: str, slot: str, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Everything that `set_current` stored, newest first, with its file relative to the root; read as it is asked for.
+
+        Raises:
+            ArtifactError: as `current`.
+        """
+        folder = pointer_folder(scenario, slot)
+        names = [f"{folder}/{name}" for name in sorted(_plain_names(self.root / folder), reverse=True)]
+        if not _is_absent(self.root / f"{folder}.json"):
+            names.append(f"{folder}.json")  # the one pointer of earlier versions
+        for name in names:
+            path = self.root / name
+            yield name, parse_object(_read_bytes(path), path, keys)
+
+    def remove_pointer(self, name: str) -> None:
+        """Remove a pointer by its file relative to the root, as `pointers` gives it.
+
+        Raises:
+            ArtifactError
+        """
+        path = self.root / name
+        with _disk_errors(path, "cannot be removed", _CHECK_READABLE):
+            path.unlink()
+            _sync(path.parent)
+
+    def scenarios(self) -> Sequence[str]:
+        """Scenarios that have pointers, sorted.
+
+        Raises:
+            ArtifactError: their folder cannot be listed.
+        """
+        return sorted(_plain_names(self.root / CURRENT))
+
+    def _sync_up(self, folder: Path) -> None:
+        """A new name in `folder`, and those of folders created for it, survive a power failure."""
+        for parent in (folder, *folder.parents):
+            _sync(parent)
+            if parent == self.root:
+                break
 
 
-def pointer_name(scenario: str, slot: str) -> str:
-    """Where `set_current` keeps a scenario's slot, relative to the root.
+def pointer_folder(scenario: str, slot: str) -> str:
+    """Where `set_current` keeps a scenario's slot, one file each time it is set, relative to the root.
 
     Raises:
         ArtifactError: not plain names.
     """
     if not is_plain(scenario) or not is_plain(slot):
         raise ArtifactError(f"{scenario!r}, {slot!r}: expected the plain names of a scenario and a slot.")
-    return f"{_CURRENT}/{scenario}/{slot}.json"
+    return f"{CURRENT}/{scenario}/{slot}"
+
+
+def new_pointer_name() -> str:
+    """A file name that no other pointer has; names sort by the time they were made."""
+    return f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
 
 
 def pointer_text(value: dict[str, Any]) -> str:
@@ -264,8 +341,8 @@ def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) 
     shutil.rmtree(path, ignore_errors=True)
 
 
-def open_directory(path: Path, kind: Kind, *, verify: bool = True) -> Path:
-    """`path` if it is a complete artifact of `kind`.
+def open_directory(path: Path, kind: Kind, *, verify: bool = True, seal: str | None = None) -> Path:
+    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`.
 
     Raises:
         ArtifactError: missing, without its metadata file, or with a file whose digest differs from the recorded one.
@@ -274,11 +351,27 @@ def open_directory(path: Path, kind: Kind, *, verify: bool = True) -> Path:
         found = _identity(path)
         try:
             _check(path, kind, verify)
+            if seal is not None:
+                check_seal(_read_bytes(path / kind.meta_name), seal, path / kind.meta_name)
             return path
         except ArtifactError:
             # Swapped for another one while it was read (`commit(replace=True)`): what was read belongs to neither, so look again.
             if _identity(path) == found:
                 raise
+
+
+def check_seal(data: bytes, seal: str, where: Path | str) -> None:
+    """`data`, the metadata file read from `where`, is the one whose sha256 was recorded where its artifact is referred to.
+
+    Raises:
+        ArtifactError
+    """
+    found = sha256_bytes(data)
+    if found != seal:
+        raise ArtifactError(
+            f"{where}: changed after it was written: its sha256 is {found[:16]}, but where it is referred to {seal[:16]} was recorded. Restore it "
+            f"from a backup, or remove {str(where).rpartition('/')[0]} and materialize again."
+        )
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
@@ -304,10 +397,10 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
         return
     for name, digest in recorded_digests(_read_bytes(meta), meta).items():
         file = path / name
-        if not file.is_file():
+        with _disk_errors(file, "cannot be read", _CHECK_READABLE):
+            found = sha256_file(file) if file.is_file() else None
+        if found is None:
             raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
-        with _disk_errors(file, "cannot be read", "Check the disk and the permissions."):
-            found = sha256_file(file)
         if found != digest:
             raise ArtifactError(
                 f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written. Remove {path} and materialize again."
@@ -402,6 +495,10 @@ def is_plain(name: str) -> bool:
     )
 
 
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str | os.PathLike) and Path(name).is_relative_to(folder)
+
+
 def _flush(directory: Path) -> None:
     for found in directory.rglob("*"):
         if found.is_file() or found.is_dir():
@@ -442,7 +539,11 @@ def _locked(path: Path) -> Iterator[None]:
 def _lock(path: Path) -> int:
     """Take the lock of a file, created where absent. The kernel frees it when the process ends, however it ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        os.close(handle)
+        raise
     return handle
 
 

@@ -1,7 +1,7 @@
 """Recorded real runs: run directories kept small, so that a measurement can be compared against without its hardware.
 
 `python -m gst_assets.engine.recorded pack RUN_DIR... --out DIR` keeps runs; a scenario with `engine.backend: recorded` and `engine.recorded: DIR`
-plays them back. A recorded run `DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
+plays them back. `DIR/sha256sums.txt` lists the digest of each run's metadata. A recorded run `DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
 digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is computed.
 """
 
@@ -22,6 +22,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document, stored_settings
+from gst_assets.contracts.listing import NAME as LISTING
+from gst_assets.contracts.listing import add_to_listing, check_listed, read_listing
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import ArtifactError, EngineError, GstError, WorkloadError
@@ -46,7 +48,8 @@ class RecordedRun:
 
 
 def pack(run_directory: Path, out: Path) -> Path:
-    """Keep a complete run directory as the recorded run `out/<run_id>/`; returns that path. Same input, same bytes.
+    """Keep a complete run directory as the recorded run `out/<run_id>/`, and list its metadata in `out/sha256sums.txt`; returns that path. Same
+    input, same bytes.
 
     run_meta.json changes in one place: an absolute `workload_dir` means nothing on another machine and becomes `workloads/<workload_id>`, the
     workload's place under any artifact root.
@@ -62,6 +65,7 @@ def pack(run_directory: Path, out: Path) -> Path:
             data = (run_directory / name).read_bytes()
             (folder / _packed_name(name)).write_bytes(_compress(data) if name.endswith(_TABLE) else data)
         (folder / _META).write_bytes(_portable_meta(run))
+    add_to_listing(out, [f"{run.meta.run_id}/{_META}"])
     return out / run.meta.run_id
 
 
@@ -85,7 +89,7 @@ def list_recorded(root: Path) -> list[RecordedRun]:
     """The recorded runs directly under `root`, in the order in which they were measured; at least one.
 
     Raises:
-        ArtifactError: none there, or a directory that is not a complete recorded run. ContractError: metadata that breaks the contract.
+        ArtifactError: none there, a directory that is not a complete recorded run, or one that is listed and gone. ContractError: metadata that breaks the contract.
     """
     folders = [path for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
     runs = [_read(folder) for folder in folders if folder.is_dir()]
@@ -93,6 +97,10 @@ def list_recorded(root: Path) -> list[RecordedRun]:
         raise ArtifactError(
             f"{root}: no recorded runs there, expected directories named by run id. Correct engine.recorded, or record with `{_PACK}`."
         )
+    listed = {name.partition("/")[0] for name in read_listing(root) or ()}
+    gone = sorted(listed - {folder.name for folder in folders})
+    if gone:
+        raise ArtifactError(f"{root / gone[0]}: listed in {root / LISTING}, but not there. {_RESTORE}")
     return sorted(runs, key=lambda run: (run.meta.started_at, run.meta.repeat_index))
 
 
@@ -169,6 +177,7 @@ def _read(directory: Path) -> RecordedRun:
     path = directory / _META
     if not path.is_file():
         raise ArtifactError(f"{directory}: {_META} missing, so this is no complete recorded run. {_RESTORE}")
+    check_listed(directory.parent, f"{directory.name}/{_META}", path.read_bytes(), _RESTORE)
     run_type = read_document(RunMeta, path).run_type
     if run_type != "real":
         raise ArtifactError(f"{path}: run_type is {run_type!r}, expected 'real'. Only real runs are recorded.")

@@ -178,6 +178,7 @@ def _read_back(manager: Any) -> dict[str, Any]:
     (page_size,) = {allocator.tokens_per_page for allocator in cache.cache_allocators.values()}
     return {
         "engine_version": f"transformers {metadata.version('transformers')}, torch {metadata.version('torch')}",
+        "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "max_num_seqs": scheduler.max_requests_per_batch,
         "max_num_batched_tokens": processor.max_batch_tokens,

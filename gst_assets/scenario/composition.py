@@ -12,11 +12,13 @@ from typing import Any
 from gst_assets.errors import ScenarioError
 
 _EXTENDS = "extends"
+_NIGHTLY = "nightly"
+"""The one setting that no file has from its parents."""
 _DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def compose(name: str, directory: Path, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's settings over its parents', and for each dotted key the file and line it comes from.
+    """The file's settings over its parents' (less `nightly`), and for each dotted key the file and line it comes from.
 
     `seen` are the scenarios that led here.
 
@@ -50,6 +52,7 @@ def compose(name: str, directory: Path, seen: tuple[str, ...] = ()) -> tuple[dic
                 f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r}, but {directory} has no {parent}.yaml; it has {', '.join(known)}."
             )
         values, where = compose(parent, directory, (*seen, name))
+        values.pop(_NIGHTLY, None)  # a copy of a nightly scenario must not run at night unless it says so itself
         merged, merged_origins = merge(merged, values), merged_origins | where
     return merge(merged, own), merged_origins | origins
 

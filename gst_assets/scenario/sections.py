@@ -21,7 +21,9 @@ class Scenario(Settings):
 
     name: str
     description: str
-    nightly: bool = False
+    nightly: bool = Field(
+        False, description="run by the nightly schedules; the file itself says so, it is not inherited"
+    )
     model: Model
     hardware: HardwareSection
     workload: Workload

@@ -16,8 +16,9 @@ import pandas as pd
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
+from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.errors import ProfileError
+from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
 from gst_assets.step_costs.engine_costs import (
     IDLE_TERMS,
@@ -165,13 +166,15 @@ def load_bundle(directory: Path) -> Bundle:
     """Read a bundle whose files have the digests its run_meta.json records.
 
     Raises:
-        ArtifactError: incomplete, or a file was changed after it was written.
+        ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt` beside lists it.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
         ProfileError: a hole in the attention grid.
     """
     from gst_assets.contracts import tables
 
     open_directory(directory, Kind.PROFILE)
+    meta_path = directory / Kind.PROFILE.meta_name
+    check_listed(directory, meta_path.name, meta_path.read_bytes(), f"Restore it from version control. {_REMEASURE}.")
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     if meta.format_version != FORMAT_VERSION:
         raise ProfileError(
@@ -180,13 +183,22 @@ def load_bundle(directory: Path) -> Bundle:
         )
 
     def optional(model: type[tables.Table]) -> pd.DataFrame | None:
-        path = directory / model.file_name()
-        return tables.read_table(model, path) if path.is_file() else None
+        # A file that the metadata does not list is none of this bundle's.
+        is_listed = model.file_name() in meta.sha256
+        return tables.read_table(model, directory / model.file_name()) if is_listed else None
+
+    def listed(model: type[tables.Table]) -> pd.DataFrame:
+        table = optional(model)
+        if table is None:
+            raise ArtifactError(
+                f"{directory / Kind.PROFILE.meta_name}: key sha256 does not list {model.file_name()}, which every bundle has. {_REMEASURE}."
+            )
+        return table
 
     bundle = Bundle(
         directory=directory,
-        mlp=tables.read_table(tables.MlpProfile, directory / tables.MlpProfile.file_name()),
-        attention=tables.read_table(tables.AttentionProfile, directory / tables.AttentionProfile.file_name()),
+        mlp=listed(tables.MlpProfile),
+        attention=listed(tables.AttentionProfile),
         overheads=optional(tables.Overheads),
         host_speed=optional(tables.HostSpeed),
         traffic=optional(tables.CalibrationTraffic),

@@ -1,21 +1,31 @@
 """What a step costs an engine, part by part, and what a request costs on its way there and back.
 
 Each part is measured where it is itself (`profiling.step_samples`), so none of them holds a wait: waiting follows when a clock puts the parts of
-consecutive steps together (`vidur_adapter.clocks`). The same parts describe an engine whose device decides how long a step takes, one whose host
+consecutive steps together (`vidur_adapter.core`). The same parts describe an engine whose device decides how long a step takes, one whose host
 does, and one that computes on its host.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gst_assets.step_costs.cost_tables import (
+    DEVICE_SLOPES,
+    HOST_SLOPES,
+    KINDS,
+    CostTables,
+    Floats,
+    padded_tokens,
+    without_sums,
+)
 from gst_assets.step_costs.shapes import DECODE, CapturedGraphs, StepShape
-from gst_assets.step_costs.terms import ANY_KIND, Features, Terms, features
+from gst_assets.step_costs.terms import ANY_KIND, Features, Term, Terms, features
 
 STEP_TERMS = ("prepare", "launch", "lead_in", "device", "drain")
 """Terms that every kind of step needs rows of."""
@@ -75,6 +85,15 @@ class HostSpeedTrace:
         block, within = divmod(at_ns, _BLOCK_NS)
         place = bisect_left(when, int(self._order[block % len(self._order)]) * _BLOCK_NS + within)
         return ratios[place % len(ratios)]
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """Numbers of the blocks in the order in which they are met."""
+        return self._order
+
+    def trace(self, part: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """When steps of that part were seen, and their ratios."""
+        return self._traces[part]
 
     def ratios(self, part: str, at_ns: NDArray[np.int64]) -> NDArray[np.float64]:
         """`ratio` at many times."""
@@ -144,6 +163,63 @@ class EngineCosts:
         prepare, launch, lead_in, drain, copy_out, process = self._host_parts(kind, held)
         device = self._terms.step_ns("device", kind, held)
         return StepCost(prepare, launch, lead_in, device, drain, copy_out, process)
+
+    def tables(self, max_num_batched_tokens: int, queue_size: int) -> CostTables:
+        """The same for steps of at most so many tokens, as arrays, on an engine with a queue of so many steps."""
+        kinds = [kind for kind in KINDS if kind in self._after_idle]
+
+        def by_kind(shape: tuple[int, ...], value: Callable[[str], Any]) -> Floats:
+            found = np.zeros((len(KINDS), *shape))
+            for kind in kinds:
+                found[KINDS.index(kind)] = value(kind)
+            return found
+
+        def term(name: str, kind: str) -> Term:
+            return self._terms.for_kind(name, kind)
+
+        def host(name: str) -> tuple[Floats, Floats]:
+            bases = by_kind((size,), lambda kind: term(name, kind).base.over(size))
+            slopes = by_kind(
+                (len(HOST_SLOPES),), lambda kind: [term(name, kind).slope(one, 0.0) for one in HOST_SLOPES]
+            )
+            return bases, slopes
+
+        def curve(name: str) -> Floats:
+            return by_kind((size,), lambda kind: term(name, kind).base.over(size))
+
+        padded = padded_tokens(self._graphs, max_num_batched_tokens)
+        size = int(padded.max()) + 1
+        prepare_ns, prepare_slopes_ns = host("prepare")
+        launch_ns, launch_slopes_ns = host("launch")
+        speed, none = self._speed, np.zeros(0, dtype=np.int64)
+        decode_when_ns, decode_ratio = speed.trace("decode") if speed else (none, none.astype(np.float64))
+        prefill_when_ns, prefill_ratio = speed.trace("prefill") if speed else (none, none.astype(np.float64))
+        return without_sums(
+            queue_size=queue_size,
+            padded_tokens=padded,
+            largest_graph=max(self._graphs.sizes, default=0),
+            prepare_ns=prepare_ns,
+            prepare_slopes_ns=prepare_slopes_ns,
+            launch_ns=launch_ns,
+            launch_slopes_ns=launch_slopes_ns,
+            lead_in_ns=by_kind((), lambda kind: term("lead_in", kind).base.at(0.0)),
+            device_ns=curve("device"),
+            device_slopes_ns=by_kind(
+                (len(DEVICE_SLOPES), size),
+                lambda kind: [term("device", kind).slope_over(name, size) for name in DEVICE_SLOPES],
+            ),
+            drain_ns=by_kind((), lambda kind: term("drain", kind).base.at(0.0)),
+            copy_out_ns=curve("copy_out"),
+            process_ns=curve("process"),
+            after_idle_ns=by_kind((2,), lambda kind: self._after_idle[kind]),
+            largest_batch=self._largest_batch,
+            device_is_host=self.device_is_host,
+            speed_order=speed.order if speed else none,
+            decode_when_ns=decode_when_ns,
+            decode_ratio=decode_ratio,
+            prefill_when_ns=prefill_when_ns,
+            prefill_ratio=prefill_ratio,
+        )
 
     def decode_rise_ns(self, num_decodes: int) -> float:
         """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its requests."""

@@ -10,7 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gst_assets.errors import ProfileError
 
@@ -75,6 +77,17 @@ class HeldCurve:
         below, above, along = self._axis.place(min(max(x, positions[0]), positions[-1]))
         return self._values[below] + (self._values[above] - self._values[below]) * along
 
+    def over(self, size: int) -> NDArray[np.float64]:
+        """`at` of 0, 1, ... `size` - 1, to the bit."""
+        positions, values = np.array(self._axis.values), np.array(self._values)
+        x = np.clip(np.arange(size, dtype=np.float64), positions[0], positions[-1])
+        below = np.minimum(np.searchsorted(positions, x, side="right") - 1, max(len(positions) - 2, 0))
+        above = np.minimum(below + 1, len(positions) - 1)
+        width = positions[above] - positions[below]
+        along = np.divide(x - positions[below], width, out=np.zeros(size), where=width > 0)
+        found: NDArray[np.float64] = values[below] + (values[above] - values[below]) * along
+        return found
+
 
 class Surface:
     """A full rectangular grid, read bilinearly."""
@@ -102,6 +115,11 @@ class Surface:
         )
         self._rows: list[list[float]] = table.to_numpy(dtype="float64").tolist()
         self._located: dict[float, tuple[list[float], list[float], float]] = {}
+
+    @property
+    def grid(self) -> tuple[list[float], list[float], list[list[float]]]:
+        """The first coordinates, the second ones, and the values of shape (first, second)."""
+        return self._first.values, self._second.values, self._rows
 
     def at(self, first: float, second: float) -> float:
         """Value at a point; raises as `Axis.place`."""

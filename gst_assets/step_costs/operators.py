@@ -7,6 +7,7 @@ Vidur's own predictor adds up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.errors import ProfileError
+from gst_assets.step_costs.cost_tables import CostTables, padded_tokens, without_parts
 from gst_assets.step_costs.interpolation import Axis, Curve, Formula, Surface
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
 
@@ -74,6 +76,31 @@ class OperatorTimes:
     def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
         """`step_ns` of consecutive steps of the same decodes, the first with `context_tokens` KV tokens over all of them; maybe of fewer."""
         return _run_ns(lambda context: self.decode_piece(num_decodes, context), num_decodes, context_tokens, num_steps)
+
+    def tables(self, max_num_batched_tokens: int) -> CostTables:
+        """The same for steps of at most so many tokens, as arrays; not-a-number where `ns` raises."""
+        decode_batches, decode_contexts, decode_ms = (np.array(one, dtype=np.float64) for one in self._decode.grid)
+        prefill_contexts, prefill_chunks, prefill_ms = (np.array(one, dtype=np.float64) for one in self._prefill.grid)
+        return without_parts(
+            is_operator_sum=True,
+            queue_size=1,
+            padded_tokens=padded_tokens(self._graphs, max_num_batched_tokens),
+            largest_graph=max(self._graphs.sizes, default=0),
+            tokens_ms=np.array([self._known_tokens_ms(tokens) for tokens in range(max_num_batched_tokens + 1)]),
+            scale=self._scale,
+            decode_batches=decode_batches,
+            decode_contexts=decode_contexts,
+            decode_ms=decode_ms,
+            prefill_contexts=prefill_contexts,
+            prefill_chunks=prefill_chunks,
+            prefill_ms=prefill_ms,
+        )
+
+    def _known_tokens_ms(self, num_tokens: int) -> float:
+        try:
+            return self._tokens_ms(num_tokens)
+        except ProfileError:
+            return math.nan
 
     @property
     def _scale(self) -> float:

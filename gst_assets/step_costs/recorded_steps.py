@@ -1,7 +1,7 @@
 """What steps that really ran should have taken by a profile's terms: the cost model apart from scheduling and queueing.
 
 Every step is given when it was really formed and what the device was really doing before it, so that an error stays with its own step. How a
-simulation puts steps together is `vidur_adapter.clocks`; measuring belongs to `profiling`.
+simulation puts steps together is `vidur_adapter.core`; measuring belongs to `profiling`.
 """
 
 from __future__ import annotations

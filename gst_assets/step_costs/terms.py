@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.interpolation import HeldCurve
@@ -87,6 +89,10 @@ class Term:
             found += slope.at(position) * step[place]
         return found
 
+    def slope_over(self, feature: str, size: int) -> NDArray[np.float64]:
+        """`slope` at the positions 0, 1, ... `size` - 1."""
+        return self._slopes[feature].over(size) if feature in self._slopes else np.zeros(size)
+
     def slope(self, feature: str, position: float) -> float:
         """By how many ns the term grows with each unit of a feature; 0 for one that it has no slope for, as in `ns`."""
         return self._slopes[feature].at(position) if feature in self._slopes else 0.0
@@ -127,6 +133,10 @@ class Terms:
     def of(self, term: str, kind: str = ANY_KIND) -> Term:
         """A term that `require` found."""
         return self._terms[term, kind]
+
+    def for_kind(self, term: str, kind: str) -> Term:
+        """A term that `require` found, as steps of a kind have it."""
+        return self._terms[term, kind if (term, kind) in self._terms else ANY_KIND]
 
     def step_ns(self, term: str, kind: str, step: Features) -> float:
         """The term of a step of a kind."""

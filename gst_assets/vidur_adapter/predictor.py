@@ -1,4 +1,4 @@
-"""The step times of `kernels` as a predictor of Vidur's, so that Vidur's own event loop can run them: the reference that `engine_loop` must equal.
+"""The step times of `kernels` as a predictor of Vidur's, so that Vidur's own event loop can run them: the reference that `core` must equal.
 
 The class derives from Vidur's, so Vidur (and with it scikit-learn) is imported at the top. Never loaded with the definitions: `simulate` imports it
 inside a function, and `test_definitions` would see it. What a step's operators add up to belongs to `step_costs.operators`.

@@ -61,6 +61,8 @@ from vidur.request_generator.base_request_generator import BaseRequestGenerator
 from vidur.types import BaseIntEnum
 
 from gst_assets.contracts.documents import PublishedForests, read_document, write_document
+from gst_assets.contracts.listing import add_to_listing, check_listed
+from gst_assets.contracts.store import Kind
 from gst_assets.errors import ContractError, GstError, ProfileError, SimulationError
 from gst_assets.provenance import package_versions, sha256_bytes, sha256_file
 from gst_assets.scenario import Geometry
@@ -312,8 +314,11 @@ def _kept_path(cache_dir: Path, csv_sha256: Mapping[str, str]) -> Path:
 
 def _known_forests(directory: Path, cache_dir: Path | None) -> dict[str, dict[str, int]] | None:
     digests = csv_digests(directory)
-    if (directory / FORESTS_FILE).is_file():
-        return read_forests(directory / FORESTS_FILE, digests)
+    path = directory / FORESTS_FILE
+    if path.is_file():
+        again = f"Remove it, or search again: python -m gst_assets.vidur_adapter.published search {directory}"
+        check_listed(directory, FORESTS_FILE, path.read_bytes(), f"{again}.")
+        return read_forests(path, digests)
     if cache_dir is not None:
         try:
             return read_forests(_kept_path(cache_dir, digests), digests)
@@ -510,6 +515,7 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **cand
         )
     path = directory / FORESTS_FILE
     write_forests(path, predictor.chosen, csv_digests(directory), config.search())
+    add_to_listing(directory, [FORESTS_FILE, Kind.PROFILE.meta_name])
     log(f"{path}: {len(predictor.chosen)} forests chosen in {time.perf_counter() - started:.0f} s")
     return path
 

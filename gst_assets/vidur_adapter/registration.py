@@ -1,7 +1,7 @@
 """What Vidur 0.0.26 must be told to simulate a scenario: model, device, replica, requests, scheduler and configurations that touch no disk.
 
 Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong to `predictor`, the
-event loop to `event_loop`. `engine_loop` schedules by the same rules without Vidur.
+event loop to `event_loop`. `core` schedules by the same rules without Vidur.
 
 The variant `published` takes the model, the node and the configurations from here, and nothing else (see `published`).
 
@@ -17,7 +17,7 @@ How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1
 - Corrected in `SimulatedRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
   half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
-  take a block which Vidur has reserved; prefix caching is not modelled, and async scheduling only by `engine_loop`; of requests arriving at the same instant
+  take a block which Vidur has reserved; prefix caching and async scheduling are modelled only by `core`; of requests arriving at the same instant
   Vidur admits all that fit in one step, while a real engine may begin with the first it hears of.
 """
 
@@ -52,7 +52,7 @@ from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiR
 from vidur.types import ActivationType, BaseIntEnum, NormType
 
 from gst_assets.scenario import Geometry
-from gst_assets.vidur_adapter.engine_loop import Limits
+from gst_assets.vidur_adapter.core import Limits
 
 
 class AdapterType(BaseIntEnum):

@@ -19,6 +19,7 @@ from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.vidur_adapter.simulate import simulate
 from gst_assets.workload.spec import LoadedWorkload, check_made_for
+from gst_assets.workload.tokenized import prompts_of
 
 _SECTIONS = ("workload", "model", "engine", "simulation")
 
@@ -42,7 +43,15 @@ def check_same_bytes(run: OwnSimulatedRun, scenario: Scenario, workload: LoadedW
                 "Materialize vidur_request_metrics and vidur_token_metrics again."
             )
     with tempfile.TemporaryDirectory() as area:
-        result = simulate(scenario, workload.lengths, workload.intervals, bundle, run.meta.variant, cache_dir=None)
+        result = simulate(
+            scenario,
+            workload.lengths,
+            workload.intervals,
+            bundle,
+            run.meta.variant,
+            cache_dir=None,
+            prompts=prompts_of(workload, scenario),
+        )
         again: tuple[tuple[type[Table], pd.DataFrame], ...] = (
             (RequestMetrics, result.requests), (TokenMetrics, result.tokens), (Iterations, result.iterations),
         )  # fmt: skip

@@ -21,9 +21,9 @@ from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import GstError, ProfileError
 from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace, RequestWays
 from gst_assets.step_costs.shapes import CapturedGraphs
-from gst_assets.vidur_adapter.clocks import HostDeviceClock
-from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
+from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
 
 BAND = 0.03
 _NUM_NULL_BLOCKS = 1
@@ -122,7 +122,8 @@ def _simulated(
         settings.max_num_seqs,
         settings.max_num_batched_tokens,
     )
-    loop = EngineLoop(columns, limits, HostDeviceClock(costs, 2 if settings.async_scheduling else 1))
+    most = settings.max_num_batched_tokens
+    loop = SimulationLoop(columns, limits, costs.tables(most, 2 if settings.async_scheduling else 1))
     loop.run()
     steps, got = loop.history.steps(), loop.history.tokens()
     times = delivered_ns(got, steps, ways)[got.step]

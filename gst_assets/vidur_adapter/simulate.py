@@ -20,10 +20,11 @@ from gst_assets.contracts.token_invariants import begins_request, indexes, laten
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
 from gst_assets.step_costs.engine_costs import RequestWays
-from gst_assets.vidur_adapter.clocks import EngineClock, HostDeviceClock, StepByStepClock
-from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter.core import Limits
+from gst_assets.vidur_adapter.prefix_keys import prompt_block_keys
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
 from gst_assets.vidur_adapter.self_fit import misfits
+from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
 from gst_assets.vidur_adapter.step_log import LoggedSteps, StepLog, Tokens
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class SimulationResult:
 
 
 class _Simulator(Protocol):
-    """What ran: `engine_loop.EngineLoop`, or Vidur's event loop. Lists are in the order of the workload."""
+    """What ran: `simulation_loop.SimulationLoop`, or Vidur's event loop. Lists are in the order of the workload."""
 
     @property
     def history(self) -> StepLog: ...
@@ -75,12 +76,14 @@ def simulate(
     variant: str,
     *,
     cache_dir: Path | None,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> SimulationResult:
     """Simulate a workload under the engine's settings.
 
     `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published` (Vidur as it ships, see
     `published`), `kernels` (the same operator sums with the adapter's corrections) or `calibrated` (with what the engine was measured to need
-    beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. Equal inputs give equal tables, byte for byte.
+    beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. `prompts`: the token ids of each request, which
+    an engine with prefix caching depends on; not looked at without. Equal inputs give equal tables, byte for byte.
 
     Raises:
         SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never complete; of `published` also
@@ -88,7 +91,7 @@ def simulate(
         ProfileError: the workload leaves the profiled range, a table needed by `calibrated` is missing, or `published_forests.json` was made from
             other CSV files.
     """
-    _check_settings(scenario, bundle, variant)
+    _check_settings(scenario, bundle, variant, has_prompts=prompts is not None)
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
     _check_requests(scenario, lengths, intervals, num_kv_blocks)
     ways = bundle.request_ways(_host_seed(scenario)) if variant == "calibrated" else None
@@ -102,7 +105,7 @@ def simulate(
     if variant == "published":
         simulator, table_seconds = _published(scenario, requests, bundle, num_kv_blocks, cache_dir)
     else:
-        simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks), 0.0
+        simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks, prompts), 0.0
     prepared, processor = time.perf_counter(), time.process_time()
     simulator.run()
     ran, processor = time.perf_counter(), time.process_time() - processor
@@ -112,10 +115,13 @@ def simulate(
 
         settings |= published_settings(simulator)
     elif ways is not None:
-        settings["steps_outside_calibration"] = simulator.clock.num_outside
+        settings["steps_outside_calibration"] = simulator.num_outside
     steps = simulator.history.steps()
     tokens = _token_table(simulator.history.tokens(), steps, ways)
     table = _request_table(lengths, arrivals, tokens, simulator.scheduled_at_ns, simulator.num_preemptions)
+    if scenario.engine.enable_prefix_caching:
+        assert isinstance(simulator, SimulationLoop)  # `_check_settings` refuses the others
+        table["num_cached_tokens"] = pd.array(simulator.num_cached_tokens, dtype=pd.Int64Dtype())
     return SimulationResult(
         requests=table,
         tokens=tokens,
@@ -135,15 +141,27 @@ def simulate(
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _check_settings(scenario: Scenario, bundle: Bundle, variant: str) -> None:
+def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_prompts: bool) -> None:
     if variant not in get_args(Variant):
         raise SimulationError(
             f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}."
         )
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
-    if engine.enable_prefix_caching or reported.enable_prefix_caching:
+    if engine.enable_prefix_caching:
+        if variant == "published" or (variant == "kernels" and scenario.simulation.loop == "event"):
+            raise SimulationError(
+                f"engine.enable_prefix_caching: Vidur 0.0.26, which variant {variant} runs here, has no prefix cache, so prompts would be simulated "
+                "in full. Set it to false, or simulate kernels and calibrated with simulation.loop=direct."
+            )
+        if not has_prompts:
+            raise SimulationError(
+                "engine.enable_prefix_caching: what is in the cache depends on the prompts' tokens, which a search for capacity and a sweep "
+                "do not have. Set it to false."
+            )
+    elif reported.enable_prefix_caching:
         raise SimulationError(
-            "engine.enable_prefix_caching: Vidur 0.0.26 has no prefix cache, so prompts would be simulated in full. Set it to false and profile with it off."
+            f"{bundle.directory}: profiled with prefix caching, which costs the host something, but engine.enable_prefix_caching is false. Set it "
+            "to true, or profile with it off."
         )
     if not reported.enable_chunked_prefill:
         raise SimulationError(
@@ -191,21 +209,27 @@ def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.Dat
 
 
 def _simulator(
-    scenario: Scenario, requests: RequestColumns, bundle: Bundle, variant: str, num_kv_blocks: int
+    scenario: Scenario,
+    requests: RequestColumns,
+    bundle: Bundle,
+    variant: str,
+    num_kv_blocks: int,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> _Simulator:
     engine, settings = scenario.engine, scenario.simulation
     limits = Limits(
         engine.block_size, num_kv_blocks, NUM_NULL_BLOCKS, engine.max_num_seqs, engine.max_num_batched_tokens
     )
+    keys = prompt_block_keys(prompts, engine.block_size) if engine.enable_prefix_caching and prompts else None
     if variant == "kernels" and settings.loop == "event":
         return _event_loop(scenario, requests, bundle, limits)
-    clock: EngineClock
+    most = engine.max_num_batched_tokens
     if variant == "kernels":
-        clock = StepByStepClock(bundle.operator_times())
-    else:
-        costs = bundle.engine_costs(engine.max_num_batched_tokens, _host_seed(scenario))
-        clock = HostDeviceClock(costs, 2 if bundle.meta.engine_settings.async_scheduling else 1)
-    return EngineLoop(requests, limits, clock)
+        operators = bundle.operator_times()
+        return SimulationLoop(requests, limits, operators.tables(most), ns_of=operators.ns, prompt_keys=keys)
+    costs = bundle.engine_costs(most, _host_seed(scenario))
+    queue_size = 2 if bundle.meta.engine_settings.async_scheduling else 1
+    return SimulationLoop(requests, limits, costs.tables(most, queue_size), prompt_keys=keys)
 
 
 def _host_seed(scenario: Scenario) -> int | None:
@@ -275,7 +299,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "num_null_blocks": NUM_NULL_BLOCKS,
         "watermark_blocks_fraction": 0.0,
         "enable_chunked_prefill": True,
-        "enable_prefix_caching": False,
+        "enable_prefix_caching": engine.enable_prefix_caching,
         "async_scheduling": variant == "calibrated" and reported.async_scheduling,
         # Properties of the profile: the operators and terms were measured in an engine of these settings.
         "dtype": reported.dtype,

@@ -67,6 +67,14 @@ class StepLog:
         """A request got one token from each step from `first_step` to `last_step`."""
         self._spans.extend((request_id, first_step, last_step))
 
+    def extend(self, groups: Integers, formed_ns: Integers, handed_out_ns: Integers, spans: Integers) -> None:
+        """All of the above at once, as `core.Buffers` with request ids in place of rows."""
+        self._groups.frombytes(groups.tobytes())
+        self._formed_ns.frombytes(formed_ns.tobytes())
+        self._handed_out_ns.frombytes(handed_out_ns.tobytes())
+        self._spans.frombytes(spans.tobytes())
+        self.num_steps += len(formed_ns)
+
     @property
     def last_formed_ns(self) -> int:
         """When the last step was formed. There must be one."""

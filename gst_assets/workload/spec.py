@@ -23,8 +23,9 @@ from gst_assets.contracts.documents import (
     WorkloadSource,
     read_document,
 )
+from gst_assets.contracts.references import first_difference
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.errors import ContractError, WorkloadError
+from gst_assets.errors import ArtifactError, ContractError, WorkloadError
 from gst_assets.provenance import git_state, sha256_bytes
 from gst_assets.scenario import Arrivals, Scenario
 from gst_assets.workload.arrivals import TraceTimes, rates
@@ -108,6 +109,12 @@ def load(directory: Path, *, contract: bool = True) -> LoadedWorkload:
     """
     open_directory(directory, Kind.WORKLOAD)
     meta = read_document(WorkloadMeta, directory / Kind.WORKLOAD.meta_name)
+    for name in (meta.paths.prompts, meta.paths.trace_lengths, meta.paths.trace_intervals):
+        if name not in meta.sha256:
+            raise ArtifactError(
+                f"{directory / Kind.WORKLOAD.meta_name}: key sha256 does not list {name}, so nobody can tell whether it was changed. Materialize "
+                "workload_spec again."
+            )
     prompt_ids = [prompt.prompt_id for prompt in iterate_prompts(directory / meta.paths.prompts)]
     lengths_path, intervals_path = directory / meta.paths.trace_lengths, directory / meta.paths.trace_intervals
     if contract:
@@ -141,18 +148,6 @@ def check_joined(lengths: pd.DataFrame, intervals: pd.DataFrame, prompt_ids: Seq
         )
 
 
-def check_same_request(built_params: Mapping[str, Any], scenario: Scenario, directory: Path) -> None:
-    """What lies in `directory` was built for what `scenario` asks now. `built_params` is the resolved scenario it was built for.
-
-    Raises:
-        WorkloadError: names the first setting that differs, with both values.
-    """
-    remedy = "Materialize prompts, trace_lengths, trace_intervals and workload_spec with the same overrides."
-    now = scenario.model_dump(mode="json")
-    _compare(built_params, now, "workload", tuple(now["workload"]), scenario, directory, remedy)
-    _compare(built_params, now, "model", ("tokenizer",), scenario, directory, remedy)
-
-
 def check_made_for(
     made_params: Mapping[str, Any], scenario: Scenario, directory: Path, sections: Sequence[str], asset: str
 ) -> None:
@@ -161,27 +156,9 @@ def check_made_for(
     Raises:
         WorkloadError: names the first setting that differs, with both values.
     """
-    now = scenario.model_dump(mode="json")
-    remedy = f"Materialize {asset} again, with the same overrides."
-    for section in sections:
-        _compare(made_params, now, section, tuple(now[section]), scenario, directory, remedy)
-
-
-def _compare(
-    made: Mapping[str, Any],
-    now: Mapping[str, Any],
-    section: str,
-    keys: Sequence[str],
-    scenario: Scenario,
-    directory: Path,
-    remedy: str,
-) -> None:
-    for key in keys:
-        built = made.get(section, {}).get(key)
-        if built != now[section][key]:
-            raise WorkloadError(
-                f"{directory}: built with {section}.{key} = {built}, but scenario {scenario.name} now asks for {now[section][key]}. {remedy}"
-            )
+    differs = first_difference(made_params, scenario, sections)
+    if differs is not None:
+        raise WorkloadError(f"{directory}: {differs}. Materialize {asset} again, with the same overrides.")
 
 
 def check_tokenizer(tokenizer: Tokenizer, meta: WorkloadMeta, directory: Path) -> None:

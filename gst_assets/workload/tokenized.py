@@ -71,6 +71,17 @@ def requests_of(
     return requests
 
 
+def prompts_of(workload: LoadedWorkload, scenario: Scenario) -> list[list[int]] | None:
+    """The token ids of each request's prompt in order, where the scenario's engine has a prefix cache; None elsewhere: no time depends on them.
+
+    Raises:
+        WorkloadError: as `requests_of`.
+    """
+    if not scenario.engine.enable_prefix_caching:
+        return None
+    return [request.prompt_token_ids for request in requests_of(workload, scenario)]
+
+
 def _encoded(workload: LoadedWorkload, tokenizer: Tokenizer) -> Mapping[str, list[int]]:
     """Token ids of each prompt that a request has."""
     used = set(workload.lengths["prompt_id"])

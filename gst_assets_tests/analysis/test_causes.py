@@ -155,6 +155,23 @@ def test_another_scheduler_and_preemptions_are_named(tmp_path: Path) -> None:
     assert "1 / 1 in the real repeats, 0 simulated" in evidence(compared(tmp_path / "c", preempted, slow), "ttft")
 
 
+def test_tokens_from_the_cache_are_named_where_they_differ_request_by_request(tmp_path: Path) -> None:
+    def with_cached(recipe: Recipe, first: int) -> Recipe:
+        return replace(recipe, columns=recipe.columns | {"num_cached_tokens": [first] + [0] * (NUM_REQUESTS - 1)})
+
+    slow = served(Costs(handover_ns=5 * MS), is_real=False)
+    real = [with_cached(one, 16) for one in REAL]
+    named = compared(tmp_path / "a", real, with_cached(slow, 0))
+    assert causes(named, "ttft") == ["prefix cache"]
+    assert f"differ in 1 / 1 of {NUM_REQUESTS} requests: 16 / 16 in the real repeats, 0 simulated" in evidence(
+        named, "ttft"
+    )
+    assert causes(compared(tmp_path / "b", real, with_cached(slow, 16)), "ttft") == ["unexplained"]
+    one_agrees = [real[0], *(with_cached(one, 0) for one in REAL[1:])]
+    assert causes(compared(tmp_path / "c", one_agrees, with_cached(slow, 0)), "ttft") == ["unexplained"]
+    assert causes(compared(tmp_path / "d", real, slow), "ttft") == ["unexplained"], "the simulation does not tell"
+
+
 def test_steps_outside_calibration_are_told_with_the_times_of_steps(tmp_path: Path) -> None:
     slow = served(Costs(mixed_ns=12 * MS), is_real=False)
     some = compared(tmp_path / "a", REAL, assumed(slow, steps_outside_calibration=24))

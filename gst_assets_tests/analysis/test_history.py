@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,13 +171,57 @@ def test_the_newest_comparison_is_missed_where_there_was_no_history_yet(tmp_path
         _as_far_as_it_can_be_read(tmp_path)
 
 
-def test_one_removed_comparison_is_left_out(tmp_path: Path) -> None:
-    ids = write_nights(tmp_path, noisy(3, seed=1))
-    with ArtifactStore(tmp_path).stage(Kind.HISTORY, "smoke") as staging:
-        write_history(_as_far_as_it_can_be_read(tmp_path), staging.path)
+def _commit_history(tmp_path: Path) -> History:
+    history, store = _as_far_as_it_can_be_read(tmp_path), ArtifactStore(tmp_path)
+    with store.stage(Kind.HISTORY, "smoke") as staging:
+        write_history(history, staging.path)
         staging.commit(replace=True)
+    return history
+
+
+def test_one_removed_comparison_is_left_out_and_told_once(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=1))
+    assert _commit_history(tmp_path).gone == ()
     shutil.rmtree(tmp_path / "comparisons" / ids[1])
-    assert list(_as_far_as_it_can_be_read(tmp_path).comparisons["comparison_id"]) == [ids[0], ids[2]]
+    history = _commit_history(tmp_path)
+    assert list(history.comparisons["comparison_id"]) == [ids[0], ids[2]] and history.gone == (ids[1],)
+    assert _as_far_as_it_can_be_read(tmp_path).gone == ()
+
+
+def test_a_comparison_that_vanished_before_any_history_knew_it_is_told_by_its_pointer(tmp_path: Path) -> None:
+    store, ids = ArtifactStore(tmp_path), write_nights(tmp_path, noisy(3, seed=1))
+    for ident in ids[:2]:
+        store.set_current("smoke", "comparison", {"comparison_id": ident})
+    _commit_history(tmp_path)
+    (new,) = write_nights(tmp_path / "other", noisy(1, seed=2))
+    store.set_current("smoke", "comparison", {"comparison_id": f"{new}-tonight"})
+    assert _as_far_as_it_can_be_read(tmp_path).gone == (f"{new}-tonight",)
+
+
+@pytest.mark.parametrize("known_by", ["history", "pointer"])
+def test_a_verdict_flipped_to_pass_is_refused(tmp_path: Path, known_by: str) -> None:
+    """Every file still has the digest that the metadata lists."""
+    nights = [replace(night, meta={"verdict": "fail"}) for night in noisy(3, seed=1)]
+    store, ids = ArtifactStore(tmp_path), write_nights(tmp_path, nights)
+    meta = tmp_path / "comparisons" / ids[1] / "run_meta.json"
+    if known_by == "history":
+        _commit_history(tmp_path)
+    else:
+        sealed = {f"comparisons/{ids[1]}": sha256_file(meta)}
+        store.set_current("smoke", "comparison", {"comparison_id": ids[1], "sealed": sealed})
+    meta.write_text(meta.read_text().replace('"verdict": "fail"', '"verdict": "pass"'))
+    assert store.open(Kind.COMPARISON, ids[1]).is_dir()
+    with pytest.raises(ArtifactError, match=rf"^{meta}: changed after it was written.*or remove {meta.parent} and"):
+        _as_far_as_it_can_be_read(tmp_path)
+
+
+def test_an_edit_that_hides_whose_a_comparison_is_is_refused_too(tmp_path: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=1))
+    _commit_history(tmp_path)
+    meta = tmp_path / "comparisons" / ids[1] / "run_meta.json"
+    meta.write_text(meta.read_text().replace('"config_name": "smoke"', '"config_name": "other"'))
+    with pytest.raises(ArtifactError, match=rf"^{meta}: changed after it was written"):
+        _as_far_as_it_can_be_read(tmp_path)
 
 
 def _not_json(meta: Path) -> None:

@@ -31,6 +31,7 @@ def test_iterations_are_read_where_present(tmp_path: Path) -> None:
     directory = write_real(tmp_path / "r", steady(1, 2))
     row = dict.fromkeys(Iterations.column_types()[0], 1)
     write_table(Iterations, pd.DataFrame([row]).astype("Int64"), directory)
+    assert load_run(directory, "real").iterations is None  # not listed, so none of this run's
     _sign_again(directory)
     run = load_run(directory, "real")
     assert run.iterations is not None and len(run.iterations) == 1

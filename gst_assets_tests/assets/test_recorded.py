@@ -18,7 +18,7 @@ from gst_assets.analysis.run_reading import RealRun, Run, SimulatedRun, load_run
 from gst_assets.assets.comparisons import comparison_report
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.real_runs import NAMES, current_real_runs
-from gst_assets.assets.vidur_runs import current_vidur_runs, further_seeds, vidur_metrics
+from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.assets.workloads import workload
 from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
@@ -99,11 +99,17 @@ def test_playing_back_again_reuses_the_runs_and_says_that_they_are_recorded(root
         assert str(event.metadata["measured_on"].value).startswith("NVIDIA H100 80GB HBM3, Linux")
 
 
-def test_fewer_repeats_take_the_first_runs(root: Path) -> None:
-    materialize(root, NAMES, "h100_8b_single", ["replay.repeats=2"])
-    runs = current_real_runs(ArtifactStore(root), load_scenario("h100_8b_single"))
-    assert [run.meta.repeat_index for run in runs] == [0, 1]
-    materialize(root, NAMES, "h100_8b_single")
+def test_fewer_repeats_take_the_first_runs_and_only_where_they_are_asked_for(root: Path) -> None:
+    overrides = ["replay.repeats=2"]
+    materialize(root, NAMES, "h100_8b_single", overrides)
+    found = [
+        [
+            run.meta.repeat_index
+            for run in current_real_runs(ArtifactStore(root), load_scenario("h100_8b_single", asked))
+        ]
+        for asked in (overrides, [])
+    ]
+    assert found == [[0, 1], [0, 1, 2, 3, 4]]
 
 
 def test_a_changed_run_of_the_same_id_in_the_artifact_root_is_refused(tmp_path: Path) -> None:
@@ -154,6 +160,7 @@ def test_a_bundle_of_the_older_format_is_refused_with_the_remedy(tmp_path: Path,
     bundles = tmp_path / "bundles"
     shutil.copytree(PROJECT_ROOT / "data" / "profiles", bundles)
     path = bundles / "h100" / "qwen3-8b" / "run_meta.json"
+    (path.parent / "sha256sums.txt").unlink()
     meta = json.loads(path.read_text())
     assert meta.pop("format_version") == 2
     path.write_text(json.dumps(meta if found is None else meta | {"format_version": found}))
@@ -194,12 +201,13 @@ def test_a_variant_that_depends_on_its_seed_is_simulated_under_each_and_an_exact
     chain = [*WORKLOAD, *measured, *simulated, "comparison_report"]
     materialize(tmp_path, chain, "h100_8b_single", overrides)
     store, chosen = ArtifactStore(tmp_path), load_scenario("h100_8b_single", overrides)
-    further = further_seeds(store, chosen)
+    made = current_vidur_runs(store, chosen)
+    further = made.further
     assert {variant: [run.meta.params["simulation"]["seed"] for run in runs] for variant, runs in further.items()} == {
         "kernels": [],
         "calibrated": [8, 9],
     }
-    first = current_vidur_runs(store, chosen)["calibrated"]
+    first = made.first["calibrated"]
     assert first.meta.params["simulation"]["seed"] == 7
     assert len({run.meta.sha256["token_metrics.csv"] for run in (first, *further["calibrated"])}) == 3
     (comparison,) = store.list(Kind.COMPARISON)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from gst_assets.automation import tell_people
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.definitions import defs
-from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import sha256_file
 from gst_assets_tests.analysis.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize, write_profile
-from gst_assets_tests.assets.webhook import Receiver, receiving
 
 LINE = "key:comparison_history or key:regression_report"
 Checks = dict[str, dg.AssetCheckEvaluation]
@@ -76,6 +72,8 @@ def test_a_failing_check_says_why_and_shows_the_rows(whole: Whole) -> None:
     assert text(band, "first_row").startswith("metric e2e, statistic p90, real_ns 24"), "the gravest"
     assert band.partition == SCENARIO
     assert text(band, "report").endswith("summary.md")
+    (comparison,) = ArtifactStore(whole[0]).list(Kind.COMPARISON)
+    assert text(band, "open_report") == f"http://127.0.0.1:3001/comparisons/{comparison}/report.html"
     assert parity.passed, "the profile was measured with the engine's settings"
 
 
@@ -93,14 +91,34 @@ def test_settings_of_the_profile_that_differ_from_the_engines_fail_their_check(t
 
 def test_reports_embed_the_figure_of_the_verdict_and_say_where_the_others_are(whole: Whole) -> None:
     """Whatever is in metadata stays in Dagster's event log, night after night."""
-    for asset, shown in (("comparison_report", "answer"), ("regression_report", "engine_latency")):
-        (made,) = whole[2].asset_materializations_for_node(asset)
+    for asset, node, shown in (
+        ("comparison_report", "comparison_report", "answer"),
+        ("regression_report", "nightly_line", "engine_latency"),
+    ):
+        made = next(
+            one for one in whole[2].asset_materializations_for_node(node) if one.asset_key == dg.AssetKey(asset)
+        )
         embedded = [key for key, value in made.metadata.items() if "data:image/png;base64" in str(value.value)]
         assert embedded == [shown]
         assert len(list(Path(str(made.metadata["more_figures"].value)).glob("*.png"))) > 1
     (made,) = whole[2].asset_materializations_for_node("comparison_report")
     headline = str(made.metadata["headline"].value)
     assert "| 1,245 | 1," in headline and len(headline) < 1000, "the UI folds away longer Markdown"
+
+
+def test_a_report_says_what_it_is_about_and_fits_the_page(whole: Whole) -> None:
+    (made,) = whole[2].asset_materializations_for_node("comparison_report")
+    facts = {name: made.metadata[name].value for name in ("scenario", "model", "hardware", "engine", "overrides")}
+    assert facts == {
+        "scenario": SCENARIO, "model": "qwen3-8b", "hardware": "h100 (H100)", "engine": "recorded", "overrides": "none",
+    }  # fmt: skip
+    assert str(made.metadata["about"].value).startswith("Qwen3-8B on one NVIDIA H100")
+    for event in whole[2].get_asset_materialization_events():
+        # Longer ones lie over their values in a window of 1,280 pixels (Dagster 1.13).
+        metadata = event.step_materialization_data.materialization.metadata
+        assert [key for key in metadata if len(key) > 30 and " " not in key] == []
+    numbers = {key for key, value in made.metadata.items() if isinstance(value, dg.FloatMetadataValue)}
+    assert {"itl_p50_error_percent", "itl_p50_real_ms"} <= numbers and len(numbers) == 12
 
 
 def test_history_and_report_come_back_identical_without_the_database(whole: Whole, profiles: Path) -> None:
@@ -160,10 +178,17 @@ def test_the_self_check_passes_and_names_the_row_that_changed(whole: Whole, prof
     table.write_text("\n".join(rows) + "\n")
     meta.write_text(meta.read_text().replace(before, sha256_file(table)))
     try:
+        refused = materialize(root, profiles, "simulation_self_check")
+        assert f"{meta}: changed after it was written" in error(refused)
+        # As if written so: the pointer of an earlier version knows no digest of the metadata.
+        ArtifactStore(root).set_current(
+            SCENARIO, "vidur_runs", {key: pointer[key] for key in pointer if key != "sealed"}
+        )
         result = materialize(root, profiles, "simulation_self_check")
     finally:
         table.write_bytes(kept[0])
         meta.write_bytes(kept[1])
+        ArtifactStore(root).set_current(SCENARIO, "vidur_runs", pointer)
     assert not result.success
     check = checks(result)["simulation_self_check/same_bytes"]
     assert not check.passed and check.blocking
@@ -177,72 +202,3 @@ def test_the_self_check_refuses_other_inputs(whole: Whole, tmp_path: Path) -> No
     result = materialize(whole[0], write_profile(tmp_path / "other", scale=1.1), "simulation_self_check")
     assert not result.success
     assert "its profile changed since" in error(result)
-
-
-# --- telling people ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with receiving() as running:
-        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{running.url}/hook")
-        monkeypatch.delenv(SLACK_VARIABLE, raising=False)
-        yield running
-
-
-def tick(instance: dg.DagsterInstance, cursor: str | None) -> str:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=defs.get_repository_def())
-    result = tell_people(context)
-    assert isinstance(result, dg.SensorResult) and result.cursor is not None
-    return result.cursor
-
-
-def test_a_failing_check_is_told_once_with_the_report(
-    tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        cursor = tick(instance, None)
-        write_nights(tmp_path, noisy(24, seed=1, step_at=18, step=0.2), SCENARIO)
-        assert materialize(tmp_path, profiles, LINE, instance).success
-        receiver.broken = True
-        with pytest.raises(Exception, match=f"{WEBHOOK_VARIABLE}: 127.0.0.1 answered 500"):
-            tick(instance, cursor)
-        receiver.broken = False
-        monkeypatch.setenv(SLACK_VARIABLE, f"{receiver.url}/slack")
-        cursor = tick(instance, cursor)
-        assert [path for path, _ in receiver.received] == ["/hook", "/slack"]
-        told = receiver.received[0][1]
-        assert told["kind"] == "regression" and told["scenario"] == SCENARIO
-        assert told["report"].endswith(f"regressions/{SCENARIO}/summary.md")
-        assert told["link"].endswith(f"/assets/regression_report?view=partitions&partition={SCENARIO}")
-        assert told["report"] in receiver.received[1][1]["text"]
-        # The next night finds the same regression, and the sensor sees the old evaluation again.
-        assert materialize(tmp_path, profiles, LINE, instance).success
-        tick(instance, cursor)
-        assert len(receiver.received) == 2
-
-
-def test_a_failed_run_is_told_once_with_its_cause(tmp_path: Path, profiles: Path, receiver: Receiver) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        cursor = tick(instance, None)
-        assert not materialize(tmp_path, profiles, "regression_report", instance).success
-        cursor = tick(instance, cursor)
-        assert len(receiver.received) == 1
-        told = receiver.received[0][1]
-        assert told["kind"] == "run_failed" and told["scenario"] == SCENARIO
-        assert "no such directory. Materialize the asset that writes it" in told["text"]
-        tick(instance, cursor)
-        assert len(receiver.received) == 1
-
-
-def test_nothing_is_sent_unless_configured(
-    tmp_path: Path, profiles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(WEBHOOK_VARIABLE)
-    with dg.DagsterInstance.ephemeral() as instance:
-        cursor = tick(instance, None)
-        assert not materialize(tmp_path, profiles, "regression_report", instance).success
-        cursor = tick(instance, cursor)
-        monkeypatch.setenv(WEBHOOK_VARIABLE, f"{receiver.url}/hook")
-        tick(instance, cursor)
-    assert receiver.received == []

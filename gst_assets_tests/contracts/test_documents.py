@@ -15,6 +15,7 @@ from gst_assets.contracts.documents import (
     ComparisonMeta,
     Document,
     HistoryMeta,
+    NightMeta,
     OwnRunMeta,
     ProfileMeta,
     PublishedForests,
@@ -74,6 +75,7 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
     CapacityMeta: {
         **_RUN, "criterion": "c", "found": {"engine": {"status": "found", "capacity_per_s": 2.0, "upper_per_s": 2.1, "num_probes": 3}},
     },
+    NightMeta: {"comparison_id": "c", "sha256": {}},
     HistoryMeta: {"scenario": "s", "num_comparisons": 1, "sha256": {}},
     RegressionMeta: {"scenario": "s", "verdict": "ok", "rule": {}, "nights": ["c"], "history_sha256": {}, "sha256": {}},
     SweepMeta: {

@@ -24,7 +24,7 @@ from gst_assets.contracts.object_store import ObjectStore
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.environment import CACHE_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
-from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.provenance import PROJECT_ROOT, sha256_file
 from gst_assets_tests.services import S3
 
 pytestmark = pytest.mark.services
@@ -97,9 +97,10 @@ def test_files_have_the_names_of_the_contract(machines: Machines) -> None:
     commit(store, Kind.PROFILE, PROFILE)
     store.set_current("smoke", "real_runs", {"run_ids": ["one"]})
     plain = re.compile(r"(?<=vidur_profiling/cpu/tiny/)[0-9a-f]{16}(?=/)")
-    assert sorted(plain.sub("<digest>", key) for key in machines.objects()) == [
+    named = [re.sub(r"/\d{20}-[0-9a-f]{8}\.json$", "/<time>.json", key) for key in machines.objects()]
+    assert sorted(plain.sub("<digest>", key) for key in named) == [
         ".create-if-absent",
-        "current/smoke/real_runs.json",
+        "current/smoke/real_runs/<time>.json",
         "real_runs/one/data.csv",
         "real_runs/one/figs/one.txt",
         "real_runs/one/run_meta.json",
@@ -116,9 +117,44 @@ def test_pointers_are_shared(machines: Machines) -> None:
     assert two.current("smoke", "workload") == {"workload_id": "a"}
     two.set_current("smoke", "workload", {"workload_id": "é"})
     assert one.current("smoke", "workload") == {"workload_id": "é"}
-    machines.write("current/smoke/workload.json", b"[]")
-    with pytest.raises(ArtifactError, match=f"{machines.url}/current/smoke/workload.json: expected a JSON object"):
+    assert [value["workload_id"] for _, value in two.pointers("smoke", "workload")] == ["é", "a"]
+    machines.write("current/smoke/workload.json", b'{"workload_id": "of an earlier version"}')
+    assert [value["workload_id"] for _, value in one.pointers("smoke", "workload")][-1] == "of an earlier version"
+    assert one.scenarios() == ["smoke"]
+    name, _ = next(one.pointers("smoke", "workload"))
+    machines.write(name, b"[]")
+    with pytest.raises(ArtifactError, match=f"{machines.url}/{name}: expected a JSON object"):
         one.current("smoke", "workload")
+    two.remove_pointer(name)
+    assert one.current("smoke", "workload") == {"workload_id": "a"}
+
+
+def test_a_sealed_artifact_is_refused_once_its_metadata_changed(machines: Machines) -> None:
+    writer = machines.store()
+    meta = commit(writer, Kind.COMPARISON, "one") / "run_meta.json"
+    seal, changed = sha256_file(meta), meta.read_bytes().replace(b"{", b'{"verdict": "pass", ', 1)
+    assert machines.store().open(Kind.COMPARISON, "one", seal=seal).is_dir()
+    machines.write("comparisons/one/run_meta.json", changed)
+    for reader, verify in ((machines.store(), True), (machines.store(), False), (writer, True)):
+        with pytest.raises(ArtifactError, match=f"{machines.url}/comparisons/one/run_meta.json: changed after it was"):
+            reader.open(Kind.COMPARISON, "one", verify=verify, seal=seal)
+    # A damaged copy is no reason to refuse: the object store says what is true.
+    machines.write("comparisons/one/run_meta.json", meta.read_bytes())
+    meta.write_bytes(changed)
+    assert writer.open(Kind.COMPARISON, "one", verify=False, seal=seal) == meta.parent
+    assert sha256_file(meta) == seal
+
+
+def test_removing_an_artifact(machines: Machines) -> None:
+    one, two = machines.store(), machines.store()
+    commit(one, Kind.REAL_RUN, "run")
+    copy = two.open(Kind.REAL_RUN, "run")
+    assert two.has(Kind.REAL_RUN, "run")
+    two.remove(Kind.REAL_RUN, "run")
+    assert not copy.exists() and not one.has(Kind.REAL_RUN, "run") and one.list(Kind.REAL_RUN) == []
+    assert not [key for key in machines.objects() if key.startswith("real_runs/")]
+    with pytest.raises(ArtifactError, match=r"real_runs/run/run_meta\.json: cannot be removed"):
+        two.remove(Kind.REAL_RUN, "run")
 
 
 def test_existing_content_is_never_overwritten(machines: Machines) -> None:

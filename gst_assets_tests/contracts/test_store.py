@@ -19,7 +19,7 @@ from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging, directory_digests, open_directory
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
-from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.provenance import PROJECT_ROOT, sha256_file
 
 PROFILE = "cpu/tiny"
 
@@ -94,7 +94,10 @@ def test_what_cannot_be_read_is_an_error_and_not_taken_for_empty(store: Artifact
             pytest.raises(ArtifactError, match=r"cannot be listed \(Permission denied\)\. Check the disk"),
         ):
             store.list(kind)
-    with closed(root / "current" / "smoke"), pytest.raises(ArtifactError, match=r"workload\.json: cannot be read"):
+    slot = root / "current" / "smoke" / "workload"
+    with closed(slot), pytest.raises(ArtifactError, match=r"smoke/workload: cannot be listed \(Permission"):
+        store.current("smoke", "workload")
+    with closed(next(slot.iterdir())), pytest.raises(ArtifactError, match=r"\.json: cannot be read \(Permission"):
         store.current("smoke", "workload")
     # One closed directory hides no other, and is itself not taken for an incomplete one.
     commit(store, Kind.REAL_RUN, "second")
@@ -258,16 +261,50 @@ def test_profiles_need_hardware_and_model(store: ArtifactStore) -> None:
             store.path(Kind.PROFILE, artifact_id)
 
 
-def test_current_is_what_was_last_set(store: ArtifactStore) -> None:
-    assert store.current("smoke", "workload") is None
+def test_current_is_what_was_last_set_and_the_former_stay_behind_it(store: ArtifactStore) -> None:
+    assert store.current("smoke", "workload") is None and store.scenarios() == []
     store.set_current("smoke", "workload", {"workload_id": "a"})
     store.set_current("smoke", "workload", {"workload_id": "é"})
     store.set_current("smoke", "real_runs", {"run_ids": [1]})
     assert store.current("smoke", "workload") == {"workload_id": "é"}
-    assert sorted(path.name for path in (store.root / "current" / "smoke").iterdir()) == [
-        "real_runs.json",
-        "workload.json",
-    ]
+    pointers = list(store.pointers("smoke", "workload"))
+    assert [value["workload_id"] for _, value in pointers] == ["é", "a"]
+    assert store.scenarios() == ["smoke"] and staged(store) == []
+    store.remove_pointer(pointers[0][0])
+    assert store.current("smoke", "workload") == {"workload_id": "a"}
+    with pytest.raises(ArtifactError, match="cannot be removed"):
+        store.remove_pointer(pointers[0][0])
+
+
+def test_the_pointer_of_an_earlier_version_is_the_oldest(store: ArtifactStore) -> None:
+    (store.root / "current" / "smoke").mkdir(parents=True)
+    (store.root / "current" / "smoke" / "workload.json").write_text('{"workload_id": "old"}')
+    assert store.current("smoke", "workload") == {"workload_id": "old"}
+    store.set_current("smoke", "workload", {"workload_id": "new"})
+    assert [value["workload_id"] for _, value in store.pointers("smoke", "workload")] == ["new", "old"]
+
+
+def test_a_sealed_artifact_is_refused_once_its_metadata_changed(store: ArtifactStore) -> None:
+    final = commit(store, Kind.COMPARISON, "one")
+    meta = final / "run_meta.json"
+    seal = sha256_file(meta)
+    assert store.open(Kind.COMPARISON, "one", seal=seal) == final
+    meta.write_text(meta.read_text().replace("{", '{"verdict": "pass", ', 1))
+    assert store.open(Kind.COMPARISON, "one") == final  # every file still has its digest
+    for verify in (True, False):
+        with pytest.raises(ArtifactError) as error:
+            store.open(Kind.COMPARISON, "one", verify=verify, seal=seal)
+        assert str(error.value).startswith(f"{meta}: changed after it was written: its sha256 is ")
+        assert f"Restore it from a backup, or remove {final} and materialize again." in str(error.value)
+
+
+def test_removing_an_artifact(store: ArtifactStore) -> None:
+    final = commit(store, Kind.REAL_RUN, "run")
+    assert store.has(Kind.REAL_RUN, "run")
+    store.remove(Kind.REAL_RUN, "run")
+    assert not final.exists() and not store.has(Kind.REAL_RUN, "run") and staged(store) == []
+    with pytest.raises(ArtifactError, match=r"run: cannot be removed \(No such file"):
+        store.remove(Kind.REAL_RUN, "run")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +318,7 @@ def test_current_is_what_was_last_set(store: ArtifactStore) -> None:
 )
 def test_a_broken_current_file_is_named(store: ArtifactStore, content: str, says: str) -> None:
     store.set_current("smoke", "workload", {})
-    path = store.root / "current" / "smoke" / "workload.json"
+    (path,) = (store.root / "current" / "smoke" / "workload").iterdir()
     path.write_text(content)
     with pytest.raises(ArtifactError) as error:
         store.current("smoke", "workload", "workload_id")

@@ -215,7 +215,7 @@ def test_dagsters_pool_is_used_only_where_steps_are_spread_over_machines() -> No
     """Its slots outlive a killed run, and who waits for one takes a whole core."""
     script = (
         "from gst_assets.definitions import defs\n"
-        "job = defs.resolve_job_def('nightly_comparison')\n"
+        "job = defs.resolve_job_def('capacity_search')\n"
         "print(sorted(str(node.definition.pool) for node in job.nodes if node.name in ('measurements', 'capacity')),\n"
         "      sum(node.definition.pool is not None for node in job.nodes))"
     )

@@ -48,6 +48,27 @@ def change_meta(directory: Path, change: Callable[[dict[str, Any]], object]) -> 
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def test_edited_metadata_of_a_listed_run_is_refused_and_a_run_that_vanished_is_told(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(SINGLE, tmp_path / "kept"))
+    first, second, *_ = (run.directory for run in list_recorded(copy))
+    change_meta(second, lambda values: values.update(degraded=True))
+    for read in (lambda: list_recorded(copy), lambda: expand(second, tmp_path / "runs")):
+        with pytest.raises(
+            ArtifactError, match=rf"{second}/run_meta\.json: changed after it was written: .*Restore it"
+        ):
+            read()
+    shutil.rmtree(second)
+    with pytest.raises(ArtifactError, match=rf"{second}: listed in {copy}/sha256sums\.txt, but not there\. Restore"):
+        list_recorded(copy)
+    shutil.copytree(first, copy / "h100_8b_single-slipped-in-r9")
+    with pytest.raises(ArtifactError, match=r"slipped-in-r9/run_meta\.json: not listed in .*, so it is not read"):
+        list_recorded(copy)
+    # Recorded before there were listings: as good as it was.
+    shutil.rmtree(copy / "h100_8b_single-slipped-in-r9")
+    (copy / "sha256sums.txt").unlink()
+    assert len(list_recorded(copy)) == 4
+
+
 # --- pack and expand --------------------------------------------------------------------------------------------------
 
 

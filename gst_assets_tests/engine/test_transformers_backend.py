@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.engine.transformers_backend import PROCESS_NAME, _stop_token_ids, open_transformers_engine
 from gst_assets.errors import EngineError
+from gst_assets.model_config import read_config
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets_tests.engine.step_sums import check_contexts
 from gst_assets_tests.engine.workloads import build_workload
@@ -167,6 +169,26 @@ def test_the_repeats_yield_the_same_tokens(measured: list[Path]) -> None:
         tables.read_table(tables.TokenMetrics, path / "token_metrics.csv")["token_id"] for path in measured
     )
     assert len(first) > 100 and first.equals(second)
+
+
+@pytest.mark.engine
+def test_a_config_of_another_decoder_is_served_as_that() -> None:
+    config = {
+        **read_config("data/models/Mistral-7B-v0.3"),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+    }
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8192}
+    small = load_scenario("transformers_cpu", ["model.geometry=null", f"model.config={json.dumps(config)}"])
+
+    async def served() -> tuple[str | None, ReplayResult]:
+        async with open_transformers_engine(small) as engine:
+            played = await replay(engine, plan("m", [(20, 4)]), request_timeout_s=60, may_stop_early=False)
+            return engine.settings().architecture, played
+
+    architecture, played = asyncio.run(served())
+    assert architecture == "MistralForCausalLM" and len(played.results[0].token_ids) == 4
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Steps whose parts are known: both records of them, as an engine with a host and a device would leave them. No test stands here.
 
-Written from what `profiling.step_samples` says of its terms, not from `vidur_adapter.clocks`, so that the two can disagree.
+Written from what `profiling.step_samples` says of its terms, not from `vidur_adapter.core`, so that the two can disagree.
 """
 
 from __future__ import annotations

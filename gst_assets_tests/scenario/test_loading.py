@@ -103,6 +103,16 @@ def test_resolve_path() -> None:
     assert resolve_path("~/x") == Path.home() / "x"
 
 
+def test_nightly_is_the_one_setting_that_is_not_inherited(directory: Path) -> None:
+    """A copied scenario must not run every night because its original does."""
+    assert load(directory).nightly
+    (directory / "copied.yaml").write_text("extends: mine\ndescription: a copy\n")
+    (directory / "chosen.yaml").write_text("extends: copied\nnightly: true\n")
+    copied, chosen = load(directory, name="copied"), load(directory, name="chosen")
+    assert (copied.nightly, chosen.nightly) == (False, True)
+    assert copied.replay == load(directory).replay == chosen.replay
+
+
 def test_unknown_scenarios_are_answered_with_the_known_ones(directory: Path) -> None:
     assert (
         error_of(SCENARIO_DIR, name="smokey")

@@ -47,6 +47,18 @@ def test_a_good_bundle_is_found_read_and_accepted(bundle: Bundle, tmp_path: Path
     check_bundle(bundle, SCENARIO, _lengths((1, 1), (1537, 300)))
 
 
+def test_a_file_that_the_metadata_does_not_list_is_not_read(bundle: Bundle) -> None:
+    path = bundle.directory / "run_meta.json"
+    meta = json.loads(path.read_text())
+    assert bundle.overheads is not None and meta["sha256"].pop("overheads.csv")
+    path.write_text(json.dumps(meta))
+    assert load_bundle(bundle.directory).overheads is None
+    meta["sha256"].pop("mlp.csv")
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ArtifactError, match=r"run_meta\.json: key sha256 does not list mlp\.csv"):
+        load_bundle(bundle.directory)
+
+
 @pytest.mark.usefixtures("bundle")
 def test_a_missing_bundle_lists_what_is_there(tmp_path: Path) -> None:
     other = load_scenario("cpu_qwen3_0_6b")

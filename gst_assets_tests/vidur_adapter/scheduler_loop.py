@@ -1,4 +1,4 @@
-"""What `engine_loop` must equal under any clock: Vidur's own scheduler and entities, asked for every step.
+"""What `core` must equal under any clock: Vidur's own scheduler and entities, asked for every step.
 
 Vidur's event loop, the reference for one step at a time, forms no step before the one before it is complete. Here a `clock` says when steps are
 formed. A request that has its last token under way stays among the running ones until that is handed out, and its scheduler gives it nothing more.
@@ -13,10 +13,11 @@ from typing import Any
 from vidur.entities import Request
 
 from gst_assets.vidur_adapter import registration
-from gst_assets.vidur_adapter.clocks import EngineClock
-from gst_assets.vidur_adapter.engine_loop import Limits, RequestColumns
+from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.predictor import OperatorSumConfig, shape_of_batch
+from gst_assets.vidur_adapter.simulation_loop import RequestColumns
 from gst_assets.vidur_adapter.step_log import StepLog
+from gst_assets_tests.vidur_adapter.reference_clocks import EngineClock
 from gst_assets_tests.vidur_adapter.support import QWEN3_0_6B
 
 _MAX_TOKENS = 4096
@@ -65,7 +66,7 @@ class AheadScheduler(registration.EngineScheduler):
 
 
 class SchedulerLoop:
-    """As `engine_loop.EngineLoop`, step by step."""
+    """As `simulation_loop.SimulationLoop`."""
 
     def __init__(self, requests: RequestColumns, limits: Limits, clock: EngineClock) -> None:
         self.clock = clock
@@ -83,7 +84,7 @@ class SchedulerLoop:
         return [request.num_restarts for request in self._requests]
 
     @property
-    def steps_outside_calibration(self) -> int:
+    def num_outside(self) -> int:
         return self.clock.num_outside
 
     def run(self) -> None:

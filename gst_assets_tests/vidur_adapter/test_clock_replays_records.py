@@ -11,9 +11,9 @@ import pytest
 from gst_assets.engine.protocol import IterationField
 from gst_assets.step_costs.engine_costs import EngineCosts
 from gst_assets.step_costs.shapes import StepShape
-from gst_assets.vidur_adapter.clocks import HostDeviceClock
 from gst_assets_tests.profiling.forward_model import play
 from gst_assets_tests.profiling.test_step_samples import ENGINES, Engine, rows_of, traffic, watched
+from gst_assets_tests.vidur_adapter.reference_clocks import HostDeviceClock
 
 by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
@@ -77,24 +77,3 @@ def test_only_a_step_of_new_requests_pays_for_the_idle_time_before_it(engine: En
         cost = costs.step(shape)
         assert launched_ns(shape) == pytest.approx(cost.prepare + cost.launch + more_ns, abs=1)
     assert idle_ns(costs, alone) == pytest.approx(2e5, rel=0.02)
-
-
-@by_engine
-def test_many_decode_steps_at_once_are_as_many_one_by_one(engine: Engine) -> None:
-    costs = fitted(engine)
-    at_once, single = HostDeviceClock(costs, engine.queue_size), HostDeviceClock(costs, engine.queue_size)
-    for clock in (at_once, single):
-        # Their device is warm, which the first of the decode steps feel.
-        clock.launch(StepShape(0, 0, [(0, 500)]))
-        clock.hand_out()
-    run = at_once.run_decodes(5, 500, 40, float("inf"))
-    formed, handed_out, num_out = [], [], 0
-    for number in range(40):
-        formed.append(single.now_ns)
-        single.launch(StepShape(5, 500 + 5 * number, ()))
-        num_out += 1
-        if num_out == engine.queue_size:
-            handed_out.append(single.hand_out())
-            num_out -= 1
-    assert run.formed_ns == pytest.approx(formed, abs=40)
-    assert run.handed_out_ns == pytest.approx(handed_out, abs=40)

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gst_assets.contracts.listing import read_listing
 from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
@@ -224,6 +225,7 @@ def test_the_command_writes_what_it_chose_and_a_bundle_with_it_still_is_what_it_
     published.search_bundle(directory, 1, print, num_estimators=[2], max_depth=[2], min_samples_split=[2, 5])
     assert f"{published.FORESTS_FILE}: 12 forests chosen in" in capfd.readouterr().out
     assert load_bundle(directory).sha256 == before
+    assert set(read_listing(directory) or ()) == {published.FORESTS_FILE, "run_meta.json"}
     with pytest.raises(ProfileError, match=r"published_forests\.json: found by the search .*\[2\], 'max_depth'"):
         run([(0, 10, 2)], load_bundle(directory), None)
     assert published.main(["search", str(tmp_path / "absent")]) == 1

@@ -380,7 +380,21 @@ def test_a_request_that_cannot_complete_is_refused(rows: list[tuple[int, int, in
 @pytest.mark.parametrize(
     ("overrides", "engine", "message"),
     [
-        (["engine.enable_prefix_caching=true"], {}, "engine.enable_prefix_caching: Vidur 0.0.26 has no prefix cache"),
+        (
+            ["engine.enable_prefix_caching=true"],
+            {},
+            "depends on the prompts' tokens, which a search for capacity and a sweep do not have",
+        ),
+        (
+            ["engine.enable_prefix_caching=true", "simulation.loop=event"],
+            {},
+            "Vidur 0.0.26, which variant kernels runs here, has no prefix cache",
+        ),
+        (
+            [],
+            {"enable_prefix_caching": True},
+            "profiled with prefix caching, .* but engine.enable_prefix_caching is false",
+        ),
         ([], {"enable_chunked_prefill": False}, "enable_chunked_prefill is off in the profiled engine"),
         ([], {"block_size": 16}, "engine.block_size is 32, but bundle was profiled with blocks of 16 tokens"),
         (["model.geometry.num_q_heads=6"], {}, "hidden_size to be a multiple of num_q_heads, found 256 and 6"),

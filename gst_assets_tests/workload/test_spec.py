@@ -22,7 +22,6 @@ from gst_assets.workload.spec import (
     LENGTHS_TYPES,
     check_joined,
     check_made_for,
-    check_same_request,
     workload_id,
 )
 from gst_assets_tests.contracts.frames import sample_frame
@@ -105,17 +104,10 @@ def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
     meta_path.write_text(json.dumps(meta))
     with pytest.raises(ContractError, match=r"names prompt_id 'p7', which prompts\.jsonl does not have"):
         load(directory)
-
-
-def test_a_workload_of_other_settings_is_not_reused(workload: Path) -> None:
-    built_for = load(workload).meta.params
-    check_same_request(built_for, load_scenario("published_qwen3_prompts", ["replay.repeats=1"]), workload)
-    with pytest.raises(
-        WorkloadError, match=r"workload.num_decode_tokens = 64, but scenario published_qwen3_prompts now asks for 32"
-    ):
-        check_same_request(
-            built_for, load_scenario("published_qwen3_prompts", ["workload.num_decode_tokens=32"]), workload
-        )
+    del meta["sha256"]["prompts.jsonl"]
+    meta_path.write_text(json.dumps(meta))
+    with pytest.raises(ArtifactError, match=r"workload_meta\.json: key sha256 does not list prompts\.jsonl"):
+        load(directory)
 
 
 def test_what_was_made_with_other_settings_is_named(workload: Path) -> None:

@@ -20,7 +20,7 @@ class CapacityProbes(FilledTable):
     probe_index: Series[Int] = pa.Field(ge=0, description="0.. in order within the side")
     rate_per_s: Series[float] = pa.Field(gt=0, description="rate of the Poisson arrivals")
     seed: Series[Int] = pa.Field(ge=0, description="of the lengths drawn and of the gaps")
-    num_requests: Series[Int] = pa.Field(gt=0)
+    num_requests: Series[Int] = pa.Field(gt=0, description="requests sent in the probe")
     num_failed: Series[Int] = pa.Field(ge=0, description="requests that failed or were never scheduled")
     p50_delay_ns: Series[float] = pa.Field(nullable=True, description="P50 of scheduling delay")
     p99_delay_ns: Series[float] = pa.Field(nullable=True, description="P99 of scheduling delay")

@@ -24,8 +24,12 @@ class LatencyErrors(Table):
     )
     statistic: Series[str] = pa.Field(description="mean, p50, p90, p95 or p99")
     variant: Series[str] = pa.Field(description="simulation variant")
-    real_ns: Series[float] = pa.Field(ge=0, nullable=True)
-    sim_ns: Series[float] = pa.Field(ge=0, nullable=True)
+    real_ns: Series[float] = pa.Field(
+        ge=0, nullable=True, description="median over real repeats of the statistic; empty: no samples"
+    )
+    sim_ns: Series[float] = pa.Field(
+        ge=0, nullable=True, description="the simulation's, aligned to each repeat; empty: no samples"
+    )
     error_ns: Series[float] = pa.Field(nullable=True, description="sim_ns - real_ns")
     relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
     real_spread: Series[float] = pa.Field(ge=0, nullable=True, description="(max - min) / median over real repeats")

@@ -16,7 +16,9 @@ class ComparisonHistory(Table):
     class Config(Table.Config):
         name = "comparison_history.csv"
 
-    comparison_id: Series[str] = pa.Field(unique=True, str_length={"min_value": 1})
+    comparison_id: Series[str] = pa.Field(
+        unique=True, str_length={"min_value": 1}, description="the comparison's directory"
+    )
     meta_sha256: Series[str] = pa.Field(description="digest of the comparison's run_meta.json, which digests all else")
     measured_at: Series[str] = pa.Field(description="start of the first real repeat, ISO-8601 UTC; empty: not recorded")
     compared_at: Series[str] = pa.Field(description="start of the comparison, ISO-8601 UTC")
@@ -25,28 +27,32 @@ class ComparisonHistory(Table):
         description="digest of hardware, model, engine settings and workload; empty: not recorded"
     )
     night: Series[Int] = pa.Field(ge=0, nullable=True, description="0.. within the subject")
-    workload_id: Series[str]
-    model: Series[str]
-    hardware_id: Series[str]
-    device_name: Series[str]
-    device_count: Series[Int] = pa.Field(ge=1)
-    backend: Series[str]
+    workload_id: Series[str] = pa.Field(description="digest of the workload's content; empty: not recorded")
+    model: Series[str] = pa.Field(description="the model's name")
+    hardware_id: Series[str] = pa.Field(description="the hardware's name")
+    device_name: Series[str] = pa.Field(description="what the hardware calls itself")
+    device_count: Series[Int] = pa.Field(ge=1, description="devices of the engine")
+    backend: Series[str] = pa.Field(description="what served the requests")
     engine_settings_sha256: Series[str] = pa.Field(
         description="settings the engine reported, less versions and KV blocks"
     )
-    engine_version: Series[str]
-    num_kv_blocks: Series[Int] = pa.Field(ge=0, nullable=True)
-    driver: Series[str]
-    host_cpu: Series[str]
-    torch_version: Series[str]
-    vidur_version: Series[str]
+    engine_version: Series[str] = pa.Field(description="of the engine; empty: not recorded")
+    num_kv_blocks: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="blocks of KV cache the engine had; empty: not recorded"
+    )
+    driver: Series[str] = pa.Field(description="of the device; empty: none, or not recorded")
+    host_cpu: Series[str] = pa.Field(description="processor of the engine's host; empty: not recorded")
+    torch_version: Series[str] = pa.Field(description="of the engine's torch; empty: not recorded")
+    vidur_version: Series[str] = pa.Field(description="of Vidur; empty: not recorded")
     simulation_sha256: Series[str] = pa.Field(description="the scenario's simulation and profile sections")
     profile_sha256: Series[str] = pa.Field(description="the profile the headline variant was simulated on")
     git_commit: Series[str] = pa.Field(description="of the comparison; empty: unknown")
-    headline_variant: Series[str]
-    verdict: Series[str] = pa.Field(isin=["pass", "warn", "inconclusive", "insufficient", "fail"])
+    headline_variant: Series[str] = pa.Field(description="the simulation variant that the verdict is about")
+    verdict: Series[str] = pa.Field(
+        isin=["pass", "warn", "inconclusive", "insufficient", "fail"], description="of the comparison"
+    )
     num_marks: Series[Int] = pa.Field(ge=0, description="reasons why it could not be a pass")
-    num_repeats: Series[Int] = pa.Field(ge=1)
+    num_repeats: Series[Int] = pa.Field(ge=1, description="real repeats compared")
 
 
 class LatencyHistory(Table):
@@ -75,10 +81,12 @@ class RegressionVerdicts(Table):
     class Config(Table.Config):
         name = "regression_verdicts.csv"
 
-    side: Series[str] = pa.Field(isin=["engine", "fidelity"])
-    metric: Series[str]
-    statistic: Series[str]
-    verdict: Series[str] = pa.Field(isin=list(REGRESSION_VERDICTS))
+    side: Series[str] = pa.Field(
+        isin=["engine", "fidelity"], description="engine: a latency of the engine; fidelity: simulated over real"
+    )
+    metric: Series[str] = pa.Field(description="ttft, itl or e2e")
+    statistic: Series[str] = pa.Field(description="p50 or p90")
+    verdict: Series[str] = pa.Field(isin=list(REGRESSION_VERDICTS), description="of the series")
     reason: Series[str] = pa.Field(description="why, in words")
     num_nights: Series[Int] = pa.Field(ge=0, description="nights of the same subject with enough samples")
     last_value: Series[float] = pa.Field(nullable=True, description="ns, or simulated over real")
@@ -95,7 +103,7 @@ class RegressionVerdicts(Table):
     repeat_spread: Series[float] = pa.Field(
         ge=0, nullable=True, description="median (max - min) / median of real repeats"
     )
-    pvalue: Series[float] = pa.Field(ge=0, nullable=True)
+    pvalue: Series[float] = pa.Field(ge=0, nullable=True, description="of the newest change; empty without one")
     changed_in: Series[str] = pa.Field(description="first comparison after the change; empty without one")
     nights_since: Series[Int] = pa.Field(ge=0, nullable=True, description="nights measured since the change")
 

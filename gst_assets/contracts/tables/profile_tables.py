@@ -14,27 +14,41 @@ class MlpProfile(FilledTable):
     class Config(Table.Config):
         name = "mlp.csv"
 
-    input_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.input_layernorm.median")
-    attn_pre_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_pre_proj.median")
+    input_layernorm: Series[float] = pa.Field(
+        gt=0, alias="time_stats.input_layernorm.median", description="norm before attention"
+    )
+    attn_pre_proj: Series[float] = pa.Field(
+        gt=0, alias="time_stats.attn_pre_proj.median", description="projection to q, k and v"
+    )
     attn_rope: Series[float] = pa.Field(
         gt=0, alias="time_stats.attn_rope.median", description="q/k norm and rotary embedding"
     )
-    attn_post_proj: Series[float] = pa.Field(gt=0, alias="time_stats.attn_post_proj.median")
-    post_attention_layernorm: Series[float] = pa.Field(gt=0, alias="time_stats.post_attention_layernorm.median")
-    mlp_up_proj: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_up_proj.median")
-    mlp_act: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_act.median")
-    mlp_down_proj: Series[float] = pa.Field(gt=0, alias="time_stats.mlp_down_proj.median")
+    attn_post_proj: Series[float] = pa.Field(
+        gt=0, alias="time_stats.attn_post_proj.median", description="projection of the attention's output"
+    )
+    post_attention_layernorm: Series[float] = pa.Field(
+        gt=0, alias="time_stats.post_attention_layernorm.median", description="norm before the feed-forward part"
+    )
+    mlp_up_proj: Series[float] = pa.Field(
+        gt=0, alias="time_stats.mlp_up_proj.median", description="gate and up projection"
+    )
+    mlp_act: Series[float] = pa.Field(
+        gt=0, alias="time_stats.mlp_act.median", description="activation of the feed-forward part"
+    )
+    mlp_down_proj: Series[float] = pa.Field(
+        gt=0, alias="time_stats.mlp_down_proj.median", description="down projection"
+    )
     add: Series[float] = pa.Field(
         ge=0, alias="time_stats.add.median", description="0 where the engine fuses the residual add into a norm"
     )
-    n_head: Series[Int] = pa.Field(gt=0)
-    n_kv_head: Series[Int] = pa.Field(gt=0)
-    n_embd: Series[Int] = pa.Field(gt=0)
-    n_expanded_embd: Series[Int] = pa.Field(gt=0)
-    vocab_size: Series[Int] = pa.Field(gt=0)
-    use_gated_mlp: Series[bool]
-    num_tokens: Series[Int] = pa.Field(gt=0, unique=True)
-    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
+    n_head: Series[Int] = pa.Field(gt=0, description="query heads")
+    n_kv_head: Series[Int] = pa.Field(gt=0, description="key and value heads")
+    n_embd: Series[Int] = pa.Field(gt=0, description="hidden size")
+    n_expanded_embd: Series[Int] = pa.Field(gt=0, description="hidden size of the feed-forward part")
+    vocab_size: Series[Int] = pa.Field(gt=0, description="of the model")
+    use_gated_mlp: Series[bool] = pa.Field(description="whether the feed-forward part has a gate")
+    num_tokens: Series[Int] = pa.Field(gt=0, unique=True, description="tokens in the batch")
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0, description="devices one layer is spread over")
 
 
 class AttentionProfile(FilledTable):
@@ -47,21 +61,33 @@ class AttentionProfile(FilledTable):
     class Config(Table.Config):
         name = "attention.csv"
 
-    n_embd: Series[Int] = pa.Field(gt=0)
-    n_q_head: Series[Int] = pa.Field(gt=0)
-    n_kv_head: Series[Int] = pa.Field(gt=0)
-    head_dim: Series[Int] = pa.Field(gt=0)
-    block_size: Series[Int] = pa.Field(gt=0)
-    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0)
-    max_model_len: Series[Int] = pa.Field(gt=0)
-    attention_backend: Series[str]
-    is_prefill: Series[bool]
-    batch_size: Series[Int] = pa.Field(gt=0)
-    prefill_chunk_size: Series[Int] = pa.Field(ge=0)
-    kv_cache_size: Series[Int] = pa.Field(ge=0)
-    attn_prefill: Series[float] = pa.Field(gt=0, nullable=True, alias="time_stats.attn_prefill.median")
-    attn_decode: Series[float] = pa.Field(gt=0, nullable=True, alias="time_stats.attn_decode.median")
-    attn_kv_cache_save: Series[float] = pa.Field(gt=0, alias="time_stats.attn_kv_cache_save.median")
+    n_embd: Series[Int] = pa.Field(gt=0, description="hidden size")
+    n_q_head: Series[Int] = pa.Field(gt=0, description="query heads")
+    n_kv_head: Series[Int] = pa.Field(gt=0, description="key and value heads")
+    head_dim: Series[Int] = pa.Field(gt=0, description="of one head")
+    block_size: Series[Int] = pa.Field(gt=0, description="tokens in a block of KV cache")
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0, description="devices one layer is spread over")
+    max_model_len: Series[Int] = pa.Field(gt=0, description="longest context of the engine, in tokens")
+    attention_backend: Series[str] = pa.Field(description="the engine's kernels")
+    is_prefill: Series[bool] = pa.Field(description="True: new tokens of one prompt; False: one token of each sequence")
+    batch_size: Series[Int] = pa.Field(gt=0, description="sequences in the batch")
+    prefill_chunk_size: Series[Int] = pa.Field(ge=0, description="new tokens; 0 when decoding")
+    kv_cache_size: Series[Int] = pa.Field(ge=0, description="tokens cached before the step, of each sequence")
+    attn_prefill: Series[float] = pa.Field(
+        gt=0,
+        nullable=True,
+        alias="time_stats.attn_prefill.median",
+        description="attention of a prompt; empty when decoding",
+    )
+    attn_decode: Series[float] = pa.Field(
+        gt=0,
+        nullable=True,
+        alias="time_stats.attn_decode.median",
+        description="attention of a decode batch; empty in prefill",
+    )
+    attn_kv_cache_save: Series[float] = pa.Field(
+        gt=0, alias="time_stats.attn_kv_cache_save.median", description="writing keys and values to the cache"
+    )
 
     @pa.dataframe_check(
         error="a row with is_prefill True needs prefill_chunk_size above 0, attn_prefill and no attn_decode; one with False the reverse"
@@ -106,7 +132,8 @@ class Overheads(FilledTable):
     term: Series[str] = pa.Field(
         isin=[
             "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
-        ]
+        ],
+        description="what is timed; the class says what each term covers",
     )  # fmt: skip
     step_kind: Series[str] = pa.Field(
         isin=["decode", "mixed", "mixed_eager", "any"],

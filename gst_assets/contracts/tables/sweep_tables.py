@@ -15,28 +15,30 @@ class SweepPoints(FilledTable):
     rate_per_s: Series[float] = pa.Field(
         gt=0, nullable=True, description="asked; empty: arrivals that are neither poisson nor gamma"
     )
-    max_num_seqs: Series[Int] = pa.Field(gt=0)
-    max_num_batched_tokens: Series[Int] = pa.Field(gt=0)
-    num_kv_blocks: Series[Int] = pa.Field(gt=0)
-    variant: Series[str]
-    num_requests: Series[Int] = pa.Field(gt=0)
+    max_num_seqs: Series[Int] = pa.Field(gt=0, description="requests at most in a step, as simulated")
+    max_num_batched_tokens: Series[Int] = pa.Field(gt=0, description="tokens at most in a step, as simulated")
+    num_kv_blocks: Series[Int] = pa.Field(gt=0, description="blocks of KV cache, as simulated")
+    variant: Series[str] = pa.Field(description="simulation variant")
+    num_requests: Series[Int] = pa.Field(gt=0, description="requests of the workload")
     makespan_ns: Series[Int] = pa.Field(gt=0, description="first arrival to last token")
     requests_per_s: Series[float] = pa.Field(gt=0, description="num_requests over the makespan")
     output_tokens_per_s: Series[float] = pa.Field(gt=0, description="tokens produced over the makespan")
     goodput_per_s: Series[float] = pa.Field(
         ge=0, nullable=True, description="requests that kept the service level over the makespan; empty: none is given"
     )
-    ttft_p50_ns: Series[float] = pa.Field(ge=0)
-    ttft_p90_ns: Series[float] = pa.Field(ge=0)
-    ttft_p99_ns: Series[float] = pa.Field(ge=0)
+    ttft_p50_ns: Series[float] = pa.Field(ge=0, description="P50 of time to first token, from arrival")
+    ttft_p90_ns: Series[float] = pa.Field(ge=0, description="P90 of time to first token, from arrival")
+    ttft_p99_ns: Series[float] = pa.Field(ge=0, description="P99 of time to first token, from arrival")
     itl_p50_ns: Series[float] = pa.Field(ge=0, nullable=True, description="empty: no request has two tokens")
-    itl_p90_ns: Series[float] = pa.Field(ge=0, nullable=True)
-    itl_p99_ns: Series[float] = pa.Field(ge=0, nullable=True)
-    e2e_p50_ns: Series[float] = pa.Field(ge=0)
-    e2e_p90_ns: Series[float] = pa.Field(ge=0)
-    e2e_p99_ns: Series[float] = pa.Field(ge=0)
+    itl_p90_ns: Series[float] = pa.Field(
+        ge=0, nullable=True, description="P90 of the gaps between a request's tokens; empty: no request has two"
+    )
+    itl_p99_ns: Series[float] = pa.Field(ge=0, nullable=True, description="P99 of the same")
+    e2e_p50_ns: Series[float] = pa.Field(ge=0, description="P50 of arrival to last token")
+    e2e_p90_ns: Series[float] = pa.Field(ge=0, description="P90 of arrival to last token")
+    e2e_p99_ns: Series[float] = pa.Field(ge=0, description="P99 of arrival to last token")
     scheduling_delay_p99_ns: Series[float] = pa.Field(ge=0, description="arrival until first scheduled")
-    num_preemptions: Series[Int] = pa.Field(ge=0)
+    num_preemptions: Series[Int] = pa.Field(ge=0, description="times a request lost its place in the KV cache")
     steps_outside_calibration: Series[Int] = pa.Field(
         ge=0,
         nullable=True,

@@ -1,20 +1,13 @@
-"""The clock of a host and a device, by hand and step by step; runs of decodes equal to single launches."""
+"""The reference clock of a host and a device, by hand. `test_core` holds the core to it."""
 
 from __future__ import annotations
 
-from functools import cache
-from math import inf
 from typing import Any
-
-import pandas as pd
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
-from gst_assets.vidur_adapter.clocks import HostDeviceClock, StepByStepClock
 from gst_assets_tests.vidur_adapter import support
+from gst_assets_tests.vidur_adapter.reference_clocks import HostDeviceClock
 
 MS = 1_000_000
 PROMPT = StepShape(0, 0, [(0, 10)])
@@ -137,105 +130,3 @@ def test_on_a_device_that_is_the_host_a_slow_moment_lengthens_computing() -> Non
     # 2 + 1 + 20 + 1, and 2 more: what is neither host nor device (lead-in, copy) stays.
     made = clock(1, ratio=2.0, device_is_host=True, **parts)
     assert played(made, *[DECODE] * 2) == ([0, 26], [24, 50])
-
-
-# --- runs -------------------------------------------------------------------------------------------------------------
-
-
-host_speeds = st.lists(st.tuples(st.integers(0, 2 * 10**9), st.sampled_from(support.SPEED_PARTS), st.sampled_from([0.5, 1.0, 2.0, 8.0])), max_size=60)  # fmt: skip
-
-
-@cache
-def whole_overheads(rise: float) -> pd.DataFrame:
-    """Every term, in whole ns and with this slope over the context of decodes: sums of them are exact in any order."""
-    rows = [row for row in support.default_overheads() if row["feature"] != "decode_context_token"]
-    return support.overheads_table([*rows, support.cost_row("device", rise, "decode", "decode_context_token")])
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    moments=host_speeds,
-    queue_size=st.integers(1, 2),
-    is_host=st.booleans(),
-    before=st.lists(st.sampled_from([PROMPT, BOTH, DECODE]), min_size=1, max_size=3),
-    decodes=st.integers(1, 40),
-    context=st.integers(0, 5000),
-    num_steps=st.integers(1, 60),
-    until=st.just(inf) | st.integers(0, 10**9),
-    rise=st.sampled_from([0, 0.25, 16, 1024]),
-)
-def test_a_run_of_decodes_is_so_many_launches(
-    moments: list[tuple[int, str, float]],
-    queue_size: int,
-    is_host: bool,
-    before: list[StepShape],
-    decodes: int,
-    context: int,
-    num_steps: int,
-    until: float,
-    rise: float,
-) -> None:
-    speed = support.speed_table(sorted([(0, part, 1.0) for part in support.SPEED_PARTS] + moments))
-
-    def made() -> HostDeviceClock:
-        costs = EngineCosts(
-            whole_overheads(rise), GRAPHS, KINDS, "b", speed=HostSpeedTrace(speed, 1), device_is_host=is_host
-        )
-        found = HostDeviceClock(costs, queue_size)
-        for shape in before:  # up to one step is left out, as the engine loop leaves it
-            found.launch(shape)
-            if queue_size == 1 or len(found._launched) == 2:
-                found.hand_out()
-        return found
-
-    at_once, one_by_one = made(), made()
-    run = at_once.run_decodes(decodes, context, num_steps, until)
-    formed, handed_out = [], []
-    while len(formed) < num_steps and one_by_one.now_ns < until:
-        formed.append(one_by_one.now_ns)
-        one_by_one.launch(StepShape(decodes, context + decodes * (len(formed) - 1), ()))
-        if len(one_by_one._launched) == queue_size:
-            handed_out.append(one_by_one.hand_out())
-    assert (run.formed_ns, run.handed_out_ns) == (formed, handed_out)
-    assert (at_once.now_ns, at_once.num_outside) == (one_by_one.now_ns, one_by_one.num_outside)
-    assert at_once._launched == one_by_one._launched
-
-
-def test_a_run_counts_its_steps_outside_the_calibration() -> None:
-    made = HostDeviceClock(support.bundle(support.scenario()).engine_costs(512, None), 2)
-    made.run_decodes(32, 320, 5, inf)
-    assert made.num_outside == 0
-    made.run_decodes(40, 400, 5, inf)
-    assert made.num_outside == 5
-
-
-# --- Vidur's clock ----------------------------------------------------------------------------------------------------
-
-
-class Times:
-    """A step takes its context in ns; a run ends at 13 tokens."""
-
-    def step_ns(self, shape: StepShape) -> int:
-        return shape.decode_context_tokens
-
-    def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
-        return list(range(context_tokens, 14, num_decodes))[:num_steps]
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "until", "formed", "handed_out"),
-    [
-        (9, inf, [5, 15, 26, 38], [15, 26, 38, 51]),
-        (2, inf, [5, 15], [15, 26]),
-        (9, 26, [5, 15], [15, 26]),  # none is formed at the moment of an arrival
-        (9, 27, [5, 15, 26], [15, 26, 38]),
-        (9, 5, [], []),
-    ],
-)
-def test_steps_one_after_the_other(num_steps: int, until: float, formed: list[int], handed_out: list[int]) -> None:
-    made = StepByStepClock(Times())
-    made.launch(StepShape(1, 5, ()))
-    assert made.hand_out() == made.now_ns == 5
-    run = made.run_decodes(1, 10, num_steps, until)
-    assert (run.formed_ns, run.handed_out_ns) == (formed, handed_out)
-    assert made.now_ns == (handed_out or [5])[-1]

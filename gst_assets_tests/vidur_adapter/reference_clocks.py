@@ -1,15 +1,13 @@
-"""When the steps of a simulated engine begin and end: one at a time, or formed one step ahead as by vLLM's asynchronous scheduling.
+"""When the steps of a simulated engine begin and end, written down as plainly as can be: what `core` must equal.
 
-A clock is told of each step as it is formed and says when its output is handed out. Which requests a step holds belongs to `engine_loop`,
-what a step costs to `step_costs`. Knows neither Vidur nor numpy.
+One at a time, or formed one step ahead as by vLLM's asynchronous scheduling. A clock is told of each step as it is formed
+and says when its output is handed out. Which requests a step holds is said by `scheduler_loop`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from gst_assets.step_costs.engine_costs import EngineCosts, StepCost
 from gst_assets.step_costs.shapes import StepShape
@@ -21,16 +19,6 @@ class StepTimes(Protocol):
 
     def step_ns(self, shape: StepShape) -> int:
         """Of one step."""
-
-    def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
-        """Of consecutive steps of the same decodes, the first with `context_tokens` KV tokens present over all of them. Maybe of fewer."""
-
-
-class ConsecutiveSteps(NamedTuple):
-    """Consecutive steps: when each was formed, and when outputs were handed out meanwhile, those of steps formed before included."""
-
-    formed_ns: list[int]
-    handed_out_ns: list[int]
 
 
 class EngineClock(Protocol):
@@ -47,10 +35,6 @@ class EngineClock(Protocol):
 
     def hand_out(self) -> int:
         """Wait for the oldest step not handed out, and hand out its tokens. Returns when they were handed out."""
-
-    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> ConsecutiveSteps:
-        """Form steps of the same decodes, the first one now with `context_tokens` KV tokens over all of them, and hand out what is due, until
-        the next step can be formed. At most `num_steps`, none at or after `until_ns`; possibly none at all. As so many calls of the above."""
 
     def idle_until(self, time_ns: int) -> None:
         """Nothing to do before `time_ns`."""
@@ -75,14 +59,6 @@ class StepByStepClock:
         """See `EngineClock`."""
         self.now_ns = self._completed_ns
         return self._completed_ns
-
-    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> ConsecutiveSteps:
-        """See `EngineClock`."""
-        taken = self._times.decode_run_ns(num_decodes, context_tokens, num_steps)
-        ends = list(accumulate(taken, initial=self.now_ns))
-        count = bisect_left(ends, until_ns, 0, len(taken))
-        self.now_ns = ends[count]
-        return ConsecutiveSteps(ends[:count], ends[1 : count + 1])
 
     def idle_until(self, time_ns: int) -> None:
         """See `EngineClock`."""
@@ -137,24 +113,6 @@ class HostDeviceClock:
         handed_out_ns = max(self.now_ns, there_ns)
         self.now_ns = handed_out_ns + process_ns
         return handed_out_ns
-
-    def run_decodes(self, num_decodes: int, context_tokens: int, num_steps: int, until_ns: float) -> ConsecutiveSteps:
-        """See `EngineClock`."""
-        # Of what a step costs, all but the device's part is the same whatever its context.
-        shape = StepShape(num_decodes, context_tokens, ())
-        cost, rise_ns = self._costs.step(shape), self._costs.decode_rise_ns(num_decodes) * num_decodes
-        warm_ns = self._costs.decode_warmth_ns(num_decodes)
-        formed: list[int] = []
-        handed_out: list[int] = []
-        while len(formed) < num_steps and self.now_ns < until_ns:
-            warmth = self._warmth.at(max(self.now_ns, self._device_done_ns))
-            here = cost._replace(device=cost.device + rise_ns * len(formed) + warm_ns * warmth)
-            formed.append(self.now_ns)
-            self._launch(here, num_decodes, has_prefill=False)
-            if len(self._launched) == self.queue_size:
-                handed_out.append(self.hand_out())
-        self.num_outside += len(formed) * self._costs.is_outside(shape)
-        return ConsecutiveSteps(formed, handed_out)
 
     def idle_until(self, time_ns: int) -> None:
         """See `EngineClock`."""

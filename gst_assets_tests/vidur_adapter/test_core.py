@@ -1,10 +1,11 @@
-"""The engine loop: equal to Vidur's event loop one step at a time, to Vidur's scheduler under any clock, and hand-worked cases of asynchronous scheduling."""
+"""The core: equal to Vidur's event loop one step at a time, to Vidur's scheduler under any costs, compiled or not, and
+hand-worked cases of asynchronous scheduling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +13,17 @@ from hypothesis import strategies as st
 
 from gst_assets.errors import ProfileError, SimulationError
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs import engine_costs as engine_costs_module
+from gst_assets.step_costs import warmth
 from gst_assets.step_costs.bundle import Bundle
+from gst_assets.step_costs.cost_tables import CostTables
 from gst_assets.step_costs.shapes import StepShape
-from gst_assets.vidur_adapter import engine_loop, predictor, registration
-from gst_assets.vidur_adapter.clocks import EngineClock, HostDeviceClock, StepByStepClock
-from gst_assets.vidur_adapter.engine_loop import EngineLoop, Limits, RequestColumns
+from gst_assets.vidur_adapter import core, predictor, registration, simulation_loop
+from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets.vidur_adapter.simulation_loop import Mode, RequestColumns, SimulationLoop
 from gst_assets_tests.vidur_adapter import support
+from gst_assets_tests.vidur_adapter.reference_clocks import EngineClock, HostDeviceClock, StepByStepClock
 from gst_assets_tests.vidur_adapter.scheduler_loop import SchedulerLoop
 from gst_assets_tests.vidur_adapter.support import constant_overheads
 
@@ -63,7 +68,7 @@ def compare_loops(of: Callable[[str], Scenario], rows: list[tuple[int, int, int]
     seqs=st.integers(1, 8),
     budget=st.integers(8, 128),
 )
-def test_the_engine_loop_equals_the_event_loop_to_the_byte(
+def test_the_core_equals_the_event_loop_to_the_byte(
     rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int
 ) -> None:
     compare_loops(lambda loop: limited(loop, blocks, seqs, budget), rows, BUNDLE)
@@ -102,7 +107,7 @@ def test_arrivals_at_the_end_of_a_step_are_seen_alike(rows: list[tuple[int, int,
 
 
 def test_the_event_loop_has_the_operators_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Vidur's loop asks of the predictor, it asks of the same sum as the engine loop: at exact contexts and chunks."""
+    """What Vidur's loop asks of the predictor, it asks of the same sum as the core: at exact contexts and chunks."""
     seen: list[StepShape] = []
     times = BUNDLE.operator_times()
     own = predictor.OperatorSumPredictor.get_execution_time
@@ -269,73 +274,29 @@ def test_any_workload_keeps_the_contract_ahead(
     assert (handed_out[1:] >= handed_out[:-1]).all()
 
 
-def as_the_scheduler_would(run: Callable[[], SimulationResult]) -> list[SimulationResult]:
-    """A simulation as it is, with every step formed by itself, and with every step formed by Vidur's scheduler."""
-    results = [run()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_loop.EngineLoop, "_run_decodes", lambda *_: False)
-        results.append(run())
-        patch.setattr("gst_assets.vidur_adapter.simulate.EngineLoop", SchedulerLoop)
-        results.append(run())
-    return results
+# --- any costs ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=15),
-    blocks=st.integers(10, 40),
-    seqs=st.integers(1, 8),
-    budget=st.integers(8, 128),
-    costs=st.just(support.default_overheads()) | any_costs,
-    is_async=st.booleans(),
-)
-def test_calibrated_steps_are_those_the_scheduler_would_form(
-    rows: list[tuple[int, int, int]], blocks: int, seqs: int, budget: int, costs: Rows, is_async: bool
-) -> None:
-    of = limited("direct", blocks, seqs, budget)
-    at_once, *one_by_one = as_the_scheduler_would(lambda: ahead(rows, costs, of, async_scheduling=is_async))
-    for result in one_by_one:
-        assert support.csv_bytes(result) == support.csv_bytes(at_once)
-        assert result.settings == at_once.settings
-
-
-@pytest.mark.parametrize("costs", [DEVICE_BOUND, HOST_BOUND])
-def test_steps_ahead_are_the_schedulers_under_kv_pressure(costs: Rows) -> None:
-    rows = [(1, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(30)]
-    results = as_the_scheduler_would(lambda: ahead(rows, costs, limited("direct", 20, 8, 64)))
-    assert results[0].num_preemptions > 0
-    assert len({support.csv_bytes(result) for result in results}) == 1
-
-
-# --- any clock ---------------------------------------------------------------------------------------------------------
-
-
-class LinearTimes:
-    """Steps that run one after the other, in ns: by their requests, prompt tokens and context."""
-
-    def step_ns(self, shape: StepShape) -> int:
-        of = shape.composition
-        return 1000 + 50 * of.num_prefill_tokens + 100 * of.num_decode_requests + of.num_context_tokens
-
-    def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
-        contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
-        return [self.step_ns(StepShape(num_decodes, context, [])) for context in contexts]
-
-
-def clock_of(costs: Rows | None, queue_size: int = 2) -> EngineClock:
-    """A clock with these costs, or without any Vidur's."""
+def clock_of(costs: Rows | None, queue_size: int) -> EngineClock:
+    """The reference clock with these costs, or without any that of operator sums."""
     if costs is None:
-        return StepByStepClock(LinearTimes())
-    made = support.bundle(SCENARIO, overheads=costs)
-    return HostDeviceClock(made.engine_costs(512, seed=None), queue_size)
+        return StepByStepClock(BUNDLE.operator_times())
+    return HostDeviceClock(support.bundle(SCENARIO, overheads=costs).engine_costs(512, seed=None), queue_size)
 
 
-def happened(loop: EngineLoop | SchedulerLoop) -> list[list[int]]:
+def tables_of(costs: Rows | None, queue_size: int) -> CostTables:
+    """The same as the core takes them."""
+    if costs is None:
+        return BUNDLE.operator_times().tables(512)
+    return support.bundle(SCENARIO, overheads=costs).engine_costs(512, seed=None).tables(512, queue_size)
+
+
+def happened(loop: SimulationLoop | SchedulerLoop) -> list[list[int]]:
     """Everything a loop tells, once it has run."""
     with registration.quiet():
         loop.run()
     columns = (*loop.history.steps(), *loop.history.tokens(), loop.scheduled_at_ns, loop.num_preemptions)
-    return [*(list(map(int, column)) for column in columns), [loop.clock.now_ns, loop.steps_outside_calibration]]
+    return [*(list(map(int, column)) for column in columns), [loop.num_outside]]
 
 
 def columns(rows: Sequence[tuple[int, int, int]], unit_ns: int) -> RequestColumns:
@@ -346,10 +307,13 @@ def columns(rows: Sequence[tuple[int, int, int]], unit_ns: int) -> RequestColumn
     )
 
 
-@settings(max_examples=300, deadline=None)
+any_rows = st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     data=st.data(),
-    rows=st.lists(st.tuples(st.integers(0, 60), lengths_of_prompts, st.integers(1, 90)), min_size=1, max_size=30),
+    rows=any_rows,
     block_size=st.sampled_from([1, 7, 16, 32]),
     num_spare_blocks=st.one_of(st.integers(0, 12), st.just(500)),
     num_null_blocks=st.integers(0, 2),
@@ -375,19 +339,18 @@ def test_every_step_is_vidurs_schedulers_own(
     num_blocks = largest + num_spare_blocks + num_null_blocks
     limits = Limits(block_size, num_blocks, num_null_blocks, max_num_seqs, max_num_batched_tokens)
     requests = columns(rows, data.draw(st.sampled_from([100, 3000, MS])))
-    loop = EngineLoop(requests, limits, clock_of(costs, queue_size))
+    loop = SimulationLoop(requests, limits, tables_of(costs, queue_size), mode="python")
     assert happened(loop) == happened(SchedulerLoop(requests, limits, clock_of(costs, queue_size)))
-    # Everything was given back.
-    assert loop._scheduler.num_free_blocks == num_blocks - num_null_blocks
-    assert loop._scheduler.num_running == 0
+    assert loop.num_free_blocks == num_blocks - num_null_blocks  # everything was given back
 
 
+@pytest.mark.parametrize("mode", ["python", "compiled"])
 @pytest.mark.parametrize("costs", [None, DEVICE_BOUND, HOST_BOUND])
-def test_the_schedulers_steps_with_many_preemptions(costs: Rows | None) -> None:
+def test_the_schedulers_steps_with_many_preemptions(costs: Rows | None, mode: Mode) -> None:
     requests = columns([(i % 3, 1 + 37 * i % 90, 1 + 53 * i % 120) for i in range(300)], 3000 if costs is None else MS)
     limits = Limits(16, 30, 1, 16, 64)
-    loop = EngineLoop(requests, limits, clock_of(costs))
-    assert happened(loop) == happened(SchedulerLoop(requests, limits, clock_of(costs)))
+    loop = SimulationLoop(requests, limits, tables_of(costs, 2), mode=mode)
+    assert happened(loop) == happened(SchedulerLoop(requests, limits, clock_of(costs, 2)))
     assert sum(loop.num_preemptions) > 50
 
 
@@ -395,11 +358,78 @@ def test_a_request_preempted_while_its_last_step_runs_is_not_computed_again() ->
     # Step 4 gives request 101 its last token. Step 5 is formed before that is handed out: request 100 has filled its second block, the four
     # blocks are held, and 101 loses its two. The one left over could hold its prompt.
     requests, limits = columns([(0, 4, 10), (0, 1, 5)], MS), Limits(4, 4, 0, 8, 64)
-    loop = EngineLoop(requests, limits, clock_of(DEVICE_BOUND))
-    assert happened(loop) == happened(SchedulerLoop(requests, limits, clock_of(DEVICE_BOUND)))
+    loop = SimulationLoop(requests, limits, tables_of(DEVICE_BOUND, 2))
+    assert happened(loop) == happened(SchedulerLoop(requests, limits, clock_of(DEVICE_BOUND, 2)))
     assert loop.num_preemptions == [0, 1]
     assert loop.history.steps().num_prefill_tokens.tolist() == [5] + 9 * [0]
     assert loop.history.steps().num_waiting.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=any_rows,
+    num_spare_blocks=st.one_of(st.integers(0, 12), st.just(500)),
+    max_num_seqs=st.integers(1, 12),
+    speeds=st.lists(
+        st.tuples(
+            st.integers(0, 2 * 10**9), st.sampled_from(support.SPEED_PARTS), st.sampled_from([0.5, 1.0, 2.0, 8.0])
+        ),
+        max_size=60,
+    ),
+    queue_size=st.integers(1, 2),
+    hardware_id=st.sampled_from(["cpu", "h100"]),
+    has_cache=st.booleans(),
+)
+def test_compiled_and_plain_python_are_one_simulation(
+    rows: list[tuple[int, int, int]],
+    num_spare_blocks: int,
+    max_num_seqs: int,
+    speeds: list[tuple[int, str, float]],
+    queue_size: int,
+    hardware_id: str,
+    has_cache: bool,
+) -> None:
+    """On a host of any speed, with slopes and a device that may be the host, with and without a prefix cache."""
+    speed = support.speed_table(sorted([(0, part, 1.0) for part in support.SPEED_PARTS] + speeds))
+    made = support.bundle(SCENARIO, host_speed=speed, hardware_id=hardware_id)
+    tables = made.engine_costs(512, seed=3).tables(512, queue_size)
+    largest = max(-(-(prompt + decode - 1) // 16) for _, prompt, decode in rows)
+    limits, requests = Limits(16, largest + num_spare_blocks + 1, 1, max_num_seqs, 128), columns(rows, MS)
+    keys = [list(range(prompt // 16)) for _, prompt, _ in rows] if has_cache else None
+    plain, compiled = (
+        SimulationLoop(requests, limits, tables, prompt_keys=keys, mode=mode) for mode in get_args(simulation_loop.Mode)
+    )
+    assert happened(plain) == happened(compiled)
+    assert plain.num_cached_tokens == compiled.num_cached_tokens
+
+
+def test_the_core_is_the_reference_clock_on_a_host_of_changing_speed() -> None:
+    """With every feature of a real bundle's terms. They are added up in the same order, so equal to the nanosecond."""
+    speed = support.speed_table(
+        [(at * 40 * MS, part, 1 + (at % 7) / 5) for at in range(50) for part in support.SPEED_PARTS]
+    )
+    costs = support.bundle(SCENARIO, host_speed=speed).engine_costs(512, seed=3)
+    requests = columns([(i % 40, 1 + 37 * i % 300, 1 + 53 * i % 90) for i in range(200)], MS)
+    limits = Limits(16, 400, 1, 16, 256)
+    for queue_size in (1, 2):
+        loop = SimulationLoop(requests, limits, costs.tables(512, queue_size))
+        assert happened(loop) == happened(SchedulerLoop(requests, limits, HostDeviceClock(costs, queue_size)))
+
+
+def test_a_full_buffer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, limits = (
+        columns([(i % 3, 1 + 37 * i % 90, 1 + 53 * i % 120) for i in range(60)], MS),
+        Limits(16, 30, 1, 4, 64),
+    )
+    whole = happened(SimulationLoop(requests, limits, tables_of(DEVICE_BOUND, 2)))
+    monkeypatch.setattr(simulation_loop, "_BUFFER_STEPS", 7)
+    monkeypatch.setattr(simulation_loop, "_LEAST_SPANS", 16)
+    assert happened(SimulationLoop(requests, limits, tables_of(DEVICE_BOUND, 2))) == whole
+
+
+def test_constants_are_those_of_the_terms() -> None:
+    assert (core.WARM_TIME_CONSTANT_NS, core.WARM_MANY_TOKENS) == (warmth._TIME_CONSTANT_NS, warmth._MANY_TOKENS)
+    assert core.SPEED_BLOCK_NS == engine_costs_module._BLOCK_NS
 
 
 @pytest.mark.parametrize(
@@ -414,25 +444,21 @@ def test_requests_out_of_order_or_without_tokens_are_refused(
     arrivals: list[int], prompts: list[int], decodes: list[int], problem: str
 ) -> None:
     with pytest.raises(SimulationError, match=problem):
-        EngineLoop(
-            RequestColumns([7, 8], arrivals, prompts, decodes),
-            Limits(16, 30, 1, 4, 64),
-            clock_of(DEVICE_BOUND),
+        SimulationLoop(
+            RequestColumns([7, 8], arrivals, prompts, decodes), Limits(16, 30, 1, 4, 64), tables_of(DEVICE_BOUND, 2)
         )
 
 
 def test_requests_that_can_never_be_scheduled_are_told() -> None:
     requests = RequestColumns([7, 8, 9], [0, 0, 5], [10, 500, 1], [3, 1, 1])
-    loop = EngineLoop(requests, Limits(16, 30, 1, 4, 64), clock_of(DEVICE_BOUND))
+    loop = SimulationLoop(requests, Limits(16, 30, 1, 4, 64), tables_of(DEVICE_BOUND, 2))
     with pytest.raises(SimulationError, match=r"2 requests can never be scheduled, the first is request 8\. Raise"):
         loop.run()
 
 
 def test_three_steps_under_way_are_refused() -> None:
-    clock = clock_of(DEVICE_BOUND)
-    clock.queue_size = 3
-    with pytest.raises(ValueError, match="up to 3 steps under way, expected 1 or 2"):
-        EngineLoop(RequestColumns([0], [0], [1], [1]), Limits(16, 30, 1, 4, 64), clock)
+    with pytest.raises(ValueError, match="a queue of 3 steps, expected 1 or 2"):
+        SimulationLoop(RequestColumns([0], [0], [1], [1]), Limits(16, 30, 1, 4, 64), tables_of(DEVICE_BOUND, 3))
 
 
 # --- the seam ----------------------------------------------------------------------------------------------------------
@@ -444,7 +470,7 @@ def test_a_bundle_without_a_term_is_refused(term: str) -> None:
         ahead([(0, 10, 2)], [row for row in DEVICE_BOUND if row["term"] != term])
 
 
-def test_calibrated_has_the_engine_loop_whatever_the_loop_of_kernels() -> None:
+def test_calibrated_has_the_core_whatever_the_loop_of_kernels() -> None:
     rows = [(0, 10, 2), (1, 20, 5)]
     by_loop = [ahead(rows, DEVICE_BOUND, limited(loop, 1024, 8, 512)) for loop in ("direct", "event")]
     assert support.csv_bytes(by_loop[0]) == support.csv_bytes(by_loop[1])

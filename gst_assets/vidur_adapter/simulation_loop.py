@@ -1,0 +1,250 @@
+"""Running `core`: from requests to its arrays, in plain Python or compiled, and from its buffers to a `StepLog`.
+
+Knows neither Vidur nor pandas, and no rule of the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gst_assets.errors import ProfileError, SimulationError
+from gst_assets.step_costs.cost_tables import CostTables, as_lists
+from gst_assets.step_costs.shapes import StepShape
+from gst_assets.vidur_adapter import core
+from gst_assets.vidur_adapter.core import Buffers, Limits, State
+from gst_assets.vidur_adapter.step_log import StepLog
+
+Mode = Literal["compiled", "python"]
+_COMPILED_FROM_TOKENS = 50_000
+"""Below this plain Python is done before numba is imported and its code loaded."""
+_BUFFER_STEPS = 1 << 16
+_LEAST_SPANS = 1 << 14
+
+
+class RequestColumns(NamedTuple):
+    """One entry per request, in order of arrival; of those that arrive together the first one waits before the others."""
+
+    request_id: Sequence[int]
+    arrived_at_ns: Sequence[int]
+    num_prefill_tokens: Sequence[int]
+    """At least 1 each."""
+    num_decode_tokens: Sequence[int]
+    """At least 1 each."""
+
+
+class SimulationLoop:
+    """One simulation. Once `run` has returned, `history` holds what happened, and by request `scheduled_at_ns` and
+    `num_preemptions`, in the order of the columns."""
+
+    def __init__(
+        self,
+        requests: RequestColumns,
+        limits: Limits,
+        costs: CostTables,
+        *,
+        ns_of: Callable[[StepShape], float] | None = None,
+        prompt_keys: Sequence[Sequence[int]] | None = None,
+        mode: Mode | None = None,
+    ) -> None:
+        """`ns_of` is what `costs` were made from; it raises for a step outside the profiled range, saying what is.
+        `prompt_keys`: with a prefix cache, `prefix_keys.prompt_block_keys` of the prompts; None: without.
+        `mode` None: compiled where there is enough to do. Both give the same results.
+
+        Raises:
+            SimulationError: requests out of order, or one without a token to compute or to give.
+        """
+        _check(requests)
+        if costs.queue_size > 2:
+            raise ValueError(f"a queue of {costs.queue_size} steps, expected 1 or 2.")
+        self.history = StepLog()
+        self.scheduled_at_ns: list[int] = []
+        self.num_preemptions: list[int] = []
+        self.num_free_blocks = limits.num_kv_blocks - limits.num_null_blocks
+        self.num_outside = 0
+        """Steps whose composition lies outside what was calibrated."""
+        self._requests, self._limits, self._costs = requests, limits, costs
+        self.num_cached_tokens: list[int] = []
+        """Prompt tokens of each request that were there when it was first admitted."""
+        self._ns_of, self._prompt_keys = ns_of, prompt_keys
+        self._mode = mode or _mode(requests)
+
+    def run(self) -> None:
+        """Simulate until every request has its tokens.
+
+        Raises:
+            SimulationError: a request can never be scheduled.
+            ProfileError: a step lies outside the profiled range of the operators.
+        """
+        state, buffers = (
+            _state(self._requests, self._limits, self._prompt_keys),
+            _buffers(self._limits, len(self._requests.request_id)),
+        )
+        costs = self._costs
+        advance = core.advance
+        if self._mode == "python":
+            state, buffers, costs = _as_lists(state), _as_lists(buffers), as_lists(costs)
+        else:
+            from gst_assets.vidur_adapter.compiled_core import compiled_advance
+
+            advance = compiled_advance()
+        # Where each step's tokens end up is known by request id.
+        request_id = np.array(self._requests.request_id, dtype=np.int64)
+        while True:
+            outcome = advance(state, buffers, costs, self._limits)
+            self._drain(state, buffers, request_id)
+            if outcome != core.FULL:
+                break
+        if outcome == core.STUCK:
+            self._raise_stuck(state)
+        if outcome == core.OUTSIDE:
+            self._raise_outside(state)
+        self.scheduled_at_ns = [int(value) for value in state.scheduled_at_ns]
+        self.num_preemptions = [int(value) for value in state.num_preemptions]
+        self.num_cached_tokens = [int(value) for value in state.num_cached_tokens]
+        self.num_free_blocks = int(state.integers[core.NUM_FREE_BLOCKS])
+        self.num_outside = int(state.integers[core.NUM_OUTSIDE])
+
+    def _drain(self, state: State, buffers: Buffers, request_id: NDArray[np.int64]) -> None:
+        integers = state.integers
+        spans = np.array(buffers.spans[: integers[core.NUM_SPANS]], dtype=np.int64).reshape(-1, 3)
+        spans[:, 0] = request_id[spans[:, 0]]
+        self.history.extend(
+            np.array(buffers.groups[: integers[core.NUM_GROUPS]], dtype=np.int64),
+            np.array(buffers.formed_ns[: integers[core.NUM_FORMED_TIMES]], dtype=np.int64),
+            np.array(buffers.handed_out_ns[: integers[core.NUM_HANDED_OUT_TIMES]], dtype=np.int64),
+            spans,
+        )
+        for counter in (core.NUM_GROUPS, core.NUM_SPANS, core.NUM_FORMED_TIMES, core.NUM_HANDED_OUT_TIMES):
+            integers[counter] = 0
+
+    def _raise_stuck(self, state: State) -> None:
+        waiting, first = core.num_waiting(state.integers), core.first_waiting(state)
+        raise SimulationError(
+            f"{waiting} requests can never be scheduled, the first is request {self._requests.request_id[first]}. "
+            "Raise engine.num_kv_blocks or engine.max_num_batched_tokens."
+        )
+
+    def _raise_outside(self, state: State) -> None:
+        integers = state.integers
+        chunks = [
+            (int(state.chunk_present[place]), int(state.chunk_new[place])) for place in range(integers[core.NUM_CHUNKS])
+        ]
+        shape = StepShape(int(integers[core.STEP_DECODES]), int(integers[core.STEP_CONTEXT]), chunks)
+        if self._ns_of is not None:
+            self._ns_of(shape)
+        raise ProfileError(f"a step of {shape} is outside the profiled range. Measure the profile again.")
+
+
+def _mode(requests: RequestColumns) -> Mode:
+    return "compiled" if sum(requests.num_decode_tokens) >= _COMPILED_FROM_TOKENS else "python"
+
+
+def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None) -> State:
+    count = len(requests.request_id)
+
+    def column(values: Any) -> NDArray[np.int64]:
+        return np.array(values, dtype=np.int64)
+
+    integers = np.zeros(core.NUM_INTEGERS, dtype=np.int64)
+    integers[core.NUM_FREE_BLOCKS] = limits.num_kv_blocks - limits.num_null_blocks
+    integers[core.PREFILLING] = integers[core.GROUP_DECODES] = core.NOBODY
+    longest = max(requests.num_decode_tokens, default=1)
+    nobody = np.full(count, core.NOBODY, dtype=np.int64)
+    return State(
+        integers=integers,
+        floats=np.zeros(core.NUM_FLOATS),
+        arrived_at_ns=column(requests.arrived_at_ns),
+        prompt_tokens=column(requests.num_prefill_tokens),
+        decode_tokens=column(requests.num_decode_tokens),
+        first_step=np.zeros(count, dtype=np.int64),
+        last_step=np.full(count, core.NOT_DECODING, dtype=np.int64),
+        scheduled_at_ns=np.zeros(count, dtype=np.int64),
+        num_preemptions=np.zeros(count, dtype=np.int64),
+        preempted=np.zeros(count + 1, dtype=np.int64),
+        completed=np.zeros(count, dtype=np.int64),
+        order=np.zeros(count + limits.max_num_seqs + 1, dtype=np.int64),
+        block_borders=np.zeros(limits.block_size, dtype=np.int64),
+        ends=np.full(longest + 1, core.NOBODY, dtype=np.int64),
+        next_end=nobody,
+        previous_end=nobody.copy(),
+        chunk_present=np.zeros(limits.max_num_seqs + 1, dtype=np.int64),
+        chunk_new=np.zeros(limits.max_num_seqs + 1, dtype=np.int64),
+        num_cached_tokens=np.zeros(count, dtype=np.int64),
+        prefix=_prefix_cache(requests, limits, prompt_keys),
+    )
+
+
+def _prefix_cache(
+    requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None
+) -> core.PrefixCache:
+    def of(size: int, value: int = 0) -> NDArray[np.int64]:
+        return np.full(size, value, dtype=np.int64)
+
+    none = of(0)
+    if prompt_keys is None:
+        return core.PrefixCache(False, *(none for _ in core.PrefixCache._fields[1:]))
+    tokens = np.array(requests.num_prefill_tokens, dtype=np.int64) + np.array(
+        requests.num_decode_tokens, dtype=np.int64
+    )
+    slots = tokens // limits.block_size + 1
+    first_slot = np.cumsum(slots) - slots
+    # Only the request itself can come back to a block with tokens that it got: such blocks have keys of their own.
+    num_shared = max((max(keys, default=-1) for keys in prompt_keys), default=-1) + 1
+    key = np.arange(int(slots.sum())) + num_shared
+    for slot, keys in zip(first_slot.tolist(), prompt_keys, strict=True):
+        key[slot : slot + len(keys)] = keys
+    blocks, num_keys = limits.num_kv_blocks - limits.num_null_blocks, num_shared + len(key)
+    ring = np.arange(blocks + 1)
+    return core.PrefixCache(
+        is_on=True,
+        first_slot=first_slot,
+        key=key,
+        held=of(len(key)),
+        num_held=of(len(tokens)),
+        first_block=of(num_keys, core.NOBODY),
+        last_block=of(num_keys, core.NOBODY),
+        next_same=of(blocks, core.NOBODY),
+        previous_same=of(blocks, core.NOBODY),
+        key_of=of(blocks, core.NOBODY),
+        num_users=of(blocks),
+        next_free=np.roll(ring, -1),
+        previous_free=np.roll(ring, 1),
+        unkeyed=of(blocks),
+    )
+
+
+def _buffers(limits: Limits, num_requests: int) -> Buffers:
+    steps = min(_BUFFER_STEPS, 64 * num_requests + 64)
+    spans = max(_LEAST_SPANS, 4 * limits.max_num_seqs)
+    return Buffers(
+        groups=np.zeros((steps, 7), dtype=np.int64),
+        formed_ns=np.zeros(steps, dtype=np.int64),
+        handed_out_ns=np.zeros(steps, dtype=np.int64),
+        spans=np.zeros((spans, 3), dtype=np.int64),
+    )
+
+
+def _as_lists(arrays: Any) -> Any:
+    return type(arrays)(
+        *(
+            _as_lists(value) if isinstance(value, tuple) else value.tolist() if isinstance(value, np.ndarray) else value
+            for value in arrays
+        )
+    )
+
+
+def _check(requests: RequestColumns) -> None:
+    earlier_ns = -inf
+    for request_id, arrived_at_ns, num_prefill_tokens, num_decode_tokens in zip(*requests, strict=True):
+        if arrived_at_ns < earlier_ns or num_prefill_tokens < 1 or num_decode_tokens < 1:
+            raise SimulationError(
+                f"request {request_id} arrives at {arrived_at_ns} ns (the one before it at {earlier_ns} ns) with "
+                f"{num_prefill_tokens} prompt tokens and {num_decode_tokens} to give; expected requests in order of "
+                "arrival with at least one of each. Sort them, or leave the request out."
+            )
+        earlier_ns = arrived_at_ns
