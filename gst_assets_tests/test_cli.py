@@ -52,7 +52,7 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[] []\n")
-    assert done.stdout.count("Usage: gst ") == len(COMMANDS) == 14
+    assert done.stdout.count("Usage: gst ") == len(COMMANDS) == 15
 
 
 @pytest.mark.parametrize("command", PROGRAMS)
