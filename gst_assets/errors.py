@@ -45,6 +45,10 @@ class SimulationError(GstError):
     """The workload cannot be simulated under the scenario's settings."""
 
 
+class ResultsError(GstError):
+    """A file of another program is not what it was said to be, or does not tell what a run needs."""
+
+
 class ComparisonError(GstError):
     """Two runs cannot be compared honestly."""
 

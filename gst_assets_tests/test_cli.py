@@ -115,7 +115,7 @@ def test_a_command_has_the_options_of_the_child_process_it_also_is(command: str)
         return {
             action.option_strings[0]: (action.required, isinstance(action, argparse._AppendAction), action.nargs or 1)
             for action in parser._actions
-            if "--help" not in action.option_strings
+            if action.option_strings and "--help" not in action.option_strings
         }
 
     assert of_program() == {
@@ -559,6 +559,14 @@ def test_slots_of_ended_runs_are_freed_and_those_of_running_ones_kept(
         (("compare", "a", "b", "--out", "c", "--pass-band", "x"), 2, "Usage: gst compare "),
         (("runs", "--last", "0"), 2, "Usage: gst runs "),
         (("doctor", "--seconds", "21"), 2, "Usage: gst doctor "),
+        (("compare", "/none", "/none"), 1, "error: /none: no such directory."),
+        (("import", "blis", "/none", "--out", "ROOT/x"), 1, "error: /none: no such file."),
+        (
+            ("import", "nosuch", "/none", "--out", "ROOT/x"),
+            1,
+            "error: unknown format 'nosuch'; known: vllm-bench, guidellm,",
+        ),
+        (("import", "blis"), 2, "Usage: gst import "),
         (("recorded", "pack", "a"), 2, "Usage: gst recorded pack "),
     ],
 )

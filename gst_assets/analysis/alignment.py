@@ -1,22 +1,32 @@
 """Bringing a real run and a simulation of it onto the same requests and the same tokens. Computes no statistic.
 
 Rules: only requests that produced a token in the real run are compared, on both sides; the simulated series of each request is cut to
-the real `num_decode_tokens_actual`. Nothing is rescaled, filled or interpolated.
+the real `num_decode_tokens_actual`. Nothing is rescaled, filled or interpolated: where a side knows no token times there is no ITL, and a simulation
+that knows none must have produced as many tokens as the engine.
+
+Requests are joined by `source_request_id` where both runs have it, else by `request_id`. Runs that state the same workload have the same arrivals and
+lengths, to the nanosecond; others at least the same requests and prompt lengths (`gate` says how far their arrivals are apart).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
-from gst_assets.contracts.documents import RealRunMeta, VidurRunMeta
+from gst_assets.contracts.documents import RealRunFacts, SimulationFacts
 from gst_assets.errors import ComparisonError
 
 SCHEDULED = "scheduled_time_ns"
+KEY = "source_request_id"
+"""Column that names a request as the results it was imported from do."""
+_SHOWN = 10
+"""So many requests of those that differ are named."""
+R = TypeVar("R", RealRun, SimulatedRun)
 _SAME_ON_BOTH_SIDES = ("arrival_time_ns", "num_prefill_tokens", "num_decode_tokens")
 
 
@@ -25,7 +35,8 @@ class AlignedSide:
     """One side of an aligned pair, in plain int64 columns.
 
     `requests`: one row per compared request, ascending: request_id, arrival_time_ns, num_prefill_tokens, num_tokens (compared),
-    ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order.
+    ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order;
+    without a row where a side of the pair knows no token times.
     """
 
     requests: pd.DataFrame
@@ -85,17 +96,69 @@ def align(real: RealRun, sim: SimulatedRun) -> AlignedPair:
         num_tokens_cut=int((simulated - produced)[compared].sum()),
     )
     told = all(SCHEDULED in run.requests and run.requests.loc[compared, SCHEDULED].notna().all() for run in (real, sim))
-    return AlignedPair(_side(real, compared, produced, told), _side(sim, compared, produced, told), counts)
+    ours, theirs = (_side(run, compared, produced, told) for run in (real, sim))
+    if not (real.has_tokens and sim.has_tokens):
+        ours, theirs = (replace(side, tokens=side.tokens.iloc[:0]) for side in (ours, theirs))
+    return AlignedPair(ours, theirs, counts)
 
 
-def check_same_workload(metas: Sequence[RealRunMeta | VidurRunMeta]) -> None:
-    """All runs played the same workload, by id and by the digests of its files.
+def joined(first: RealRun | SimulatedRun, other: R) -> R:
+    """`other` with its requests in the order of `first`, and numbered as there, where both name them (`source_request_id`).
+
+    Raises:
+        ComparisonError: the two are not of the same requests; names the first ten that only one has, and how many there are.
+    """
+    if not is_joined_by_name(first, other):
+        return other
+    names, theirs = (run.requests[KEY].tolist() for run in (first, other))
+    if names == theirs:
+        return other
+    _check_same_set(first, other, names, theirs)
+    place = {name: number for number, name in enumerate(names)}
+    number = np.array([place[name] for name in theirs], dtype=np.int64)
+    requests = other.requests.iloc[np.argsort(number)].reset_index(drop=True)
+    requests["request_id"] = pd.array(np.arange(len(number)), dtype="Int64")
+    tokens = other.tokens.assign(request_id=number[other.tokens["request_id"].to_numpy()])
+    return replace(
+        other, requests=requests, tokens=tokens.sort_values("request_id", kind="stable").reset_index(drop=True)
+    )
+
+
+def is_joined_by_name(one: RealRun | SimulatedRun, two: RealRun | SimulatedRun) -> bool:
+    """Whether both runs name their requests as the results they came from did."""
+    return KEY in one.requests and KEY in two.requests
+
+
+def states_workload(*runs: RealRun | SimulatedRun) -> bool:
+    """Whether every one of the runs says which workload it is of, so that all of it can be held to be the same."""
+    return all(run.meta.workload_id is not None for run in runs)
+
+
+def _check_same_set(
+    one: RealRun | SimulatedRun, two: RealRun | SimulatedRun, names: Sequence[str], theirs: Sequence[str]
+) -> None:
+    parts = []
+    for run, mine, others in ((one, names, set(theirs)), (two, theirs, set(names))):
+        only = [name for name in mine if name not in others]
+        if only:
+            more = ", ..." if len(only) > _SHOWN else ""
+            parts.append(f"{len(only)} only in {run.directory} ({', '.join(only[:_SHOWN])}{more})")
+    if parts:
+        raise ComparisonError(
+            f"{one.directory} has {len(names)} requests, {two.directory} has {len(theirs)}, not the same ones by {KEY}: {'; '.join(parts)}. Compare "
+            "runs of the same requests; import both sides with the same selection."
+        )
+
+
+def check_same_workload(metas: Sequence[RealRunFacts | SimulationFacts]) -> None:
+    """All runs that state their workload played the same one, by id and by the digests of its files.
 
     Raises:
         ComparisonError: names the two runs and their workloads, or the file that differs.
     """
-    first = metas[0]
-    for other in metas[1:]:
+    stated = [meta for meta in metas if meta.workload_id is not None]
+    for other in stated[1:]:
+        first = stated[0]
         if other.workload_id != first.workload_id:
             raise ComparisonError(
                 f"run {first.run_id} is of workload {first.workload_id}, run {other.run_id} of workload {other.workload_id}. "
@@ -118,17 +181,21 @@ def _short(digest: str | None) -> str:
 def _check_same_requests(real: RealRun, sim: SimulatedRun) -> None:
     one, two = len(real.requests), len(sim.requests)
     if one != two:
+        low, high = min(one, two), max(one, two)
+        listed = ", ".join(map(str, range(low, min(high, low + _SHOWN)))) + (", ..." if high - low > _SHOWN else "")
         raise ComparisonError(
-            f"{real.directory} has {one} requests, {sim.directory} has {two}: request {min(one, two)} is only in the "
-            f"{'first' if one > two else 'second'}. Simulate the workload that was measured."
+            f"{real.directory} has {one} requests, {sim.directory} has {two}: {high - low} {'is' if high - low == 1 else 'are'} only in the "
+            f"{'first' if one > two else 'second'} (request {listed}). Simulate the workload that was measured."
         )
-    for name in _SAME_ON_BOTH_SIDES:
+    for name in _SAME_ON_BOTH_SIDES if states_workload(real, sim) else ("num_prefill_tokens",):
         differs = (real.requests[name] != sim.requests[name]).to_numpy(dtype=bool)
         if differs.any():
-            row = int(differs.argmax())
+            rows = np.flatnonzero(differs)
+            shown = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
+            every = f" ({len(rows)} requests differ: {shown})" if len(rows) > 1 else ""
             raise ComparisonError(
-                f"request {real.requests['request_id'].iloc[row]}: {name} is {real.requests[name].iloc[row]} in {real.directory} but "
-                f"{sim.requests[name].iloc[row]} in {sim.directory}. Simulate the workload that was measured."
+                f"request {real.requests['request_id'].iloc[rows[0]]}: {name} is {real.requests[name].iloc[rows[0]]} in {real.directory} but "
+                f"{sim.requests[name].iloc[rows[0]]} in {sim.directory}{every}. Simulate the workload that was measured."
             )
 
 
@@ -148,6 +215,14 @@ def _check_simulation_is_long_enough(
             f"request {real.requests['request_id'].iloc[row]}: {sim.directory} has {simulated[row]} usable tokens (status "
             f"{sim.requests['status'].iloc[row]}), {real.directory} has {produced[row]}. A simulation must produce every token that was "
             "measured; simulate again."
+        )
+    longer = compared & (simulated > produced)
+    if not sim.has_tokens and longer.any():
+        rows = np.flatnonzero(longer)
+        shown = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
+        raise ComparisonError(
+            f"{sim.directory} knows no token times, so it cannot be cut to the tokens that were measured, and {len(rows)} of its requests have more of them "
+            f"(request {shown}). Simulate the lengths that were produced, or give a simulation with token times."
         )
 
 
@@ -169,9 +244,12 @@ def _side(
         }
     )
     requests["num_tokens"] = produced[compared]
-    # Tokens are ordered by request and index, so the running count of tokens ends each request's series.
-    last = np.cumsum(produced[compared]) - 1
-    requests["e2e_ns"] = tokens["token_time_ns"].to_numpy()[last] - requests["arrival_time_ns"].to_numpy()
+    if run.has_tokens:
+        # Tokens are ordered by request and index, so the running count of tokens ends each request's series.
+        ends = tokens["token_time_ns"].to_numpy()[np.cumsum(produced[compared]) - 1]
+    else:
+        ends = chosen["completion_time_ns"].to_numpy(dtype="int64")
+    requests["e2e_ns"] = ends - requests["arrival_time_ns"].to_numpy()
     if scheduling_told:
         requests[SCHEDULED] = chosen[SCHEDULED].to_numpy(dtype="int64")
     return AlignedSide(requests, tokens)

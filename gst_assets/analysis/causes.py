@@ -97,6 +97,12 @@ class _Side:
         requests, tokens = side.requests, side.tokens
         arrival, ttft = (requests[name].to_numpy(dtype="float64") for name in ("arrival_time_ns", "ttft_ns"))
         waited = requests[SCHEDULED].to_numpy(dtype="float64") - arrival if told else np.zeros(len(requests))
+        if tokens.empty:
+            # Without token times the whole decode is one gap, so that E2E is the sum of its parts; ITL has no cell to explain.
+            decode = requests["e2e_ns"].to_numpy(dtype="float64") - ttft
+            ones = np.ones(len(requests), dtype=np.int64)
+            ends = arrival + ttft + decode
+            return cls(waited, ttft - waited, arrival + ttft, ones, decode, ends, ones.astype(bool))
         later = tokens["token_index"].to_numpy() > 0
         return cls(
             waited,
@@ -323,7 +329,7 @@ def _limits(variant: str, sim: SimulatedRun, measured: Measured) -> Iterator[Cau
         reached = _reached(peak, capacity * _NEARLY_FULL)
         number = max(
             [
-                sim.meta.num_preemptions,
+                sim.meta.num_preemptions or 0,
                 *(count for run in measured.real_repeats if (count := _preempted(run)) is not None),
             ]
         )
@@ -358,14 +364,18 @@ def _differing(variant: str, measured: Measured) -> dict[str, str]:
 
 def _least(name: str, sim: SimulatedRun, measured: Measured) -> float:
     """The smallest value of a limit on either side."""
-    values = [float(getattr(run.meta.engine_settings, name)) for run in measured.real_repeats]
+    values = [
+        float(getattr(run.meta.engine_settings, name)) for run in measured.real_repeats if run.meta.engine_settings
+    ]
     return min([*values, float(sim.meta.simulated_settings[name])])
 
 
 def _kv_capacity(sim: SimulatedRun, measured: Measured) -> float:
     """Tokens that the smallest cache of either side holds. A side that does not tell number and size of its blocks is left out."""
     caches: list[tuple[int | None, int | None]] = [
-        (run.meta.engine_settings.num_kv_blocks, run.meta.engine_settings.block_size) for run in measured.real_repeats
+        (run.meta.engine_settings.num_kv_blocks, run.meta.engine_settings.block_size)
+        for run in measured.real_repeats
+        if run.meta.engine_settings
     ]
     assumed = sim.meta.simulated_settings
     caches.append((assumed.get("num_kv_blocks"), assumed.get("block_size")))
@@ -470,10 +480,10 @@ def _preempted(run: RealRun) -> int | None:
 
 def _preemptions(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
     real = [_preempted(run) for run in measured.real_repeats]
-    known = [count for count in real if count is not None]
-    if len(known) < len(real) or min(known) <= sim.meta.num_preemptions <= max(known):
+    known, simulated = [count for count in real if count is not None], sim.meta.num_preemptions
+    if simulated is None or len(known) < len(real) or min(known) <= simulated <= max(known):
         return
-    text = f"{' / '.join(map(str, known))} in the real repeats, {sim.meta.num_preemptions} simulated"
+    text = f"{' / '.join(map(str, known))} in the real repeats, {simulated} simulated"
     yield Cause("preemptions", text, _with_real_waiting, at_most=True)
 
 

@@ -1,10 +1,14 @@
-"""Comparing existing run directories without Dagster: which is on which side, and the complete comparison directory, or nothing."""
+"""Comparing existing run directories without Dagster: which is on which side, and the complete comparison directory, or nothing.
+
+A simulation goes by the name it is given, else by the variant it states, else by its run id.
+"""
 
 from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,37 +16,54 @@ from pydantic import ValidationError
 
 from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import comparison_meta, write_comparison
-from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256, run_kind
 from gst_assets.contracts.documents import write_document
-from gst_assets.contracts.store import Kind, directory_digests, open_directory, parse_object
-from gst_assets.errors import ArtifactError, ComparisonError
+from gst_assets.contracts.store import Kind, directory_digests
+from gst_assets.errors import ComparisonError
 from gst_assets.scenario import Bands
 from gst_assets.staging import staged_directory
 
+Named = tuple[str | None, Path]
+"""A simulation and the name that it was given, if any."""
 
-def sides(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The real and the simulated run directories among the words of a command line, each in the order given, as their metadata says.
 
-    A word that is no path and holds `*`, `?` or `[` is a pattern; what it matches comes sorted. A directory named twice counts once.
+def sides(words: Sequence[str]) -> tuple[list[Path], list[Named]]:
+    """The real runs and the simulations among the words of a command line, each in the order given, as their metadata says.
+
+    A word is `DIR` or, of a simulation, `NAME=DIR`. A DIR that is no path and holds `*`, `?` or `[` is a pattern; what it
+    matches comes sorted. A directory named twice counts once.
 
     Raises:
-        ComparisonError: a pattern that matches no directory, or no run of one side.
-        ArtifactError: a directory that is no complete run, or of neither side.
+        ComparisonError: a pattern that matches no directory, no run of one side, or a name for a real run.
+        ArtifactError, ContractError: a directory that is no complete run, or of neither side.
     """
-    directories = dict.fromkeys(path for word in words for path in _matching(word))
-    found: dict[str, list[Path]] = {"real": [], "vidur": []}
-    for directory in directories:
-        file = open_directory(directory, Kind.REAL_RUN, verify=False) / Kind.REAL_RUN.meta_name
-        run_type = parse_object(file.read_bytes(), file, ["run_type"])["run_type"]
-        if run_type not in found:
-            raise ArtifactError(f"{file}: run_type is {run_type!r}, expected real or vidur. Name run directories only.")
-        found[run_type].append(directory)
-    for run_type, what in (("real", "a real run"), ("vidur", "a simulated run")):
-        if not found[run_type]:
+    named = dict.fromkeys((name, path) for name, word in map(_named, words) for path in _matching(word))
+    real: list[Path] = []
+    simulations: list[Named] = []
+    for name, directory in named:
+        if run_kind(directory) == "vidur":
+            simulations.append((name, directory))
+        elif name is None:
+            real.append(directory)
+        else:
             raise ComparisonError(
-                f"none of the {len(directories)} directories is {what} (run_type {run_type} in {Kind.REAL_RUN.meta_name}). Name at least one."
+                f"{name}={directory}: only simulations have a name, this is a real run. Leave the name out."
             )
-    return found["real"], found["vidur"]
+    for found, run_type, what in ((real, "real", "a real run"), (simulations, "vidur", "a simulated run")):
+        if not found:
+            raise ComparisonError(
+                f"none of the {len(named)} directories is {what} (run_type {run_type} in {Kind.REAL_RUN.meta_name}). "
+                "Name at least one."
+            )
+    return real, simulations
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """`NAME=DIR` taken apart; a directory whose own name has the sign is taken as it stands."""
+    name, sign, directory = text.partition("=")
+    if not sign or not name or "/" in name or Path(text).exists():
+        return None, text
+    return name, directory
 
 
 def _matching(word: str) -> list[Path]:
@@ -57,7 +78,7 @@ def _matching(word: str) -> list[Path]:
 
 def compare_directories(
     real: Sequence[Path],
-    simulations: Sequence[Path],
+    simulations: Sequence[Path | Named],
     out: Path,
     profile: Path | None = None,
     pass_band: float | None = None,
@@ -70,8 +91,9 @@ def compare_directories(
     `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own profiling root is read
     where it still holds the bundle that was simulated. Bands default to those of the first real run's scenario.
 
-    Several `simulations` of one variant are its seeds, the first the one whose requests are shown. `on_read` is told how
-    many directories have been read.
+    A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its run id. Several of one name are
+    its seeds, the first the one whose requests are shown. The last name given is the headline, unless the runs' scenario orders its variants.
+    `on_read` is told how many directories have been read.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
@@ -88,11 +110,14 @@ def compare_directories(
         _tell(on_read, len(repeats))
     variants: dict[str, SimulatedRun] = {}
     further: dict[str, list[SimulatedRun]] = {}
-    for number, directory in enumerate(simulations, len(repeats) + 1):
+    for number, given in enumerate(simulations, len(repeats) + 1):
+        name, directory = given if isinstance(given, tuple) else (None, given)
         sim = load_run(directory, "vidur")
         _tell(on_read, number)
-        if variants.setdefault(sim.meta.variant, sim) is not sim:
-            further.setdefault(sim.meta.variant, []).append(sim)
+        variant = name or sim.meta.variant or sim.meta.run_id
+        sim = replace(sim, meta=sim.meta.model_copy(update={"variant": variant}))
+        if variants.setdefault(variant, sim) is not sim:
+            further.setdefault(variant, []).append(sim)
     comparison = compare(
         repeats,
         variants,

@@ -256,7 +256,7 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
                 axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, solid_capstyle="butt", zorder=3, **style)
         axes.plot(
             values, at, linestyle="none", marker=marker, markersize=5, color=colour,
-            markerfacecolor=colour if variant == comparison.headline else "white", label=f"Vidur {variant}", zorder=4,
+            markerfacecolor=colour if variant == comparison.headline else "white", label=comparison.label(variant), zorder=4,
         )  # fmt: skip
     shown = {(cell.metric, cell.statistic): cell for cell in comparison.cells if cell.variant == comparison.headline}
     axes.set_yticks(range(len(keys)), [_row_label(shown[key]) for key in keys], fontsize=8)
@@ -318,8 +318,10 @@ def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
         axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=5)  # fmt: skip
         shown.append(curve)
     for variant, (colour, line, _) in _styled(comparison).items():
+        if (metric, variant) not in comparison.curves:
+            continue
         curve = comparison.curves[metric, variant]
-        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=f"Vidur {variant}", zorder=4)  # fmt: skip
+        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=comparison.label(variant), zorder=4)  # fmt: skip
         shown.append(curve)
     axes.set_xlabel(f"{MEASURE_NAMES[metric]} [ms]")
     axes.set_ylabel("share of " + ("tokens" if metric == "itl" else "requests"))
@@ -341,11 +343,22 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
     for axes, metric in zip(grid, metrics, strict=True):
         _axes(axes)
         real = comparison.curves[metric, first] / _NS_PER_MS
-        curves = {variant: comparison.curves[metric, variant] / _NS_PER_MS for variant in styles}
+        curves = {
+            variant: comparison.curves[metric, variant] / _NS_PER_MS
+            for variant in styles
+            if (metric, variant) in comparison.curves
+        }
         _diagonal(axes, np.concatenate([real, *curves.values()]), comparison.bands.warn_band)
-        for variant, (colour, line, marker) in styles.items():
+        for variant in curves:
+            colour, line, marker = styles[variant]
             axes.plot(
-                real, curves[variant], color=colour, linestyle=line, linewidth=1.6, label=f"Vidur {variant}", zorder=3
+                real,
+                curves[variant],
+                color=colour,
+                linestyle=line,
+                linewidth=1.6,
+                label=comparison.label(variant),
+                zorder=3,
             )
             marked = [int(np.abs(CURVE_LEVELS - level).argmin()) for level in (0.5, 0.9, 0.99)]
             axes.plot(

@@ -2,13 +2,13 @@
 
 By severity:
 - stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload on which the profile
-  was calibrated. Nothing is written.
+  was calibrated. Nothing is written. Names of models and hardware stop only runs that state their workload: other programs name them in their own way.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back from the engine; hardware
   that was only stated; a server that does not tell whether it runs with what no simulation knows; tokens that came over HTTP; a degraded real
   run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that mostly came several at a time; no
-  warm-up. A marked variant is never a `pass`.
-- note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from token times, what
-  could not be checked.
+  warm-up; models or hardware of other names, arrivals further apart than the pass band. A marked variant is never a `pass`.
+- note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from token times, what a run of
+  another program does not state, what could not be checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only; for a reader of another it is a
 note.
@@ -24,11 +24,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.alignment import Counts, check_same_workload
+from gst_assets.analysis.alignment import KEY, Counts, check_same_workload, is_joined_by_name, states_workload
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
+from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
 from gst_assets.errors import ComparisonError
-from gst_assets.formats import milliseconds, unsigned_percent
+from gst_assets.formats import milliseconds, signed_percent, unsigned_percent
 from gst_assets.scenario import Bands
 from gst_assets.workload.digest import workload_digest
 
@@ -40,6 +41,9 @@ COMPARED_SETTINGS = (
 )  # fmt: skip
 """Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
 
+QUEUED = "queued_time_ns"
+TTFT_TWICE = "TTFT from arrival / from queueing"
+"""The check that tells TTFT by both definitions."""
 MANY = 0.05
 """Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different loads."""
 
@@ -90,7 +94,7 @@ def check_comparable(
             f"real run {twice[0]} is given more than once, which would hide the spread between repeats. Name it once."
         )
     for variant, sim in simulations.items():
-        if sim.meta.variant != variant:
+        if sim.meta.variant not in (None, variant):
             raise ComparisonError(f"{sim.directory} is of variant {sim.meta.variant!r}, but was given as {variant!r}.")
     runs: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
     check_same_workload([run.meta for run in runs])
@@ -100,8 +104,10 @@ def check_comparable(
 
 
 def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | SimulatedRun) -> None:
-    """Same model and same device."""
+    """Same model and same device, of runs that state their workload; names given by other programs are told, not held against each other."""
     one, two = first.meta, other.meta
+    if not states_workload(first, other):
+        return
     if one.model != two.model:
         raise ComparisonError(
             f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one model."
@@ -113,22 +119,35 @@ def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | Simulate
             raise ComparisonError(
                 f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one model."
             )
-    ours = (one.hardware.hardware_id, one.hardware.device_name, one.hardware.device_count)
-    theirs = (two.hardware.hardware_id, two.hardware.device_name, two.hardware.device_count)
-    if ours != theirs:
+    if not _same_device(one.hardware, two.hardware):
         verb, remedy = (
             ("was simulated for", "Simulate with a profile made on the hardware of the real run.")
             if two.run_type == "vidur"
             else ("was measured on", "Repeats must come from one machine.")
         )
         raise ComparisonError(
-            f"run {one.run_id} was measured on {_device(ours)}, run {two.run_id} {verb} {_device(theirs)}. {remedy}"
+            f"run {one.run_id} was measured on {device_of(one)}, run {two.run_id} {verb} {device_of(two)}. {remedy}"
         )
 
 
-def _device(hardware: tuple[str, str, int]) -> str:
-    hardware_id, name, count = hardware
-    return f"{count} x {name} ({hardware_id})"
+_DEVICE_KEYS = ("hardware_id", "device_name", "device_count")
+
+
+def _same_device(one: StatedHardware | None, two: StatedHardware | None) -> bool:
+    """Whether nothing that both state is different."""
+    pairs = [(getattr(one, key, None), getattr(two, key, None)) for key in _DEVICE_KEYS]
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def device_of(meta: RunMeta) -> str:
+    """A run's device in words, as far as it is stated."""
+    hardware = meta.hardware
+    if hardware is None or not (hardware.device_name or hardware.hardware_id):
+        return NOT_STATED
+    count = "" if hardware.device_count is None else f"{hardware.device_count} x "
+    if hardware.device_name is None:
+        return f"{count}{hardware.hardware_id}"
+    return f"{count}{hardware.device_name}" + (f" ({hardware.hardware_id})" if hardware.hardware_id else "")
 
 
 def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] | None) -> None:
@@ -136,7 +155,7 @@ def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] 
     arrivals = requests["arrival_time_ns"] - requests["arrival_time_ns"].min()
     lengths = zip(requests["num_prefill_tokens"], requests["num_decode_tokens"], strict=True)
     digests = {
-        "workload_id": real.meta.workload_id,
+        "workload_id": real.meta.workload_id or "",
         "lengths and arrivals": workload_digest(lengths, arrivals),
         **real.meta.workload_sha256,
     }
@@ -164,11 +183,13 @@ def check_same_simulation(sim: SimulatedRun, further: Sequence[SimulatedRun]) ->
         ):
             if one != two:
                 raise ComparisonError(
-                    f"{sim.directory} and {other.directory} are of {name} {one} and {two}. Simulate one variant with one profile under each seed."
+                    f"{sim.directory} and {other.directory} are of {name} {one} and {two}. Simulate one variant with one profile under each seed, or name "
+                    "different simulations apart: NAME=DIR."
                 )
         if (twice := seen.get(seed_of(other))) is not None:
             raise ComparisonError(
-                f"{twice.directory} and {other.directory} are both of variant {sim.meta.variant!r} with seed {seed_of(other)}. Name one run a seed."
+                f"{twice.directory} and {other.directory} are both of variant {sim.meta.variant!r} with seed {seed_of(other)}. Name one run a seed, or "
+                "name different simulations apart: NAME=DIR."
             )
         seen[seed_of(other)] = other
 
@@ -187,8 +208,13 @@ def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, S
     for variant, sim in simulations.items():
         assumed = sim.meta.simulated_settings
         for name in COMPARED_SETTINGS:
-            reported = list(dict.fromkeys(getattr(run.meta.engine_settings, name) for run in real_repeats))
-            if assumed.get(name) is None:
+            reported = list(
+                dict.fromkeys(
+                    NOT_STATED if run.meta.engine_settings is None else getattr(run.meta.engine_settings, name)
+                    for run in real_repeats
+                )
+            )
+            if assumed.get(name) is None or reported == [NOT_STATED]:
                 parity = "not_recorded"
             else:
                 parity = "equal" if reported == [assumed[name]] else "differs"
@@ -197,7 +223,7 @@ def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, S
                     "variant": variant,
                     "setting": name,
                     "real": " / ".join(str(value) for value in reported),
-                    "simulated": "" if parity == "not_recorded" else str(assumed[name]),
+                    "simulated": "" if assumed.get(name) is None else str(assumed[name]),
                     "parity": parity,
                 }
             )
@@ -213,21 +239,19 @@ def checks(
     calibration_sha256: Collection[str] | None,
 ) -> list[Check]:
     """Everything that was looked at, in the order of the report. `counts` are the alignment counts of each real run."""
-    first = real_repeats[0].meta
     every = ", ".join(simulations)
     found = [
-        Check("workload", every, "ok", first.workload_id, first.workload_id),
-        Check("model", every, "ok", first.model, first.model),
-        Check("hardware", every, "ok", _device_of(first), _device_of(first)),
+        *_same_workload(real_repeats, simulations, bands),
+        *_named_alike(real_repeats, simulations),
         _held_out(calibration_sha256),
-        *_unequal_settings(parity),
+        *_settings(parity, every),
     ]
     for run in real_repeats:
         found += [
             *_stated(run),
             *_not_told(run),
             _transport(run),
-            _degraded(run),
+            *_degraded(run),
             _lateness(run, bands),
             _warmup(run),
             _failures(run, counts[run.meta.run_id]),
@@ -235,12 +259,18 @@ def checks(
             _bunched(run),
         ]
     found += [_self_fit(variant, sim) for variant, sim in simulations.items() if "self_fit_misfits" in _assumed(sim)]
-    found += [_preemptions(real_repeats, variant, sim) for variant, sim in simulations.items()]
+    found += [
+        _preemptions(real_repeats, variant, sim.meta.num_preemptions)
+        for variant, sim in simulations.items()
+        if sim.meta.num_preemptions is not None
+    ]
     every_run: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
     for one in every_run:
         if one.latency_derived:
             text = f"run {one.meta.run_id}: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns"
             found.append(Check("token_latency_ns", one.meta.run_id, "note", "", "", text))
+        found += [_unstated(one, text) for text in one.unstated]
+    found += [check for run in real_repeats for check in _ttft_from_queue(run, simulations)]
     if len(real_repeats) == 1:
         text = "one real repeat only: no real-against-real spread to read the errors against"
         found.append(Check("repeats", "", "note", "1", "", text))
@@ -249,8 +279,128 @@ def checks(
     return found
 
 
-def _device_of(meta: Any) -> str:
-    return _device((meta.hardware.hardware_id, meta.hardware.device_name, meta.hardware.device_count))
+def _same_workload(
+    real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun], bands: Bands
+) -> list[Check]:
+    """That it is one workload, or how far what stands for it is alike where nobody states it."""
+    first = real_repeats[0]
+    every_run: dict[str, RealRun | SimulatedRun] = {run.meta.run_id: run for run in real_repeats[1:]} | dict(
+        simulations
+    )
+    if states_workload(first, *every_run.values()):
+        workload = str(first.meta.workload_id)
+        return [Check("workload", ", ".join(simulations), "ok", workload, workload)]
+    found = []
+    for name, run in every_run.items():
+        if states_workload(first, run):
+            continue
+        key = KEY if is_joined_by_name(first, run) else "request_id"
+        about = (name,) if name in simulations else ()
+        text = f"{name}: not every run states its workload; requests are joined by {key}, prompt lengths are the same"
+        found.append(
+            Check(
+                "workload",
+                name,
+                "note",
+                first.meta.workload_id or NOT_STATED,
+                run.meta.workload_id or NOT_STATED,
+                text,
+                about,
+            )
+        )
+        found.append(_arrivals(first, name, run, bands, about))
+    return found
+
+
+def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Bands, about: tuple[str, ...]) -> Check:
+    """Runs of one workload by their requests only: how far are their arrivals apart?"""
+    if len(first.requests) != len(run.requests):
+        return Check(
+            "arrivals", name, "note", "", "", f"{name}: another number of requests, so arrivals are not compared", about
+        )
+    apart = np.abs((first.requests["arrival_time_ns"] - run.requests["arrival_time_ns"]).to_numpy(dtype="float64"))
+    if not apart.any():
+        return Check("arrivals", name, "ok", "the same", "the same", variants=about)
+    median, worst = float(np.median(apart)), float(apart.max())
+    told = f"up to {milliseconds(worst, '.2f')} ms, P50 {milliseconds(median, '.2f')} ms apart"
+    ttft = float(first.requests["ttft_ns"].dropna().astype("float64").median())
+    severity: Severity = "mark" if median > bands.pass_band * ttft else "note"
+    text = f"{name}: arrivals are {told} from those of {first.meta.run_id}; each latency counts from its own side's arrival"
+    return Check("arrivals", name, severity, "", told, text, about)
+
+
+def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """Model and hardware by the names that the runs give them."""
+    first, every = real_repeats[0], ", ".join(simulations)
+    others: dict[str, RealRun | SimulatedRun] = {run.meta.run_id: run for run in real_repeats[1:]} | dict(simulations)
+    found, device = [], device_of(first.meta)
+    models = [first.meta.model, *(run.meta.model for run in others.values())]
+    odd_models = {name: run for name, run in others.items() if run.meta.model != first.meta.model}
+    if NOT_STATED in models:
+        text = "not every run states its model, so nobody can tell whether it is one"
+        found.append(Check("model", every, "note", models[0], ", ".join(dict.fromkeys(models[1:])), text))
+        odd_models = {}
+    elif not odd_models:
+        found.append(Check("model", every, "ok", first.meta.model, first.meta.model))
+    for name, run in odd_models.items():
+        text = f"{name}: model is named {run.meta.model}, that of the real run {first.meta.model}; not checked that they are one"
+        found.append(Check("model", name, "mark", first.meta.model, run.meta.model, text, _about(name, simulations)))
+    odd_devices = {
+        name: run for name, run in others.items() if not _same_device(first.meta.hardware, run.meta.hardware)
+    }
+    for name, run in odd_devices.items():
+        theirs = device_of(run.meta)
+        text = f"{name}: hardware is {theirs}, that of the real run {device}; not checked that they are one"
+        found.append(Check("hardware", name, "mark", device, theirs, text, _about(name, simulations)))
+    told = [device, *(device_of(run.meta) for run in others.values())]
+    # A run that does not state its hardware says so among what it does not state.
+    if not odd_devices and NOT_STATED not in told:
+        found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told[1:]))))
+    return found
+
+
+def _about(name: str, simulations: Mapping[str, SimulatedRun]) -> tuple[str, ...]:
+    return (name,) if name in simulations else ()
+
+
+def _unstated(run: RealRun | SimulatedRun, text: str) -> Check:
+    """Something that a run of another program does not say."""
+    about = (run.meta.variant,) if isinstance(run.meta, SimulationFacts) and run.meta.variant else ()
+    return Check("stated", run.meta.run_id, "note", "", "", f"run {run.meta.run_id}: {text}", about)
+
+
+def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """TTFT under the other definition, where the engine told when it queued a request: from there on, as other projects count it."""
+    if QUEUED not in run.requests or run.requests[QUEUED].isna().all():
+        return []
+    told = run.requests[[QUEUED, "first_token_time_ns", "ttft_ns"]].dropna().astype("int64")
+    queued = (told["first_token_time_ns"] - told[QUEUED]).to_numpy(dtype="float64")
+    arrived = told["ttft_ns"].to_numpy(dtype="float64")
+    found = []
+    for variant, sim in simulations.items():
+        simulated = sim.requests["ttft_ns"].iloc[told.index].dropna().to_numpy(dtype="float64")
+        parts, ours, theirs = [], [], []
+        for at in (50, 90, 99):
+            one, other, mine = (float(np.percentile(values, at)) for values in (arrived, queued, simulated))
+            errors = [signed_percent((mine - real) / real) if real > 0 else "no error, real 0" for real in (one, other)]
+            parts.append(
+                f"P{at} {milliseconds(one, '.1f')} ms from arrival ({errors[0]}), {milliseconds(other, '.1f')} ms from queueing ({errors[1]})"
+            )
+            ours.append(f"P{at} {one / 1e6:.1f} / {milliseconds(other, '.1f')} ms")
+            theirs.append(f"P{at} {milliseconds(mine, '.1f')} ms")
+        text = f"real run {run.meta.run_id}, TTFT by both definitions, error of {variant} in brackets: {'; '.join(parts)}. Cells are from arrival"
+        found.append(
+            Check(
+                TTFT_TWICE,
+                run.meta.run_id,
+                "note",
+                ", ".join(ours),
+                ", ".join(theirs),
+                text,
+                (variant,),
+            )
+        )
+    return found
 
 
 def _assumed(sim: SimulatedRun) -> dict[str, Any]:
@@ -273,9 +423,19 @@ def _held_out(calibration_sha256: Collection[str] | None) -> Check:
     return Check("held out from calibration", "", "ok", "", f"{len(calibration_sha256)} calibration digests")
 
 
-def _unequal_settings(parity: pd.DataFrame) -> list[Check]:
+def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
     """One mark a setting and difference, naming every variant that has it. Equal settings stand in their own table."""
     found = []
+    if (parity["real"] == NOT_STATED).all():
+        text = "the engine's settings are not stated, so nobody can tell whether the simulation assumed the same"
+        return [Check("settings", every, "mark", NOT_STATED, "", text)]
+    silent = [
+        str(name) for name, rows in parity.groupby("variant", sort=False) if (rows["parity"] == "not_recorded").all()
+    ]
+    for name in silent:
+        text = f"{name} does not state the settings it assumed, so nobody can tell whether they are the engine's"
+        found.append(Check("settings", name, "mark", "stated", NOT_STATED, text, (name,)))
+    parity = parity[~parity["variant"].isin(silent)]
     unequal = parity.loc[parity["parity"] != "equal"]
     for (setting, real, simulated, kind), rows in unequal.groupby(
         ["setting", "real", "simulated", "parity"], sort=False
@@ -293,14 +453,16 @@ def _unequal_settings(parity: pd.DataFrame) -> list[Check]:
 
 def _stated(run: RealRun) -> list[Check]:
     """Settings and hardware that the scenario states and nobody read back."""
-    run_id, found = run.meta.run_id, []
-    stated = [name for name in COMPARED_SETTINGS if name in run.meta.engine_settings.not_read_back]
-    if stated:
+    run_id, found, settings = run.meta.run_id, list[Check](), run.meta.engine_settings
+    stated = [name for name in COMPARED_SETTINGS if settings is not None and name in settings.not_read_back]
+    if settings is None:
+        pass
+    elif stated:
         text = f"real run {run_id}: {', '.join(stated)} as the scenario states, not read back from the engine"
         found.append(Check("settings read back", run_id, "mark", ", ".join(stated), "", text))
     else:
         found.append(Check("settings read back", run_id, "ok", "all", ""))
-    if run.meta.hardware.stated:
+    if run.meta.hardware is not None and run.meta.hardware.stated:
         text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as the scenario states, nobody looked"
         found.append(Check("hardware seen", run_id, "mark", "stated", "", text))
     return found
@@ -308,7 +470,8 @@ def _stated(run: RealRun) -> list[Check]:
 
 def _not_told(run: RealRun) -> list[Check]:
     """What would make it another engine than the simulated one, and the server does not tell whether it runs with."""
-    run_id, missing = run.meta.run_id, run.meta.engine_settings.not_told
+    run_id, settings = run.meta.run_id, run.meta.engine_settings
+    missing = settings.not_told if settings else []
     if not missing:
         return []
     text = f"real run {run_id}: {', '.join(missing)} not verified: the server does not tell, and the simulation knows none of it"
@@ -316,7 +479,11 @@ def _not_told(run: RealRun) -> list[Check]:
 
 
 def _transport(run: RealRun) -> Check:
-    run_id, transport = run.meta.run_id, run.meta.engine_settings.transport
+    run_id, settings, imported = run.meta.run_id, run.meta.engine_settings, run.meta.imported
+    transport = settings.transport if settings else imported.transport if imported else None
+    if transport is None:
+        text = f"real run {run_id}: not stated how tokens came from the engine, so whether a network is in the latencies is unknown"
+        return Check("transport", run_id, "note", NOT_STATED, "none", text)
     if transport == "in_process":
         return Check("transport", run_id, "ok", transport, "none")
     text = (
@@ -325,13 +492,15 @@ def _transport(run: RealRun) -> Check:
     return Check("transport", run_id, "mark", transport, "none", text)
 
 
-def _degraded(run: RealRun) -> Check:
+def _degraded(run: RealRun) -> list[Check]:
+    if run.meta.degraded is None:
+        return []  # said with everything else that the run does not state
     if not run.meta.degraded:
-        return Check("degraded", run.meta.run_id, "ok", "no", "")
+        return [Check("degraded", run.meta.run_id, "ok", "no", "")]
     reasons = getattr(run.meta, "degraded_reasons", None)
     late = run.meta.lateness_ns
     why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {milliseconds(late['p99'], '.1f')} ms" if "p99" in late else ""  # fmt: skip
-    return Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")
+    return [Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")]
 
 
 def _lateness(run: RealRun, bands: Bands) -> Check:
@@ -386,12 +555,19 @@ def _early_stops(run: RealRun, counts: Counts) -> Check:
 
 def _bunched(run: RealRun) -> Check:
     run_id, number, delivery = run.meta.run_id, run.meta.num_bunched_messages, delivery_of(run)
+    if not run.has_tokens:
+        text = f"real run {run_id}: without token times nobody can tell whether tokens came several at a time"
+        return Check("bunched tokens", run_id, "note", "not known", "", text)
     if not number and not delivery.tokens:
         return Check("bunched tokens", run_id, "ok", "0", "")
     told = f"{unsigned_percent(delivery.tokens)} of the tokens"
     if delivery.tokens <= MANY:
-        text = f"real run {run_id}: {number} messages carried more than one token, whose gaps read as 0"
-        return Check("bunched tokens", run_id, "note", str(number), "", text)
+        text = (
+            f"real run {run_id}: {told} came together with the one before, whose gaps read as 0"
+            if number is None
+            else f"real run {run_id}: {number} messages carried more than one token, whose gaps read as 0"
+        )
+        return Check("bunched tokens", run_id, "note", told if number is None else str(number), "", text)
     text = f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not judged"
     if delivery.whole_answers > MANY:
         text += (
@@ -428,11 +604,10 @@ def delivery_of(run: RealRun) -> Delivery:
     return Delivery(float(together.mean()), float((bunched[asked] == gaps[asked]).mean()))
 
 
-def _preemptions(real_repeats: Sequence[RealRun], variant: str, sim: SimulatedRun) -> Check:
+def _preemptions(real_repeats: Sequence[RealRun], variant: str, simulated: int) -> Check:
     columns = [run.requests.get("num_preemptions") for run in real_repeats]
     numbers = [int(column.sum()) if column is not None and column.notna().all() else None for column in columns]
     real = " / ".join("unknown" if number is None else str(number) for number in numbers)
-    simulated = sim.meta.num_preemptions
     if not simulated and not any(numbers):
         return Check("preemptions", variant, "ok", real, "0", variants=(variant,))
     text = f"simulation {variant}: {simulated} preemptions, real {real}"

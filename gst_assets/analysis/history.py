@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gst_assets.contracts.documents import ComparisonMeta, HistoryMeta, NightMeta, read_document, write_document
+from gst_assets.contracts.documents import (
+    ComparisonMeta,
+    HistoryMeta,
+    NightMeta,
+    StatedHardware,
+    read_document,
+    write_document,
+)
 from gst_assets.contracts.pointers import COMPARISON, pointers
 from gst_assets.contracts.store import ArtifactStore, Kind, check_seal, directory_digests, pointer_folder
 from gst_assets.contracts.tables import ComparisonHistory, LatencyErrors, LatencyHistory, Table, read_table, validate
@@ -263,7 +270,7 @@ def _read_joined(header: bytes, tables: list[_LatencyTable]) -> pd.DataFrame:
 
 def _row(meta_path: Path, digest: str) -> dict[str, Any]:
     meta = read_document(ComparisonMeta, meta_path)
-    measured, hardware = meta.measured, meta.hardware
+    measured, hardware = meta.measured, meta.hardware or StatedHardware()
     settings = measured.engine_settings if measured else None
     reported = settings.model_dump(mode="json", exclude=_NOT_PART_OF_THE_SUBJECT) if settings else {}
     sections = {name: meta.params.get(name) for name in ("model", "engine")}
@@ -281,10 +288,10 @@ def _row(meta_path: Path, digest: str) -> dict[str, Any]:
         "group_id": measured.group_id if measured else "",
         "subject": _digest(subject) if measured else "",
         "night": None,
-        "workload_id": meta.workload_id,
+        "workload_id": meta.workload_id or "",
         "model": meta.model,
-        "hardware_id": hardware.hardware_id,
-        "device_name": hardware.device_name,
+        "hardware_id": hardware.hardware_id or "",
+        "device_name": hardware.device_name or "",
         "device_count": hardware.device_count,
         "backend": settings.backend if settings else "",
         "engine_settings_sha256": _digest(reported) if settings else "",

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis import bootstrap, gate
-from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align
+from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align, joined
 from gst_assets.analysis.answer import Answer, NamedCause, Situation, build_answer
 from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
 from gst_assets.analysis.capacity_errors import CapacityError, capacity_errors
@@ -77,6 +77,8 @@ from gst_assets.scenario import Bands
 
 CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131)[1:]])
 """Shares at which distributions are kept for figures, so that no figure touches the samples."""
+NOT_AVAILABLE = "not available: token times are not known on both sides"
+"""Why a cell of ITL has no samples where a side knows no token times."""
 _BAND_LEVELS = np.linspace(0, 1, 121)
 _FACTORS = ("num_prefill_tokens", "num_in_system")
 
@@ -150,6 +152,10 @@ class Comparison:
         """Names of the simulated variants in the order of the scenario; the last is the headline."""
         return tuple(self.simulations)
 
+    def label(self, variant: str) -> str:
+        """A variant as figures and tables name it: another simulator's by its name alone."""
+        return f"Vidur {variant}" if self.simulations[variant].meta.imported is None else variant
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Why the headline cannot be a pass, in words."""
@@ -211,14 +217,19 @@ def compare(
     The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given. `calibration_sha256`
     holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted. `further_seeds`
     are runs of a variant under other seeds than that of `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again,
-    so the answer says how many repeats would do. `capacity`: a search for capacity with the same settings.
+    so the answer says how many repeats would do. `capacity`: a search for capacity with the same settings. Runs that name their requests
+    (`source_request_id`) are put in the order of the first real run.
 
     Raises:
         ComparisonError: a failed gate of severity stop (see `gate`), or no run on one of the sides.
     """
     gate.check_comparable(real_repeats, simulations, calibration_sha256)
-    simulations = _in_scenario_order(simulations)
-    further = {variant: tuple((further_seeds or {}).get(variant, ())) for variant in simulations}
+    first = real_repeats[0]
+    real_repeats = [first, *(joined(first, run) for run in real_repeats[1:])]
+    simulations = {variant: joined(first, sim) for variant, sim in _in_scenario_order(simulations).items()}
+    further = {
+        variant: tuple(joined(first, run) for run in (further_seeds or {}).get(variant, ())) for variant in simulations
+    }
     for variant, runs in further.items():
         gate.check_same_simulation(simulations[variant], runs)
     headline = list(simulations)[-1]
@@ -238,8 +249,10 @@ def compare(
         checks.append(gate.few_stretches(blocks))
     by_seed = _by_seed(real_repeats, further, pairs, bands, told=sides.told)
     unjudged = {measure for run in real_repeats for measure in gate.delivery_of(run).unjudged}
-    order = np.argsort(np.array([run.meta.started_at.timestamp() for run in real_repeats]), kind="stable")
-    judging = _Judging(blocks, bands, headline, order, by_seed, frozenset(unjudged))
+    tokens_told = {
+        name: sim.has_tokens and all(run.has_tokens for run in real_repeats) for name, sim in simulations.items()
+    }
+    judging = _Judging(blocks, bands, headline, _by_time(real_repeats), by_seed, frozenset(unjudged), tokens_told)
     found = _statistics(sides, judging)
     rates = _rates(real_repeats, pairs, list(simulations), judging)
     request_errors = _request_errors(pairs)
@@ -308,6 +321,12 @@ def compare(
     )
 
 
+def _by_time(runs: Sequence[RealRun]) -> np.ndarray:
+    """Positions of the repeats in order of their start; as they were given where one does not tell it."""
+    starts = [run.meta.started_at.timestamp() for run in runs if run.meta.started_at is not None]
+    return np.argsort(np.array(starts), kind="stable") if len(starts) == len(runs) else np.arange(len(runs))
+
+
 def _asked(cell: Cell, bands: Bands) -> bool:
     return cell.metric in bands.required_metrics and cell.statistic in bands.required_statistics
 
@@ -360,7 +379,9 @@ class _Sides:
                 if cut not in cuts:
                     cuts[cut] = _samples(pair.sim, pair.counts.num_requests, told)
                 sim[run_id, variant] = cuts[cut]
-            # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves.
+            # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves; one with token times where there is one.
+            mine = [pairs[run_id, variant] for variant in simulations]
+            pair = next((one for one in mine if not one.real.tokens.empty), mine[0])
             real[run_id] = _samples(pair.real, pair.counts.num_requests, told)
         return cls(real, sim, told)
 
@@ -382,7 +403,9 @@ def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
         return None
     order = np.argsort(run.requests["arrival_time_ns"].to_numpy(dtype="int64"), kind="stable")
     measured: list[Measure] = [
-        one for one in MAIN_MEASURES if all(len(real[one].values) for real in sides.real.values())
+        one
+        for one in MAIN_MEASURES
+        if all(len(real[one].values) and len(sides.sim[run, headline][one].values) for run, real in sides.real.items())
     ]
     repeats = [
         [
@@ -434,7 +457,8 @@ def _by_seed(
 
 @dataclass(frozen=True)
 class _Judging:
-    """What judging a cell needs beside its values: `order` are the repeats by time, `unjudged` the measures that say more about the delivery."""
+    """What judging a cell needs beside its values: `order` are the repeats by time, `unjudged` the measures that say more about the delivery,
+    `tokens_told` by variant whether both sides know their token times."""
 
     blocks: Blocks | None
     bands: Bands
@@ -442,6 +466,7 @@ class _Judging:
     order: np.ndarray
     by_seed: Mapping[str, list[list[_SeedValues]]]
     unjudged: frozenset[str]
+    tokens_told: Mapping[str, bool]
 
 
 @dataclass(frozen=True)
@@ -517,6 +542,9 @@ def _cells_of(
 ) -> list[Cell]:
     """A cell for each of `STATISTICS`. Their intervals from repeats are added to `advised`."""
     blocks, bands = judging.blocks, judging.bands
+    if not all(len(one.ordered) for one in sim):
+        # Real samples without simulated ones beside them are nothing to compare: the simulation knows no token times.
+        real = [_Summed(one.samples, one.ordered[:0], statistics_ns(one.ordered[:0]), None) for one in real]
     real_ns = np.array([one.exact_ns for one in real])
     # [repeats, seeds, STATISTICS]: the first seed is the one whose samples are at hand.
     seeds_ns = np.array(
@@ -602,7 +630,7 @@ def _interval_of(
 def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) -> str:
     """Why a cell cannot be judged, or what holds a pass back, in words."""
     if not cell.num_real_samples:
-        return "no samples"
+        return "no samples" if judging.tokens_told[cell.variant] or cell.metric != "itl" else NOT_AVAILABLE
     if cell.metric in judging.unjudged:
         return "tokens were delivered several at a time: the delivery's latency, not the engine's"
     if needed is not None:

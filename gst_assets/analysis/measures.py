@@ -2,7 +2,7 @@
 
 Latencies (nanoseconds; `docs/comparison.md` says where other tools differ)
 - `ttft` time to first token: `first_token_time_ns - arrival_time_ns`, one sample a request. Arrival is the intended one.
-- `itl` inter-token latency: the gap to the previous token, pooled over all tokens with `token_index` > 0.
+- `itl` inter-token latency: the gap to the previous token, pooled over all tokens with `token_index` > 0. None where a side knows no token times.
 - `tpot` time per output token: a request's mean gap, (last compared token - first token) / (tokens - 1), one sample a request of two
   tokens or more. Long requests weigh more in ITL than in TPOT.
 - `e2e` end-to-end latency: time of the last compared token - arrival, one sample a request.
@@ -110,7 +110,9 @@ def clustered(side: AlignedSide, measure: Measure, num_requests: int) -> Samples
     """Samples of one side with the count of each of the workload's `num_requests` requests."""
     tokens = side.requests["num_tokens"].to_numpy()
     per_request = {"itl": tokens - 1, "tpot": (tokens > 1).astype(np.int64)}.get(measure, np.ones_like(tokens))
-    if measure == "normalized_execution" and SCHEDULED not in side.requests:
+    if (measure == "normalized_execution" and SCHEDULED not in side.requests) or (
+        measure == "itl" and side.tokens.empty
+    ):
         per_request = np.zeros_like(tokens)
     counts = np.zeros(num_requests, dtype=np.int64)
     counts[side.requests["request_id"].to_numpy()] = per_request
@@ -159,9 +161,9 @@ def wasserstein_ns(one: np.ndarray, other: np.ndarray) -> float:
     """Wasserstein-1 distance of two ascending samples of equal size, in their unit: the mean gap between equal ranks.
 
     (For empirical distributions of one size the optimal transport pairs order statistics; Villani 2003, "Topics in Optimal
-    Transportation", 2.18.)
+    Transportation", 2.18.) NaN where a side has no sample.
     """
-    return float(np.abs(one - other).mean()) if len(one) else math.nan
+    return float(np.abs(one - other).mean()) if len(one) and len(other) else math.nan
 
 
 def kolmogorov_smirnov(one: np.ndarray, other: np.ndarray) -> float:

@@ -103,7 +103,9 @@ def _compared(meta: ComparisonMeta) -> set[Artifact]:
     real = {(Kind.REAL_RUN, Path(run).name) for run in meta.real_run_dirs}
     seeds = [run for runs in meta.seed_run_dirs.values() for run in runs]
     simulated = {(Kind.VIDUR_RUN, Path(run).name) for run in (*meta.sim_run_dirs.values(), *seeds)}
-    return {*real, *simulated, (Kind.WORKLOAD, meta.workload_id)}
+    # Runs of other programs may not state their workload.
+    workload = {(Kind.WORKLOAD, meta.workload_id)} if meta.workload_id is not None else set()
+    return {*real, *simulated, *workload}
 
 
 def _needed_by_pointers(store: ArtifactStore, keep: int) -> set[Artifact]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from gst_assets.analysis.figures import write_figures
 from gst_assets.analysis.judged_errors import Comparison
@@ -100,7 +101,7 @@ def comparison_meta(
             "git_commit": commit,
             "git_dirty": dirty,
             "model": first.meta.model,
-            "hardware": first.meta.hardware.model_dump(),
+            "hardware": first.meta.hardware.model_dump() if first.meta.hardware else None,
             "env": environment(),
             "params": first.meta.params,
             "hydra": first.meta.hydra.model_dump(),
@@ -119,16 +120,24 @@ def comparison_meta(
             "headline_variant": comparison.headline,
             "verdict": comparison.verdict.outcome,
             "marks": list(comparison.marks),
-            "measured": {
-                "group_id": first.meta.group_id,
-                "measured_at": first.meta.started_at,
-                "engine_settings": first.meta.engine_settings.model_dump(),
-                "env": first.meta.env,
-                "sim_env": comparison.simulations[comparison.headline].meta.env,
-                "profile_sha256": comparison.simulations[comparison.headline].meta.profile_sha256,
-            },
+            "measured": _measured(first, comparison.simulations[comparison.headline]),
         }
     )
+
+
+def _measured(real: RealRun, sim: SimulatedRun) -> dict[str, Any] | None:
+    """What a history needs; None where a run of another program does not state it."""
+    meta = real.meta
+    if meta.group_id is None or meta.started_at is None or meta.engine_settings is None:
+        return None
+    return {
+        "group_id": meta.group_id,
+        "measured_at": meta.started_at,
+        "engine_settings": meta.engine_settings.model_dump(),
+        "env": meta.env,
+        "sim_env": sim.meta.env,
+        "profile_sha256": sim.meta.profile_sha256,
+    }
 
 
 def _run_digests(run: RealRun | SimulatedRun) -> dict[str, str]:

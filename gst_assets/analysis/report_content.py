@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from gst_assets.analysis.alignment import states_workload
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
 from gst_assets.analysis.capacity_errors import capacity_sentence
 from gst_assets.analysis.figures import Figure
-from gst_assets.analysis.judged_errors import Comparison
+from gst_assets.analysis.gate import TTFT_TWICE, device_of
+from gst_assets.analysis.judged_errors import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
 from gst_assets.analysis.report_blocks import (
     Beside,
@@ -41,6 +43,7 @@ from gst_assets.analysis.report_tables import (
     latency_grid,
     machine_grid,
     paired_grid,
+    ranking_grid,
     rates_grid,
     repeats_grid,
     settings_grid,
@@ -50,7 +53,7 @@ from gst_assets.analysis.report_tables import (
     totals_grid,
 )
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
-from gst_assets.contracts.documents import MachineRecord
+from gst_assets.contracts.documents import NOT_STATED, MachineRecord, RealRunFacts
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
@@ -123,25 +126,39 @@ def told(answer: Answer) -> str:
 
 def _title(comparison: Comparison) -> str:
     meta = comparison.real_repeats[0].meta
-    return (
-        f"Vidur against {meta.backend}: {meta.model} on {meta.hardware.hardware_id}, scenario {meta.hydra.config_name}"
+    simulators = (
+        "Vidur"
+        if _all_own(comparison)
+        else "simulations"
+        if len(comparison.variants) > 1
+        else f"simulation {comparison.headline}"
     )
+    where = f" on {meta.hardware.hardware_id or meta.hardware.device_name}" if meta.hardware and device_of(meta) != NOT_STATED else ""  # fmt: skip
+    return f"{simulators[0].upper()}{simulators[1:]} against {meta.backend}: {meta.model}{where}, scenario {meta.hydra.config_name}"
+
+
+def _all_own(comparison: Comparison) -> bool:
+    """Whether every simulation is Vidur's: this project's own, or one that says whose profile it used."""
+    return all(run.meta.imported is None for run in comparison.simulations.values())
 
 
 def _facts(comparison: Comparison) -> Facts:
     meta = comparison.real_repeats[0].meta
     requests, repeats = int(comparison.alignment_counts["num_requests"].max()), len(comparison.real_repeats)
     seeds = 1 + len(comparison.further_seeds[comparison.headline])
-    device = f"{meta.hardware.device_count} x {meta.hardware.device_name}"
+    hardware, settings = meta.hardware, meta.engine_settings
+    named = hardware is not None and hardware.device_count is not None and hardware.device_name is not None
+    device = f"{hardware.device_count} x {hardware.device_name}" if hardware is not None and named else device_of(meta)
+    version = settings.engine_version if settings else "version not stated"
     return Facts(
         (
             ("Scenario", f"`{meta.hydra.config_name}`"),
             ("Model", meta.model),
-            ("Hardware", device + (" (stated, not looked at)" if meta.hardware.stated else "")),
-            ("Engine", f"{meta.engine_settings.backend} {meta.engine_settings.engine_version}"),
+            ("Hardware", device + (" (stated, not looked at)" if hardware is not None and hardware.stated else "")),
+            ("Engine", f"{settings.backend if settings else meta.backend} {version}"),
             ("Workload", f"{requests:,} requests"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
-            ("Measured", meta.started_at.strftime("%Y-%m-%d")),
+            ("Measured", meta.started_at.strftime("%Y-%m-%d") if meta.started_at else NOT_STATED),
             ("Overrides", _overrides(comparison)),
         )
     )
@@ -160,6 +177,13 @@ def _beside_it(comparison: Comparison) -> list[Block]:
     """What belongs to the answer: what caps it, what would settle it, and what the other variants come to."""
     answer = comparison.answer
     items = [f"Not a pass because: {text}." for text in answer.marks]
+    unstated = [*comparison.real_repeats[0].unstated, *comparison.simulations[comparison.headline].unstated]
+    if not all(run.has_tokens for run in (comparison.real_repeats[0], comparison.simulations[comparison.headline])):
+        items.append(f"ITL: {NOT_AVAILABLE}.")
+    twice = [one for one in comparison.checks if one.check == TTFT_TWICE and comparison.headline in one.variants]
+    items += [f"{one.finding[0].upper()}{one.finding[1:]}." for one in twice]
+    if unstated:
+        items.append(f"Not stated by these runs, so not checked: {'; '.join(dict.fromkeys(unstated))}.")
     items += [f"To settle it: {text.rstrip('.')}." for text in answer.more]
     if comparison.capacities:
         items.append(capacity_sentence(comparison.capacities, comparison.capacity_criterion) + ".")
@@ -236,6 +260,7 @@ def _sections(
             ),
             "by prompt length, load, stage and step",
         ),
+        *_side_by_side(comparison),
         _checks(comparison),
         _machine(comparison, calibration),
         Section("Settings", (settings_grid(comparison),), "what the engine reported, what each simulation assumed"),
@@ -245,11 +270,7 @@ def _sections(
         Section(
             "Alignment",
             (
-                Text(
-                    "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). A "
-                    "request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
-                    "number of tokens the engine really produced (`num_decode_tokens_actual`)."
-                ),
+                Text(_alignment_told(comparison)),
                 alignment_grid(comparison),
             ),
             "what was compared, what was left out",
@@ -258,6 +279,31 @@ def _sections(
         Section("Definitions and method", tuple(_definitions(comparison)), "what the words and numbers mean"),
         Section("Files", (_files(comparison, figures),), "the numbers with every digit"),
     ]
+
+
+def _side_by_side(comparison: Comparison) -> list[Section]:
+    """Several simulations of the real run, best first."""
+    if len(comparison.variants) < 2:
+        return []
+    text = Text(
+        "Best first: by the mean size of the errors that decide, over the cells that every simulation has. Each column: error, its 95 % interval, verdict. "
+        "A rank says nothing where intervals overlap."
+    )
+    return [Section("Simulations side by side", (ranking_grid(comparison), text), "a column each, ranked by error")]
+
+
+def _alignment_told(comparison: Comparison) -> str:
+    runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]
+    same = (
+        "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). "
+        if states_workload(*runs)
+        else "Not every run states its workload: requests are joined as Checks says, prompt lengths are the same (checked), arrivals and requested output "
+        "lengths may differ. "
+    )
+    return (
+        f"{same}A request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
+        "number of tokens the engine really produced (`num_decode_tokens_actual`)."
+    )
 
 
 def _capacity(comparison: Comparison) -> list[Section]:
@@ -280,12 +326,21 @@ def _causes(comparison: Comparison) -> list[Block]:
     mine: list[Block] = (
         [causes_grid([answer]), text]
         if answer.causes
-        else [Text(f"No error of `{answer.variant}` is beyond {band}, so no cause was looked for.")]
+        else [
+            Text(
+                f"No error of `{answer.variant}` {_beyond(answer, comparison.bands.pass_band)}{band}, so no cause was looked for."
+            )
+        ]
     )
     others = [one for name, one in comparison.answers.items() if name != comparison.headline and one.causes]
     if others:
         mine.append(Section("Causes of the other variants' errors", (causes_grid(others),), nested=True))
     return mine
+
+
+def _beyond(answer: Answer, band: float) -> str:
+    """An error without an interval may be beyond the band; nobody looks for its cause."""
+    return "that has an interval is beyond " if any(abs(cell.error) > band for cell in answer.cells) else "is beyond "
 
 
 def _causes_told(answer: Answer) -> str:
@@ -297,7 +352,9 @@ def _causes_told(answer: Answer) -> str:
 def _distributions(comparison: Comparison, pictures: Callable[..., list[Block]]) -> list[Block]:
     empty = dict.fromkeys(cell.metric for cell in comparison.cells if not cell.num_real_samples)
     missing: list[Block] = [
-        Text(f"{MEASURE_NAMES[metric]} has no samples, so it has no figure.") for metric in empty if metric == "itl"
+        Text(f"{MEASURE_NAMES[metric]} has no samples, so it has no figure.")
+        for metric in empty
+        if metric == "itl" and not any(name == metric for name, _ in comparison.curves)
     ]
     return [*pictures("ttft_cdf.png", "itl_cdf.png", "qq.png"), *missing]
 
@@ -351,38 +408,70 @@ def _runs(comparison: Comparison) -> Items:
     meta = comparison.real_repeats[0].meta
     settings = meta.engine_settings
     hardware = meta.hardware
-    driver = f", driver {hardware.driver}" if hardware.driver else ""
+    driver = f", driver {hardware.driver}" if hardware and hardware.driver else ""
+    overrides = (
+        f" with overrides {', '.join(f'`{text}`' for text in meta.hydra.overrides)}" if meta.hydra.overrides else ""
+    )
+    dtype = f" ({settings.dtype})" if settings else ""
+    workload = f"Workload `{meta.workload_id}`" if meta.workload_id else "Workload not identified"
+    if hardware and hardware.device_name and hardware.device_count and hardware.hardware_id:
+        device = f"{hardware.device_count} x {hardware.device_name} (`{hardware.hardware_id}`){driver}"
+    else:
+        device = device_of(meta)
+    lines = [
+        f"{workload}, model {meta.model}{dtype}, scenario `{meta.hydra.config_name}`{overrides}",
+        f"Device: {device}; {meta.env.get('platform', 'platform not recorded')}, Python {meta.env.get('python', 'not recorded')}",
+        _engine(meta),
+    ]
+    for run in comparison.real_repeats:
+        lateness = ", ".join(f"{name} {milliseconds(value, '.2f')}" for name, value in run.meta.lateness_ns.items())
+        number = (
+            f"repeat {run.meta.repeat_index + 1} of {run.meta.num_repeats}, "
+            if run.meta.repeat_index is not None and run.meta.num_repeats is not None
+            else ""
+        )
+        lines.append(
+            f"Real run `{run.meta.run_id}`: {_started(run)}, {number}"
+            f"{_revision(run)}; send lateness [ms] {lateness or 'not recorded'}{_imported(run)}"
+        )
+    for name, sim in comparison.simulations.items():
+        vidur = sim.meta.env.get("packages", {}).get("vidur", "version not recorded")
+        what = f"Vidur {vidur}, " if sim.meta.imported is None else ""
+        predictor = f"predictor {sim.meta.predictor}, " if sim.meta.predictor else ""
+        lines.append(
+            f"Simulation `{sim.meta.run_id}` ({name}): {_started(sim)}, {what}{predictor}{_revision(sim)}{_imported(sim)}"
+        )
+    return Items(tuple(lines))
+
+
+def _engine(meta: RealRunFacts) -> str:
+    settings = meta.engine_settings
+    if settings is None:
+        return f"Engine: {meta.backend}, settings not stated"
     graphs = settings.cudagraph_capture_sizes
     captured = (
         f"CUDA graphs captured for {len(graphs)} sizes up to {max(graphs)} tokens"
         if graphs
         else "no CUDA graphs captured"
     )
-    overrides = (
-        f" with overrides {', '.join(f'`{text}`' for text in meta.hydra.overrides)}" if meta.hydra.overrides else ""
+    return f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend}, {captured}"
+
+
+def _imported(run: RealRun | SimulatedRun) -> str:
+    """How an imported run was read, and what was left out."""
+    origin = run.meta.imported
+    if origin is None:
+        return ""
+    dropped = "; ".join(f"{name}: {why}" for name, why in origin.dropped.items())
+    told = "".join(f"; {name}: {text}" for name, text in origin.definitions.items())
+    return (
+        f". Imported from {origin.format}, written by {origin.written_by}; clock: {origin.clock}; arrival: {origin.arrivals}; "
+        f"joined by {origin.joined_by}{told}" + (f"; left out: {dropped}" if dropped else "")
     )
-    lines = [
-        f"Workload `{meta.workload_id}`, model {meta.model} ({settings.dtype}), scenario `{meta.hydra.config_name}`{overrides}",
-        f"Device: {hardware.device_count} x {hardware.device_name} (`{hardware.hardware_id}`){driver}; {meta.env.get('platform', 'platform not recorded')}, "
-        f"Python {meta.env.get('python', 'not recorded')}",
-        f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend}, {captured}",
-    ]
-    for run in comparison.real_repeats:
-        lateness = ", ".join(f"{name} {milliseconds(value, '.2f')}" for name, value in run.meta.lateness_ns.items())
-        lines.append(
-            f"Real run `{run.meta.run_id}`: {_started(run)}, repeat {run.meta.repeat_index + 1} of {run.meta.num_repeats}, "
-            f"{_revision(run)}; send lateness [ms] {lateness or 'not recorded'}"
-        )
-    for name, sim in comparison.simulations.items():
-        vidur = sim.meta.env.get("packages", {}).get("vidur", "version not recorded")
-        lines.append(
-            f"Simulation `{sim.meta.run_id}` ({name}): {_started(sim)}, Vidur {vidur}, predictor {sim.meta.predictor}, {_revision(sim)}"
-        )
-    return Items(tuple(lines))
 
 
 def _started(run: RealRun | SimulatedRun) -> str:
-    return run.meta.started_at.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return run.meta.started_at.strftime("%Y-%m-%d %H:%M:%S %Z") if run.meta.started_at else "start not stated"
 
 
 def _revision(run: RealRun | SimulatedRun) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer, DecidingCell, judgement
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
-from gst_assets.analysis.judged_errors import Comparison
+from gst_assets.analysis.judged_errors import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, STATISTICS
 from gst_assets.analysis.report_blocks import (
     Block,
@@ -131,17 +131,20 @@ def latency_grid(comparison: Comparison) -> Grid:
     for start in range(0, len(comparison.cells), len(variants)):
         cells = {cell.variant: cell for cell in comparison.cells[start : start + len(variants)]}
         cell, present = cells[comparison.headline], cells[comparison.headline].num_real_samples > 0
+        missing = "not available" if cell.reason == NOT_AVAILABLE else "–"
         row = [
             cell.name + (" †" if cell.sign == "†" else ""),
-            error_percent(cell.relative_error) if present else "–",
+            error_percent(cell.relative_error) if present else missing,
             f"{interval(cell.interval_low, cell.interval_high)} {cell.sign}".strip(" †") or "–",
             (f"**{cell.verdict}**" if cell.required else cell.verdict) if present else "–",
-            milliseconds(cell.real_ns),
+            # The same in every variant, but for one that has nothing to set beside it.
+            milliseconds(next((one.real_ns for one in cells.values() if one.num_real_samples), math.nan)),
             unsigned_percent(cell.real_spread),
             milliseconds(cell.sim_ns),
         ]
         for name in others:
-            row += [milliseconds(cells[name].sim_ns), error_percent(cells[name].relative_error) if present else "–"]
+            shown = cells[name].num_real_samples > 0
+            row += [milliseconds(cells[name].sim_ns), error_percent(cells[name].relative_error) if shown else "–"]
         if repeats > 1:
             row.append("–" if math.isnan(cell.error_to_noise) else f"{cell.error_to_noise:.1f}")
         rows.append((*row, f"{cell.num_real_samples:,}"))
@@ -150,6 +153,35 @@ def latency_grid(comparison: Comparison) -> Grid:
     header += [text for name in others for text in (name, "error")]
     header += ["error / spread"] if repeats > 1 else []
     return Grid((*header, "samples"), tuple(rows), 1)
+
+
+def ranking_grid(comparison: Comparison) -> Grid:
+    """The deciding statistics of every simulation side by side, the one with the smallest mean error first."""
+    bands = comparison.bands
+    required = [(metric, statistic) for metric in bands.required_metrics for statistic in bands.required_statistics]
+    cells = {(cell.variant, cell.metric, cell.statistic): cell for cell in comparison.cells}
+    shared = [
+        key for key in required if all(math.isfinite(cells[name, *key].relative_error) for name in comparison.variants)
+    ]
+    mean = {
+        name: sum(abs(cells[name, *key].relative_error) for key in shared) / len(shared) if shared else math.nan
+        for name in comparison.variants
+    }
+    ranked = sorted(comparison.variants, key=lambda name: mean[name])
+    rows = []
+    for metric, statistic in required:
+        row = [cells[ranked[0], metric, statistic].name]
+        for name in ranked:
+            cell = cells[name, metric, statistic]
+            if not cell.num_real_samples:
+                row.append("not available" if cell.reason.startswith("not available") else "–")
+                continue
+            known = interval(cell.interval_low, cell.interval_high)
+            row.append(f"{error_percent(cell.relative_error)} ({known}), {JUDGEMENT_WORDS[judgement(cell.verdict)]}")
+        rows.append(tuple(row))
+    rows.append(("**mean size**", *(unsigned_percent(mean[name]) for name in ranked)))
+    header = ("latency", *(f"{place}. {name}" for place, name in enumerate(ranked, 1)))
+    return Grid(header, tuple(rows), len(header))
 
 
 def repeats_grid(comparison: Comparison) -> Grid:
@@ -341,11 +373,15 @@ def _step_row(rows: pd.DataFrame, name: str, kind: str) -> tuple[str, ...]:
     )
 
 
+def _simulation(comparison: Comparison, variant: str) -> str:
+    return comparison.label(variant).replace(variant, f"`{variant}`")
+
+
 def totals_grid(comparison: Comparison) -> Grid:
     """Each run as a whole."""
     rows = [
         (
-            ("real " if row["side"] == "real" else "Vidur ") + f"`{row['run']}`",
+            f"real `{row['run']}`" if row["side"] == "real" else _simulation(comparison, row["run"]),
             f"{row['duration_ns'] / 1e9:,.2f}",
             number(row["requests_per_s"], 2),
             number(row["tokens_per_s"], 1),

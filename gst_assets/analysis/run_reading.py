@@ -1,9 +1,13 @@
 """Loading a run directory, real or simulated, with every check of the contract, and the calibration digests of a simulation's profile.
-Nothing is compared here."""
+Nothing is compared here.
+
+A run of another program needs less than one of this project (docs/contract.md, Foreign runs). What it leaves out stays unknown: `Run.unstated`
+lists it, and nothing stands in for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, overload
@@ -11,9 +15,19 @@ from typing import Generic, Literal, TypeVar, overload
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.token_columns import read_tokens
-from gst_assets.contracts.documents import MachineRecord, ProfileMeta, RealRunMeta, RunMeta, VidurRunMeta, read_document
-from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.analysis.token_columns import COLUMNS, read_tokens
+from gst_assets.contracts import csv_files
+from gst_assets.contracts.documents import (
+    MachineRecord,
+    ProfileMeta,
+    RealRunFacts,
+    RealRunMeta,
+    RunMeta,
+    SimulationFacts,
+    VidurRunMeta,
+    read_document,
+)
+from gst_assets.contracts.store import Kind, recorded_digests
 from gst_assets.contracts.tables import (
     Iterations,
     Overheads,
@@ -21,19 +35,22 @@ from gst_assets.contracts.tables import (
     TokenMetrics,
     check_run_tables,
     read_table,
+    validate,
 )
 from gst_assets.errors import ArtifactError, ComparisonError
+from gst_assets.provenance import sha256_file
 
 RunKind = Literal["real", "vidur"]
-M = TypeVar("M", RealRunMeta, VidurRunMeta)
+M = TypeVar("M", bound=RealRunFacts | SimulationFacts, covariant=True)
 
 
 @dataclass(frozen=True)
 class Run(Generic[M]):
     """One complete run directory.
 
-    `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64, validated too;
-    `iterations` is None where the run recorded none. `latency_derived`: the token table had no `token_latency_ns`.
+    `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64, validated too, and is empty where
+    the run knows no token times (not `has_tokens`): then `requests` has `completion_time_ns`. `iterations` is None where the run recorded none.
+    `latency_derived`: the token table had no `token_latency_ns`. `has_status`: the request table told which requests failed; without, none did.
     """
 
     directory: Path
@@ -42,10 +59,47 @@ class Run(Generic[M]):
     tokens: pd.DataFrame
     iterations: pd.DataFrame | None
     latency_derived: bool = False
+    has_tokens: bool = True
+    has_status: bool = True
+
+    @property
+    def unstated(self) -> tuple[str, ...]:
+        """What the run does not say, in words."""
+        meta, found = self.meta, list(self.meta.imported.unstated) if self.meta.imported else []
+        hardware = meta.hardware
+        if hardware is None or not (hardware.hardware_id or hardware.device_name):
+            found.append("hardware not stated")
+        elif missing := [
+            name for name in ("hardware_id", "device_name", "device_count") if getattr(hardware, name) is None
+        ]:
+            found.append(f"hardware: {' and '.join(missing)} not stated")
+        if not meta.sha256:
+            found.append("files not digested, so nobody can tell whether they were changed")
+        if meta.workload_id is None:
+            found.append("workload not identified")
+        if not self.has_status:
+            found.append("status of the requests not stated: none is taken for failed")
+        if not self.has_tokens:
+            found.append("token times not stated: ITL not available")
+        if not meta.env:
+            found.append("environment not stated")
+        if isinstance(meta, RealRunFacts):
+            if meta.engine_settings is None:
+                found.append("engine settings not stated")
+            if meta.degraded is None:
+                found.append("not stated whether the driver kept up")
+        else:
+            if not meta.simulated_settings:
+                found.append("simulated settings not stated")
+            if meta.num_preemptions is None:
+                found.append("preemptions not stated")
+        return tuple(dict.fromkeys(found))
 
 
-RealRun = Run[RealRunMeta]
-SimulatedRun = Run[VidurRunMeta]
+RealRun = Run[RealRunFacts]
+SimulatedRun = Run[SimulationFacts]
+OwnRealRun = Run[RealRunMeta]
+OwnSimulatedRun = Run[VidurRunMeta]
 
 _STORE_KIND = {"real": Kind.REAL_RUN, "vidur": Kind.VIDUR_RUN}
 _IN_WORDS = {
@@ -54,6 +108,7 @@ _IN_WORDS = {
     "compare": "a comparison",
     "vidur_profile": "a profiling bundle",
     "capacity": "a search for capacity",
+    "sweep": "a sweep",
 }
 
 
@@ -72,31 +127,114 @@ def load_run(directory: Path, kind: RunKind) -> RealRun | SimulatedRun:
         ArtifactError: directory missing, incomplete, altered, or of another kind.
         ContractError: a document or table that breaks the contract, or two tables that disagree.
     """
+    return _load(directory, kind, RealRunFacts) if kind == "real" else _load(directory, kind, SimulationFacts)
+
+
+@overload
+def load_own_run(directory: Path, kind: Literal["real"]) -> OwnRealRun: ...
+
+
+@overload
+def load_own_run(directory: Path, kind: Literal["vidur"]) -> OwnSimulatedRun: ...
+
+
+def load_own_run(directory: Path, kind: RunKind) -> OwnRealRun | OwnSimulatedRun:
+    """Load a run directory of this project, which states everything that `RealRunMeta` or `VidurRunMeta` has; errors as `load_run`."""
     return _load(directory, kind, RealRunMeta) if kind == "real" else _load(directory, kind, VidurRunMeta)
 
 
+def run_kind(directory: Path) -> RunKind:
+    """Whether a directory holds a real run or a simulation, as its run_meta.json states.
+
+    Raises:
+        ArtifactError, ContractError: no run directory.
+    """
+    meta_path = _meta_path(directory)
+    found = read_document(RunMeta, meta_path).run_type
+    if found == "real" or found == "vidur":
+        return found
+    raise ArtifactError(
+        f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected a real run ('real') or a simulation ('vidur')."
+    )
+
+
+def _meta_path(directory: Path) -> Path:
+    path = directory / Kind.REAL_RUN.meta_name
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory}: no such directory. Correct the path.")
+    if not path.is_file():
+        raise ArtifactError(
+            f"{directory}: {path.name} missing, so this is not a complete run and is not read. Point to a run directory (docs/contract.md), or make "
+            "one of another program's results with gst import."
+        )
+    return path
+
+
 def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
-    store_kind = _STORE_KIND[kind]
-    open_directory(directory, store_kind)
-    meta_path = directory / store_kind.meta_name
+    meta_path = _meta_path(directory)
     found = read_document(RunMeta, meta_path).run_type
     if found != kind:
         raise ArtifactError(
             f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to the other directory."
         )
     meta = read_document(model, meta_path)
-    for table in (RequestMetrics, TokenMetrics):
-        if table.file_name() not in meta.sha256:
+    token_path = directory / TokenMetrics.file_name()
+    _check_digests(directory, meta_path, meta.sha256, token_path)
+    requests, has_status = _read_requests(directory / RequestMetrics.file_name())
+    has_tokens = token_path.is_file()
+    if has_tokens:
+        tokens, derived = read_tokens(token_path)
+        _check_tables_agree(requests, tokens, directory)
+    else:
+        if "completion_time_ns" not in requests:
             raise ArtifactError(
-                f"{meta_path}: key sha256 does not list {table.file_name()}, so nobody can tell whether it was changed. List its digest."
+                f"{directory}: neither {token_path.name} nor the column completion_time_ns of {RequestMetrics.file_name()}, so when requests ended is not "
+                "known. Add one of them."
             )
-    requests = read_table(RequestMetrics, directory / RequestMetrics.file_name())
-    tokens, derived = read_tokens(directory / TokenMetrics.file_name())
-    _check_tables_agree(requests, tokens, directory)
-    # A file that the metadata does not list is none of this run's.
-    listed = Iterations.file_name() in meta.sha256
-    iterations = read_table(Iterations, directory / Iterations.file_name()) if listed else None
-    return Run(directory, meta, requests, tokens, iterations, derived)
+        tokens, derived = pd.DataFrame({name: np.zeros(0, dtype=np.int64) for name in COLUMNS}), False
+    path = directory / Iterations.file_name()
+    # A file that the metadata does not list is none of this run's; one that digests nothing lists nothing.
+    listed = path.name in meta.sha256 if meta.sha256 else path.is_file()
+    iterations = read_table(Iterations, path) if listed else None
+    return Run(directory, meta, requests, tokens, iterations, derived, has_tokens, has_status)
+
+
+def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], token_path: Path) -> None:
+    """Files are as their metadata says. A run that digests nothing is read, and says so (`Run.unstated`).
+
+    Raises:
+        ArtifactError: a listed file is missing or differs, or a table is not listed while others are.
+    """
+    if not sha256:
+        return
+    for name, digest in recorded_digests(meta_path.read_bytes(), meta_path).items():
+        file = directory / name
+        if not file.is_file():
+            raise ArtifactError(f"{file}: missing, but {meta_path.name} lists it. Point to a complete copy of the run.")
+        if sha256_file(file) != digest:
+            raise ArtifactError(
+                f"{file}: content differs from the digest in {meta_path.name}; it was changed after it was written. Point to an unchanged copy."
+            )
+    for name in (RequestMetrics.file_name(), *([token_path.name] if token_path.is_file() else [])):
+        if name not in sha256:
+            raise ArtifactError(
+                f"{meta_path}: key sha256 does not list {name}, so nobody can tell whether it was changed. List its digest."
+            )
+
+
+def _read_requests(path: Path) -> tuple[pd.DataFrame, bool]:
+    """The request table, and whether it tells which requests failed. Without `status` no request is taken for failed.
+
+    Raises:
+        ContractError: names file, line and column.
+    """
+    required, optional = RequestMetrics.column_types()
+    given = {name: kind for name, kind in required.items() if name != "status"}
+    frame = csv_files.read_csv(path, given, optional={"status": required["status"], **optional})
+    has_status = "status" in frame
+    if not has_status:
+        frame.insert(len(given), "status", pd.Series("ok", index=frame.index, dtype="str"))
+    return validate(RequestMetrics, frame, path), has_status
 
 
 def _check_tables_agree(requests: pd.DataFrame, tokens: pd.DataFrame, directory: Path) -> None:
@@ -132,8 +270,12 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
     """
     found: set[str] = set()
     for sim in simulations:
-        path = (profile or Path(sim.meta.profiling_root)) / Kind.PROFILE.meta_name
+        if profile is None and sim.meta.profiling_root is None:
+            return None
+        path = (profile or Path(sim.meta.profiling_root or "")) / Kind.PROFILE.meta_name
         if profile is None and not path.is_file():
+            return None
+        if profile is not None and not sim.meta.profile_sha256:
             return None
         meta = read_document(ProfileMeta, path)
         changed = [name for name, digest in sim.meta.profile_sha256.items() if meta.sha256.get(name) != digest]
@@ -156,6 +298,8 @@ def read_calibration_machine(simulation: SimulatedRun) -> list[MachineRecord | N
     Raises:
         ContractError: the bundle's metadata document is not readable.
     """
+    if simulation.meta.profiling_root is None or not simulation.meta.profile_sha256:
+        return []
     path = Path(simulation.meta.profiling_root) / Kind.PROFILE.meta_name
     if not path.is_file():
         return []

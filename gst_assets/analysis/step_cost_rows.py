@@ -26,12 +26,15 @@ def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) ->
     """
     from gst_assets.step_costs.bundle import load_bundle
 
-    directory = Path(simulation.meta.profiling_root)
+    directory = Path(simulation.meta.profiling_root or "")
     recorded = [
         run.iterations for run in real_repeats
         if run.iterations is not None and set(NEEDED) <= set(run.iterations.columns) and len(run.iterations)
     ]  # fmt: skip
-    if simulation.meta.variant != "calibrated" or not recorded or not (directory / Kind.PROFILE.meta_name).is_file():
+    is_own = (
+        simulation.meta.variant == "calibrated" and simulation.meta.profiling_root and simulation.meta.profile_sha256
+    )
+    if not is_own or not recorded or not (directory / Kind.PROFILE.meta_name).is_file():
         return []
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     if any(meta.sha256.get(name) != digest for name, digest in simulation.meta.profile_sha256.items()):

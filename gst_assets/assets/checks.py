@@ -20,7 +20,7 @@ from gst_assets.analysis.answer import JUDGEMENT_WORDS
 from gst_assets.analysis.change_points import RegressionReport
 from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.regression_report import verdict_line
-from gst_assets.analysis.run_reading import RealRun, SimulatedRun
+from gst_assets.analysis.run_reading import OwnRealRun, OwnSimulatedRun
 from gst_assets.assets.presentation import check_spec, contract_failed, frame_markdown
 from gst_assets.errors import ContractError, SimulationError
 from gst_assets.formats import milliseconds
@@ -92,7 +92,7 @@ def reports_contract(asset: str) -> Callable[[Callable[..., Any]], Callable[...,
 # --- real runs --------------------------------------------------------------------------------------------------------
 
 
-def completeness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
+def completeness_result(runs: Sequence[OwnRealRun]) -> dg.AssetCheckResult:
     """Failed requests of every repeat."""
     failed = _joined((run.meta.run_id, run.requests[run.requests["status"] != "ok"]) for run in runs)
     asked = sum(len(run.requests) for run in runs)
@@ -102,12 +102,12 @@ def completeness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
     return _result(COMPLETENESS, "real_request_metrics", failed, columns, why, severity)
 
 
-def _late(run: RealRun) -> str:
+def _late(run: OwnRealRun) -> str:
     """For runs of an earlier version, which did not record their reasons."""
     return f"late, P99 {milliseconds(run.meta.lateness_ns['p99'], '.1f')} ms"
 
 
-def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
+def lateness_result(runs: Sequence[OwnRealRun]) -> dg.AssetCheckResult:
     """The repeats that are marked degraded, with the reasons and their latest requests."""
     late = []
     for run in runs:
@@ -127,7 +127,7 @@ def lateness_result(runs: Sequence[RealRun]) -> dg.AssetCheckResult:
 # --- simulations ------------------------------------------------------------------------------------------------------
 
 
-def all_tokens_result(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
+def all_tokens_result(runs: Mapping[Any, OwnSimulatedRun]) -> dg.AssetCheckResult:
     """Simulated requests with fewer tokens than they asked for."""
     short = _joined(
         (run.meta.run_id, run.requests[run.requests["num_decode_tokens_actual"] < run.requests["num_decode_tokens"]])
@@ -138,7 +138,7 @@ def all_tokens_result(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
     return _result(ALL_TOKENS, "vidur_request_metrics", short, columns, why, dg.AssetCheckSeverity.ERROR)
 
 
-def self_check_passed(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
+def self_check_passed(runs: Mapping[Any, OwnSimulatedRun]) -> dg.AssetCheckResult:
     """Every variant came out the same."""
     return dg.AssetCheckResult(
         passed=True,
@@ -148,7 +148,7 @@ def self_check_passed(runs: Mapping[Any, SimulatedRun]) -> dg.AssetCheckResult:
     )
 
 
-def self_check_failed(run: SimulatedRun, error: SimulationError) -> dg.AssetCheckResult:
+def self_check_failed(run: OwnSimulatedRun, error: SimulationError) -> dg.AssetCheckResult:
     """A simulation that is no longer what it was; the op fails right after."""
     return dg.AssetCheckResult(
         passed=False,

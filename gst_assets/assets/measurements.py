@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from gst_assets.analysis.run_reading import RealRun, load_run
+from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets import profiles, real_runs
 from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_failed, load_tagged
@@ -45,7 +45,7 @@ def measurements(
     names = tuple(name for name in real_runs.NAMES if name in asked)
     fixed = profiling_root.fixed(chosen)
     together = bool(names) and profiles.NAME in asked and chosen.measured_together and fixed is None
-    runs: list[RealRun] = []
+    runs: list[OwnRealRun] = []
     bundle: Bundle | None = None
     try:
         if together:
@@ -80,13 +80,13 @@ def _measure_together(
     workload: Path,
     engine: EngineResource,
     log: Callable[[str], None],
-) -> tuple[list[RealRun], Bundle]:
+) -> tuple[list[OwnRealRun], Bundle]:
     """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that failed the repeats are kept."""
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
         measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
         with real_runs.keeping(store, runs):
             played = engine.profile_with_runs(scenario, workload, measured, root, runs, log)
         for directory in played:
-            load_run(directory, "real")
+            load_own_run(directory, "real")
         bundle = profiles.adopted(store, scenario, measured)
         return real_runs.adopted(store, played), bundle

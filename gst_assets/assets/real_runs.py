@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
-from gst_assets.analysis.run_reading import RealRun, load_run
+from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
 from gst_assets.assets.references import as_metadata, current
@@ -51,7 +51,7 @@ SPECS = [
 
 
 def results(
-    store: ArtifactStore, scenario: Scenario, runs: list[RealRun], names: Sequence[str]
+    store: ArtifactStore, scenario: Scenario, runs: list[OwnRealRun], names: Sequence[str]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Make `runs` the scenario's current ones, and report those of `NAMES` that were asked for."""
     ids = [run.meta.run_id for run in runs]
@@ -107,7 +107,7 @@ def measure(
     workload: LoadedWorkload,
     engine: EngineResource,
     log: Callable[[str], None],
-) -> list[RealRun]:
+) -> list[OwnRealRun]:
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed.
 
     Raises:
@@ -138,22 +138,22 @@ def keeping(store: ArtifactStore, runs: Path) -> Iterator[None]:
 
 def _is_valid(run: Path) -> bool:
     try:
-        load_run(run, "real")
+        load_own_run(run, "real")
     except (ArtifactError, ContractError):
         return False
     return True
 
 
-def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[RealRun]:
+def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[OwnRealRun]:
     """The measured runs, moved into the store once all of them are valid."""
     for directory in measured:
-        load_run(directory, "real")
-    return [load_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in measured]
+        load_own_run(directory, "real")
+    return [load_own_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in measured]
 
 
 def play_back(
     store: ArtifactStore, scenario: Scenario, workload: LoadedWorkload, log: Callable[[str], None]
-) -> list[RealRun]:
+) -> list[OwnRealRun]:
     """Expand the scenario's recorded runs into the store; a run that is already there with the same content is reused."""
     assert scenario.engine.recorded is not None  # the scenario's validation
     root = resolve_path(scenario.engine.recorded)
@@ -163,8 +163,8 @@ def play_back(
     with store.stage(Kind.REAL_RUN, f"{scenario.name}-recorded") as staging:
         staged = [recorded.expand(run.directory, staging.path) for run in chosen]
         for directory in staged:
-            load_run(directory, "real")
-        return [load_run(_commit_same(store, directory), "real") for directory in staged]
+            load_own_run(directory, "real")
+        return [load_own_run(_commit_same(store, directory), "real") for directory in staged]
 
 
 def _commit_same(store: ArtifactStore, directory: Path) -> Path:
@@ -185,21 +185,21 @@ def _commit_same(store: ArtifactStore, directory: Path) -> Path:
 
 def current_real_runs(
     store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
-) -> list[RealRun]:
+) -> list[OwnRealRun]:
     """The repeats that this run measured, or else the newest that were measured as the scenario asks; loaded and validated.
 
     Raises:
         ArtifactError: none measured, or one incomplete or altered. WorkloadError: measured with other settings.
     """
     found = current(store, scenario, REAL_RUNS, context, *NAMES)
-    return [load_run(found.open(store, Kind.REAL_RUN, run_id), "real") for run_id in found.pointer.run_ids]
+    return [load_own_run(found.open(store, Kind.REAL_RUN, run_id), "real") for run_id in found.pointer.run_ids]
 
 
-def _data_version(runs: list[RealRun], file_name: str) -> dg.DataVersion:
+def _data_version(runs: list[OwnRealRun], file_name: str) -> dg.DataVersion:
     return dg.DataVersion(sha256_bytes("".join(run.meta.sha256[file_name] for run in runs).encode()))
 
 
-def _median_ms(runs: list[RealRun], table: str, column: str) -> float | str:
+def _median_ms(runs: list[OwnRealRun], table: str, column: str) -> float | str:
     """Median over all repeats in milliseconds; token latencies without index 0."""
     frames = [getattr(run, table) for run in runs]
     if column == "token_latency_ns":

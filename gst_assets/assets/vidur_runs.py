@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import dagster as dg
 import numpy as np
 
-from gst_assets.analysis.run_reading import SimulatedRun, load_run
+from gst_assets.analysis.run_reading import OwnSimulatedRun, load_own_run
 from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import (
     contract_check_specs,
@@ -138,7 +138,7 @@ def _simulate_and_commit(
     run_id: str,
     store: ArtifactStore,
     log: Callable[[str], None],
-) -> SimulatedRun:
+) -> OwnSimulatedRun:
     started = datetime.now(timezone.utc)
     result = _simulated(scenario, workload, bundle, variant, store, log)
     return _commit(scenario, workload, bundle, variant, run_id, store, started, result)
@@ -169,13 +169,13 @@ def _further_seeds(
     scenario: Scenario,
     workload: LoadedWorkload,
     bundle: Bundle,
-    first: SimulatedRun,
+    first: OwnSimulatedRun,
     store: ArtifactStore,
     log: Callable[[str], None],
-) -> list[SimulatedRun]:
+) -> list[OwnSimulatedRun]:
     """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives the same tables as the first."""
     variant = first.meta.variant
-    runs: list[SimulatedRun] = []
+    runs: list[OwnSimulatedRun] = []
     for seed in range(scenario.simulation.seed + 1, scenario.simulation.seed + scenario.simulation.seeds):
         started = datetime.now(timezone.utc)
         seeded = scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"seed": seed})})
@@ -187,7 +187,7 @@ def _further_seeds(
     return runs
 
 
-def _same_times(run: SimulatedRun, result: SimulationResult) -> bool:
+def _same_times(run: OwnSimulatedRun, result: SimulationResult) -> bool:
     """Whether every token comes at the same time: then nothing else differs either."""
     times = result.tokens["token_time_ns"].to_numpy(dtype="int64")
     return bool(np.array_equal(run.tokens["token_time_ns"].to_numpy(dtype="int64"), times))
@@ -202,7 +202,7 @@ def _commit(
     store: ArtifactStore,
     started: datetime,
     result: SimulationResult,
-) -> SimulatedRun:
+) -> OwnSimulatedRun:
     with store.stage(Kind.VIDUR_RUN, run_id) as staging:
         write_table(RequestMetrics, result.requests, staging.path)
         write_table(TokenMetrics, result.tokens, staging.path)
@@ -228,7 +228,7 @@ def _commit(
             num_preemptions=result.num_preemptions,
         )
         write_document(meta, staging.path / Kind.VIDUR_RUN.meta_name)
-        return load_run(staging.commit(), "vidur")
+        return load_own_run(staging.commit(), "vidur")
 
 
 def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle, result: SimulationResult) -> str:
@@ -261,8 +261,8 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
 class Simulations:
     """`first` by variant; `further`: the runs of each variant under further seeds, none of an exact variant."""
 
-    first: dict[str, SimulatedRun]
-    further: dict[str, list[SimulatedRun]]
+    first: dict[str, OwnSimulatedRun]
+    further: dict[str, list[OwnSimulatedRun]]
 
 
 def current_vidur_runs(
@@ -275,8 +275,8 @@ def current_vidur_runs(
     """
     found = current(store, scenario, VIDUR_RUNS, context, *NAMES)
 
-    def loaded(run_id: str) -> SimulatedRun:
-        return load_run(found.open(store, Kind.VIDUR_RUN, run_id), "vidur")
+    def loaded(run_id: str) -> OwnSimulatedRun:
+        return load_own_run(found.open(store, Kind.VIDUR_RUN, run_id), "vidur")
 
     return Simulations(
         {variant: loaded(run_id) for variant, run_id in found.pointer.run_ids.items()},

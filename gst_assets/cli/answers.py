@@ -1,10 +1,12 @@
-"""Commands that make answers and hand them on: run, sweep, capacity, latest, open, runs, compare, export."""
+"""Commands that make answers and hand them on: run, sweep, capacity, latest, open, runs, compare, import, export, prune."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -238,11 +240,15 @@ def _minute(started_at: str | None) -> str:
     epilog=examples(
         "gst compare tmp/real_runs/smoke-* tmp/vidur_runs/smoke-* --out comparison",
         "gst compare 'runs/*' vidur_runs/smoke-kernels --out comparison --pass-band 0.05",
+        "gst compare measured ours=simulated theirs=imported --out comparison",
     )
 )
-@click.argument("directories", nargs=-1, required=True, metavar="REAL... SIM...")
+@click.argument("directories", nargs=-1, required=True, metavar="REAL... [NAME=]SIM...")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar=DIRECTORY, help="Comparison directory to create."
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar=DIRECTORY,
+    help="Comparison directory to create; default: comparison_<UTC time> here.",
 )
 @click.option(
     "--profile",
@@ -253,18 +259,23 @@ def _minute(started_at: str | None) -> str:
 @click.option("--pass-band", type=float, metavar="X", help="Largest |relative error| that passes, e.g. 0.05.")
 @click.option("--warn-band", type=float, metavar="X", help="Largest |relative error| that warns, e.g. 0.10.")
 def compare(
-    directories: tuple[str, ...], out: Path, profile: Path | None, pass_band: float | None, warn_band: float | None
+    directories: tuple[str, ...],
+    out: Path | None,
+    profile: Path | None,
+    pass_band: float | None,
+    warn_band: float | None,
 ) -> None:
     """Compare real with simulated run directories.
 
     In any order: run_meta.json of each says whether it is real or simulated. Several real ones are repeats; several
-    simulated ones are variants, or further seeds of one. Patterns with * work, in quotes too. Without Dagster. The runs
+    simulated ones are variants, or further seeds of one; NAME=SIM names a simulation apart. Patterns with * work, in quotes too. Without Dagster. The runs
     may come from other programs: docs/contract.md says what they must have.
     """
     from gst_assets.analysis.compare import compare_directories, sides
     from gst_assets.analysis.report import REPORT, SUMMARY, verdict_sentence
     from gst_assets.progress import Progress
 
+    out = out or Path(f"comparison_{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}")
     real, simulated = sides(directories)
     with Progress("reading", len(real) + len(simulated), "runs") as progress:
         comparison = compare_directories(real, simulated, out, profile, pass_band, warn_band, on_read=progress.at)
@@ -325,6 +336,49 @@ def ui(port: int) -> None:
     from gst_assets.ui import main
 
     click.get_current_context().exit(main(port))
+
+
+@click.command(
+    name="import",
+    epilog=examples(
+        "gst import vllm-bench result.json --out imported",
+        "gst import llmservingsim sim.csv --out simulated --model qwen3-8b --hardware h100",
+    ),
+)
+@click.argument("format_name", metavar="FORMAT")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar=DIRECTORY, help="Run directory to create."
+)
+@click.option("--model", metavar="NAME", help="The model, where the file does not name it.")
+@click.option("--engine", metavar="NAME", help="The engine, or the simulation's name in reports.")
+@click.option("--hardware", metavar="ID", help="The hardware, as stated, e.g. a100.")
+@click.option(
+    "--clock", type=click.Choice(["epoch", "monotonic"]), help="What the times are, where they look otherwise."
+)
+@click.option("--part", type=click.IntRange(0), metavar="N", help="Which of several runs in the file, from 0.")
+def import_results(
+    format_name: str,
+    path: Path,
+    out: Path,
+    model: str | None,
+    engine: str | None,
+    hardware: str | None,
+    clock: Literal["epoch", "monotonic"] | None,
+    part: int | None,
+) -> None:
+    """Make a run directory of another program's results.
+
+    FORMAT is one of docs/importing.md, PATH the file or the folder that holds it. Says what the file does not tell.
+    """
+    from gst_assets.importers import importing
+    from gst_assets.importers.results import Options
+
+    results = importing.import_results(
+        format_name, path, out, Options(clock, part), model=model, engine=engine, hardware=hardware
+    )
+    click.echo(importing.told(results))
+    click.echo(out)
 
 
 COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, prune, ui)

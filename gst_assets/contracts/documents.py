@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gst_assets.scenario import Scenario
 
 SCHEMA_VERSION: Literal["v1"] = "v1"
+NOT_STATED = "not stated"
+"""Stands where a required text of an imported run is not known."""
 _MOST_BYTES = 64 << 20
 
 
@@ -149,36 +151,78 @@ class WorkloadMeta(Document):
     schedule: WorkloadSchedule | None = None
 
 
-class Hardware(Stored):
-    """The device a result was measured on, or simulated for."""
+class StatedHardware(Stored):
+    """What a run says of its device. A run of another program may say nothing, or some of it; None: not stated."""
 
-    hardware_id: str
-    device_name: str
-    device_count: int = Field(ge=1)
+    hardware_id: str | None = None
+    device_name: str | None = None
+    device_count: int | None = Field(None, ge=1)
     driver: str | None = None
     stated: bool = False
     """The scenario says so; nobody looked (the engine runs on another machine)."""
 
 
+class Hardware(StatedHardware):
+    """The device a result was measured on, or simulated for."""
+
+    hardware_id: str
+    device_name: str
+    device_count: int = Field(ge=1)
+
+
+class Imported(Stored):
+    """How `gst import` made a run of another program's results (`gst_assets.importers`).
+
+    `mapping` says of each column where it comes from, `clock` what the times are and how that is known, `arrivals` what `arrival_time_ns` stands
+    for, `joined_by` what `source_request_id` (or, without that column, the order of the requests) is. `dropped` counts or names what was left out,
+    `unstated` what the results do not say. `transport`: the way from client to engine, inside every time.
+    """
+
+    format: str
+    source: str
+    source_sha256: dict[str, str]
+    written_by: str
+    mapping: dict[str, str]
+    clock: str
+    arrivals: str
+    joined_by: str
+    transport: Literal["in_process", "http"] | None = None
+    definitions: dict[str, str] = Field(default_factory=dict)
+    dropped: dict[str, str] = Field(default_factory=dict)
+    unstated: list[str] = Field(default_factory=list)
+
+
 class RunMeta(Document):
     """run_meta.json of a real run, a simulation, a profile, a comparison, a search for capacity or a sweep.
 
-    `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its digest.
+    `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its digest. A run of another program
+    may leave out `hardware`, `env`, `params`, `git_dirty` and the digests, and may not know when it was made (null).
     """
 
     run_type: Literal["real", "vidur", "compare", "vidur_profile", "capacity", "sweep"]
     run_id: str
-    started_at: Moment
-    ended_at: Moment
+    started_at: Moment | None
+    ended_at: Moment | None
     git_commit: str | None
-    git_dirty: bool | None
+    git_dirty: bool | None = None
     model: str
-    hardware: Hardware
-    env: dict[str, Any]
-    params: dict[str, Any]
+    hardware: StatedHardware | None = None
+    env: dict[str, Any] = Field(default_factory=dict)
+    params: dict[str, Any] = Field(default_factory=dict)
     hydra: Hydra
     inputs_sha256: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
+
+
+class OwnRunMeta(RunMeta):
+    """What every run_meta.json of this project states."""
+
+    started_at: AwareDatetime
+    ended_at: AwareDatetime
+    git_dirty: bool | None
+    hardware: Hardware
+    env: dict[str, Any]
+    params: dict[str, Any]
 
 
 def run_facts(scenario: Scenario, started_at: datetime) -> dict[str, Any]:
@@ -297,7 +341,35 @@ class MachineRecord(Stored):
     num_samples: int = Field(ge=1)
 
 
-class RealRunMeta(RunMeta):
+def _imported() -> Any:
+    """The field of a run that may have been imported; not written where it was not."""
+    return Field(None, exclude_if=lambda value: value is None)
+
+
+class RealRunFacts(RunMeta):
+    """What a comparison needs of a real run, whoever wrote it; None: not recorded. A run of this project is a `RealRunMeta`."""
+
+    run_type: Literal["real"] = "real"
+    workload_dir: str | None = None
+    workload_id: str | None = None
+    workload_sha256: dict[str, str] = Field(default_factory=dict)
+    backend: str
+    group_id: str | None = None
+    repeat_index: int | None = Field(None, ge=0)
+    num_repeats: int | None = Field(None, ge=1)
+    engine_settings: EngineSettings | None = None
+    warmup: dict[str, Any] = Field(default_factory=dict)
+    lateness_ns: dict[str, int] = Field(default_factory=dict)
+    degraded: bool | None = None
+    degraded_reasons: list[str] | None = None
+    pacing: PacingRecord | None = None
+    num_bunched_messages: int | None = Field(None, ge=0)
+    num_errors: int | None = Field(None, ge=0)
+    machine: MachineRecord | None = None
+    imported: Imported | None = _imported()
+
+
+class RealRunMeta(OwnRunMeta, RealRunFacts):
     """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests.
 
     `degraded_reasons` says why a run is degraded, one sentence each; it and `pacing` are null where an earlier version recorded neither.
@@ -308,7 +380,6 @@ class RealRunMeta(RunMeta):
     workload_dir: str
     workload_id: str
     workload_sha256: dict[str, str]
-    backend: str
     group_id: str
     repeat_index: int = Field(ge=0)
     num_repeats: int = Field(ge=1)
@@ -316,14 +387,30 @@ class RealRunMeta(RunMeta):
     warmup: dict[str, Any]
     lateness_ns: dict[str, int]
     degraded: bool
-    degraded_reasons: list[str] | None = None
-    pacing: PacingRecord | None = None
     num_bunched_messages: int = Field(ge=0)
     num_errors: int = Field(ge=0)
-    machine: MachineRecord | None = None
 
 
-class VidurRunMeta(RunMeta):
+class SimulationFacts(RunMeta):
+    """What a comparison needs of a simulation, whoever wrote it; None: not recorded. One of this project is a `VidurRunMeta`.
+
+    `variant` names it in a report; without one it goes by its `run_id`.
+    """
+
+    run_type: Literal["vidur"] = "vidur"
+    workload_dir: str | None = None
+    workload_id: str | None = None
+    workload_sha256: dict[str, str] = Field(default_factory=dict)
+    profiling_root: str | None = None
+    profile_sha256: dict[str, str] = Field(default_factory=dict)
+    variant: str | None = None
+    predictor: str | None = None
+    simulated_settings: dict[str, Any] = Field(default_factory=dict)
+    num_preemptions: int | None = Field(None, ge=0)
+    imported: Imported | None = _imported()
+
+
+class VidurRunMeta(OwnRunMeta, SimulationFacts):
     """run_meta.json of a simulation."""
 
     run_type: Literal["vidur"] = "vidur"
@@ -338,7 +425,7 @@ class VidurRunMeta(RunMeta):
     num_preemptions: int = Field(ge=0)
 
 
-class ProfileMeta(RunMeta):
+class ProfileMeta(OwnRunMeta):
     """run_meta.json of a profiling bundle.
 
     `engine_settings` are those of the engine the calibration drove; `calibration_sha256` digests each calibration workload, so that
@@ -390,16 +477,18 @@ class ComparisonMeta(RunMeta):
     seeds.
 
     `verdict` is the headline variant's outcome; `marks` are the reasons why it cannot be a pass (settings that differ, degraded runs).
-    `measured` is absent from comparisons made by versions that did not record it.
+    `measured` is absent from comparisons made by versions that did not record it, and of runs that do not state their group, start and engine settings;
+    `workload_id` is null where those do not state it.
     """
 
     run_type: Literal["compare"] = "compare"
+    started_at: AwareDatetime
     real_run_dir: str
     sim_run_dir: str
     real_run_dirs: list[str]
     sim_run_dirs: dict[str, str]
     seed_run_dirs: dict[str, list[str]] = Field(default_factory=dict)
-    workload_id: str
+    workload_id: str | None
     headline_variant: str
     verdict: Literal["pass", "warn", "inconclusive", "insufficient", "fail"]
     marks: list[str] = Field(default_factory=list)
@@ -422,7 +511,7 @@ class CapacityFound(Stored):
     flags: list[str] = Field(default_factory=list)
 
 
-class CapacityMeta(RunMeta):
+class CapacityMeta(OwnRunMeta):
     """run_meta.json of a search for capacity. `found` maps a side (`engine`, or a variant of the simulation) to its result; `criterion` says in words
     what was searched for. `engine_settings` are of the engine's side, `profile_sha256` of the simulation's profile; null where that side was not
     searched."""
@@ -463,7 +552,7 @@ class RegressionMeta(Document):
     sha256: dict[str, str]
 
 
-class SweepMeta(RunMeta):
+class SweepMeta(OwnRunMeta):
     """run_meta.json of a sweep: simulations of one workload, in one `variant`, under `num_configurations` settings. `inputs_sha256`: the workload's
     and the profile's files."""
 

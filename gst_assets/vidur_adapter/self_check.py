@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gst_assets.analysis.run_reading import SimulatedRun
+from gst_assets.analysis.run_reading import OwnSimulatedRun
 from gst_assets.contracts.tables import Iterations, RequestMetrics, Table, TokenMetrics, write_table
 from gst_assets.errors import SimulationError
 from gst_assets.provenance import environment, sha256_file
@@ -24,7 +24,7 @@ from gst_assets.workload.tokenized import prompts_of
 _SECTIONS = ("workload", "model", "engine", "simulation")
 
 
-def check_same_bytes(run: SimulatedRun, scenario: Scenario, workload: LoadedWorkload, bundle: Bundle) -> None:
+def check_same_bytes(run: OwnSimulatedRun, scenario: Scenario, workload: LoadedWorkload, bundle: Bundle) -> None:
     """Simulate `run` again and compare its tables byte by byte.
 
     Raises:
@@ -59,7 +59,7 @@ def check_same_bytes(run: SimulatedRun, scenario: Scenario, workload: LoadedWork
             _compare(run, model, write_table(model, frame, Path(area)))
 
 
-def _compare(run: SimulatedRun, model: type[Table], again: Path) -> None:
+def _compare(run: OwnSimulatedRun, model: type[Table], again: Path) -> None:
     name = model.file_name()
     if run.meta.sha256.get(name) == sha256_file(again):
         return
@@ -91,7 +91,7 @@ def first_difference(before: Path, after: Path) -> str:
     return f"row {row} ({key}), column {name}: {one[name].iloc[row]} before, {two[name].iloc[row]} now"
 
 
-def _changed_versions(run: SimulatedRun) -> str:
+def _changed_versions(run: OwnSimulatedRun) -> str:
     before, now = run.meta.env.get("packages", {}), environment()["packages"]
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     return ", ".join(f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in names)

@@ -99,7 +99,7 @@ def test_workloads_with_one_id_and_other_files(tmp_path: Path) -> None:
 
 
 def test_a_request_on_one_side_only(tmp_path: Path) -> None:
-    with pytest.raises(ComparisonError, match=r"r has 3 requests, .*s has 2: request 2 is only in the first"):
+    with pytest.raises(ComparisonError, match=r"r has 3 requests, .*s has 2: 1 is only in the first \(request 2\)"):
         _align(tmp_path, steady(3, 2), steady(2, 2))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gst_assets.analysis.run_reading import load_run
+from gst_assets.analysis.run_reading import load_own_run, load_run
 from gst_assets.contracts.documents import RealRunMeta, read_document, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import Iterations, write_table
@@ -57,7 +57,7 @@ def test_no_such_directory(tmp_path: Path) -> None:
 def test_directory_without_its_metadata(tmp_path: Path) -> None:
     directory = write_real(tmp_path / "r", steady(3, 4))
     (directory / "run_meta.json").unlink()
-    with pytest.raises(ArtifactError, match=r"run_meta\.json missing, so this is not a complete artifact"):
+    with pytest.raises(ArtifactError, match=r"run_meta\.json missing, so this is not a complete run"):
         load_run(directory, "real")
 
 
@@ -112,6 +112,10 @@ def test_metadata_that_breaks_the_contract(tmp_path: Path) -> None:
     path = directory / "run_meta.json"
     path.write_text(path.read_text().replace('"degraded": false,', ""))
     with pytest.raises(ContractError, match=r"run_meta\.json: key degraded missing"):
+        load_own_run(directory, "real")
+    assert load_run(directory, "real").meta.degraded is None
+    path.write_text(path.read_text().replace('"backend": "vllm",', "", 1))
+    with pytest.raises(ContractError, match=r"run_meta\.json: key backend missing"):
         load_run(directory, "real")
 
 

@@ -44,6 +44,11 @@ class RequestMetrics(FilledTable):
     num_cached_tokens: Series[Int] | None = pa.Field(
         ge=0, nullable=True, description="prompt tokens taken from the prefix cache; absent without one"
     )
+    source_request_id: Series[str] | None = pa.Field(
+        unique=True,
+        description="the request's name in the results it was imported from; two runs that have it are joined by it",
+    )
+    queued_time_ns: Series[Int] | None = pa.Field(nullable=True, description="when the engine queued the request")
 
     @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
     def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:

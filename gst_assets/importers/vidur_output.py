@@ -1,0 +1,115 @@
+"""Stock Vidur's output folder: `request_metrics.csv`, and `config.json` beside it.
+
+Read off vidur 0.0.26, vidur/metrics/metrics_store.py (`_store_request_metrics`, `on_request_arrival`,
+`_on_request_end`) and vidur/metrics/constants.py; times are seconds of the simulator's clock. The first token is the
+prefill's end, so `prefill_e2e_time` is TTFT. The file has no arrival time, but the gap to the request before
+(`request_inter_arrival_delay`): arrivals are its running sum in order of `Request Id`. Token times are in no file
+(`plots/` has distributions only), so there is no ITL.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gst_assets.contracts.documents import NOT_STATED
+from gst_assets.errors import ResultsError
+from gst_assets.importers.reading import Item, read_object, read_rows
+from gst_assets.importers.results import Options, Request, Results, check_options
+
+_FILE = "request_metrics.csv"
+_GAP = "request_inter_arrival_delay"
+_COLUMNS = (
+    "Request Id",
+    "request_e2e_time",
+    "prefill_e2e_time",
+    "request_scheduling_delay",
+    _GAP,
+    "request_num_prefill_tokens",
+    "request_num_decode_tokens",
+    "request_num_restarts",
+)
+
+
+def read(path: Path, options: Options) -> Results:
+    """The simulation in an output folder, or in its request_metrics.csv.
+
+    Raises:
+        ResultsError: not such a file, or ids that are not 0, 1, 2, ...
+    """
+    check_options(options, str(path))
+    path = path / _FILE if path.is_dir() else path
+    rows = sorted(read_rows(path, _COLUMNS), key=lambda row: row.count("Request Id"))
+    ids = [row.count("Request Id") for row in rows]
+    if ids != list(range(len(ids))):
+        odd = next(number for number, one in enumerate(ids) if one != number)
+        raise ResultsError(
+            f"{rows[odd].where}: Request Id {ids[odd]}, expected {odd}: arrivals are sums over all requests "
+            "before, so every id from 0 has to be there once."
+        )
+    requests, arrival = list[Request](), 0.0
+    for row in rows:
+        # The first request follows none, so its field is empty.
+        arrival += row.number(_GAP, least=0) if row.has(_GAP) or requests else 0.0
+        requests.append(_request(row, arrival))
+    config = _config(path)
+    return Results(
+        run_type="vidur",
+        files=(path,),
+        requests=requests,
+        maker="vidur",
+        written_by="Vidur (fields as in 0.0.26)",
+        model=str(config.get("model_name") or NOT_STATED),
+        hardware_id=str(config["device"]) if config.get("device") else None,
+        mapping={
+            "arrival_time_ns": f"running sum of {_GAP}",
+            "scheduled_time_ns": "arrival + request_scheduling_delay",
+            "first_token_time_ns": "arrival + prefill_e2e_time",
+            "completion_time_ns": "arrival + request_e2e_time",
+            "num_prefill_tokens": "request_num_prefill_tokens",
+            "num_decode_tokens": "request_num_decode_tokens",
+            "num_preemptions": "request_num_restarts",
+        },
+        clock="simulated seconds from the first arrival",
+        arrivals="as the simulator was given them, less the first",
+        joined_by="Request Id, the position in order of arrival",
+        is_named=True,
+        dropped={
+            "plots": "distributions over all requests; nothing of single tokens",
+            "other columns": "derived from those used",
+        },
+        unstated=(
+            "token times are in no file of Vidur's output",
+            *(() if config else ("config.json is not there: model and device not stated",)),
+        ),
+    )
+
+
+def _request(row: Item, arrival_s: float) -> Request:
+    arrival, produced = round(arrival_s * 1e9), row.count("request_num_decode_tokens")
+    first, end, scheduled = (
+        arrival + round(row.number(key, least=0) * 1e9)
+        for key in ("prefill_e2e_time", "request_e2e_time", "request_scheduling_delay")
+    )
+    return Request(
+        str(row.count("Request Id")),
+        arrival,
+        first,
+        end,
+        row.count("request_num_prefill_tokens"),
+        produced,
+        num_requested=produced,
+        scheduled_ns=scheduled,
+        num_preemptions=row.count("request_num_restarts"),
+        token_ns=(first,) if produced == 1 else (),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The replica's section of config.json beside the file."""
+    beside = path.with_name("config.json")
+    if not beside.is_file():
+        return {}
+    cluster = read_object(beside).values.get("cluster_config")
+    replica = cluster.get("replica_config") if isinstance(cluster, dict) else None
+    return dict(replica) if isinstance(replica, dict) else {}

@@ -1,0 +1,310 @@
+"""Each format gives back the requests that its file was made of, says what it cannot tell, and refuses what is not of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from gst_assets.analysis.run_reading import Run, load_run, run_kind
+from gst_assets.errors import GstError, ResultsError
+from gst_assets.importers.importing import import_results
+from gst_assets.importers.registry import FORMATS
+from gst_assets.importers.results import Options
+from gst_assets_tests.gst_command import run_gst
+from gst_assets_tests.importers import files
+from gst_assets_tests.importers.files import BOOT_S, EPOCH_S, MS, Played, played
+
+_NO_WAIT = [0.0] * 100
+Writer = Callable[[Path, Sequence[Played]], Path]
+_WRITERS: dict[str, tuple[str, str, Writer, bool]] = {
+    "vllm-bench": ("vllm-bench", "result.json", files.vllm_bench, True),
+    "guidellm": ("guidellm", "benchmarks.json", files.guidellm, False),
+    "aiperf": ("aiperf", "profile_export.jsonl", files.aiperf, True),
+    "inference-perf": ("inference-perf", "per_request_lifecycle_metrics.json", files.inference_perf, True),
+    "llmservingsim, real": (
+        "llmservingsim", "requests.jsonl", lambda path, some: files.llmservingsim_real(path, some, waits_ms=_NO_WAIT), False,
+    ),
+    "llmservingsim, simulated": ("llmservingsim", "sim.csv", files.llmservingsim_simulated, True),
+    "vidur": ("vidur", "vidur", files.vidur, False),
+    "blis": ("blis", "results.json", files.blis, False),
+}  # fmt: skip
+"""By name: format, file, writer, and whether the file tells when every token came."""
+_CLIENTS = ("vllm-bench", "guidellm", "aiperf", "inference-perf")
+each_format = pytest.mark.parametrize("name", list(_WRITERS))
+
+
+def _imported(tmp_path: Path, name: str, requests: Sequence[Played], **options: Any) -> Run[Any]:
+    kind, file, write, _ = _WRITERS[name]
+    out = tmp_path / "run"
+    import_results(kind, write(tmp_path / file, requests), out, Options(**options))
+    return load_run(out, "real") if run_kind(out) == "real" else load_run(out, "vidur")
+
+
+def _error(kind: str, path: Path, **options: Any) -> str:
+    with pytest.raises(ResultsError) as error:
+        import_results(kind, path, path.with_name("out"), Options(**options))
+    assert not path.with_name("out").exists()
+    return str(error.value)
+
+
+def test_every_format_is_tested() -> None:
+    assert {kind for kind, *_ in _WRITERS.values()} == set(FORMATS)
+
+
+@each_format
+def test_requests_come_back_as_they_were_played(tmp_path: Path, name: str) -> None:
+    """Floats of Unix time hold 0.2 us, so times may be off by that."""
+    requests = played()
+    run, (_, _, _, has_tokens) = _imported(tmp_path, name, requests), _WRITERS[name]
+    table = run.requests
+    expected = pd.DataFrame(
+        {
+            "arrival_time_ns": [one.arrival_ns for one in requests],
+            "first_token_time_ns": [one.token_ns[0] for one in requests],
+            "completion_time_ns": [one.token_ns[-1] for one in requests],
+            "num_prefill_tokens": [one.prompt for one in requests],
+            "num_decode_tokens": [len(one.token_ns) for one in requests],
+            "num_decode_tokens_actual": [len(one.token_ns) for one in requests],
+        }
+    )
+    difference = (table[list(expected)].astype("int64") - expected).abs()
+    assert difference.iloc[:, :3].to_numpy().max() <= 500
+    assert difference.iloc[:, 3:].to_numpy().max() == 0
+    assert run.has_tokens == has_tokens
+    if has_tokens:
+        times = [time for one in requests for time in one.token_ns]
+        assert max(abs(run.tokens["token_time_ns"].to_numpy() - times)) <= 500
+
+
+@each_format
+def test_the_metadata_says_how_it_was_read(tmp_path: Path, name: str) -> None:
+    run, (kind, file, _, has_tokens) = _imported(tmp_path, name, played()), _WRITERS[name]
+    origin = run.meta.imported
+    assert origin is not None and origin.format == kind
+    assert set(origin.source_sha256) == {"request_metrics.csv" if kind == "vidur" else file}
+    assert origin.mapping["arrival_time_ns"] and origin.clock and origin.arrivals and origin.joined_by
+    assert any("token" in text for text in origin.unstated) == (not has_tokens)
+    assert run.meta.sha256 and run.meta.git_commit is None
+    assert (origin.transport == "http") == (name in _CLIENTS)
+
+
+@pytest.mark.parametrize("name", _CLIENTS)
+def test_a_failed_request_is_kept_without_times(tmp_path: Path, name: str) -> None:
+    requests = [
+        *played(3),
+        Played(200 * MS, (), prompt=7, error="Traceback (most recent call last):\nTimeoutError: gone"),
+    ]
+    run = _imported(tmp_path, name, requests)
+    assert run.requests["status"].tolist() == ["ok"] * 3 + ["error"]
+    last = run.requests.iloc[3]
+    assert pd.isna(last["ttft_ns"]) and last["num_decode_tokens_actual"] == 0 and "gone" in last["error_msg"]
+    assert any("failed requests" in what for what in run.meta.imported.dropped)
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "says"),
+    [
+        ("vllm-bench", {"start_times": [EPOCH_S + i / 20 for i in range(24)]}, "times look epoch (item 0 is 1790000000.0), but this format has monotonic ones"),
+        ("vllm-bench", {"start_times": [BOOT_S] * 23 + [EPOCH_S]}, "times of two clocks"),
+    ],
+)  # fmt: skip
+def test_a_clock_is_never_guessed(tmp_path: Path, name: str, changed: dict[str, Any], says: str) -> None:
+    path = files.vllm_bench(tmp_path / "result.json", played(), **changed)
+    message = _error(name, path)
+    assert says in message
+    if "two clocks" not in says:
+        assert "--clock epoch" in message
+        import_results(name, path, tmp_path / "run", Options(clock="epoch"))
+        assert load_run(tmp_path / "run", "real").meta.imported.clock == "epoch, as --clock states"  # type: ignore[union-attr]
+
+
+def test_send_time_and_intended_time_are_kept_apart(tmp_path: Path) -> None:
+    """A client that holds a request back for 30 ms: its TTFT says 20, the user waits 50."""
+    requests = [Played(100 * MS * i, (100 * MS * i + 50 * MS,), late_ns=30 * MS) for i in range(3)]
+    for name in ("vllm-bench", "guidellm"):
+        run = _imported(tmp_path / name, name, requests) if (tmp_path / name).mkdir() is None else None
+        assert run is not None
+        late = run.requests["send_time_ns"] - run.requests["arrival_time_ns"]
+        assert max(abs(late - 30 * MS)) < 1000 and max(abs(run.requests["ttft_ns"] - 50 * MS)) < 1000
+        assert run.meta.lateness_ns["p50"] == pytest.approx(30 * MS, abs=1000)
+    files.vllm_bench(tmp_path / "old.json", requests, queue_times="left out")
+    import_results("vllm-bench", tmp_path / "old.json", tmp_path / "old")
+    old = load_run(tmp_path / "old", "real")
+    assert max(abs(old.requests["ttft_ns"] - 20 * MS)) < 1000
+    assert "the intended time is not known" in old.meta.imported.arrivals  # type: ignore[union-attr]
+
+
+def test_llmservingsim_ttft_by_both_definitions(tmp_path: Path) -> None:
+    """Queued 0, 200, 400 ms after arrival: on the engine's clock the first marks the arrival, and both TTFT can be told."""
+    requests = [Played(1000 * MS * i, (1000 * MS * i + 500 * MS, 1000 * MS * i + 600 * MS)) for i in range(3)]
+    for one_clock in (False, True):
+        path = files.llmservingsim_real(
+            tmp_path / f"{one_clock}.jsonl", requests, waits_ms=[0, 200, 400], one_clock=one_clock
+        )
+        import_results("llmservingsim", path, tmp_path / f"run_{one_clock}")
+        run = load_run(tmp_path / f"run_{one_clock}", "real")
+        table = run.requests
+        assert max(abs(table["ttft_ns"] - 500 * MS)) < 1000
+        assert max(abs(table["first_token_time_ns"] - table["queued_time_ns"] - [500 * MS, 300 * MS, 100 * MS])) < 1000
+        origin = run.meta.imported
+        assert origin is not None and origin.clock.startswith("one" if one_clock else "two: arrival_time is epoch")
+        assert "0.0 to 400.0 ms after arrival" in origin.definitions["its own TTFT"]
+        assert table["source_request_id"].tolist() == ["0", "1", "2"]
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def test_messages_that_are_not_tokens_give_no_token_times(tmp_path: Path) -> None:
+    """Three tokens in two messages: nobody knows which came when, so the run has none; ends and counts stay."""
+    requests = played()
+    itls = [[gap / 1e9 for gap in (4 * MS,) * 4] for _ in requests]
+    itls[3] = itls[3][:3]
+    path = files.vllm_bench(tmp_path / "result.json", requests, itls=itls)
+    import_results("vllm-bench", path, tmp_path / "run")
+    run = load_run(tmp_path / "run", "real")
+    assert not run.has_tokens and not (tmp_path / "run" / "token_metrics.csv").exists()
+    assert "1 of 24 answers have another number of messages than of tokens" in " ".join(run.unstated)
+    assert run.requests["num_decode_tokens_actual"].tolist() == [5] * 24
+
+
+def test_llmservingsim_files_of_before(tmp_path: Path) -> None:
+    """Column output counted the prompt once; the number of gaps tells which it is."""
+    for counts_prompt in (False, True):
+        path = files.llmservingsim_simulated(tmp_path / f"{counts_prompt}.csv", played(), counts_prompt=counts_prompt)
+        import_results("llmservingsim", path, tmp_path / f"run_{counts_prompt}")
+        run = load_run(tmp_path / f"run_{counts_prompt}", "vidur")
+        assert run.requests["num_decode_tokens_actual"].tolist() == [5] * 24 and run.has_tokens
+        assert ("counts the prompt" in run.meta.imported.mapping["num_decode_tokens"]) == counts_prompt  # type: ignore[union-attr]
+
+
+def test_a_warm_up_is_left_out_and_counted(tmp_path: Path) -> None:
+    run = _imported(tmp_path, "aiperf", played())
+    assert len(run.requests) == 24
+    assert run.meta.imported.dropped["records of another phase (warm-up)"] == "2 of 26"
+
+
+@pytest.mark.parametrize("unit", ["ns", "ms", "sec"])
+def test_aiperf_times_are_read_by_their_unit(tmp_path: Path, unit: str) -> None:
+    path = files.aiperf(tmp_path / "profile_export.jsonl", played(), unit=unit)
+    import_results("aiperf", path, tmp_path / "run")
+    assert load_run(tmp_path / "run", "real").requests["ttft_ns"].iloc[0] == 20 * MS
+    path.write_text(path.read_text().replace(f'"unit": "{unit}"', '"unit": "ticks"'))
+    assert "unit is 'ticks', expected one of ns, us, ms" in _error("aiperf", path)
+
+
+def test_several_benchmarks_have_to_be_chosen_from(tmp_path: Path) -> None:
+    path = files.guidellm(tmp_path / "benchmarks.json", played())
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "benchmarks": document["benchmarks"] * 2}))
+    assert "holds 2 benchmarks, numbered from 0. Say which one with --part" in _error("guidellm", path)
+    import_results("guidellm", path, tmp_path / "run", Options(part=1))
+    assert len(load_run(tmp_path / "run", "real").requests) == 24
+
+
+def test_where_guidellm_says_its_model(tmp_path: Path) -> None:
+    """Version 2 of the report in its configuration, version 1 in its arguments."""
+    for name, changes in (("new", {}), ("old", {"config": None, "args": {"model": "tiny"}})):
+        import_results("guidellm", files.guidellm(tmp_path / f"{name}.json", played(2), **changes), tmp_path / name)
+        assert load_run(tmp_path / name, "real").meta.model == "tiny"
+
+
+def test_unfinished_requests_of_blis_are_failed(tmp_path: Path) -> None:
+    path = files.blis(tmp_path / "results.json", played(), unfinished=2)
+    import_results("blis", path, tmp_path / "run")
+    run = load_run(tmp_path / "run", "vidur")
+    assert run.requests["status"].tolist() == ["ok"] * 22 + ["error"] * 2
+
+
+def test_what_is_stated_in_place_of_the_file(tmp_path: Path) -> None:
+    path = files.llmservingsim_real(tmp_path / "requests.jsonl", played(), waits_ms=_NO_WAIT)
+    options = ["--model", "meta/Tiny", "--engine", "vllm 0.19", "--hardware", "rtx4090"]
+    done = run_gst("import", "llmservingsim", path, "--out", tmp_path / "run", *options)
+    assert done.exit_code == 0 and "real run of 24 requests, 24 with an answer" in done.stdout
+    meta = load_run(tmp_path / "run", "real").meta
+    assert (meta.model, meta.backend) == ("meta/Tiny", "vllm 0.19")
+    assert meta.hardware is not None and (meta.hardware.hardware_id, meta.hardware.stated) == ("rtx4090", True)
+    again = run_gst("import", "llmservingsim", path, "--out", tmp_path / "run")
+    assert again.exit_code == 1 and "already exists. Runs are never overwritten" in again.stderr
+
+
+# --- bad input: one error that names file and place -------------------------------------------------------------------
+
+
+@each_format
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"\x1f\x8b\x08\x00", "gzip-compressed. Unpack it first"),
+        (b"PAR1....", "a Parquet file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file"),
+        ("{}".encode("utf-16"), "UTF-16"),
+        (b"<!DOCTYPE html><html>", "an HTML or XML page"),
+        (b"{\"a\": \"\xff\"}", "line 1: not UTF-8"),
+        (b"[1, 2", "line 1"),
+        (b"{}\n", ""),
+        (b"[{}]\n", ""),
+        (b"a,b\n1\n", ""),
+    ],
+)  # fmt: skip
+def test_something_else_is_refused(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    kind, file, _, _ = _WRITERS[name]
+    path = tmp_path / ("request_metrics.csv" if kind == "vidur" else file)
+    path.write_bytes(data)
+    message = _error(kind, path)
+    assert message.startswith(str(path)) and says in message
+
+
+@each_format
+def test_every_damaged_value_is_one_error(tmp_path: Path, name: str) -> None:
+    """Each value of a valid file in turn becomes what it must not be: a result or one error of this project, never a traceback."""
+    kind, file, write, _ = _WRITERS[name]
+    path = write(tmp_path / file, played(2))
+    path = path / "request_metrics.csv" if path.is_dir() else path
+    text, tried = path.read_text(), 0
+    for bad in ("null", "-7", '"x"', "[]", "{}", "1e400", "123456789012345678901234567890", "true"):
+        for start in _value_starts(text):
+            end = min((one for mark in ",}]\n" if (one := text.find(mark, start)) >= 0), default=len(text))
+            path.write_text(text[:start] + bad + text[end:])
+            try:
+                import_results(kind, path, tmp_path / f"out_{tried}")
+            except GstError as error:
+                assert str(path) in str(error), error
+            tried += 1
+    assert tried > 30
+
+
+def _value_starts(text: str) -> list[int]:
+    """Where JSON values and CSV fields begin, every seventh, so that it takes seconds."""
+    return [number + 1 for number, mark in enumerate(text) if mark in ":,[\n" and number + 1 < len(text)][::7]
+
+
+def test_clock_and_part_where_they_say_nothing(tmp_path: Path) -> None:
+    assert "--clock says nothing" in _error("blis", files.blis(tmp_path / "b.json", played()), clock="epoch")
+    assert "--part says nothing" in _error("vllm-bench", files.vllm_bench(tmp_path / "v.json", played()), part=0)
+
+
+def test_a_result_without_details(tmp_path: Path) -> None:
+    path = files.vllm_bench(tmp_path / "result.json", played(), itls="left out")
+    assert "itls missing. Only a result saved with --save-detailed" in _error("vllm-bench", path)
+    path.write_text(files.vllm_bench(path, played()).read_text() * 2)
+    assert "a second JSON value begins" in _error("vllm-bench", path)
+
+
+def test_vidur_needs_every_id(tmp_path: Path) -> None:
+    folder = files.vidur(tmp_path / "vidur", played())
+    lines = (folder / "request_metrics.csv").read_text().splitlines()
+    (folder / "request_metrics.csv").write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    with pytest.raises(
+        ResultsError, match="line 4: Request Id 3, expected 2: arrivals are sums over all requests before"
+    ):
+        import_results("vidur", folder, tmp_path / "out")
