@@ -10,7 +10,7 @@ export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home
 .PHONY: demo test test-fast coverage lint bench ui install lock instance clean
 
 demo: install instance  ## a GPU engine's recorded runs (GPU_SCENARIO), then the engine on this machine (SCENARIO): every asset, and both answers
-	@GST_UI_URL=http://127.0.0.1:$(UI_PORT) $(PY) -m gst_assets.demo $(DEMO)
+	@GST_UI_URL=http://127.0.0.1:$(UI_PORT) $(PY) -m gst_assets.cli run $(DEMO)
 
 test: install  ## two processes: much of the time one waits for an engine, and engines take turns by their own lock
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -28,7 +28,7 @@ bench: install  ## quick benchmarks, each a ratio to a baseline of the same run 
 	@$(PY) -W ignore benchmarks/bench.py $(BENCH)
 
 ui: install instance  ## Dagster UI and daemon on loopback, with the demo's data (made first where there is none)
-	@$(PY) -m gst_assets.latest $(SCENARIO) >/dev/null 2>&1 || $(MAKE) demo DEMO=$(SCENARIO)
+	@$(PY) -m gst_assets.cli latest $(SCENARIO) >/dev/null 2>&1 || $(MAKE) demo DEMO=$(SCENARIO)
 	$(PY) -m gst_assets.ui $(UI_PORT)
 
 install:

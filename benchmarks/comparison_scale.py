@@ -1,7 +1,7 @@
 """How long a comparison of large runs takes, and how much memory: `python benchmarks/comparison_scale.py`.
 
 Writes two run directories of synthetic tokens (10 million rows a side by default, about 330 MB each), then, in processes of their own,
-reads both token tables with pyarrow and compares the two directories with the command `python -m gst_assets.analysis.compare`. Prints the seconds and peak
+reads both token tables with pyarrow and compares the two directories with `gst compare`. Prints the seconds and peak
 resident memory of each, and the ratio. Both are run twice, alternating, and the faster run of each is told: other work on the machine makes
 a run slower, never faster.
 """
@@ -119,7 +119,7 @@ def main() -> int:
         write_run(real, "real", options.tokens, options.tokens_per_request, 1)
         write_run(sim, "vidur", options.tokens, options.tokens_per_request, 2)
         tables = [str(side / "token_metrics.csv") for side in (real, sim)]
-        compare = ["-m", "gst_assets.analysis.compare", "--real", str(real), "--sim", str(sim), "--out", str(out)]
+        compare = ["-m", "gst_assets.cli", "compare", str(real), str(sim), "--out", str(out)]
         reads: list[Child] = []
         comparisons: list[Child] = []
         for _ in range(options.rounds):

@@ -3,7 +3,7 @@
     python benchmarks/prepare_gpu_study.py OUT LABEL=SCENARIO[;KEY=VALUE...] ...
 
 Each LABEL is one workload: the scenario, with the overrides, played on a live engine whatever the scenario plays back. On the host OUT/run.sh measures
-the profile of the first one and, between its calibration rounds, the repeats of all (`python -m gst_assets.profiling.measure_bundle`), into OUT/bundle and OUT/runs, with
+the profile of the first one and, between its calibration rounds, the repeats of all (`gst profile`), into OUT/bundle and OUT/runs, with
 the stamps of every calibration step in OUT/stamps.
 """
 
@@ -61,7 +61,7 @@ def prepare(out: Path, asked: list[str]) -> None:
     lines = [
         "# On the GPU host, from the project's root. Given again after an interruption it goes on where it was.",
         'here=$(cd "$(dirname "$0")" && pwd)',
-        f'python3 -m gst_assets.profiling.measure_bundle --scenario "$here/{first}.json" --out "${{1:-$here}}/bundle" \\',
+        f'python3 -m gst_assets.cli profile --scenario "$here/{first}.json" --out "${{1:-$here}}/bundle" \\',
         *between,
         '    --runs "${1:-$here}/runs" --stamps "${1:-$here}/stamps"',
     ]

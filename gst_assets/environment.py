@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from gst_assets.errors import EnvironmentVariableError
 
 ROOT_VARIABLE = "GST_ARTIFACT_ROOT"
+SCENARIOS_VARIABLE = "GST_SCENARIO_DIR"
 CACHE_VARIABLE = "GST_ARTIFACT_CACHE"
 EXECUTOR_VARIABLE = "GST_EXECUTOR"
 EXECUTOR_CONFIG_VARIABLE = "GST_EXECUTOR_CONFIG"
@@ -86,6 +87,14 @@ class Artifacts(_Variables):
     )
     cache: Annotated[Path | None, _must(lambda text: "://" not in text, "a directory of this machine, found a URL")] = (
         Field(None, validation_alias=CACHE_VARIABLE, description="local copies of what is in an object store")
+    )
+
+
+class OwnScenarios(_Variables):
+    """Scenario files of the user's own, beside those of the package."""
+
+    directory: Annotated[Path | None, _must(lambda text: Path(text).expanduser().is_dir(), "a directory")] = Field(
+        None, validation_alias=SCENARIOS_VARIABLE
     )
 
 

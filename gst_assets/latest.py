@@ -1,53 +1,46 @@
-"""`python -m gst_assets.latest SCENARIO`: the answer of the scenario's newest comparison, and where its report is as one page and as Markdown."""
+"""The newest comparison of a scenario, and the first screen of a report as plain text: what `gst latest` and `gst run` print."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from gst_assets.contracts import references
+from gst_assets.contracts import pointers
 from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import GstError, WorkloadError
+from gst_assets.errors import WorkloadError
 from gst_assets.scenario import load_scenario
 
-_REPORT, _SUMMARY = "report.html", "summary.md"
+REPORT, SUMMARY = "report.html", "summary.md"
 _MOST_COLUMNS = 120
 
 
-def main(scenario: str, overrides: Sequence[str] = ()) -> None:
-    """Print the first screen of the newest report that answers `scenario` with `overrides`, and the paths of report.html and summary.md. If all
-    were made with other settings, the newest of those, which is said first.
-
-    Raises:
-        ArtifactError: none yet, or what names it is damaged, or it was altered.
-        ScenarioError: there is no scenario of that name.
-    """
-    directory = newest(scenario, overrides)
-    if differs := difference(directory, scenario, overrides):
-        print(f"note: {differs}\n")
-    print(for_terminal((directory / _SUMMARY).read_text(encoding="utf-8")))
-    print(f"\nreport: {directory / _REPORT}")
-    print(f"as text: {directory / _SUMMARY}")
+def tell(directory: Path) -> None:
+    """Print the first screen of the report in `directory`, and the paths of its page, where it has one, and of its text."""
+    print(for_terminal((directory / SUMMARY).read_text(encoding="utf-8")))
+    print()
+    if (directory / REPORT).is_file():
+        print(f"report: {directory / REPORT}")
+    print(f"as text: {directory / SUMMARY}")
 
 
 def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
     """The directory of the newest comparison of `scenario` with `overrides`; if there is none, of the newest with other settings (`difference`).
 
     Raises:
-        ArtifactError, ScenarioError: as `main`.
+        ArtifactError: none yet, or what names it is damaged.
+        ScenarioError: there is no scenario of that name.
     """
     store, chosen = open_store(), load_scenario(scenario, overrides)
     try:
-        found = references.newest(store, chosen, references.COMPARISON)
+        found = pointers.newest(store, chosen, pointers.COMPARISON)
     except WorkloadError:
-        found = references.newest_of_any(store, chosen, references.COMPARISON)
+        found = pointers.newest_of_any(store, chosen, pointers.COMPARISON)
     return found.open(store, Kind.COMPARISON, found.pointer.comparison_id)
 
 
@@ -58,7 +51,7 @@ def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) ->
         ContractError: its metadata breaks the contract. ScenarioError
     """
     made = read_document(ComparisonMeta, directory / Kind.COMPARISON.meta_name).params
-    return references.first_difference(made, load_scenario(scenario, overrides), references.COMPARISON.settings) or ""
+    return pointers.first_difference(made, load_scenario(scenario, overrides), pointers.COMPARISON.settings) or ""
 
 
 def for_terminal(summary: str) -> str:
@@ -104,12 +97,3 @@ def _cells(line: str) -> list[str]:
 
 def _is_rule(row: list[str]) -> bool:
     return set(row[0]) <= {"-", ":"}
-
-
-if __name__ == "__main__":
-    try:
-        if len(sys.argv) != 2:
-            sys.exit("usage: python -m gst_assets.latest SCENARIO")
-        main(sys.argv[1])
-    except GstError as problem:
-        sys.exit(f"error: {problem}")

@@ -19,6 +19,7 @@ from gst_assets.environment import (
     ExecutorName,
     Messages,
     Nightly,
+    OwnScenarios,
     Parent,
     Reports,
     Revision,
@@ -31,7 +32,19 @@ from gst_assets.errors import EnvironmentVariableError
 from gst_assets.executors import _EXECUTORS
 from gst_assets.provenance import PROJECT_ROOT
 
-ALL: tuple[Any, ...] = (Artifacts, Execution, EngineLock, Nightly, Messages, Ui, Reports, Revision, Parent, Services)
+ALL: tuple[Any, ...] = (
+    Artifacts,
+    OwnScenarios,
+    Execution,
+    EngineLock,
+    Nightly,
+    Messages,
+    Ui,
+    Reports,
+    Revision,
+    Parent,
+    Services,
+)
 _OF_DAGSTER = {"GST_POSTGRES_URL", "GST_CELERY_BROKER", "GST_CELERY_BACKEND"}
 """Dagster reads them itself, where a YAML file of deploy/ says `{env: NAME}`."""
 
@@ -45,6 +58,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_variables_everything_has_its_default() -> None:
     assert [read(one).model_dump() for one in ALL] == [
         {"root": None, "cache": None},
+        {"directory": None},
         {"executor": "in_process", "config": None},
         {"file": None},
         {"timezone": "UTC", "cron": "0 2 * * *"},
@@ -132,11 +146,13 @@ def test_every_executor_has_its_module() -> None:
     assert set(_EXECUTORS) == set(ExecutorName.__args__)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("module", ["automation", "demo"])
-def test_a_wrong_variable_stops_the_definitions_and_the_demo_by_name(module: str) -> None:
-    wrong = {"automation": "GST_NIGHTLY_TIMEZONE=Mars/Olympus", "demo": "GST_UI_URL=nowhere"}[module]
+@pytest.mark.parametrize("module", ["automation", "materialize"])
+def test_a_wrong_variable_stops_the_definitions_and_a_run_by_name(module: str) -> None:
+    wrong = {"automation": "GST_NIGHTLY_TIMEZONE=Mars/Olympus", "materialize": "GST_UI_URL=nowhere"}[module]
     name, _, value = wrong.partition("=")
-    command = ["-m", "gst_assets.demo", "smoke"] if module == "demo" else ["-c", "import gst_assets.definitions"]
+    command = (
+        ["-m", "gst_assets.cli", "run", "smoke"] if module == "materialize" else ["-c", "import gst_assets.definitions"]
+    )
     done = subprocess.run(
         [sys.executable, *command], env=os.environ | {name: value, "PYTHONPATH": str(PROJECT_ROOT)},
         cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False,

@@ -16,26 +16,25 @@ def test_the_newest_report_is_named(
 ) -> None:
     monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path / "root"))
     with pytest.raises(ArtifactError, match="no comparison for scenario smoke"):
-        latest.main("smoke")
+        latest.newest("smoke")
     out = tmp_path / "root" / "comparisons" / "cmp-1"
     compare_directories(
         [write_real(tmp_path / "r", steady(2, 2))], [write_simulation(tmp_path / "s", steady(2, 2))], out
     )
     open_store().set_current("smoke", "comparison", {"comparison_id": "cmp-1"})
-    latest.main("smoke")
+    directory = latest.newest("smoke")
+    note = latest.difference(directory, "smoke")
+    latest.tell(directory)
     lines = capsys.readouterr().out.splitlines()
-    # Its runs were not made with the scenario's settings, which is said first.
-    assert (
-        lines[0].startswith("note: built with workload.prompts = None, but scenario smoke now asks for ")
-        and not lines[1]
-    )
-    assert lines[2] == "Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
+    # Its runs were not made with the scenario's settings.
+    assert note.startswith("built with workload.prompts = None, but scenario smoke now asks for ")
+    assert lines[0] == "Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert lines[-3:] == ["", f"report: {out / 'report.html'}", f"as text: {out / 'summary.md'}"]
     open_store().set_current("smoke", "comparison", {})
     with pytest.raises(ArtifactError, match=r"smoke/comparison/\d+-\w+\.json: key comparison_id: Field required"):
-        latest.main("smoke")
+        latest.newest("smoke")
     with pytest.raises(ScenarioError, match="unknown scenario 'nosuch'"):
-        latest.main("nosuch")
+        latest.newest("nosuch")
     assert (out / "report.html").is_file() and (out / "summary.md").is_file()
 
 

@@ -51,7 +51,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     environment = {
         **os.environ, "DAGSTER_HOME": str(home), ROOT_VARIABLE: str(home / "artifacts"), REPORTS_VARIABLE: reports,
     }  # fmt: skip
-    demo = [sys.executable, "-m", "gst_assets.demo", SCENARIO]
+    demo = [sys.executable, "-m", "gst_assets.cli", "run", SCENARIO]
     subprocess.run(demo, cwd=PROJECT_ROOT, env=environment, check=True, capture_output=True, timeout=_LIMIT_S)
     log = home / "log"
     with log.open("w") as out:

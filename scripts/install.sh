@@ -17,16 +17,40 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 stamp=".venv/installed-$(cat "$lock" pyproject.toml scripts/install.sh | sha256sum | cut -c1-16)-$version"
 [ -f "$stamp" ] && exit 0
 started=$SECONDS
+packages=$(grep -c '==' "$lock")
+
+# Run a command and say how far the whole is: on one line that is rewritten in a terminal, else every ten seconds. pip fetches
+# everything before it installs anything, so the packages there say nothing about the time left.
+watched() {
+    "$@" &
+    local child=$! told=$SECONDS line
+    trap 'kill "$child" 2>/dev/null || true' EXIT
+    while kill -0 "$child" 2>/dev/null; do
+        sleep 0.5
+        line="installing: $(find .venv/lib/*/site-packages -maxdepth 1 -name '*.dist-info' 2>/dev/null | wc -l) of $packages packages there, $((SECONDS - started)) s"
+        if [ -t 1 ]; then
+            printf '\r\033[K%s' "$line"
+        elif [ $((SECONDS - told)) -ge 10 ]; then
+            told=$SECONDS
+            printf '%s\n' "$line"
+        fi
+    done
+    trap - EXIT
+    if [ -t 1 ]; then printf '\r\033[K'; fi
+    wait "$child"
+}
+
 echo "installing into .venv (about 3 minutes, 4 GB)"
 "$python" -m venv --clear .venv
 pip=(.venv/bin/python -m pip -qq --disable-pip-version-check)
 torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$lock")
-if ! "${pip[@]}" install "torch==$torch+cpu" 2>/dev/null; then
-    "${pip[@]}" install "$(grep '^uv==' "$lock")"
-    .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend cpu "torch==$torch"
+if ! watched "${pip[@]}" install "torch==$torch+cpu" 2>/dev/null; then
+    watched "${pip[@]}" install "$(grep '^uv==' "$lock")"
+    watched .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend cpu "torch==$torch"
 fi
 # --no-deps: the lock is complete, and leaves out what requirements/overrides.in names.
-"${pip[@]}" install --no-deps -r <(grep -v '^torch==' "$lock")
+grep -v '^torch==' "$lock" > .venv/without_torch.txt
+watched "${pip[@]}" install --no-deps -r .venv/without_torch.txt
 "${pip[@]}" install --no-deps --no-build-isolation -e .
 touch "$stamp"
 echo "installed in $((SECONDS - started)) s"

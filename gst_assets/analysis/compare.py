@@ -1,15 +1,9 @@
-"""Command line: compare existing run directories without Dagster.
-
-    python -m gst_assets.analysis.compare --real DIR [--real DIR ...] --sim DIR [--sim DIR ...] --out DIR
-
-Writes a complete comparison directory, or nothing and `error: ...` with exit status 1.
-"""
+"""Comparing existing run directories without Dagster: which is on which side, and the complete comparison directory, or nothing."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterator, Sequence
+import glob
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,29 +11,48 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gst_assets.analysis.judged_errors import Comparison, compare
-from gst_assets.analysis.report import REPORT, SUMMARY, comparison_meta, verdict_sentence, write_comparison
+from gst_assets.analysis.report import comparison_meta, write_comparison
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256
 from gst_assets.contracts.documents import write_document
-from gst_assets.contracts.store import Kind, directory_digests
-from gst_assets.errors import ComparisonError, GstError
+from gst_assets.contracts.store import Kind, directory_digests, open_directory, parse_object
+from gst_assets.errors import ArtifactError, ComparisonError
 from gst_assets.scenario import Bands
 from gst_assets.staging import staged_directory
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        comparison = compare_directories(
-            options.real, options.sim, options.out, options.profile, options.pass_band, options.warn_band
-        )
-    except GstError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    print(verdict_sentence(comparison))
-    print(options.out / REPORT)
-    print(options.out / SUMMARY)
-    return 0
+def sides(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The real and the simulated run directories among the words of a command line, each in the order given, as their metadata says.
+
+    A word that is no path and holds `*`, `?` or `[` is a pattern; what it matches comes sorted. A directory named twice counts once.
+
+    Raises:
+        ComparisonError: a pattern that matches no directory, or no run of one side.
+        ArtifactError: a directory that is no complete run, or of neither side.
+    """
+    directories = dict.fromkeys(path for word in words for path in _matching(word))
+    found: dict[str, list[Path]] = {"real": [], "vidur": []}
+    for directory in directories:
+        file = open_directory(directory, Kind.REAL_RUN, verify=False) / Kind.REAL_RUN.meta_name
+        run_type = parse_object(file.read_bytes(), file, ["run_type"])["run_type"]
+        if run_type not in found:
+            raise ArtifactError(f"{file}: run_type is {run_type!r}, expected real or vidur. Name run directories only.")
+        found[run_type].append(directory)
+    for run_type, what in (("real", "a real run"), ("vidur", "a simulated run")):
+        if not found[run_type]:
+            raise ComparisonError(
+                f"none of the {len(directories)} directories is {what} (run_type {run_type} in {Kind.REAL_RUN.meta_name}). Name at least one."
+            )
+    return found["real"], found["vidur"]
+
+
+def _matching(word: str) -> list[Path]:
+    if not glob.has_magic(word) or Path(word).exists():
+        return [Path(word)]
+    # Not Path.glob, which takes no absolute pattern.
+    directories = [path for path in map(Path, sorted(glob.glob(word))) if path.is_dir()]  # noqa: PTH207
+    if not directories:
+        raise ComparisonError(f"{word}: the pattern matches no directory. Correct it; gst runs lists the runs.")
+    return directories
 
 
 def compare_directories(
@@ -49,13 +62,16 @@ def compare_directories(
     profile: Path | None = None,
     pass_band: float | None = None,
     warn_band: float | None = None,
+    *,
+    on_read: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Compare run directories and write the complete comparison directory `out`.
 
     `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own profiling root is read
     where it still holds the bundle that was simulated. Bands default to those of the first real run's scenario.
 
-    Several `simulations` of one variant are its seeds, the first the one whose requests are shown.
+    Several `simulations` of one variant are its seeds, the first the one whose requests are shown. `on_read` is told how
+    many directories have been read.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
@@ -66,11 +82,15 @@ def compare_directories(
         raise ComparisonError(
             f"{out}: already exists. Comparisons are never overwritten; remove it or name another --out."
         )
-    repeats = [load_run(directory, "real") for directory in real]
+    repeats = []
+    for directory in real:
+        repeats.append(load_run(directory, "real"))
+        _tell(on_read, len(repeats))
     variants: dict[str, SimulatedRun] = {}
     further: dict[str, list[SimulatedRun]] = {}
-    for directory in simulations:
+    for number, directory in enumerate(simulations, len(repeats) + 1):
         sim = load_run(directory, "vidur")
+        _tell(on_read, number)
         if variants.setdefault(sim.meta.variant, sim) is not sim:
             further.setdefault(sim.meta.variant, []).append(sim)
     comparison = compare(
@@ -82,6 +102,11 @@ def compare_directories(
     )
     _write_whole(comparison, out, started_at)
     return comparison
+
+
+def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
+    if on_read is not None:
+        on_read(num_read)
 
 
 def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
@@ -114,32 +139,3 @@ def _bands(repeats: Sequence[RealRun], pass_band: float | None, warn_band: float
         raise ComparisonError(
             f"bands of the verdict: {error.errors()[0]['msg']}. Correct --pass-band or --warn-band."
         ) from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gst_assets.analysis.compare",
-        description="Compare real runs (repeats of one workload) with Vidur simulations of it.",
-    )
-    parser.add_argument(
-        "--real", type=Path, action="append", required=True, metavar="DIR", help="a real run; repeat for each repeat"
-    )
-    parser.add_argument(
-        "--sim",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="DIR",
-        help="a simulation; repeat for each variant, and for each further seed of one",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="comparison directory to create")
-    parser.add_argument(
-        "--profile", type=Path, metavar="DIR", help="profiling bundle, to refuse its calibration workloads"
-    )
-    parser.add_argument("--pass-band", type=float, metavar="X", help="largest |relative error| that passes, e.g. 0.05")
-    parser.add_argument("--warn-band", type=float, metavar="X", help="largest |relative error| that warns, e.g. 0.10")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,6 +25,7 @@ from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug,
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import SweepPoints
 from gst_assets.partitions import SCENARIOS
+from gst_assets.progress import Progress
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.step_costs.bundle import check_bundle
 from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
@@ -76,7 +77,8 @@ def sweep(
         check_bundle(bundle, job.scenario, workload.lengths)
     workers = config.workers or len(os.sched_getaffinity(0))
     context.log.info(f"{len(jobs)} simulations of {len(workload.lengths)} requests, {workers} at once")
-    frame = sweep_table(simulate_all(jobs, point, workers=workers))
+    with Progress("simulating", len(jobs), "configurations", tell=context.log.info) as progress:
+        frame = sweep_table(simulate_all(jobs, point, workers=workers, on_done=progress.at))
     run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     with store.stage(Kind.SWEEP, run_id) as staging:
         write_sweep(frame, f"Sweep of {chosen.name}", staging.path)

@@ -2,7 +2,7 @@
 depends on it."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -29,6 +29,7 @@ from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics
 from gst_assets.foreign_text import inert
 from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.partitions import SCENARIOS
+from gst_assets.progress import Progress
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
@@ -81,10 +82,14 @@ def vidur_metrics(
     check_bundle(bundle, chosen, workload.lengths)
     group_id = f"{chosen.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     runs = {
-        variant: _simulate_and_commit(chosen, workload, bundle, variant, f"{group_id}-{variant}", store)
+        variant: _simulate_and_commit(
+            chosen, workload, bundle, variant, f"{group_id}-{variant}", store, context.log.info
+        )
         for variant in chosen.simulation.variants
     }
-    further = {variant: _further_seeds(chosen, workload, bundle, run, store) for variant, run in runs.items()}
+    further = {
+        variant: _further_seeds(chosen, workload, bundle, run, store, context.log.info) for variant, run in runs.items()
+    }
     made = [run.meta.run_id for variant, run in runs.items() for run in (run, *further[variant])]
     pointed = refer(
         store,
@@ -132,24 +137,32 @@ def _simulate_and_commit(
     variant: str,
     run_id: str,
     store: ArtifactStore,
+    log: Callable[[str], None],
 ) -> SimulatedRun:
     started = datetime.now(timezone.utc)
-    result = _simulated(scenario, workload, bundle, variant, store)
+    result = _simulated(scenario, workload, bundle, variant, store, log)
     return _commit(scenario, workload, bundle, variant, run_id, store, started, result)
 
 
 def _simulated(
-    scenario: Scenario, workload: LoadedWorkload, bundle: Bundle, variant: str, store: ArtifactStore
+    scenario: Scenario,
+    workload: LoadedWorkload,
+    bundle: Bundle,
+    variant: str,
+    store: ArtifactStore,
+    log: Callable[[str], None],
 ) -> SimulationResult:
-    return simulate(
-        scenario,
-        workload.lengths,
-        workload.intervals,
-        bundle,
-        variant,
-        cache_dir=store.root / TABLE_CACHE,
-        prompts=prompts_of(workload, scenario),
-    )
+    with Progress(f"simulating {variant}, seed {scenario.simulation.seed}", 1, tell=log) as progress:
+        return simulate(
+            scenario,
+            workload.lengths,
+            workload.intervals,
+            bundle,
+            variant,
+            cache_dir=store.root / TABLE_CACHE,
+            prompts=prompts_of(workload, scenario),
+            on_share=progress.at,
+        )
 
 
 def _further_seeds(
@@ -158,6 +171,7 @@ def _further_seeds(
     bundle: Bundle,
     first: SimulatedRun,
     store: ArtifactStore,
+    log: Callable[[str], None],
 ) -> list[SimulatedRun]:
     """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives the same tables as the first."""
     variant = first.meta.variant
@@ -165,7 +179,7 @@ def _further_seeds(
     for seed in range(scenario.simulation.seed + 1, scenario.simulation.seed + scenario.simulation.seeds):
         started = datetime.now(timezone.utc)
         seeded = scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"seed": seed})})
-        result = _simulated(seeded, workload, bundle, variant, store)
+        result = _simulated(seeded, workload, bundle, variant, store, log)
         if not runs and _same_times(first, result):
             return []
         run_id = f"{first.meta.run_id}-seed{seed}"

@@ -1,4 +1,4 @@
-"""Search for the engine's capacity: `python -m gst_assets.capacity.engine_probe --scenario NAME|FILE.json --out DIR`.
+"""Search for the engine's capacity: `gst probe`, and the child process in which the Dagster asset searches.
 
 One engine start. `--scenario` may be given several times; the scenarios must then agree about model, hardware and engine, and differ in their
 workloads or in the search (`capacity:` of the scenario). Each search becomes a complete directory `OUT/<scenario>-<time>-capacity/`. What a probe
@@ -38,10 +38,11 @@ from gst_assets.engine.backends import engine_environment, engine_hardware, open
 from gst_assets.engine.launch import die_with_parent, exit_status
 from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
 from gst_assets.engine.protocol import Engine, EngineRequest
-from gst_assets.engine.replay import PlannedRequest, replay, warm_up
+from gst_assets.engine.replay import PlannedRequest, replay, schedule_s, warm_up
 from gst_assets.engine.run import add_scenario_options
 from gst_assets.engine.run_directory import staged_run
 from gst_assets.errors import EngineError, ScenarioError
+from gst_assets.progress import Progress
 from gst_assets.scenario import Capacity, Scenario, read_reference
 from gst_assets.workload import build
 from gst_assets.workload.tokenized import WorkloadRequest, requests_of
@@ -164,13 +165,15 @@ async def _play(
         for index, (row, arrival) in enumerate(zip(drawn_rows(len(pool), settings).tolist(), arrivals, strict=True))
     ]
     await engine.forget()
-    played = await replay(
-        engine,
-        planned,
-        request_timeout_s=scenario.replay.request_timeout_s,
-        may_stop_early=scenario.engine.sampling.may_stop_early,
-        realtime=scenario.replay.realtime_priority,
-    )
+    with Progress(f"{scenario.name}: probe at {rate:.4g} requests/s", schedule_s(planned)) as progress:
+        played = await replay(
+            engine,
+            planned,
+            request_timeout_s=scenario.replay.request_timeout_s,
+            may_stop_early=scenario.engine.sampling.may_stop_early,
+            realtime=scenario.replay.realtime_priority,
+            progress=progress,
+        )
     requests = metric_rows.request_metrics(played, engine.backend)
     return seen_in_tables(requests, has_lateness=True, death=played.death)
 

@@ -60,7 +60,7 @@ def check_hardware(wanted: HardwareSection) -> Hardware:
 
 _REMEDY = (
     "Choose a scenario with hardware_id cpu, or run on the GPU host with "
-    "`python -m gst_assets.engine.run --workload DIR --scenario FILE.json --out DIR`."
+    "`gst measure --workload DIR --scenario FILE.json --out DIR`."
 )
 
 

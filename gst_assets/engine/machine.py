@@ -190,7 +190,10 @@ def _window(one: _Sample, two: _Sample, start_ns: int) -> MachineWindow:
 
 def _shares(one: _Sample, two: _Sample) -> tuple[float | None, float | None, float | None]:
     """Busy, others' and stolen share of all cores' time between two samples."""
-    before, after = one.ticks(), two.ticks()
+    return _shares_of(one.ticks(), two.ticks())
+
+
+def _shares_of(before: _Ticks | None, after: _Ticks | None) -> tuple[float | None, float | None, float | None]:
     if before is None or after is None or (total := after.total - before.total) <= 0:
         return None, None, None
     busy, others = after.busy - before.busy, None
@@ -198,6 +201,23 @@ def _shares(one: _Sample, two: _Sample) -> tuple[float | None, float | None, flo
         # Counted in whole ticks and read a moment apart, so the difference may fall below nothing.
         others = round(max(0.0, (busy - (after.ours - before.ours)) / total), 4)
     return round(busy / total, 4), others, round((after.steal - before.steal) / total, 4)
+
+
+def processor_ticks() -> tuple[bytes | None, ...]:
+    """The counters of all cores and of this process alone, as `shares` takes them."""
+    files = [_opened(_PROC / "stat"), _opened(_PROC / "self" / "stat")]
+    try:
+        return tuple(_read(file) for file in files)
+    finally:
+        for file in files:
+            if file is not None:
+                os.close(file)
+
+
+def shares(before: tuple[bytes | None, ...], after: tuple[bytes | None, ...]) -> tuple[float | None, float | None]:
+    """The shares of all cores' time that other programs and the machine's host took between two `processor_ticks`."""
+    _, others, steal = _shares_of(_parsed(before[0], before[1:]), _parsed(after[0], after[1:]))
+    return others, steal
 
 
 # --- /proc and /sys ---------------------------------------------------------------------------------------------------

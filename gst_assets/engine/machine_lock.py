@@ -38,7 +38,7 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
     Raises:
         EngineError: another measurement still held the lock after `timeout_s`, or the lock file cannot be used.
     """
-    path = read(EngineLock).file or _FILE
+    path = lock_file()
     handle = _taken(path, time.monotonic() + timeout_s, timeout_s, log)
     try:
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -48,6 +48,31 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
         yield
     finally:
         os.ftruncate(handle, 0)
+        os.close(handle)
+
+
+def lock_file() -> Path:
+    """The file of this machine's engine lock.
+
+    Raises:
+        EnvironmentVariableError: the variable that names another one holds no absolute path.
+    """
+    return read(EngineLock).file or _FILE
+
+
+def holder() -> str | None:
+    """Who holds the lock now, in words; None where nobody does. Does not wait, and creates no file.
+
+    Raises:
+        EngineError: what is there cannot be used as the lock.
+    """
+    path = lock_file()
+    if not os.path.lexists(path):
+        return None
+    handle = _opened(path)
+    try:
+        return None if _try_lock(handle) else _holder(handle)
+    finally:
         os.close(handle)
 
 

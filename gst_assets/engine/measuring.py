@@ -12,9 +12,10 @@ from gst_assets.engine.backends import engine_hardware, open_engine
 from gst_assets.engine.open_files import allow_connections, most_at_once
 from gst_assets.engine.plays import Play, check_output, planned_requests, read_play, warm_up_requests
 from gst_assets.engine.protocol import Engine
-from gst_assets.engine.replay import replay, warm_up
+from gst_assets.engine.replay import replay, schedule_s, warm_up
 from gst_assets.engine.run_directory import Measurement, device_text, write_run
 from gst_assets.errors import EngineError
+from gst_assets.progress import Progress
 from gst_assets.workload.tokenized import WorkloadRequest
 
 
@@ -91,24 +92,25 @@ async def play_repeat(
     """Play once and write the run directory; returns it and why the engine died, if it did."""
     scenario = common.scenario
     await engine.forget()
-    _say(f"repeat {repeat + 1} of {scenario.replay.repeats}: playing")
+    what = f"{scenario.name}: repeat {repeat + 1} of {scenario.replay.repeats}"
+    _say(f"{what}: playing")
     started_at = datetime.now(timezone.utc)
-    with machine.watched(common.hardware) as watch:
+    planned = planned_requests(requests, scenario, repeat)
+    with machine.watched(common.hardware) as watch, Progress(what, schedule_s(planned)) as progress:
         played = await replay(
             engine,
-            planned_requests(requests, scenario, repeat),
+            planned,
             request_timeout_s=scenario.replay.request_timeout_s,
             may_stop_early=scenario.engine.sampling.may_stop_early,
             realtime=scenario.replay.realtime_priority,
+            progress=progress,
         )
     seen = watch.record(played.start_ns)
     last_ns = max((result.times.last_token_ns or 0 for result in played.results if result.times), default=0)
     steps = await engine.iterations(last_ns)
     directory = write_run(common, played, steps, repeat, started_at, engine.backend, out, seen)
     failed = sum(bool(result.error_type) for result in played.results)
-    _say(
-        f"repeat {repeat + 1} of {scenario.replay.repeats}: {len(requests) - failed} requests ok, {failed} failed: {directory}"
-    )
+    _say(f"{what}: {len(requests) - failed} requests ok, {failed} failed: {directory}")
     return directory, played.death
 
 

@@ -1,18 +1,17 @@
 """Recorded real runs: run directories kept small, so that a measurement can be compared against without its hardware.
 
-`python -m gst_assets.engine.recorded pack RUN_DIR... --out DIR` keeps runs; a scenario with `engine.backend: recorded` and `engine.recorded: DIR`
-plays them back. `DIR/sha256sums.txt` lists the digest of each run's metadata. A recorded run `DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
+`gst recorded pack RUN_DIR... --out DIR` keeps runs; a scenario with `engine.backend: recorded` and
+`engine.recorded: DIR` plays them back. `DIR/sha256sums.txt` lists the digest of each run's metadata. A recorded run
+`DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
 digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is computed.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from gst_assets.contracts.listing import NAME as LISTING
 from gst_assets.contracts.listing import add_to_listing, check_listed, read_listing
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.settings_check import check_settings
-from gst_assets.errors import ArtifactError, EngineError, GstError, WorkloadError
+from gst_assets.errors import ArtifactError, EngineError, WorkloadError
 from gst_assets.input_files import InputKind, read_bytes
 from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Model, Sampling, Scenario
@@ -36,7 +35,7 @@ BACKEND = "recorded"
 _META = Kind.REAL_RUN.meta_name
 _TABLE = ".csv"
 _PACKED = ".gz"
-_PACK = "python -m gst_assets.engine.recorded pack RUN_DIR... --out DIR"
+_PACK = "gst recorded pack RUN_DIR... --out DIR"
 _MOST_BYTES = 1 << 30
 """Of one file of a recorded run, unpacked."""
 _RESTORE = "Restore it from version control, or pack the run again."
@@ -261,29 +260,3 @@ def _staged(out: Path, run_id: str) -> Iterator[Path]:
                 f"{final}: already exists. Recorded runs are never overwritten; remove it first."
             ) from None
         raise ArtifactError(f"{final}: cannot be written ({error.strerror}). Check the folder and the disk.") from None
-
-
-# --- command line -----------------------------------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.engine.recorded", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("pack", "keep run directories"), ("expand", "make run directories of recorded runs")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("directories", type=Path, nargs="+", metavar="DIRECTORY")
-        command.add_argument("--out", type=Path, required=True, help="folder in which `<run_id>/` appears")
-    arguments = parser.parse_args(argv)
-    work = pack if arguments.command == "pack" else expand
-    try:
-        for directory in arguments.directories:
-            print(work(directory, arguments.out), flush=True)
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

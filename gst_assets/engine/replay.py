@@ -22,6 +22,7 @@ from typing import Any, Literal
 from gst_assets.engine.protocol import Engine, EngineDied, EngineRequest, RequestTimes
 from gst_assets.errors import EngineError
 from gst_assets.foreign_text import visible
+from gst_assets.progress import Progress
 
 LEAD_TIME_NS = 50_000_000
 """Between the call and intended arrival 0, so that the first request can be on time."""
@@ -108,12 +109,14 @@ async def replay(
     request_timeout_s: float,
     may_stop_early: bool,
     realtime: bool = True,
+    progress: Progress | None = None,
 ) -> ReplayResult:
     """Play `planned` (ascending arrival times) against the engine and wait until every request has ended.
 
     A request that fails, or has not ended `request_timeout_s` after its intended arrival, becomes an error result and leaves the others alone.
     When the engine dies, every unfinished request becomes one and the replay returns at once. A request that yields more tokens than asked,
-    none, or (without `may_stop_early`) fewer, is an error too. `realtime`: see `quiet_interpreter`.
+    none, or (without `may_stop_early`) fewer, is an error too. `realtime`: see `quiet_interpreter`. `progress` is told the seconds since the
+    first intended arrival, up to `schedule_s`, from the loop that measures, so seldom and in some microseconds.
     """
     arrivals = [item.arrival_time_ns for item in planned]
     if any(later < earlier for earlier, later in itertools.pairwise(arrivals)):
@@ -179,7 +182,8 @@ async def replay(
         pacer = _Pacer(loop, [start_ns + arrival for arrival in arrivals], release, spin_ns)
         pacer.start()
         try:
-            death = await over
+            with _ticking(loop, progress, start_ns, schedule_s(planned)):
+                death = await over
         finally:
             pacer.stop()
             await _cancel(tasks)
@@ -188,6 +192,31 @@ async def replay(
             results[index] = RequestResult(result.send_ns, list(result.token_times_ns))
             results[index].fail(EngineDied.__name__, death or "the replay ended first")
     return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death, pacing)
+
+
+def schedule_s(planned: Sequence[PlannedRequest]) -> float:
+    """Seconds from the start to the last intended arrival."""
+    return planned[-1].arrival_time_ns / 1e9 if planned else 0.0
+
+
+@contextmanager
+def _ticking(
+    loop: asyncio.AbstractEventLoop, progress: Progress | None, start_ns: int, last_s: float
+) -> Iterator[None]:
+    handle: asyncio.TimerHandle | None = None
+
+    def tick(shown: Progress) -> None:
+        nonlocal handle
+        shown.at(min(max((time.monotonic_ns() - start_ns) / 1e9, 0), last_s))
+        handle = loop.call_later(shown.every_s, tick, shown)
+
+    if progress is not None:
+        handle = loop.call_later(progress.every_s, tick, progress)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.cancel()
 
 
 def _start_now(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

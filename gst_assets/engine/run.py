@@ -1,8 +1,8 @@
-"""Measure a workload on the real engine: `python -m gst_assets.engine.run --workload DIR --scenario NAME|FILE.json --out DIR`.
+"""Measure a workload on the real engine: `gst measure`, and the child process in which the Dagster asset measures.
 
 One engine start, `replay.repeats` repeats; each becomes a complete run directory `OUT/<group_id>-r<k>/`. `--workload` and `--scenario` may be
 given several times, in pairs, to play several workloads on one engine start; the scenarios must then agree about model, hardware and engine.
-Also how the Dagster asset measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a
+Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a
 bare GPU host. When a run is `degraded`: `run_directory`.
 """
 
@@ -53,7 +53,7 @@ def add_scenario_options(parser: argparse.ArgumentParser) -> None:
         "--scenario",
         action="append",
         required=True,
-        help="scenario name, or a resolved scenario (python -m gst_assets.scenario)",
+        help="scenario name, or a resolved scenario (gst show NAME --json)",
     )
     parser.add_argument(
         "--override",

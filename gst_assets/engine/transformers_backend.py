@@ -25,6 +25,7 @@ from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.engine.transformers_worker import Asked, Cancelled, Failed, NewTokens, Ready, StepRows, StepsWanted
 from gst_assets.errors import EngineError
+from gst_assets.progress import Ticking
 from gst_assets.scenario import CPU, Scenario, resolve_path
 
 BACKEND = "transformers"
@@ -71,7 +72,8 @@ async def open_transformers_engine(scenario: Scenario) -> AsyncIterator[Transfor
     theirs.close()
     engine: TransformersEngine | None = None
     try:
-        ready = await asyncio.to_thread(_wait_until_ready, ours, process, scenario.engine.start_timeout_s)
+        with Ticking("starting transformers"):
+            ready = await asyncio.to_thread(_wait_until_ready, ours, process, scenario.engine.start_timeout_s)
         # The library has no limit on a sequence; `run` keeps requests within the scenario's.
         settings = EngineSettings(
             backend=BACKEND,

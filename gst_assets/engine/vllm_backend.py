@@ -29,6 +29,7 @@ from gst_assets.engine.temporary import engine_folder, variables
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.environment import STEPS_VARIABLE
 from gst_assets.errors import EngineError
+from gst_assets.progress import Ticking
 from gst_assets.scenario import CPU, Model, Scenario, resolve_path
 from gst_assets.staging import staged_file
 
@@ -176,7 +177,7 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     if steps is not None:
         options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
     try:
-        with variables({STEPS_VARIABLE: str(steps)} if steps else {}):
+        with variables({STEPS_VARIABLE: str(steps)} if steps else {}), Ticking("starting vLLM"):
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=[_quiet_stat_logger()])
     except Exception as error:  # vLLM raises whatever went wrong inside it
         raise EngineError(

@@ -1,4 +1,4 @@
-"""Measure a profiling bundle: `python -m gst_assets.profiling.measure_bundle --scenario NAME|FILE.json --out DIR`.
+"""Measure a profiling bundle: `gst profile`, and the child process in which the Dagster asset measures.
 
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
 `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
@@ -41,6 +41,7 @@ from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.progress import Progress
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
 from gst_assets.staging import staged_directory
@@ -50,7 +51,6 @@ from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.self_fit import misfits, self_fit
 
 _WORKER_EXTENSION = "gst_assets.profiling.worker_ops.OperatorTimer"
-_REPORT_EVERY_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gst_assets.profiling.measure_bundle", description=__doc__)
     parser.add_argument(
-        "--scenario", required=True, help="scenario name, or a resolved scenario (python -m gst_assets.scenario)"
+        "--scenario", required=True, help="scenario name, or a resolved scenario (gst show NAME --json)"
     )
     parser.add_argument("--out", type=Path, required=True, help="the bundle's directory; must be absent or empty")
     parser.add_argument(
@@ -251,26 +251,24 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._began = self._told = self._worked_since = time.monotonic()
-        self._before: float | None = None
+        self._began = time.monotonic()
+        self._shown: Progress | None = None
 
     def phase_ends(self, name: str) -> None:
         """Book the time since the last phase ended."""
         now = time.monotonic()
         self.seconds[name] = round(now - self._began, 2)
-        self._began = self._told = now
-        self._before = None
+        self._began = now
+        if self._shown is not None:
+            self._shown.end()
+            self._shown = None
         print(f"{name}: done in {self.seconds[name]:.1f} s", flush=True)
 
     def progress(self, what: str, share: float) -> None:
-        """Tell how far the phase is, every few seconds. The first call of a phase says what share of it was done before."""
-        now = time.monotonic()
-        if self._before is None:
-            self._before, self._worked_since = share, now
-        if now - self._told >= _REPORT_EVERY_S and self._before < share < 1:
-            self._told = now
-            left = (now - self._worked_since) * (1 - share) / (share - self._before)
-            print(f"{what}: {share:.0%}, about {left:.0f} s left", flush=True)
+        """Tell how far the phase is. The first call of a phase says what share of it was done before."""
+        if self._shown is None:
+            self._shown = Progress(what, 1, before=share)
+        self._shown.at(share)
 
 
 def _staged(out: Path) -> AbstractContextManager[Path]:

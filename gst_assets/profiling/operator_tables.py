@@ -28,7 +28,7 @@ _BLOCK = 16
 """Batches of one call into the worker, which is deaf to all else meanwhile."""
 
 Batch = tuple[tuple[int, int], ...]
-Progress = Callable[[str, float], None]
+OnShare = Callable[[str, float], None]
 """Called with what is being measured and the share of it that is done."""
 
 
@@ -72,7 +72,7 @@ def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
 
 
 async def measure_operators(
-    engine: Worker, scenario: Scenario, progress: Progress, partial: PartialProfile | None = None
+    engine: Worker, scenario: Scenario, progress: OnShare, partial: PartialProfile | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker). Blocks that `partial` has are not
     timed again, and those that are timed are kept there.
@@ -106,7 +106,7 @@ async def time_batches(
     engine: Worker,
     wanted: Mapping[Batch, Sequence[str]],
     repeats: int,
-    progress: Progress,
+    progress: OnShare,
     *,
     at_once: int = 1,
     partial: PartialProfile | None = None,

@@ -6,15 +6,8 @@ ones win, then the file itself, then overrides. What the settings do belongs to 
 
 from gst_assets.scenario.comparison_section import Bands, Regression, ServiceLevel
 from gst_assets.scenario.engine_section import EngineSection, Replay, Sampling, Server
-from gst_assets.scenario.loading import (
-    SCENARIO_DIR,
-    load_scenario,
-    read_reference,
-    read_resolved,
-    resolve_path,
-    resolved_json,
-    scenario_names,
-)
+from gst_assets.scenario.files import SCENARIO_DIR, scenario_names
+from gst_assets.scenario.loading import load_file, load_scenario, read_reference, read_resolved, resolve_path
 from gst_assets.scenario.model_section import CPU, Geometry, HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.sections import Scenario
@@ -79,10 +72,10 @@ __all__ = [
     "Variant",
     "Workload",
     "ZipfLength",
+    "load_file",
     "load_scenario",
     "read_reference",
     "read_resolved",
     "resolve_path",
-    "resolved_json",
     "scenario_names",
 ]

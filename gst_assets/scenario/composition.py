@@ -6,6 +6,7 @@ Interpolations stay as they are written. Whether the values are allowed belongs 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,22 @@ _DOTTED_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _Composed = tuple[dict[str, Any], dict[str, str]]
 
 
-def compose(name: str, directory: Path) -> _Composed:
+def compose(name: str, files: Mapping[str, Path]) -> _Composed:
     """The file's settings over its parents' (less `nightly`), and for each dotted key the file and line it comes from.
+
+    `files` are those that there are, by name.
 
     Raises:
         ScenarioError: a file that cannot be read, is not YAML or not a mapping, parents that are none, in a circle or too many.
     """
-    return _compose(name, directory, (), {})
+    return _compose(name, files, (), {})
 
 
-def _compose(name: str, directory: Path, seen: tuple[str, ...], done: dict[str, _Composed]) -> _Composed:
+def _compose(name: str, files: Mapping[str, Path], seen: tuple[str, ...], done: dict[str, _Composed]) -> _Composed:
     """`seen` are the scenarios that led here; `done` those composed before, so that a parent of many is read once."""
     if name in done:
         return done[name]
-    path = directory / f"{name}.yaml"
+    path = files[name]
     if name in seen:
         raise ScenarioError(
             f"{path}: {_EXTENDS} goes in a circle: {' -> '.join([*seen, name])}. Take one of them out of {_EXTENDS}."
@@ -73,12 +76,13 @@ def _compose(name: str, directory: Path, seen: tuple[str, ...], done: dict[str, 
     merged: dict[str, Any] = {}
     merged_origins: dict[str, str] = {}
     for parent in names:
-        known = sorted(file.stem for file in directory.glob("*.yaml"))
-        if parent not in known:
+        if parent not in files:
+            places = " and ".join(sorted({str(file.parent) for file in files.values()}))
             raise ScenarioError(
-                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r:.80}, but {directory} has no {parent}.yaml; it has {', '.join(known)}."
+                f"{origins[_EXTENDS]}: {_EXTENDS} names {parent!r:.80}, but {places} has no {parent:.80}.yaml; it has "
+                f"{', '.join(sorted(files))}."
             )
-        values, where = _compose(parent, directory, (*seen, name), done)
+        values, where = _compose(parent, files, (*seen, name), done)
         # A copy of a nightly scenario must not run at night unless it says so itself.
         values = {key: value for key, value in values.items() if key != _NIGHTLY}
         merged, merged_origins = merge(merged, values), merged_origins | where

@@ -19,14 +19,14 @@ from gst_assets.scenario.composition import (
     parse_override,
     refuse_many_interpolations,
 )
+from gst_assets.scenario.files import SCENARIO_DIR, scenario_directories, scenario_files
 from gst_assets.scenario.mistakes import Origins, validated
 from gst_assets.scenario.sections import Scenario
 
-SCENARIO_DIR = Path(__file__).resolve().parents[1] / "scenarios"
 _ENVIRONMENT = "oc.env"  # OmegaConf's only way to the environment
 _RESOLVED = InputKind(
     ScenarioError,
-    missing="no such file. Write it with `python -m gst_assets.scenario NAME > FILE.json`.",
+    missing="no such file. Write it with `gst show NAME --json > FILE.json`.",
     expected="a resolved scenario",
     remedy="Correct the path.",
     most_bytes=16 << 20,
@@ -34,13 +34,8 @@ _RESOLVED = InputKind(
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
-def scenario_names(directory: Path = SCENARIO_DIR) -> list[str]:
-    """Names of the scenarios in `directory`, sorted. Files that begin with `_` are parents only. Reads no file."""
-    return sorted(path.stem for path in directory.glob("*.yaml") if not path.stem.startswith("_"))
-
-
-def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SCENARIO_DIR) -> Scenario:
-    """Compose and validate the scenario `name`.
+def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path | None = None) -> Scenario:
+    """Compose and validate the scenario `name`, of `directory` or of any of `scenario_directories`.
 
     `overrides` are `dotted.key=value` with a YAML value, e.g. `workload.num_decode_tokens=32` or `profile.num_tokens=[1, 2, 4]` (a list is
     given whole). Of several for one key the last counts. `workload.arrivals.kind=static` drops the settings of the former kind.
@@ -48,9 +43,26 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     Raises:
         ScenarioError: unknown scenario, parent or key, wrong type, or impossible value; names the key, the file and what is allowed.
     """
-    known = scenario_names(directory)
+    return _loaded(name, overrides, scenario_directories() if directory is None else (directory,))
+
+
+def load_file(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Compose and validate the scenario in `path`, wherever it lies. It may extend shipped files and those beside it.
+
+    Raises:
+        ScenarioError: no such file, or see `load_scenario`.
+    """
+    if not path.is_file():
+        raise ScenarioError(f"{path}: no such file. Expected a scenario, FILE.yaml, or the name of one (gst list).")
+    return _loaded(path.stem, overrides, tuple(dict.fromkeys((SCENARIO_DIR, path.resolve().parent))))
+
+
+def _loaded(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Scenario:
+    files = scenario_files(folders)
+    known = sorted(one for one in files if not one.startswith("_"))
     if name not in known:
-        raise ScenarioError(f"unknown scenario {name!r:.80}; {directory} has {', '.join(known) or 'none'}.")
+        places = " and ".join(map(str, folders))
+        raise ScenarioError(f"unknown scenario {name!r:.80}; {places} has {', '.join(known) or 'none'}.")
     if not _NAME.fullmatch(name):
         raise ScenarioError(
             f"scenario {name!r}: names are lower-case letters, digits and underscores (they become partition and run names)."
@@ -59,8 +71,8 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     from omegaconf.errors import OmegaConfBaseException
 
     OmegaConf.register_resolver(_ENVIRONMENT, _refuse_environment, replace=True)
-    source = str(directory / f"{name}.yaml")
-    values, lines = compose(name, directory)
+    source = str(files[name])
+    values, lines = compose(name, files)
     # Joined first, so that their order does not matter where one names a kind and another a setting of that kind.
     chosen: dict[str, Any] = {}
     origins = Origins(source, lines, {})
@@ -83,15 +95,6 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path = SC
     return validated(json.dumps({**resolved, "name": name, "overrides": list(overrides)}, default=repr), origins)
 
 
-def resolved_json(name: str, overrides: Sequence[str] = ()) -> str:
-    """The scenario `name` in JSON, as `read_resolved` reads it.
-
-    Raises:
-        ScenarioError: see `load_scenario`.
-    """
-    return json.dumps(load_scenario(name, overrides).model_dump(mode="json"), indent=2)
-
-
 def read_resolved(path: Path) -> Scenario:
     """Read a scenario that was resolved to JSON, as carried to a host without this project's configuration library.
 
@@ -109,17 +112,20 @@ def read_resolved(path: Path) -> Scenario:
 
 
 def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
-    """The scenario that a command line names: a scenario's name, to which `overrides` are applied, or a resolved `FILE.json`, which holds its own.
+    """The scenario that a command line names: a scenario's name or its file `FILE.yaml`, to which `overrides` are applied, or a resolved
+    `FILE.json`, which holds its own.
 
     Raises:
         ScenarioError: see `load_scenario` and `read_resolved`; or overrides for a resolved file.
     """
+    if reference.endswith(".yaml"):
+        return load_file(Path(reference), overrides)
     if not reference.endswith(".json"):
         return load_scenario(reference, overrides)
     if overrides:
         raise ScenarioError(
             f"override {overrides[0]!r}: {reference} is resolved, its overrides inside. Resolve it again with this one, "
-            f"`python -m gst_assets.scenario NAME {overrides[0]} > {reference}`, or give the scenario's name instead of the file."
+            f"`gst show NAME -o {overrides[0]} --json > {reference}`, or give the scenario's name instead of the file."
         )
     return read_resolved(Path(reference))
 

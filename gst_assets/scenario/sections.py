@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from gst_assets.scenario.comparison_section import Bands, Regression
 from gst_assets.scenario.engine_section import EngineSection, Replay
+from gst_assets.scenario.files import SCENARIO_DIR, scenario_directories
 from gst_assets.scenario.model_section import HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.settings import Settings
@@ -65,5 +66,9 @@ class Scenario(Settings):
 
     @property
     def file(self) -> str:
-        """The scenario's file, relative to the project root."""
-        return f"gst_assets/scenarios/{self.name}.yaml"
+        """The scenario's file: a shipped one relative to the project root, an own one with its folder; where it is not here, its name alone."""
+        name = f"{self.name}.yaml"
+        for directory in scenario_directories():
+            if (directory / name).is_file():
+                return f"gst_assets/scenarios/{name}" if directory == SCENARIO_DIR else str(directory / name)
+        return name

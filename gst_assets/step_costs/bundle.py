@@ -36,9 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 FORMAT_VERSION = 2
 """Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as terms, waits within them."""
 
-_REMEASURE = (
-    "Measure again with `python -m gst_assets.profiling.measure_bundle`, or point profile.root to another bundle"
-)
+_REMEASURE = "Measure again with `gst profile`, or point profile.root to another bundle"
 
 
 @dataclass(frozen=True)

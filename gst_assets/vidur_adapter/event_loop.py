@@ -6,6 +6,7 @@ Its recorder handles Vidur's own entities, so Vidur is imported at the top. Neve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vidur.config import SimulationConfig
@@ -18,6 +19,8 @@ from gst_assets.vidur_adapter.predictor import composition_of
 from gst_assets.vidur_adapter.registration import EngineScheduler, quiet
 from gst_assets.vidur_adapter.step_log import StepLog
 
+_STEPS_BETWEEN_SHARES = 64
+
 
 class Recorder:
     """Stands where Vidur's MetricsStore stands, and keeps what happened."""
@@ -26,6 +29,7 @@ class Recorder:
         self.requests: list[Request] = []
         self.history = StepLog()
         self.scheduler: EngineScheduler | None = None
+        self.on_step: Callable[[], None] | None = None
 
     def on_request_arrival(self, time: int, request: Request) -> None:
         """Vidur's hook."""
@@ -46,6 +50,8 @@ class Recorder:
         del replica_id, memory_usage_percent
         self.history.add_handed_out((time,))
         step = self.history.num_steps - 1
+        if self.on_step is not None and not step % _STEPS_BETWEEN_SHARES:
+            self.on_step()
         for request in batch._requests:
             if request._is_prefill_complete:
                 self.history.add_tokens(request._id, step, step)
@@ -84,8 +90,11 @@ class RecordedSimulator(Simulator):
         (self._metric_store.scheduler,) = self._scheduler._replica_schedulers.values()
         self._init_event_queue()
 
-    def run(self) -> None:
-        """Vidur's own."""
+    def run(self, on_share: Callable[[float], None] | None = None) -> None:
+        """Vidur's own; `on_share` is told now and then what share of the requests has arrived, from 0 to 1."""
+        rows, store = self._config.request_generator_config.rows, self._metric_store
+        if on_share is not None and rows:
+            store.on_step = lambda: on_share(len(store.requests) / len(rows))
         with quiet():
             super().run()
 

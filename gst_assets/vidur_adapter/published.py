@@ -1,6 +1,6 @@
 """Vidur 0.0.26 exactly as it ships, on a bundle's CSV files and a workload's requests: the variant `published`.
 
-    python -m gst_assets.vidur_adapter.published search BUNDLE [--jobs N]
+    gst search-forests BUNDLE [--jobs N]
 
 writes `published_forests.json` into a bundle: what Vidur's grid search chooses for each operator (some twenty minutes
 of processor time), so that a simulation trains those forests only.
@@ -29,7 +29,6 @@ Imports Vidur and scikit-learn at the top, as `predictor` does: import it inside
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -63,7 +62,7 @@ from vidur.types import BaseIntEnum
 from gst_assets.contracts.documents import PublishedForests, read_document, write_document
 from gst_assets.contracts.listing import add_to_listing, check_listed
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import ContractError, GstError, ProfileError, SimulationError
+from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import package_versions, sha256_bytes, sha256_file
 from gst_assets.scenario import Geometry
 from gst_assets.staging import staged_file
@@ -236,7 +235,7 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         self.chosen[model_name] = {name: found.get_params()[name] for name in GRID}
         print(
             f"published: forest {len(self.chosen)} of {NUM_FORESTS}, {model_name}: {self.chosen[model_name]} "
-            f"({time.perf_counter() - started:.0f} s; `python -m gst_assets.vidur_adapter.published search` keeps what is found)",
+            f"({time.perf_counter() - started:.0f} s; `gst search-forests` keeps what is found)",
             file=sys.stderr,
             flush=True,
         )
@@ -280,7 +279,7 @@ def read_forests(path: Path, csv_sha256: Mapping[str, str]) -> dict[str, dict[st
         ProfileError: it was made from other CSV files, by another search, or names no parameter of an operator.
     """
     found = read_document(PublishedForests, path)
-    again = f"Remove the file, or search again: python -m gst_assets.vidur_adapter.published search {path.parent}"
+    again = f"Remove the file, or search again: gst search-forests {path.parent}"
     for name, digest in csv_sha256.items():
         if found.csv_sha256.get(name) != digest:
             raise ProfileError(
@@ -418,15 +417,15 @@ class PublishedSimulator(RecordedSimulator):
 
     recorder = _SecondsRecorder
 
-    def run(self) -> None:
-        """Simulate.
+    def run(self, on_share: Callable[[float], None] | None = None) -> None:
+        """Simulate; `on_share` as in `RecordedSimulator.run`.
 
         Raises:
             SimulationError: Vidur failed one of its assertions: a request was preempted, or never fits.
         """
         config = self._config.cluster_config
         try:
-            super().run()
+            super().run(on_share)
         except AssertionError as error:
             remedy = (
                 "Raise engine.num_kv_blocks, lower engine.max_num_seqs, or leave `published` out of simulation.variants"
@@ -518,28 +517,3 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **cand
     add_to_listing(directory, [FORESTS_FILE, Kind.PROFILE.meta_name])
     log(f"{path}: {len(predictor.chosen)} forests chosen in {time.perf_counter() - started:.0f} s")
     return path
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gst_assets.vidur_adapter.published",
-        description="Vidur's grid search for the forests of a bundle's operators, kept in published_forests.json.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    search = commands.add_parser(
-        "search", help="search and write published_forests.json; some twenty minutes of processor time"
-    )
-    search.add_argument("bundle", type=Path, help="directory of the bundle")
-    search.add_argument("--jobs", type=int, default=-1, help="processes; -1 (Vidur's default): one a core")
-    arguments = parser.parse_args(argv)
-    try:
-        search_bundle(arguments.bundle, arguments.jobs, print)
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,24 +1,19 @@
 """A bundle held against the calibration it was made of: the calibration traffic simulated with the bundle, beside what was measured.
 
 Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to `step_costs.bundle`.
-
-    python -m gst_assets.vidur_adapter.self_fit BUNDLE
-
-simulates again, with the tables as they are now, and prints what does not fit (exit status 1 if anything does not).
+`gst self-fit BUNDLE` simulates again, with the tables as they are now.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.documents import EngineSettings
-from gst_assets.errors import GstError, ProfileError
+from gst_assets.errors import ProfileError
 from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace, RequestWays
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.core import Limits
@@ -144,33 +139,22 @@ def _simulated(
     return pd.DataFrame(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. A `GstError` is one `error: ` line on stderr and status 1."""
+def bundle_fit(directory: Path) -> pd.DataFrame:
+    """`self_fit` of a complete bundle, from its own calibration.
+
+    Raises:
+        ArtifactError, ContractError, ProfileError: no complete bundle, or one without calibration.
+    """
     from gst_assets.scenario import CPU
     from gst_assets.step_costs.bundle import load_bundle
 
-    parser = argparse.ArgumentParser(prog="python -m gst_assets.vidur_adapter.self_fit", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="directory of a bundle")
-    arguments = parser.parse_args(argv)
-    try:
-        bundle = load_bundle(arguments.bundle)
-        if bundle.overheads is None or bundle.host_speed is None or bundle.traffic is None:
-            raise ProfileError(f"{arguments.bundle}: a bundle without calibration has nothing to be held against.")
-        tables = {
-            "overheads.csv": bundle.overheads,
-            "host_speed.csv": bundle.host_speed,
-            "calibration_traffic.csv": bundle.traffic,
-        }
-        is_host = bundle.meta.hardware.hardware_id == CPU
-        table = self_fit(tables, bundle.meta.engine_settings, device_is_host=is_host)
-    except GstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-    print(table.to_string(index=False))
-    wrong = misfits(table)
-    print("\n".join(wrong) if wrong else "everything fits")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    bundle = load_bundle(directory)
+    if bundle.overheads is None or bundle.host_speed is None or bundle.traffic is None:
+        raise ProfileError(f"{directory}: a bundle without calibration has nothing to be held against.")
+    tables = {
+        "overheads.csv": bundle.overheads,
+        "host_speed.csv": bundle.host_speed,
+        "calibration_traffic.csv": bundle.traffic,
+    }
+    is_host = bundle.meta.hardware.hardware_id == CPU
+    return self_fit(tables, bundle.meta.engine_settings, device_is_host=is_host)

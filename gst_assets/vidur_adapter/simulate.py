@@ -7,7 +7,7 @@ begins. Reading and checking a bundle belongs to `step_costs.bundle`, writing th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
@@ -65,7 +65,7 @@ class _Simulator(Protocol):
     @property
     def num_preemptions(self) -> list[int]: ...
 
-    def run(self) -> None: ...
+    def run(self, on_share: Callable[[float], None] | None = None) -> None: ...
 
 
 def simulate(
@@ -77,13 +77,15 @@ def simulate(
     *,
     cache_dir: Path | None,
     prompts: Sequence[Sequence[int]] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> SimulationResult:
     """Simulate a workload under the engine's settings.
 
     `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published` (Vidur as it ships, see
     `published`), `kernels` (the same operator sums with the adapter's corrections) or `calibrated` (with what the engine was measured to need
     beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. `prompts`: the token ids of each request, which
-    an engine with prefix caching depends on; not looked at without. Equal inputs give equal tables, byte for byte.
+    an engine with prefix caching depends on; not looked at without. `on_share` is told now and then what share is simulated, from 0 to 1. Equal
+    inputs give equal tables, byte for byte.
 
     Raises:
         SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never complete; of `published` also
@@ -107,7 +109,7 @@ def simulate(
     else:
         simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks, prompts), 0.0
     prepared, processor = time.perf_counter(), time.process_time()
-    simulator.run()
+    simulator.run(on_share)
     ran, processor = time.perf_counter(), time.process_time() - processor
 
     if variant == "published":

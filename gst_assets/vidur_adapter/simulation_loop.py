@@ -73,8 +73,8 @@ class SimulationLoop:
         self._ns_of, self._prompt_keys = ns_of, prompt_keys
         self._mode = mode or _mode(requests)
 
-    def run(self) -> None:
-        """Simulate until every request has its tokens.
+    def run(self, on_share: Callable[[float], None] | None = None) -> None:
+        """Simulate until every request has its tokens; `on_share` is told now and then what share of them has, from 0 to 1.
 
         Raises:
             SimulationError: a request can never be scheduled.
@@ -97,6 +97,8 @@ class SimulationLoop:
         while True:
             outcome = advance(state, buffers, costs, self._limits)
             self._drain(state, buffers, request_id)
+            if on_share is not None:
+                on_share(int(state.integers[core.NUM_COMPLETED]) / len(request_id) if len(request_id) else 1.0)
             if outcome != core.FULL:
                 break
         if outcome == core.STUCK:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,20 +47,36 @@ class Job:
         )
 
 
-def simulate_all(jobs: Sequence[Job], summarize: Callable[[Job, SimulationResult], _T], *, workers: int) -> list[_T]:
+def simulate_all(
+    jobs: Sequence[Job],
+    summarize: Callable[[Job, SimulationResult], _T],
+    *,
+    workers: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[_T]:
     """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does not depend on `workers`.
 
-    `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
+    `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module. `on_done` is told how many
+    jobs have come back.
 
     Raises:
         SimulationError, ProfileError: of the first job that has one.
     """
     if workers <= 1 or len(jobs) <= 1:
-        return [summarize(job, job.run()) for job in jobs]
+        return _counted((summarize(job, job.run()) for job in jobs), on_done)
     # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        return list(pool.map(_run, jobs, itertools.repeat(summarize)))
+        return _counted(pool.map(_run, jobs, itertools.repeat(summarize)), on_done)
+
+
+def _counted(results: Iterable[_T], on_done: Callable[[int], None] | None) -> list[_T]:
+    found = []
+    for result in results:
+        found.append(result)
+        if on_done is not None:
+            on_done(len(found))
+    return found
 
 
 def _run(job: Job, summarize: Callable[[Job, SimulationResult], _T]) -> _T:

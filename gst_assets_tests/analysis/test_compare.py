@@ -21,31 +21,32 @@ from gst_assets_tests.analysis.run_directories import (
     write_real,
     write_simulation,
 )
+from gst_assets_tests.gst_command import run_gst
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """Arguments for five equal repeats and two variants; calibrated is 7 % off."""
+    """Directories of five equal repeats and two variants; calibrated is 7 % off."""
     recipe = steady(100, 3)
     return [
-        *(text for k in range(5) for text in ("--real", str(write_real(tmp_path / f"r{k}", recipe)))),
-        "--sim", str(write_simulation(tmp_path / "k", recipe.scaled(0.5), "kernels")),
-        "--sim", str(write_simulation(tmp_path / "c", recipe.scaled(1.07))),
-    ]  # fmt: skip
+        *(str(write_real(tmp_path / f"r{k}", recipe)) for k in range(5)),
+        str(write_simulation(tmp_path / "k", recipe.scaled(0.5), "kernels")),
+        str(write_simulation(tmp_path / "c", recipe.scaled(1.07))),
+    ]
 
 
-def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def _error(arguments: list[str]) -> str:
     """The one line on stderr of a failing command."""
-    assert command.main(arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    return captured.err
+    done = run_gst("compare", *arguments)
+    assert done.exit_code == 1
+    assert done.stdout == "" and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
 
 
 def test_the_command_writes_a_complete_directory(runs: list[str], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "cmp"
     done = subprocess.run(
-        [sys.executable, "-m", "gst_assets.analysis.compare", *runs, "--out", str(out)],
+        [sys.executable, "-m", "gst_assets.cli", "compare", *runs, "--out", str(out)],
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -57,8 +58,8 @@ def test_the_command_writes_a_complete_directory(runs: list[str], tmp_path: Path
 
 def test_no_dagster_is_needed(runs: list[str], tmp_path: Path) -> None:
     program = (
-        "import sys; from gst_assets.analysis.compare import main; "
-        f"assert main({[*runs, '--out', str(tmp_path / 'cmp')]!r}) == 0; "
+        "import sys; from gst_assets.cli import gst; "
+        f"gst.main({['compare', *runs, '--out', str(tmp_path / 'cmp')]!r}, standalone_mode=False); "
         "assert not {'dagster', 'vidur', 'vllm', 'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, check=True, capture_output=True)
@@ -71,7 +72,7 @@ def test_bands_come_from_the_scenario_or_the_command(runs: list[str], tmp_path: 
         ("wide", ["--pass-band", "0.08"]),
         ("narrow", ["--pass-band", "0.01", "--warn-band", "0.02"]),
     ):
-        assert command.main([*runs, "--out", str(tmp_path / name), *extra]) == 0
+        assert run_gst("compare", *runs, "--out", str(tmp_path / name), *extra).exit_code == 0
         verdicts[name] = read_document(ComparisonMeta, tmp_path / name / "run_meta.json").verdict
     assert verdicts == {"plain": "warn", "wide": "pass", "narrow": "fail"}
 
@@ -80,16 +81,19 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_one_error(runs: list[str], 
     """No file larger than a kilobyte can be written; then `--out` lies below a file."""
     (tmp_path / "file").touch()
     program = (
-        "import resource, sys; from gst_assets.analysis.compare import main; "
+        "import resource, sys; from gst_assets.cli import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY)); "
-        f"sys.exit(sum(main([*{runs!r}, '--out', out]) for out in sys.argv[1:]))"
+        f"sys.argv = ['gst', 'compare', *{runs!r}, '--out', sys.argv[1]]; main()"
     )
     outs = [str(tmp_path / "cmp"), str(tmp_path / "file" / "cmp")]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *outs], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    full, below = done.stderr.splitlines()
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", program, out], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+        )
+        for out in outs
+    ]
+    assert [one.returncode for one in done] == [1, 1], done
+    full, below = (one.stderr.rstrip() for one in done)
     assert (
         full
         == f"error: {outs[0]}: cannot be written (File too large). Name another --out, or check the folder and the free space."
@@ -98,38 +102,34 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_one_error(runs: list[str], 
     assert not list(tmp_path.glob(".cmp*")) and not (tmp_path / "cmp").exists()
 
 
-def test_impossible_bands(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = _error([*runs, "--out", str(tmp_path / "cmp"), "--warn-band", "0.01"], capsys)
+def test_impossible_bands(runs: list[str], tmp_path: Path) -> None:
+    message = _error([*runs, "--out", str(tmp_path / "cmp"), "--warn-band", "0.01"])
     assert "warn_band 0.01 is below pass_band 0.05" in message
 
 
-def test_an_existing_directory_is_left_alone(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_existing_directory_is_left_alone(runs: list[str], tmp_path: Path) -> None:
     out = tmp_path / "cmp"
     out.mkdir()
-    assert "cmp: already exists" in _error([*runs, "--out", str(out)], capsys)
+    assert "cmp: already exists" in _error([*runs, "--out", str(out)])
     assert list(out.iterdir()) == []
 
 
-def test_an_incomplete_run_is_one_error_and_leaves_nothing(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_incomplete_run_is_one_error_and_leaves_nothing(runs: list[str], tmp_path: Path) -> None:
     (tmp_path / "r1" / "run_meta.json").unlink()
     before = sorted(tmp_path.iterdir())
-    assert "run_meta.json missing" in _error([*runs, "--out", str(tmp_path / "cmp")], capsys)
+    assert "run_meta.json missing" in _error([*runs, "--out", str(tmp_path / "cmp")])
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_runs_of_different_workloads(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_different_workloads(runs: list[str], tmp_path: Path) -> None:
     other = write_real(tmp_path / "other", steady(100, 3).with_meta(workload_id="wl-other"))
-    message = _error([*runs, "--real", str(other), "--out", str(tmp_path / "cmp")], capsys)
+    message = _error([*runs, str(other), "--out", str(tmp_path / "cmp")])
     assert "run r0 is of workload wl-0000000000000001, run other of workload wl-other" in message
 
 
-def test_one_variant_twice(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_variant_twice(runs: list[str], tmp_path: Path) -> None:
     other = write_simulation(tmp_path / "c2", steady(100, 3))
-    message = _error([*runs, "--sim", str(other), "--out", str(tmp_path / "cmp")], capsys)
+    message = _error([*runs, str(other), "--out", str(tmp_path / "cmp")])
     assert "are both of variant 'calibrated'" in message
 
 
@@ -142,32 +142,30 @@ def test_a_failure_while_writing_leaves_nothing(
     monkeypatch.setattr(command, "write_document", full)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="No space left"):
-        command.main([*runs, "--out", str(tmp_path / "cmp")])
+        run_gst("compare", *runs, "--out", str(tmp_path / "cmp"))
     assert sorted(tmp_path.iterdir()) == before
 
 
 # --- calibration digests ----------------------------------------------------------------------------------------------
 
 
-def test_a_calibration_workload_is_refused(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_calibration_workload_is_refused(runs: list[str], tmp_path: Path) -> None:
     profile = write_profile_meta(tmp_path / "profile", {"decode": WORKLOAD_SHA256["trace_lengths.csv"]})
-    message = _error([*runs, "--out", str(tmp_path / "cmp"), "--profile", str(profile)], capsys)
+    message = _error([*runs, "--out", str(tmp_path / "cmp"), "--profile", str(profile)])
     assert "is one the profile was calibrated on" in message
 
 
-def test_the_simulations_own_profile_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_simulations_own_profile_is_read(tmp_path: Path) -> None:
     profile = write_profile_meta(tmp_path / "profile", {"decode": "wl-0000000000000001"})
     real = write_real(tmp_path / "r", steady(3, 3))
     sim = write_simulation(tmp_path / "s", steady(3, 3).with_meta(profiling_root=str(profile)))
-    message = _error(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "cmp")], capsys)
+    message = _error([str(real), str(sim), "--out", str(tmp_path / "cmp")])
     assert "is one the profile was calibrated on" in message
 
 
-def test_a_profile_that_was_not_simulated_with(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_profile_that_was_not_simulated_with(runs: list[str], tmp_path: Path) -> None:
     profile = write_profile_meta(tmp_path / "profile", {}, mlp_sha256="5" * 64)
-    message = _error([*runs, "--out", str(tmp_path / "cmp"), "--profile", str(profile)], capsys)
+    message = _error([*runs, "--out", str(tmp_path / "cmp"), "--profile", str(profile)])
     assert "mlp.csv is not the file that" in message
 
 
@@ -176,7 +174,7 @@ def test_whether_the_check_was_possible_is_stated(tmp_path: Path, mlp: str) -> N
     profile = write_profile_meta(tmp_path / "profile", {"decode": "8" * 64}, mlp_sha256=mlp)
     real = write_real(tmp_path / "r", steady(3, 3))
     sim = write_simulation(tmp_path / "s", steady(3, 3).with_meta(profiling_root=str(profile)))
-    assert command.main(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "cmp")]) == 0
+    assert run_gst("compare", str(real), str(sim), "--out", str(tmp_path / "cmp")).exit_code == 0
     unchecked = "not checked that this workload is held out" in (tmp_path / "cmp" / "summary.md").read_text()
     assert unchecked == (mlp == "5" * 64)
 
@@ -239,12 +237,12 @@ _REQUESTS = [
 ]  # fmt: skip
 
 
-def test_directories_of_another_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_directories_of_another_program(tmp_path: Path) -> None:
     """Columns back to front, no optional one, no token_latency_ns."""
     real = _foreign(tmp_path / "real", _REAL, _REQUESTS, ["token_time_ns", "token_index", "request_id"])
     sim = _foreign(tmp_path / "sim", _SIMULATED, _REQUESTS, ["token_index", "token_latency_ns", "request_id", "token_time_ns"])  # fmt: skip
-    assert command.main(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith(
+    done = run_gst("compare", str(real), str(sim), "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0 and done.stdout.startswith(
         "**PASS AT TTFT P50, ITL P50 AND E2E P50, CANNOT JUDGE TTFT P90, ITL P90 AND E2E P90**: `own` is exact in all six cells. One real "
     )
     text = (tmp_path / "out" / "summary.md").read_text()
@@ -256,13 +254,11 @@ def test_directories_of_another_program(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("column", ["request_id", "token_index", "token_time_ns"])
-def test_what_another_program_left_out_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str
-) -> None:
+def test_what_another_program_left_out_is_named(tmp_path: Path, column: str) -> None:
     rest = [one for one in ("request_id", "token_index", "token_time_ns", "token_latency_ns") if one != column]
     real = _foreign(tmp_path / "real", _REAL, _REQUESTS, rest)
     sim = _foreign(tmp_path / "sim", _SIMULATED, _REQUESTS, ["request_id", "token_index", "token_time_ns"])
-    message = _error(["--real", str(real), "--sim", str(sim), "--out", str(tmp_path / "out")], capsys)
+    message = _error([str(real), str(sim), "--out", str(tmp_path / "out")])
     assert f"token_metrics.csv: column {column} missing" in message
     assert not (tmp_path / "out").exists()
 
@@ -270,6 +266,6 @@ def test_what_another_program_left_out_is_named(
 def test_further_simulations_of_a_variant_are_its_seeds(runs: list[str], tmp_path: Path) -> None:
     seeded = steady(100, 3).scaled(1.2).with_meta(params={"simulation": {"seed": 1}})
     other = write_simulation(tmp_path / "c2", seeded)
-    assert command.main([*runs, "--sim", str(other), "--out", str(tmp_path / "cmp")]) == 0
+    assert run_gst("compare", *runs, str(other), "--out", str(tmp_path / "cmp")).exit_code == 0
     meta = read_document(ComparisonMeta, tmp_path / "cmp" / "run_meta.json")
     assert meta.seed_run_dirs == {"kernels": [], "calibrated": [str(other)]}

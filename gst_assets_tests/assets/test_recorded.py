@@ -168,7 +168,7 @@ def test_a_bundle_of_the_older_format_is_refused_with_the_remedy(tmp_path: Path,
     assert isinstance(error, ProfileError)
     assert str(error) == (
         f"{path}: format_version is 1, expected 2: what its terms mean has changed. "
-        "Measure again with `python -m gst_assets.profiling.measure_bundle`, or point profile.root to another bundle."
+        "Measure again with `gst profile`, or point profile.root to another bundle."
     )
 
 

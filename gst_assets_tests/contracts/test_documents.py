@@ -15,6 +15,7 @@ from gst_assets.contracts.documents import (
     ComparisonMeta,
     Document,
     HistoryMeta,
+    NightMeta,
     ProfileMeta,
     PublishedForests,
     RealRunMeta,
@@ -65,6 +66,7 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
         **_RUN, "criterion": "c", "found": {"engine": {"status": "found", "capacity_per_s": 2.0, "upper_per_s": 2.1, "num_probes": 3}},
     },
     HistoryMeta: {"scenario": "s", "num_comparisons": 1, "sha256": {}},
+    NightMeta: {"comparison_id": "c", "sha256": {}},
     RegressionMeta: {"scenario": "s", "verdict": "ok", "rule": {}, "nights": ["c"], "history_sha256": {}, "sha256": {}},
     SweepMeta: {
         **_RUN, "workload_id": "w", "variant": "kernels", "num_configurations": 2,

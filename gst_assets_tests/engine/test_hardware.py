@@ -27,7 +27,7 @@ def test_a_gpu_that_is_not_there_is_an_error_with_the_remedy(monkeypatch: pytest
     message = str(raised.value)
     assert "hardware_id a100: expected a GPU named like 'A100', but this machine has none" in message
     assert cpu_name() in message
-    assert "Choose a scenario with hardware_id cpu" in message and "python -m gst_assets.engine.run" in message
+    assert "Choose a scenario with hardware_id cpu" in message and "gst measure" in message
 
 
 def test_another_gpu_than_named_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

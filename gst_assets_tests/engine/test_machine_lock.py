@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gst_assets.engine import machine_lock as module
-from gst_assets.engine.machine_lock import machine_lock
+from gst_assets.engine.machine_lock import holder, machine_lock
 from gst_assets.environment import EXECUTOR_VARIABLE, LOCK_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import EngineError
 from gst_assets.provenance import PROJECT_ROOT
@@ -312,3 +312,17 @@ def test_the_lock_is_written_for_people_only_while_it_is_held(lock_file: Path) -
         found = json.loads(lock_file.read_text())
         assert found["pid"] == os.getpid() and found["scenario"] == "smoke" and found["user"] == module._user()
     assert lock_file.read_text() == ""
+
+
+def test_who_holds_the_lock_is_told_without_waiting_or_creating(
+    lock_file: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    assert holder() is None and not lock_file.exists()
+    process = start("smoke")
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    assert re.fullmatch(rf"process {process.pid} of user \S+ \(scenario smoke\) has held it since .*", holder() or "")
+    process.kill()
+    process.wait()
+    assert holder() is None
+    with machine_lock(1, print, "next"):  # looking left nothing behind
+        pass

@@ -326,8 +326,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     script = (
         "import sys\n"
         "for name in ('dagster', 'pandera', 'vidur', 'omegaconf', 'vllm', 'torch'): sys.modules[name] = None\n"
-        "from gst_assets.engine.recorded import main\n"
-        "sys.exit(main())"
+        "from gst_assets.cli import main\n"
+        "main()"
     )
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120
@@ -335,11 +335,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_packs_on_a_bare_host_and_says_what_is_wrong(kept: Path, tmp_path: Path) -> None:
-    done = command("expand", str(kept), "--out", str(tmp_path / "runs"))
+    done = command("recorded", "expand", str(kept), "--out", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.strip())
-    done = command("pack", str(run), "--out", str(tmp_path / "packed"))
+    done = command("recorded", "pack", str(run), "--out", str(tmp_path / "packed"))
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "packed" / run.name).keys() == contents(kept).keys()
-    wrong = command("pack", str(run), "--out", str(tmp_path / "packed"))
+    wrong = command("recorded", "pack", str(run), "--out", str(tmp_path / "packed"))
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: ") and "already exists" in wrong.stderr

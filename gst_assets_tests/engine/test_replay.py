@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from gst_assets import progress as progress_module
 from gst_assets.engine import replay as replay_module
 from gst_assets.engine.protocol import EngineRequest
-from gst_assets.engine.replay import PlannedRequest, ReplayResult, quiet_interpreter, replay, warm_up
+from gst_assets.engine.replay import PlannedRequest, ReplayResult, quiet_interpreter, replay, schedule_s, warm_up
 from gst_assets.errors import EngineError
+from gst_assets.progress import Progress
 from gst_assets_tests.engine.memory_engine import MemoryEngine
 
 MS = 1_000_000
@@ -54,6 +56,18 @@ def test_nothing_is_sent_before_its_time_and_stamps_are_in_order() -> None:
         assert result.token_ids == [0, 1, 2, 3]
         assert result.times is not None and result.times.scheduled_ns is not None
     assert played.death is None
+
+
+def test_progress_is_told_the_seconds_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.02)
+    told: list[str] = []
+    planned = plan([0, 50, 100], num_decode_tokens=2)
+    assert schedule_s(planned) == 0.1 and schedule_s([]) == 0
+    with Progress("playing", schedule_s(planned), tell=told.append) as progress:
+        engine = MemoryEngine(step_s=0.05)
+        asyncio.run(replay(engine, planned, request_timeout_s=30, may_stop_early=False, progress=progress))
+    shares = [int(line.removeprefix("playing: ").partition(" %")[0]) for line in told]
+    assert len(shares) >= 3 and shares == sorted(shares) and shares[0] < 100 == shares[-1]
 
 
 def test_requests_due_together_are_released_together() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.errors import ScenarioError
+from gst_assets.errors import EnvironmentVariableError, ScenarioError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import (
     SCENARIO_DIR,
     Scenario,
+    load_file,
     load_scenario,
     read_reference,
     read_resolved,
     resolve_path,
     scenario_names,
 )
+from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.scenario.written import MINE, PARENT, error_of, load
 
 
@@ -132,7 +132,7 @@ def test_a_resolved_scenario_that_is_wrong(directory: Path, tmp_path: Path) -> N
             read_resolved(path)
         return str(raised.value)
 
-    assert error() == f"{path}: no such file. Write it with `python -m gst_assets.scenario NAME > FILE.json`."
+    assert error() == f"{path}: no such file. Write it with `gst show NAME --json > FILE.json`."
     path.write_text('{\n"name": 1,\n')
     assert error().startswith(f"{path}: line 3: not valid JSON")
     path.write_bytes(b'"\xff"')
@@ -149,26 +149,15 @@ def test_a_resolved_scenario_that_is_wrong(directory: Path, tmp_path: Path) -> N
     assert error() == f"{path}: workload.arrivals.rate_per_s: Input should be a valid number (found '6')."
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gst_assets.scenario", *arguments],
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_the_command_prints_the_resolved_scenario(tmp_path: Path) -> None:
-    done = _command("smoke", "workload.num_requests=5")
-    assert done.returncode == 0
+    done = run_gst("show", "smoke", "-o", "workload.num_requests=5", "--json")
+    assert done.exit_code == 0
     path = tmp_path / "resolved.json"
     path.write_text(done.stdout)
     assert read_resolved(path) == load_scenario("smoke", ["workload.num_requests=5"])
-    wrong = _command("smoke", "foo=1")
-    assert wrong.returncode == 1 and wrong.stderr.startswith("error: override 'foo=1' of scenario smoke: foo: unknown")
-    assert _command().stderr.startswith("usage: ")
+    wrong = run_gst("show", "smoke", "-o", "foo=1")
+    assert wrong.exit_code == 1 and wrong.stderr.startswith("error: override 'foo=1' of scenario smoke: foo: unknown")
+    assert run_gst("show").exit_code == 2
 
 
 def test_a_resolved_scenario_carries_its_overrides_and_takes_no_others(tmp_path: Path) -> None:
@@ -183,7 +172,7 @@ def test_a_resolved_scenario_carries_its_overrides_and_takes_no_others(tmp_path:
         read_reference(str(path), ["workload.num_requests=5"])
     assert str(raised.value) == (
         f"override 'workload.num_requests=5': {path} is resolved, its overrides inside. Resolve it again with this one, "
-        f"`python -m gst_assets.scenario NAME workload.num_requests=5 > {path}`, or give the scenario's name instead of the file."
+        f"`gst show NAME -o workload.num_requests=5 --json > {path}`, or give the scenario's name instead of the file."
     )
 
 
@@ -224,3 +213,39 @@ def test_the_environment_is_not_written_into_a_scenario(
 
 def test_settings_may_still_name_each_other() -> None:
     assert load_scenario("smoke", ["workload.seed=${engine.block_size}"]).workload.seed == 32
+
+
+def test_own_files_extend_shipped_ones_and_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_mine.yaml").write_text("extends: smoke\ndescription: Mine.\nworkload: {seed: 77}\n")
+    (tmp_path / "mine.yaml").write_text("extends: _mine\nworkload: {num_requests: 5}\n")
+    with pytest.raises(ScenarioError, match="unknown scenario 'mine'"):
+        load_scenario("mine")
+    own = load_file(tmp_path / "mine.yaml", ["workload.num_decode_tokens=3"])
+    assert own == read_reference(str(tmp_path / "mine.yaml"), ["workload.num_decode_tokens=3"])
+    assert (own.name, own.workload.seed, own.workload.num_requests, own.workload.num_decode_tokens) == (
+        "mine",
+        77,
+        5,
+        3,
+    )
+    assert own.model == load_scenario("smoke").model and own.file == "mine.yaml"
+    before = scenario_names()
+    monkeypatch.setenv("GST_SCENARIO_DIR", str(tmp_path))
+    assert scenario_names() == sorted([*before, "mine"])
+    assert load_scenario("mine", ["workload.num_decode_tokens=3"]) == own and own.file == str(tmp_path / "mine.yaml")
+    assert load_scenario("smoke").file == "gst_assets/scenarios/smoke.yaml"
+
+
+def test_what_is_wrong_with_own_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smoke.yaml").write_text("extends: cpu_half\n")
+    told = rf"{tmp_path}/smoke\.yaml: .*/scenarios has a file of the same name\. Rename yours"
+    with pytest.raises(ScenarioError, match=told):
+        load_file(tmp_path / "smoke.yaml")
+    monkeypatch.setenv("GST_SCENARIO_DIR", str(tmp_path))
+    with pytest.raises(ScenarioError, match=told):
+        scenario_names()
+    with pytest.raises(ScenarioError, match=r"none\.yaml: no such file"):
+        load_file(tmp_path / "none.yaml")
+    monkeypatch.setenv("GST_SCENARIO_DIR", str(tmp_path / "absent"))
+    with pytest.raises(EnvironmentVariableError, match=r"GST_SCENARIO_DIR=.*absent: expected a directory"):
+        scenario_names()

@@ -150,7 +150,7 @@ def test_a_bundle_of_another_format_is_refused_with_the_remedy(version: int | No
     else:
         meta["format_version"] = version
     path.write_text(json.dumps(meta))
-    message = rf"run_meta\.json: format_version is {version or 1}, expected {FORMAT_VERSION}: .* Measure again with `python -m gst_assets\.profiling\.run`"
+    message = rf"run_meta\.json: format_version is {version or 1}, expected {FORMAT_VERSION}: .* Measure again with `gst profile`"
     with pytest.raises(ProfileError, match=message):
         load_bundle(path.parent)
 

@@ -87,7 +87,8 @@ class SchedulerLoop:
     def num_outside(self) -> int:
         return self.clock.num_outside
 
-    def run(self) -> None:
+    def run(self, on_share: object = None) -> None:
+        del on_share  # says nothing of how far it is
         coming = deque(self._requests)
         while True:
             while coming and coming[0].arrived_at <= self.clock.now_ns:

@@ -24,8 +24,9 @@ from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, load_bundle
-from gst_assets.vidur_adapter import published, registration
+from gst_assets.vidur_adapter import event_loop, published, registration
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.profiling import tables
 from gst_assets_tests.vidur_adapter import support
 
@@ -68,6 +69,14 @@ def run(
     result = simulate(scenario, lengths, intervals, bundle, "published", cache_dir=cache)
     support.check(result, lengths, intervals)
     return result
+
+
+def test_the_share_simulated_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_STEPS_BETWEEN_SHARES", 4)
+    told: list[float] = []
+    lengths, intervals = support.workload([(50 * MS, 20, 6)] * 8)
+    simulate(SCENARIO, lengths, intervals, bundle, "published", cache_dir=tmp_path, on_share=told.append)
+    assert len(told) > 3 and told == sorted(told) and len(set(told)) > 3 and told[-1] <= 1
 
 
 # --- against Vidur's own command --------------------------------------------------------------------------------------
@@ -228,8 +237,8 @@ def test_the_command_writes_what_it_chose_and_a_bundle_with_it_still_is_what_it_
     assert set(read_listing(directory) or ()) == {published.FORESTS_FILE, "run_meta.json"}
     with pytest.raises(ProfileError, match=r"published_forests\.json: found by the search .*\[2\], 'max_depth'"):
         run([(0, 10, 2)], load_bundle(directory), None)
-    assert published.main(["search", str(tmp_path / "absent")]) == 1
-    assert capfd.readouterr().err.startswith(f"error: {tmp_path / 'absent'}: ")
+    done = run_gst("search-forests", tmp_path / "absent")
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {tmp_path / 'absent'}: ")
 
 
 def test_tables_are_kept_by_content(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +293,7 @@ def test_a_file_of_other_forests_is_refused(change: dict[str, Any], message: str
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ProfileError, match=message) as caught:
         run([(0, 10, 2)], load_bundle(directory), None)
-    assert f"python -m gst_assets.vidur_adapter.published search {directory}" in str(caught.value)
+    assert f"gst search-forests {directory}" in str(caught.value)
     path.write_text("{")
     with pytest.raises(ContractError, match="not valid JSON"):
         run([(0, 10, 2)], load_bundle(directory), None)

@@ -21,6 +21,7 @@ from gst_assets.step_costs.bundle import Bundle
 from gst_assets.vidur_adapter import self_fit
 from gst_assets.vidur_adapter.self_fit import BAND, misfits
 from gst_assets.vidur_adapter.simulate import simulate
+from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.vidur_adapter import support
 
 MS = 1_000_000
@@ -186,23 +187,25 @@ def written(directory: Path, made: Bundle, **changed: pd.DataFrame | None) -> Pa
     return directory
 
 
-def test_the_command_prints_the_table_and_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_table_and_what_does_not_fit(tmp_path: Path) -> None:
     made = bundle("device")
     assert made.overheads is not None
-    assert self_fit.main([str(written(tmp_path / "fits", made))]) == 0
-    out = capsys.readouterr().out
+    done = run_gst("self-fit", written(tmp_path / "fits", made))
+    assert done.exit_code == 0
+    out = done.stdout
     assert out.endswith("everything fits\n") and "traffic 20/s" in out and "relative_error" in out
     slower = written(tmp_path / "slower", made, overheads=times(1.1, *DEVICE)(made.overheads))
-    assert self_fit.main([str(slower)]) == 1
-    assert "\nITL P50 of calibration's traffic 20/s: simulated +" in capsys.readouterr().out
+    done = run_gst("self-fit", slower)
+    assert done.exit_code == 1 and "\nITL P50 of calibration's traffic 20/s: simulated +" in done.stdout
 
 
-def test_the_command_names_what_it_cannot_do_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_what_it_cannot_do_in_one_line(tmp_path: Path) -> None:
     without = written(tmp_path / "without", bundle("device"), calibration_traffic=None)
     for directory, says in (
         (without, f"error: {without}: a bundle without calibration has nothing to be held against."),
         (tmp_path / "absent", f"error: {tmp_path / 'absent'}"),
     ):
-        assert self_fit.main([str(directory)]) == 1
-        streams = capsys.readouterr()
-        assert streams.out == "" and streams.err.startswith(says) and streams.err.count("\n") == 1
+        done = run_gst("self-fit", directory)
+        assert (
+            done.exit_code == 1 and done.stdout == "" and done.stderr.startswith(says) and done.stderr.count("\n") == 1
+        )

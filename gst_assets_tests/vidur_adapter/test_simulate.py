@@ -20,6 +20,7 @@ from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.shapes import StepShape
+from gst_assets.vidur_adapter import simulation_loop
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.vidur_adapter import support
 
@@ -87,6 +88,16 @@ def test_requests_that_arrive_together_share_the_first_step() -> None:
     result = run([(0, 10, 2)] * 5)
     assert list(result.iterations["num_prefill_requests"]) == [5, 0]
     assert list(result.iterations["num_running"]) == [5, 5]
+
+
+def test_the_share_simulated_is_told_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_loop, "_BUFFER_STEPS", 64)
+    lengths, intervals = support.workload([(5 * MS, 100 + k, 20) for k in range(40)])
+    told: list[float] = []
+    seen = simulate(SCENARIO, lengths, intervals, BUNDLE, "kernels", cache_dir=None, on_share=told.append)
+    unseen = simulate(SCENARIO, lengths, intervals, BUNDLE, "kernels", cache_dir=None)
+    assert told == sorted(told) and told[-1] == 1 and 0 < told[0] < 1
+    assert support.csv_bytes(seen) == support.csv_bytes(unseen)
 
 
 def test_the_request_limit_keeps_requests_waiting() -> None:

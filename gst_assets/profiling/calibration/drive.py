@@ -15,7 +15,7 @@ from gst_assets.profiling import traffic
 from gst_assets.profiling.calibration.collect import Driven
 from gst_assets.profiling.calibration.plan import BURST, FLOWING, HEAD_START, LADDER, ROUNDS, TRAFFIC, ladder_sizes
 from gst_assets.profiling.calibration.stretches import Round, SeenRequest, Stretch
-from gst_assets.profiling.operator_tables import Progress
+from gst_assets.profiling.operator_tables import OnShare
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.scenario import Scenario
 
@@ -45,7 +45,7 @@ class Calibrator:
         """Take the next round from an earlier process instead of playing it."""
         self._rounds.append(done)
 
-    async def play_round(self, index: int, progress: Progress) -> Round:
+    async def play_round(self, index: int, progress: OnShare) -> Round:
         """Play round `index` of `ROUNDS`. It does not depend on those before it.
 
         Raises:

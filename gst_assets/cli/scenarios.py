@@ -1,0 +1,135 @@
+"""`gst list` and `gst show`: which scenarios there are, and what one is, needs, and whether it can run here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gst_assets.cli.group import as_json, echo_json, echo_table, examples, with_overrides
+
+if TYPE_CHECKING:
+    from gst_assets.scenario import Scenario
+
+_MINUTES = {"smoke": 4.7, "h100_8b_half": 0.3}
+"""Minutes that `gst run` took where it was measured: two shared cores of an AMD EPYC without a GPU, 2026-11-26. Not known of the others."""
+_CPU = "cpu"
+_HAS = {True: "yes", False: "no", None: "?"}
+
+
+@click.command(
+    name="list",
+    epilog=examples("gst list", "gst list --no-gpu --hardware h100", "gst list --model qwen3-8b --json"),
+)
+@click.option("--hardware", metavar="ID", help="Only those for this hardware, e.g. h100.")
+@click.option("--model", metavar="NAME", help="Only those with this model, e.g. qwen3-8b.")
+@click.option("--no-gpu", is_flag=True, help="Only those that need no GPU.")
+@as_json
+def list_scenarios(hardware: str | None, model: str | None, no_gpu: bool, wants_json: bool) -> None:
+    """List the scenarios with what each is.
+
+    A file that is no valid scenario is told apart from the others, and makes the exit status 1.
+    """
+    from gst_assets.errors import ScenarioError
+    from gst_assets.scenario import load_scenario, scenario_names
+
+    found, broken = [], []
+    for name in scenario_names():
+        try:
+            found.append(load_scenario(name))
+        except ScenarioError as error:
+            broken.append(error)
+    listed = [
+        _facts(one)
+        for one in found
+        if hardware in (None, one.hardware.hardware_id)
+        and model in (None, one.model.name)
+        and not (no_gpu and _needs_gpu(one))
+    ]
+    if wants_json:
+        echo_json(listed)
+    else:
+        header = ["scenario", "gst ...", "model", "hardware", "engine", "GPU", "minutes", "what"]
+        echo_table(header, [[_cell(value) for value in one.values()] for one in listed])
+    for problem in broken:
+        click.echo(f"error: {problem}", err=True)
+    if broken:
+        click.get_current_context().exit(1)
+
+
+def _facts(scenario: Scenario) -> dict[str, str | bool | float | None]:
+    return {
+        "name": scenario.name,
+        "command": _command(scenario),
+        "model": scenario.model.name,
+        "hardware": scenario.hardware.hardware_id,
+        "engine": scenario.engine.backend,
+        "needs_gpu": _needs_gpu(scenario),
+        "minutes": _MINUTES.get(scenario.name),
+        "description": scenario.description,
+    }
+
+
+def _command(scenario: Scenario) -> str:
+    """The command that the scenario was written for."""
+    return "sweep" if scenario.sweep else "capacity" if scenario.capacity else "run"
+
+
+def _needs_gpu(scenario: Scenario) -> bool:
+    """Whether that command needs a GPU of this machine; a server has its own, and recorded runs were measured before."""
+    if scenario.hardware.hardware_id == _CPU or scenario.engine.backend not in ("vllm", "transformers"):
+        return False
+    return _needs_engine(scenario)
+
+
+def _needs_engine(scenario: Scenario) -> bool:
+    """Whether that command measures something, and be it a profile."""
+    command = _command(scenario)
+    if scenario.profile.root is None or command == "run":
+        return True
+    return command == "capacity" and scenario.capacity is not None and "engine" in scenario.capacity.sides
+
+
+def _cell(value: str | bool | float | None) -> str:
+    return _HAS[value] if value is None or isinstance(value, bool) else str(value)
+
+
+@click.command(
+    epilog=examples(
+        "gst show h100_8b_half",
+        "gst show smoke -o workload.num_decode_tokens=16",
+        "gst show ./mine.yaml",
+        "gst show a100_light --json > a100_light.json",
+    )
+)
+@click.argument("name")
+@with_overrides
+@as_json
+def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
+    """Show what scenario NAME is and needs.
+
+    What it needs, whether this machine has it, and every setting. NAME may be an own file, ./mine.yaml. With --json only the resolved scenario, as the commands for a GPU host read it.
+    """
+    from gst_assets.scenario import read_reference
+
+    scenario = read_reference(name, overrides)
+    if wants_json:
+        echo_json(scenario.model_dump(mode="json"))
+        return
+    import yaml
+
+    from gst_assets.readiness import can_run, needs
+
+    command = _command(scenario)
+    asked = needs(scenario, with_engine=_needs_engine(scenario))
+    click.echo(f"{scenario.name}: {scenario.description}\n")
+    echo_table(["needs", "here", "found"], [[one.what, _HAS[one.met], one.found] for one in asked])
+    answer = {True: "yes", False: "no", None: "as far as can be told before it starts, yes"}[can_run(asked)]
+    click.echo(f"\ngst {command} {name} can run on this machine: {answer}")
+    if scenario.name in _MINUTES:
+        click.echo(f"minutes on two shared cores: {_MINUTES[scenario.name]:g}")
+    settings = scenario.model_dump(mode="json", exclude={"name", "description"})
+    click.echo(f"\n{yaml.safe_dump(settings, sort_keys=False, width=110)}".rstrip())
+
+
+COMMANDS = (list_scenarios, show)

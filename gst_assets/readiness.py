@@ -1,0 +1,113 @@
+"""What a scenario needs, and whether this machine has it: packages, device, files, recorded runs, profile. Asks no server and starts no engine.
+
+The same functions are asked that a run asks, so that what is said here holds there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from gst_assets.contracts.open_store import open_store
+from gst_assets.contracts.store import Kind
+from gst_assets.engine import recorded
+from gst_assets.engine.hardware import check_hardware
+from gst_assets.errors import GstError
+from gst_assets.scenario import Scenario, resolve_path
+from gst_assets.step_costs.bundle import find_bundle
+
+_EXTRA = "pip install 'gst-assets[platform]'"
+_PLATFORM = ("dagster", "pandera", "matplotlib", "vidur", "transformers")
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a scenario needs. `met` is None where only the run itself can tell."""
+
+    what: str
+    met: bool | None
+    found: str
+
+
+def needs(scenario: Scenario, *, with_engine: bool = True) -> list[Need]:
+    """Everything that the scenario needs; without its engine, what simulating it needs. Takes seconds where it has to ask torch for GPUs.
+
+    Raises:
+        EnvironmentVariableError, ArtifactError: the artifact root cannot be told or listed.
+    """
+    engine = _engine(scenario) if with_engine else ()
+    return [*_packages(), *engine, _profile(scenario), *_files(scenario)]
+
+
+def can_run(asked: Sequence[Need]) -> bool | None:
+    """Whether all is there; None where nothing is known to be missing and something is not known."""
+    answers = {one.met for one in asked}
+    return False if False in answers else None if None in answers else True
+
+
+def _packages() -> Iterator[Need]:
+    missing = [name for name in _PLATFORM if find_spec(name) is None]
+    told = f"without {', '.join(missing)}: {_EXTRA}" if missing else ", ".join(_PLATFORM)
+    yield Need("packages", not missing, told)
+
+
+def _engine(scenario: Scenario) -> Iterator[Need]:
+    engine = scenario.engine
+    if engine.backend == recorded.BACKEND:
+        assert engine.recorded is not None  # the scenario's validation
+        folder = resolve_path(engine.recorded)
+        yield _asked("recorded runs", lambda: f"{len(recorded.list_recorded(folder))} in {folder}")
+        return
+    if engine.backend == "openai":
+        assert engine.server is not None  # the scenario's validation
+        yield Need("a running server", None, f"{engine.server.base_url}: is asked when the run starts")
+        variable = engine.server.api_key_variable
+        if variable is not None:
+            is_set = bool(os.environ.get(variable))
+            yield Need("its key", is_set, f"environment variable {variable} is {'set' if is_set else 'not set'}")
+        return
+    missing = [name for name in ("torch", engine.backend) if find_spec(name) is None]
+    told = f"without {', '.join(missing)}: docs/engines.md" if missing else f"torch and {engine.backend}"
+    yield Need("an engine", not missing, told)
+    yield _asked("the device", lambda: check_hardware(scenario.hardware).device_name)
+
+
+def _profile(scenario: Scenario) -> Need:
+    what = "a profile"
+    if scenario.profile.root is None and scenario.engine.backend != recorded.BACKEND:
+        return Need(what, True, "measured by the run, or taken from the artifact root where it fits")
+    root = scenario.profile.root
+    return _asked(
+        what, lambda: str(find_bundle(resolve_path(root) if root else open_store().folder(Kind.PROFILE), scenario))
+    )
+
+
+def _files(scenario: Scenario) -> Iterator[Need]:
+    workload = scenario.workload
+    if workload.prompts is not None:
+        yield _file("prompts", workload.prompts)
+    if workload.trace is not None:
+        yield _file("the trace", workload.trace.path)
+    tokenizer = resolve_path(scenario.model.tokenizer)
+    if tokenizer.is_dir():
+        yield Need("a tokenizer", True, str(tokenizer))
+    else:
+        yield Need("a tokenizer", None, f"{scenario.model.tokenizer}: no folder here, so it is asked of the hub")
+    if scenario.model.checkpoint is not None:
+        is_here = resolve_path(scenario.model.checkpoint).is_dir()
+        yield Need("the weights", True if is_here else None, scenario.model.checkpoint)
+
+
+def _file(what: str, text: str) -> Need:
+    path: Path = resolve_path(text)
+    return Need(what, path.is_file(), f"{path}{'' if path.is_file() else ': no such file (docs/workloads.md)'}")
+
+
+def _asked(what: str, ask: Callable[[], str]) -> Need:
+    try:
+        return Need(what, True, ask())
+    except GstError as error:
+        return Need(what, False, " ".join(str(error).split()))
