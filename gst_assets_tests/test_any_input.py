@@ -40,7 +40,7 @@ from gst_assets.engine.openai_stream import EventReader
 from gst_assets.engine.recorded import expand, pack
 from gst_assets.errors import EngineError, GstError
 from gst_assets.profiling.partial import PartialProfile
-from gst_assets.scenario import Server, load_scenario, read_resolved, resolved_json
+from gst_assets.scenario import Server, load_scenario, read_resolved
 from gst_assets.vidur_adapter.table_cache import TableCache
 from gst_assets.workload import spec, traces
 from gst_assets.workload.arrivals import build_trace_intervals
@@ -314,7 +314,7 @@ def lying(shape: str) -> bytes:
 
 SCENARIOS = Path(traces.__file__).parents[1] / "scenarios"
 SHIPPED = {name: SCENARIOS / f"{name}.yaml" for name in ("smoke", "_base", "h100_8b_half")}
-RESOLVED = resolved_json("smoke").encode()
+RESOLVED = load_scenario("smoke").model_dump_json().encode()
 KEYS = [
     ".".join(map(str, place))
     for place in _places(json.loads(RESOLVED))
