@@ -29,7 +29,7 @@ bench: install  ## quick benchmarks, each a ratio to a baseline of the same run 
 
 ui: install instance  ## Dagster UI and daemon on loopback, with the demo's data (made first where there is none)
 	@$(PY) -m gst_assets.cli latest $(SCENARIO) >/dev/null 2>&1 || $(MAKE) demo DEMO=$(SCENARIO)
-	$(PY) -m gst_assets.ui $(UI_PORT)
+	$(PY) -m gst_assets.cli ui --port $(UI_PORT)
 
 install:
 	@scripts/install.sh

@@ -1,4 +1,4 @@
-"""`python -m gst_assets.ui [PORT]`: the Dagster UI with its daemon, and beside it what its links to reports need. All on loopback."""
+"""`gst ui`: the Dagster UI with its daemon, and beside it what its links to reports need. All on loopback."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import signal
 import subprocess
 import sys
 
-from gst_assets.errors import GstError
 from gst_assets.report_server import serving_reports
 from gst_assets.timeline import LOCATION
 
-DEFAULT_PORT = 3000
 
-
-def main(port: int = DEFAULT_PORT) -> int:
+def main(port: int) -> int:
     """Run until `dagster dev` ends (Ctrl-C); returns its exit status.
 
     Raises:
@@ -30,10 +27,3 @@ def main(port: int = DEFAULT_PORT) -> int:
         signal.signal(signal.SIGTERM, lambda *_: running.terminate())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return running.wait()
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(*map(int, sys.argv[1:])))
-    except GstError as problem:
-        sys.exit(f"error: {problem}")

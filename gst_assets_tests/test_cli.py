@@ -154,7 +154,7 @@ def test_every_documented_command_exists_with_its_options() -> None:
     assert sum(alone for _, _, alone in documented) >= 15
     for page, line, alone in documented:
         try:
-            parses(line)
+            parses(re.sub(r"\bN\b", "1", line))  # stands for a number
         except click.MissingParameter:
             assert not alone, f"{page}: {line}"  # in a sentence a command may be named without its arguments
         except click.ClickException as error:
@@ -172,7 +172,7 @@ def test_a_line_that_is_no_command_is_found(line: str) -> None:
 def test_every_documented_command_is_run_by_a_test() -> None:
     """By name: a line of these tests, or of those of the programs that are child processes too, gives it."""
     sources = [file.read_text(encoding="utf-8") for file in (PROJECT_ROOT / "gst_assets_tests").rglob("*.py")]
-    called = r"(?:run_gst|\bgst|_in_terminal|command)\(\s*\"([a-z-]+)\"(?:, \"([a-z]+)\")?"
+    called = r"(?:run_gst\(|\bgst\(|_in_terminal\(|command\(|\"gst_assets\.cli\",)\s*\"([a-z-]+)\"(?:, \"([a-z]+)\")?"
     given = {words for text in sources for words in re.findall(called, text)}
     run = {first for first, _ in given} | {f"{first} {second}" for first, second in given}
     for name, module in PROGRAMS.items():

@@ -1,4 +1,4 @@
-"""`python -m gst_assets.ui` after a demo, without an engine: the run in the timeline, a report three clicks from the front page, and an end."""
+"""`gst ui` after a demo, without an engine: the run in the timeline, a report three clicks from the front page, and an end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     log = home / "log"
     with log.open("w") as out:
         running = subprocess.Popen(
-            [sys.executable, "-m", "gst_assets.ui", str(port)],
+            [sys.executable, "-m", "gst_assets.cli", "ui", "--port", str(port)],
             cwd=PROJECT_ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:

@@ -18,6 +18,7 @@ from gst_assets.assets.presentation import (
 )
 from gst_assets.assets.profiles import NAME as PROFILE
 from gst_assets.assets.profiles import current_bundle
+from gst_assets.assets.references import as_metadata, made_in_run
 from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.capacity.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
@@ -32,12 +33,14 @@ from gst_assets.contracts.documents import (
     timestamp_slug,
     write_document,
 )
-from gst_assets.contracts.store import Kind, open_directory
+from gst_assets.contracts.pointers import CAPACITY, Reference, first_difference, pointers, refer, understood
+from gst_assets.contracts.store import ArtifactStore, Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
 from gst_assets.executors import ENGINE_QUEUE, engine_pool
 from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
+from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import check_bundle
 
 
@@ -119,11 +122,13 @@ def capacity(
         )
         write_document(meta, staging.path / Kind.CAPACITY.meta_name)
         final = staging.commit()
+    pointed = refer(store, chosen, CAPACITY, [(Kind.CAPACITY, run_id)], capacity_id=run_id)
     yield contract_passed("capacity", probes=len(probes), sides=", ".join(found))
     yield dg.MaterializeResult(
         asset_key="capacity",
         data_version=dg.DataVersion(meta.sha256[CapacityProbes.file_name()]),
         metadata={
+            **as_metadata(pointed),
             "dagster/row_count": len(probes),
             "result": dg.MetadataValue.md(
                 "\n".join(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items())
@@ -141,3 +146,29 @@ def capacity(
             },
         },
     )
+
+
+def current_capacity(
+    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+) -> CapacityMeta | None:
+    """The newest search for capacity with the scenario's settings; None: it searches for none, or none was made with them.
+
+    Raises:
+        ArtifactError: it was altered.
+    """
+    if scenario.capacity is None:
+        return None
+    own = made_in_run(context, [CAPACITY.asset]) if context is not None else None
+    if own is not None and context is not None:
+        known = [understood(own, CAPACITY, f"Dagster's record of run {context.run_id}")]
+    else:
+        known = [
+            pointer
+            for _, pointer in pointers(store, scenario.name, CAPACITY)
+            if first_difference(pointer.params or {}, scenario, CAPACITY.settings) is None
+        ]
+    for pointer in known:
+        if store.has(Kind.CAPACITY, pointer.capacity_id):
+            directory = Reference(pointer).open(store, Kind.CAPACITY, pointer.capacity_id)
+            return read_document(CapacityMeta, directory / Kind.CAPACITY.meta_name)
+    return None

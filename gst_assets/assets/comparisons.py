@@ -20,6 +20,7 @@ from gst_assets.analysis.report import (
 from gst_assets.analysis.report_content import FIGURES, REPORT
 from gst_assets.analysis.run_reading import read_calibration_sha256
 from gst_assets.assets import real_runs
+from gst_assets.assets.capacities import current_capacity
 from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
 from gst_assets.assets.presentation import (
     contract_check_specs,
@@ -81,6 +82,7 @@ def comparison_report(
         calibration_sha256=read_calibration_sha256(list(simulations.values())),
         further_seeds=made.further,
         repeatable=chosen.engine.backend != "recorded",
+        capacity=current_capacity(store, chosen, context),
     )
     comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     with store.stage(Kind.COMPARISON, comparison_id) as staging:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 
 from gst_assets import __version__
-from gst_assets.cli import answers, doctor, measuring, scenarios
+from gst_assets.cli import answers, doctor, hosts, scenarios
 from gst_assets.cli.group import Commands, examples
 
 
@@ -29,7 +29,7 @@ def gst() -> None:
     """
 
 
-for _command in (*scenarios.COMMANDS, *answers.COMMANDS, *measuring.COMMANDS, *doctor.COMMANDS):
+for _command in (*scenarios.COMMANDS, *answers.COMMANDS, *hosts.COMMANDS, *doctor.COMMANDS):
     gst.add_command(_command)
 
 

@@ -313,4 +313,18 @@ def prune(keep: int, dry_run: bool) -> None:
         click.echo(line)
 
 
-COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, prune)
+@click.command(epilog=examples("gst ui", "gst ui --port 3100"))
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI on loopback."
+)
+def ui(port: int) -> None:
+    """Start the Dagster UI with its daemon.
+
+    On loopback, with what its links to reports need, until Ctrl-C. Shows the history under $DAGSTER_HOME.
+    """
+    from gst_assets.ui import main
+
+    click.get_current_context().exit(main(port))
+
+
+COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, prune, ui)

@@ -75,6 +75,12 @@ class ComparisonPointer(Pointer):
     comparison_id: Id
 
 
+class CapacityPointer(Pointer):
+    """One search for capacity."""
+
+    capacity_id: Id
+
+
 P = TypeVar("P", bound=Pointer)
 
 
@@ -102,7 +108,8 @@ COMPARISON = Slot(
     "comparison", "comparison", "comparison_report",
     (*REAL_RUNS.settings, "profile", "simulation", "comparison"), ComparisonPointer,
 )  # fmt: skip
-SLOTS: tuple[Slot[Any], ...] = (WORKLOAD, REAL_RUNS, VIDUR_RUNS, COMPARISON)
+CAPACITY = Slot("capacity", "search for capacity", "capacity", (*VIDUR_RUNS.settings, "capacity"), CapacityPointer)
+SLOTS: tuple[Slot[Any], ...] = (WORKLOAD, REAL_RUNS, VIDUR_RUNS, COMPARISON, CAPACITY)
 
 
 @dataclass(frozen=True)

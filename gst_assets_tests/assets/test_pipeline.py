@@ -20,7 +20,7 @@ import pytest
 from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.documents import CapacityMeta, ComparisonMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.contracts.tables import CapacityProbes, read_table
+from gst_assets.contracts.tables import CapacityErrors, CapacityProbes, read_table
 from gst_assets.profiling.calibration import ROUNDS
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
 from gst_assets.step_costs.bundle import load_bundle
@@ -205,6 +205,14 @@ def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root:
         assert found.num_probes == (probes["side"] == side).sum() and "fewer than 10" in found.flags[0]
     assert {"summary.md", "delay_by_rate.png"} <= {path.name for path in directory.iterdir()}
     assert not staged(root)
+    # A comparison with the same settings sets both capacities beside each other; the one before knew of none.
+    (before,) = set(store.list(Kind.COMPARISON))
+    assert_succeeds(materialize(root, "comparison_report", overrides=[*OVERRIDES, search]))
+    (after,) = set(store.list(Kind.COMPARISON)) - {before}
+    told = {name: (store.path(Kind.COMPARISON, name) / "summary.md").read_text() for name in (before, after)}
+    assert "Capacity, requests/s (highest rate of Poisson arrivals" in told[after] and "Capacity" not in told[before]
+    errors = read_table(CapacityErrors, store.path(Kind.COMPARISON, after) / "tables" / CapacityErrors.file_name())
+    assert errors["variant"].tolist() == ["kernels", "calibrated"]
 
 
 def test_other_overrides_than_the_workload_was_built_with_are_refused(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -142,6 +143,18 @@ def test_a_regression_in_the_history_fails_its_check_and_names_the_series(tmp_pa
     assert not check.passed and check.severity is dg.AssetCheckSeverity.WARN
     assert "REGRESSION" in text(check, "why") and "engine ITL P50" in text(check, "told_as")
     assert "| engine | itl | p50 |" in text(check, "rows")
+
+
+def test_a_night_that_vanishes_fails_its_check_once(tmp_path: Path, profiles: Path) -> None:
+    ids = write_nights(tmp_path, noisy(3, seed=1), SCENARIO)
+    assert checks(materialize(tmp_path, profiles, LINE))["comparison_history/no_night_lost"].passed
+    shutil.rmtree(tmp_path / "comparisons" / ids[1])
+    for lost in (True, False):
+        check = checks(materialize(tmp_path, profiles, LINE))["comparison_history/no_night_lost"]
+        assert check.passed is not lost and check.severity is dg.AssetCheckSeverity.WARN
+        assert not lost or f"1 comparisons that were there are no longer under comparisons/: {ids[1]}" in text(
+            check, "why"
+        )
 
 
 def test_a_broken_table_fails_the_contract_check_with_its_rows_and_commits_nothing(
