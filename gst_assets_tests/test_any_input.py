@@ -358,6 +358,7 @@ POINTERS = {
     "real_runs": b'{"run_ids": ["r-0", "r-1"], "sealed": {"real_runs/r-0": "a"}, "params": {"a": 1}}',
     "vidur_runs": b'{"run_ids": {"kernels": "k"}, "seed_run_ids": {"kernels": ["s"]}, "params": {"a": 1}}',
     "comparison": b'{"comparison_id": "c", "sealed": {}, "params": null}',
+    "capacity": b'{"capacity_id": "c", "sealed": {}, "params": null}',
 }
 OPENAI = load_scenario("openai_server")
 SERVER = {
