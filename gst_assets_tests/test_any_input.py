@@ -32,14 +32,15 @@ from gst_assets.analysis.run_reading import load_run
 from gst_assets.contracts.csv_files import FLOAT, INTEGER, STRING, read_csv
 from gst_assets.contracts.documents import ProfileMeta, WorkloadMeta, read_document
 from gst_assets.contracts.npz_files import read_npz
-from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests, open_directory, pointer_name
+from gst_assets.contracts.pointers import SLOTS, Slot, pointers
+from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests, open_directory, pointer_folder
 from gst_assets.engine.openai_http import Http, Reply
 from gst_assets.engine.openai_server import read_server
 from gst_assets.engine.openai_stream import EventReader
 from gst_assets.engine.recorded import expand, pack
 from gst_assets.errors import EngineError, GstError
 from gst_assets.profiling.partial import PartialProfile
-from gst_assets.scenario import Server, load_scenario, read_resolved, resolved_json
+from gst_assets.scenario import Server, load_scenario, read_resolved
 from gst_assets.vidur_adapter.table_cache import TableCache
 from gst_assets.workload import spec, traces
 from gst_assets.workload.arrivals import build_trace_intervals
@@ -202,11 +203,14 @@ def part(good: dict[str, bytes], changed: str, read: Callable[[Path], object]) -
     return load
 
 
-def pointer(folder: Path, data: bytes) -> object:
-    store = ArtifactStore(folder)
-    (folder / pointer_name("smoke", "workload")).parent.mkdir(parents=True, exist_ok=True)
-    (folder / pointer_name("smoke", "workload")).write_bytes(data)
-    return store.current("smoke", "workload", "workload_id")
+def pointer(slot: Slot[Any]) -> Callable[[Path, bytes], object]:
+    def load(folder: Path, data: bytes) -> object:
+        path = folder / pointer_folder("smoke", slot.name) / "00000000000000000001-aaaa.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return list(pointers(ArtifactStore(folder), "smoke", slot))
+
+    return load
 
 
 class Saying:
@@ -310,7 +314,7 @@ def lying(shape: str) -> bytes:
 
 SCENARIOS = Path(traces.__file__).parents[1] / "scenarios"
 SHIPPED = {name: SCENARIOS / f"{name}.yaml" for name in ("smoke", "_base", "h100_8b_half")}
-RESOLVED = resolved_json("smoke").encode()
+RESOLVED = load_scenario("smoke").model_dump_json().encode()
 KEYS = [
     ".".join(map(str, place))
     for place in _places(json.loads(RESOLVED))
@@ -349,6 +353,13 @@ def write_workload(directory: Path) -> None:
     build(load_scenario("smoke", asked), directory)
 
 
+POINTERS = {
+    "workload": b'{"workload_id": "wl-1", "source": null, "sealed": {"workloads/wl-1": "a"}, "params": {"a": 1}}',
+    "real_runs": b'{"run_ids": ["r-0", "r-1"], "sealed": {"real_runs/r-0": "a"}, "params": {"a": 1}}',
+    "vidur_runs": b'{"run_ids": {"kernels": "k"}, "seed_run_ids": {"kernels": ["s"]}, "params": {"a": 1}}',
+    "comparison": b'{"comparison_id": "c", "sealed": {}, "params": null}',
+    "capacity": b'{"capacity_id": "c", "sealed": {}, "params": null}',
+}
 OPENAI = load_scenario("openai_server")
 SERVER = {
     "/v1/models": '{"data": [{"id": "m", "max_model_len": 2048, "parent": null}]}',
@@ -439,7 +450,7 @@ LOADERS = {
     **{f"server {address}": of_json(server_told(address), 60, "GET|engine|server", text.encode()) for address, text in SERVER.items() if text[0] == "{"},
     "server /metrics": of_bytes(server_told("/metrics"), 60, "GET|engine|server", SERVER["/metrics"].encode()),
     "server's stream": of_bytes(server_stream, 150, "stream", STREAM),
-    "pointer": of_json(pointer, 80, "workload.json", b'{"workload_id": "wl-1", "params": {"a": 1}}'),
+    **{f"pointer {slot.name}": of_json(pointer(slot), 60, "current/smoke", POINTERS[slot.name]) for slot in SLOTS},
     "profile's document": of_json(file("m.json", lambda path: read_document(ProfileMeta, path)), 60, "m.json", PROFILE_META),
     "artifact": of_json(artifact, 80, "workload_meta.json", b'{"sha256": {}, "n": 1}'),
     "tokenizer.json": of_json(
@@ -511,8 +522,8 @@ FOUND: list[tuple[str, bytes]] = [
     ("server /version", b'{"version": "' + b"9" * 5000 + b'.1.0"}'),
     ("server /server_info", b"[" * 100_000),
     ("server's stream", b"data: " + b"[" * 100_000 + b"\n\n"),
-    ("pointer", b"[" * 100_000),
-    ("pointer", b'{"workload_id": ' + b"9" * 5000 + b"}"),
+    ("pointer workload", b"[" * 100_000),
+    ("pointer workload", b'{"workload_id": ' + b"9" * 5000 + b"}"),
     ("workload_meta.json", with_value(WORKLOAD["workload_meta.json"], "paths", {"prompts": "/dev/zero", "trace_lengths": "..", "trace_intervals": ""})),
     ("tokenizer.json", TOKENIZER.replace(b'"[UNK]": 2', b'"c": 2')),
     ("tokenizer.json", b"[" * 100_000),

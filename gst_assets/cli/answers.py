@@ -381,4 +381,4 @@ def import_results(
     click.echo(out)
 
 
-COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, prune, ui)
+COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, import_results, prune, ui)
