@@ -13,7 +13,7 @@ from gst_assets.contracts import pointers
 from gst_assets.contracts.documents import ComparisonMeta, read_document
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
-from gst_assets.errors import WorkloadError
+from gst_assets.errors import ScenarioError, WorkloadError
 from gst_assets.scenario import load_scenario
 
 REPORT, SUMMARY = "report.html", "summary.md"
@@ -36,7 +36,15 @@ def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
         ArtifactError: none yet, or what names it is damaged.
         ScenarioError: there is no scenario of that name.
     """
-    store, chosen = open_store(), load_scenario(scenario, overrides)
+    store = open_store()
+    try:
+        chosen = load_scenario(scenario, overrides)
+    except ScenarioError:
+        # An own scenario's file need not be at hand to read what was made for it.
+        for _, pointer in pointers.pointers(store, scenario, pointers.COMPARISON):
+            if store.has(Kind.COMPARISON, pointer.comparison_id):
+                return pointers.Reference(pointer).open(store, Kind.COMPARISON, pointer.comparison_id)
+        raise
     try:
         found = pointers.newest(store, chosen, pointers.COMPARISON)
     except WorkloadError:
@@ -45,13 +53,18 @@ def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
 
 
 def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) -> str:
-    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words; "" if in nothing.
+    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words; "" if in nothing, or if
+    there is no such scenario any more.
 
     Raises:
-        ContractError: its metadata breaks the contract. ScenarioError
+        ContractError: its metadata breaks the contract.
     """
     made = read_document(ComparisonMeta, directory / Kind.COMPARISON.meta_name).params
-    return pointers.first_difference(made, load_scenario(scenario, overrides), pointers.COMPARISON.settings) or ""
+    try:
+        chosen = load_scenario(scenario, overrides)
+    except ScenarioError:
+        return ""
+    return pointers.first_difference(made, chosen, pointers.COMPARISON.settings) or ""
 
 
 def for_terminal(summary: str) -> str:

@@ -390,7 +390,10 @@ def test_run_directories_are_compared_by_what_they_say_they_are(made: Path, tmp_
         ),
         (("ROOT/vidur_runs/*",), "error: none of the 1 directories is a real run"),
         (("ROOT/real_runs/*", "ROOT/none/*"), "error: ROOT/none/*: the pattern matches no directory."),
-        (("ROOT/real_runs/*", "ROOT/comparisons/*"), "run_meta.json: run_type is 'compare', expected real or vidur."),
+        (
+            ("ROOT/real_runs/*", "ROOT/comparisons/*"),
+            "run_meta.json: run_type is 'compare' (a comparison), expected a real run",
+        ),
         (("ROOT/real_runs",), "error: ROOT/real_runs: run_meta.json missing"),
     ],
 )

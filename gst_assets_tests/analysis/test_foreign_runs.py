@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -230,6 +231,7 @@ def test_several_simulations_stand_side_by_side_best_first(tmp_path: Path) -> No
 
 def test_two_simulations_of_one_name_are_no_seeds_of_each_other(tmp_path: Path) -> None:
     real, sim = _pair(tmp_path)
-    message = _error([real, f"one={sim}", f"one={sim}"], tmp_path / "out")
+    again = shutil.copytree(sim, tmp_path / "again")
+    message = _error([real, f"one={sim}", f"one={again}"], tmp_path / "out")
     assert "both of variant 'one' with seed 0" in message and "name different simulations apart: NAME=DIR" in message
     assert "only simulations have a name" in _error([f"name={real}", sim], tmp_path / "out")
