@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: the top-level data/ of the checkout is gst_assets/data/ in a wheel. All else is in pyproject.toml."""
+"""What pyproject.toml cannot say: the top-level data/ of the checkout is gst_assets/data/ in a wheel. All else is in
+pyproject.toml."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Quick versions of the benchmarks, one after the other: `make bench`, or `python benchmarks/bench.py [--write]`.
 
-Each line is a ratio to a baseline that was measured in the same run, side by side; absolute times are of this machine and of what else it did.
-`--write` puts the result into docs/benchmarks.md. Thorough versions are the programs themselves (docs/benchmarks.md lists them).
+Each line is a ratio to a baseline that was measured in the same run, side by side; absolute times are of this machine
+and of what else it did. `--write` puts the result into docs/benchmarks.md. Thorough versions are the programs
+themselves (docs/benchmarks.md lists them).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Load time and memory of the code location with many scenarios, and the time of history and verdict with many past comparisons.
+"""Load time and memory of the code location with many scenarios, and the time of history and verdict with many past
+comparisons.
 
-`python benchmarks/code_location_load.py [SCENARIOS] [COMPARISONS]`. Each load is a process of its own; the baseline loads an empty `Definitions`.
-Loads are interleaved, medians of five. Ratios of CPU time are what carries over to another machine, and hold while other programs run.
+`python benchmarks/code_location_load.py [SCENARIOS] [COMPARISONS]`. Each load is a process of its own; the baseline
+loads an empty `Definitions`. Loads are interleaved, medians of five. Ratios of CPU time are what carries over to
+another machine, and hold while other programs run.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def copy_of_checkout(area: Path, scenarios: int) -> Path:
 
 
 def write_comparisons(root: Path, count: int) -> None:
-    """`count` comparison directories of `smoke`: some written as the asset writes them, the rest copies of those with an id and a time of their own."""
+    """`count` comparison directories of `smoke`: some written as the asset writes them, the rest copies of those with
+    an id and a time of their own."""
     written = write_nights(root, noisy(min(count, _WRITTEN), seed=1))
     folder = root / Kind.COMPARISON.value
     for number in range(len(written), count):
@@ -106,11 +109,13 @@ def main(scenarios: int, comparisons: int) -> None:
         }
         empty = middle["empty location"]
         print(
-            "| location | partitions | load s | CPU s | ratio of CPU | memory MiB | ratio |\n| --- | --- | --- | --- | --- | --- | --- |"
+            "| location | partitions | load s | CPU s | ratio of CPU | memory MiB | ratio |\n| --- | --- | --- | --- |"
+            " --- | --- | --- |"
         )
         for case, (seconds, cpu, memory, partitions) in middle.items():
             print(
-                f"| {case} | {partitions:.0f} | {seconds:.1f} | {cpu:.2f} | {cpu / empty[1]:.2f} | {memory:.0f} | {memory / empty[2]:.2f} |"
+                f"| {case} | {partitions:.0f} | {seconds:.1f} | {cpu:.2f} | {cpu / empty[1]:.2f} | {memory:.0f} |"
+                f" {memory / empty[2]:.2f} |"
             )
         marks = [time.process_time()]
         history = read_history(ArtifactStore(root), "smoke")
@@ -121,10 +126,11 @@ def main(scenarios: int, comparisons: int) -> None:
         marks.append(time.process_time())
         own, others, verdict = (after - before for before, after in pairwise(marks))
         print(
-            f"\nCPU seconds: history of one scenario with {len(history.comparisons):,} comparisons {own:.1f}; of a scenario with "
-            f"{len(other.comparisons)} among them {others:.1f}; verdict over {len(history.comparisons):,} nights {verdict:.1f}."
+            f"\nCPU seconds: history of one scenario with {len(history.comparisons):,} comparisons {own:.1f}; of a"
+            f" scenario with {len(other.comparisons)} among them {others:.1f}; verdict over"
+            f" {len(history.comparisons):,} nights {verdict:.1f}."
         )
 
 
 if __name__ == "__main__":
-    main(*(int(one) for one in (sys.argv[1:] or ["100", "10000"])))
+    main(*(int(one) for one in sys.argv[1:] or ["100", "10000"]))

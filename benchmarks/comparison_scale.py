@@ -1,9 +1,9 @@
 """How long a comparison of large runs takes, and how much memory: `python benchmarks/comparison_scale.py`.
 
-Writes two run directories of synthetic tokens (10 million rows a side by default, about 330 MB each), then, in processes of their own,
-reads both token tables with pyarrow and compares the two directories with `gst compare`. Prints the seconds and peak
-resident memory of each, and the ratio. Both are run twice, alternating, and the faster run of each is told: other work on the machine makes
-a run slower, never faster.
+Writes two run directories of synthetic tokens (10 million rows a side by default, about 330 MB each), then, in
+processes of their own, reads both token tables with pyarrow and compares the two directories with `gst compare`. Prints
+the seconds and peak resident memory of each, and the ratio. Both are run twice, alternating, and the faster run of each
+is told: other work on the machine makes a run slower, never faster.
 """
 
 from __future__ import annotations
@@ -23,11 +23,21 @@ from gst_assets.contracts.documents import RealRunMeta, VidurRunMeta, write_docu
 from gst_assets.contracts.store import directory_digests
 
 MS = 1_000_000
-_READ = "import sys; from pyarrow import csv; tables = [csv.read_csv(path) for path in sys.argv[1:]]; print(sum(len(t) for t in tables))"
+_READ = (
+    "import sys; from pyarrow import csv; tables = [csv.read_csv(path) for path in sys.argv[1:]]; print(sum(len(t) for"
+    " t in tables))"
+)
 _SETTINGS = {
-    "max_num_seqs": 256, "max_num_batched_tokens": 2048, "block_size": 16, "num_kv_blocks": 48120, "enable_chunked_prefill": True,
-    "enable_prefix_caching": False, "dtype": "bfloat16", "async_scheduling": True, "enforce_eager": False,
-}  # fmt: skip
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 2048,
+    "block_size": 16,
+    "num_kv_blocks": 48120,
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": False,
+    "dtype": "bfloat16",
+    "async_scheduling": True,
+    "enforce_eager": False,
+}
 
 
 def write_run(directory: Path, kind: str, num_tokens: int, tokens_per_request: int, seed: int) -> None:
@@ -66,11 +76,21 @@ def write_run(directory: Path, kind: str, num_tokens: int, tokens_per_request: i
         }
     ).to_csv(directory / "request_metrics.csv", index=False)
     common = {
-        "run_id": directory.name, "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T01:00:00Z", "git_commit": None, "git_dirty": None,
-        "model": "synthetic", "hardware": {"hardware_id": "none", "device_name": "none", "device_count": 1}, "env": {}, "params": {},
-        "hydra": {"config_path": "-", "config_name": "synthetic"}, "workload_dir": "-", "workload_id": "wl-synthetic", "workload_sha256": {},
+        "run_id": directory.name,
+        "started_at": "2026-01-01T00:00:00Z",
+        "ended_at": "2026-01-01T01:00:00Z",
+        "git_commit": None,
+        "git_dirty": None,
+        "model": "synthetic",
+        "hardware": {"hardware_id": "none", "device_name": "none", "device_count": 1},
+        "env": {},
+        "params": {},
+        "hydra": {"config_path": "-", "config_name": "synthetic"},
+        "workload_dir": "-",
+        "workload_id": "wl-synthetic",
+        "workload_sha256": {},
         "sha256": directory_digests(directory, "run_meta.json"),
-    }  # fmt: skip
+    }
     if kind == "real":
         settings = {
             **_SETTINGS,
@@ -128,13 +148,25 @@ def main() -> int:
             comparisons.append(measured([sys.executable, *compare]))
         if options.rows:
             seconds = ([one.seconds for one in comparisons], [one.seconds for one in reads])
-            tell([Ratio(f"comparison of two runs, {options.tokens:,} tokens a side", "pyarrow reads both token tables", *seconds, "s")])  # fmt: skip
+            tell(
+                [
+                    Ratio(
+                        f"comparison of two runs, {options.tokens:,} tokens a side",
+                        "pyarrow reads both token tables",
+                        *seconds,
+                        "s",
+                    )
+                ]
+            )
             return 0
         read, compared = (min(found, key=lambda one: one.seconds) for found in (reads, comparisons))
         size = sum(Path(one).stat().st_size for one in tables) / 1e6
         print(f"{options.tokens:,} token rows a side, {size:.0f} MB in both tables, {os.cpu_count()} CPUs")
         print(f"pyarrow reads both: {read.seconds:.1f} s, peak {read.peak_gib:.2f} GiB")
-        print(f"comparison:         {compared.seconds:.1f} s, peak {compared.peak_gib:.2f} GiB, {compared.seconds / read.seconds:.1f} times the reading")  # fmt: skip
+        print(
+            f"comparison:         {compared.seconds:.1f} s, peak {compared.peak_gib:.2f} GiB,"
+            f" {compared.seconds / read.seconds:.1f} times the reading"
+        )
         rounds = zip(reads, comparisons, strict=True)
         print("rounds [s]: " + ", ".join(f"{one.seconds:.1f} / {other.seconds:.1f}" for one, other in rounds))
     return 0

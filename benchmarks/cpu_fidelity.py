@@ -1,12 +1,15 @@
-"""How far the simulation is from vLLM's CPU build on this machine, in five regimes: `python benchmarks/cpu_fidelity.py --out DIR`.
+"""How far the simulation is from vLLM's CPU build on this machine, in five regimes: `python benchmarks/cpu_fidelity.py
+--out DIR`.
 
-Searches the engine's capacity (scenario cpu_capacity), unless --capacity gives it; then, on one engine start, measures the profile with the repeats of
-cpu_spaced, cpu_quarter, cpu_half, cpu_high and cpu_static between its calibration rounds, so that calibration and runs meet the same drift of the
-machine. The Poisson regimes run at 25, 50 and 85 % of the capacity found, for --traffic-s seconds. Then prints the cells (P50 and P90, 10 % band) and the
-ablation on cpu_half, as `benchmarks/fidelity_tables.py` does. About 22 minutes on a quiet two-core machine; what else runs there is in the figures.
+Searches the engine's capacity (scenario cpu_capacity), unless --capacity gives it; then, on one engine start, measures
+the profile with the repeats of cpu_spaced, cpu_quarter, cpu_half, cpu_high and cpu_static between its calibration
+rounds, so that calibration and runs meet the same drift of the machine. The Poisson regimes run at 25, 50 and 85 % of
+the capacity found, for --traffic-s seconds. Then prints the cells (P50 and P90, 10 % band) and the ablation on
+cpu_half, as `benchmarks/fidelity_tables.py` does. About 22 minutes on a quiet two-core machine; what else runs there is
+in the figures.
 
-DIR gets: capacity/ (the search), artifacts/workloads/, profile/ (the bundle), runs/ (run directories), cpu_fidelity.md (what is printed). It must be absent
-or empty.
+DIR gets: capacity/ (the search), artifacts/workloads/, profile/ (the bundle), runs/ (run directories), cpu_fidelity.md
+(what is printed). It must be absent or empty.
 """
 
 from __future__ import annotations
@@ -42,8 +45,12 @@ def main() -> int:
         "--traffic-s", type=positive(float), default=22.0, help="seconds of traffic of a Poisson repeat"
     )
     parser.add_argument(
-        "--override", action="append", default=[], metavar="KEY=VALUE", help="for every scenario, capacity and profile included"
-    )  # fmt: skip
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for every scenario, capacity and profile included",
+    )
     arguments = parser.parse_args()
     out: Path = arguments.out.resolve()
     try:
@@ -72,7 +79,8 @@ def _capacity(out: Path, overrides: Sequence[str]) -> float:
     found = meta.found["engine"]
     if found.status != "found" or found.capacity_per_s is None:
         sys.exit(
-            f"error: no capacity was found: {found.reason}. Widen capacity.low_rate_per_s to high_rate_per_s, or give --capacity."
+            f"error: no capacity was found: {found.reason}. Widen capacity.low_rate_per_s to high_rate_per_s, or give"
+            " --capacity."
         )
     return found.capacity_per_s
 
@@ -98,8 +106,10 @@ def _workload(root: Path, name: str, overrides: list[str]) -> Path:
     job = defs.resolve_implicit_global_asset_job_def()
     selection = [dg.AssetKey(asset) for asset in ("prompts", "trace_lengths", "trace_intervals", "workload_spec")]
     result = job.execute_in_process(
-        partition_key=name, asset_selection=selection, run_config={"resources": config, "loggers": {"console": {"config": {"log_level": "ERROR"}}}}
-    )  # fmt: skip
+        partition_key=name,
+        asset_selection=selection,
+        run_config={"resources": config, "loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+    )
     assert result.success
     store = ArtifactStore(root)
     pointer = store.current(name, "workload")
@@ -132,9 +142,23 @@ def _print(out: Path, overrides: Sequence[str]) -> int:
     """The tables, printed and kept."""
     runs = [word for name in NAMES for word in ("--runs", f"{name}={out / 'runs'}")]
     command = [
-        sys.executable, "-W", "ignore", str(PROJECT_ROOT / "benchmarks" / "fidelity_tables.py"), *NAMES, *runs, "--profile", str(out / "profile"),
-        "--band", "10", "--percentiles", "50", "90", "--ablate", ABLATED, *(f"--override={one}" for one in overrides),
-    ]  # fmt: skip
+        sys.executable,
+        "-W",
+        "ignore",
+        str(PROJECT_ROOT / "benchmarks" / "fidelity_tables.py"),
+        *NAMES,
+        *runs,
+        "--profile",
+        str(out / "profile"),
+        "--band",
+        "10",
+        "--percentiles",
+        "50",
+        "90",
+        "--ablate",
+        ABLATED,
+        *(f"--override={one}" for one in overrides),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     print(done.stdout)
     if done.returncode == 0:

@@ -1,13 +1,17 @@
-"""How far the simulation is from real runs: error cells beside the noise floor, an ablation, and steps with identical composition.
+"""How far the simulation is from real runs: error cells beside the noise floor, an ablation, and steps with identical
+composition.
 
-    python benchmarks/fidelity_tables.py [SCENARIO ...] [--override KEY=VALUE ...] [--runs NAME=DIR ...] [--profile DIR] [--band 10] [--percentiles 50 90]
+    python benchmarks/fidelity_tables.py [SCENARIO ...] [--override KEY=VALUE ...] [--runs NAME=DIR ...] [--profile DIR]
+    [--band 10] [--percentiles 50 90]
         [--ablate NAME] [--write PAGE]
 
-Each SCENARIO (default: those whose runs ship with the project) is simulated in every variant (`published` where the bundle has its forests) with the profile it names, or with the bundle --profile, and set
-beside its real runs: `data/recorded/SCENARIO`, or the run directories `DIR/SCENARIO-*`. Prompt lengths, output lengths and arrivals are those of the
-runs, and so are the settings of the engine; model and simulation are the scenario's, with the overrides. A cell passes when its error is within the
-band or within the spread of the real repeats, whichever is larger.
-`benchmarks/cpu_fidelity.py` measures the runs of the CPU engine. With --write the tables replace what stands between the markers of that page.
+Each SCENARIO (default: those whose runs ship with the project) is simulated in every variant (`published` where the
+bundle has its forests) with the profile it names, or with the bundle --profile, and set beside its real runs:
+`data/recorded/SCENARIO`, or the run directories `DIR/SCENARIO-*`. Prompt lengths, output lengths and arrivals are those
+of the runs, and so are the settings of the engine; model and simulation are the scenario's, with the overrides. A cell
+passes when its error is within the band or within the spread of the real repeats, whichever is larger.
+`benchmarks/cpu_fidelity.py` measures the runs of the CPU engine. With --write the tables replace what stands between
+the markers of that page.
 """
 
 from __future__ import annotations
@@ -40,9 +44,17 @@ NAMES = ("h100_8b_single", "h100_8b_quarter", "h100_8b_half", "h100_8b_high", "h
 ABLATED = "h100_8b_half"
 SEEDS = 5
 ABLATED_TERMS = (
-    "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "drain", "copy_out", "process", "handover",
+    "prepare",
+    "launch",
+    "prepare_after_idle",
+    "launch_after_idle",
+    "lead_in",
+    "drain",
+    "copy_out",
+    "process",
+    "handover",
     "delivery",
-)  # fmt: skip
+)
 METRICS = ("TTFT", "ITL", "E2E")
 
 
@@ -110,7 +122,8 @@ def main() -> None:
                 folders = [expand(run, Path(scratch)) for run in sorted(recorded.iterdir())]
             else:
                 sys.exit(
-                    f"error: {name}: its runs are not shipped with the repository. Give their directory with --runs {name}=DIR."
+                    f"error: {name}: its runs are not shipped with the repository. Give their directory with --runs"
+                    f" {name}=DIR."
                 )
             runs = [load_run(folder, "real") for folder in folders]
             scenario, bundle = _scenario_of(load_scenario(name, arguments.override), runs, arguments.profile)
@@ -170,8 +183,10 @@ def _section(scenario: Scenario, bundle: Bundle, runs: Sequence[RealRun], judged
     errors["calibrated"] = np.median(calibrated, axis=0)
     lines = [
         f"### {scenario.name}",
-        f"{scenario.description.split(' Played')[0]} {_rate(runs[0], scenario)}{len(runs)} repeats of {len(runs[0].requests)} requests, {len(runs[0].tokens)} output "
-        f"tokens; simulated in {seeds[0][1]:.1f} s.",
+        (
+            f"{scenario.description.split(' Played')[0]} {_rate(runs[0], scenario)}{len(runs)} repeats of"
+            f" {len(runs[0].requests)} requests, {len(runs[0].tokens)} output tokens; simulated in {seeds[0][1]:.1f} s."
+        ),
         "",
         f"| cell | real, median [ms] | real spread | {' | '.join(errors)} | calibrated, seeds 0-{SEEDS - 1} | within |",
         f"| --- | ---: | ---: | {' | '.join('---:' for _ in errors)} | --- | --- |",
@@ -205,8 +220,8 @@ def _composition_line(runs: Sequence[RealRun], simulated: SimulationResult) -> s
     share = np.median([same_composition(one, simulated.iterations) for one in recorded])
     between = same_composition(recorded[0], recorded[-1])
     return (
-        f"Steps with identical composition, in order (longest common subsequence): {share:.0%} of the real ones (median over repeats); first against last "
-        f"real repeat {between:.0%}."
+        f"Steps with identical composition, in order (longest common subsequence): {share:.0%} of the real ones (median"
+        f" over repeats); first against last real repeat {between:.0%}."
     )
 
 
@@ -246,7 +261,8 @@ def _prompts(scenario: Scenario, workload_id: str) -> list[list[int]] | None:
             workload = build(scenario, Path(folder))
             if workload.meta.workload_id != workload_id:
                 sys.exit(
-                    f"error: scenario {scenario.name} gives workload {workload.meta.workload_id}, the run was of {workload_id}."
+                    f"error: scenario {scenario.name} gives workload {workload.meta.workload_id}, the run was of"
+                    f" {workload_id}."
                 )
             _built[workload_id] = prompts_of(workload, scenario)
     return _built.get(workload_id)

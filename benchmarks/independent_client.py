@@ -1,11 +1,13 @@
-"""The same workload on the same running server by two clients: this package's `openai` backend and vLLM's own `vllm bench serve`.
+"""The same workload on the same running server by two clients: this package's `openai` backend and vLLM's own `vllm
+bench serve`.
 
     # a server with the settings of the scenario `smoke`, see docs/how-to.md ("Measure my server"); then
     python benchmarks/independent_client.py --base-url http://127.0.0.1:8000 [--rate 4] [--requests 60] [--rounds 3]
 
-Requests arrive at a fixed interval and ask for a fixed number of tokens of exact prompts, which both clients can express exactly. The rounds
-alternate. TTFT and ITL are shown in milliseconds as the median, least and most over the rounds of a round's P50 and P99. Ours is shown twice:
-from the intended arrival, as the contract has it, and from the hand-over, as `vllm bench serve` counts. Needs vLLM in this environment.
+Requests arrive at a fixed interval and ask for a fixed number of tokens of exact prompts, which both clients can
+express exactly. The rounds alternate. TTFT and ITL are shown in milliseconds as the median, least and most over the
+rounds of a round's P50 and P99. Ours is shown twice: from the intended arrival, as the contract has it, and from the
+hand-over, as `vllm bench serve` counts. Needs vLLM in this environment.
 """
 
 from __future__ import annotations
@@ -77,18 +79,32 @@ async def ours(scenario: Scenario, asked: list[list[int]], tokens: int, rate_per
 
 
 def bench(base_url: str, asked: list[list[int]], tokens: int, rate_per_s: float) -> _SUMMARY:
-    """One round by `vllm bench serve`: its `custom` dataset with prompts of token ids, which it passes on untouched without a tokenizer."""
+    """One round by `vllm bench serve`: its `custom` dataset with prompts of token ids, which it passes on untouched
+    without a tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         dataset, result = Path(folder) / "prompts.jsonl", Path(folder) / "result.json"
         dataset.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked))
-        # Without a tokenizer its custom dataset asks for one token, whatever is given; the extra body has the last word.
+        # Without a tokenizer its custom dataset asks for one token, whatever is given; the extra body has the last
+        # word.
         body = {"max_tokens": tokens, "ignore_eos": True, "temperature": 0.0}
         options = [
-            "--backend=openai", f"--base-url={base_url}", "--endpoint=/v1/completions", "--skip-tokenizer-init", "--dataset-name=custom",
-            f"--dataset-path={dataset}", "--disable-shuffle", f"--num-prompts={len(asked)}", f"--request-rate={rate_per_s}",
-            "--burstiness=inf", "--num-warmups=4", "--disable-tqdm", "--save-result", "--save-detailed", f"--result-filename={result}",
+            "--backend=openai",
+            f"--base-url={base_url}",
+            "--endpoint=/v1/completions",
+            "--skip-tokenizer-init",
+            "--dataset-name=custom",
+            f"--dataset-path={dataset}",
+            "--disable-shuffle",
+            f"--num-prompts={len(asked)}",
+            f"--request-rate={rate_per_s}",
+            "--burstiness=inf",
+            "--num-warmups=4",
+            "--disable-tqdm",
+            "--save-result",
+            "--save-detailed",
+            f"--result-filename={result}",
             f"--extra-body={json.dumps(body)}",
-        ]  # fmt: skip
+        ]
         ended = subprocess.run([sys.executable, "-c", _BENCH, *options], capture_output=True, text=True, check=False)
         if ended.returncode or not result.exists():
             sys.exit(f"vllm bench serve failed:\n{ended.stdout[-2000:]}\n{ended.stderr[-3000:]}")

@@ -1,16 +1,18 @@
-"""How often the report's 95 % intervals hold the truth, and how often its verdicts are wrong: `python benchmarks/interval_coverage.py`.
+"""How often the report's 95 % intervals hold the truth, and how often its verdicts are wrong: `python
+benchmarks/interval_coverage.py`.
 
-Each trial is a pair of runs of a synthetic system whose true relative errors are known from one very long run of it. Intervals, what they are worth
-and verdicts come from `gst_assets.analysis`, by the same functions that a report calls. Prints the tables of docs/comparison.md. Seeded; about 25
-minutes of one core (`--workers 2` halves the time on two).
+Each trial is a pair of runs of a synthetic system whose true relative errors are known from one very long run of it.
+Intervals, what they are worth and verdicts come from `gst_assets.analysis`, by the same functions that a report calls.
+Prints the tables of docs/comparison.md. Seeded; about 25 minutes of one core (`--workers 2` halves the time on two).
 
 Systems (latencies in ns; the simulation's are the real ones times a planted factor and noise of its own)
 - `independent` lognormal latencies, no dependence;
 - `ar` log latencies autoregressive of order 1 with coefficient 0.8;
-- `engine` continuous batching: Poisson arrivals, at most 32 running and 4 prefills a step, 17 tokens a request, a step takes 5 ms + 0.3 ms a running
-  request + 8 ms a prefill, with 5 % noise; about 70 % of capacity. The simulation's steps are off by the factor, so its errors grow with load;
-- `queue` one server, arrivals in bursts (a two-state modulated Poisson process), latencies by Lindley's recursion at 60 % load; the simulation
-  serves the same arrivals with service times that are off by the factor;
+- `engine` continuous batching: Poisson arrivals, at most 32 running and 4 prefills a step, 17 tokens a request, a step
+  takes 5 ms + 0.3 ms a running request + 8 ms a prefill, with 5 % noise; about 70 % of capacity. The simulation's steps
+  are off by the factor, so its errors grow with load;
+- `queue` one server, arrivals in bursts (a two-state modulated Poisson process), latencies by Lindley's recursion at 60
+  % load; the simulation serves the same arrivals with service times that are off by the factor;
 - `busy queue` the same at 82 % load, where busy periods are long and few;
 - `repeats` as `ar`, three repeats that each differ by a factor of their own (3 %, lognormal).
 """
@@ -53,7 +55,8 @@ PLANTED = {
     "engine": (1.0, 1.024, 1.045, 1.12),
     "queue": (1.0, 1.016, 1.03, 1.08),
 }
-"""Factors of the verdict study: no error, P50 of TTFT just beyond the pass band, just beyond the warn band, and far beyond."""
+"""Factors of the verdict study: no error, P50 of TTFT just beyond the pass band, just beyond the warn band, and far
+beyond."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a comparison finds of one measure, in the order of `STATISTICS`: relative errors, intervals, and whether they may be quoted."""
+    """What a comparison finds of one measure, in the order of `STATISTICS`: relative errors, intervals, and whether
+    they may be quoted."""
 
     errors: np.ndarray
     intervals: list[Interval]
@@ -84,7 +88,9 @@ def _ar(rng: np.random.Generator, n: int, phi: float, sigma: float) -> np.ndarra
     return lfilter([1.0], [1.0, -phi], noise)[200:]
 
 
-def _lognormal(rng: np.random.Generator, n: int, factor: float, measure: str, phi: float, repeats: int = 1, spread: float = 0.0) -> Pair:  # fmt: skip
+def _lognormal(
+    rng: np.random.Generator, n: int, factor: float, measure: str, phi: float, repeats: int = 1, spread: float = 0.0
+) -> Pair:
     base = 20e6 * np.exp(_ar(rng, n, phi, 0.5))
     real = [base * np.exp(rng.normal(0, 0.1, n) + rng.normal(0, spread)) for _ in range(repeats)]
     return _pair(rng, real, factor * base * np.exp(_ar(rng, n, phi, 0.1)), measure)
@@ -176,7 +182,9 @@ def trial(system: str, n: int, factor: float, measure: str, seed: int, replicate
     """One pair of runs of n requests, compared."""
     rng = np.random.default_rng([seed, n, len(system), int(factor * 1000), len(measure)])
     pair = SYSTEMS[system](rng, n, factor, measure)
-    samples = [Samples(side.ravel().round().astype(np.int64), np.full(n, side.shape[1])) for side in (*pair.real, pair.sim)]  # fmt: skip
+    samples = [
+        Samples(side.ravel().round().astype(np.int64), np.full(n, side.shape[1])) for side in (*pair.real, pair.sim)
+    ]
     return judged(samples[:-1], samples[-1], replicates)
 
 
@@ -205,8 +213,8 @@ def _blocks(n: int, length: int, num_replicates: int) -> Blocks:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of one statistic: share of trials whose interval is quoted without a flag, coverage of those (NaN of none) and of all, and the median
-    width of all."""
+    """Of one statistic: share of trials whose interval is quoted without a flag, coverage of those (NaN of none) and of
+    all, and the median width of all."""
 
     quoted: float
     of_quoted: float
@@ -297,7 +305,8 @@ def main() -> int:
                 for f in factors
             ]
             print(
-                f"\nVerdicts of P50 of TTFT with bands of 5 and 10 %, {options.trials} trials a row, {options.replicates:,} replicates\n"
+                f"\nVerdicts of P50 of TTFT with bands of 5 and 10 %, {options.trials} trials a row,"
+                f" {options.replicates:,} replicates\n"
             )
             print(f"| system | requests | true error | {' | '.join(OUTCOMES)} | wrong |")
             print("|---|" + "---:|" * (len(OUTCOMES) + 3))

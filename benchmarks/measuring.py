@@ -1,6 +1,8 @@
-"""What the benchmark programs share: measuring a child process, timing two things beside each other, describing the machine, and tables.
+"""What the benchmark programs share: measuring a child process, timing two things beside each other, describing the
+machine, and tables.
 
-What is measured belongs to the programs. Timings of one run are compared with each other only: other work on the machine slows all of it.
+What is measured belongs to the programs. Timings of one run are compared with each other only: other work on the
+machine slows all of it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ ROWS = "--rows"
 
 @dataclass(frozen=True)
 class Child:
-    """A program that ended well: its wall-clock and processor seconds, peak resident memory in GiB, and what it printed."""
+    """A program that ended well: its wall-clock and processor seconds, peak resident memory in GiB, and what it
+    printed."""
 
     seconds: float
     cpu_seconds: float
@@ -53,8 +56,8 @@ class Ratio:
 
 
 def measured(command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Child:
-    """Run a program to its end, in the directory `cwd`, with `environment` beside this process's own. What it writes to standard error is
-    shown only if it fails.
+    """Run a program to its end, in the directory `cwd`, with `environment` beside this process's own. What it writes to
+    standard error is shown only if it fails.
 
     Raises:
         SystemExit: it failed.
@@ -88,8 +91,9 @@ def side_by_side(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both in each round, after a round that is not counted. Which one goes first alternates. `clock`: `time.process_time` measures the
-    processor time of this process with all its threads, which other programs disturb less."""
+    """Seconds of both in each round, after a round that is not counted. Which one goes first alternates. `clock`:
+    `time.process_time` measures the processor time of this process with all its threads, which other programs disturb
+    less."""
     found: tuple[list[float], list[float]] = ([], [])
     for number in range(-1, rounds):
         pair = [(0, ours), (1, baseline)]
@@ -143,8 +147,8 @@ def machine() -> str:
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     return (
-        f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {pages / 2**30:.0f} GiB; {system}, Linux {platform.release()}; "
-        f"Python {platform.python_version()}; {versions}."
+        f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {pages / 2**30:.0f} GiB; {system}, Linux"
+        f" {platform.release()}; Python {platform.python_version()}; {versions}."
     )
 
 

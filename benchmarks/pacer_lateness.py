@@ -1,12 +1,14 @@
-"""How late requests are handed over: `replay`'s pacer beside a plain `asyncio.sleep`, against an engine that answers at once.
+"""How late requests are handed over: `replay`'s pacer beside a plain `asyncio.sleep`, against an engine that answers at
+once.
 
     python benchmarks/pacer_lateness.py [--rates 32 1000] [--seconds 10] [--rounds 3]
 
-Poisson arrivals, one token per request, in this process: what is late is the driver alone. Lateness is hand-over minus intended arrival. The
-rounds of all pacers alternate; the table has the median, least and most over the rounds. `replay` runs before all ordinary programs where the
-machine permits it (else it says so), as in a measurement. For `asyncio.sleep` each request is a task that sleeps until its time, as in common
-load generators. The last columns say what the machine did meanwhile (Linux): how long the event loop's thread was ready but had to wait for a
-CPU (/proc/thread-self/schedstat), how busy all CPUs were, and what the hypervisor took (/proc/stat).
+Poisson arrivals, one token per request, in this process: what is late is the driver alone. Lateness is hand-over minus
+intended arrival. The rounds of all pacers alternate; the table has the median, least and most over the rounds. `replay`
+runs before all ordinary programs where the machine permits it (else it says so), as in a measurement. For
+`asyncio.sleep` each request is a task that sleeps until its time, as in common load generators. The last columns say
+what the machine did meanwhile (Linux): how long the event loop's thread was ready but had to wait for a CPU
+(/proc/thread-self/schedstat), how busy all CPUs were, and what the hypervisor took (/proc/stat).
 """
 
 from __future__ import annotations
@@ -113,14 +115,20 @@ def main() -> None:
     with quiet_interpreter() as priority:
         pass
     if arguments.rows:
-        tell([_ratio(rate, measure(rate, arguments.seconds, arguments.rounds), priority.name) for rate in arguments.rates])  # fmt: skip
+        tell(
+            [
+                _ratio(rate, measure(rate, arguments.seconds, arguments.rounds), priority.name)
+                for rate in arguments.rates
+            ]
+        )
         return
     print(
-        f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} before the first round; priority of `replay`: {priority.name}"
-        + (f" ({priority.reason})\n" if priority.reason else "\n")
+        f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} before the first round; priority of `replay`:"
+        f" {priority.name}" + (f" ({priority.reason})\n" if priority.reason else "\n")
     )
     print(
-        "| requests/s | pacer | lateness P50 [ms] | P99 [ms] | max [ms] | waited for a CPU [ms/s] | CPUs busy [%] | stolen [%] |"
+        "| requests/s | pacer | lateness P50 [ms] | P99 [ms] | max [ms] | waited for a CPU [ms/s] | CPUs busy [%] |"
+        " stolen [%] |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for rate in arguments.rates:
@@ -143,7 +151,13 @@ def measure(rate_per_s: float, seconds: float, rounds: int) -> dict[str, list[di
 
 def _ratio(rate_per_s: float, found: dict[str, list[dict[str, float]]], priority: str) -> Ratio:
     ours, baseline = ([one["p99"] for one in found[name]] for name in ("replay", "asyncio.sleep"))
-    return Ratio(f"lateness of `replay` at {rate_per_s:g} requests/s, P99 ({priority} priority)", "a task that sleeps for each request", ours, baseline, "ms")  # fmt: skip
+    return Ratio(
+        f"lateness of `replay` at {rate_per_s:g} requests/s, P99 ({priority} priority)",
+        "a task that sleeps for each request",
+        ours,
+        baseline,
+        "ms",
+    )
 
 
 _COLUMNS = {"p50": 3, "p99": 3, "max": 3, "waited": 1, "busy": 0, "stolen": 1}

@@ -1,7 +1,7 @@
 """What Dagster adds to making a workload: `python benchmarks/pipeline_overhead.py [ROUNDS]`.
 
-The four workload assets materialized in this process by their one op, beside the domain functions that it calls for the same directory. The
-assets also record materializations and checks, and what the scenario asked for.
+The four workload assets materialized in this process by their one op, beside the domain functions that it calls for the
+same directory. The assets also record materializations and checks, and what the scenario asked for.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from gst_assets.workload import build, load
 
 SMOKE: tuple[str, ...] = ()
 MANY = (
-    "workload.prompts=null", "workload.num_requests=50000", "workload.num_decode_tokens=null",
-    "workload.synthetic={prefill_tokens: {kind: uniform, min_tokens: 1, max_tokens: 200}, decode_tokens: {kind: fixed, tokens: 32}, share_prompts: true}",
-)  # fmt: skip
+    "workload.prompts=null",
+    "workload.num_requests=50000",
+    "workload.num_decode_tokens=null",
+    (
+        "workload.synthetic={prefill_tokens: {kind: uniform, min_tokens: 1, max_tokens: 200}, decode_tokens: {kind:"
+        " fixed, tokens: 32}, share_prompts: true}"
+    ),
+)
 
 
 def through_dagster(root: Path, overrides: Sequence[str]) -> str:
@@ -73,7 +78,9 @@ def main() -> None:
 
             times = side_by_side(ours, baseline, rounds)
             assert len(ids) == 1, f"the two ways made different workloads: {ids}"
-            found.append(Ratio(f"workload of {name} through Dagster", "the same functions called directly", *times, "s"))  # fmt: skip
+            found.append(
+                Ratio(f"workload of {name} through Dagster", "the same functions called directly", *times, "s")
+            )
     tell(found)
 
 

@@ -1,10 +1,11 @@
-"""Prepare a fidelity study for a GPU host that has neither Dagster nor a tokenizer: resolved scenarios and their workloads, in one folder.
+"""Prepare a fidelity study for a GPU host that has neither Dagster nor a tokenizer: resolved scenarios and their
+workloads, in one folder.
 
     python benchmarks/prepare_gpu_study.py OUT LABEL=SCENARIO[;KEY=VALUE...] ...
 
-Each LABEL is one workload: the scenario, with the overrides, played on a live engine whatever the scenario plays back. On the host OUT/run.sh measures
-the profile of the first one and, between its calibration rounds, the repeats of all (`gst profile`), into OUT/bundle and OUT/runs, with
-the stamps of every calibration step in OUT/stamps.
+Each LABEL is one workload: the scenario, with the overrides, played on a live engine whatever the scenario plays back.
+On the host OUT/run.sh measures the profile of the first one and, between its calibration rounds, the repeats of all
+(`gst profile`), into OUT/bundle and OUT/runs, with the stamps of every calibration step in OUT/stamps.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""How well the nightly verdict detects a planted regression, and how often it errs: `python benchmarks/regression_detection.py [HISTORIES [FIRST_SEED]]`.
+"""How well the nightly verdict detects a planted regression, and how often it errs: `python
+benchmarks/regression_detection.py [HISTORIES [FIRST_SEED]]`.
 
-Nights are resampled from the recorded H100 runs: for each repeat of a night one recorded repeat is drawn, and its requests with all their
-tokens are drawn with replacement; a night's value is the median over its repeats. Plants: every real latency 5, 10 or 20 % longer from one night
-on; the simulation on a profile whose every time is 10 % longer; nothing. Every night after the plant is judged as the asset judges it, and the
-first `regression` counts. The simulated side is `calibrated` on the profile that ships, every term of it scaled.
+Nights are resampled from the recorded H100 runs: for each repeat of a night one recorded repeat is drawn, and its
+requests with all their tokens are drawn with replacement; a night's value is the median over its repeats. Plants: every
+real latency 5, 10 or 20 % longer from one night on; the simulation on a profile whose every time is 10 % longer;
+nothing. Every night after the plant is judged as the asset judges it, and the first `regression` counts. The simulated
+side is `calibrated` on the profile that ships, every term of it scaled.
 
-What this cannot show: the recorded repeats of a scenario come from one engine start within minutes, so drift between days, restarts and machines
-is not in them; a slower engine is planted as a factor on latencies, without the longer queues it would also have.
+What this cannot show: the recorded repeats of a scenario come from one engine start within minutes, so drift between
+days, restarts and machines is not in them; a slower engine is planted as a factor on latencies, without the longer
+queues it would also have.
 """
 
 from __future__ import annotations
@@ -121,7 +124,8 @@ def case(scenario: str, repeats: int) -> Case:
 
 
 def nights_until(case: Case, plant: str, seed: int, rule: Regression) -> int | None:
-    """Nights from the plant to the first verdict `regression`, that night included; None if there was none in the watched nights."""
+    """Nights from the plant to the first verdict `regression`, that night included; None if there was none in the
+    watched nights."""
     slower, slower_profile = PLANTS[plant]
     random = np.random.default_rng([seed, list(PLANTS).index(plant), case.repeats])
     total = BASELINE_NIGHTS + WATCHED_NIGHTS
@@ -163,7 +167,8 @@ def main(histories: int = 201, first_seed: int = 0) -> None:
             columns=["scenario", "repeats", "plant", "nights"],
         )
     print(
-        "| repeats a night | planted | histories | reported as regression | 95 % interval | nights until reported, median | 90 % |"
+        "| repeats a night | planted | histories | reported as regression | 95 % interval | nights until reported,"
+        " median | 90 % |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (repeats, plant), rows in found.groupby(["repeats", "plant"], sort=False):

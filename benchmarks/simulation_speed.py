@@ -1,20 +1,23 @@
-"""Vidur's stock command, Vidur's event loop in-process and the direct loop on one trace and the same operator tables, each in a process of its own.
+"""Vidur's stock command, Vidur's event loop in-process and the direct loop on one trace and the same operator tables,
+each in a process of its own.
 
     python benchmarks/simulation_speed.py [--sizes 1000 10000 100000] [--event-limit 10000] [--stock-limit 10000]
 
-About 500 + 128 tokens a request at 20 requests/s (seeded), on made-up operator tables under which a decode step of 40 requests takes about 13 ms.
-Their times depend on the number of decodes alone: Vidur rounds tokens, chunks and contexts up before it looks them up and `kernels` does not, so that
-on other tables the two would simulate different steps.
+About 500 + 128 tokens a request at 20 requests/s (seeded), on made-up operator tables under which a decode step of 40
+requests takes about 13 ms. Their times depend on the number of decodes alone: Vidur rounds tokens, chunks and contexts
+up before it looks them up and `kernels` does not, so that on other tables the two would simulate different steps.
 
-The stock command is `python -m vidur.main`, unpatched, with its default metrics and without its plots (they start a browser for each figure and
-take minutes whatever the number of requests). It finds the tables where its hub client caches downloads, and replays the trace with its own
-reader at scale 1. So it serves a model that Vidur has built in, its default.
+The stock command is `python -m vidur.main`, unpatched, with its default metrics and without its plots (they start a
+browser for each figure and take minutes whatever the number of requests). It finds the tables where its hub client
+caches downloads, and replays the trace with its own reader at scale 1. So it serves a model that Vidur has built in,
+its default.
 
-Seconds and ratios are of processor time, with wall-clock time beside them: other work on the machine disturbs processor time least. `whole
-process` includes imports, tables, and writing the results; `without start` leaves out what one process pays once
-however many simulations it makes: imports, and here a simulation of two requests, which makes them. The tables of the event loop and the direct
-loop are compared to the byte. The stock command writes seconds as floats and no token times: what is compared is each request's time to its first
-token and to its last, and told the largest difference.
+Seconds and ratios are of processor time, with wall-clock time beside them: other work on the machine disturbs processor
+time least. `whole process` includes imports, tables, and writing the results; `without start` leaves out what one
+process pays once however many simulations it makes: imports, and here a simulation of two requests, which makes them.
+The tables of the event loop and the direct loop are compared to the byte. The stock command writes seconds as floats
+and no token times: what is compared is each request's time to its first token and to its last, and told the largest
+difference.
 """
 
 from __future__ import annotations
@@ -47,9 +50,15 @@ from gst_assets_tests.vidur_adapter import support
 _RATE_PER_S = 20.0
 _MAX_TOKENS, _MAX_SEQS, _BLOCKS, _BLOCK_SIZE, _GRANULARITY, _CHUNK = 4096, 128, 60_000, 16, 256, 4096
 _GEOMETRY = {
-    "num_layers": 32, "hidden_size": 4096, "num_q_heads": 32, "num_kv_heads": 8, "head_dim": 128, "mlp_hidden_size": 14336,
-    "vocab_size": 128256, "max_position_embeddings": 8192,
-}  # fmt: skip
+    "num_layers": 32,
+    "hidden_size": 4096,
+    "num_q_heads": 32,
+    "num_kv_heads": 8,
+    "head_dim": 128,
+    "mlp_hidden_size": 14336,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+}
 _TIME_SCALE = 0.5
 _COMMIT = "0" * 40
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
@@ -57,8 +66,8 @@ _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. `loop_*` in seconds is the simulation alone, `warm_cpu_s` with operator times, tables and writing, but without the start of
-    the process; `process` is all of it; None: not told by that loop."""
+    """One measurement. `loop_*` in seconds is the simulation alone, `warm_cpu_s` with operator times, tables and
+    writing, but without the start of the process; `process` is all of it; None: not told by that loop."""
 
     loop: str
     num_requests: int
@@ -73,13 +82,18 @@ def scenario(loop: str) -> Scenario:
     """What the stock command simulates, as a scenario."""
     return support.scenario(
         *(f"model.geometry.{name}={value}" for name, value in _GEOMETRY.items()),
-        f"model.max_model_len={_MAX_TOKENS}", f"engine.max_num_seqs={_MAX_SEQS}", f"engine.max_num_batched_tokens={_CHUNK}",
-        f"engine.block_size={_BLOCK_SIZE}", f"engine.num_kv_blocks={_BLOCKS + 1}", f"simulation.loop={loop}",
-    )  # fmt: skip
+        f"model.max_model_len={_MAX_TOKENS}",
+        f"engine.max_num_seqs={_MAX_SEQS}",
+        f"engine.max_num_batched_tokens={_CHUNK}",
+        f"engine.block_size={_BLOCK_SIZE}",
+        f"engine.num_kv_blocks={_BLOCKS + 1}",
+        f"simulation.loop={loop}",
+    )
 
 
 def bundle(of: Scenario) -> Bundle:
-    """Made-up operator tables: a step takes the same time whatever its tokens and contexts, and more with each decode."""
+    """Made-up operator tables: a step takes the same time whatever its tokens and contexts, and more with each
+    decode."""
     made = support.bundle(of, flat=True, scale=_TIME_SCALE)
     attention, column = made.attention.copy(), "time_stats.attn_decode.median"
     attention[column] = attention[column].where(
@@ -143,17 +157,28 @@ def stock_command(num_requests: int, area: Path) -> list[str]:
     ).to_csv(area / "trace.csv", index=False)
     predictor = "random_forrest_execution_time_predictor_config"
     options = {
-        "cluster_config_num_replicas": 1, "replica_config_tensor_parallel_size": 1, "replica_config_num_pipeline_stages": 1,
-        "cache_config_block_size": _BLOCK_SIZE, "cache_config_num_blocks": _BLOCKS, "cache_config_watermark_blocks_fraction": 0.0,
-        "replica_scheduler_config_type": "sarathi", "sarathi_scheduler_config_batch_size_cap": _MAX_SEQS,
-        "sarathi_scheduler_config_chunk_size": _CHUNK, "request_generator_config_type": "trace_replay",
-        "trace_request_generator_config_trace_file": area / "trace.csv", "trace_request_generator_config_date": "2026-01-01",
-        "trace_request_generator_config_prefill_scale_factor": 1.0, "trace_request_generator_config_decode_scale_factor": 1.0,
-        "trace_request_generator_config_time_scale_factor": 1.0, "trace_request_generator_config_max_tokens": _MAX_TOKENS,
-        "execution_time_predictor_config_type": "random_forrest", f"{predictor}_cache_dir": area / "cache",
+        "cluster_config_num_replicas": 1,
+        "replica_config_tensor_parallel_size": 1,
+        "replica_config_num_pipeline_stages": 1,
+        "cache_config_block_size": _BLOCK_SIZE,
+        "cache_config_num_blocks": _BLOCKS,
+        "cache_config_watermark_blocks_fraction": 0.0,
+        "replica_scheduler_config_type": "sarathi",
+        "sarathi_scheduler_config_batch_size_cap": _MAX_SEQS,
+        "sarathi_scheduler_config_chunk_size": _CHUNK,
+        "request_generator_config_type": "trace_replay",
+        "trace_request_generator_config_trace_file": area / "trace.csv",
+        "trace_request_generator_config_date": "2026-01-01",
+        "trace_request_generator_config_prefill_scale_factor": 1.0,
+        "trace_request_generator_config_decode_scale_factor": 1.0,
+        "trace_request_generator_config_time_scale_factor": 1.0,
+        "trace_request_generator_config_max_tokens": _MAX_TOKENS,
+        "execution_time_predictor_config_type": "random_forrest",
+        f"{predictor}_cache_dir": area / "cache",
         f"{predictor}_kv_cache_prediction_granularity": _GRANULARITY,
-        f"{predictor}_attention_decode_batching_overhead_fraction": 0.0, "metrics_config_output_dir": area / "out",
-    }  # fmt: skip
+        f"{predictor}_attention_decode_batching_overhead_fraction": 0.0,
+        "metrics_config_output_dir": area / "out",
+    }
     _lay_out_tables(area / "cache")
     return [
         sys.executable,
@@ -301,7 +326,8 @@ def main() -> None:
         simulate_here(loop, int(num_requests), Path(directory))
         return
     print(
-        f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n"
+        f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python"
+        f" {platform.python_version()}\n"
     )
     for line in table(rows(options.sizes, options.event_limit, options.stock_limit)):
         print(line, flush=True)

@@ -1,7 +1,8 @@
 """Counting tokens beside the tokenizer library called alone: `python benchmarks/tokenizing.py [PROMPTS] [ROUNDS]`.
 
-The same generated prompts (8 to 992 tokens, seeded) in every round; what is compared takes turns. `count` is the project's counter; the library is
-called in its two ways: its batch call, which shares the texts among its own threads, and one call a text.
+The same generated prompts (8 to 992 tokens, seeded) in every round; what is compared takes turns. `count` is the
+project's counter; the library is called in its two ways: its batch call, which shares the texts among its own threads,
+and one call a text.
 """
 
 from __future__ import annotations

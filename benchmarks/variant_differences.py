@@ -42,13 +42,15 @@ METRICS = ("TTFT", "ITL", "E2E")
 CORRECTIONS = {
     "interpolation": "forests -> straight lines between measured points",
     "lookup": "prompt attention looked up at tokens after the chunk -> before it",
-    "exact": "tokens rounded up to 8, chunks to 32, contexts to 256, a chunk of one token a decode -> all as they are, tokens "
-    "as captured graphs pad them",
+    "exact": (
+        "tokens rounded up to 8, chunks to 32, contexts to 256, a chunk of one token a decode -> all as they are,"
+        " tokens as captured graphs pad them"
+    ),
     "overhead": "10 % on the attention of more than one decode -> none",
     "scheduler": "1 % of KV blocks kept free, a decode needs a free block -> vLLM's use of blocks",
 }
-"""Every difference that reaches a request's time, in the order of the first table. `exact` needs `interpolation`. What is
-left is the clock: float seconds against whole ns."""
+"""Every difference that reaches a request's time, in the order of the first table. `exact` needs `interpolation`. What
+is left is the clock: float seconds against whole ns."""
 
 
 class SwitchedType(BaseIntEnum):

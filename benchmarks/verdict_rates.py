@@ -1,18 +1,24 @@
-"""How often the interval from repeats holds the true error, and how often a verdict by it is wrong: `python benchmarks/verdict_rates.py`.
+"""How often the interval from repeats holds the true error, and how often a verdict by it is wrong: `python
+benchmarks/verdict_rates.py`.
 
-Each trial is one workload of dependent requests, played 2 to 8 times by a synthetic engine, beside a simulation whose error on this workload is planted.
-Intervals and verdicts come from `gst_assets.analysis`, by the functions that a report calls; beside them the interval of resampled requests, which
-stood there before. Prints the tables of docs/comparison.md. Seeded; about five minutes of one core.
+Each trial is one workload of dependent requests, played 2 to 8 times by a synthetic engine, beside a simulation whose
+error on this workload is planted. Intervals and verdicts come from `gst_assets.analysis`, by the functions that a
+report calls; beside them the interval of resampled requests, which stood there before. Prints the tables of
+docs/comparison.md. Seeded; about five minutes of one core.
 
-With `--leave-one-out DIR` instead: each of the recorded real runs under DIR once taken as the simulation of the others, as it is and with its times
-from arrival longer by `--factor`.
+With `--leave-one-out DIR` instead: each of the recorded real runs under DIR once taken as the simulation of the others,
+as it is and with its times from arrival longer by `--factor`.
 
-Engines (168 requests; latencies lognormal, sigma 0.5, autoregressive 0.8 in the order of arrival, the same in every repeat; each request's own noise 10 %)
+Engines (168 requests; latencies lognormal, sigma 0.5, autoregressive 0.8 in the order of arrival, the same in every
+repeat; each request's own noise 10 %)
 - `steady` repeats differ by 1 % (lognormal) beside it;
-- `dependent requests` the noise of requests is 20 % and autoregressive 0.9: busy and quiet stretches of their own in every repeat;
+- `dependent requests` the noise of requests is 20 % and autoregressive 0.9: busy and quiet stretches of their own in
+  every repeat;
 - `warming` repeats get slower by 1 % each; the truth is the middle of those played;
-- `wandering` the host's speed is autoregressive 0.5 from repeat to repeat, 2 %; the truth is its long run, which a handful of neighbours cannot show;
-- `two speeds between` each repeat is at one of two speeds, 1.26 apart (measured: single-request steps of 1.55 or 1.95 ms), as often this as that;
+- `wandering` the host's speed is autoregressive 0.5 from repeat to repeat, 2 %; the truth is its long run, which a
+  handful of neighbours cannot show;
+- `two speeds between` each repeat is at one of two speeds, 1.26 apart (measured: single-request steps of 1.55 or 1.95
+  ms), as often this as that;
 - `two speeds within` the host switches between them every 40 requests on average;
 - `disturbed` one repeat in five is slower by 15 %.
 The truth is the median of the statistic over 1,000 repeats of the same workload; for two speeds between, halfway.
@@ -51,7 +57,8 @@ MOST_REPEATS = 8
 SEEDS = 5
 SEED_NOISE = 0.005
 PLANTED = (0.0, 0.03, 0.051, 0.07, 0.099, 0.101, 0.15)
-"""True errors: none, inside the pass band, just beyond it, between the bands, just inside and just beyond the warn band, far beyond."""
+"""True errors: none, inside the pass band, just beyond it, between the bands, just inside and just beyond the warn
+band, far beyond."""
 TWO_SPEEDS = 0.5 * float(np.log(1.95 / 1.55))
 PERCENTILES = ("p50", "p90")
 
@@ -83,17 +90,19 @@ ENGINES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "dependent requests": lambda rng, n: _ar(rng, (n, NUM_REQUESTS), 0.9, 0.2) + _own(rng, n),
     "warming": lambda rng, n: _noise(rng, n) + _own(rng, n, 0.005) + 0.01 * np.arange(n)[:, None],
     "wandering": lambda rng, n: _noise(rng, n) + _ar(rng, (1, n), 0.5, 0.02).T,
-    "two speeds between": lambda rng, n: _noise(rng, n) + _own(rng, n, 0.005) + TWO_SPEEDS * rng.choice([-1.0, 1.0], (n, 1)),
+    "two speeds between": (
+        lambda rng, n: _noise(rng, n) + _own(rng, n, 0.005) + TWO_SPEEDS * rng.choice([-1.0, 1.0], (n, 1))
+    ),
     "two speeds within": lambda rng, n: _noise(rng, n) + _own(rng, n) + _two_within(rng, n),
     "disturbed": lambda rng, n: _noise(rng, n) + _own(rng, n) + 0.14 * (rng.random((n, 1)) < 0.2),
-}  # fmt: skip
+}
 """Log of the factors of each request of each repeat, [repeats, requests]."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One workload: `repeats` [repeats, requests] in ns, `truth` of P50 and P90 after each number of repeats, `sim` [requests] without error in shape, `seeds`
-    factors of the simulation's seeds."""
+    """One workload: `repeats` [repeats, requests] in ns, `truth` of P50 and P90 after each number of repeats, `sim`
+    [requests] without error in shape, `seeds` factors of the simulation's seeds."""
 
     repeats: np.ndarray
     truth: dict[int, np.ndarray]
@@ -162,7 +171,8 @@ def by_requests(one: Trial, num_repeats: int, column: int) -> Interval:
 
 @dataclass
 class Rates:
-    """Of one engine and number of repeats, over trials, P50 and P90: whether the interval held the truth, was flagged, its half width; verdicts by true error."""
+    """Of one engine and number of repeats, over trials, P50 and P90: whether the interval held the truth, was flagged,
+    its half width; verdicts by true error."""
 
     held: list[bool]
     flagged: list[bool]
@@ -212,7 +222,8 @@ def measured(num_repeats: int, trials: Sequence[Trial]) -> Rates:
 
 
 def measured_by_requests(num_repeats: int, trials: Sequence[Trial]) -> Rates:
-    """The former interval and its verdicts, as if its samples were always worth enough. A factor on the simulation moves its ends by that factor."""
+    """The former interval and its verdicts, as if its samples were always worth enough. A factor on the simulation
+    moves its ends by that factor."""
     rates, bands = Rates([], [], [], {error: Counter() for error in PLANTED}), Bands()
     for one in trials:
         for column in range(len(PERCENTILES)):
@@ -230,7 +241,8 @@ def measured_by_requests(num_repeats: int, trials: Sequence[Trial]) -> Rates:
 
 
 def as_simulation(run: RealRun, factor: float = 1.0) -> SimulatedRun:
-    """A real run in the place of a simulation, with the engine's own settings as those simulated and every time from arrival times `factor`."""
+    """A real run in the place of a simulation, with the engine's own settings as those simulated and every time from
+    arrival times `factor`."""
     facts = run.meta.model_dump(mode="json") | {
         "run_type": "vidur",
         "profiling_root": "absent",
@@ -320,10 +332,12 @@ def main() -> int:
         return 0
     started = time.monotonic()
     print(
-        f"P50 and P90 of {NUM_REQUESTS} requests, {options.trials} trials a row; ‡ fewer than five repeats: always flagged, never a pass\n"
+        f"P50 and P90 of {NUM_REQUESTS} requests, {options.trials} trials a row; ‡ fewer than five repeats: always"
+        " flagged, never a pass\n"
     )
     print(
-        "| engine | repeats | interval | coverage unflagged | of all | half width | pass at 0 % | fail at 15 % | false pass | false fail |"
+        "| engine | repeats | interval | coverage unflagged | of all | half width | pass at 0 % | fail at 15 % | false"
+        " pass | false fail |"
     )
     print("|---|---:|---|" + "---:|" * 7)
     for engine in options.engines:

@@ -1,9 +1,11 @@
-"""How long a large workload takes to make and to read back, and how much memory: `python benchmarks/workload_scale.py [REQUESTS]`.
+"""How long a large workload takes to make and to read back, and how much memory: `python benchmarks/workload_scale.py
+[REQUESTS]`.
 
-The workload is made twice, with 1 and with 2 workers, and both must have the same sha256 for every file. Each step of both runs is a process of
-its own: it prints the seconds and the processor seconds of the step alone, without the start of Python; peak memory is that of the whole
-process, of which Python with the libraries is up to 0.6 GiB. The trace is a file in Vidur's format that the program writes itself (seeded;
-prompts of 8 to 40 tokens, outputs of 8 to 248, 100 requests/s) or the one that `--trace` names, repeated until it is long enough.
+The workload is made twice, with 1 and with 2 workers, and both must have the same sha256 for every file. Each step of
+both runs is a process of its own: it prints the seconds and the processor seconds of the step alone, without the start
+of Python; peak memory is that of the whole process, of which Python with the libraries is up to 0.6 GiB. The trace is a
+file in Vidur's format that the program writes itself (seeded; prompts of 8 to 40 tokens, outputs of 8 to 248, 100
+requests/s) or the one that `--trace` names, repeated until it is long enough.
 
     --trace FILE       a CSV with Vidur's columns (arrived_at,num_prefill_tokens,num_decode_tokens) to repeat
     --max-tokens N     longest prompt plus output; longer prompts are shortened (8192)
@@ -78,12 +80,19 @@ def main() -> None:
                     cells[step] += [STEPS[step][0], told["made"]]
                 cells[step] += [f"{told['seconds']:.1f}", f"{told['cpu_seconds']:.1f}", f"{child.peak_gib:.2f}"]
                 print(f"{workers} workers, {step}: {cells[step][-3:]} {told['made']}", file=sys.stderr, flush=True)
-    names = [f"{what}, {count} worker{'s' if count > 1 else ''}" for count in options.workers for what in ("s", "CPU s", "peak GiB")]  # fmt: skip
+    names = [
+        f"{what}, {count} worker{'s' if count > 1 else ''}"
+        for count in options.workers
+        for what in ("s", "CPU s", "peak GiB")
+    ]
     first = digests[options.workers[0]]
     differing = sorted(name for name in first if len({one[name] for one in digests.values()}) > 1)
     verdict = f"DIFFERENT: {', '.join(differing)}" if differing else "the same in all runs"
     shown = ", ".join(f"`{name}` {digest[:12]}" for name, digest in first.items())
-    text = f"{head}\n\n{table(['step', 'made', *names], list(cells.values()))}\n\nsha256 of every file: {verdict} ({shown})."
+    text = (
+        f"{head}\n\n{table(['step', 'made', *names], list(cells.values()))}\n\nsha256 of every file: {verdict}"
+        f" ({shown})."
+    )
     print(text)
     if options.write:
         write_between(PAGE, MARKER, text)
@@ -117,7 +126,17 @@ def _options() -> argparse.Namespace:
 
 
 def _in_child(options: argparse.Namespace, step: str, workers: int) -> Child:
-    command = [sys.executable, "-W", "ignore", __file__, str(options.requests), "--step", step, "--workers", str(workers)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        __file__,
+        str(options.requests),
+        "--step",
+        step,
+        "--workers",
+        str(workers),
+    ]
     command += ["--area", str(options.area), "--max-tokens", str(options.max_tokens)]
     return measured([*command, *(["--share-prompts"] if options.share_prompts else [])])
 
@@ -273,7 +292,10 @@ def _loading(run: Step) -> str:
 
 STEPS: dict[str, tuple[str, Callable[[Step], str]]] = {
     "poisson": ("schedule, Poisson", _schedule(Poisson(kind="poisson", rate_per_s=RATE_PER_S))),
-    "gamma": ("schedule, gamma (burstiness 0.5)", _schedule(Gamma(kind="gamma", rate_per_s=RATE_PER_S, burstiness=0.5))),
+    "gamma": (
+        "schedule, gamma (burstiness 0.5)",
+        _schedule(Gamma(kind="gamma", rate_per_s=RATE_PER_S, burstiness=0.5)),
+    ),
     "lengths": ("lengths and times of the trace", _lengths),
     "prompts": ("prompts of exactly these lengths, each encoded again", _prompts),
     "writing": ("writing CSV", _writing),
@@ -281,7 +303,7 @@ STEPS: dict[str, tuple[str, Callable[[Step], str]]] = {
     "reading": ("reading CSV", _reading),
     "committing": ("the workload directory, complete", _committing),
     "loading": ("loading it with every check", _loading),
-}  # fmt: skip
+}
 
 
 def _run_step(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The public API: the names that programs outside this project may rely on. Described, with an example, in docs/api.md.
 
-Everything else in the package may change between versions without notice; a change of these names, or of what they do, is in CHANGELOG.md.
-Needs the extra `compare`; simulating `published`, or with Vidur's event loop, needs `platform`.
+Everything else in the package may change between versions without notice; a change of these names, or of what they do,
+is in CHANGELOG.md. Needs the extra `compare`; simulating `published`, or with Vidur's event loop, needs `platform`.
 """
 
 from gst_assets.analysis.compare import compare_directories

@@ -1,7 +1,7 @@
 """What runs by itself or at one command: the jobs, the nightly schedules, and how fresh the nightly assets must be.
 
-The schedules are off until they are switched on in the UI. Nothing is measured twice to get a better number: no step that measures is ever
-retried (see docs/nightly.md). Who is told what went wrong is in `sensors`.
+The schedules are off until they are switched on in the UI. Nothing is measured twice to get a better number: no step
+that measures is ever retried (see docs/nightly.md). Who is told what went wrong is in `sensors`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def taken_cron(text: str) -> str:
         dg.ScheduleDefinition(name="when", job_name="when", cron_schedule=text)
     except dg.DagsterInvalidDefinitionError:
         raise EnvironmentVariableError(
-            f"{CRON_VARIABLE}={text}: expected five fields as cron has them, e.g. 0 2 * * *. Correct the variable, or unset it."
+            f"{CRON_VARIABLE}={text}: expected five fields as cron has them, e.g. 0 2 * * *. Correct the variable, or"
+            " unset it."
         ) from None
     return text
 
@@ -51,7 +52,9 @@ _COMPARED = dg.AssetSelection.assets(comparison_report).upstream()
 comparison = dg.define_asset_job(
     "comparison",
     _COMPARED,
-    description="One scenario from its workload to its report: measures (or plays back recorded runs), simulates, compares.",
+    description=(
+        "One scenario from its workload to its report: measures (or plays back recorded runs), simulates, compares."
+    ),
 )
 # Dagster wants jobs and ops to have different names, and the ops are `sweep` and `capacity`.
 sweep_simulation = dg.define_asset_job(
@@ -62,12 +65,17 @@ sweep_simulation = dg.define_asset_job(
 capacity_search = dg.define_asset_job(
     "capacity_search",
     dg.AssetSelection.assets(capacity).upstream(),
-    description="The highest rate that the scenario's section `capacity` asks for, on the simulator, the engine or both.",
+    description=(
+        "The highest rate that the scenario's section `capacity` asks for, on the simulator, the engine or both."
+    ),
 )
 nightly_comparison = dg.define_asset_job(
     "nightly_comparison",
     _COMPARED | dg.AssetSelection.assets(nightly_line),
-    description="Real against simulated: measures, simulates, compares, and judges the trend. One run per scenario; engine steps one at a time.",
+    description=(
+        "Real against simulated: measures, simulates, compares, and judges the trend. One run per scenario; engine"
+        " steps one at a time."
+    ),
 )
 # Dagster says so whenever it resolves the job; what it then takes, one partition a run, is what is meant.
 warnings.filterwarnings("ignore", "Asset job nightly_comparison materializes assets with varying BackfillPolicies")
@@ -92,7 +100,8 @@ class Problem:
 def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Problem]]:
     """The scenarios marked `nightly: true`, and those that cannot be used, nightly or not. Reads every scenario file.
 
-    A file that is not valid stops nobody but itself. One that came since the definitions were loaded is no partition yet.
+    A file that is not valid stops nobody but itself. One that came since the definitions were loaded is no partition
+    yet.
     """
     known = set(SCENARIOS.get_partition_keys())
     chosen: list[Scenario] = []
@@ -107,7 +116,10 @@ def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Proble
         if scenario.nightly and name in known:
             chosen.append(scenario)
         elif scenario.nightly:
-            why = f"{file}: came since the definitions were loaded, so it has no partition. Reload them: in the UI under Deployment, or start the UI again."
+            why = (
+                f"{file}: came since the definitions were loaded, so it has no partition. Reload them: in the UI under"
+                " Deployment, or start the UI again."
+            )
             problems.append(Problem(name, file, why))
     return chosen, problems
 
@@ -118,7 +130,9 @@ def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Proble
     cron_schedule=CRON,
     execution_timezone=TIMEZONE,
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description=f"Every scenario marked nightly, one run each, at `{CRON}` {TIMEZONE} ({CRON_VARIABLE}, {TIMEZONE_VARIABLE}).",
+    description=(
+        f"Every scenario marked nightly, one run each, at `{CRON}` {TIMEZONE} ({CRON_VARIABLE}, {TIMEZONE_VARIABLE})."
+    ),
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     chosen, problems = tonight()
@@ -160,7 +174,8 @@ def _request(context: dg.ScheduleEvaluationContext, scenario: Scenario) -> dg.Ru
 # --- freshness --------------------------------------------------------------------------------------------------------
 
 _FRESH = dg.FreshnessPolicy.cron(deadline_cron="0 6 * * *", lower_bound_delta=timedelta(hours=5), timezone=TIMEZONE)
-"""By 06:00 every night's comparison, history and verdict must have been made. Dagster judges an asset, not each of its partitions."""
+"""By 06:00 every night's comparison, history and verdict must have been made. Dagster judges an asset, not each of its
+partitions."""
 _NIGHTLY_ASSETS = {"comparison_report", *(key.to_user_string() for key in nightly_line.keys)}
 
 

@@ -1,6 +1,7 @@
 """The environment variables of this project, `GST_*`: every one is declared, read and checked here, when it is needed.
 
-docs/deployment.md lists them for users. An empty variable counts as unset. What a value is used for belongs to the module that asks for it.
+docs/deployment.md lists them for users. An empty variable counts as unset. What a value is used for belongs to the
+module that asks for it.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class Execution(_Variables):
 
 
 class EngineLock(_Variables):
-    """Another lock file of engine runs, for containers that share a machine but not its /tmp: a file in a folder that all of them mount."""
+    """Another lock file of engine runs, for containers that share a machine but not its /tmp: a file in a folder that
+    all of them mount."""
 
     # Relative, programs started in different folders would take different files and not wait for each other.
     file: Annotated[Path | None, _must(lambda text: Path(text).is_absolute(), "an absolute path")] = Field(
@@ -188,7 +190,8 @@ def read(variables: type[AnyVariables]) -> AnyVariables:
     """These variables as they are now.
 
     Raises:
-        EnvironmentVariableError: one holds what it cannot; names it, its value unless that may be a secret, and what is expected.
+        EnvironmentVariableError: one holds what it cannot; names it, its value unless that may be a secret, and what is
+            expected.
     """
     names = [str(field.validation_alias) for field in variables.model_fields.values()]
     try:

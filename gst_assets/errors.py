@@ -22,7 +22,8 @@ class WorkloadError(GstError):
 
 
 class ContractError(GstError):
-    """A table or document breaks the artifact contract (see docs/contract.md). `rows` are the first offending rows, where a table has them."""
+    """A table or document breaks the artifact contract (see docs/contract.md). `rows` are the first offending rows,
+    where a table has them."""
 
     def __init__(self, message: str, rows: Sequence[Mapping[str, object]] = ()) -> None:
         super().__init__(message)

@@ -1,4 +1,5 @@
-"""Which executor runs the steps of a run, by environment; how steps are distributed belongs to the executor's own configuration file.
+"""Which executor runs the steps of a run, by environment; how steps are distributed belongs to the executor's own
+configuration file.
 
 `GST_EXECUTOR` names it, `GST_EXECUTOR_CONFIG` a YAML file with its settings under `execution: config:` (the form that
 `dagster-celery worker start -y` reads as well). Without them every run stays in its own process.
@@ -15,7 +16,8 @@ import yaml
 from gst_assets.environment import EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE, Execution, ExecutorName, read
 
 ENGINE_QUEUE = {"dagster-celery/queue": "engine"}
-"""Tags of steps that need the engine's machine: only workers that listen on this queue take them. Other executors ignore the tag."""
+"""Tags of steps that need the engine's machine: only workers that listen on this queue take them. Other executors
+ignore the tag."""
 
 _ENGINE_POOL = "engine"
 _SPREAD: tuple[ExecutorName, ...] = ("celery", "k8s")
@@ -31,8 +33,8 @@ _EXECUTORS: dict[ExecutorName, tuple[str, str]] = {
 def engine_pool() -> str | None:
     """Dagster's pool for steps that need an engine, or None where the steps of a run stay on this machine.
 
-    There the machine's lock is enough (`engine.machine_lock`) and the pool would do harm: a killed run keeps its slot for ever, and a run that
-    waits for one takes a whole core (Dagster 1.13).
+    There the machine's lock is enough (`engine.machine_lock`) and the pool would do harm: a killed run keeps its slot
+    for ever, and a run that waits for one takes a whole core (Dagster 1.13).
 
     Raises:
         EnvironmentVariableError: the environment names an unknown executor.
@@ -64,7 +66,8 @@ def _read(file: Path) -> dict[str, object]:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))["execution"]["config"]
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise dg.DagsterInvalidDefinitionError(
-            f"{EXECUTOR_CONFIG_VARIABLE}={file}: expected a YAML file with execution: config: ({type(error).__name__}: {error})."
+            f"{EXECUTOR_CONFIG_VARIABLE}={file}: expected a YAML file with execution: config: ({type(error).__name__}:"
+            f" {error})."
         ) from error
     if not isinstance(config, dict):
         raise dg.DagsterInvalidDefinitionError(

@@ -12,7 +12,8 @@ from gst_assets.staging import staged_file
 
 
 def export_comparison(directory: Path, out: Path) -> None:
-    """Write the comparison in `directory` to the file `out`: `.html` is its page, `.zip` the directory under its own name.
+    """Write the comparison in `directory` to the file `out`: `.html` is its page, `.zip` the directory under its own
+    name.
 
     Raises:
         ArtifactError: `out` exists, is of another kind, or cannot be written; the comparison has no page.

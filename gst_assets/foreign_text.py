@@ -1,5 +1,5 @@
-"""Text that others wrote (prompt ids, servers' errors, names of devices and drivers, overrides), made fit to be shown: in Markdown it can fetch
-nothing, lead nowhere and be no HTML, and a secret is not repeated.
+"""Text that others wrote (prompt ids, servers' errors, names of devices and drivers, overrides), made fit to be shown:
+in Markdown it can fetch nothing, lead nowhere and be no HTML, and a secret is not repeated.
 
 Standard library only; a GPU host needs it too.
 """
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 _CODE = re.compile(r"(`[^`]*`)")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _LINK = re.compile(r"\](?=[(:])")
-# Control characters, those that turn the direction of what follows, and halves of a surrogate pair, which no file can hold.
+# Control characters, those that turn the direction of what follows, and halves of a surrogate pair, which no file can
+# hold.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER_INFO = re.compile(r"(://)\S*@")  # up to the last @: a password may hold any mark
 _SHORTEST_SECRET = 4
@@ -25,9 +26,11 @@ def visible(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """`text` as Markdown of which bold, italic and code are left: HTML, images, links and link targets are shown as they are written."""
+    """`text` as Markdown of which bold, italic and code are left: HTML, images, links and link targets are shown as
+    they are written."""
     parts = _CODE.split(visible(text))
-    # What stands in code is shown as written anyway; where a reader of Markdown sees the code end elsewhere, nothing comes alive either.
+    # What stands in code is shown as written anyway; where a reader of Markdown sees the code end elsewhere, nothing
+    # comes alive either.
     parts[::2] = [_LINK.sub(r"]\\", _TAG.sub("&lt;", part)) for part in parts[::2]]
     parts[1::2] = [_LINK.sub("] ", _TAG.sub("‹", part)) for part in parts[1::2]]
     return "".join(parts)
@@ -44,7 +47,8 @@ def inert_cell(text: str) -> str:
 
 
 def without_secrets(text: str, secrets: Sequence[str] = ()) -> str:
-    """`text` without `secrets` (shorter ones than four characters would hide half of it) and without the user and password of any URL."""
+    """`text` without `secrets` (shorter ones than four characters would hide half of it) and without the user and
+    password of any URL."""
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, HIDDEN)

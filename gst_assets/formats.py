@@ -1,7 +1,7 @@
 """Numbers and Markdown tables as people read them in reports, summaries, the UI and the terminal.
 
-The one place that decides how many digits are shown, what stands where a number is missing, and how a cell is made safe.
-What a number means belongs to its caller; the text of others between tables belongs to `foreign_text`.
+The one place that decides how many digits are shown, what stands where a number is missing, and how a cell is made
+safe. What a number means belongs to its caller; the text of others between tables belongs to `foreign_text`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def markdown_table(
 ) -> str:
     """A Markdown table; no cell can end it, load anything or lead anywhere.
 
-    Columns whose place (from 0) is in `right` are aligned to the right. `tight` writes the rule below the header without spaces.
+    Columns whose place (from 0) is in `right` are aligned to the right. `tight` writes the rule below the header
+    without spaces.
     """
     rule = ["---:" if place in right else "---" for place in range(len(header))]
     lines = [_row(header), f"|{'|'.join(rule)}|" if tight else f"| {' | '.join(rule)} |", *(_row(row) for row in rows)]

@@ -1,7 +1,8 @@
-"""Files that others wrote, at the point where they come in: opened only if they can end, read within bounds, named for what they are.
+"""Files that others wrote, at the point where they come in: opened only if they can end, read within bounds, named for
+what they are.
 
-Every loader opens its file and parses its JSON here, and states in an `InputKind` how it refuses. What the content means does not belong here.
-Standard library only; a GPU host needs it too.
+Every loader opens its file and parses its JSON here, and states in an `InputKind` how it refuses. What the content
+means does not belong here. Standard library only; a GPU host needs it too.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ _LOOKED_AT = 512
 class InputKind:
     """A kind of input: how it is called, and refused.
 
-    `error`: the class raised, one of `errors` but where a caller says more; `missing`: said of a path where nothing is; `expected`: what it should be, in words; `remedy`: what to do where
-    something else is there; `most_bytes`: beyond this it is refused unread (None: it is not held in memory whole).
+    `error`: the class raised, one of `errors` but where a caller says more; `missing`: said of a path where nothing is;
+    `expected`: what it should be, in words; `remedy`: what to do where something else is there; `most_bytes`: beyond
+    this it is refused unread (None: it is not held in memory whole).
     """
 
     error: type[Exception]
@@ -47,7 +49,8 @@ class InputKind:
 
 
 def open_input(path: Path, kind: InputKind) -> BinaryIO:
-    """The file at `path`, opened for reading. Never waits: a named pipe, a device or a directory is refused, and so is what is too large.
+    """The file at `path`, opened for reading. Never waits: a named pipe, a device or a directory is refused, and so is
+    what is too large.
 
     Raises:
         kind.error: names the path, what it is, what was expected, and the remedy.
@@ -109,7 +112,8 @@ def read_from(handle: BinaryIO, path: Path, kind: InputKind, size: int = -1) -> 
             data = handle.read(size)
             if len(data) == size:
                 raise kind.error(
-                    f"{path}: was written to while it was read, expected {kind.expected}. Try again when it is complete."
+                    f"{path}: was written to while it was read, expected {kind.expected}. Try again when it is"
+                    " complete."
                 )
             return data
         return handle.read(size)
@@ -166,14 +170,19 @@ def lines(handle: BinaryIO, path: Path, kind: InputKind) -> Iterator[tuple[int, 
 def line_too_long(path: Path, line: int, kind: InputKind) -> Exception:
     """The error for a line or item that is beyond `LONGEST_LINE_BYTES`."""
     return kind.error(
-        f"{path}: line {line}: more than {LONGEST_LINE_BYTES >> 20} MiB without an end, expected {kind.expected}. {kind.remedy}"
+        f"{path}: line {line}: more than {LONGEST_LINE_BYTES >> 20} MiB without an end, expected {kind.expected}."
+        f" {kind.remedy}"
     )
 
 
 def foreign(head: bytes) -> str | None:
-    """What a file is that begins with `head` and is no UTF-8 text, with the remedy, in words; None where nothing speaks against text."""
+    """What a file is that begins with `head` and is no UTF-8 text, with the remedy, in words; None where nothing speaks
+    against text."""
     if head.startswith(_GIT_LFS):
-        return "is a Git LFS pointer, which stands for a file that was not fetched. Run `git lfs pull` in its repository, or download the file itself"
+        return (
+            "is a Git LFS pointer, which stands for a file that was not fetched. Run `git lfs pull` in its repository,"
+            " or download the file itself"
+        )
     for begin, name in _COMPRESSED.items():
         if head.startswith(begin):
             return f"is compressed ({name}). Unpack it"
@@ -207,7 +216,8 @@ def refuse_foreign(head: bytes, path: Path, kind: InputKind) -> None:
 
 
 class JsonProblem(ValueError):
-    """A text is not JSON as it is accepted here. `reason` says why; `line` is that of the text, from 1, where it is known."""
+    """A text is not JSON as it is accepted here. `reason` says why; `line` is that of the text, from 1, where it is
+    known."""
 
     def __init__(self, reason: str, line: int | None = None, column: int | None = None) -> None:
         super().__init__(reason)
@@ -215,11 +225,12 @@ class JsonProblem(ValueError):
 
 
 def parse_json(text: str, *, keys_once: bool = False, exact: Callable[[str], Any] | None = None) -> Any:
-    """The value that `text` is. `keys_once`: a key that stands twice in one object is an error; else the last counts. `exact` makes what it
-    likes of a number that is no integer, by default a finite float.
+    """The value that `text` is. `keys_once`: a key that stands twice in one object is an error; else the last counts.
+    `exact` makes what it likes of a number that is no integer, by default a finite float.
 
     Raises:
-        JsonProblem: not valid JSON; `NaN` and its like; a number that Python cannot hold; nested deeper than `DEEPEST_JSON`.
+        JsonProblem: not valid JSON; `NaN` and its like; a number that Python cannot hold; nested deeper than
+        `DEEPEST_JSON`.
     """
     decoder = json_decoder(keys_once=keys_once, exact=exact)
     try:

@@ -1,4 +1,5 @@
-"""The newest comparison of a scenario, and the first screen of a report as plain text: what `gst latest` and `gst run` print."""
+"""The newest comparison of a scenario, and the first screen of a report as plain text: what `gst latest` and `gst run`
+print."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _MOST_COLUMNS = 120
 
 
 def tell(directory: Path) -> None:
-    """Print the first screen of the report in `directory`, and the paths of its page, where it has one, and of its text."""
+    """Print the first screen of the report in `directory`, and the paths of its page, where it has one, and of its
+    text."""
     print(for_terminal((directory / SUMMARY).read_text(encoding="utf-8")))
     print()
     if (directory / REPORT).is_file():
@@ -30,7 +32,8 @@ def tell(directory: Path) -> None:
 
 
 def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
-    """The directory of the newest comparison of `scenario` with `overrides`; if there is none, of the newest with other settings (`difference`).
+    """The directory of the newest comparison of `scenario` with `overrides`; if there is none, of the newest with other
+    settings (`difference`).
 
     Raises:
         ArtifactError: none yet, or what names it is damaged.
@@ -53,8 +56,8 @@ def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
 
 
 def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) -> str:
-    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words; "" if in nothing, or if
-    there is no such scenario any more.
+    """In what the comparison in `directory` was made otherwise than `scenario` with `overrides` asks for now, in words;
+    "" if in nothing, or if there is no such scenario any more.
 
     Raises:
         ContractError: its metadata breaks the contract.
@@ -68,7 +71,8 @@ def difference(directory: Path, scenario: str, overrides: Sequence[str] = ()) ->
 
 
 def for_terminal(summary: str) -> str:
-    """The summary's first screen, up to its figure, as plain text: columns in line, no Markdown marks, lines as wide as the terminal."""
+    """The summary's first screen, up to its figure, as plain text: columns in line, no Markdown marks, lines as wide as
+    the terminal."""
     width = min(shutil.get_terminal_size((_MOST_COLUMNS, 24)).columns, _MOST_COLUMNS)
     head = list(takewhile(lambda line: not line.startswith("!["), summary.splitlines()))
     shown: list[str] = []
@@ -84,7 +88,8 @@ def for_terminal(summary: str) -> str:
 
 
 def _in_columns(lines: list[str]) -> list[str]:
-    """The rows of the tables among the lines with their columns in line, the first to the left and the others to the right."""
+    """The rows of the tables among the lines with their columns in line, the first to the left and the others to the
+    right."""
     rows = [_cells(line) for line in lines if line.startswith("|")]
     if not rows:
         return lines

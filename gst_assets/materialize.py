@@ -1,7 +1,9 @@
-"""Everything of a scenario made in this process: `gst run`, `gst sweep` and `gst capacity`. One line a step with its seconds, then what came of it.
+"""Everything of a scenario made in this process: `gst run`, `gst sweep` and `gst capacity`. One line a step with its
+seconds, then what came of it.
 
-What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME; without one nothing is kept for the UI), with what Dagster and the
-engine say about themselves left out: it is in the UI. Warnings and errors are shown as they come.
+What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME; without one nothing is kept for the UI),
+with what Dagster and the engine say about themselves left out: it is in the UI. Warnings and errors are shown as they
+come.
 """
 
 from __future__ import annotations
@@ -30,19 +32,20 @@ _ON_REQUEST = ("capacity", "sweep")
 def materialize(scenarios: Sequence[str], overrides: Sequence[str] = (), goal: str = COMPARISON) -> int:
     """Materialize and tell each scenario; returns the exit status: 1 if a step of any of them failed.
 
-    `goal` is what is told in the end: with the comparison every asset is made, with `capacity` or `sweep` that one and what it needs.
+    `goal` is what is told in the end: with the comparison every asset is made, with `capacity` or `sweep` that one and
+    what it needs.
 
     Raises:
-        GstError: an unknown scenario, a wrong override, no section for the goal, or an unusable environment variable; found before the first
-            scenario is begun.
+        GstError: an unknown scenario, a wrong override, no section for the goal, or an unusable environment variable;
+            found before the first scenario is begun.
     """
     ui = read(Ui).url.rstrip("/")
     chosen = [load_scenario(name, overrides) for name in scenarios]
     for scenario in chosen:
         if goal in _ON_REQUEST and getattr(scenario, goal) is None:
             raise ScenarioError(
-                f"scenario {scenario.name}: has no section {goal}, which says what to look for (docs/{_PAGES[goal]}.md). "
-                "Add one, or choose a scenario that has it: gst list."
+                f"scenario {scenario.name}: has no section {goal}, which says what to look for"
+                f" (docs/{_PAGES[goal]}.md). Add one, or choose a scenario that has it: gst list."
             )
     from gst_assets.definitions import defs
 
@@ -79,7 +82,8 @@ _PAGES = {"capacity": "capacity", "sweep": "sweeps"}
 
 
 def quiet_libraries() -> None:
-    """Leave out the warnings of libraries, in this process and those it starts: what matters is printed by the steps themselves."""
+    """Leave out the warnings of libraries, in this process and those it starts: what matters is printed by the steps
+    themselves."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
 

@@ -1,7 +1,8 @@
 """A model as Hugging Face publishes it: which config.json is supported, and the decoder it describes.
 
-Reading the file, refusing what is not modelled, and translating its keys to those of `scenario.Geometry` belong here; what is done with a
-geometry does not. Knows no engine: that vLLM reads the same keys alike is checked when an engine has started. Standard library only.
+Reading the file, refusing what is not modelled, and translating its keys to those of `scenario.Geometry` belong here;
+what is done with a geometry does not. Knows no engine: that vLLM reads the same keys alike is checked when an engine
+has started. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ SUPPORTED = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
 }
-"""Architectures that can be served, profiled and simulated, and the `model_type` of each: dense decoders of one kind of layer."""
+"""Architectures that can be served, profiled and simulated, and the `model_type` of each: dense decoders of one kind of
+layer."""
 
 _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 _FILE = "config.json"
@@ -33,7 +35,8 @@ _REFUSED_BY_KEY = {
     "qk_norm": "has q- and k-norm that its architecture has not",
     "llama_4_scaling": "scales its attention",
 }
-"""Keys that say of a supported architecture that it is another model all the same, where they hold more than null, false or 0."""
+"""Keys that say of a supported architecture that it is another model all the same, where they hold more than null,
+false or 0."""
 
 
 def read_config(reference: str) -> dict[str, Any]:
@@ -61,13 +64,14 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
     """The settings of `scenario.Geometry` that `config` describes. `source` names it in messages.
 
     Raises:
-        ValueError: an architecture or a property that is not supported, or a field that is missing or of another kind; names
-            `source`, the field, and what was expected.
+        ValueError: an architecture or a property that is not supported, or a field that is missing or of another kind;
+            names `source`, the field, and what was expected.
     """
     architecture = _architecture(config, source)
     _refuse_other_models(config, source, architecture)
     hidden_size, num_q_heads = (_count(config, name, source) for name in ("hidden_size", "num_attention_heads"))
-    # Where a configuration has no head_dim, Hugging Face defines it so; of Qwen3 it is independent, and has to be there.
+    # Where a configuration has no head_dim, Hugging Face defines it so; of Qwen3 it is independent, and has to be
+    # there.
     head_dim = (
         _count(config, "head_dim", source)
         if config.get("head_dim") is not None or architecture == "Qwen3ForCausalLM"
@@ -75,7 +79,8 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
     )
     if architecture == "Qwen2ForCausalLM" and head_dim != hidden_size // num_q_heads:
         raise ValueError(
-            f"{source}: head_dim is {head_dim}, but Qwen2 has hidden_size / num_attention_heads = {hidden_size // num_q_heads}"
+            f"{source}: head_dim is {head_dim}, but Qwen2 has hidden_size / num_attention_heads ="
+            f" {hidden_size // num_q_heads}"
         )
     return {
         "architecture": architecture,
@@ -107,7 +112,8 @@ def _architecture(config: dict[str, Any], source: str) -> str:
         raise ValueError(f"{source}: architectures: {name}{kind}, is not supported. {supported}")
     if config.get("model_type") != SUPPORTED[name]:
         raise ValueError(
-            f"{source}: model_type: expected {SUPPORTED[name]!r} with {name}, found {config.get('model_type')!r:.60}. {supported}"
+            f"{source}: model_type: expected {SUPPORTED[name]!r} with {name}, found {config.get('model_type')!r:.60}."
+            f" {supported}"
         )
     return name
 
@@ -128,8 +134,8 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
     )
     if windowed:
         raise ValueError(
-            f"{source}: sliding_window: attention over a window of {config.get('sliding_window')} tokens is not supported. "
-            "If no request is longer than that, use a copy of the file with sliding_window null"
+            f"{source}: sliding_window: attention over a window of {config.get('sliding_window')} tokens is not"
+            " supported. If no request is longer than that, use a copy of the file with sliding_window null"
         )
     if config.get("hidden_act") != "silu":
         raise ValueError(f"{source}: hidden_act: expected 'silu', found {config.get('hidden_act')!r:.60}")
@@ -138,7 +144,8 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
     kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
     if kind not in _ROPE_TYPES:
         raise ValueError(
-            f"{source}: rope_scaling: rotary embeddings of type {kind!r:.60} are not supported. Supported are {', '.join(_ROPE_TYPES)}"
+            f"{source}: rope_scaling: rotary embeddings of type {kind!r:.60} are not supported. Supported are"
+            f" {', '.join(_ROPE_TYPES)}"
         )
 
 

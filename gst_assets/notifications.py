@@ -1,7 +1,7 @@
 """Telling people: one message to a webhook, and to Slack, from environment variables. Silent where neither is set.
 
-GST_WEBHOOK_URL receives the message as JSON, GST_SLACK_WEBHOOK_URL as a Slack incoming webhook expects it. What is worth a message is decided
-in `automation`.
+GST_WEBHOOK_URL receives the message as JSON, GST_SLACK_WEBHOOK_URL as a Slack incoming webhook expects it. What is
+worth a message is decided in `automation`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Message:
-    """`kind` is run_failed, check_failed or regression; `report` is the report's path, empty where there is none; `link` leads into the UI."""
+    """`kind` is run_failed, check_failed or regression; `report` is the report's path, empty where there is none;
+    `link` leads into the UI."""
 
     kind: str
     scenario: str
@@ -51,8 +52,8 @@ def send(message: Message) -> None:
 
     Raises:
         EnvironmentVariableError: one of the variables holds no http address, or one with user or password.
-        NotificationError: no answer with a status of success (2xx; a redirect is none) in time. Names the variable and the host, never the whole
-            address, which may hold a secret.
+        NotificationError: no answer with a status of success (2xx; a redirect is none) in time. Names the variable and
+            the host, never the whole address, which may hold a secret.
     """
     report = f"\nreport: {message.report}" if message.report else ""
     # Slack reads <...> as links and calls: an error's text must not call a whole channel.
@@ -68,14 +69,19 @@ def send(message: Message) -> None:
 
 
 def _post(name: str, url: str, body: dict[str, str]) -> None:
-    """Post from a process of its own: that alone ends in time wherever it hangs, in a name server or in an answer that comes byte by byte."""
+    """Post from a process of its own: that alone ends in time wherever it hangs, in a name server or in an answer that
+    comes byte by byte."""
     host = urlsplit(url).hostname
     paths = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__],
-            input=json.dumps([url, body]), capture_output=True, text=True, timeout=_TIMEOUT_S, env={**os.environ, "PYTHONPATH": paths},
-        )  # fmt: skip
+            input=json.dumps([url, body]),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
     except subprocess.TimeoutExpired:
         raise NotificationError(
             f"{name}: {host} did not answer within {_TIMEOUT_S:g} s. The message is tried again."
@@ -89,7 +95,8 @@ def _post(name: str, url: str, body: dict[str, str]) -> None:
     status = int(answer)
     if 300 <= status < 400:
         raise NotificationError(
-            f"{name}: {host} answered {status}: it has another address, and a message is not sent on. Correct the variable; the message is tried again."
+            f"{name}: {host} answered {status}: it has another address, and a message is not sent on. Correct the"
+            " variable; the message is tried again."
         )
     if not 200 <= status < 300:
         raise NotificationError(f"{name}: {host} answered {status}. The message is tried again.")
@@ -103,7 +110,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _status_of_post(url: str, body: object) -> str:
-    """The status of the answer, of which no more than its head is read; or what kept it from coming, without the address."""
+    """The status of the answer, of which no more than its head is read; or what kept it from coming, without the
+    address."""
     request = urllib.request.Request(
         url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
     )

@@ -1,4 +1,5 @@
-"""The one partitions definition: a partition is a scenario (design decision: a measurement cannot be backfilled into the past)."""
+"""The one partitions definition: a partition is a scenario (design decision: a measurement cannot be backfilled into
+the past)."""
 
 from __future__ import annotations
 

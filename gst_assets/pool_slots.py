@@ -1,4 +1,5 @@
-"""Slots of Dagster's pools that no run will give back: those of runs that have ended or are gone. Used where steps are spread over machines."""
+"""Slots of Dagster's pools that no run will give back: those of runs that have ended or are gone. Used where steps are
+spread over machines."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Slots:
 def free_dead_slots(instance: dg.DagsterInstance) -> Slots:
     """Free the slots of every run that has ended, or that the instance does not know any more.
 
-    A killed run whose end nobody recorded still counts as running: it has to be terminated first, which only a person can decide.
+    A killed run whose end nobody recorded still counts as running: it has to be terminated first, which only a person
+    can decide.
     """
     storage = instance.event_log_storage
     freed, kept = [], []

@@ -1,7 +1,8 @@
-"""How far something long has come: one line that is rewritten in a terminal, a line every ten seconds elsewhere, with the time left where it is known.
+"""How far something long has come: one line that is rewritten in a terminal, a line every ten seconds elsewhere, with
+the time left where it is known.
 
-Standard library only, and no Dagster: domain code says `at(done)`, or wraps what it iterates over; where the lines go is the caller's choice.
-Nothing is shown of what ends before the first line is due.
+Standard library only, and no Dagster: domain code says `at(done)`, or wraps what it iterates over; where the lines go
+is the caller's choice. Nothing is shown of what ends before the first line is due.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ Item = TypeVar("Item")
 class Progress:
     """Progress of one thing, as a context manager.
 
-    `what` names it. `total` is how much there is, in whatever `at` counts, or None where that is unknown: then only the time is told. `unit`
-    names what is counted; without it a share in percent is told. `before` of it was done before: that counts as done, not as speed. Lines go to `tell`, or
-    without it to `stream` (default: stderr, so that they are in no output that a script reads).
+    `what` names it. `total` is how much there is, in whatever `at` counts, or None where that is unknown: then only the
+    time is told. `unit` names what is counted; without it a share in percent is told. `before` of it was done before:
+    that counts as done, not as speed. Lines go to `tell`, or without it to `stream` (default: stderr, so that they are
+    in no output that a script reads).
     """
 
     def __init__(
@@ -114,7 +116,8 @@ def tracked(
 
 
 class Ticking:
-    """Tells the time that something takes which says nothing of itself, as a context manager; from a thread, so not around what is measured."""
+    """Tells the time that something takes which says nothing of itself, as a context manager; from a thread, so not
+    around what is measured."""
 
     def __init__(self, what: str, *, tell: Callable[[str], None] | None = None) -> None:
         self._progress = Progress(what, tell=tell)

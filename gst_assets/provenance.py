@@ -33,8 +33,9 @@ def utc_now() -> str:
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of this code and whether tracked files differ from it.
 
-    Where git or the repository is absent, the environment variable GST_GIT_COMMIT (set it in an image built from a checkout) or None,
-    and None: unknown, not clean. A repository that merely surrounds an installed copy does not count.
+    Where git or the repository is absent, the environment variable GST_GIT_COMMIT (set it in an image built from a
+    checkout) or None, and None: unknown, not clean. A repository that merely surrounds an installed copy does not
+    count.
 
     Raises:
         EnvironmentVariableError: GST_GIT_COMMIT is needed and holds no hash.

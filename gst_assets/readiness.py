@@ -1,4 +1,5 @@
-"""What a scenario needs, and whether this machine has it: packages, device, files, recorded runs, profile. Asks no server and starts no engine.
+"""What a scenario needs, and whether this machine has it: packages, device, files, recorded runs, profile. Asks no
+server and starts no engine.
 
 The same functions are asked that a run asks, so that what is said here holds there.
 """
@@ -33,7 +34,8 @@ class Need:
 
 
 def needs(scenario: Scenario, *, with_engine: bool = True) -> list[Need]:
-    """Everything that the scenario needs; without its engine, what simulating it needs. Takes seconds where it has to ask torch for GPUs.
+    """Everything that the scenario needs; without its engine, what simulating it needs. Takes seconds where it has to
+    ask torch for GPUs.
 
     Raises:
         EnvironmentVariableError, ArtifactError: the artifact root cannot be told or listed.

@@ -1,7 +1,8 @@
 """Reports over HTTP on loopback, for the links in the Dagster UI: a browser opens no file from a page of a server.
 
-It shows the files of complete comparisons, regression reports, sweeps and capacity searches under the artifact root, and nothing else.
-Whoever serves the artifact root in another way names that address in GST_REPORTS_URL, and needs none of this.
+It shows the files of complete comparisons, regression reports, sweeps and capacity searches under the artifact root,
+and nothing else. Whoever serves the artifact root in another way names that address in GST_REPORTS_URL, and needs none
+of this.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def _file(path: str) -> Path | None:
 
 @contextmanager
 def serving_reports() -> Iterator[str | None]:
-    """Serve while the block runs; gives the address. None where GST_REPORTS_URL names another machine's: somebody else serves there.
+    """Serve while the block runs; gives the address. None where GST_REPORTS_URL names another machine's: somebody else
+    serves there.
 
     Raises:
         ReportServerError: the port cannot be taken.
@@ -92,8 +94,8 @@ def serving_reports() -> Iterator[str | None]:
         server = ThreadingHTTPServer(("127.0.0.1", parts.port or 80), _Handler)
     except OSError as error:
         raise ReportServerError(
-            f"{url}: reports cannot be served there ({error.strerror}). Another UI may be running; end it, or set {REPORTS_VARIABLE} to "
-            "another port of 127.0.0.1."
+            f"{url}: reports cannot be served there ({error.strerror}). Another UI may be running; end it, or set"
+            f" {REPORTS_VARIABLE} to another port of 127.0.0.1."
         ) from None
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -38,7 +38,10 @@ class ArtifactRoot(dg.ConfigurableResource):
 
     root: str = Field(
         default="",
-        description=f"directory or URL of an object store; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout or, installed, the working directory",
+        description=(
+            f"directory or URL of an object store; empty: ${ROOT_VARIABLE}, or tmp/ in the checkout or, installed, the"
+            " working directory"
+        ),
     )
 
     def store(self) -> ArtifactStore:
@@ -61,8 +64,8 @@ class TokenizerResource(dg.ConfigurableResource):
 class EngineResource(dg.ConfigurableResource):
     """Runs the real engine in a child process of its own, one at a time on this machine.
 
-    A child, because the engine needs its environment set before torch loads, because its interpreter must be free of the orchestrator's
-    threads while it measures, and because it can then be ended as a whole.
+    A child, because the engine needs its environment set before torch loads, because its interpreter must be free of
+    the orchestrator's threads while it measures, and because it can then be ended as a whole.
     """
 
     lock_timeout_s: float = Field(
@@ -106,8 +109,8 @@ class EngineResource(dg.ConfigurableResource):
         runs: Path,
         log: Callable[[str], None],
     ) -> list[Path]:
-        """As `profile`, with the repeats of the workload played between the calibration rounds, on the same engine start; returns the complete run
-        directories written under `runs`, by repeat.
+        """As `profile`, with the repeats of the workload played between the calibration rounds, on the same engine
+        start; returns the complete run directories written under `runs`, by repeat.
 
         Raises:
             EngineError, ProfileError
@@ -141,7 +144,8 @@ class EngineResource(dg.ConfigurableResource):
         file = area / _SCENARIO_FILE
         file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
         with machine_lock(self.lock_timeout_s, log, scenario.name):
-            # The engine's libraries warn about themselves at every import; what matters is printed by the program itself.
+            # The engine's libraries warn about themselves at every import; what matters is printed by the program
+            # itself.
             quiet = {"PYTHONWARNINGS": "ignore"}
             run_module(module, ["--scenario", str(file), *arguments], env=quiet, on_line=log)
 

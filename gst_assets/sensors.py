@@ -1,7 +1,8 @@
-"""Telling people what went wrong: failed runs, failing checks, regressions, failed ticks of the schedules, scenario files that cannot be used.
+"""Telling people what went wrong: failed runs, failing checks, regressions, failed ticks of the schedules, scenario
+files that cannot be used.
 
-On from the start, silent while no address is configured. How a message is sent is in `notifications`. What is told is told at least once: an
-event that an address refused is told again at the next tick.
+On from the start, silent while no address is configured. How a message is sent is in `notifications`. What is told is
+told at least once: an event that an address refused is told again at the next tick.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def tell_of_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | 
             return dg.SkipReason("nobody asked to be told")
         send(_run_failed(context.instance, context.dagster_run))
     except GstError:
-        # Dagster goes on to the next failed run, whatever happens here; `tell_people` finds the tag and tells this one again.
+        # Dagster goes on to the next failed run, whatever happens here; `tell_people` finds the tag and tells this one
+        # again.
         context.instance.add_run_tags(context.dagster_run.run_id, {TOLD_TAG: _NOT_YET})
         raise
     return None
@@ -53,8 +55,8 @@ def tell_of_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | 
     minimum_interval_seconds=_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Failing checks, regressions, failed ticks of the schedules and scenario files that a night left out to GST_WEBHOOK_URL and "
-        "GST_SLACK_WEBHOOK_URL. Silent where neither is set."
+        "Failing checks, regressions, failed ticks of the schedules and scenario files that a night left out to"
+        " GST_WEBHOOK_URL and GST_SLACK_WEBHOOK_URL. Silent where neither is set."
     ),
 )
 def tell_people(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -88,8 +90,8 @@ SENSORS = (tell_of_failed_runs, tell_people)
 
 
 def _cursor(start: float, now: float, told: Mapping[str, float], failing: Mapping[str, str], ticks: int) -> str:
-    """`start`: since when anybody is told. `told`: events told lately, with their time, as ticks overlap. `failing`: checks told as failing,
-    until they pass again. `ticks`: the id of the last tick of a schedule that was looked at."""
+    """`start`: since when anybody is told. `told`: events told lately, with their time, as ticks overlap. `failing`:
+    checks told as failing, until they pass again. `ticks`: the id of the last tick of a schedule that was looked at."""
     state = {"start": start, "since": now, "told": dict(told), "failing": dict(failing), "ticks": ticks}
     return json.dumps(state, sort_keys=True)
 
@@ -161,7 +163,8 @@ def _failing_checks(
 def _evaluations(
     instance: dg.DagsterInstance, since: float
 ) -> list[tuple[float, dg.DagsterRun, dg.AssetCheckEvaluation]]:
-    """Check evaluations since then (seconds since the epoch), with their time and run: of the runs that changed since, and of those under way."""
+    """Check evaluations since then (seconds since the epoch), with their time and run: of the runs that changed since,
+    and of those under way."""
     changed = dg.RunsFilter(updated_after=datetime.fromtimestamp(since, timezone.utc))
     under_way = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     runs = {

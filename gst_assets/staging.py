@@ -1,7 +1,7 @@
 """Files and directories that appear whole or not at all: written beside their place, then renamed into it.
 
-What is written and when it counts as complete belongs to the callers. The artifact store has a staging area of its own, which also
-clears what killed processes left. Standard library only; a GPU host needs it too.
+What is written and when it counts as complete belongs to the callers. The artifact store has a staging area of its own,
+which also clears what killed processes left. Standard library only; a GPU host needs it too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def staged_directory(final: Path, refused: Callable[[OSError], GstError] | None 
     """An empty folder beside `final` that becomes it when the block ends well, and is removed otherwise.
 
     Raises:
-        OSError: the folder cannot be made, or cannot become `final`, e.g. as a directory that is not empty stands there. `refused`
-            says the latter in words.
+        OSError: the folder cannot be made, or cannot become `final`, e.g. as a directory that is not empty stands
+            there. `refused` says the latter in words.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     folder = _beside(final)
@@ -41,7 +41,8 @@ def staged_directory(final: Path, refused: Callable[[OSError], GstError] | None 
 
 @contextmanager
 def staged_file(final: Path) -> Iterator[Path]:
-    """A path beside `final`; what the block writes there takes the place of `final` when it ends well, and is removed otherwise.
+    """A path beside `final`; what the block writes there takes the place of `final` when it ends well, and is removed
+    otherwise.
 
     Raises:
         OSError: the folder of `final` cannot be made, or the file cannot take its place.

@@ -1,7 +1,8 @@
-"""A Dagster logger for people: one line a step with its seconds, and warnings. Chosen by run config `loggers: {step_lines: {}}`.
+"""A Dagster logger for people: one line a step with its seconds, and warnings. Chosen by run config `loggers:
+{step_lines: {}}`.
 
-What a step says while it works stands behind its name, in a terminal: the line is rewritten. Elsewhere the newest of it is a line of its own where
-nothing was written for ten seconds.
+What a step says while it works stands behind its name, in a terminal: the line is rewritten. Elsewhere the newest of it
+is a line of its own where nothing was written for ten seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class _StepLines(logging.Handler):
         self._is_line_open = False  # the running step's name was written, and no line end
         self._is_said_shown = False  # in a terminal, at the end of the line
         self._written_s = time.monotonic()
-        # Asked before the first step: during steps Dagster takes stdout through a file, and the terminal is at the end of that.
+        # Asked before the first step: during steps Dagster takes stdout through a file, and the terminal is at the end
+        # of that.
         self._rewrites = sys.stdout.isatty()
 
     def emit(self, record: logging.LogRecord) -> None:

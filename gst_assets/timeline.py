@@ -1,7 +1,7 @@
 """Runs of this process in the UI's timeline.
 
-The timeline shows the runs of a code location, and a run that a process makes for itself belongs to none. Dagster 1.13 has no public name for
-saying to which it belongs: this is the one module that imports from `dagster._core`.
+The timeline shows the runs of a code location, and a run that a process makes for itself belongs to none. Dagster 1.13
+has no public name for saying to which it belongs: this is the one module that imports from `dagster._core`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def main(port: int) -> int:
         # A script's background command ignores SIGINT, and Dagster ends by SIGTERM only where it would by SIGINT.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         running = subprocess.Popen(command)
-        # Dagster ends its own processes first, whoever asks. An interrupt of the terminal reaches it as well as this process.
+        # Dagster ends its own processes first, whoever asks. An interrupt of the terminal reaches it as well as this
+        # process.
         signal.signal(signal.SIGTERM, lambda *_: running.terminate())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return running.wait()

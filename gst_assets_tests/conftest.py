@@ -44,7 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure() -> None:
     """Processes that tests start inherit what this one ignores, and some must end by SIGTERM.
 
-    A script's background command ignores SIGINT, and Dagster (`dagster._utils.interrupts`) gives SIGTERM whatever disposition SIGINT has.
+    A script's background command ignores SIGINT, and Dagster (`dagster._utils.interrupts`) gives SIGTERM whatever
+    disposition SIGINT has.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

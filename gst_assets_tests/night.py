@@ -1,7 +1,9 @@
-"""A night in a real Dagster instance: `dagster dev` (daemon, web server) on the project's definitions, the schedule due, the real engine. Not a test module.
+"""A night in a real Dagster instance: `dagster dev` (daemon, web server) on the project's definitions, the schedule
+due, the real engine. Not a test module.
 
-The machine was off when the schedule was due, an hour ago, and the daemon makes up for it as it starts: nobody waits for a minute to pass.
-Workloads are tiny, the profile and the earlier nights made up (`nightly_location`, `histories`); all else is the project's.
+The machine was off when the schedule was due, an hour ago, and the daemon makes up for it as it starts: nobody waits
+for a minute to pass. Workloads are tiny, the profile and the earlier nights made up (`nightly_location`, `histories`);
+all else is the project's.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _LIMIT_S = 700
 
 @dataclass(frozen=True)
 class Night:
-    """A night whose runs have ended; the web server at `url` and the daemon go on. `wait_for` fails where they died or time ran out."""
+    """A night whose runs have ended; the web server at `url` and the daemon go on. `wait_for` fails where they died or
+    time ran out."""
 
     home: Path
     root: Path
@@ -63,9 +66,14 @@ def a_night(area: Path) -> Iterator[Night]:
     due = datetime.now(timezone.utc).replace(second=0, microsecond=0) - timedelta(hours=1)
     with receiving() as receiver:
         environment = {
-            **os.environ, "DAGSTER_HOME": str(home), ROOT_VARIABLE: str(root), PROFILES_VARIABLE: str(profiles),
-            CRON_VARIABLE: f"{due.minute} {due.hour} * * *", WEBHOOK_VARIABLE: receiver.url, "PYTHONPATH": str(PROJECT_ROOT),
-        }  # fmt: skip
+            **os.environ,
+            "DAGSTER_HOME": str(home),
+            ROOT_VARIABLE: str(root),
+            PROFILES_VARIABLE: str(profiles),
+            CRON_VARIABLE: f"{due.minute} {due.hour} * * *",
+            WEBHOOK_VARIABLE: receiver.url,
+            "PYTHONPATH": str(PROJECT_ROOT),
+        }
         _switch_on(environment)
         with dg.DagsterInstance.from_config(str(home)) as instance:
             _as_if_switched_on(instance, due - timedelta(minutes=1))

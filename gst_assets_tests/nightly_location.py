@@ -1,4 +1,5 @@
-"""The project's code location with tiny workloads and a made-up profile, for the daemon of a test: same assets, jobs, schedules and sensors."""
+"""The project's code location with tiny workloads and a made-up profile, for the daemon of a test: same assets, jobs,
+schedules and sensors."""
 
 from __future__ import annotations
 

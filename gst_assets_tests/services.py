@@ -1,6 +1,8 @@
-"""Real services on loopback for the tests marked `services`: Ceph (its S3 gateway), PostgreSQL and Redis, each in a folder of its own.
+"""Real services on loopback for the tests marked `services`: Ceph (its S3 gateway), PostgreSQL and Redis, each in a
+folder of its own.
 
-Where a program is absent the test is skipped with what to install; with GST_REQUIRE_SERVICES=1 (continuous integration) it fails instead.
+Where a program is absent the test is skipped with what to install; with GST_REQUIRE_SERVICES=1 (continuous integration)
+it fails instead.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ def program(name: str) -> str:
 
 @contextmanager
 def s3_gateway(folder: Path) -> Iterator[S3]:
-    """Ceph's object gateway over one monitor and one storage daemon that keeps its data in memory; about 20 s to start."""
+    """Ceph's object gateway over one monitor and one storage daemon that keeps its data in memory; about 20 s to
+    start."""
     monitor, storage, gateway = program("ceph-mon"), program("ceph-osd"), program("radosgw")
     monitor_port, port = free_port(), free_port()
     keyring = folder / "keyring"
@@ -152,7 +155,8 @@ def _make_bucket(environment: dict[str, str]) -> None:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """A PostgreSQL server with an empty database; yields its SQLAlchemy URL. It refuses root, so root starts it as `postgres`."""
+    """A PostgreSQL server with an empty database; yields its SQLAlchemy URL. It refuses root, so root starts it as
+    `postgres`."""
     initdb = Path(program("initdb")).resolve()  # its fellows lie beside it
     user = "postgres" if os.geteuid() == 0 else None
     port = free_port()

@@ -1,7 +1,9 @@
-"""Any input, through every loader: a valid object or one project error that names the file comes out, within bounds of time and memory.
+"""Any input, through every loader: a valid object or one project error that names the file comes out, within bounds of
+time and memory.
 
-Inputs are good files with parts exchanged, cut and repeated, JSON with one value replaced, and bytes of any kind. `FOUND` are those that once got
-out as another exception, hung, or took the memory; they are tried every time. What each error says belongs to the loaders' own tests.
+Inputs are good files with parts exchanged, cut and repeated, JSON with one value replaced, and bytes of any kind.
+`FOUND` are those that once got out as another exception, hung, or took the memory; they are tried every time. What each
+error says belongs to the loaders' own tests.
 """
 
 from __future__ import annotations
@@ -53,22 +55,100 @@ from gst_assets_tests.workload.published import PUBLISHED
 
 SECONDS, GROWN_MIB = 5.0, 600
 PEAK_BEFORE_MIB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-"""Of one input, on a shared machine; and of the process's peak memory over all of them. Without bounds each is some gigabytes or minutes."""
+"""Of one input, on a shared machine; and of the process's peak memory over all of them. Without bounds each is some
+gigabytes or minutes."""
 
 ODD_BYTES = [
-    b"", b"\x00", b"\r", b"\n", b"\n\n", b"\x0b", b"\x1a", b'"', b",", b"-1", b"1e999", b"1e-400", b"NaN", b"null", b"true", b"9" * 25, b"9" * 5000,
-    b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"[" * 150, b'{"a":' * 150, b"[" * 3000, b"\\ud800", b"[]", b"{}", b"0001-01-01T00:00:00+14:00", b"${", b"&a [*a]",
-    b"*a", b"!!binary ", b"!!python/name:os.system ", b"? [1]\n: 2\n", b"'", b"#", b"\t", b"+", b" ", b"1787267980.5", b"0x1F", b".5", b"1_000", b"x" * 5000, b"\xc2",
-    b"-07:00", b"<<: ", b"%", b"@", b"PK\x03\x04", b"\x1f\x8b", b"0,0,0\n", b"~nobody/x", b"${oc.env:HOME}", b'"\\UFFFFFFFF"',
-]  # fmt: skip
+    b"",
+    b"\x00",
+    b"\r",
+    b"\n",
+    b"\n\n",
+    b"\x0b",
+    b"\x1a",
+    b'"',
+    b",",
+    b"-1",
+    b"1e999",
+    b"1e-400",
+    b"NaN",
+    b"null",
+    b"true",
+    b"9" * 25,
+    b"9" * 5000,
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\xe2\x80\xa8",
+    b"[" * 150,
+    b'{"a":' * 150,
+    b"[" * 3000,
+    b"\\ud800",
+    b"[]",
+    b"{}",
+    b"0001-01-01T00:00:00+14:00",
+    b"${",
+    b"&a [*a]",
+    b"*a",
+    b"!!binary ",
+    b"!!python/name:os.system ",
+    b"? [1]\n: 2\n",
+    b"'",
+    b"#",
+    b"\t",
+    b"+",
+    b" ",
+    b"1787267980.5",
+    b"0x1F",
+    b".5",
+    b"1_000",
+    b"x" * 5000,
+    b"\xc2",
+    b"-07:00",
+    b"<<: ",
+    b"%",
+    b"@",
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"0,0,0\n",
+    b"~nobody/x",
+    b"${oc.env:HOME}",
+    b'"\\UFFFFFFFF"',
+]
 ODD_VALUES: list[Any] = [
-    None, True, 0, -1, 2**63, -(2**70), 10**400, 1.5, 1e308, "", "x", "a/b", "..", "\x00", "\ud800", "nan", [], [None], {}, {"": 1}, "9" * 50, "x" * 300,
-    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00", [[[]]], {"a": {"b": 2**64}}, "~nobody/x",
-]  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    -(2**70),
+    10**400,
+    1.5,
+    1e308,
+    "",
+    "x",
+    "a/b",
+    "..",
+    "\x00",
+    "\ud800",
+    "nan",
+    [],
+    [None],
+    {},
+    {"": 1},
+    "9" * 50,
+    "x" * 300,
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
+    "2026-01-01T00:00:00",
+    [[[]]],
+    {"a": {"b": 2**64}},
+    "~nobody/x",
+]
 
 
 def changed_bytes(good: list[bytes]) -> st.SearchStrategy[bytes]:
-    """A good file with one to three stretches replaced by something odd, by a copy of a part of it, or by nothing; or any bytes at all."""
+    """A good file with one to three stretches replaced by something odd, by a copy of a part of it, or by nothing; or
+    any bytes at all."""
 
     @st.composite
     def changed(draw: st.DrawFn) -> bytes:
@@ -87,7 +167,8 @@ def changed_bytes(good: list[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def changed_json(good: bytes) -> st.SearchStrategy[bytes]:
-    """A JSON object of which one value, at any depth, is replaced by an odd one, renamed or removed; and sometimes its bytes are changed."""
+    """A JSON object of which one value, at any depth, is replaced by an odd one, renamed or removed; and sometimes its
+    bytes are changed."""
     places = list(_places(json.loads(good)))
 
     @st.composite
@@ -115,7 +196,8 @@ def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Loader:
-    """`load` reads what the bytes become in the folder, such as the `good` ones; `named`: a pattern for the place that every error names."""
+    """`load` reads what the bytes become in the folder, such as the `good` ones; `named`: a pattern for the place that
+    every error names."""
 
     load: Callable[[Path, bytes], object]
     good: bytes
@@ -156,8 +238,15 @@ def override(_: Path, data: bytes) -> object:
 
 def built(_: Path, data: bytes) -> object:
     """Five requests as the settings ask, with their arrivals."""
-    common = ["workload.prompts=null", "workload.num_requests=5", "workload.num_decode_tokens=null", "workload.synthetic={prefill_tokens: {kind: fixed, tokens: 9}, "
-              "decode_tokens: {kind: uniform, min_tokens: 1, max_tokens: 9}}"]  # fmt: skip
+    common = [
+        "workload.prompts=null",
+        "workload.num_requests=5",
+        "workload.num_decode_tokens=null",
+        (
+            "workload.synthetic={prefill_tokens: {kind: fixed, tokens: 9}, "
+            "decode_tokens: {kind: uniform, min_tokens: 1, max_tokens: 9}}"
+        ),
+    ]
     asked = load_scenario("smoke", [*common, os.fsdecode(data)])
     if (asked.workload.num_requests or 0) > 1000:
         return asked
@@ -166,7 +255,8 @@ def built(_: Path, data: bytes) -> object:
 
 
 def trace(folder: Path, data: bytes) -> object:
-    """Every way in which a workload reads a trace; the choice is made by the bytes themselves, so that it is repeatable."""
+    """Every way in which a workload reads a trace; the choice is made by the bytes themselves, so that it is
+    repeatable."""
     path, chosen = folder / "trace", 0 if data in AS_IT_IS else zlib.crc32(data)
     path.write_bytes(data)
     stated = [*[None] * 6, *traces.FORMATS][chosen % 12]
@@ -214,7 +304,8 @@ def pointer(slot: Slot[Any]) -> Callable[[Path, bytes], object]:
 
 
 class Saying:
-    """Stands in for the session with a server: each address answers with what is stored for it, else that it is not there."""
+    """Stands in for the session with a server: each address answers with what is stored for it, else that it is not
+    there."""
 
     def __init__(self, server: Server, said: Mapping[str, str]) -> None:
         self.server, self.said = server, said
@@ -320,16 +411,26 @@ KEYS = [
     for place in _places(json.loads(RESOLVED))
     if not any(isinstance(part, int) for part in place)
 ]
-PROMPTS = b'{"prompt_id": "a", "text": "one two", "num_decode_tokens": 3}\n{"prompt_id": "b", "text": "\\u00e9", "more": {"x": [1]}}\n'
+PROMPTS = (
+    b'{"prompt_id": "a", "text": "one two", "num_decode_tokens": 3}\n{"prompt_id": "b", "text": "\\u00e9", "more":'
+    b' {"x": [1]}}\n'
+)
 TABLE = b'request_id,prompt_id,x\n0,a,0.5\n1,"b,c",\n2,d,1e-3\n'
 TABLES = npz(**{"keys:a": np.array([[1, 2], [3, 4]]), "values:a": np.array([0.5, 1.5])})
 ROUND = npz(played=np.array("[]"), steps=np.ones((2, 20), dtype=np.int64))
 TOKENIZER = json.dumps(
     {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": None, "decoder": None, "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"},
     }
-).encode()  # fmt: skip
+).encode()
 SUBJECT = json.dumps({"plays": [{"scenario": "smoke", "group_id": "g"}], "boot": "x"}).encode()
 
 
@@ -364,14 +465,30 @@ OPENAI = load_scenario("openai_server")
 SERVER = {
     "/v1/models": '{"data": [{"id": "m", "max_model_len": 2048, "parent": null}]}',
     "/version": '{"version": "0.32.0"}',
-    "/server_info": json.dumps({"vllm_config": {
-        "model_config": {"dtype": "torch.float32", "enforce_eager": True, "quantization": None},
-        "scheduler_config": {"max_num_seqs": 32, "max_num_batched_tokens": 512, "enable_chunked_prefill": True, "async_scheduling": False, "stream_interval": 1, "policy": "fcfs"},
-        "compilation_config": {"cudagraph_capture_sizes": [1, 2]}, "parallel_config": {"tensor_parallel_size": 1, "data_parallel_size": 1},
-        "cache_config": {"cache_dtype": "auto"}, "speculative_config": None, "lora_config": None,
-    }}),
-    "/metrics": 'vllm:cache_config_info{block_size="32",enable_prefix_caching="False",engine="0",num_gpu_blocks="77"} 1.0\n',
-}  # fmt: skip
+    "/server_info": json.dumps(
+        {
+            "vllm_config": {
+                "model_config": {"dtype": "torch.float32", "enforce_eager": True, "quantization": None},
+                "scheduler_config": {
+                    "max_num_seqs": 32,
+                    "max_num_batched_tokens": 512,
+                    "enable_chunked_prefill": True,
+                    "async_scheduling": False,
+                    "stream_interval": 1,
+                    "policy": "fcfs",
+                },
+                "compilation_config": {"cudagraph_capture_sizes": [1, 2]},
+                "parallel_config": {"tensor_parallel_size": 1, "data_parallel_size": 1},
+                "cache_config": {"cache_dtype": "auto"},
+                "speculative_config": None,
+                "lora_config": None,
+            }
+        }
+    ),
+    "/metrics": (
+        'vllm:cache_config_info{block_size="32",enable_prefix_caching="False",engine="0",num_gpu_blocks="77"} 1.0\n'
+    ),
+}
 STREAM = "".join(
     f"data: {json.dumps(event)}\n\n" for event in (
         {"choices": [{"index": 0, "text": "a", "token_ids": [5], "finish_reason": None}], "usage": None},
@@ -383,7 +500,12 @@ RUN = written(lambda directory: write_real(directory, steady(3, 4)))
 WORKLOAD = written(write_workload)
 PROFILE_META = json.dumps(
     json.loads(RUN["run_meta.json"])
-    | {"run_type": "vidur_profile", "profiling_root": "p", "profile_key": "k", "calibration_sha256": {"a": "b"}}
+    | {
+        "run_type": "vidur_profile",
+        "profiling_root": "p",
+        "profile_key": "k",
+        "calibration_sha256": {"a": "b"},
+    }
 ).encode()
 NUMBERS = st.sampled_from(
     [
@@ -413,55 +535,104 @@ NUMBERS = st.sampled_from(
 )
 WORKLOAD_OVERRIDES = st.builds(
     lambda template, numbers: template.format(*numbers).encode(),
-    st.sampled_from([
-        "workload.num_requests={}", "workload.seed={}", "model.max_model_len={}", "workload.arrivals={{kind: poisson, rate_per_s: {}}}",
-        "workload.arrivals={{kind: fixed_interval, interval_ns: {}}}", "workload.arrivals={{kind: gamma, rate_per_s: {}, burstiness: {}}}",
-        "workload.arrivals={{kind: ramp, start_rate_per_s: {}, end_rate_per_s: {}, duration_s: {}}}", "workload.arrivals={{kind: trace, rate_per_s: {}}}",
-        "workload.arrivals={{kind: piecewise, pieces: [{{duration_s: {}, rate_per_s: {}}}, {{duration_s: {}, rate_per_s: {}}}]}}",
-        "workload.synthetic.prefill_tokens={{kind: fixed, tokens: {}}}", "workload.synthetic.decode_tokens={{kind: uniform, min_tokens: {}, max_tokens: {}}}",
-        "workload.synthetic.prefill_tokens={{kind: lognormal, median: {}, sigma: {}, min_tokens: {}, max_tokens: {}}}",
-        "workload.synthetic.prefill_tokens={{kind: zipf, exponent: {}, min_tokens: {}, max_tokens: {}}}",
-        "workload.synthetic.decode_tokens={{kind: empirical, tokens: [{}, {}], weights: [{}, {}]}}",
-    ]),
+    st.sampled_from(
+        [
+            "workload.num_requests={}",
+            "workload.seed={}",
+            "model.max_model_len={}",
+            "workload.arrivals={{kind: poisson, rate_per_s: {}}}",
+            "workload.arrivals={{kind: fixed_interval, interval_ns: {}}}",
+            "workload.arrivals={{kind: gamma, rate_per_s: {}, burstiness: {}}}",
+            "workload.arrivals={{kind: ramp, start_rate_per_s: {}, end_rate_per_s: {}, duration_s: {}}}",
+            "workload.arrivals={{kind: trace, rate_per_s: {}}}",
+            (
+                "workload.arrivals={{kind: piecewise, pieces: [{{duration_s: {}, rate_per_s: {}}}, {{duration_s: {},"
+                " rate_per_s: {}}}]}}"
+            ),
+            "workload.synthetic.prefill_tokens={{kind: fixed, tokens: {}}}",
+            "workload.synthetic.decode_tokens={{kind: uniform, min_tokens: {}, max_tokens: {}}}",
+            (
+                "workload.synthetic.prefill_tokens={{kind: lognormal, median: {}, sigma: {}, min_tokens: {},"
+                " max_tokens: {}}}"
+            ),
+            "workload.synthetic.prefill_tokens={{kind: zipf, exponent: {}, min_tokens: {}, max_tokens: {}}}",
+            "workload.synthetic.decode_tokens={{kind: empirical, tokens: [{}, {}], weights: [{}, {}]}}",
+        ]
+    ),
     st.lists(NUMBERS, min_size=4, max_size=4),
-)  # fmt: skip
+)
 OVERRIDES = st.builds(
     lambda key, value: f"{key}={value}".encode(errors="surrogateescape").replace(b"\0", b""),
-    st.sampled_from(KEYS) | st.sampled_from(["workload.arrivals", "nope", "workload.nope", "a.b.c", "", "name", "extends", ".", "engine..x"]),
-    st.sampled_from([one.decode("utf-8", "surrogateescape") for one in ODD_BYTES]) | st.sampled_from(ODD_VALUES).map(repr) | st.text(max_size=12).filter(lambda one: not any(
-        0xD800 <= ord(mark) < 0xE000 for mark in one)) | st.sampled_from(["{kind: poisson}", "{kind: trace, rate_per_s: 1}", "${workload.seed}", "[${x}]", "1e400", "-0.0",
-        "1e-300", "9223372036854775807", "{kind: gamma, rate_per_s: 1e9, burstiness: 1e-6}"]),
-)  # fmt: skip
+    st.sampled_from(KEYS)
+    | st.sampled_from(["workload.arrivals", "nope", "workload.nope", "a.b.c", "", "name", "extends", ".", "engine..x"]),
+    st.sampled_from([one.decode("utf-8", "surrogateescape") for one in ODD_BYTES])
+    | st.sampled_from(ODD_VALUES).map(repr)
+    | st.text(max_size=12).filter(lambda one: not any(0xD800 <= ord(mark) < 0xE000 for mark in one))
+    | st.sampled_from(
+        [
+            "{kind: poisson}",
+            "{kind: trace, rate_per_s: 1}",
+            "${workload.seed}",
+            "[${x}]",
+            "1e400",
+            "-0.0",
+            "1e-300",
+            "9223372036854775807",
+            "{kind: gamma, rate_per_s: 1e9, burstiness: 1e-6}",
+        ]
+    ),
+)
 
 LOADERS = {
-    "scenario": of_bytes(scenario_file, 150, "mine.yaml", b"extends: smoke\nworkload:\n  seed: 3\n", SHIPPED["smoke"].read_bytes()),
+    "scenario": of_bytes(
+        scenario_file, 150, "mine.yaml", b"extends: smoke\nworkload:\n  seed: 3\n", SHIPPED["smoke"].read_bytes()
+    ),
     "override": Loader(override, b"workload.seed=4", 250, "override", OVERRIDES),
     "workload settings": Loader(built, b"workload.seed=4", 150, "workload|model", WORKLOAD_OVERRIDES),
     "resolved scenario": of_json(file("s.json", read_resolved), 150, "s.json", RESOLVED),
     **{f"trace {name}": of_bytes(trace, 80, "trace", data) for name, (_, data) in PUBLISHED.items()},
     "prompts": of_bytes(file("p.jsonl", read_prompts), 200, "p.jsonl", PROMPTS),
     "CSV": of_bytes(file("t.csv", table), 250, "t.csv", TABLE, TABLE.replace(b'"b,c"', b"b")),
-    "request_metrics.csv": of_bytes(part(RUN, "request_metrics.csv", real_run), 60, "directory", RUN["request_metrics.csv"]),
+    "request_metrics.csv": of_bytes(
+        part(RUN, "request_metrics.csv", real_run), 60, "directory", RUN["request_metrics.csv"]
+    ),
     "token_metrics.csv": of_bytes(part(RUN, "token_metrics.csv", real_run), 60, "directory", RUN["token_metrics.csv"]),
     "run_meta.json": of_json(part(RUN, "run_meta.json", real_run), 120, "directory", RUN["run_meta.json"]),
-    "trace_lengths.csv": of_bytes(part(WORKLOAD, "trace_lengths.csv", spec.load), 60, "directory", WORKLOAD["trace_lengths.csv"]),
-    "trace_intervals.csv": of_bytes(part(WORKLOAD, "trace_intervals.csv", spec.load), 60, "directory", WORKLOAD["trace_intervals.csv"]),
-    "workload_meta.json": of_json(part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory|/dev/zero", WORKLOAD["workload_meta.json"]),
-    **{f"server {address}": of_json(server_told(address), 60, "GET|engine|server", text.encode()) for address, text in SERVER.items() if text[0] == "{"},
+    "trace_lengths.csv": of_bytes(
+        part(WORKLOAD, "trace_lengths.csv", spec.load), 60, "directory", WORKLOAD["trace_lengths.csv"]
+    ),
+    "trace_intervals.csv": of_bytes(
+        part(WORKLOAD, "trace_intervals.csv", spec.load), 60, "directory", WORKLOAD["trace_intervals.csv"]
+    ),
+    "workload_meta.json": of_json(
+        part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory|/dev/zero", WORKLOAD["workload_meta.json"]
+    ),
+    **{
+        f"server {address}": of_json(server_told(address), 60, "GET|engine|server", text.encode())
+        for address, text in SERVER.items()
+        if text[0] == "{"
+    },
     "server /metrics": of_bytes(server_told("/metrics"), 60, "GET|engine|server", SERVER["/metrics"].encode()),
     "server's stream": of_bytes(server_stream, 150, "stream", STREAM),
     **{f"pointer {slot.name}": of_json(pointer(slot), 60, "current/smoke", POINTERS[slot.name]) for slot in SLOTS},
-    "profile's document": of_json(file("m.json", lambda path: read_document(ProfileMeta, path)), 60, "m.json", PROFILE_META),
+    "profile's document": of_json(
+        file("m.json", lambda path: read_document(ProfileMeta, path)), 60, "m.json", PROFILE_META
+    ),
     "artifact": of_json(artifact, 80, "workload_meta.json", b'{"sha256": {}, "n": 1}'),
     "tokenizer.json": of_json(
-        file("tokenizer.json", lambda path: load_tokenizer(str(path.parent)).count(["a b", "x"])), 120, "tokenizer", TOKENIZER
+        file("tokenizer.json", lambda path: load_tokenizer(str(path.parent)).count(["a b", "x"])),
+        120,
+        "tokenizer",
+        TOKENIZER,
     ),
     "tables": of_bytes(tables_cache, 100, "never an error", TABLES),
     "round": of_bytes(partial_round, 60, "round-0.npz", ROUND),
-    "operators.jsonl": of_bytes(partial_file("operators.jsonl"), 60, "operators.jsonl", b'{"key": "k", "value": [1.5]}\n'),
+    "operators.jsonl": of_bytes(
+        partial_file("operators.jsonl"), 60, "operators.jsonl", b'{"key": "k", "value": [1.5]}\n'
+    ),
     "subject.json": of_json(partial_file("subject.json"), 60, "subject.json", SUBJECT),
     "recorded": of_bytes(recorded, 50, "token_metrics.csv", gzip.compress(RUN["token_metrics.csv"])),
-}  # fmt: skip
+}
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -493,7 +664,10 @@ FOUND: list[tuple[str, bytes]] = [
     ("scenario", b'extends: smoke\ndescription: "\\UFFFFFFFF"'),
     ("scenario", b'extends: smoke\ndescription: "\\ud800"'),
     ("scenario", b"&a [*a]"),
-    ("scenario", laughs("{one}: &{one} [*{before}, *{before}]\n", "").replace(b"x1: &x1 [*x0, *x0]", b"x1: &x1 [1, 1]")),
+    (
+        "scenario",
+        laughs("{one}: &{one} [*{before}, *{before}]\n", "").replace(b"x1: &x1 [*x0, *x0]", b"x1: &x1 [1, 1]"),
+    ),
     ("scenario", laughs("{one}: '${{{before}}}${{{before}}}'\n", "x0: y\nextends: smoke\n")),
     ("scenario", b"extends: smoke\ndescription: '" + b"${a" * 3000 + b"'"),
     ("scenario", b"extends: smoke\na: ${b}\nb: ${a}\n"),
@@ -524,7 +698,14 @@ FOUND: list[tuple[str, bytes]] = [
     ("server's stream", b"data: " + b"[" * 100_000 + b"\n\n"),
     ("pointer workload", b"[" * 100_000),
     ("pointer workload", b'{"workload_id": ' + b"9" * 5000 + b"}"),
-    ("workload_meta.json", with_value(WORKLOAD["workload_meta.json"], "paths", {"prompts": "/dev/zero", "trace_lengths": "..", "trace_intervals": ""})),
+    (
+        "workload_meta.json",
+        with_value(
+            WORKLOAD["workload_meta.json"],
+            "paths",
+            {"prompts": "/dev/zero", "trace_lengths": "..", "trace_intervals": ""},
+        ),
+    ),
     ("tokenizer.json", TOKENIZER.replace(b'"[UNK]": 2', b'"c": 2')),
     ("tokenizer.json", b"[" * 100_000),
     ("tables", npy(np.arange(4))),
@@ -540,14 +721,15 @@ FOUND: list[tuple[str, bytes]] = [
     ("subject.json", b'{"plays": [1]}'),
     ("subject.json", b"[" * 100_000),
     ("recorded", gzip.compress(b"a") + gzip.compress(b"b")),
-]  # fmt: skip
+]
 """Loader and bytes."""
 AS_IT_IS = {data for _, data in (*FOUND, *PUBLISHED.values())}
 """Traces that are read without a stated format."""
 
 
 def outcome(loader: Loader, folder: Path, data: bytes) -> str:
-    """What came out, in a word; fails where it is neither an object nor one project error that names its place, or took too long."""
+    """What came out, in a word; fails where it is neither an object nor one project error that names its place, or took
+    too long."""
     begun = time.process_time()
     try:
         loader.load(folder, data)
@@ -585,7 +767,8 @@ def test_any_input_is_read_or_refused_by_one_project_error(name: str, tmp_path: 
     holds()
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(
-        f"\n{name}: {counts['read']} read, {counts['refused']} refused, {time.process_time() - before:.1f} s, peak so far {peak_mib} MiB"
+        f"\n{name}: {counts['read']} read, {counts['refused']} refused, {time.process_time() - before:.1f} s, peak so"
+        f" far {peak_mib} MiB"
     )
     assert sum(counts.values()) >= loader.examples and peak_mib - PEAK_BEFORE_MIB < GROWN_MIB
     assert counts["refused"] or name == "tables"
@@ -615,7 +798,8 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", READERS)
 def test_what_is_no_file_is_refused_and_never_waited_for(name: str, tmp_path: Path) -> None:
-    """A named pipe without a writer, a device without an end, a directory, a file that may not be read, and none at all."""
+    """A named pipe without a writer, a device without an end, a directory, a file that may not be read, and none at
+    all."""
     for kind in ("pipe", "device", "directory", "forbidden", "loop", "absent"):
         path = tmp_path / f"{kind}.yaml"
         match kind:

@@ -1,4 +1,5 @@
-"""Every kind of bad input that users meet, through the code that meets it: one clear error each. `pytest -s` prints the messages."""
+"""Every kind of bad input that users meet, through the code that meets it: one clear error each. `pytest -s` prints the
+messages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The command `gst`: what each of its commands does, and that its help and the documentation name nothing else.
 
-Commands that start an engine are tried with what they refuse; what they do with an engine is tested where that is: `engine`, `profiling`, `capacity`.
+Commands that start an engine are tried with what they refuse; what they do with an engine is tested where that is:
+`engine`, `profiling`, `capacity`.
 """
 
 from __future__ import annotations
@@ -83,14 +84,12 @@ def parses(line: str) -> None:
 
 def test_help_of_every_command_loads_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom gst_assets import cli\n"
-        f"for words in {[list(words) for words in COMMANDS]!r}:\n"
-        "    try:\n        cli.gst.main([*words, '--help'], prog_name='gst')\n"
-        "    except SystemExit as end:\n        assert end.code == 0, words\n"
-        "others = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
-        "own = {name for name in sys.modules if name.startswith('gst_assets.') and not name.startswith('gst_assets.cli')}\n"
-        "print(sorted(others & {'numpy', 'pandas', 'pydantic', 'yaml', 'omegaconf', 'dagster', 'torch', 'vidur', 'matplotlib'}), "
-        "sorted(own), file=sys.stderr)\n"
+        f"import sys\nfrom gst_assets import cli\nfor words in {[list(words) for words in COMMANDS]!r}:\n    try:\n    "
+        "    cli.gst.main([*words, '--help'], prog_name='gst')\n    except SystemExit as end:\n        assert end.code"
+        " == 0, words\nothers = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\nown"
+        " = {name for name in sys.modules if name.startswith('gst_assets.') and not"
+        " name.startswith('gst_assets.cli')}\nprint(sorted(others & {'numpy', 'pandas', 'pydantic', 'yaml',"
+        " 'omegaconf', 'dagster', 'torch', 'vidur', 'matplotlib'}), sorted(own), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[] ['gst_assets.errors']\n")
@@ -140,7 +139,8 @@ def test_options_are_handed_over_as_they_were_given(monkeypatch: pytest.MonkeyPa
 
 
 def _documented() -> list[tuple[str, str, bool]]:
-    """Page, line, and whether it stands alone: every line `gst ...` of an indented or fenced block, and every `gst ...` in backquotes."""
+    """Page, line, and whether it stands alone: every line `gst ...` of an indented or fenced block, and every `gst ...`
+    in backquotes."""
     found = []
     for page in (PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))):
         text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
@@ -193,9 +193,15 @@ def test_scenarios_are_listed_with_what_each_is() -> None:
     assert [one["name"] for one in listed] == scenario_names()
     by_name = {one["name"]: one for one in listed}
     assert by_name["smoke"] == {
-        "name": "smoke", "command": "run", "model": "qwen3-tiny", "hardware": "cpu", "engine": "vllm", "needs_gpu": False,
-        "minutes": 4.7, "description": load_scenario("smoke").description,
-    }  # fmt: skip
+        "name": "smoke",
+        "command": "run",
+        "model": "qwen3-tiny",
+        "hardware": "cpu",
+        "engine": "vllm",
+        "needs_gpu": False,
+        "minutes": 4.7,
+        "description": load_scenario("smoke").description,
+    }
     needing = {name for name, one in by_name.items() if one["needs_gpu"]}
     assert {"a100_light", "h100_8b_azure", "h200_32b_half"} <= needing
     assert not {"h100_8b_half", "h100_8b_sweep", "h100_8b_capacity", "openai_server", "cpu_half"} & needing
@@ -213,8 +219,9 @@ def test_the_list_is_filtered() -> None:
 
 def test_listing_loads_neither_dagster_nor_pandas() -> None:
     program = (
-        "import sys\nfrom gst_assets import cli\ncli.gst.main(['list'], standalone_mode=False)\n"
-        "print(sorted({'dagster', 'pandas', 'numpy', 'torch', 'vidur', 'matplotlib', 'pandera'} & set(sys.modules)), file=sys.stderr)\n"
+        "import sys\nfrom gst_assets import cli\ncli.gst.main(['list'],"
+        " standalone_mode=False)\nprint(sorted({'dagster', 'pandas', 'numpy', 'torch', 'vidur', 'matplotlib',"
+        " 'pandera'} & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")

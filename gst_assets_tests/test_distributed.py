@@ -1,4 +1,5 @@
-"""Growing out of one machine, with real parts on loopback: PostgreSQL keeps Dagster's storage, Ceph the artifacts, Redis the queues.
+"""Growing out of one machine, with real parts on loopback: PostgreSQL keeps Dagster's storage, Ceph the artifacts,
+Redis the queues.
 
 Workers and the process that runs the job share no folder: each has an artifact cache of its own.
 """
@@ -105,11 +106,27 @@ def worker(queue: str, environment: dict[str, str], area: Path) -> Iterator[None
     with log.open("wb") as out:
         running = subprocess.Popen(
             [
-                f"{programs}/dagster-celery", "worker", "start", "-A", "dagster_celery.app", "-y", str(DEPLOY / "celery.yaml"),
-                "-q", queue, "-n", queue, "--", "--concurrency", "1",
+                f"{programs}/dagster-celery",
+                "worker",
+                "start",
+                "-A",
+                "dagster_celery.app",
+                "-y",
+                str(DEPLOY / "celery.yaml"),
+                "-q",
+                queue,
+                "-n",
+                queue,
+                "--",
+                "--concurrency",
+                "1",
             ],
-            cwd=PROJECT_ROOT, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            cwd=PROJECT_ROOT,
+            env=os.environ | settings,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 90
         while " ready." not in log.read_text():
@@ -130,7 +147,8 @@ def worker(queue: str, environment: dict[str, str], area: Path) -> Iterator[None
 def test_engine_steps_run_on_their_own_queue(
     home: Path, s3: S3, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole graph with the real engine: two workers, the job's process and the store's reader share only the services."""
+    """The whole graph with the real engine: two workers, the job's process and the store's reader share only the
+    services."""
     environment = s3.environment | {
         ROOT_VARIABLE: s3.new_root(),
         "GST_CELERY_BROKER": redis_url,
@@ -173,7 +191,8 @@ def test_engine_steps_run_on_their_own_queue(
             store.open(kind, name)
     (run_id,) = store.list(Kind.REAL_RUN)
     assert len(load_run(store.open(Kind.REAL_RUN, run_id), "real").tokens) == 16
-    # The job's process opened no artifact, and Dagster itself stored nothing for a later step: all that it kept on disk are logs.
+    # The job's process opened no artifact, and Dagster itself stored nothing for a later step: all that it kept on disk
+    # are logs.
     assert not (tmp_path / "cache_job").exists()
     kept = [path for path in (home / "storage").rglob("*") if path.is_file()]
     assert kept and all("compute_logs" in path.parts for path in kept), kept

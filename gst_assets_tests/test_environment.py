@@ -195,6 +195,15 @@ def test_the_table_of_the_documentation_is_complete() -> None:
     assert len(rows) == len(set(rows))
     assert set(rows) == _declared() | _OF_DAGSTER
     used = _named_in(
-        "gst_assets/**/*", "deploy/**/*", "benchmarks/*.py", "scripts/*", "Makefile", ".ci/run", "*.toml", "*.example", "docs/*.md", "README.md"
-    )  # fmt: skip
+        "gst_assets/**/*",
+        "deploy/**/*",
+        "benchmarks/*.py",
+        "scripts/*",
+        "Makefile",
+        ".ci/run",
+        "*.toml",
+        "*.example",
+        "docs/*.md",
+        "README.md",
+    )
     assert used.keys() <= set(rows), used

@@ -1,4 +1,5 @@
-"""The Kubernetes example against schemas: Kubernetes' own OpenAPI schema, and Dagster's of its launcher and executor. No cluster is involved."""
+"""The Kubernetes example against schemas: Kubernetes' own OpenAPI schema, and Dagster's of its launcher and executor.
+No cluster is involved."""
 
 from __future__ import annotations
 

@@ -41,10 +41,12 @@ def test_the_newest_report_is_named(
 def test_the_first_screen_is_plain_text_in_columns() -> None:
     """Columns in line, no Markdown mark, and nothing of what follows the first figure."""
     summary = (
-        "# Title\n\nScenario: `smoke`\n\n**PASS**: `calibrated` is exact.\n\n| latency | error | verdict |\n| --- | ---: | ---: |\n| TTFT P50 | +1.1 % | pass |\n"
-        "| E2E P90 | -12.1 % | cannot judge |\n\n- **one** remark\n\n![The figure](figs/answer.png)\n\n| more | tables |\n"
+        "# Title\n\nScenario: `smoke`\n\n**PASS**: `calibrated` is exact.\n\n| latency | error | verdict |\n| --- |"
+        " ---: | ---: |\n| TTFT P50 | +1.1 % | pass |\n| E2E P90 | -12.1 % | cannot judge |\n\n- **one**"
+        " remark\n\n![The figure](figs/answer.png)\n\n| more | tables |\n"
     )
-    assert latest.for_terminal(summary) == (
-        "Title\n\nScenario: smoke\n\nPASS: calibrated is exact.\n\nlatency     error       verdict\nTTFT P50   +1.1 %          pass\n"
-        "E2E P90   -12.1 %  cannot judge\n\n- one remark"
+    assert (
+        latest.for_terminal(summary)
+        == "Title\n\nScenario: smoke\n\nPASS: calibrated is exact.\n\nlatency     error       verdict\nTTFT P50   +1.1"
+        " %          pass\nE2E P90   -12.1 %  cannot judge\n\n- one remark"
     )

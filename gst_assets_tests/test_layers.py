@@ -1,4 +1,5 @@
-"""The layers that pyproject.toml declares (`tool.importlinter`) hold, and each of its rules refuses what it is there for."""
+"""The layers that pyproject.toml declares (`tool.importlinter`) hold, and each of its rules refuses what it is there
+for."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ import pytest
 
 from gst_assets.provenance import PROJECT_ROOT
 
-_LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(config_filename='pyproject.toml', no_cache=True, no_logo=True))"
+_LINT = (
+    "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(config_filename='pyproject.toml',"
+    " no_cache=True, no_logo=True))"
+)
 
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:

@@ -26,8 +26,12 @@ def run(folder: Path, *scenarios: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DAGSTER_HOME": str(home), "GST_ARTIFACT_ROOT": str(folder / "artifacts")}
     return subprocess.run(
         [sys.executable, "-m", "gst_assets.cli", "run", *scenarios],
-        cwd=PROJECT_ROOT, env=environment | {"GST_UI_URL": "http://127.0.0.1:3456"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=PROJECT_ROOT,
+        env=environment | {"GST_UI_URL": "http://127.0.0.1:3456"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_one_line_a_step_with_its_seconds_then_the_answer(tmp_path: Path) -> None:
@@ -76,7 +80,8 @@ class Terminal(io.StringIO):
 
 
 def _step_lines(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, seconds_apart: float) -> str:
-    """What stands on `stream` after one step that said four things, the last as a warning, `seconds_apart` from each other."""
+    """What stands on `stream` after one step that said four things, the last as a warning, `seconds_apart` from each
+    other."""
     now = iter(range(1000))
     monkeypatch.setattr(time, "monotonic", lambda: next(now) * seconds_apart)
     monkeypatch.setattr(sys, "stdout", stream)
@@ -101,7 +106,8 @@ def test_in_a_terminal_what_a_step_says_is_behind_its_name_and_goes(monkeypatch:
     written = _step_lines(Terminal(), monkeypatch, seconds_apart=0)
     name = f"  {'measure':<28}"
     assert written.startswith(
-        f"{name}{ERASE}{name}starting{ERASE}{name}40 of 136{ERASE}{name}100 of 136{ERASE}{name}\n    late\n{ERASE}    136 of 136{ERASE}{name}"
+        f"{name}{ERASE}{name}starting{ERASE}{name}40 of 136{ERASE}{name}100 of 136{ERASE}{name}\n    late\n{ERASE}   "
+        f" 136 of 136{ERASE}{name}"
     )
     assert re.search(r" +\d+\.\d s\n$", written) and "unseen" not in written
 
@@ -113,6 +119,7 @@ def test_elsewhere_it_is_a_line_after_ten_seconds_of_silence(monkeypatch: pytest
     )
     spaced = _step_lines(io.StringIO(), monkeypatch, seconds_apart=11)
     assert re.fullmatch(
-        r"  measure {21}\n    starting\n    40 of 136\n    100 of 136\n    late\n    136 of 136\n  measure {21} +\d+\.\d s\n",
+        r"  measure {21}\n    starting\n    40 of 136\n    100 of 136\n    late\n    136 of 136\n  measure {21}"
+        r" +\d+\.\d s\n",
         spaced,
     )

@@ -1,4 +1,5 @@
-"""config.json files: the shipped ones give the published shapes, and what is not modelled is refused by file and field."""
+"""config.json files: the shipped ones give the published shapes, and what is not modelled is refused by file and
+field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""No two modules of the package and no two of its classes share a name, so that a name in a sentence, an error or a search means one thing."""
+"""No two modules of the package and no two of its classes share a name, so that a name in a sentence, an error or a
+search means one thing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A night by itself: the schedule ticks, a run starts for each scenario, engine runs do not overlap, history grows, reports appear, people are told."""
+"""A night by itself: the schedule ticks, a run starts for each scenario, engine runs do not overlap, history grows,
+reports appear, people are told."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def test_a_night_runs_by_itself(night: Night) -> None:
     runs = [record.dagster_run for record in records]
     assert sorted(run.tags["dagster/partition"] for run in runs) == sorted(SCENARIOS)
     assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * len(SCENARIOS)
-    # They were under way together, so it was the machine's lock, for which a step waits, that kept them apart on the engine.
+    # They were under way together, so it was the machine's lock, for which a step waits, that kept them apart on the
+    # engine.
     assert overlapping([(one.start_time or 0, one.end_time or 0, one.dagster_run.run_id) for one in records])
     measured = engine_spans(night.root)
     assert len(measured) >= len(SCENARIOS) and not overlapping(measured)

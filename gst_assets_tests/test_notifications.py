@@ -28,7 +28,8 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def answering(*pieces: bytes, pause_s: float = 0) -> Iterator[str]:
-    """The URL of a server that reads a request and writes `pieces`, the last of them for ever where there is a pause."""
+    """The URL of a server that reads a request and writes `pieces`, the last of them for ever where there is a
+    pause."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:

@@ -1,4 +1,5 @@
-"""How far something has come: a line every ten seconds in a file, one rewritten line in a terminal, with the time left."""
+"""How far something has come: a line every ten seconds in a file, one rewritten line in a terminal, with the time
+left."""
 
 from __future__ import annotations
 

@@ -99,11 +99,9 @@ def test_environment_says_what_is_installed() -> None:
 
 def test_recorded_packages_are_read_without_importing_them() -> None:
     code = (
-        "import sys\n"
-        "from gst_assets import provenance\n"
-        "provenance.environment()\n"
-        "heavy = {'torch', 'vllm', 'transformers', 'vidur', 'dagster', 'pandera', 'sklearn', 'matplotlib', 'numpy', 'pandas'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "import sys\nfrom gst_assets import provenance\nprovenance.environment()\nheavy = {'torch', 'vllm',"
+        " 'transformers', 'vidur', 'dagster', 'pandera', 'sklearn', 'matplotlib', 'numpy', 'pandas'}\nassert not heavy"
+        " & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=provenance.PROJECT_ROOT, timeout=60)
 

@@ -1,4 +1,5 @@
-"""Telling people, against a real HTTP server: failed runs, failing checks, failed ticks, scenario files that a night left out."""
+"""Telling people, against a real HTTP server: failed runs, failing checks, failed ticks, scenario files that a night
+left out."""
 
 from __future__ import annotations
 
@@ -239,7 +240,8 @@ print(json.dumps([[one.partition_key, one.tags] for one in requests]))
 
 
 def test_a_scenario_that_cannot_be_used_stops_only_itself_and_is_told(tmp_path: Path, receiver: Receiver) -> None:
-    """In a copy of the package: a half-finished experiment that is not nightly, a copy of a nightly scenario, one that came too late."""
+    """In a copy of the package: a half-finished experiment that is not nightly, a copy of a nightly scenario, one that
+    came too late."""
     copy = tmp_path / "copy"
     for package in ("gst_assets", "gst_assets_tests"):
         shutil.copytree(PROJECT_ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,5 @@
-"""The UI as people see it, in a real Chromium after a night: graph, report with table and figure, columns, a failing check, launchpad; nothing leaves the machine."""
+"""The UI as people see it, in a real Chromium after a night: graph, report with table and figure, columns, a failing
+check, launchpad; nothing leaves the machine."""
 
 from __future__ import annotations
 

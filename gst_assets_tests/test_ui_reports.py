@@ -1,4 +1,5 @@
-"""`gst ui` after a demo, without an engine: the run in the timeline, a report three clicks from the front page, and an end."""
+"""`gst ui` after a demo, without an engine: the run in the timeline, a report three clicks from the front page, and an
+end."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Compute the figures of docs/recorded.md from the runs under data/recorded: `python scripts/recorded_figures.py [--check]`.
+"""Compute the figures of docs/recorded.md from the runs under data/recorded: `python scripts/recorded_figures.py
+[--check]`.
 
-Rewrites what stands between the page's two markers; with --check it only says, by its exit status, whether the page is up to date.
+Rewrites what stands between the page's two markers; with --check it only says, by its exit status, whether the page is
+up to date.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ PAGE = PROJECT_ROOT / "docs" / "recorded.md"
 BEGIN, END = "<!-- figures:begin -->\n", "<!-- figures:end -->\n"
 SECOND_NS = 1_000_000_000
 SLOW = 1.15
-"""A second of a repeat is slow when its median ITL is this many times the median of the same second over all repeats."""
+"""A second of a repeat is slow when its median ITL is this many times the median of the same second over all
+repeats."""
 
 Column = tuple[str, Callable[[RealRun], float], str]
 
@@ -57,8 +60,10 @@ def section(scenario: str, runs: Sequence[RealRun]) -> list[str]:
     first = runs[0]
     lines = [
         f"### {scenario}",
-        f"{len(first.requests)} requests, {len(first.tokens)} output tokens, workload `{first.meta.workload_id}`, measured "
-        f"{first.meta.started_at:%Y-%m-%d %H:%M:%S} to {runs[-1].meta.ended_at:%H:%M:%S} UTC.",
+        (
+            f"{len(first.requests)} requests, {len(first.tokens)} output tokens, workload `{first.meta.workload_id}`,"
+            f" measured {first.meta.started_at:%Y-%m-%d %H:%M:%S} to {runs[-1].meta.ended_at:%H:%M:%S} UTC."
+        ),
         "",
     ]
     values = {name: [value(run) for run in runs] for name, value, _ in columns()}
@@ -92,14 +97,16 @@ def _where_slow(runs: Sequence[RealRun]) -> list[list[str]]:
 
 
 def relative_quarters(runs: Sequence[RealRun]) -> pd.DataFrame:
-    """Median over each quarter of the requests, in order of arrival, of a request's TTFT over the median TTFT of that request in all repeats."""
+    """Median over each quarter of the requests, in order of arrival, of a request's TTFT over the median TTFT of that
+    request in all repeats."""
     ttft = pd.concat([run.requests["ttft_ns"].astype("float64") for run in runs], axis=1, keys=range(len(runs)))
     relative = ttft.div(ttft.median(axis=1), axis=0)
     return relative.groupby(relative.index * 4 // len(relative)).median()
 
 
 def relative_seconds(runs: Sequence[RealRun]) -> pd.DataFrame:
-    """Median ITL of each second of each repeat, over the median of the same second of all repeats (equal work: same workload)."""
+    """Median ITL of each second of each repeat, over the median of the same second of all repeats (equal work: same
+    workload)."""
     medians = []
     for run in runs:
         gaps = run.tokens[run.tokens["token_index"] > 0].astype("int64")

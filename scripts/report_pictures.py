@@ -1,7 +1,9 @@
-"""Pictures of a comparison's page as its readers meet it: `PYTHONPATH=. python scripts/report_pictures.py REPORT.html DIRECTORY`.
+"""Pictures of a comparison's page as its readers meet it: `PYTHONPATH=. python scripts/report_pictures.py REPORT.html
+DIRECTORY`.
 
-Writes wide.png (1,280 x 800, the first screen), phone.png (400 pixels wide), dark.png and print.pdf. Needs a Chromium (on the PATH, or named by
-CHROMIUM). Says which requests the page made, and whether it is wider than the screen; status 1 if it asked for anything or is.
+Writes wide.png (1,280 x 800, the first screen), phone.png (400 pixels wide), dark.png and print.pdf. Needs a Chromium
+(on the PATH, or named by CHROMIUM). Says which requests the page made, and whether it is wider than the screen; status
+1 if it asked for anything or is.
 """
 
 from __future__ import annotations

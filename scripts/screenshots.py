@@ -1,7 +1,9 @@
-"""Take the documentation's screenshots from a running Dagster UI: `PYTHONPATH=. python scripts/screenshots.py URL SCENARIO`.
+"""Take the documentation's screenshots from a running Dagster UI: `PYTHONPATH=. python scripts/screenshots.py URL
+SCENARIO`.
 
-Needs a Chromium (on the PATH, or named by CHROMIUM) and a UI with the scenario's assets materialized (`make demo`, then `make ui`). Pictures
-have 256 colours, which is plenty for a UI and half the size. Also reports every request that would have left this machine.
+Needs a Chromium (on the PATH, or named by CHROMIUM) and a UI with the scenario's assets materialized (`make demo`, then
+`make ui`). Pictures have 256 colours, which is plenty for a UI and half the size. Also reports every request that would
+have left this machine.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ COLOURS = 256
 
 
 def main(url: str, scenario: str) -> int:
-    """Write graph.png, report_metadata.png, failing_check.png and launchpad.png; returns 1 if a request left the loopback interface."""
+    """Write graph.png, report_metadata.png, failing_check.png and launchpad.png; returns 1 if a request left the
+    loopback interface."""
     asked: list[str] = []
     with browser_page(asked) as page:
         _graph(page, url)

@@ -1,7 +1,7 @@
 """Wrap the Markdown pages at 120 columns: `python scripts/wrap_docs.py [PAGE ...]`; without pages, all that git knows.
 
-Paragraphs and list items are filled anew. Headings, tables, code, comments and everything in backquotes stay as they are, so a page looks the same when it is rendered.
-`gst_assets_tests/test_docs.py` says which lines are too long.
+Paragraphs and list items are filled anew. Headings, tables, code, comments and everything in backquotes stay as they
+are, so a page looks the same when it is rendered. `gst_assets_tests/test_docs.py` says which lines are too long.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main(pages: Sequence[str]) -> None:
 
 
 def markdown_pages() -> list[Path]:
-    """The Markdown files of the checkout that git knows, without the summaries that runs wrote (their digests are recorded)."""
+    """The Markdown files of the checkout that git knows, without the summaries that runs wrote (their digests are
+    recorded)."""
     command = ["git", "ls-files", "*.md", ":(exclude)*/summary.md"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [ROOT / name for name in listed.splitlines()]

@@ -1,11 +1,12 @@
 """Bringing a real run and a simulation of it onto the same requests and the same tokens. Computes no statistic.
 
-Rules: only requests that produced a token in the real run are compared, on both sides; the simulated series of each request is cut to
-the real `num_decode_tokens_actual`. Nothing is rescaled, filled or interpolated: where a side knows no token times there is no ITL, and a simulation
-that knows none must have produced as many tokens as the engine.
+Rules: only requests that produced a token in the real run are compared, on both sides; the simulated series of each
+request is cut to the real `num_decode_tokens_actual`. Nothing is rescaled, filled or interpolated: where a side knows
+no token times there is no ITL, and a simulation that knows none must have produced as many tokens as the engine.
 
-Requests are joined by `source_request_id` where both runs have it, else by `request_id`. Runs that state the same workload have the same arrivals and
-lengths, to the nanosecond; others at least the same requests and prompt lengths (`gate` says how far their arrivals are apart).
+Requests are joined by `source_request_id` where both runs have it, else by `request_id`. Runs that state the same
+workload have the same arrivals and lengths, to the nanosecond; others at least the same requests and prompt lengths
+(`gate` says how far their arrivals are apart).
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ _SAME_ON_BOTH_SIDES = ("arrival_time_ns", "num_prefill_tokens", "num_decode_toke
 class AlignedSide:
     """One side of an aligned pair, in plain int64 columns.
 
-    `requests`: one row per compared request, ascending: request_id, arrival_time_ns, num_prefill_tokens, num_tokens (compared),
-    ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order;
-    without a row where a side of the pair knows no token times.
+    `requests`: one row per compared request, ascending: request_id, arrival_time_ns, num_prefill_tokens, num_tokens
+    (compared), ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every
+    compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order; without a
+    row where a side of the pair knows no token times.
     """
 
     requests: pd.DataFrame
@@ -45,7 +47,8 @@ class AlignedSide:
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """A real run and a simulation on the same requests and tokens: row i of either side's tables is about the same thing."""
+    """A real run and a simulation on the same requests and tokens: row i of either side's tables is about the same
+    thing."""
 
     real: AlignedSide
     sim: AlignedSide
@@ -69,8 +72,8 @@ def align(real: RealRun, sim: SimulatedRun) -> AlignedPair:
     """Align a simulation to a real run of the same workload.
 
     Raises:
-        ComparisonError: different workloads (names both); request sets, arrivals or lengths that differ, or a request with fewer
-            simulated than real tokens (names the first); no request with a token in the real run.
+        ComparisonError: different workloads (names both); request sets, arrivals or lengths that differ, or a request
+            with fewer simulated than real tokens (names the first); no request with a token in the real run.
     """
     check_same_workload([real.meta, sim.meta])
     _check_same_requests(real, sim)
@@ -103,10 +106,12 @@ def align(real: RealRun, sim: SimulatedRun) -> AlignedPair:
 
 
 def joined(first: RealRun | SimulatedRun, other: R) -> R:
-    """`other` with its requests in the order of `first`, and numbered as there, where both name them (`source_request_id`).
+    """`other` with its requests in the order of `first`, and numbered as there, where both name them
+    (`source_request_id`).
 
     Raises:
-        ComparisonError: the two are not of the same requests; names the first ten that only one has, and how many there are.
+        ComparisonError: the two are not of the same requests; names the first ten that only one has, and how many there
+            are.
     """
     if not is_joined_by_name(first, other):
         return other
@@ -145,8 +150,8 @@ def _check_same_set(
             parts.append(f"{len(only)} only in {run.directory} ({', '.join(only[:_SHOWN])}{more})")
     if parts:
         raise ComparisonError(
-            f"{one.directory} has {len(names)} requests, {two.directory} has {len(theirs)}, not the same ones by {KEY}: {'; '.join(parts)}. Compare "
-            "runs of the same requests; import both sides with the same selection."
+            f"{one.directory} has {len(names)} requests, {two.directory} has {len(theirs)}, not the same ones by {KEY}:"
+            f" {'; '.join(parts)}. Compare runs of the same requests; import both sides with the same selection."
         )
 
 
@@ -161,16 +166,16 @@ def check_same_workload(metas: Sequence[RealRunFacts | SimulationFacts]) -> None
         first = stated[0]
         if other.workload_id != first.workload_id:
             raise ComparisonError(
-                f"run {first.run_id} is of workload {first.workload_id}, run {other.run_id} of workload {other.workload_id}. "
-                "Compare runs of one workload."
+                f"run {first.run_id} is of workload {first.workload_id}, run {other.run_id} of workload"
+                f" {other.workload_id}. Compare runs of one workload."
             )
         names = sorted(first.workload_sha256.keys() | other.workload_sha256.keys())
         for name in names:
             one, two = first.workload_sha256.get(name), other.workload_sha256.get(name)
             if one != two:
                 raise ComparisonError(
-                    f"runs {first.run_id} and {other.run_id} both name workload {first.workload_id}, but {name} has sha256 "
-                    f"{_short(one)} in the first and {_short(two)} in the second. Compare runs of one workload."
+                    f"runs {first.run_id} and {other.run_id} both name workload {first.workload_id}, but {name} has"
+                    f" sha256 {_short(one)} in the first and {_short(two)} in the second. Compare runs of one workload."
                 )
 
 
@@ -184,8 +189,9 @@ def _check_same_requests(real: RealRun, sim: SimulatedRun) -> None:
         low, high = min(one, two), max(one, two)
         listed = ", ".join(map(str, range(low, min(high, low + _SHOWN)))) + (", ..." if high - low > _SHOWN else "")
         raise ComparisonError(
-            f"{real.directory} has {one} requests, {sim.directory} has {two}: {high - low} {'is' if high - low == 1 else 'are'} only in the "
-            f"{'first' if one > two else 'second'} (request {listed}). Simulate the workload that was measured."
+            f"{real.directory} has {one} requests, {sim.directory} has {two}: {high - low}"
+            f" {'is' if high - low == 1 else 'are'} only in the {'first' if one > two else 'second'} (request"
+            f" {listed}). Simulate the workload that was measured."
         )
     for name in _SAME_ON_BOTH_SIDES if states_workload(real, sim) else ("num_prefill_tokens",):
         differs = (real.requests[name] != sim.requests[name]).to_numpy(dtype=bool)
@@ -194,8 +200,9 @@ def _check_same_requests(real: RealRun, sim: SimulatedRun) -> None:
             shown = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
             every = f" ({len(rows)} requests differ: {shown})" if len(rows) > 1 else ""
             raise ComparisonError(
-                f"request {real.requests['request_id'].iloc[rows[0]]}: {name} is {real.requests[name].iloc[rows[0]]} in {real.directory} but "
-                f"{sim.requests[name].iloc[rows[0]]} in {sim.directory}{every}. Simulate the workload that was measured."
+                f"request {real.requests['request_id'].iloc[rows[0]]}: {name} is {real.requests[name].iloc[rows[0]]} in"
+                f" {real.directory} but {sim.requests[name].iloc[rows[0]]} in {sim.directory}{every}. Simulate the"
+                " workload that was measured."
             )
 
 
@@ -212,17 +219,18 @@ def _check_simulation_is_long_enough(
     if short.any():
         row = int(short.argmax())
         raise ComparisonError(
-            f"request {real.requests['request_id'].iloc[row]}: {sim.directory} has {simulated[row]} usable tokens (status "
-            f"{sim.requests['status'].iloc[row]}), {real.directory} has {produced[row]}. A simulation must produce every token that was "
-            "measured; simulate again."
+            f"request {real.requests['request_id'].iloc[row]}: {sim.directory} has {simulated[row]} usable tokens"
+            f" (status {sim.requests['status'].iloc[row]}), {real.directory} has {produced[row]}. A simulation must"
+            " produce every token that was measured; simulate again."
         )
     longer = compared & (simulated > produced)
     if not sim.has_tokens and longer.any():
         rows = np.flatnonzero(longer)
         shown = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
         raise ComparisonError(
-            f"{sim.directory} knows no token times, so it cannot be cut to the tokens that were measured, and {len(rows)} of its requests have more of them "
-            f"(request {shown}). Simulate the lengths that were produced, or give a simulation with token times."
+            f"{sim.directory} knows no token times, so it cannot be cut to the tokens that were measured, and"
+            f" {len(rows)} of its requests have more of them (request {shown}). Simulate the lengths that were"
+            " produced, or give a simulation with token times."
         )
 
 

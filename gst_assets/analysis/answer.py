@@ -1,4 +1,5 @@
-"""The answer of a comparison, for each variant: how far, how sure, and what to do about it. Built from judged cells; computes no statistic, draws nothing.
+"""The answer of a comparison, for each variant: how far, how sure, and what to do about it. Built from judged cells;
+computes no statistic, draws nothing.
 
 `comparison.Comparison.answers` maps each variant to its `Answer`; what a reader sees first is made of nothing else.
 """
@@ -35,10 +36,11 @@ JUDGEMENT_WORDS: dict[Judgement, str] = {
 class DecidingCell:
     """One judged figure of one variant.
 
-    `real` and `simulated` in `unit`: nanoseconds, or a rate per second. `error` is (simulated - real) / real; `low` and `high` its 95 % interval on
-    this workload (NaN: not known; `high` infinite: open), `basis` what that rests on. `carry_low` and `carry_high`: how far the error carries to
-    other workloads of the kind (requests resampled; NaN: not known). `spread` is (max - min) / median of the real repeats, NaN with one. `reason`
-    says why it cannot be judged, or what holds a pass back; else it is empty.
+    `real` and `simulated` in `unit`: nanoseconds, or a rate per second. `error` is (simulated - real) / real; `low` and
+    `high` its 95 % interval on this workload (NaN: not known; `high` infinite: open), `basis` what that rests on.
+    `carry_low` and `carry_high`: how far the error carries to other workloads of the kind (requests resampled; NaN: not
+    known). `spread` is (max - min) / median of the real repeats, NaN with one. `reason` says why it cannot be judged,
+    or what holds a pass back; else it is empty.
     """
 
     metric: str
@@ -60,8 +62,8 @@ class DecidingCell:
 
 @dataclass(frozen=True)
 class NamedCause:
-    """A cause of the error of one cell with `share`, the part of the error that goes with it when it is removed (signed; 1: all of it; NaN: not
-    known), and the evidence in words."""
+    """A cause of the error of one cell with `share`, the part of the error that goes with it when it is removed
+    (signed; 1: all of it; NaN: not known), and the evidence in words."""
 
     cell: str
     name: str
@@ -73,9 +75,10 @@ class NamedCause:
 class Answer:
     """What a reader needs of one variant, first things first.
 
-    `sentence` is plain text with `code` and **bold** marks: direction, size, certainty, use. `cells` decide the verdict (required metrics and
-    statistics that have samples, in the scenario's order); `rates` are throughput and goodput, which do not. `causes` go by cell, largest share
-    first. `more` says what would settle what cannot be judged; `marks` why it cannot be a pass.
+    `sentence` is plain text with `code` and **bold** marks: direction, size, certainty, use. `cells` decide the verdict
+    (required metrics and statistics that have samples, in the scenario's order); `rates` are throughput and goodput,
+    which do not. `causes` go by cell, largest share first. `more` says what would settle what cannot be judged; `marks`
+    why it cannot be a pass.
     """
 
     variant: str
@@ -89,8 +92,8 @@ class Answer:
 
     @property
     def headline(self) -> str:
-        """The verdict in a few words. Where some cells cannot be judged, also what is known of the others: `pass at ITL and E2E, cannot judge TTFT`.
-        With marks `warn` is the best that a cell can be."""
+        """The verdict in a few words. Where some cells cannot be judged, also what is known of the others: `pass at ITL
+        and E2E, cannot judge TTFT`. With marks `warn` is the best that a cell can be."""
         groups: tuple[tuple[Judgement, set[Judgement]], ...] = (("pass", {"pass"}), ("warn", {"warn"}))
         if self.marks:
             groups = (("warn", {"pass", "warn"}),)
@@ -111,8 +114,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Situation:
-    """What an answer depends on beside its cells. `advised` are the intervals from repeats by cell name; `num_requests` those compared in the
-    smallest repeat; `repeatable`: the engine could be run again."""
+    """What an answer depends on beside its cells. `advised` are the intervals from repeats by cell name; `num_requests`
+    those compared in the smallest repeat; `repeatable`: the engine could be run again."""
 
     num_repeats: int
     num_seeds: int
@@ -137,16 +140,28 @@ def build_answer(
     causes: Sequence[NamedCause],
     situation: Situation,
 ) -> Answer:
-    """The answer of one variant. `cells` are its required ones in the order of the report, those without any sample among them."""
+    """The answer of one variant. `cells` are its required ones in the order of the report, those without any sample
+    among them."""
     present = [cell for cell in cells if cell.num_real_samples]
     deciding = tuple(_deciding(cell) for cell in present)
     told = tuple(
         DecidingCell(
-            one.metric, "", one.name, "per_s", one.real_per_s, one.sim_per_s, one.relative_error, one.interval_low, one.interval_high,
-            one.real_spread, judgement(one.verdict), one.interval_basis, one.reason,
+            one.metric,
+            "",
+            one.name,
+            "per_s",
+            one.real_per_s,
+            one.sim_per_s,
+            one.relative_error,
+            one.interval_low,
+            one.interval_high,
+            one.real_spread,
+            judgement(one.verdict),
+            one.interval_basis,
+            one.reason,
         )
         for one in rates
-    )  # fmt: skip
+    )
     verdict = judgement(outcome)
     return Answer(
         variant=variant,
@@ -251,9 +266,18 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
     if verdict == "fail":
         errors = [cell.error for cell in outside]
         kept = [cell.name for cell in cells if cell.verdict in ("pass", "warn")]
-        side = ", which it takes for faster than they are" if all(one < 0 for one in errors) else ", which it takes for slower than they are" if all(one > 0 for one in errors) else ""  # fmt: skip
+        side = (
+            ", which it takes for faster than they are"
+            if all(one < 0 for one in errors)
+            else ", which it takes for slower than they are"
+            if all(one > 0 for one in errors)
+            else ""
+        )
         rest = f"; {_listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} it" if kept else ""
-        return f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough to size by them{rest}"
+        return (
+            f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough to size by"
+            f" them{rest}"
+        )
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
     rest = ""
     for judged, band in (("pass", close), ("warn", wide)):
@@ -270,7 +294,10 @@ def _signed(cell: DecidingCell) -> str:
     text = f"{'+' if cell.error > 0 else '-' if cell.error < 0 else ''}{_percent(abs(cell.error))} %"
     if math.isnan(cell.low):
         return text
-    ends = ["open" if math.isinf(one) else f"{'-' if one < 0 and _percent(abs(one)) != '0' else ''}{_percent(abs(one))}" for one in (cell.low, cell.high)]  # fmt: skip
+    ends = [
+        "open" if math.isinf(one) else f"{'-' if one < 0 and _percent(abs(one)) != '0' else ''}{_percent(abs(one))}"
+        for one in (cell.low, cell.high)
+    ]
     return f"{text} ({ends[0]} to {ends[1]})"
 
 
@@ -293,7 +320,8 @@ def _number(number: int) -> str:
 
 
 def _more(cells: Sequence[Cell], situation: Situation) -> tuple[str, ...]:
-    """What would settle what cannot be judged, and what a pass is held back by. Nothing is advised that a recorded run cannot do."""
+    """What would settle what cannot be judged, and what a pass is held back by. Nothing is advised that a recorded run
+    cannot do."""
     short = [cell for cell in cells if cell.verdict == "insufficient" and cell.reason.endswith("would do")]
     found = [f"{cell.name}: {cell.reason}" for cell in short]
     if not situation.repeatable:
@@ -313,7 +341,8 @@ def _more(cells: Sequence[Cell], situation: Situation) -> tuple[str, ...]:
         found.append(f"about {max(some)} repeats would do for {_listed(names)}")
     if hopeless:
         found.append(
-            f"{_listed(hopeless)}: more than {MOST_REPEATS_ADVISED} repeats that differ as these do; a quieter machine would tell sooner"
+            f"{_listed(hopeless)}: more than {MOST_REPEATS_ADVISED} repeats that differ as these do; a quieter machine"
+            " would tell sooner"
         )
     return tuple(found)
 

@@ -1,24 +1,29 @@
-"""Confidence intervals for relative errors of dependent latencies: a circular block bootstrap over requests in order of arrival.
+"""Confidence intervals for relative errors of dependent latencies: a circular block bootstrap over requests in order of
+arrival.
 
-Requests share batches and queues, so neighbours depend on each other, and so do the tokens of a request. Whole blocks of neighbouring
-requests are therefore drawn, each with all its tokens, and the same blocks on both sides, which keeps the pairing (Kunsch 1989, "The Jackknife
-and the Bootstrap for General Stationary Observations"; circular as in Politis and Romano 1992, so that the ends count as much as the middle).
+Requests share batches and queues, so neighbours depend on each other, and so do the tokens of a request. Whole blocks
+of neighbouring requests are therefore drawn, each with all its tokens, and the same blocks on both sides, which keeps
+the pairing (Kunsch 1989, "The Jackknife and the Bootstrap for General Stationary Observations"; circular as in Politis
+and Romano 1992, so that the ends count as much as the middle).
 
-- Block length: twice the automatic choice of Politis and White (2004) with the correction of Patton, Politis and White (2009), for the
-  circular bootstrap, as the largest over the series that the errors are made of and the latencies themselves; at least 2 n^(1/3), at most
-  n / 4. Twice, because their choice minimises the error of a variance and not of a coverage, and covered less in the study.
-- Interval: the accelerated percentiles (Efron 1987, "Better Bootstrap Confidence Intervals": acceleration = skewness / 6, without the bias
-  term) of log(sim / real) over the replicates, about the estimate, widened by the fixed-b critical value of Kiefer and Vogelsang (2005),
-  table 1 (Bartlett kernel, whose variance estimator the block bootstrap's is): long blocks are few, and plain percentile intervals then
-  cover too little.
-- Whether there is enough to resample: `Blocks.long_enough`, and `Replicates.independent`, the independent samples beyond a percentile that
-  would leave its level as uncertain as the replicates show it. Nothing computed from the data can know busy periods that were not seen; these
-  two say when few were.
-- Repeats: the replicates hold every repeat; what repeats differ by is added as the t interval of their log ratios (degrees of freedom:
-  repeats - 1), combined with the former by square-and-add (Zou and Donner 2008). Noise that is inside both is counted twice: wider, not narrower.
+- Block length: twice the automatic choice of Politis and White (2004) with the correction of Patton, Politis and White
+  (2009), for the circular bootstrap, as the largest over the series that the errors are made of and the latencies
+  themselves; at least 2 n^(1/3), at most n / 4. Twice, because their choice minimises the error of a variance and not
+  of a coverage, and covered less in the study.
+- Interval: the accelerated percentiles (Efron 1987, "Better Bootstrap Confidence Intervals": acceleration = skewness /
+  6, without the bias term) of log(sim / real) over the replicates, about the estimate, widened by the fixed-b critical
+  value of Kiefer and Vogelsang (2005), table 1 (Bartlett kernel, whose variance estimator the block bootstrap's is):
+  long blocks are few, and plain percentile intervals then cover too little.
+- Whether there is enough to resample: `Blocks.long_enough`, and `Replicates.independent`, the independent samples
+  beyond a percentile that would leave its level as uncertain as the replicates show it. Nothing computed from the data
+  can know busy periods that were not seen; these two say when few were.
+- Repeats: the replicates hold every repeat; what repeats differ by is added as the t interval of their log ratios
+  (degrees of freedom: repeats - 1), combined with the former by square-and-add (Zou and Donner 2008). Noise that is
+  inside both is counted twice: wider, not narrower.
 
-Replicates of percentiles are read off weighted counts at a grid of values, which is dense about each percentile: one matrix product, whatever
-the number of tokens. Measured coverage: docs/comparison.md (`benchmarks/interval_coverage.py`).
+Replicates of percentiles are read off weighted counts at a grid of values, which is dense about each percentile: one
+matrix product, whatever the number of tokens. Measured coverage: docs/comparison.md
+(`benchmarks/interval_coverage.py`).
 """
 
 from __future__ import annotations
@@ -60,8 +65,8 @@ UNKNOWN = Interval(math.nan, math.nan)
 class Blocks:
     """How requests are resampled: `order` are request ids by arrival, `length` the requests of a block.
 
-    Of very many requests `unit` neighbours are drawn together, so that blocks begin at every `unit`-th request only: a block is several units
-    long, and which of the neighbours it begins at makes no difference.
+    Of very many requests `unit` neighbours are drawn together, so that blocks begin at every `unit`-th request only: a
+    block is several units long, and which of the neighbours it begins at makes no difference.
     """
 
     order: np.ndarray
@@ -76,8 +81,9 @@ class Blocks:
 
     @property
     def long_enough(self) -> bool:
-        """Whether the run is long against the time over which requests depend on each other. Blocks of the least length, which only the
-        number of requests decides, always are: what few requests are worth is `Replicates.independent`."""
+        """Whether the run is long against the time over which requests depend on each other. Blocks of the least
+        length, which only the number of requests decides, always are: what few requests are worth is
+        `Replicates.independent`."""
         return self.length <= least_length(self.num_requests) or self.num_requests >= MIN_STRETCHES * self.length
 
     @property
@@ -116,9 +122,11 @@ class Blocks:
 
 
 def block_length(repeats: Sequence[Sequence[np.ndarray]]) -> int:
-    """Requests a block, for the series of each repeat (the same in each) by request in order of arrival. All have one length n.
+    """Requests a block, for the series of each repeat (the same in each) by request in order of arrival. All have one
+    length n.
 
-    The most dependent series decides, each by its median over the repeats: the largest of many estimates is mostly the noisiest.
+    The most dependent series decides, each by its median over the repeats: the largest of many estimates is mostly the
+    noisiest.
     """
     n = len(repeats[0][0])
     chosen = max(float(np.median([_politis_white(one) for one in same])) for same in zip(*repeats, strict=True))
@@ -131,7 +139,8 @@ def least_length(num_requests: int) -> int:
 
 
 def _politis_white(series: np.ndarray) -> float:
-    """Optimal block length of the circular block bootstrap of a mean (Politis and White 2004, with the correction of 2009)."""
+    """Optimal block length of the circular block bootstrap of a mean (Politis and White 2004, with the correction of
+    2009)."""
     n = len(series)
     centred = series - series.mean()
     variance = float(centred @ centred) / n
@@ -158,7 +167,8 @@ def _politis_white(series: np.ndarray) -> float:
 def fixed_b_factor(length: int, num_requests: int) -> float:
     """By how much an interval is widened for blocks of `length` of `num_requests`: critical value over the normal one.
 
-    Kiefer and Vogelsang (2005), "A New Asymptotic Theory for Heteroskedasticity-Autocorrelation Robust Tests", table 1, 97.5 %.
+    Kiefer and Vogelsang (2005), "A New Asymptotic Theory for Heteroskedasticity-Autocorrelation Robust Tests", table 1,
+    97.5 %.
     """
     b = length / num_requests
     return (1.9600 + 2.9694 * b + 0.4160 * b**2 - 0.5324 * b**3) / 1.9600
@@ -169,11 +179,11 @@ def fixed_b_factor(length: int, num_requests: int) -> float:
 
 @dataclass(frozen=True)
 class Replicates:
-    """Statistics of one side under resampling: `values` [replicates, STATISTICS] and `whole` [STATISTICS] of the same computation on
-    every request once, which differs from the exact statistics by the grid.
+    """Statistics of one side under resampling: `values` [replicates, STATISTICS] and `whole` [STATISTICS] of the same
+    computation on every request once, which differs from the exact statistics by the grid.
 
-    `independent` [STATISTICS]: how many independent samples beyond the percentile the samples are worth; for the mean, which hangs on how
-    large the largest are, half of those beyond P95. Infinite where no replicate differs.
+    `independent` [STATISTICS]: how many independent samples beyond the percentile the samples are worth; for the mean,
+    which hangs on how large the largest are, half of those beyond P95. Infinite where no replicate differs.
     """
 
     values: np.ndarray
@@ -192,7 +202,8 @@ def replicate(samples: Samples, ordered: np.ndarray, blocks: Blocks) -> Replicat
 
 
 def band(samples: Samples, ordered: np.ndarray, levels: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, ...]:
-    """Pointwise 95 % band of the distribution function: values at the quantile `levels`, and its low and high ends there."""
+    """Pointwise 95 % band of the distribution function: values at the quantile `levels`, and its low and high ends
+    there."""
     grid = np.unique(np.quantile(ordered, levels, method="lower"))
     columns = np.column_stack([_counts(samples, blocks), _counts_below(samples, grid, blocks)]).astype(np.float32)
     drawn = blocks.weights @ columns
@@ -203,7 +214,8 @@ def band(samples: Samples, ordered: np.ndarray, levels: np.ndarray, blocks: Bloc
 
 
 def _grid(ordered: np.ndarray) -> np.ndarray:
-    """Ascending values, the largest among them, that lie dense about each percentile; all different values where they are few."""
+    """Ascending values, the largest among them, that lie dense about each percentile; all different values where they
+    are few."""
     distance = np.linspace(-1, 1, _DENSE_LEVELS) ** 3
     levels = [np.linspace(0, 1, _GLOBAL_LEVELS)]
     for percentile in PERCENTILES:
@@ -233,15 +245,16 @@ def _statistics(drawn: np.ndarray, grid: np.ndarray) -> np.ndarray:
         mean = drawn[:, 1].astype(np.float64) / total[:, 0]
     found = [mean]
     for percentile in PERCENTILES:
-        # The inverse distribution function: the smallest grid value with at least this share at or below. Half a count of rounding room.
+        # The inverse distribution function: the smallest grid value with at least this share at or below. Half a count
+        # of rounding room.
         rank = (drawn[:, 2:] < total * (percentile / 100) - 0.5).sum(axis=1)
         found.append(grid[np.minimum(rank, len(grid) - 1)].astype(np.float64))
     return np.where(total > 0, np.column_stack(found), math.nan)
 
 
 def _independent(drawn: np.ndarray, whole: np.ndarray, blocks: Blocks) -> np.ndarray:
-    """Of n independent samples the share s above a level has variance s (1 - s) / n. That n, from the variance over replicates (widened as
-    the interval is), times the share beyond the percentile."""
+    """Of n independent samples the share s above a level has variance s (1 - s) / n. That n, from the variance over
+    replicates (widened as the interval is), times the share beyond the percentile."""
     above, expected = (1 - one[:, 2:].astype(np.float64) / np.maximum(one[:, :1], 1) for one in (drawn, whole))
     factor = fixed_b_factor(blocks.length, blocks.num_requests)
     found = []
@@ -267,8 +280,8 @@ def intervals(
 ) -> list[Interval]:
     """95 % intervals of (sim - real) / real for each of `STATISTICS`.
 
-    `real` and `sim` are the replicates of each repeat; `real_ns` and `sim_ns` the exact statistics of each, [repeats, STATISTICS]. A side's
-    value is the median over repeats, as in the report.
+    `real` and `sim` are the replicates of each repeat; `real_ns` and `sim_ns` the exact statistics of each, [repeats,
+    STATISTICS]. A side's value is the median over repeats, as in the report.
     """
     drawn = _log_ratio(np.median([one.values for one in sim], axis=0), np.median([one.values for one in real], axis=0))
     centre = _log_ratio(np.median([one.whole for one in sim], axis=0), np.median([one.whole for one in real], axis=0))
@@ -280,7 +293,8 @@ def intervals(
         if not math.isfinite(estimate[column]) or not math.isfinite(centre[column]) or np.isnan(drawn[:, column]).any():
             found.append(UNKNOWN)
             continue
-        # Ends by order statistic, so that an infinite replicate (a real value of 0) opens the interval and breaks no arithmetic.
+        # Ends by order statistic, so that an infinite replicate (a real value of 0) opens the interval and breaks no
+        # arithmetic.
         ends = np.quantile(drawn[:, column], _levels(drawn[:, column]), method="inverted_cdf") - centre[column]
         low, high = min(factor * ends[0], 0.0), max(factor * ends[1], 0.0)
         width = between[column]
@@ -290,7 +304,8 @@ def intervals(
 
 
 def _levels(drawn: np.ndarray) -> list[float]:
-    """Shares of the replicates below the ends of the interval: accelerated, so that the end on the side of the longer tail lies further out."""
+    """Shares of the replicates below the ends of the interval: accelerated, so that the end on the side of the longer
+    tail lies further out."""
     from scipy.special import ndtr, ndtri
 
     deviation = drawn - drawn.mean() if np.isfinite(drawn).all() else np.zeros(1)
@@ -325,9 +340,9 @@ def _between_repeats(ratios: np.ndarray) -> float:
 
 
 def dependence(real: Samples, sim: Samples, order: np.ndarray) -> list[np.ndarray]:
-    """What the errors of one measure are made of, by request in order of arrival: the linear part of log(mean sim / mean real), and at P50
-    and P90 the difference of the two sides' counts above their percentile; and the rank of each side's latency, since errors depend on load.
-    `block_length` looks at how these depend on their neighbours."""
+    """What the errors of one measure are made of, by request in order of arrival: the linear part of log(mean sim /
+    mean real), and at P50 and P90 the difference of the two sides' counts above their percentile; and the rank of each
+    side's latency, since errors depend on load. `block_length` looks at how these depend on their neighbours."""
     means = [float(side.values.mean(dtype=np.float64)) for side in (sim, real)]
     parts = [side.sums() / (mean or 1.0) - side.counts for side, mean in zip((sim, real), means, strict=True)]
     series = [parts[0] - parts[1]]

@@ -1,25 +1,28 @@
-"""What an error beyond the pass band is due to: each cause with the share of the error that goes when it is removed. No rule guesses: each names its
-evidence and what of the error it explains, largest first; the rest is stated as `unexplained`.
+"""What an error beyond the pass band is due to: each cause with the share of the error that goes when it is removed. No
+rule guesses: each names its evidence and what of the error it explains, largest first; the rest is stated as
+`unexplained`.
 
-A cause is removed from what was measured, and the error taken again: request by request from the stages (waiting, prefill, gaps between tokens), or gap by gap
-from the steps. Shares are of the cell's own statistic, not of a mean. One cause after another is removed, those that are surely their own share first, and each is told with
-what it takes of the error that the former left: the shares and the unexplained rest add up to the whole. A cause that takes less than a tenth of the error with it is
-not named.
+A cause is removed from what was measured, and the error taken again: request by request from the stages (waiting,
+prefill, gaps between tokens), or gap by gap from the steps. Shares are of the cell's own statistic, not of a mean. One
+cause after another is removed, those that are surely their own share first, and each is told with what it takes of the
+error that the former left: the shares and the unexplained rest add up to the whole. A cause that takes less than a
+tenth of the error with it is not named.
 
 Rules, and what is removed:
 - `noise`: the error is within what the real repeats differ by. Then only what made them differ is looked for.
-- `step time, decode` and `step time, mixed`: simulated gaps that end in steps of this kind, and for mixed ones the time from scheduling to the first
-  token, are scaled by how much longer the real steps of the kind take. `no step overheads` instead, for both kinds, where the variant simulates operators
-  only (Vidur as published).
+- `step time, decode` and `step time, mixed`: simulated gaps that end in steps of this kind, and for mixed ones the time
+  from scheduling to the first token, are scaled by how much longer the real steps of the kind take. `no step overheads`
+  instead, for both kinds, where the variant simulates operators only (Vidur as published).
   Steps at compositions that the profile was not calibrated at are told with them.
-- `chunk size`, `scheduling`, `prefix cache`: the simulated times to the first token become the real ones; `sequence limit`, `KV blocks`, `preemptions`: the waiting becomes the
-  real one. For a setting that differs and was reached (a step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that
-  the setting caused all of what it acts on.
+- `chunk size`, `scheduling`, `prefix cache`: the simulated times to the first token become the real ones; `sequence
+  limit`, `KV blocks`, `preemptions`: the waiting becomes the real one. For a setting that differs and was reached (a
+  step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that the setting
+  caused all of what it acts on.
 - `driver busy`: the driver's lateness, which only the real side has, is added to the simulation.
-- `host speed, within repeats`: windows of one second whose steps took longer or shorter than those of equal composition elsewhere (median, beyond
-  15 %): the real times in them are scaled back.
-- `host speed, between repeats`: steps of equal composition take longer in some repeats, beyond the pass band: the real times of every repeat are scaled to the
-  repeat that the simulation is nearest to.
+- `host speed, within repeats`: windows of one second whose steps took longer or shorter than those of equal composition
+  elsewhere (median, beyond 15 %): the real times in them are scaled back.
+- `host speed, between repeats`: steps of equal composition take longer in some repeats, beyond the pass band: the real
+  times of every repeat are scaled to the repeat that the simulation is nearest to.
 - `delivery`: tokens reached the client several at a time: requests that were delivered so are left out on both sides.
 """
 
@@ -53,7 +56,8 @@ _NEARLY_FULL = 0.9
 _ROUNDING = 1e-9
 _WINDOW_NS = 1_000_000_000
 _DISTURBED = 0.15
-"""Steps of a window take so much longer or shorter than those of equal composition, from which on its host counts as disturbed."""
+"""Steps of a window take so much longer or shorter than those of equal composition, from which on its host counts as
+disturbed."""
 _LEAST_STEPS = 3
 """Steps that a composition, or a window, needs for a median."""
 _LIMITS = {"max_num_batched_tokens": "chunk size", "max_num_seqs": "sequence limit"}
@@ -64,7 +68,8 @@ _POLICIES = ("scheduling_policy", "enable_chunked_prefill", "enable_prefix_cachi
 
 @dataclass(frozen=True)
 class Measured:
-    """What the rules look at. Frames are those of `contracts.tables` of the same names; `pairs` maps (real run id, variant) to the aligned pair."""
+    """What the rules look at. Frames are those of `contracts.tables` of the same names; `pairs` maps (real run id,
+    variant) to the aligned pair."""
 
     real_repeats: Sequence[RealRun]
     simulations: Mapping[str, SimulatedRun]
@@ -81,8 +86,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair in float64 nanoseconds. By request: `waited` (until scheduled; 0 where that is not told), `first` (from there to the first token),
-    `first_at` its time, `num_gaps`. By gap between tokens, in order: `gaps`, and `at`, the time of its end. `kept`: requests that count."""
+    """One side of a pair in float64 nanoseconds. By request: `waited` (until scheduled; 0 where that is not told),
+    `first` (from there to the first token), `first_at` its time, `num_gaps`. By gap between tokens, in order: `gaps`,
+    and `at`, the time of its end. `kept`: requests that count."""
 
     waited: np.ndarray
     first: np.ndarray
@@ -98,7 +104,8 @@ class _Side:
         arrival, ttft = (requests[name].to_numpy(dtype="float64") for name in ("arrival_time_ns", "ttft_ns"))
         waited = requests[SCHEDULED].to_numpy(dtype="float64") - arrival if told else np.zeros(len(requests))
         if tokens.empty:
-            # Without token times the whole decode is one gap, so that E2E is the sum of its parts; ITL has no cell to explain.
+            # Without token times the whole decode is one gap, so that E2E is the sum of its parts; ITL has no cell to
+            # explain.
             decode = requests["e2e_ns"].to_numpy(dtype="float64") - ttft
             ones = np.ones(len(requests), dtype=np.int64)
             ends = arrival + ttft + decode
@@ -150,7 +157,8 @@ Removal = Callable[[_Pair], _Pair]
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause, the evidence for it in words, and how it is removed. `at_most`: what goes with it need not all be its own."""
+    """A cause, the evidence for it in words, and how it is removed. `at_most`: what goes with it need not all be its
+    own."""
 
     name: str
     evidence: str
@@ -159,8 +167,8 @@ class Cause:
 
 
 def cause_rows(cells: Sequence[Cell], measured: Measured) -> list[dict[str, Any]]:
-    """Rows of `contracts.tables.ErrorCauses`: of every cell of TTFT, ITL and E2E at P50, P90 and P99 beyond the pass band, in each variant, but for
-    those without an interval."""
+    """Rows of `contracts.tables.ErrorCauses`: of every cell of TTFT, ITL and E2E at P50, P90 and P99 beyond the pass
+    band, in each variant, but for those without an interval."""
     rows: list[dict[str, Any]] = []
     for variant, sim in measured.simulations.items():
         explained = [one for one in cells if one.variant == variant and _is_explained(one, measured)]
@@ -238,7 +246,10 @@ def _named(
             states, left = cleared, after
     named.sort(key=lambda one: -abs(one[2]))
     if noisy:
-        text = f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by, {unsigned_percent(cell.real_spread)}"
+        text = (
+            f"the error is no larger than what {len(measured.real_repeats)} real repeats differ by,"
+            f" {unsigned_percent(cell.real_spread)}"
+        )
         return [(NOISE, text, math.nan), *named]
     if abs(left) >= LEAST_SHARE or not named:
         where = _whereabouts(cell, measured) if not named else "what is left without the causes above"
@@ -371,7 +382,8 @@ def _least(name: str, sim: SimulatedRun, measured: Measured) -> float:
 
 
 def _kv_capacity(sim: SimulatedRun, measured: Measured) -> float:
-    """Tokens that the smallest cache of either side holds. A side that does not tell number and size of its blocks is left out."""
+    """Tokens that the smallest cache of either side holds. A side that does not tell number and size of its blocks is
+    left out."""
     caches: list[tuple[int | None, int | None]] = [
         (run.meta.engine_settings.num_kv_blocks, run.meta.engine_settings.block_size)
         for run in measured.real_repeats
@@ -409,7 +421,8 @@ def _kv_tokens(table: pd.DataFrame) -> pd.Series:
 
 @dataclass(frozen=True)
 class _Step:
-    """How the time of a kind of step differs, in the middle of the real repeats; `factor` makes simulated times the real ones."""
+    """How the time of a kind of step differs, in the middle of the real repeats; `factor` makes simulated times the
+    real ones."""
 
     factor: float
     text: str
@@ -427,7 +440,10 @@ def _step(sim: SimulatedRun, kind: str, measured: Measured, *, typical: bool) ->
     if not real or not other:
         return None
     what = "steps" if kind == "all" else f"{kind} steps"
-    text = f"{what} take {brief_milliseconds(other)} ms simulated, {brief_milliseconds(real)} ms real ({100 * (other / real - 1):+.1f} %, {'medians' if typical else 'means'})"
+    text = (
+        f"{what} take {brief_milliseconds(other)} ms simulated, {brief_milliseconds(real)} ms real"
+        f" ({100 * (other / real - 1):+.1f} %, {'medians' if typical else 'means'})"
+    )
     return _Step(real / other, text)
 
 
@@ -461,8 +477,8 @@ def _step_times(sim: SimulatedRun, measured: Measured, *, typical: bool) -> Iter
     beyond = ""
     if outside / len(sim.iterations) >= _LEAST_OUTSIDE:
         beyond = (
-            f"; {outside} of {len(sim.iterations)} simulated steps ({unsigned_percent(outside / len(sim.iterations))}) lie outside what was calibrated, where the "
-            "nearest value was held"
+            f"; {outside} of {len(sim.iterations)} simulated steps ({unsigned_percent(outside / len(sim.iterations))})"
+            " lie outside what was calibrated, where the nearest value was held"
         )
     for kind, step in steps.items():
         if abs(1 - step.factor) > _ROUNDING:
@@ -498,8 +514,8 @@ def _prefix_cache(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
         return
     totals = " / ".join(str(int(run.requests[_CACHED].sum())) for run in measured.real_repeats)
     text = (
-        f"tokens from the cache differ in {' / '.join(map(str, counts))} of {len(ours)} requests: {totals} in the real repeats, "
-        f"{int(ours.sum())} simulated"
+        f"tokens from the cache differ in {' / '.join(map(str, counts))} of {len(ours)} requests: {totals} in the real"
+        f" repeats, {int(ours.sum())} simulated"
     )
     yield Cause("prefix cache", text, _with_real_first_token, at_most=True)
 
@@ -521,15 +537,16 @@ def _driver(measured: Measured) -> Iterator[Cause]:
     middle, tail = (float(np.median([np.percentile(one, at) for one in late.values()])) for at in (50, 90))
     yield Cause(
         "driver busy",
-        f"the driver handed requests over {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms at P90",
+        f"the driver handed requests over {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms"
+        " at P90",
         remove,
     )
 
 
 @dataclass(frozen=True)
 class _Host:
-    """The host's speed, as log of the time of steps over that of equal ones. `repeats`: the median of each; `windows`: by run id, that of each window
-    of a second over the repeat's own (NaN: too few steps), from the time `begin`."""
+    """The host's speed, as log of the time of steps over that of equal ones. `repeats`: the median of each; `windows`:
+    by run id, that of each window of a second over the repeat's own (NaN: too few steps), from the time `begin`."""
 
     repeats: dict[str, float]
     windows: dict[str, np.ndarray]
@@ -543,7 +560,8 @@ def _host(real_repeats: Sequence[RealRun]) -> _Host | None:
         if run.iterations is None or not len(run.iterations):
             return None
         table = run.iterations[list(COMPOSITION)].astype("int64")
-        # Prompts that come in one step differ in size, contexts hardly from one step to the next: their sizes by powers of two.
+        # Prompts that come in one step differ in size, contexts hardly from one step to the next: their sizes by powers
+        # of two.
         table["num_prefill_tokens"] = np.ceil(np.log2(table["num_prefill_tokens"] + 1)).astype("int64")
         context = run.iterations["num_context_tokens"].to_numpy(dtype="int64")
         table["context"] = np.ceil(np.log2(context + 1)).astype("int64")
@@ -600,7 +618,8 @@ def _host_within(measured: Measured) -> Iterator[Cause]:
             where = np.flatnonzero(found)
             ratio = math.exp(float(np.median(found[where])))
             told.append(
-                f"{run_id}: {ratio:.2f} times as long in {len(where)} of {len(found)} s ({where[0]} s to {where[-1] + 1} s after its first step)"
+                f"{run_id}: {ratio:.2f} times as long in {len(where)} of {len(found)} s ({where[0]} s to"
+                f" {where[-1] + 1} s after its first step)"
             )
     yield Cause("host speed, within repeats", f"steps of equal composition took, in {'; in '.join(told)}", remove)
 
@@ -621,7 +640,10 @@ def _host_between(measured: Measured) -> Iterator[Cause]:
         return replace(pair, real=replace(real, first=real.first * factor, gaps=real.gaps * factor))
 
     told = " / ".join(f"{math.exp(one - lowest):.2f}" for one in host.repeats.values())
-    text = f"steps of equal composition took {told} times as long in the repeats, over the fastest; share if all ran as the one nearest to the simulation"
+    text = (
+        f"steps of equal composition took {told} times as long in the repeats, over the fastest; share if all ran as"
+        " the one nearest to the simulation"
+    )
     yield Cause("host speed, between repeats", text, remove)
 
 
@@ -651,6 +673,9 @@ def _whereabouts(cell: Cell, measured: Measured) -> str:
     table = measured.stage_errors
     stages = table[(table["variant"] == cell.variant) & (table["stage"] != "e2e")]
     largest = stages.iloc[int(stages["error_ns"].abs().to_numpy().argmax())]
-    known = f"no rule fits; the largest part of the mean error is in {largest['stage']}, {brief_milliseconds(largest['error_ns'])} ms a request"
+    known = (
+        f"no rule fits; the largest part of the mean error is in {largest['stage']},"
+        f" {brief_milliseconds(largest['error_ns'])} ms a request"
+    )
     step = _step(measured.simulations[cell.variant], "all", measured, typical=False)
     return f"{known}; {step.text}" if step else f"{known}; steps were not recorded on both sides"

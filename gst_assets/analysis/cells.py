@@ -1,4 +1,5 @@
-"""The figures that are judged: one latency statistic, or one rate, of one variant. `judged_errors` makes them; `causes` and `answer` explain them."""
+"""The figures that are judged: one latency statistic, or one rate, of one variant. `judged_errors` makes them; `causes`
+and `answer` explain them."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from gst_assets.analysis.rates import RATE_NAMES
 from gst_assets.analysis.verdict import Outcome
 
 Basis = Literal["repeats", "requests", "none"]
-"""What an interval rests on: repeats of the engine and seeds of the simulation; with one repeat the requests, resampled; nothing."""
+"""What an interval rests on: repeats of the engine and seeds of the simulation; with one repeat the requests,
+resampled; nothing."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric, statistic and variant: a row of `contracts.tables.LatencyErrors`, whose docstring defines the columns.
+    """One metric, statistic and variant: a row of `contracts.tables.LatencyErrors`, whose docstring defines the
+    columns.
 
     Missing values are NaN; an open end of the interval is infinite.
     """
@@ -51,7 +54,8 @@ class Cell:
 
     @property
     def sign(self) -> str:
-        """`†` too few samples for a judgement, `‡` an interval that rests on too few repeats or independent samples, else nothing."""
+        """`†` too few samples for a judgement, `‡` an interval that rests on too few repeats or independent samples,
+        else nothing."""
         return "‡" if self.interval_flagged else "†" if self.verdict == "insufficient" else ""
 
     @property

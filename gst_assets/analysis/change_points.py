@@ -1,19 +1,21 @@
-"""Telling a regression from noise: change points in a scenario's history, and a verdict for each series and for the whole.
+"""Telling a regression from noise: change points in a scenario's history, and a verdict for each series and for the
+whole.
 
-A series is an engine latency in nanoseconds (`engine`) or simulated over real latency (`fidelity`, 1 is exact), of one metric and
-percentile, over the nights of one subject (same hardware, model, engine settings and workload). Change points are found by Apache Otava
-(E-divisive with a t-test: Matteson and James 2014, arXiv:1306.4933; Fleming et al. 2023, "Hunter", doi:10.1145/3578244.3583719).
-Decides; writes and draws nothing.
+A series is an engine latency in nanoseconds (`engine`) or simulated over real latency (`fidelity`, 1 is exact), of one
+metric and percentile, over the nights of one subject (same hardware, model, engine settings and workload). Change
+points are found by Apache Otava (E-divisive with a t-test: Matteson and James 2014, arXiv:1306.4933; Fleming et al.
+2023, "Hunter", doi:10.1145/3578244.3583719). Decides; writes and draws nothing.
 
 Rule, for the newest change point of a series that is no older than `alarm_nights`:
-- effect = median after / median before - 1; the noise floor is the robust relative standard deviation (1.4826 MAD / median) of one night
-  around its segment's median.
-- `regression` or `improvement`: p below `max_pvalue`, |effect| at least `min_effect` and at least the noise floor, and at least
-  `min_nights_after` nights since. For an engine latency more is worse; for fidelity, farther from 1.
-- `suspicious`: |effect| at least `min_effect`, but p below ten times `max_pvalue` only, or within the noise floor, or too few nights
-  since; or a fidelity that moved without becoming clearly better or worse.
+- effect = median after / median before - 1; the noise floor is the robust relative standard deviation (1.4826 MAD /
+  median) of one night around its segment's median.
+- `regression` or `improvement`: p below `max_pvalue`, |effect| at least `min_effect` and at least the noise floor, and
+  at least `min_nights_after` nights since. For an engine latency more is worse; for fidelity, farther from 1.
+- `suspicious`: |effect| at least `min_effect`, but p below ten times `max_pvalue` only, or within the noise floor, or
+  too few nights since; or a fidelity that moved without becoming clearly better or worse.
 - otherwise `ok`; fewer than `min_nights` nights: `insufficient data`.
-The scenario's verdict is the gravest of its series: regression, suspicious, improvement, ok; insufficient data if no series was judged.
+The scenario's verdict is the gravest of its series: regression, suspicious, improvement, ok; insufficient data if no
+series was judged.
 """
 
 from __future__ import annotations
@@ -39,9 +41,16 @@ STATISTICS = ("p50", "p90")
 """Percentiles that are judged; P99 of a night rests on too few events."""
 _GRAVITY: tuple[RegressionOutcome, ...] = ("regression", "suspicious", "improvement", "ok")
 _MARKED = (
-    "subject", "engine_version", "torch_version", "vidur_version", "driver", "host_cpu", "num_kv_blocks", "simulation_sha256",
+    "subject",
+    "engine_version",
+    "torch_version",
+    "vidur_version",
+    "driver",
+    "host_cpu",
+    "num_kv_blocks",
+    "simulation_sha256",
     "profile_sha256",
-)  # fmt: skip
+)
 _SUBJECT_PARTS = (
     "workload_id",
     "model",
@@ -58,7 +67,8 @@ TRACKED_MEASURES: tuple[Measure, ...] = ("ttft", "itl", "e2e")
 
 @dataclass(frozen=True)
 class Change:
-    """A change point: the first night after it, medians of the segments beside it, and its p-value (two-sided t-test)."""
+    """A change point: the first night after it, medians of the segments beside it, and its p-value (two-sided
+    t-test)."""
 
     night: int
     before: float
@@ -73,7 +83,8 @@ class Change:
 
 @dataclass(frozen=True)
 class SeriesVerdict:
-    """One series: a row of `contracts.tables.RegressionVerdicts`, whose columns these are, with its values and all its change points."""
+    """One series: a row of `contracts.tables.RegressionVerdicts`, whose columns these are, with its values and all its
+    change points."""
 
     side: Side
     metric: str
@@ -145,11 +156,19 @@ class RegressionReport:
                         moved[f"{side}_change"] = float(np.median(values[after]) / np.median(values[before]) - 1)
                 rows.append(
                     {
-                        "side": one.side, "metric": one.metric, "statistic": one.statistic,
-                        "comparison_id": night["comparison_id"], "measured_at": night["measured_at"], "night": night["night"],
-                        "before": change.before, "after": change.after, "effect": change.effect, "pvalue": change.pvalue, **moved,
+                        "side": one.side,
+                        "metric": one.metric,
+                        "statistic": one.statistic,
+                        "comparison_id": night["comparison_id"],
+                        "measured_at": night["measured_at"],
+                        "night": night["night"],
+                        "before": change.before,
+                        "after": change.after,
+                        "effect": change.effect,
+                        "pvalue": change.pvalue,
+                        **moved,
                     }
-                )  # fmt: skip
+                )
         return _typed(ChangePoints, rows)
 
     def _row(self, series: SeriesVerdict, change: Change) -> Any:
@@ -203,7 +222,8 @@ def judge_series(
     repeat_spread: float = np.nan,
     unjudged: int = 0,
 ) -> SeriesVerdict:
-    """Judge one series of positive values, oldest first. `nights` are their positions among the subject's nights (default 0..)."""
+    """Judge one series of positive values, oldest first. `nights` are their positions among the subject's nights
+    (default 0..)."""
     positions = np.arange(len(values)) if nights is None else nights
 
     def verdict(outcome: RegressionOutcome, reason: str, **more: Any) -> SeriesVerdict:
@@ -252,7 +272,8 @@ def _judge_change(
 
 
 def find_changes(values: np.ndarray, rule: Rule) -> tuple[list[Change], list[Change]]:
-    """Change points with p below `max_pvalue` and a mean change of `min_effect`, and the weak ones (ten times the p-value), by night."""
+    """Change points with p below `max_pvalue` and a mean change of `min_effect`, and the weak ones (ten times the
+    p-value), by night."""
     from otava.analysis import compute_change_points
 
     with warnings.catch_warnings():
@@ -308,7 +329,8 @@ def line_marks(history: History) -> pd.DataFrame:
 
 
 def _cells(history: History, nights: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """By metric and percentile: one row a night with real_ns, sim_ns of the headline variant, real_spread, and whether it is judged."""
+    """By metric and percentile: one row a night with real_ns, sim_ns of the headline variant, real_spread, and whether
+    it is judged."""
     wanted = nights[["comparison_id", "headline_variant"]].rename(columns={"headline_variant": "variant"})
     rows = wanted.merge(history.latencies, on=["comparison_id", "variant"], how="left")
     found = {}

@@ -1,4 +1,5 @@
-"""Comparing existing run directories without Dagster: which is on which side, and the complete comparison directory, or nothing.
+"""Comparing existing run directories without Dagster: which is on which side, and the complete comparison directory, or
+nothing.
 
 A simulation goes by the name it is given, else by the variant it states, else by its run id.
 """
@@ -28,10 +29,11 @@ Named = tuple[str | None, Path]
 
 
 def sides(words: Sequence[str]) -> tuple[list[Path], list[Named]]:
-    """The real runs and the simulations among the words of a command line, each in the order given, as their metadata says.
+    """The real runs and the simulations among the words of a command line, each in the order given, as their metadata
+    says.
 
-    A word is `DIR` or, of a simulation, `NAME=DIR`. A DIR that is no path and holds `*`, `?` or `[` is a pattern; what it
-    matches comes sorted. A directory named twice counts once.
+    A word is `DIR` or, of a simulation, `NAME=DIR`. A DIR that is no path and holds `*`, `?` or `[` is a pattern; what
+    it matches comes sorted. A directory named twice counts once.
 
     Raises:
         ComparisonError: a pattern that matches no directory, no run of one side, or a name for a real run.
@@ -88,12 +90,13 @@ def compare_directories(
 ) -> Comparison:
     """Compare run directories and write the complete comparison directory `out`.
 
-    `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own profiling root is read
-    where it still holds the bundle that was simulated. Bands default to those of the first real run's scenario.
+    `profile` is the bundle whose calibration workloads must not be compared on; without it, the simulation's own
+    profiling root is read where it still holds the bundle that was simulated. Bands default to those of the first real
+    run's scenario.
 
-    A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its run id. Several of one name are
-    its seeds, the first the one whose requests are shown. The last name given is the headline, unless the runs' scenario orders its variants.
-    `on_read` is told how many directories have been read.
+    A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its
+    run id. Several of one name are its seeds, the first the one whose requests are shown. The last name given is the
+    headline, unless the runs' scenario orders its variants. `on_read` is told how many directories have been read.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
@@ -151,7 +154,8 @@ def _disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ComparisonError(
-            f"{out}: cannot be written ({error.strerror or error}). Name another --out, or check the folder and the free space."
+            f"{out}: cannot be written ({error.strerror or error}). Name another --out, or check the folder and the"
+            " free space."
         ) from None
 
 

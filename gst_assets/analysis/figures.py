@@ -1,8 +1,9 @@
 """The report's figures, as small PNGs with the same bytes for the same comparison (and the same matplotlib).
 
-Draws what `judged_errors` computed; computes no result of its own and never touches the samples, so that a large run costs no more to draw. matplotlib
-is imported on use, on the Agg canvas and without pyplot, so that nothing global is touched. Colours are those of Okabe and Ito (2008), "Color
-Universal Design", and every series also has a line style or marker of its own, so that print without colour stays legible.
+Draws what `judged_errors` computed; computes no result of its own and never touches the samples, so that a large run
+costs no more to draw. matplotlib is imported on use, on the Agg canvas and without pyplot, so that nothing global is
+touched. Colours are those of Okabe and Ito (2008), "Color Universal Design", and every series also has a line style or
+marker of its own, so that print without colour stays legible.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Figure:
 
 
 def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
-    """Draw every figure that has samples into `directory`; returns them in reading order, that of the deciding cells first.
+    """Draw every figure that has samples into `directory`; returns them in reading order, that of the deciding cells
+    first.
 
     A metric without samples (one token a request has no inter-token latency) gets no figure rather than an empty one.
     """
@@ -84,8 +86,9 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
     add(
         VERDICT_FIGURE,
         "The errors that decide",
-        f"Errors of `{comparison.headline}` with their 95 % intervals, on this workload. Left of 0 the simulation is too fast. Dark band: within "
-        f"{100 * bands.pass_band:g} % (pass); light band: within {100 * bands.warn_band:g} % (warn).",
+        f"Errors of `{comparison.headline}` with their 95 % intervals, on this workload. Left of 0 the simulation is"
+        f" too fast. Dark band: within {100 * bands.pass_band:g} % (pass); light band: within {100 * bands.warn_band:g}"
+        " % (warn).",
         1.1 + 0.4 * max(len(answer.cells), 2),
         lambda canvas: _answer(canvas, answer, bands),
     )
@@ -93,8 +96,8 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
     add(
         "errors.png",
         "Errors and their intervals",
-        "Relative error of each statistic of every variant with its 95 % interval; negative: the simulation is too fast. Bands as above. Bold: decides. †: too "
-        "few samples, no interval.",
+        "Relative error of each statistic of every variant with its 95 % interval; negative: the simulation is too"
+        " fast. Bands as above. Bold: decides. †: too few samples, no interval.",
         1.3 + 0.2 * rows,
         lambda canvas: _errors(canvas, comparison),
     )
@@ -104,24 +107,24 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
             add(
                 f"{metric}_cdf.png",
                 f"Distribution of {MEASURE_NAMES[metric]}",
-                f"Cumulative distribution of {MEASURE_NAMES[metric]}, {what}. Thin black: one line per real repeat.{band} A logarithmic axis "
-                "begins at the lowest 1 %; what lies below enters at its left edge.",
+                f"Cumulative distribution of {MEASURE_NAMES[metric]}, {what}. Thin black: one line per real"
+                f" repeat.{band} A logarithmic axis begins at the lowest 1 %; what lies below enters at its left edge.",
                 4.2,
                 partial(_cdf, comparison=comparison, metric=metric),
             )
     add(
         "qq.png",
         "Quantiles against quantiles",
-        "Each quantile of the simulation against the same quantile of the real run (first repeat). On the diagonal the distributions agree. "
-        f"Shaded: within {100 * bands.warn_band:g} %.",
+        "Each quantile of the simulation against the same quantile of the real run (first repeat). On the diagonal the"
+        f" distributions agree. Shaded: within {100 * bands.warn_band:g} %.",
         3.7,
         lambda canvas: _quantiles(canvas, comparison),
     )
     add(
         "ttft_per_request.png",
         "TTFT per request",
-        "TTFT of each request, simulated against real (median over repeats). On the diagonal the simulation is exact; above it, it is "
-        f"too slow. Shaded: within {100 * bands.warn_band:g} %.",
+        "TTFT of each request, simulated against real (median over repeats). On the diagonal the simulation is exact;"
+        f" above it, it is too slow. Shaded: within {100 * bands.warn_band:g} %.",
         4.2,
         lambda canvas: _scatter(canvas, comparison, "ttft"),
     )
@@ -129,8 +132,9 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
         add(
             "error_drivers.png",
             "Error against prompt length and load",
-            f"Relative TTFT error of each request of `{comparison.headline}` against its prompt length, and against how many other requests were in "
-            "the system when it arrived. Black: median of each of up to four groups of about equal size, with its 10 to 90 % range.",
+            f"Relative TTFT error of each request of `{comparison.headline}` against its prompt length, and against how"
+            " many other requests were in the system when it arrived. Black: median of each of up to four groups of"
+            " about equal size, with its 10 to 90 % range.",
             3.7,
             lambda canvas: _drivers(canvas, comparison),
         )
@@ -138,15 +142,16 @@ def write_figures(comparison: Comparison, directory: Path) -> list[Figure]:
     add(
         "timeline.png",
         "Requests running and waiting",
-        f"Requests running and waiting over time, real (first repeat) and `{comparison.headline}`, from {source}. Of many changes the largest "
-        "count in each stretch is drawn.",
+        f"Requests running and waiting over time, real (first repeat) and `{comparison.headline}`, from {source}. Of"
+        " many changes the largest count in each stretch is drawn.",
         4.6,
         lambda canvas: _timelines(canvas, comparison),
     )
     add(
         "worst_requests.png",
         "The worst misses",
-        f"The requests whose end-to-end latency `{comparison.headline}` misses by most (first repeat): real above, simulated below. {_phases_told(comparison)}",
+        f"The requests whose end-to-end latency `{comparison.headline}` misses by most (first repeat): real above,"
+        f" simulated below. {_phases_told(comparison)}",
         1.4 + 0.52 * min(_NUM_WORST, len(comparison.pairs[_headline_pair(comparison)].real.requests)),
         lambda canvas: _worst(canvas, comparison),
     )
@@ -213,9 +218,17 @@ def _answer(canvas: Canvas, answer: Answer, bands: Bands) -> None:
         if np.isfinite(cell.error):
             axes.plot([100 * cell.error], [row], marker=marker, markersize=8, color=colour, zorder=4)
             axes.annotate(
-                f"{100 * cell.error:+.1f} %", (100 * cell.error, row), xytext=(0, 6), textcoords="offset points", ha="center", va="bottom",
-                fontsize=9, color="#222222", zorder=5, bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
-            )  # fmt: skip
+                f"{100 * cell.error:+.1f} %",
+                (100 * cell.error, row),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=9,
+                color="#222222",
+                zorder=5,
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
+            )
     low, high = min(ends), max(ends)
     room = 0.12 * (high - low)
     axes.set_xlim(low - room, high + room)
@@ -255,9 +268,16 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
                 style = {"linestyle": (0, (1, 1)), "linewidth": 1.4} if cell.interval_flagged else {"linewidth": 2.0}
                 axes.plot(np.minimum(ends, 1e6), [y, y], color=colour, solid_capstyle="butt", zorder=3, **style)
         axes.plot(
-            values, at, linestyle="none", marker=marker, markersize=5, color=colour,
-            markerfacecolor=colour if variant == comparison.headline else "white", label=comparison.label(variant), zorder=4,
-        )  # fmt: skip
+            values,
+            at,
+            linestyle="none",
+            marker=marker,
+            markersize=5,
+            color=colour,
+            markerfacecolor=colour if variant == comparison.headline else "white",
+            label=comparison.label(variant),
+            zorder=4,
+        )
     shown = {(cell.metric, cell.statistic): cell for cell in comparison.cells if cell.variant == comparison.headline}
     axes.set_yticks(range(len(keys)), [_row_label(shown[key]) for key in keys], fontsize=8)
     for label, key in zip(axes.get_yticklabels(), keys, strict=True):
@@ -269,8 +289,8 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
 
 
 def _scale_errors(axes: Axes, low: float, high: float) -> None:
-    """The axis of relative errors [%] between two ends. Far errors must not squeeze the bands to a line: then linear up to 20 %, logarithmic
-    beyond."""
+    """The axis of relative errors [%] between two ends. Far errors must not squeeze the bands to a line: then linear up
+    to 20 %, logarithmic beyond."""
     from matplotlib.ticker import NullLocator
 
     if max(-low, high) > 60:
@@ -283,7 +303,8 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
 
 
 def _apart(axes: Axes, low: float, high: float) -> list[float]:
-    """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those near 0 go first."""
+    """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those
+    near 0 go first."""
     place = axes.xaxis.get_transform().transform
     room = (place(np.array([high])) - place(np.array([low]))).item() * 0.13
     ticks = [0.0]
@@ -310,18 +331,40 @@ def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
     if metric in comparison.real_bands:
         band = comparison.real_bands[metric]
         axes.fill_between(
-            band.values_ns / _NS_PER_MS, band.low, band.high, step="post", color="#BBBBBB", linewidth=0, label="95 % band", zorder=1,
-        )  # fmt: skip
+            band.values_ns / _NS_PER_MS,
+            band.low,
+            band.high,
+            step="post",
+            color="#BBBBBB",
+            linewidth=0,
+            label="95 % band",
+            zorder=1,
+        )
     for number, run in enumerate(repeats):
         curve = comparison.curves[metric, run.meta.run_id]
         label = "real" if len(repeats) == 1 else f"real ({len(repeats)} repeats)"
-        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=_REAL_COLOUR, linewidth=1.0, label=None if number else label, zorder=5)  # fmt: skip
+        axes.plot(
+            curve / _NS_PER_MS,
+            CURVE_LEVELS,
+            color=_REAL_COLOUR,
+            linewidth=1.0,
+            label=None if number else label,
+            zorder=5,
+        )
         shown.append(curve)
     for variant, (colour, line, _) in _styled(comparison).items():
         if (metric, variant) not in comparison.curves:
             continue
         curve = comparison.curves[metric, variant]
-        axes.plot(curve / _NS_PER_MS, CURVE_LEVELS, color=colour, linestyle=line, linewidth=2.0, label=comparison.label(variant), zorder=4)  # fmt: skip
+        axes.plot(
+            curve / _NS_PER_MS,
+            CURVE_LEVELS,
+            color=colour,
+            linestyle=line,
+            linewidth=2.0,
+            label=comparison.label(variant),
+            zorder=4,
+        )
         shown.append(curve)
     axes.set_xlabel(f"{MEASURE_NAMES[metric]} [ms]")
     axes.set_ylabel("share of " + ("tokens" if metric == "itl" else "requests"))
@@ -371,7 +414,8 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
 
 
 def _diagonal(axes: Axes, shown: np.ndarray, band: float) -> None:
-    """The line of equal values with a band, over the range of what is shown; both axes alike, logarithmic where it is wide."""
+    """The line of equal values with a band, over the range of what is shown; both axes alike, logarithmic where it is
+    wide."""
     # Room beyond the outermost points for their markers, and an extent even where all are equal.
     room = 1.15 if _log_if_wide(axes, float(shown.min()), float(shown.max()), ("x", "y")) else 1.05
     low, high = shown.min() / room, max(shown.max() * room, 1e-6)
@@ -397,9 +441,17 @@ def _scatter(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
         points = points.iloc[::every]
         label = f"Vidur {variant}" + (f" (every {every}th request)" if every > 1 else "")
         axes.plot(
-            points[columns[0]], points[columns[1]], linestyle="none", marker=marker, markersize=5, markerfacecolor="none",
-            markeredgecolor=colour, markeredgewidth=1.2, label=label, zorder=3,
-        )  # fmt: skip
+            points[columns[0]],
+            points[columns[1]],
+            linestyle="none",
+            marker=marker,
+            markersize=5,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=1.2,
+            label=label,
+            zorder=3,
+        )
     axes.set_xlabel(f"real {MEASURE_NAMES[metric]} [ms]")
     axes.set_ylabel(f"simulated {MEASURE_NAMES[metric]} [ms]")
     _legend(canvas, axes)
@@ -431,20 +483,46 @@ def _drivers(canvas: Canvas, comparison: Comparison) -> None:
     for axes, (factor, label) in zip(grid, panels, strict=True):
         _axes(axes)
         at = errors[factor].to_numpy(dtype="float64")
-        axes.axhspan(-100 * comparison.bands.warn_band, 100 * comparison.bands.warn_band, color="#000000", alpha=0.08, linewidth=0, label=f"within {100 * comparison.bands.warn_band:g} %")  # fmt: skip
+        axes.axhspan(
+            -100 * comparison.bands.warn_band,
+            100 * comparison.bands.warn_band,
+            color="#000000",
+            alpha=0.08,
+            linewidth=0,
+            label=f"within {100 * comparison.bands.warn_band:g} %",
+        )
         axes.axhline(0, color="#666666", linewidth=0.8)
         axes.plot(
-            at[::every], relative[::every], linestyle="none", marker="o", markersize=4, markerfacecolor="none", markeredgecolor=colour,
-            markeredgewidth=0.8, alpha=0.6, label="a request" + (f" (every {every}th)" if every > 1 else ""), zorder=3,
-        )  # fmt: skip
+            at[::every],
+            relative[::every],
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=0.8,
+            alpha=0.6,
+            label="a request" + (f" (every {every}th)" if every > 1 else ""),
+            zorder=3,
+        )
         mine = groups[(groups["factor"] == factor) & groups["median"].notna()]
         low, high = (mine[name].to_numpy(dtype="float64") for name in ("low", "high"))
         median = 100 * mine["median"].to_numpy()
         spread = np.abs(100 * mine[["p10", "p90"]].to_numpy().T - median)
         axes.errorbar(
-            (low + high) / 2, median, yerr=spread, xerr=(high - low) / 2, linestyle="none", marker="s", markersize=5, color="black",
-            linewidth=1.4, capsize=3, label="group median, 10-90 %", zorder=5,
-        )  # fmt: skip
+            (low + high) / 2,
+            median,
+            yerr=spread,
+            xerr=(high - low) / 2,
+            linestyle="none",
+            marker="s",
+            markersize=5,
+            color="black",
+            linewidth=1.4,
+            capsize=3,
+            label="group median, 10-90 %",
+            zorder=5,
+        )
         axes.set_xlabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
     grid[0].set_ylabel("TTFT error [%]")
@@ -509,8 +587,14 @@ def _phases_told(comparison: Comparison) -> str:
     runs = _headline_runs(comparison)
     missing = [name for name, run in zip(("real run", "simulation"), runs, strict=True) if _scheduled(run) is None]
     if not missing:
-        return "Waiting: arrival to first scheduled; prefill: from there to the first token; decode: to the last compared token."
-    return f"The {' and the '.join(missing)} record{'s' if len(missing) == 1 else ''} no scheduled_time_ns, so waiting is part of prefill there."
+        return (
+            "Waiting: arrival to first scheduled; prefill: from there to the first token; decode: to the last compared"
+            " token."
+        )
+    return (
+        f"The {' and the '.join(missing)} record{'s' if len(missing) == 1 else ''} no scheduled_time_ns, so waiting is"
+        " part of prefill there."
+    )
 
 
 def _scheduled(run: RealRun | SimulatedRun) -> pd.Series | None:
@@ -533,14 +617,24 @@ def _worst(canvas: Canvas, comparison: Comparison) -> None:
             begin = 0.0
             for length, (name, colour, hatch) in zip(lengths, _PHASES, strict=True):
                 axes.barh(
-                    number + offset, length, height=0.34, left=begin, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4,
+                    number + offset,
+                    length,
+                    height=0.34,
+                    left=begin,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor="white",
+                    linewidth=0.4,
                     label=name if number == 0 and offset < 0 else None,
-                )  # fmt: skip
+                )
                 begin += length
         told = real.iloc[row]
         error = sim["e2e_ns"].iloc[row] - told["e2e_ns"]
         ticks.append(number)
-        labels.append(f"request {told['request_id']}: {told['num_prefill_tokens']} + {told['num_tokens']} tokens\n{error / _NS_PER_MS:+,.1f} ms")  # fmt: skip
+        labels.append(
+            f"request {told['request_id']}: {told['num_prefill_tokens']} + {told['num_tokens']}"
+            f" tokens\n{error / _NS_PER_MS:+,.1f} ms"
+        )
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.set_ylim(len(chosen) - 0.4, -0.6)
     axes.set_xlabel("time since arrival [ms]  (upper bar real, lower bar simulated)")
@@ -548,7 +642,8 @@ def _worst(canvas: Canvas, comparison: Comparison) -> None:
 
 
 def _phases(request: pd.Series, run: RealRun | SimulatedRun) -> list[float]:
-    """Milliseconds waiting, in prefill, in decode. Waiting is 0 where the run does not record when the request was scheduled."""
+    """Milliseconds waiting, in prefill, in decode. Waiting is 0 where the run does not record when the request was
+    scheduled."""
     scheduled = _scheduled(run)
     moment = scheduled.iloc[int(request["request_id"])] if scheduled is not None else None
     waiting = 0 if moment is None or pd.isna(moment) else int(moment) - int(request["arrival_time_ns"])

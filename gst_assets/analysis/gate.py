@@ -1,17 +1,19 @@
 """What must hold before numbers of a real and a simulated run mean anything together. Computes no statistic.
 
 By severity:
-- stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload on which the profile
-  was calibrated. Nothing is written. Names of models and hardware stop only runs that state their workload: other programs name them in their own way.
-- mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back from the engine; hardware
-  that was only stated; a server that does not tell whether it runs with what no simulation knows; tokens that came over HTTP; a degraded real
-  run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that mostly came several at a time; no
-  warm-up; models or hardware of other names, arrivals further apart than the pass band. A marked variant is never a `pass`.
-- note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from token times, what a run of
-  another program does not state, what could not be checked.
+- stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload
+  on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
+  workload: other programs name them in their own way.
+- mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back
+  from the engine; hardware that was only stated; a server that does not tell whether it runs with what no simulation
+  knows; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band;
+  many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware of other
+  names, arrivals further apart than the pass band. A marked variant is never a `pass`.
+- note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
+  token times, what a run of another program does not state, what could not be checked.
 
-A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only; for a reader of another it is a
-note.
+A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
+for a reader of another it is a note.
 """
 
 from __future__ import annotations
@@ -45,13 +47,14 @@ QUEUED = "queued_time_ns"
 TTFT_TWICE = "TTFT from arrival / from queueing"
 """The check that tells TTFT by both definitions."""
 MANY = 0.05
-"""Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different loads."""
+"""Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different
+loads."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: a row of `contracts.tables.GateChecks`. `finding` is empty where it is in order; `variants` are those it is about,
-    empty: all."""
+    """One thing that was looked at: a row of `contracts.tables.GateChecks`. `finding` is empty where it is in order;
+    `variants` are those it is about, empty: all."""
 
     check: str
     run: str
@@ -78,7 +81,8 @@ def check_comparable(
     simulations: Mapping[str, SimulatedRun],
     calibration_sha256: Collection[str] | None,
 ) -> None:
-    """The runs are of one workload, model and device, and the profile never saw the workload. Lengths are checked by `alignment.align`.
+    """The runs are of one workload, model and device, and the profile never saw the workload. Lengths are checked by
+    `alignment.align`.
 
     Raises:
         ComparisonError: names the runs and what differs, or no run on one of the sides.
@@ -104,20 +108,23 @@ def check_comparable(
 
 
 def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | SimulatedRun) -> None:
-    """Same model and same device, of runs that state their workload; names given by other programs are told, not held against each other."""
+    """Same model and same device, of runs that state their workload; names given by other programs are told, not held
+    against each other."""
     one, two = first.meta, other.meta
     if not states_workload(first, other):
         return
     if one.model != two.model:
         raise ComparisonError(
-            f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one model."
+            f"run {one.run_id} is of model {one.model}, run {two.run_id} of model {two.model}. Compare runs of one"
+            " model."
         )
     for key in ("geometry", "dtype"):
         shapes = [meta.params.get("model", {}).get(key) for meta in (one, two)]
         # Runs written by other programs may not record it; then only the name can be compared.
         if None not in shapes and shapes[0] != shapes[1]:
             raise ComparisonError(
-                f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one model."
+                f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one"
+                " model."
             )
     if not _same_device(one.hardware, two.hardware):
         verb, remedy = (
@@ -162,13 +169,14 @@ def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] 
     for name, digest in digests.items():
         if digest in (calibration_sha256 or ()):
             raise ComparisonError(
-                f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the comparison would only "
-                "show the fit. Compare on a workload that the calibration never saw."
+                f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the"
+                " comparison would only show the fit. Compare on a workload that the calibration never saw."
             )
 
 
 def check_same_simulation(sim: SimulatedRun, further: Sequence[SimulatedRun]) -> None:
-    """Runs under further seeds are of the same variant, workload, subject, profile and settings, each with a seed of its own.
+    """Runs under further seeds are of the same variant, workload, subject, profile and settings, each with a seed of
+    its own.
 
     Raises:
         ComparisonError: names the two runs and what differs.
@@ -183,13 +191,13 @@ def check_same_simulation(sim: SimulatedRun, further: Sequence[SimulatedRun]) ->
         ):
             if one != two:
                 raise ComparisonError(
-                    f"{sim.directory} and {other.directory} are of {name} {one} and {two}. Simulate one variant with one profile under each seed, or name "
-                    "different simulations apart: NAME=DIR."
+                    f"{sim.directory} and {other.directory} are of {name} {one} and {two}. Simulate one variant with"
+                    " one profile under each seed, or name different simulations apart: NAME=DIR."
                 )
         if (twice := seen.get(seed_of(other))) is not None:
             raise ComparisonError(
-                f"{twice.directory} and {other.directory} are both of variant {sim.meta.variant!r} with seed {seed_of(other)}. Name one run a seed, or "
-                "name different simulations apart: NAME=DIR."
+                f"{twice.directory} and {other.directory} are both of variant {sim.meta.variant!r} with seed"
+                f" {seed_of(other)}. Name one run a seed, or name different simulations apart: NAME=DIR."
             )
         seen[seed_of(other)] = other
 
@@ -267,7 +275,10 @@ def checks(
     every_run: list[RealRun | SimulatedRun] = [*real_repeats, *simulations.values()]
     for one in every_run:
         if one.latency_derived:
-            text = f"run {one.meta.run_id}: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns"
+            text = (
+                f"run {one.meta.run_id}: token_metrics.csv has no token_latency_ns; taken as the differences of"
+                " token_time_ns"
+            )
             found.append(Check("token_latency_ns", one.meta.run_id, "note", "", "", text))
         found += [_unstated(one, text) for text in one.unstated]
     found += [check for run in real_repeats for check in _ttft_from_queue(run, simulations)]
@@ -325,7 +336,10 @@ def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Ban
     told = f"up to {milliseconds(worst, '.2f')} ms, P50 {milliseconds(median, '.2f')} ms apart"
     ttft = float(first.requests["ttft_ns"].dropna().astype("float64").median())
     severity: Severity = "mark" if median > bands.pass_band * ttft else "note"
-    text = f"{name}: arrivals are {told} from those of {first.meta.run_id}; each latency counts from its own side's arrival"
+    text = (
+        f"{name}: arrivals are {told} from those of {first.meta.run_id}; each latency counts from its own side's"
+        " arrival"
+    )
     return Check("arrivals", name, severity, "", told, text, about)
 
 
@@ -343,7 +357,10 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
     elif not odd_models:
         found.append(Check("model", every, "ok", first.meta.model, first.meta.model))
     for name, run in odd_models.items():
-        text = f"{name}: model is named {run.meta.model}, that of the real run {first.meta.model}; not checked that they are one"
+        text = (
+            f"{name}: model is named {run.meta.model}, that of the real run {first.meta.model}; not checked that they"
+            " are one"
+        )
         found.append(Check("model", name, "mark", first.meta.model, run.meta.model, text, _about(name, simulations)))
     odd_devices = {
         name: run for name, run in others.items() if not _same_device(first.meta.hardware, run.meta.hardware)
@@ -370,7 +387,8 @@ def _unstated(run: RealRun | SimulatedRun, text: str) -> Check:
 
 
 def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> list[Check]:
-    """TTFT under the other definition, where the engine told when it queued a request: from there on, as other projects count it."""
+    """TTFT under the other definition, where the engine told when it queued a request: from there on, as other projects
+    count it."""
     if QUEUED not in run.requests or run.requests[QUEUED].isna().all():
         return []
     told = run.requests[[QUEUED, "first_token_time_ns", "ttft_ns"]].dropna().astype("int64")
@@ -384,11 +402,15 @@ def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> l
             one, other, mine = (float(np.percentile(values, at)) for values in (arrived, queued, simulated))
             errors = [signed_percent((mine - real) / real) if real > 0 else "no error, real 0" for real in (one, other)]
             parts.append(
-                f"P{at} {milliseconds(one, '.1f')} ms from arrival ({errors[0]}), {milliseconds(other, '.1f')} ms from queueing ({errors[1]})"
+                f"P{at} {milliseconds(one, '.1f')} ms from arrival ({errors[0]}), {milliseconds(other, '.1f')} ms from"
+                f" queueing ({errors[1]})"
             )
             ours.append(f"P{at} {one / 1e6:.1f} / {milliseconds(other, '.1f')} ms")
             theirs.append(f"P{at} {milliseconds(mine, '.1f')} ms")
-        text = f"real run {run.meta.run_id}, TTFT by both definitions, error of {variant} in brackets: {'; '.join(parts)}. Cells are from arrival"
+        text = (
+            f"real run {run.meta.run_id}, TTFT by both definitions, error of {variant} in brackets: {'; '.join(parts)}."
+            " Cells are from arrival"
+        )
         found.append(
             Check(
                 TTFT_TWICE,
@@ -474,7 +496,10 @@ def _not_told(run: RealRun) -> list[Check]:
     missing = settings.not_told if settings else []
     if not missing:
         return []
-    text = f"real run {run_id}: {', '.join(missing)} not verified: the server does not tell, and the simulation knows none of it"
+    text = (
+        f"real run {run_id}: {', '.join(missing)} not verified: the server does not tell, and the simulation knows none"
+        " of it"
+    )
     return [Check("one plain engine", run_id, "mark", "not verified", "none", text)]
 
 
@@ -482,7 +507,10 @@ def _transport(run: RealRun) -> Check:
     run_id, settings, imported = run.meta.run_id, run.meta.engine_settings, run.meta.imported
     transport = settings.transport if settings else imported.transport if imported else None
     if transport is None:
-        text = f"real run {run_id}: not stated how tokens came from the engine, so whether a network is in the latencies is unknown"
+        text = (
+            f"real run {run_id}: not stated how tokens came from the engine, so whether a network is in the latencies"
+            " is unknown"
+        )
         return Check("transport", run_id, "note", NOT_STATED, "none", text)
     if transport == "in_process":
         return Check("transport", run_id, "ok", transport, "none")
@@ -499,12 +527,19 @@ def _degraded(run: RealRun) -> list[Check]:
         return [Check("degraded", run.meta.run_id, "ok", "no", "")]
     reasons = getattr(run.meta, "degraded_reasons", None)
     late = run.meta.lateness_ns
-    why = f": {'; '.join(reasons)}" if reasons else f", send lateness P99 {milliseconds(late['p99'], '.1f')} ms" if "p99" in late else ""  # fmt: skip
+    why = (
+        f": {'; '.join(reasons)}"
+        if reasons
+        else f", send lateness P99 {milliseconds(late['p99'], '.1f')} ms"
+        if "p99" in late
+        else ""
+    )
     return [Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")]
 
 
 def _lateness(run: RealRun, bands: Bands) -> Check:
-    """Lateness stays inside the real TTFT and is unknown to the simulation: is its median alone beyond the pass band?"""
+    """Lateness stays inside the real TTFT and is unknown to the simulation: is its median alone beyond the pass
+    band?"""
     run_id, late = run.meta.run_id, run.meta.lateness_ns.get("p50")
     if late is None:
         text = f"real run {run_id}: send lateness not recorded"
@@ -534,8 +569,8 @@ def _failures(run: RealRun, counts: Counts) -> Check:
     if not lost:
         return Check("failed requests", run_id, "ok", "0", "")
     text = (
-        f"real run {run_id}: {counts.num_errors} failed and {counts.num_no_token} gave no token, of {counts.num_requests} "
-        "requests; left out on both sides"
+        f"real run {run_id}: {counts.num_errors} failed and {counts.num_no_token} gave no token, of"
+        f" {counts.num_requests} requests; left out on both sides"
     )
     severity: Severity = "mark" if lost > MANY * counts.num_requests else "note"
     return Check("failed requests", run_id, severity, str(lost), "left out too", text)
@@ -546,8 +581,8 @@ def _early_stops(run: RealRun, counts: Counts) -> Check:
     if not stops:
         return Check("early stops", run_id, "ok", "0", "")
     text = (
-        f"real run {run_id}: {stops} of {counts.num_compared} requests stopped early, while the simulation ran each to its requested length: "
-        "after the first early stop it carries more load than the engine did"
+        f"real run {run_id}: {stops} of {counts.num_compared} requests stopped early, while the simulation ran each to"
+        " its requested length: after the first early stop it carries more load than the engine did"
     )
     severity: Severity = "mark" if stops > MANY * counts.num_compared else "note"
     return Check("early stops", run_id, severity, str(stops), f"{counts.num_tokens_cut} tokens cut", text)
@@ -568,19 +603,22 @@ def _bunched(run: RealRun) -> Check:
             else f"real run {run_id}: {number} messages carried more than one token, whose gaps read as 0"
         )
         return Check("bunched tokens", run_id, "note", told if number is None else str(number), "", text)
-    text = f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not judged"
+    text = (
+        f"real run {run_id}: {told} came together with the one before, so gaps are those of the delivery; ITL is not"
+        " judged"
+    )
     if delivery.whole_answers > MANY:
         text += (
-            f". {unsigned_percent(delivery.whole_answers)} of the answers of two tokens or more came in one message, whose first token is seen at the last; "
-            "TTFT and TPOT are not judged either"
+            f". {unsigned_percent(delivery.whole_answers)} of the answers of two tokens or more came in one message,"
+            " whose first token is seen at the last; TTFT and TPOT are not judged either"
         )
     return Check("bunched tokens", run_id, "mark", told, "", text)
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """How tokens reached the client: `tokens`, share of the tokens after the first that came at the time of the one before; `whole_answers`, share of the
-    answers of two tokens or more that came all at once."""
+    """How tokens reached the client: `tokens`, share of the tokens after the first that came at the time of the one
+    before; `whole_answers`, share of the answers of two tokens or more that came all at once."""
 
     tokens: float
     whole_answers: float
@@ -615,7 +653,8 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, simulated: int) 
 
 
 def few_stretches(blocks: Blocks) -> Check:
-    """Whether the requests hold enough stretches that do not depend on each other to resample. Not a mark: cells that rest on it are judged accordingly."""
+    """Whether the requests hold enough stretches that do not depend on each other to resample. Not a mark: cells that
+    rest on it are judged accordingly."""
     number = blocks.num_requests / blocks.length
     told = f"{number:.0f} blocks of {blocks.length} requests"
     if blocks.long_enough:
@@ -623,7 +662,8 @@ def few_stretches(blocks: Blocks) -> Check:
     # Blocks are never longer than a quarter of the run, whatever the dependence.
     over = "at least" if blocks.length >= blocks.num_requests // 4 else "about"
     text = (
-        f"latencies depend on each other over {over} {blocks.length} requests, so {blocks.num_requests} requests are only {number:.0f} independent "
-        "stretches: intervals from resampled requests cover less than they claim, and nothing but a fail is concluded from them"
+        f"latencies depend on each other over {over} {blocks.length} requests, so {blocks.num_requests} requests are"
+        f" only {number:.0f} independent stretches: intervals from resampled requests cover less than they claim, and"
+        " nothing but a fail is concluded from them"
     )
     return Check("independent stretches", "", "note", told, "", text)

@@ -1,8 +1,9 @@
-"""The history of a scenario: every completed comparison, read from the artifact directories, which are the only source of truth. Of one that was
-pruned, what the history needs of it lies under `nights/`, and gives the same row.
+"""The history of a scenario: every completed comparison, read from the artifact directories, which are the only source
+of truth. Of one that was pruned, what the history needs of it lies under `nights/`, and gives the same row.
 
-Reading and ordering only; what the line means belongs to `change_points`. The same directories give the same bytes. Nothing is kept between two
-readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its doubts.
+Reading and ordering only; what the line means belongs to `change_points`. The same directories give the same bytes.
+Nothing is kept between two readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its
+doubts.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ _NIGHT_META = "comparison.json"
 """A pruned comparison's own metadata document, in its directory under `nights/`."""
 _ERRORS = f"tables/{LatencyErrors.file_name()}"
 _NOT_PART_OF_THE_SUBJECT = {"architecture", "engine_version", "num_kv_blocks"}
-"""Engine settings that may differ between two nights of one subject. The architecture is among the scenario's settings, and was not always reported. A version is what a regression may come from, and the number of KV
-blocks depends on the memory that was free at start; both are marked on the line instead."""
+"""Engine settings that may differ between two nights of one subject. The architecture is among the scenario's settings,
+and was not always reported. A version is what a regression may come from, and the number of KV blocks depends on the
+memory that was free at start; both are marked on the line instead."""
 
 
 @dataclass(frozen=True)
 class History:
-    """`comparisons` is a `ComparisonHistory` in order of measurement, `latencies` a `LatencyHistory` in the same order. `gone`: comparisons that the
-    history before, or a pointer set since, knows and that are no longer there."""
+    """`comparisons` is a `ComparisonHistory` in order of measurement, `latencies` a `LatencyHistory` in the same order.
+    `gone`: comparisons that the history before, or a pointer set since, knows and that are no longer there."""
 
     scenario: str
     comparisons: pd.DataFrame
@@ -55,14 +57,14 @@ class History:
 
 
 def read_history(store: ArtifactStore, scenario: str) -> History:
-    """Every complete comparison of `scenario` under the artifact root; the digest of each latency table is verified, and that of each metadata
-    file where the history before or a pointer recorded it.
+    """Every complete comparison of `scenario` under the artifact root; the digest of each latency table is verified,
+    and that of each metadata file where the history before or a pointer recorded it.
 
     Comparisons that cannot be read are passed over where their id names another scenario.
 
     Raises:
-        ArtifactError: a comparison was altered or its latency table is missing, or all that were known are gone. ContractError: one breaks the
-            contract. Each names the file or folder.
+        ArtifactError: a comparison was altered or its latency table is missing, or all that were known are gone.
+            ContractError: one breaks the contract. Each names the file or folder.
     """
     rows: list[dict[str, Any]] = []
     tables: list[_LatencyTable] = []
@@ -98,8 +100,8 @@ def read_history(store: ArtifactStore, scenario: str) -> History:
 
 
 def known_digests(store: ArtifactStore, scenario: str) -> dict[str, str]:
-    """The sha256 of the metadata file of each comparison in the history written last, and of those that pointers set since name; empty where the
-    pointer is of an earlier version, which recorded none.
+    """The sha256 of the metadata file of each comparison in the history written last, and of those that pointers set
+    since name; empty where the pointer is of an earlier version, which recorded none.
 
     Raises:
         ArtifactError: history or pointers cannot be read.
@@ -120,8 +122,8 @@ def known_digests(store: ArtifactStore, scenario: str) -> dict[str, str]:
 
 
 def _gone(store: ArtifactStore, scenario: str, known: Mapping[str, str], found: Mapping[str, Kind]) -> tuple[str, ...]:
-    """The known comparisons that are no longer there. All of them: a folder that was moved, or a disk that is not mounted, looks like one that never
-    had any, and the history would be replaced by an empty one.
+    """The known comparisons that are no longer there. All of them: a folder that was moved, or a disk that is not
+    mounted, looks like one that never had any, and the history would be replaced by an empty one.
 
     Raises:
         ArtifactError
@@ -129,15 +131,17 @@ def _gone(store: ArtifactStore, scenario: str, known: Mapping[str, str], found: 
     gone = tuple(sorted(known.keys() - found.keys()))
     if known and len(gone) == len(known):
         raise ArtifactError(
-            f"{store}/{Kind.COMPARISON.value}: none of the {len(known)} comparisons of scenario {scenario} that were there is there now "
-            f"({gone[-1]}, for one). Mount or move them back. If they were removed on purpose, remove {store}/{Kind.HISTORY.value}/{scenario} and "
-            f"{store}/{pointer_folder(scenario, COMPARISON.name)} as well, and materialize again."
+            f"{store}/{Kind.COMPARISON.value}: none of the {len(known)} comparisons of scenario {scenario} that were"
+            f" there is there now ({gone[-1]}, for one). Mount or move them back. If they were removed on purpose,"
+            f" remove {store}/{Kind.HISTORY.value}/{scenario} and {store}/{pointer_folder(scenario, COMPARISON.name)}"
+            " as well, and materialize again."
         )
     return gone
 
 
 def condense(store: ArtifactStore, comparison_id: str, seal: str | None) -> None:
-    """Keep what the history needs of a comparison under `nights/`, so that the comparison itself can be removed. `seal` as of `store.open`.
+    """Keep what the history needs of a comparison under `nights/`, so that the comparison itself can be removed. `seal`
+    as of `store.open`.
 
     Raises:
         ArtifactError: it was altered, or the root cannot be written.
@@ -218,8 +222,8 @@ def _verified(meta_path: Path, stored: Mapping[str, Any], file: Path) -> bytes:
     data = file.read_bytes() if file.is_file() else None
     if data is None or sha256_bytes(data) != wanted:
         raise ArtifactError(
-            f"{file}: missing, or changed after it was written, so the history cannot be trusted. Restore it, or remove {meta_path.parent} "
-            "to leave this comparison out."
+            f"{file}: missing, or changed after it was written, so the history cannot be trusted. Restore it, or remove"
+            f" {meta_path.parent} to leave this comparison out."
         )
     return data
 
@@ -236,7 +240,8 @@ class _LatencyTable:
 def _read_errors(tables: list[_LatencyTable]) -> list[pd.DataFrame]:
     """The latency tables of comparisons, with `comparison_id` in front.
 
-    Tables with the same columns are read as one file: parsing and validating thousands of small ones costs a hundred times as much.
+    Tables with the same columns are read as one file: parsing and validating thousands of small ones costs a hundred
+    times as much.
 
     Raises:
         ContractError: names the first file that breaks the contract, and its line.

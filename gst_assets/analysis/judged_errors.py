@@ -1,8 +1,9 @@
-"""Comparing real repeats with simulated variants: errors per statistic with their intervals, paired errors, and the verdicts. Writes nothing,
-draws nothing.
+"""Comparing real repeats with simulated variants: errors per statistic with their intervals, paired errors, and the
+verdicts. Writes nothing, draws nothing.
 
-What must hold beforehand is in `gate`, what is measured in `measures` and `rates`, how sure an error on this workload is in `repeats`, how far it
-carries to other workloads in `bootstrap`, when it is close enough in `verdict`, what a reader is told first in `answer`.
+What must hold beforehand is in `gate`, what is measured in `measures` and `rates`, how sure an error on this workload
+is in `repeats`, how far it carries to other workloads in `bootstrap`, when it is close enough in `verdict`, what a
+reader is told first in `answer`.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ _FACTORS = ("num_prefill_tokens", "num_in_system")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first; `unjudged`
-    those with too few samples to, or too few independent ones."""
+    """A variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first;
+    `unjudged` those with too few samples to, or too few independent ones."""
 
     outcome: Outcome
     cells: tuple[Cell, ...]
@@ -95,7 +96,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Band:
-    """95 % band of the real distribution, pointwise: between `low` and `high` of the samples are at most `values_ns`."""
+    """95 % band of the real distribution, pointwise: between `low` and `high` of the samples are at most
+    `values_ns`."""
 
     values_ns: np.ndarray
     low: np.ndarray
@@ -106,11 +108,12 @@ class Band:
 class Comparison:
     """Everything the report shows. Frames are those of the `contracts.tables` models of the same name.
 
-    `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps (metric, real run id
-    or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first repeat; a metric without samples has none.
-    `block_length` is None where too few requests were compared to resample them. `further_seeds` are the runs of each variant under other seeds than
-    that of `simulations`. `checks` are as the headline's reader takes them. `capacities` are empty where the engine's
-    capacity was not searched; `capacity_criterion` says in words what was searched for.
+    `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps
+    (metric, real run id or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first
+    repeat; a metric without samples has none. `block_length` is None where too few requests were compared to resample
+    them. `further_seeds` are the runs of each variant under other seeds than that of `simulations`. `checks` are as the
+    headline's reader takes them. `capacities` are empty where the engine's capacity was not searched;
+    `capacity_criterion` says in words what was searched for.
     """
 
     real_repeats: tuple[RealRun, ...]
@@ -214,10 +217,11 @@ def compare(
 ) -> Comparison:
     """Compare repeats of one real run with simulations of the same workload, by variant name.
 
-    The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given. `calibration_sha256`
-    holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the profile is not at hand, which is noted. `further_seeds`
-    are runs of a variant under other seeds than that of `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again,
-    so the answer says how many repeats would do. `capacity`: a search for capacity with the same settings. Runs that name their requests
+    The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given.
+    `calibration_sha256` holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the
+    profile is not at hand, which is noted. `further_seeds` are runs of a variant under other seeds than that of
+    `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again, so the answer says
+    how many repeats would do. `capacity`: a search for capacity with the same settings. Runs that name their requests
     (`source_request_id`) are put in the order of the first real run.
 
     Raises:
@@ -339,7 +343,8 @@ def _named_causes(causes: pd.DataFrame, variant: str) -> list[NamedCause]:
 
 
 def _in_scenario_order(simulations: Mapping[str, SimulatedRun]) -> dict[str, SimulatedRun]:
-    """The scenario's `simulation.variants` in its order, after any that it does not name; the last one is the headline."""
+    """The scenario's `simulation.variants` in its order, after any that it does not name; the last one is the
+    headline."""
     last_given = list(simulations.values())[-1]
     asked = last_given.meta.params.get("simulation", {}).get("variants", [])
     return dict(sorted(simulations.items(), key=lambda item: asked.index(item[0]) if item[0] in asked else -1))
@@ -368,7 +373,8 @@ class _Sides:
         real: dict[str, _SideSamples] = {}
         sim: dict[tuple[str, str], _SideSamples] = {}
         cuts: dict[tuple[str, bytes], _SideSamples] = {}
-        # Execution latency is there for all runs or for none, so that every variant is set beside the same real samples.
+        # Execution latency is there for all runs or for none, so that every variant is set beside the same real
+        # samples.
         told = all(SCHEDULED in pair.real.requests for pair in pairs.values())
         for run in real_repeats:
             run_id = run.meta.run_id
@@ -379,7 +385,8 @@ class _Sides:
                 if cut not in cuts:
                     cuts[cut] = _samples(pair.sim, pair.counts.num_requests, told)
                 sim[run_id, variant] = cuts[cut]
-            # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves; one with token times where there is one.
+            # Alignment keeps the same real requests and tokens whatever the variant, so any pair serves; one with token
+            # times where there is one.
             mine = [pairs[run_id, variant] for variant in simulations]
             pair = next((one for one in mine if not one.real.tokens.empty), mine[0])
             real[run_id] = _samples(pair.real, pair.counts.num_requests, told)
@@ -457,8 +464,8 @@ def _by_seed(
 
 @dataclass(frozen=True)
 class _Judging:
-    """What judging a cell needs beside its values: `order` are the repeats by time, `unjudged` the measures that say more about the delivery,
-    `tokens_told` by variant whether both sides know their token times."""
+    """What judging a cell needs beside its values: `order` are the repeats by time, `unjudged` the measures that say
+    more about the delivery, `tokens_told` by variant whether both sides know their token times."""
 
     blocks: Blocks | None
     bands: Bands
@@ -519,8 +526,14 @@ def _statistics(sides: _Sides, judging: _Judging) -> _Found:
         for run_id, side in real.items():
             for statistic, value in zip(STATISTICS, side.exact_ns, strict=True):
                 found.repeat_rows.append(
-                    {"run_id": run_id, "metric": measure, "statistic": statistic, "value_ns": value, "num_samples": len(side.ordered)}
-                )  # fmt: skip
+                    {
+                        "run_id": run_id,
+                        "metric": measure,
+                        "statistic": statistic,
+                        "value_ns": value,
+                        "num_samples": len(side.ordered),
+                    }
+                )
         first = next(iter(real))
         shown = [*real.items(), *((variant, sim[first, variant]) for variant in variants)]
         for key, side in shown:
@@ -638,7 +651,10 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
     if cell.verdict == "insufficient":
         if cell.interval_basis == "none":
             return "a repeat has no positive value"
-        return f"one repeat, whose requests depend on each other and are worth {cell.num_independent:.0f} independent samples beyond it"
+        return (
+            f"one repeat, whose requests depend on each other and are worth {cell.num_independent:.0f} independent"
+            " samples beyond it"
+        )
     drift = "; the repeats drift" if cell.drifts else ""
     if cell.verdict == "inconclusive":
         return f"the interval reaches over the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
@@ -680,7 +696,13 @@ def _rates(
                 sufficient=sufficient and len(real) > 1,
                 few_repeats=of_repeats is not None and of_repeats.few,
             )
-            reason = "" if outcome != "insufficient" else "one repeat" if len(real) == 1 else f"fewer than {MIN_REQUESTS} requests, or a repeat without any"  # fmt: skip
+            reason = (
+                ""
+                if outcome != "insufficient"
+                else "one repeat"
+                if len(real) == 1
+                else f"fewer than {MIN_REQUESTS} requests, or a repeat without any"
+            )
             found.append(
                 Rate(
                     metric=name,

@@ -1,17 +1,20 @@
 """What is measured of an aligned side, and the statistics of it. What a latency is, is defined here and nowhere else.
 
 Latencies (nanoseconds; `docs/comparison.md` says where other tools differ)
-- `ttft` time to first token: `first_token_time_ns - arrival_time_ns`, one sample a request. Arrival is the intended one.
-- `itl` inter-token latency: the gap to the previous token, pooled over all tokens with `token_index` > 0. None where a side knows no token times.
-- `tpot` time per output token: a request's mean gap, (last compared token - first token) / (tokens - 1), one sample a request of two
-  tokens or more. Long requests weigh more in ITL than in TPOT.
+- `ttft` time to first token: `first_token_time_ns - arrival_time_ns`, one sample a request. Arrival is the intended
+  one.
+- `itl` inter-token latency: the gap to the previous token, pooled over all tokens with `token_index` > 0. None where a
+  side knows no token times.
+- `tpot` time per output token: a request's mean gap, (last compared token - first token) / (tokens - 1), one sample a
+  request of two tokens or more. Long requests weigh more in ITL than in TPOT.
 - `e2e` end-to-end latency: time of the last compared token - arrival, one sample a request.
 - `normalized` normalised latency: E2E / compared tokens, one sample a request.
-- `normalized_execution` normalised execution latency: (last compared token - first scheduled) / compared tokens, one sample a request. With
-  `normalized` the two latencies that Vidur's paper reports (Agrawal et al., MLSys 2024). None where a side does not record scheduling.
+- `normalized_execution` normalised execution latency: (last compared token - first scheduled) / compared tokens, one
+  sample a request. With `normalized` the two latencies that Vidur's paper reports (Agrawal et al., MLSys 2024). None
+  where a side does not record scheduling.
 
-Percentiles interpolate linearly between order statistics (numpy's `linear`, type 7 of Hyndman and Fan 1996, "Sample Quantiles in
-Statistical Packages").
+Percentiles interpolate linearly between order statistics (numpy's `linear`, type 7 of Hyndman and Fan 1996, "Sample
+Quantiles in Statistical Packages").
 
 How sure a statistic is, belongs to `bootstrap`; whether an error is small enough, to `verdict`.
 """
@@ -49,7 +52,8 @@ STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
 MIN_SAMPLES_BEYOND = 10
 """A percentile with fewer samples beyond it rests on a handful of events; it is shown, and not judged."""
 MIN_SAMPLES_BEYOND_IN_REPEATS = 2
-"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not hang on the largest sample alone."""
+"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not hang on the largest
+sample alone."""
 MIN_REQUESTS = 20
 """Tokens of a request depend on each other, so requests are what is counted: with fewer of them nothing is judged."""
 
@@ -58,8 +62,8 @@ MIN_REQUESTS = 20
 class Samples:
     """Samples of one measure, clustered by request.
 
-    `values` in nanoseconds (int64 or float64), ordered by request; `counts[i]` of them belong to request i of the workload, 0 where it was
-    not compared.
+    `values` in nanoseconds (int64 or float64), ordered by request; `counts[i]` of them belong to request i of the
+    workload, 0 where it was not compared.
     """
 
     values: np.ndarray
@@ -137,7 +141,8 @@ def percentile_ns(ordered: np.ndarray, percentile: float) -> float:
 
 
 def is_sufficient(statistic: str, num_samples: int, num_requests: int, beyond: int = MIN_SAMPLES_BEYOND) -> bool:
-    """Whether a statistic can be judged: 20 requests, and so many samples beyond a percentile (ten: 100 for P90, 200 for P95, 1,000 for P99)."""
+    """Whether a statistic can be judged: 20 requests, and so many samples beyond a percentile (ten: 100 for P90, 200
+    for P95, 1,000 for P99)."""
     return num_requests >= MIN_REQUESTS and num_samples >= samples_needed(statistic, beyond)
 
 
@@ -160,8 +165,8 @@ def relative_error(sim: float, real: float) -> float:
 def wasserstein_ns(one: np.ndarray, other: np.ndarray) -> float:
     """Wasserstein-1 distance of two ascending samples of equal size, in their unit: the mean gap between equal ranks.
 
-    (For empirical distributions of one size the optimal transport pairs order statistics; Villani 2003, "Topics in Optimal
-    Transportation", 2.18.) NaN where a side has no sample.
+    (For empirical distributions of one size the optimal transport pairs order statistics; Villani 2003, "Topics in
+    Optimal Transportation", 2.18.) NaN where a side has no sample.
     """
     return float(np.abs(one - other).mean()) if len(one) and len(other) else math.nan
 
@@ -188,8 +193,8 @@ def kolmogorov_smirnov(one: np.ndarray, other: np.ndarray) -> float:
 class Paired:
     """Errors of one measure, request by request. Relative ones are over the requests whose real value is not 0.
 
-    `mape` mean and `median_ape` median of |relative error|; `bias` mean of the signed one; `rank_correlation` Spearman's, NaN where
-    one side is constant.
+    `mape` mean and `median_ape` median of |relative error|; `bias` mean of the signed one; `rank_correlation`
+    Spearman's, NaN where one side is constant.
     """
 
     num_requests: int
@@ -236,8 +241,9 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> float:
 class Whole:
     """A run as a whole, over the compared requests of one side.
 
-    `duration_ns` first arrival to last compared token; queue lengths are time averages and peaks over it, from `Timeline`;
-    `scheduling_delay_ns` mean of `scheduled_time_ns - arrival_time_ns`, NaN where the run does not record it.
+    `duration_ns` first arrival to last compared token; queue lengths are time averages and peaks over it, from
+    `Timeline`; `scheduling_delay_ns` mean of `scheduled_time_ns - arrival_time_ns`, NaN where the run does not record
+    it.
     """
 
     duration_ns: float
@@ -253,7 +259,8 @@ class Whole:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Requests running and waiting as step functions: from `time_ns[i]` on, until the next. `source` says where they are from."""
+    """Requests running and waiting as step functions: from `time_ns[i]` on, until the next. `source` says where they
+    are from."""
 
     time_ns: np.ndarray
     running: np.ndarray
@@ -264,8 +271,8 @@ class Timeline:
 def timeline(run: RealRun | SimulatedRun, side: AlignedSide) -> Timeline:
     """Running and waiting requests over time.
 
-    From iterations.csv where the run has it (the scheduler's own counts after it formed a step); else from the compared requests: waiting
-    from arrival to the first token, running from there to the last.
+    From iterations.csv where the run has it (the scheduler's own counts after it formed a step); else from the compared
+    requests: waiting from arrival to the first token, running from there to the last.
     """
     table = run.iterations
     if table is not None and len(table):
@@ -326,5 +333,6 @@ def requests_in_system(side: AlignedSide) -> np.ndarray:
 
 
 def group_edges(values: np.ndarray, groups: Sequence[float] = (0.25, 0.5, 0.75)) -> np.ndarray:
-    """Upper edges (inclusive) that cut values into at most four groups of about equal size; equal values stay together."""
+    """Upper edges (inclusive) that cut values into at most four groups of about equal size; equal values stay
+    together."""
     return np.unique(np.append(np.quantile(values, groups, method="lower"), values.max()))

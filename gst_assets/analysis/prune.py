@@ -1,8 +1,10 @@
-"""Cleaning up an artifact root: of old comparisons only what the history needs stays, and the runs and workloads that only they needed go.
+"""Cleaning up an artifact root: of old comparisons only what the history needs stays, and the runs and workloads that
+only they needed go.
 
-What stays: of each scenario the newest comparisons and what they compared; what its newest pointers lead to, and the newest ones without overrides;
-every run that was not compared yet; profiles, also those in the making, searches and sweeps. What was removed can be made again only by measuring, so
-whatever cannot be understood stops it before anything is removed. How things are removed belongs to `contracts.store`.
+What stays: of each scenario the newest comparisons and what they compared; what its newest pointers lead to, and the
+newest ones without overrides; every run that was not compared yet; profiles, also those in the making, searches and
+sweeps. What was removed can be made again only by measuring, so whatever cannot be understood stops it before anything
+is removed. How things are removed belongs to `contracts.store`.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ _RUNS = (Kind.REAL_RUN, Kind.VIDUR_RUN)
 
 @dataclass(frozen=True)
 class Pruned:
-    """What went (or would go) and what stayed. `condensed`: comparisons of which only the history's part is left; `removed`: runs and workloads;
-    `pointers`: files of pointers to what was removed; `kept`: how many of each kind stay; `freed_bytes`: of this machine's disk."""
+    """What went (or would go) and what stayed. `condensed`: comparisons of which only the history's part is left;
+    `removed`: runs and workloads; `pointers`: files of pointers to what was removed; `kept`: how many of each kind
+    stay; `freed_bytes`: of this machine's disk."""
 
     condensed: list[str] = field(default_factory=list)
     removed: list[Artifact] = field(default_factory=list)
@@ -37,10 +40,12 @@ class Pruned:
 
 
 def prune(store: ArtifactStore, keep: int, *, dry_run: bool = False) -> Pruned:
-    """Keep the `keep` newest comparisons of each scenario whole. With `dry_run` nothing is changed, and the same is returned.
+    """Keep the `keep` newest comparisons of each scenario whole. With `dry_run` nothing is changed, and the same is
+    returned.
 
     Raises:
-        ArtifactError: `keep` is less than 1, or something was altered, or cannot be read or removed. ContractError: a document that is none.
+        ArtifactError: `keep` is less than 1, or something was altered, or cannot be read or removed. ContractError: a
+            document that is none.
     """
     if keep < 1:
         raise ArtifactError(f"keep {keep}: expected 1 or more, as the newest comparison of a scenario always stays.")
@@ -183,7 +188,8 @@ def described(pruned: Pruned, store: ArtifactStore, *, dry_run: bool) -> list[st
     lines += [f"{would}: {kind.value}/{name}" for kind, name in pruned.removed]
     stayed = ", ".join(f"{count} {kind.value}" for kind, count in pruned.kept.items())
     lines.append(
-        f"{store}: {len(pruned.condensed)} comparisons, {len(pruned.removed)} runs and workloads, {len(pruned.pointers)} pointers {would}, "
-        f"{pruned.freed_bytes / 2**20:.1f} MiB; {stayed} stay, and every night of the history"
+        f"{store}: {len(pruned.condensed)} comparisons, {len(pruned.removed)} runs and workloads,"
+        f" {len(pruned.pointers)} pointers {would}, {pruned.freed_bytes / 2**20:.1f} MiB; {stayed} stay, and every"
+        " night of the history"
     )
     return lines

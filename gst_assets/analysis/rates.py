@@ -1,7 +1,8 @@
 """Throughput and goodput of one aligned side: what a run as a whole achieved per second.
 
-All over the same time, from the first arrival to the last compared token. Goodput counts the requests that keep every bound of the service level
-that is given, as vLLM's serving benchmark does (`vllm bench serve --goodput`); a request of one token has no gap and keeps any bound of TPOT.
+All over the same time, from the first arrival to the last compared token. Goodput counts the requests that keep every
+bound of the service level that is given, as vLLM's serving benchmark does (`vllm bench serve --goodput`); a request of
+one token has no gap and keeps any bound of TPOT.
 """
 
 from __future__ import annotations

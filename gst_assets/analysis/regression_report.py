@@ -1,6 +1,8 @@
-"""Writing a regression directory: summary.md, tables/*.csv, figs/*.png and its metadata document, from a `RegressionReport`.
+"""Writing a regression directory: summary.md, tables/*.csv, figs/*.png and its metadata document, from a
+`RegressionReport`.
 
-Words, layout and drawing only. The same history and rule give the same bytes: nothing of the clock or the machine enters.
+Words, layout and drawing only. The same history and rule give the same bytes: nothing of the clock or the machine
+enters.
 """
 
 from __future__ import annotations
@@ -88,10 +90,17 @@ def verdict_table(report: RegressionReport) -> str:
     for one, row in zip(report.series, report.verdicts.to_dict("records"), strict=True):
         rows.append(
             [
-                one.name, _marked(one), str(row["num_nights"]), _value(one, row["baseline"]), _value(one, row["current"]),
-                signed_percent(row["effect"]), unsigned_percent(row["noise_floor"]), unsigned_percent(row["repeat_spread"]), one.reason,
+                one.name,
+                _marked(one),
+                str(row["num_nights"]),
+                _value(one, row["baseline"]),
+                _value(one, row["current"]),
+                signed_percent(row["effect"]),
+                unsigned_percent(row["noise_floor"]),
+                unsigned_percent(row["repeat_spread"]),
+                one.reason,
             ]
-        )  # fmt: skip
+        )
     return markdown_table(header, rows)
 
 
@@ -108,10 +117,13 @@ def summary(report: RegressionReport, figures: Sequence[str]) -> str:
         "## Nights",
         _nights(report),
         "## Method",
-        f"Only nights of one subject are compared: same hardware, model, engine settings and workload. Change points by Apache Otava (E-divisive, "
-        f"t-test), window {rule.window_nights} nights, p below {rule.max_pvalue:g}, effect at least {rule.min_effect:.0%} and at least the noise of "
-        f"one night; a change is told for {rule.alarm_nights} nights and confirmed after {rule.min_nights_after}. At least {rule.min_nights} nights. "
-        "How well this detects and how often it errs: docs/nightly.md.",
+        (
+            "Only nights of one subject are compared: same hardware, model, engine settings and workload. Change"
+            f" points by Apache Otava (E-divisive, t-test), window {rule.window_nights} nights, p below"
+            f" {rule.max_pvalue:g}, effect at least {rule.min_effect:.0%} and at least the noise of one night; a change"
+            f" is told for {rule.alarm_nights} nights and confirmed after {rule.min_nights_after}. At least"
+            f" {rule.min_nights} nights. How well this detects and how often it errs: docs/nightly.md."
+        ),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -137,7 +149,10 @@ def _nights(report: RegressionReport) -> str:
         f"{len(everything)} comparisons in the history, {len(report.nights)} nights of the newest subject",
         f"{int(everything['night'].isna().sum()) - unknown} compared a measurement that was compared again later",
         f"{unknown} did not record what they measured and are left out",
-        f"{int((report.nights['num_marks'] > 0).sum())} of the nights are marked (degraded run, or settings that the simulation did not share)",
+        (
+            f"{int((report.nights['num_marks'] > 0).sum())} of the nights are marked (degraded run, or settings that"
+            " the simulation did not share)"
+        ),
     ]
     return "; ".join(parts) + "."
 
@@ -146,7 +161,8 @@ def _nights(report: RegressionReport) -> str:
 
 
 def write_figures(report: RegressionReport, directory: Path) -> list[str]:
-    """Draw the engine's latencies and the fidelity over the nights; returns the file names. Without nights nothing is drawn."""
+    """Draw the engine's latencies and the fidelity over the nights; returns the file names. Without nights nothing is
+    drawn."""
     if not len(report.nights):
         return []
     for name, side in ((ENGINE_FIGURE, "engine"), (FIDELITY_FIGURE, "fidelity")):
@@ -155,7 +171,8 @@ def write_figures(report: RegressionReport, directory: Path) -> list[str]:
 
 
 def verdict_figure(report: RegressionReport) -> str:
-    """File name of the figure that shows what decided: the engine's latencies, unless only the fidelity got the verdict."""
+    """File name of the figure that shows what decided: the engine's latencies, unless only the fidelity got the
+    verdict."""
     deciding = {one.side for one in report.series if one.verdict == report.verdict}
     return FIDELITY_FIGURE if deciding == {"fidelity"} else ENGINE_FIGURE
 

@@ -1,18 +1,22 @@
-"""How sure an error on this workload is: from repeats of the engine and seeds of the simulation, the only two things that vary. Both sides
-play the same requests at the same times, so nothing is resampled.
+"""How sure an error on this workload is: from repeats of the engine and seeds of the simulation, the only two things
+that vary. Both sides play the same requests at the same times, so nothing is resampled.
 
-The estimate is the median over repeats of log(simulated / real), the error of a typical repeat. Its 95 % interval is the wider of two:
-- Student's t about the median, on the log ratios, for few values: the variance of the median of n normal values over that of their mean is
-  exact for up to ten (`_INEFFICIENCY`).
-- The range of the repeats, which holds the median of any distribution, however shaped, with probability 1 - 2^(1-n): 94 % for five. This is what keeps an
-  engine with two speeds (bimodal hosts) from being taken for one. Of nine repeats or more the order statistics that hold it with 95 %.
+The estimate is the median over repeats of log(simulated / real), the error of a typical repeat. Its 95 % interval is
+the wider of two:
+- Student's t about the median, on the log ratios, for few values: the variance of the median of n normal values over
+  that of their mean is exact for up to ten (`_INEFFICIENCY`).
+- The range of the repeats, which holds the median of any distribution, however shaped, with probability 1 - 2^(1-n): 94
+  % for five. This is what keeps an engine with two speeds (bimodal hosts) from being taken for one. Of nine repeats or
+  more the order statistics that hold it with 95 %.
 
-Seeds of the simulation have a t interval of their own, combined with it by square-and-add (Zou and Donner 2008). Welch and Satterthwaite's degrees of
-freedom would be too many where two repeats agree by chance: 0.86 to 0.92 instead of 0.95 in the study.
+Seeds of the simulation have a t interval of their own, combined with it by square-and-add (Zou and Donner 2008). Welch
+and Satterthwaite's degrees of freedom would be too many where two repeats agree by chance: 0.86 to 0.92 instead of 0.95
+in the study.
 
-Repeats are ordered in time and may drift. The t interval is widened by their lag-1 autocorrelation (corrected for its bias of -1/n, positive only); where
-they rise or fall all the time (Spearman's correlation with the order, two-sided level 10 %) they count as one observation.
-Four repeats or fewer cannot show that an engine has one speed: their interval assumes it, and is flagged.
+Repeats are ordered in time and may drift. The t interval is widened by their lag-1 autocorrelation (corrected for its
+bias of -1/n, positive only); where they rise or fall all the time (Spearman's correlation with the order, two-sided
+level 10 %) they count as one observation. Four repeats or fewer cannot show that an engine has one speed: their
+interval assumes it, and is flagged.
 
 Coverage and false verdicts, measured: docs/comparison.md (`benchmarks/verdict_rates.py`).
 """
@@ -26,11 +30,13 @@ import numpy as np
 
 LEVEL = 0.95
 REPEATS_FOR_A_PASS = 5
-"""The least repeats whose range holds the median of any distribution with at least 93 %: fewer can warn or fail, and not pass."""
+"""The least repeats whose range holds the median of any distribution with at least 93 %: fewer can warn or fail, and
+not pass."""
 MOST_REPEATS_ADVISED = 30
 _INEFFICIENCY = {1: 1.0, 2: 1.0, 3: 1.346, 4: 1.192, 5: 1.434, 6: 1.288, 7: 1.473, 8: 1.345, 9: 1.494, 10: 1.383}
 _TREND = {4: 1.0, 5: 0.9, 6: 0.829, 7: 0.714, 8: 0.643, 9: 0.600, 10: 0.564}
-"""Critical values of Spearman's correlation, two-sided 10 % (Zar 1972, "Significance Testing of the Spearman Rank Correlation Coefficient")."""
+"""Critical values of Spearman's correlation, two-sided 10 % (Zar 1972, "Significance Testing of the Spearman Rank
+Correlation Coefficient")."""
 _MOST_AUTOCORRELATION = 0.9
 _MOST_FOR_THE_RANGE = 8
 _ROUNDING = 1e-9
@@ -40,7 +46,8 @@ _ROUNDING = 1e-9
 class RepeatInterval:
     """Log ratio of a typical repeat and the ends of its 95 % interval, as relative errors; NaN where not known.
 
-    `drifts`: the repeats rise or fall all the time. `real_deviation` and `seed_deviation` are standard deviations of the log values of the two sides.
+    `drifts`: the repeats rise or fall all the time. `real_deviation` and `seed_deviation` are standard deviations of
+    the log values of the two sides.
     """
 
     low: float
@@ -59,8 +66,8 @@ class RepeatInterval:
 def repeat_interval(real: np.ndarray, sim: np.ndarray) -> RepeatInterval | None:
     """95 % interval of (sim - real) / real on this workload.
 
-    `real` [repeats] in order of time, `sim` [repeats, seeds]: each seed's value after alignment to each repeat. Values of any positive unit. None with
-    one repeat, or where a value is missing, or 0 on one side only.
+    `real` [repeats] in order of time, `sim` [repeats, seeds]: each seed's value after alignment to each repeat. Values
+    of any positive unit. None with one repeat, or where a value is missing, or 0 on one side only.
     """
     num_repeats, num_seeds = sim.shape
     if num_repeats < 2 or not np.isfinite(real).all() or not np.isfinite(sim).all():
@@ -90,8 +97,8 @@ def repeat_interval(real: np.ndarray, sim: np.ndarray) -> RepeatInterval | None:
 
 
 def repeats_advised(relative_error: float, interval: RepeatInterval, band: float) -> int | None:
-    """How many repeats would show an error of this size to be inside `band`, or outside it where it is larger, if further ones differ as these do and
-    do not drift; None where `MOST_REPEATS_ADVISED` would not do."""
+    """How many repeats would show an error of this size to be inside `band`, or outside it where it is larger, if
+    further ones differ as these do and do not drift; None where `MOST_REPEATS_ADVISED` would not do."""
     distance = abs(math.log1p(math.copysign(band, relative_error)) - math.log1p(relative_error))
     for number in range(max(REPEATS_FOR_A_PASS, interval.num_repeats + 1), MOST_REPEATS_ADVISED + 1):
         reach = _t(number - 1) * math.sqrt(_inefficiency(number) / number)
@@ -101,7 +108,8 @@ def repeats_advised(relative_error: float, interval: RepeatInterval, band: float
 
 
 def _expected_range(number: int) -> float:
-    """How far the order statistics of `_range` lie from the median, of normal values with a standard deviation of 1 (Blom's approximation)."""
+    """How far the order statistics of `_range` lie from the median, of normal values with a standard deviation of 1
+    (Blom's approximation)."""
     from scipy.special import ndtri
 
     _, rank = _range(np.arange(1.0, number + 1))

@@ -1,6 +1,8 @@
-"""Writing a comparison directory: summary.md, report.html, tables/*.csv, figs/*.png, and building its metadata document.
+"""Writing a comparison directory: summary.md, report.html, tables/*.csv, figs/*.png, and building its metadata
+document.
 
-What the report says is in `report_content` and `report_tables`, how it looks in `report_formats`. The same comparison gives the same bytes.
+What the report says is in `report_content` and `report_tables`, how it looks in `report_formats`. The same comparison
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ def headline_table(comparison: Comparison) -> str:
 def comparison_meta(
     comparison: Comparison, *, run_id: str, started_at: datetime, sha256: Mapping[str, str]
 ) -> ComparisonMeta:
-    """The comparison's run_meta.json. `sha256` digests the files written so far; scenario, model and hardware are the first repeat's."""
+    """The comparison's run_meta.json. `sha256` digests the files written so far; scenario, model and hardware are the
+    first repeat's."""
     commit, dirty = git_state()
     first = comparison.real_repeats[0]
     runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]

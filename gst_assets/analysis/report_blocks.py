@@ -1,7 +1,8 @@
 """The blocks that reports are made of. Knows no comparison.
 
-`formats` shows the numbers in them, `report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`, `*italic*`, `` `code` ``, and `[text](#term)`: a link
-inside the page, which Markdown shows as plain text. Any other link is shown as it is written.
+`formats` shows the numbers in them, `report_formats` turns blocks into Markdown or HTML. Text may use `**bold**`,
+`*italic*`, `` `code` ``, and `[text](#term)`: a link inside the page, which Markdown shows as plain text. Any other
+link is shown as it is written.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Definitions:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the comparison's directory: its path there and what it is. A page may carry a small one inside itself."""
+    """A file of the comparison's directory: its path there and what it is. A page may carry a small one inside
+    itself."""
 
     path: str
     told: str
@@ -113,7 +115,8 @@ class Files:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report that the page folds up, with the line that says what is inside; `blocks` are what it holds."""
+    """A part of the report that the page folds up, with the line that says what is inside; `blocks` are what it
+    holds."""
 
     title: str
     blocks: tuple[Block, ...]

@@ -1,7 +1,7 @@
 """What the report says and in which order, as blocks that `report_formats` turns into Markdown or HTML.
 
-First the answer: its sentence, the cells that decide, one figure of them. Then everything else, folded. Words only; every number comes from
-`judged_errors`, whose answers are the first screen.
+First the answer: its sentence, the cells that decide, one figure of them. Then everything else, folded. Words only;
+every number comes from `judged_errors`, whose answers are the first screen.
 """
 
 from __future__ import annotations
@@ -82,24 +82,28 @@ FIGURES = "figs"
 _MEASURE_WORDS = {
     "ttft": "time to first token: first token - intended arrival, one sample a request",
     "itl": "inter-token latency: gap to the previous token, pooled over all tokens after the first",
-    "tpot": "time per output token: a request's mean gap, (last compared token - first) / (tokens - 1), one sample a request; long requests weigh less "
-    "than in ITL, and tools that print one under the name of the other disagree",
+    "tpot": (
+        "time per output token: a request's mean gap, (last compared token - first) / (tokens - 1), one sample a"
+        " request; long requests weigh less than in ITL, and tools that print one under the name of the other disagree"
+    ),
     "e2e": "end-to-end latency: last compared token - intended arrival, one sample a request",
     "normalized": "end-to-end latency over compared tokens, one sample a request",
-    "normalized_execution": "(last compared token - first scheduled) over compared tokens, one sample a request; preemptions are in it. With E2E per token the two "
-    "latencies that Vidur's paper (MLSys 2024) reports",
+    "normalized_execution": (
+        "(last compared token - first scheduled) over compared tokens, one sample a request; preemptions are in it."
+        " With E2E per token the two latencies that Vidur's paper (MLSys 2024) reports"
+    ),
 }
 _VARIANTS = (
-    "A way to simulate. `published`: Vidur as it ships, on operators measured here. `kernels`: the same sums with this project's corrections. `calibrated`: a measured model of "
-    "what a step costs."
+    "A way to simulate. `published`: Vidur as it ships, on operators measured here. `kernels`: the same sums with this"
+    " project's corrections. `calibrated`: a measured model of what a step costs."
 )
 
 
 def content(
     comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
 ) -> list[Block]:
-    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first; `calibration` is the machine in each round
-    that the headline's profile was calibrated in, where it is known."""
+    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first; `calibration` is
+    the machine in each round that the headline's profile was calibrated in, where it is known."""
     answer, (first, *others) = comparison.answer, figures
     return [
         Heading(_title(comparison), 1),
@@ -133,8 +137,15 @@ def _title(comparison: Comparison) -> str:
         if len(comparison.variants) > 1
         else f"simulation {comparison.headline}"
     )
-    where = f" on {meta.hardware.hardware_id or meta.hardware.device_name}" if meta.hardware and device_of(meta) != NOT_STATED else ""  # fmt: skip
-    return f"{simulators[0].upper()}{simulators[1:]} against {meta.backend}: {meta.model}{where}, scenario {meta.hydra.config_name}"
+    where = (
+        f" on {meta.hardware.hardware_id or meta.hardware.device_name}"
+        if meta.hardware and device_of(meta) != NOT_STATED
+        else ""
+    )
+    return (
+        f"{simulators[0].upper()}{simulators[1:]} against {meta.backend}: {meta.model}{where}, scenario"
+        f" {meta.hydra.config_name}"
+    )
 
 
 def _all_own(comparison: Comparison) -> bool:
@@ -165,7 +176,8 @@ def _facts(comparison: Comparison) -> Facts:
 
 
 def _overrides(comparison: Comparison) -> str:
-    """What was overridden, of real runs and simulation apart where that differs, as it does with runs recorded before."""
+    """What was overridden, of real runs and simulation apart where that differs, as it does with runs recorded
+    before."""
     real, simulated = (
         ", ".join(f"`{text}`" for text in meta.hydra.overrides) or "none"
         for meta in (comparison.real_repeats[0].meta, comparison.simulations[comparison.headline].meta)
@@ -220,8 +232,8 @@ def _sections(
             (
                 carry_grid(answer),
                 Text(
-                    "The verdict is about this workload. How far its errors carry to other requests of the same kind is estimated apart, by resampling the "
-                    "requests in blocks; it decides nothing."
+                    "The verdict is about this workload. How far its errors carry to other requests of the same kind is"
+                    " estimated apart, by resampling the requests in blocks; it decides nothing."
                 ),
             ),
             "how far the errors carry",
@@ -242,8 +254,9 @@ def _sections(
             (
                 paired_grid(comparison),
                 Text(
-                    "MAPE and median APE: mean and median of |relative error|; bias: mean of the signed one; rank correlation: Spearman's. Wasserstein-1 and "
-                    "Kolmogorov-Smirnov D compare distributions; D is an effect size, without a p-value, since requests share batches. Medians over repeats."
+                    "MAPE and median APE: mean and median of |relative error|; bias: mean of the signed one; rank"
+                    " correlation: Spearman's. Wasserstein-1 and Kolmogorov-Smirnov D compare distributions; D is an"
+                    " effect size, without a p-value, since requests share batches. Medians over repeats."
                 ),
                 *pictures("ttft_per_request.png", "worst_requests.png"),
             ),
@@ -286,8 +299,8 @@ def _side_by_side(comparison: Comparison) -> list[Section]:
     if len(comparison.variants) < 2:
         return []
     text = Text(
-        "Best first: by the mean size of the errors that decide, over the cells that every simulation has. Each column: error, its 95 % interval, verdict. "
-        "A rank says nothing where intervals overlap."
+        "Best first: by the mean size of the errors that decide, over the cells that every simulation has. Each column:"
+        " error, its 95 % interval, verdict. A rank says nothing where intervals overlap."
     )
     return [Section("Simulations side by side", (ranking_grid(comparison), text), "a column each, ranked by error")]
 
@@ -295,14 +308,17 @@ def _side_by_side(comparison: Comparison) -> list[Section]:
 def _alignment_told(comparison: Comparison) -> str:
     runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]
     same = (
-        "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output lengths (checked). "
+        "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output"
+        " lengths (checked). "
         if states_workload(*runs)
-        else "Not every run states its workload: requests are joined as Checks says, prompt lengths are the same (checked), arrivals and requested output "
-        "lengths may differ. "
+        else (
+            "Not every run states its workload: requests are joined as Checks says, prompt lengths are the same"
+            " (checked), arrivals and requested output lengths may differ. "
+        )
     )
     return (
-        f"{same}A request that failed or gave no token in the real run is left out on both sides. The simulated series of each request is cut to the "
-        "number of tokens the engine really produced (`num_decode_tokens_actual`)."
+        f"{same}A request that failed or gave no token in the real run is left out on both sides. The simulated series"
+        " of each request is cut to the number of tokens the engine really produced (`num_decode_tokens_actual`)."
     )
 
 
@@ -310,17 +326,18 @@ def _capacity(comparison: Comparison) -> list[Section]:
     if not comparison.capacities:
         return []
     text = Text(
-        f"Searched for: {comparison.capacity_criterion}. A capacity lies between the highest rate that was kept and the "
-        "lowest that was broken, its error between what these allow. Each probe is one run, so the verdict is warn at "
-        "best; it decides nothing."
+        f"Searched for: {comparison.capacity_criterion}. A capacity lies between the highest rate that was kept and the"
+        " lowest that was broken, its error between what these allow. Each probe is one run, so the verdict is warn at"
+        " best; it decides nothing."
     )
     return [Section("Capacity", (capacity_grid(comparison), text), "the highest rate that is served in time")]
 
 
 def _causes(comparison: Comparison) -> list[Block]:
     text = Text(
-        "A cause is named with the share of the error that goes with it when it is removed, the largest first; what is left is unexplained. Shares are signed: what "
-        "would turn the error round has more than 100 %. Rules over measured evidence say what is likely; they prove nothing."
+        "A cause is named with the share of the error that goes with it when it is removed, the largest first; what is"
+        " left is unexplained. Shares are signed: what would turn the error round has more than 100 %. Rules over"
+        " measured evidence say what is likely; they prove nothing."
     )
     band, answer = f"{100 * comparison.bands.pass_band:g} %", comparison.answer
     mine: list[Block] = (
@@ -328,7 +345,8 @@ def _causes(comparison: Comparison) -> list[Block]:
         if answer.causes
         else [
             Text(
-                f"No error of `{answer.variant}` {_beyond(answer, comparison.bands.pass_band)}{band}, so no cause was looked for."
+                f"No error of `{answer.variant}` {_beyond(answer, comparison.bands.pass_band)}{band}, so no cause was"
+                " looked for."
             )
         ]
     )
@@ -379,9 +397,10 @@ def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]
     seen = [record for record in records.values() if record is not None]
     worst = max((record.cpu_others for record in seen if record.cpu_others is not None), default=None)
     text = (
-        "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than driver and engine, taken by the hypervisor. Worst "
-        "window: the stretch (about a second) in which others took most. What the machine does not tell is a dash, never a guess. One sample took at most "
-        f"{milliseconds(max(record.sampling_ns_max for record in seen), '.2f')} ms."
+        "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than"
+        " driver and engine, taken by the hypervisor. Worst window: the stretch (about a second) in which others took"
+        " most. What the machine does not tell is a dash, never a guess. One sample took at most"
+        f" {milliseconds(max(record.sampling_ns_max for record in seen), '.2f')} ms."
     )
     line = "not told" if worst is None else f"other programs took up to {unsigned_percent(worst, 0)} of the cores"
     return Section("Machine", (machine_grid(records), Text(text)), line)
@@ -389,17 +408,20 @@ def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]
 
 def _table_notes(comparison: Comparison) -> str:
     lines = [
-        "error = (simulated - real) / real: negative where the simulation is too fast; its 95 % interval in per cent. Bold verdicts decide."
+        "error = (simulated - real) / real: negative where the simulation is too fast; its 95 % interval in per cent."
+        " Bold verdicts decide."
     ]
     if len(comparison.real_repeats) > 1:
         lines.append(
-            "Spread: (max - min) / median of the real repeats; an error no larger than it is within run-to-run noise (error / spread at most 1)."
+            "Spread: (max - min) / median of the real repeats; an error no larger than it is within run-to-run noise"
+            " (error / spread at most 1)."
         )
     if any(cell.sign == "†" for cell in comparison.cells):
         lines.append(f"† Fewer than {MIN_REQUESTS} requests or ten samples beyond the percentile: shown, not judged.")
     if any(cell.sign == "‡" for cell in comparison.cells if cell.variant == comparison.headline):
         lines.append(
-            "‡ The interval rests on fewer than five repeats (with one repeat: on too few independent requests), and may cover less than it claims."
+            "‡ The interval rests on fewer than five repeats (with one repeat: on too few independent requests), and"
+            " may cover less than it claims."
         )
     return " ".join(lines)
 
@@ -420,7 +442,10 @@ def _runs(comparison: Comparison) -> Items:
         device = device_of(meta)
     lines = [
         f"{workload}, model {meta.model}{dtype}, scenario `{meta.hydra.config_name}`{overrides}",
-        f"Device: {device}; {meta.env.get('platform', 'platform not recorded')}, Python {meta.env.get('python', 'not recorded')}",
+        (
+            f"Device: {device}; {meta.env.get('platform', 'platform not recorded')}, Python"
+            f" {meta.env.get('python', 'not recorded')}"
+        ),
         _engine(meta),
     ]
     for run in comparison.real_repeats:
@@ -439,7 +464,8 @@ def _runs(comparison: Comparison) -> Items:
         what = f"Vidur {vidur}, " if sim.meta.imported is None else ""
         predictor = f"predictor {sim.meta.predictor}, " if sim.meta.predictor else ""
         lines.append(
-            f"Simulation `{sim.meta.run_id}` ({name}): {_started(sim)}, {what}{predictor}{_revision(sim)}{_imported(sim)}"
+            f"Simulation `{sim.meta.run_id}` ({name}): {_started(sim)},"
+            f" {what}{predictor}{_revision(sim)}{_imported(sim)}"
         )
     return Items(tuple(lines))
 
@@ -465,8 +491,8 @@ def _imported(run: RealRun | SimulatedRun) -> str:
     dropped = "; ".join(f"{name}: {why}" for name, why in origin.dropped.items())
     told = "".join(f"; {name}: {text}" for name, text in origin.definitions.items())
     return (
-        f". Imported from {origin.format}, written by {origin.written_by}; clock: {origin.clock}; arrival: {origin.arrivals}; "
-        f"joined by {origin.joined_by}{told}" + (f"; left out: {dropped}" if dropped else "")
+        f". Imported from {origin.format}, written by {origin.written_by}; clock: {origin.clock}; arrival:"
+        f" {origin.arrivals}; joined by {origin.joined_by}{told}" + (f"; left out: {dropped}" if dropped else "")
     )
 
 
@@ -494,14 +520,18 @@ def _definitions(comparison: Comparison) -> list[Block]:
         (
             "interval",
             "95 % interval",
-            "Where the error on this workload lies, given what repeats of the engine and seeds of the simulation differ by. With one repeat it stands on the requests "
-            "instead, resampled in blocks.",
+            (
+                "Where the error on this workload lies, given what repeats of the engine and seeds of the simulation"
+                " differ by. With one repeat it stands on the requests instead, resampled in blocks."
+            ),
         ),
         (
             "verdict",
             "Verdict",
-            f"pass: the whole interval within {passed}; warn: within {warned}; outside the band: the whole interval beyond {warned}; cannot judge: the data do not say, "
-            "which is no failure of the simulation.",
+            (
+                f"pass: the whole interval within {passed}; warn: within {warned}; outside the band: the whole interval"
+                f" beyond {warned}; cannot judge: the data do not say, which is no failure of the simulation."
+            ),
         ),
         (
             "spread",
@@ -515,13 +545,24 @@ def _definitions(comparison: Comparison) -> list[Block]:
         f"blocks of {length} requests, {NUM_REPLICATES:,} replicates" if length else "not formed here: too few requests"
     )
     method = (
-        f"Decides: {required} at {at} of `{comparison.headline}`, the worst of them; a marked comparison is at best warn.",
-        "Percentiles interpolate linearly between order statistics (numpy `linear`). With several repeats, each side's value is the median "
-        "over repeats of the statistic in each repeat; the simulation is aligned to each repeat.",
-        f"Other workloads of the kind: circular block bootstrap over requests in order of arrival, tokens with their request, the same blocks on both sides ({blocks}), "
-        "seeded.",
+        (
+            f"Decides: {required} at {at} of `{comparison.headline}`, the worst of them; a marked comparison is at best"
+            " warn."
+        ),
+        (
+            "Percentiles interpolate linearly between order statistics (numpy `linear`). With several repeats, each"
+            " side's value is the median over repeats of the statistic in each repeat; the simulation is aligned to"
+            " each repeat."
+        ),
+        (
+            "Other workloads of the kind: circular block bootstrap over requests in order of arrival, tokens with"
+            f" their request, the same blocks on both sides ({blocks}), seeded."
+        ),
         "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
-        "No correction is made for judging several cells at once. Coverage of the intervals is measured in docs/comparison.md.",
+        (
+            "No correction is made for judging several cells at once. Coverage of the intervals is measured in"
+            " docs/comparison.md."
+        ),
     )
     return [Definitions(tuple(terms)), Heading("Method"), Items(method)]
 

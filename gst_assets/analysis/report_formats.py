@@ -1,8 +1,8 @@
 """Turning a report's blocks into Markdown and into one self-contained HTML page. Knows no comparison.
 
-The page asks for nothing: its style is inline, figures and small tables are data URLs, every link stays inside it, and a content security policy
-makes a browser refuse anything else. So it is whole when it is sent alone. Texts hold what others wrote (names, errors): in neither form can that
-be a tag, an image, or a link that leads out.
+The page asks for nothing: its style is inline, figures and small tables are data URLs, every link stays inside it, and
+a content security policy makes a browser refuse anything else. So it is whole when it is sent alone. Texts hold what
+others wrote (names, errors): in neither form can that be a tag, an image, or a link that leads out.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _as_markdown(block: Block, pictures: str) -> str:
 
 
 def page(blocks: Sequence[Block], directory: Path, figure_directory: str) -> str:
-    """The report as one HTML page. `directory` holds the report's files; figures and small tables are taken into the page."""
+    """The report as one HTML page. `directory` holds the report's files; figures and small tables are taken into the
+    page."""
     writer = _Page(blocks, directory, figure_directory)
     title = next(block.text for block in blocks if isinstance(block, Heading))
     return (
@@ -152,7 +153,11 @@ class _Page:
             case Pictures(figures):
                 return '<div class="figures">\n' + "\n".join(self._picture(one) for one in figures) + "\n</div>"
             case Beside(left, right):
-                return f'<div class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n</div>'
+                return (
+                    "<div"
+                    f' class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n'
+                    "</div>"
+                )
             case Definitions(terms):
                 inner = "\n".join(
                     f'<dt id="{anchor}">{_inline(name)}</dt><dd>{_inline(definition)}</dd>'
@@ -177,12 +182,13 @@ class _Page:
         path = f"{self._figures}/{figure.file_name}"
         data = base64.b64encode((self._directory / path).read_bytes()).decode()
         return (
-            f'<figure id="{_figure_anchor(path)}">\n<img alt="{html.escape(figure.title)}" src="data:image/png;base64,{data}">\n'
-            f"<figcaption>{_inline(figure.caption)}</figcaption>\n</figure>"
+            f'<figure id="{_figure_anchor(path)}">\n<img alt="{html.escape(figure.title)}"'
+            f' src="data:image/png;base64,{data}">\n<figcaption>{_inline(figure.caption)}</figcaption>\n</figure>'
         )
 
     def _file(self, file: File) -> str:
-        """The file's name, leading to where it is in this page: a figure, or a table that can be saved from it. Else only the name."""
+        """The file's name, leading to where it is in this page: a figure, or a table that can be saved from it. Else
+        only the name."""
         path, shown = self._directory / file.path, f"<code>{html.escape(file.path)}</code>"
         if path.suffix == ".png":
             shown = f'<a href="#{_figure_anchor(file.path)}">{shown}</a>'
@@ -215,7 +221,11 @@ def _html_table(grid: Grid) -> str:
     judged = grid.judged or ("",) * len(grid.rows)
     body = "\n".join(row(cells, "td", judgement) for cells, judgement in zip(grid.rows, judged, strict=True))
     kind = ' class="judged"' if grid.judged else ""
-    return f'<div class="wide"><table{kind}>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    return (
+        "<div"
+        f' class="wide"><table{kind}>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n'
+        "</table></div>"
+    )
 
 
 def _inline(text: str) -> str:

@@ -1,7 +1,7 @@
 """The style sheet of the report's page: one screen of answer, the rest folded; light and dark, phone and paper.
 
-Text and lines keep a contrast of at least 4.5 to their ground in both schemes. Judgements have a word and a colour each (those of Okabe and Ito).
-Figures are drawn on white; in the dark their lightness is turned over and their hues stay.
+Text and lines keep a contrast of at least 4.5 to their ground in both schemes. Judgements have a word and a colour each
+(those of Okabe and Ito). Figures are drawn on white; in the dark their lightness is turned over and their hues stay.
 """
 
 STYLE = """

@@ -123,7 +123,8 @@ def _cell_name(cell: DecidingCell) -> str:
 
 
 def latency_grid(comparison: Comparison) -> Grid:
-    """Real and simulated latencies in milliseconds, one row per metric and statistic; the headline's error and interval first."""
+    """Real and simulated latencies in milliseconds, one row per metric and statistic; the headline's error and interval
+    first."""
     variants, repeats = comparison.variants, len(comparison.real_repeats)
     others = [name for name in variants if name != comparison.headline]
     rows = []
@@ -232,8 +233,17 @@ def machine_grid(records: Mapping[str, MachineRecord | None]) -> Grid:
             )
         )
     header = (
-        "measured", "cores", "busy", "busy with others", "worst window of others", "stolen", "load (1 min)", "cores [MHz]", "GPU [°C]", "GPU clock [MHz]",
-    )  # fmt: skip
+        "measured",
+        "cores",
+        "busy",
+        "busy with others",
+        "worst window of others",
+        "stolen",
+        "load (1 min)",
+        "cores [MHz]",
+        "GPU [°C]",
+        "GPU clock [MHz]",
+    )
     return Grid(header, tuple(rows), 1)
 
 
@@ -298,10 +308,20 @@ def stages_blocks(comparison: Comparison) -> list[Block]:
         )
         for row in comparison.stage_errors.to_dict("records")
     ]
-    header = ("stage", "variant", "real, mean [ms]", "simulated", "error [ms]", "error", "share of the E2E error", "lateness in it [ms]")  # fmt: skip
+    header = (
+        "stage",
+        "variant",
+        "real, mean [ms]",
+        "simulated",
+        "error [ms]",
+        "error",
+        "share of the E2E error",
+        "lateness in it [ms]",
+    )
     text = (
-        "Stages of a request: queueing from intended arrival to first scheduling, prefill from there to the first token, decode from there to the last; "
-        "their mean errors add up to that of E2E. Shares are signed: stages that err to opposite sides have shares beyond 100 %."
+        "Stages of a request: queueing from intended arrival to first scheduling, prefill from there to the first"
+        " token, decode from there to the last; their mean errors add up to that of E2E. Shares are signed: stages that"
+        " err to opposite sides have shares beyond 100 %."
     )
     return [Heading("Stages", 3), Grid(header, tuple(rows), 2), Text(text)]
 
@@ -333,8 +353,9 @@ def step_costs_blocks(comparison: Comparison) -> list[Block]:
         "error of the sum",
     )
     text = (
-        "What the profile's terms say of the very steps that ran, from when the device could begin a step until its tokens were at the host. What is wrong "
-        "here is the cost model's; what else is wrong with a latency is the scheduler's or the queue's."
+        "What the profile's terms say of the very steps that ran, from when the device could begin a step until its"
+        " tokens were at the host. What is wrong here is the cost model's; what else is wrong with a latency is the"
+        " scheduler's or the queue's."
     )
     return [Heading("Step costs", 3), Grid(header, tuple(rows), 1), Text(text)]
 
@@ -349,10 +370,20 @@ def steps_blocks(comparison: Comparison) -> list[Block]:
         rows += [_step_row(table[table["beside"] == name], name, kind) for kind in table["step_kind"].unique()]
     between = table[~table["beside"].isin(comparison.variants)]
     rows += [_step_row(between, "the other real repeats", kind) for kind in between["step_kind"].unique()]
-    header = ("steps", "beside the real ones", "real steps", "others", "real, mean [ms]", "other, mean [ms]", "difference", "same composition, in order")  # fmt: skip
+    header = (
+        "steps",
+        "beside the real ones",
+        "real steps",
+        "others",
+        "real, mean [ms]",
+        "other, mean [ms]",
+        "difference",
+        "same composition, in order",
+    )
     text = (
-        "Medians over the real repeats. Same composition: share of the real steps that the other run has too, with as many prompts, prompt tokens and decodes, in "
-        "the same order (longest common subsequence). A step's time begins where the step before has ended."
+        "Medians over the real repeats. Same composition: share of the real steps that the other run has too, with as"
+        " many prompts, prompt tokens and decodes, in the same order (longest common subsequence). A step's time begins"
+        " where the step before has ended."
     )
     return [Heading("Steps", 3), Grid(header, tuple(row for row in rows if row), 2), Text(text)]
 
@@ -394,16 +425,32 @@ def totals_grid(comparison: Comparison) -> Grid:
         for row in comparison.run_totals.to_dict("records")
     ]
     header = (
-        "run", "duration [s]", "requests/s", "tokens/s", "running, mean / max", "waiting, mean / max", "mean scheduling delay [ms]", "preemptions", "queues from",
-    )  # fmt: skip
+        "run",
+        "duration [s]",
+        "requests/s",
+        "tokens/s",
+        "running, mean / max",
+        "waiting, mean / max",
+        "mean scheduling delay [ms]",
+        "preemptions",
+        "queues from",
+    )
     return Grid(header, tuple(rows), 1)
 
 
 def alignment_grid(comparison: Comparison) -> Grid:
     """What alignment kept and left out."""
     header = (
-        "real run", "variant", "requests", "compared", "failed", "no token", "early stops", "tokens compared", "simulated tokens cut",
-    )  # fmt: skip
+        "real run",
+        "variant",
+        "requests",
+        "compared",
+        "failed",
+        "no token",
+        "early stops",
+        "tokens compared",
+        "simulated tokens cut",
+    )
     rows = tuple(
         tuple(str(value) if isinstance(value, str) else f"{value:,}" for value in row)
         for row in comparison.alignment_counts.itertuples(index=False)

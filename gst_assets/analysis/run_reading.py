@@ -1,8 +1,8 @@
-"""Loading a run directory, real or simulated, with every check of the contract, and the calibration digests of a simulation's profile.
-Nothing is compared here.
+"""Loading a run directory, real or simulated, with every check of the contract, and the calibration digests of a
+simulation's profile. Nothing is compared here.
 
-A run of another program needs less than one of this project (docs/contract.md, Foreign runs). What it leaves out stays unknown: `Run.unstated`
-lists it, and nothing stands in for it.
+A run of another program needs less than one of this project (docs/contract.md, Foreign runs). What it leaves out stays
+unknown: `Run.unstated` lists it, and nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ M = TypeVar("M", bound=RealRunFacts | SimulationFacts, covariant=True)
 class Run(Generic[M]):
     """One complete run directory.
 
-    `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64, validated too, and is empty where
-    the run knows no token times (not `has_tokens`): then `requests` has `completion_time_ns`. `iterations` is None where the run recorded none.
-    `latency_derived`: the token table had no `token_latency_ns`. `has_status`: the request table told which requests failed; without, none did.
+    `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64,
+    validated too, and is empty where the run knows no token times (not `has_tokens`): then `requests` has
+    `completion_time_ns`. `iterations` is None where the run recorded none. `latency_derived`: the token table had no
+    `token_latency_ns`. `has_status`: the request table told which requests failed; without, none did.
     """
 
     directory: Path
@@ -139,7 +140,8 @@ def load_own_run(directory: Path, kind: Literal["vidur"]) -> OwnSimulatedRun: ..
 
 
 def load_own_run(directory: Path, kind: RunKind) -> OwnRealRun | OwnSimulatedRun:
-    """Load a run directory of this project, which states everything that `RealRunMeta` or `VidurRunMeta` has; errors as `load_run`."""
+    """Load a run directory of this project, which states everything that `RealRunMeta` or `VidurRunMeta` has; errors as
+    `load_run`."""
     return _load(directory, kind, RealRunMeta) if kind == "real" else _load(directory, kind, VidurRunMeta)
 
 
@@ -154,7 +156,8 @@ def run_kind(directory: Path) -> RunKind:
     if found == "real" or found == "vidur":
         return found
     raise ArtifactError(
-        f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected a real run ('real') or a simulation ('vidur')."
+        f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected a real run ('real') or a simulation"
+        " ('vidur')."
     )
 
 
@@ -164,8 +167,8 @@ def _meta_path(directory: Path) -> Path:
         raise ArtifactError(f"{directory}: no such directory. Correct the path.")
     if not path.is_file():
         raise ArtifactError(
-            f"{directory}: {path.name} missing, so this is not a complete run and is not read. Point to a run directory (docs/contract.md), or make "
-            "one of another program's results with gst import."
+            f"{directory}: {path.name} missing, so this is not a complete run and is not read. Point to a run directory"
+            " (docs/contract.md), or make one of another program's results with gst import."
         )
     return path
 
@@ -175,7 +178,8 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     found = read_document(RunMeta, meta_path).run_type
     if found != kind:
         raise ArtifactError(
-            f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to the other directory."
+            f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to"
+            " the other directory."
         )
     meta = read_document(model, meta_path)
     token_path = directory / TokenMetrics.file_name()
@@ -188,8 +192,8 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     else:
         if "completion_time_ns" not in requests:
             raise ArtifactError(
-                f"{directory}: neither {token_path.name} nor the column completion_time_ns of {RequestMetrics.file_name()}, so when requests ended is not "
-                "known. Add one of them."
+                f"{directory}: neither {token_path.name} nor the column completion_time_ns of"
+                f" {RequestMetrics.file_name()}, so when requests ended is not known. Add one of them."
             )
         tokens, derived = pd.DataFrame({name: np.zeros(0, dtype=np.int64) for name in COLUMNS}), False
     path = directory / Iterations.file_name()
@@ -213,12 +217,14 @@ def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], 
             raise ArtifactError(f"{file}: missing, but {meta_path.name} lists it. Point to a complete copy of the run.")
         if sha256_file(file) != digest:
             raise ArtifactError(
-                f"{file}: content differs from the digest in {meta_path.name}; it was changed after it was written. Point to an unchanged copy."
+                f"{file}: content differs from the digest in {meta_path.name}; it was changed after it was written."
+                " Point to an unchanged copy."
             )
     for name in (RequestMetrics.file_name(), *([token_path.name] if token_path.is_file() else [])):
         if name not in sha256:
             raise ArtifactError(
-                f"{meta_path}: key sha256 does not list {name}, so nobody can tell whether it was changed. List its digest."
+                f"{meta_path}: key sha256 does not list {name}, so nobody can tell whether it was changed. List its"
+                " digest."
             )
 
 
@@ -261,8 +267,8 @@ def _check_tables_agree(requests: pd.DataFrame, tokens: pd.DataFrame, directory:
 def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path | None = None) -> set[str] | None:
     """Digests of the workloads that the simulations' profile was calibrated on.
 
-    Reads the bundle `profile`, or without it the one that each simulation names. None where such a bundle is no longer there, or was
-    measured again since: then nobody can tell whether a workload is held out.
+    Reads the bundle `profile`, or without it the one that each simulation names. None where such a bundle is no longer
+    there, or was measured again since: then nobody can tell whether a workload is held out.
 
     Raises:
         ComparisonError: `profile` is not the bundle that was simulated with.
@@ -283,7 +289,8 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
             return None
         if changed:
             raise ComparisonError(
-                f"{path}: {changed[0]} is not the file that {sim.directory} was simulated with. Point to the bundle it used."
+                f"{path}: {changed[0]} is not the file that {sim.directory} was simulated with. Point to the bundle it"
+                " used."
             )
         if Overheads.file_name() in sim.meta.profile_sha256 and not meta.calibration_sha256:
             return None
@@ -292,8 +299,8 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
 
 
 def read_calibration_machine(simulation: SimulatedRun) -> list[MachineRecord | None]:
-    """The machine in each calibration round of the simulation's profile; empty where that bundle is no longer there, or was measured again since, or
-    did not record it.
+    """The machine in each calibration round of the simulation's profile; empty where that bundle is no longer there, or
+    was measured again since, or did not record it.
 
     Raises:
         ContractError: the bundle's metadata document is not readable.

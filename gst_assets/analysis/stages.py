@@ -1,13 +1,16 @@
 """Where in a request's life, and in which engine steps, an error arises. Names no cause; that is `causes`.
 
 Stages of a request, in order, which add up to its end-to-end latency:
-- `queueing` from the intended arrival to the first scheduling; the driver's lateness and the way to the scheduler are in it;
+- `queueing` from the intended arrival to the first scheduling; the driver's lateness and the way to the scheduler are
+  in it;
 - `prefill` from there to the first token seen;
 - `decode` from there to the last compared token.
-Where either side does not record when a request was first scheduled, the first two cannot be told apart: `first_token` is both.
+Where either side does not record when a request was first scheduled, the first two cannot be told apart: `first_token`
+is both.
 
-A step takes the time from its forming, or from the end of the step before where that is later, to its own end. Under asynchronous scheduling the next
-step is formed before the one before it has ended, and the time until then is not its own.
+A step takes the time from its forming, or from the end of the step before where that is later, to its own end. Under
+asynchronous scheduling the next step is formed before the one before it has ended, and the time until then is not its
+own.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ def stage_rows(
     simulations: Mapping[str, SimulatedRun],
     pairs: Mapping[tuple[str, str], AlignedPair],
 ) -> list[dict[str, Any]]:
-    """Rows of `contracts.tables.StageErrors`: means over the compared requests of all repeats, so that the stages' errors add up to that of
-    the end-to-end latency, which is the last row of each variant."""
+    """Rows of `contracts.tables.StageErrors`: means over the compared requests of all repeats, so that the stages'
+    errors add up to that of the end-to-end latency, which is the last row of each variant."""
     rows = []
     for variant in simulations:
         real_parts: dict[str, list[np.ndarray]] = {}
@@ -65,9 +68,11 @@ def stage_rows(
                     "error_ns": sim_ns - real_ns,
                     "relative_error": relative_error(sim_ns, real_ns),
                     "share_of_e2e_error": (sim_ns - real_ns) / e2e_error if e2e_error else math.nan,
-                    "real_lateness_ns": float(np.concatenate(late).mean())
-                    if stage in ("queueing", "first_token") and len(late) == len(sides)
-                    else math.nan,
+                    "real_lateness_ns": (
+                        float(np.concatenate(late).mean())
+                        if stage in ("queueing", "first_token") and len(late) == len(sides)
+                        else math.nan
+                    ),
                 }
             )
     return rows
@@ -95,8 +100,8 @@ def _lateness(run: RealRun, pair: AlignedPair) -> np.ndarray | None:
 
 
 def step_rows(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, Any]]:
-    """Rows of `contracts.tables.StepErrors`: every simulation beside every real repeat, and every further repeat beside the first one, which is
-    what the others have to be read against. Runs without iterations have no row."""
+    """Rows of `contracts.tables.StepErrors`: every simulation beside every real repeat, and every further repeat beside
+    the first one, which is what the others have to be read against. Runs without iterations have no row."""
     recorded = [run for run in real_repeats if run.iterations is not None and len(run.iterations)]
     rows = []
     for run in recorded:
@@ -153,8 +158,9 @@ def durations_ns(iterations: pd.DataFrame) -> np.ndarray:
 
 
 def same_composition(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Share of the steps of `one` that `other` has with the same prompt requests, prompt tokens and decodes, in the same order: the longest
-    common subsequence over the number of steps of `one`. Both are `contracts.tables.Iterations`, with at least one step."""
+    """Share of the steps of `one` that `other` has with the same prompt requests, prompt tokens and decodes, in the
+    same order: the longest common subsequence over the number of steps of `one`. Both are
+    `contracts.tables.Iterations`, with at least one step."""
     first, second = (
         list(map(tuple, table[list(COMPOSITION)].to_numpy(dtype="int64")[:_MOST_STEPS].tolist()))
         for table in (one, other)
@@ -163,8 +169,8 @@ def same_composition(one: pd.DataFrame, other: pd.DataFrame) -> float:
 
 
 def longest_common_subsequence(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Length of the longest common subsequence, with a row of the table in the bits of one integer (Hyyrö 2004, "Bit-parallel LCS-length
-    computation revisited")."""
+    """Length of the longest common subsequence, with a row of the table in the bits of one integer (Hyyrö 2004,
+    "Bit-parallel LCS-length computation revisited")."""
     places: dict[Any, int] = {}
     for index, item in enumerate(one):
         places[item] = places.get(item, 0) | 1 << index

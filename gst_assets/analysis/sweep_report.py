@@ -1,4 +1,5 @@
-"""What a sweep shows: which configurations are Pareto-optimal, the figure, and the summary. The simulations are those of `vidur_adapter.sweep`.
+"""What a sweep shows: which configurations are Pareto-optimal, the figure, and the summary. The simulations are those
+of `vidur_adapter.sweep`.
 
 matplotlib is imported on use, as in `figures`.
 """
@@ -30,7 +31,8 @@ _MARKERS = "o^sDvP"
 
 
 def pareto(throughput: np.ndarray, latency: np.ndarray) -> np.ndarray:
-    """Which points no other dominates: none has at least their throughput and at most their latency, and one of the two better.
+    """Which points no other dominates: none has at least their throughput and at most their latency, and one of the two
+    better.
 
     bool of shape (points,); a point without a latency (NaN) is never optimal. Equal points are optimal together.
     """
@@ -40,7 +42,8 @@ def pareto(throughput: np.ndarray, latency: np.ndarray) -> np.ndarray:
 
 
 def sweep_table(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of `vidur_adapter.sweep.point` as a `contracts.tables.SweepPoints` table, with the Pareto-optimal ones marked."""
+    """Rows of `vidur_adapter.sweep.point` as a `contracts.tables.SweepPoints` table, with the Pareto-optimal ones
+    marked."""
     frame = pd.DataFrame(list(points))
     throughput = frame["output_tokens_per_s"].to_numpy(dtype="float64")
     for name in LATENCIES:
@@ -67,8 +70,9 @@ def caption(frame: pd.DataFrame) -> str:
     """What the figure shows, and what limits it."""
     fewest = int(frame["num_requests"].min())
     notes = [
-        "Output tokens per second against P99 latency, one point a configuration with its rate of requests. Filled: Pareto-optimal, no other gives more tokens at no longer "
-        "latency. Simulated; how far the simulation is from the engine is what the comparison says."
+        "Output tokens per second against P99 latency, one point a configuration with its rate of requests. Filled:"
+        " Pareto-optimal, no other gives more tokens at no longer latency. Simulated; how far the simulation is from"
+        " the engine is what the comparison says."
     ]
     if not frame["p99_sufficient"].all():
         notes.append(f"**Insufficient samples: {fewest} requests are too few for a P99 of TTFT or E2E.**")
@@ -81,7 +85,10 @@ def caption(frame: pd.DataFrame) -> str:
 def summary_table(frame: pd.DataFrame) -> str:
     """One line a configuration, in milliseconds; optimal values are bold."""
     header = ["rate/s", "max seqs", "max tokens", "KV blocks", "requests/s", "tokens/s", "goodput/s"]
-    header += [f"{label} P50 / P90 / P99 [ms]" for label in LATENCIES.values()] + ["scheduling delay P99 [ms]", "preemptions"]  # fmt: skip
+    header += [f"{label} P50 / P90 / P99 [ms]" for label in LATENCIES.values()] + [
+        "scheduling delay P99 [ms]",
+        "preemptions",
+    ]
     rows = []
     for row in frame.to_dict("records"):
         cells = ["" if pd.isna(row["rate_per_s"]) else f"{row['rate_per_s']:g}"]
@@ -106,7 +113,8 @@ def _draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def pareto_figure(frame: pd.DataFrame) -> Figure:
-    """A panel for each latency; colour and marker tell the engine settings, lines join the rates of each, and each point is labelled with its rate."""
+    """A panel for each latency; colour and marker tell the engine settings, lines join the rates of each, and each
+    point is labelled with its rate."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -128,8 +136,15 @@ def pareto_figure(frame: pd.DataFrame) -> Figure:
             for rate, x, y in zip(group["rate_per_s"], tokens, latency, strict=True):
                 if not (pd.isna(rate) or np.isnan(y)):
                     axes.annotate(
-                        f"{rate:g}/s", (x, y), xytext=(5, -2), textcoords="offset points", ha="left", va="top", fontsize=7, color=colour
-                    )  # fmt: skip
+                        f"{rate:g}/s",
+                        (x, y),
+                        xytext=(5, -2),
+                        textcoords="offset points",
+                        ha="left",
+                        va="top",
+                        fontsize=7,
+                        color=colour,
+                    )
         if (frame[f"{name}_p99_ns"].dropna() > 0).all():
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

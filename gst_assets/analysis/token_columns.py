@@ -1,7 +1,8 @@
 """Reading a large token_metrics.csv by column, with every check of the contract.
 
-Fast where the file is right: one scan of its bytes, one columnar parse, one pass over the numbers. Anything else, a wrong file among it, goes
-to the contract's own reader, which is exact about rows, columns and remedies. Nothing is converted or repaired on either way.
+Fast where the file is right: one scan of its bytes, one columnar parse, one pass over the numbers. Anything else, a
+wrong file among it, goes to the contract's own reader, which is exact about rows, columns and remedies. Nothing is
+converted or repaired on either way.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _SCAN_BYTES = 1 << 20
 def read_tokens(path: Path) -> tuple[pd.DataFrame, bool]:
     """The token table's four required columns as int64, in contract order, and whether `token_latency_ns` was derived.
 
-    A file of another program may lack `token_latency_ns`: it is then the difference of `token_time_ns` to the previous token of the
-    request, and 0 at index 0, which is what the contract says the column holds.
+    A file of another program may lack `token_latency_ns`: it is then the difference of `token_time_ns` to the previous
+    token of the request, and 0 at index 0, which is what the contract says the column holds.
 
     Raises:
         ContractError: names the file, the first offending line and column, and what was expected.
@@ -67,7 +68,8 @@ def _read_plain(path: Path) -> tuple[pd.DataFrame, bool] | None:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether the file is a header of bare names over nothing but digits, commas, minus signs and line ends, the last one included."""
+    """Whether the file is a header of bare names over nothing but digits, commas, minus signs and line ends, the last
+    one included."""
     try:
         with path.open("rb") as file:
             header = file.readline()

@@ -56,8 +56,9 @@ from gst_assets.step_costs.bundle import check_bundle
             skippable=True,
             metadata=table_definition_metadata(CapacityProbes),
             description=(
-                "The highest rate at which the P99 of scheduling delay stays under a bound, on the simulator and, where capacity.sides says so, on the "
-                "real engine: every probe with its verdict. Not materialized for a scenario without the section `capacity`."
+                "The highest rate at which the P99 of scheduling delay stays under a bound, on the simulator and, where"
+                " capacity.sides says so, on the real engine: every probe with its verdict. Not materialized for a"
+                " scenario without the section `capacity`."
             ),
         )
     ],
@@ -79,7 +80,8 @@ def capacity(
         context.log.info(f"scenario {chosen.name} has no capacity section: nothing is searched for")
         return
     store, started = artifacts.store(), datetime.now(timezone.utc)
-    # Also where only the engine is searched: a workload that was built with other settings is not what the search would be about.
+    # Also where only the engine is searched: a workload that was built with other settings is not what the search would
+    # be about.
     workload = current_workload(store, chosen, context)
     run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     tables: list[pd.DataFrame] = []
@@ -102,8 +104,14 @@ def capacity(
             hardware = hardware or bundle.meta.hardware
             for variant in chosen.simulation.variants:
                 search = search_simulated(
-                    chosen, settings, workload.lengths, bundle, variant, cache_dir=store.root / TABLE_CACHE, log=context.log.info
-                )  # fmt: skip
+                    chosen,
+                    settings,
+                    workload.lengths,
+                    bundle,
+                    variant,
+                    cache_dir=store.root / TABLE_CACHE,
+                    log=context.log.info,
+                )
                 tables.append(probes_table(search.probes))
                 found[variant] = search.result()
         probes = pd.concat(tables, ignore_index=True)
@@ -151,7 +159,8 @@ def capacity(
 def current_capacity(
     store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
 ) -> CapacityMeta | None:
-    """The newest search for capacity with the scenario's settings; None: it searches for none, or none was made with them.
+    """The newest search for capacity with the scenario's settings; None: it searches for none, or none was made with
+    them.
 
     Raises:
         ArtifactError: it was altered.

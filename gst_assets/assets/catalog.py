@@ -1,7 +1,8 @@
-"""What Dagster's catalogue says of every asset beyond what the asset's own module says: owner, tags, version of its code, where that is written.
+"""What Dagster's catalogue says of every asset beyond what the asset's own module says: owner, tags, version of its
+code, where that is written.
 
-A tag is about the asset, whatever the scenario: a partition is a scenario, so scenario, model, hardware and engine are tags of the *run*
-(`run_facts` in `presentation`). When things run does not belong here (`automation`).
+A tag is about the asset, whatever the scenario: a partition is a scenario, so scenario, model, hardware and engine are
+tags of the *run* (`run_facts` in `presentation`). When things run does not belong here (`automation`).
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ _CODE = {
     "regression": ("analysis", "vidur_adapter", "workload"),
     "capacities": ("capacity", "engine", "step_costs", "vidur_adapter", "workload"),
 }  # fmt: skip
-"""By asset module, the packages and further modules that make what its assets are; a test holds this to what the modules import."""
+"""By asset module, the packages and further modules that make what its assets are; a test holds this to what the
+modules import."""
 
 
 def cataloged(assets: Sequence[Any]) -> list[dg.AssetsDefinition]:
-    """The assets with owner, tags `side` (real, simulated, both) and `needs` (engine, processor), code version and code reference."""
+    """The assets with owner, tags `side` (real, simulated, both) and `needs` (engine, processor), code version and code
+    reference."""
     with warnings.catch_warnings():
         # Code references are in beta in Dagster 1.13; a reader of the log can do nothing about it.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -79,7 +82,8 @@ def _complete(assets: Any) -> dg.AssetsDefinition:
 def code_version(module: str) -> str:
     """Of an asset module: the first 12 hex digits of the sha256 over its source and that of the packages it uses.
 
-    It changes with every edit of them, also of a comment. Versions of libraries are not in it; each run's metadata has them.
+    It changes with every edit of them, also of a comment. Versions of libraries are not in it; each run's metadata has
+    them.
     """
     digest = hashlib.sha256()
     for name in (f"assets/{module}", *_EVERYWHERE, *_CODE[module]):

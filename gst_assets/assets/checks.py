@@ -1,8 +1,9 @@
-"""What is checked about each entity, beyond the contract: the specs, and a result made from what an asset already computed.
+"""What is checked about each entity, beyond the contract: the specs, and a result made from what an asset already
+computed.
 
-Every check is a spec of its asset's own op: a separate `@asset_check` would be a step of its own. A check that would make what follows wrong
-is an ERROR and blocks it; one that is an opinion is a WARN. A failing check says why and shows the rows. Nothing is computed here that the
-domain packages compute.
+Every check is a spec of its asset's own op: a separate `@asset_check` would be a step of its own. A check that would
+make what follows wrong is an ERROR and blocks it; one that is an opinion is a WARN. A failing check says why and shows
+the rows. Nothing is computed here that the domain packages compute.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ PARITY = AssetCheck("parity", False, "The simulation assumed the settings that t
 FIDELITY_BAND = AssetCheck(
     "fidelity_band",
     False,
-    "The headline variant's P50 and P90 errors are shown to be inside the scenario's bands. Outside them: an error; where it cannot be judged: a warning.",
+    "The headline variant's P50 and P90 errors are shown to be inside the scenario's bands. Outside them: an error;"
+    " where it cannot be judged: a warning.",
 )
 NO_NIGHT_LOST = AssetCheck("no_night_lost", False, "Every comparison that was known before is still there.")
 REGRESSION = AssetCheck(
@@ -70,7 +72,8 @@ def specs(asset: str, *checks: AssetCheck) -> list[dg.AssetCheckSpec]:
 
 
 def reports_contract(asset: str) -> Callable[[Callable[..., Any]], Callable[..., Iterator[Any]]]:
-    """Decorate an asset's function so that a broken contract also fails its contract check, with the rows, before the op fails.
+    """Decorate an asset's function so that a broken contract also fails its contract check, with the rows, before the
+    op fails.
 
     Goes below `@dg.asset`. The tables were validated before they were committed, so nothing is on disk then.
     """
@@ -163,7 +166,8 @@ def self_check_failed(run: OwnSimulatedRun, error: SimulationError) -> dg.AssetC
 
 
 def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
-    """The headline variant's settings that differ, or that its simulation did not record. Those of the others are told beside."""
+    """The headline variant's settings that differ, or that its simulation did not record. Those of the others are told
+    beside."""
     parity = comparison.settings_parity
     unequal = parity[parity["parity"] != "equal"]
     mine = unequal[unequal["variant"] == comparison.headline]
@@ -179,8 +183,8 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
 
 
 def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataValue) -> dg.AssetCheckResult:
-    """The headline variant's deciding cells that are not a pass, the gravest first. Outside the band is an error; what cannot be judged is a
-    warning, and says so."""
+    """The headline variant's deciding cells that are not a pass, the gravest first. Outside the band is an error; what
+    cannot be judged is a warning, and says so."""
     frame = comparison.latency_errors
     cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
     present = cells[cells["num_real_samples"] > 0]
@@ -191,9 +195,15 @@ def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataVa
     judged = present[present["verdict"] != "insufficient"]
     unjudged = len(present) - len(judged)
     counts = ", ".join(f"{(outside['verdict'] == verdict).sum()} {verdict}" for verdict in _GRAVITY)
-    why = f"{int(outside['verdict'].isin(_GRAVITY).sum())} of {len(judged)} judged cells are not shown to be inside the {comparison.bands.pass_band:.0%} band: {counts}"
+    why = (
+        f"{int(outside['verdict'].isin(_GRAVITY).sum())} of {len(judged)} judged cells are not shown to be inside the"
+        f" {comparison.bands.pass_band:.0%} band: {counts}"
+    )
     if unjudged:
-        why += f"; {unjudged} cannot be judged: {', '.join(sorted(set(present.loc[present['verdict'] == 'insufficient', 'reason'])))}"
+        why += (
+            f"; {unjudged} cannot be judged:"
+            f" {', '.join(sorted(set(present.loc[present['verdict'] == 'insufficient', 'reason'])))}"
+        )
     if judged.empty:
         reasons = sorted(set(cells["reason"]) - {""})
         outside, why = cells, f"no cell has enough (independent) samples to be judged: {', '.join(reasons)}"
@@ -222,8 +232,8 @@ def no_night_lost_result(gone: Sequence[str]) -> dg.AssetCheckResult:
     """The comparisons that a history knew and that are no longer there."""
     rows = pd.DataFrame({"comparison_id": list(gone)})
     why = (
-        f"{len(gone)} comparisons that were there are no longer under comparisons/: {', '.join(gone)}. Restore them from a backup and materialize "
-        "again; if they were removed on purpose, the next history no longer knows them"
+        f"{len(gone)} comparisons that were there are no longer under comparisons/: {', '.join(gone)}. Restore them"
+        " from a backup and materialize again; if they were removed on purpose, the next history no longer knows them"
     )
     return _result(
         NO_NIGHT_LOST, "comparison_history", rows, ["comparison_id"], why, dg.AssetCheckSeverity.WARN,
@@ -249,9 +259,16 @@ def regression_result(report: RegressionReport, summary: Path, link: dg.UrlMetad
     ]
     names = [one.name for one in report.series if one.verdict == "regression"]
     return _result(
-        REGRESSION, "regression_report", worse, columns, verdict_line(report), dg.AssetCheckSeverity.WARN,
-        report=summary, link=link, told={"verdict": report.verdict, "nights": len(report.nights), "told_as": ", ".join(sorted(names))},
-    )  # fmt: skip
+        REGRESSION,
+        "regression_report",
+        worse,
+        columns,
+        verdict_line(report),
+        dg.AssetCheckSeverity.WARN,
+        report=summary,
+        link=link,
+        told={"verdict": report.verdict, "nights": len(report.nights), "told_as": ", ".join(sorted(names))},
+    )
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

@@ -55,8 +55,9 @@ from gst_assets.workload.spec import check_made_for
         *specs("comparison_report", PARITY, FIDELITY_BAND),
     ],
     description=(
-        "How far the simulation is from the real engine: P50/P90/P99 of TTFT, per-token and end-to-end latency side by side, signed errors, "
-        "the spread between real repeats, and how the runs were aligned. Uses the scenario's latest complete runs. report.html in its directory is the whole report in one file."
+        "How far the simulation is from the real engine: P50/P90/P99 of TTFT, per-token and end-to-end latency side by"
+        " side, signed errors, the spread between real repeats, and how the runs were aligned. Uses the scenario's"
+        " latest complete runs. report.html in its directory is the whole report in one file."
     ),
 )
 @reports_contract("comparison_report")
@@ -67,7 +68,8 @@ def comparison_report(
     started = datetime.now(timezone.utc)
     real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
     simulations = made.first
-    # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked when it was expanded.
+    # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked
+    # when it was expanded.
     sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
     for run in real:
         check_made_for(run.meta.params, chosen, run.directory, sections, "real_request_metrics")
@@ -124,7 +126,8 @@ def comparison_report(
 def _trends(comparison: Comparison, scenario: Scenario) -> dict[str, float]:
     """The deciding errors and real medians as numbers, which the UI plots. Undefined ones are left out.
 
-    Its plots over time put the partitions of an asset into one line; a nightly scenario has lines of its own, under its name.
+    Its plots over time put the partitions of an asset into one line; a nightly scenario has lines of its own, under its
+    name.
     """
     rows = comparison.latency_errors
     rows = rows[(rows["variant"] == comparison.headline) & rows["required"]]

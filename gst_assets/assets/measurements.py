@@ -1,7 +1,8 @@
-"""What is measured on an engine: a scenario's real runs and the profile of its hardware, as one op that can be asked for either or for both.
+"""What is measured on an engine: a scenario's real runs and the profile of its hardware, as one op that can be asked
+for either or for both.
 
-One op, because with `replay.between_calibration` both come from one engine start: the repeats are played between the rounds of the calibration, so
-that both meet the same drift of the machine.
+One op, because with `replay.between_calibration` both come from one engine start: the repeats are played between the
+rounds of the calibration, so that both meet the same drift of the machine.
 """
 
 from collections.abc import Callable, Iterator
@@ -81,7 +82,8 @@ def _measure_together(
     engine: EngineResource,
     log: Callable[[str], None],
 ) -> tuple[list[OwnRealRun], Bundle]:
-    """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that failed the repeats are kept."""
+    """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that
+    failed the repeats are kept."""
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
         measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
         with real_runs.keeping(store, runs):

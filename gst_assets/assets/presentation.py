@@ -1,4 +1,5 @@
-"""How results look in the Dagster UI: column schemas, table previews, embedded figures, and the check every table asset reports.
+"""How results look in the Dagster UI: column schemas, table previews, embedded figures, and the check every table asset
+reports.
 
 Only presentation; the values come from the domain packages.
 """
@@ -27,7 +28,8 @@ CONTRACT_CHECK = "contract"
 
 
 def run_tags(scenario: Scenario) -> dict[str, str]:
-    """Tags of a run on that scenario, by which the UI's list of runs can be filtered. Its name is Dagster's own tag, dagster/partition."""
+    """Tags of a run on that scenario, by which the UI's list of runs can be filtered. Its name is Dagster's own tag,
+    dagster/partition."""
     return {
         "gst/model": scenario.model.name,
         "gst/hardware": scenario.hardware.hardware_id,
@@ -36,7 +38,8 @@ def run_tags(scenario: Scenario) -> dict[str, str]:
 
 
 def load_tagged(context: dg.AssetExecutionContext, resource: ScenarioResource, name: str) -> Scenario:
-    """The scenario `name` with the run's overrides; tags the run with `run_tags`, unless it is one over several scenarios."""
+    """The scenario `name` with the run's overrides; tags the run with `run_tags`, unless it is one over several
+    scenarios."""
     scenario = resource.load(name)
     tags = run_tags(scenario)
     if context.has_partition_key and not tags.items() <= context.run.tags.items():
@@ -60,7 +63,8 @@ def scenario_facts(scenario: Scenario) -> dict[str, dg.MetadataValue]:
 
 
 def report_link(kind: Kind, artifact_id: str, file: str) -> dg.UrlMetadataValue:
-    """Where a browser finds a file of an artifact: the artifact root as `report_server`, or whoever serves it, shows it."""
+    """Where a browser finds a file of an artifact: the artifact root as `report_server`, or whoever serves it, shows
+    it."""
     return dg.MetadataValue.url(f"{read(Reports).url.rstrip('/')}/{kind.value}/{artifact_id}/{file}")
 
 
@@ -104,13 +108,15 @@ def figure(path: Path) -> dg.MetadataValue:
 
 
 def figures(directory: Path, shown: str) -> dict[str, dg.MetadataValue]:
-    """The figure `shown` of a report embedded, and where the others are: every materialization stays in Dagster's event log for good."""
+    """The figure `shown` of a report embedded, and where the others are: every materialization stays in Dagster's event
+    log for good."""
     embedded = {Path(shown).stem: figure(directory / shown)} if (directory / shown).is_file() else {}
     return embedded | {"more_figures": dg.MetadataValue.path(str(directory))}
 
 
 def check_spec(name: str, asset: str, *, blocking: bool, description: str) -> dg.AssetCheckSpec:
-    """The spec of a check that has a result for each scenario: one scenario that passes must not hide another that fails."""
+    """The spec of a check that has a result for each scenario: one scenario that passes must not hide another that
+    fails."""
     with warnings.catch_warnings():
         # Partitions of checks are in preview in Dagster 1.13; a reader of the log can do nothing about it.
         warnings.simplefilter("ignore", dg.PreviewWarning)
@@ -131,7 +137,8 @@ def contract_passed(asset: str, **facts: int | str) -> dg.AssetCheckResult:
 
 
 def contract_failed(asset: str, error: Exception) -> dg.AssetCheckResult:
-    """The contract check of an asset whose tables broke the contract; the op fails right after, and nothing is committed."""
+    """The contract check of an asset whose tables broke the contract; the op fails right after, and nothing is
+    committed."""
     rows = getattr(error, "rows", ())
     return dg.AssetCheckResult(
         passed=False,

@@ -1,4 +1,5 @@
-"""The Vidur profiling bundle of a scenario's hardware and model: measured once, then reused while it still fits. The op is in `measurements`."""
+"""The Vidur profiling bundle of a scenario's hardware and model: measured once, then reused while it still fits. The op
+is in `measurements`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +27,9 @@ SPEC = dg.AssetSpec(
     kinds={"vllm", "csv"},
     metadata={model.file_name(): column_schema(model) for model in (MlpProfile, AttentionProfile, Overheads)},
     description=(
-        "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them (overheads.csv), "
-        "measured on this hardware on calibration batches. A valid bundle of the same hardware, model and settings is reused, unless "
-        "`replay.between_calibration` asks for one measured with the runs."
+        "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them"
+        " (overheads.csv), measured on this hardware on calibration batches. A valid bundle of the same hardware, model"
+        " and settings is reused, unless `replay.between_calibration` asks for one measured with the runs."
     ),
 )
 
@@ -40,12 +41,14 @@ def bundle_of(
     fixed: Path | None,
     log: Callable[[str], None],
 ) -> tuple[Bundle, bool]:
-    """The scenario's bundle and whether it was there already; measured now where it was not. `fixed`: the root that the scenario names, if it does.
+    """The scenario's bundle and whether it was there already; measured now where it was not. `fixed`: the root that the
+    scenario names, if it does.
 
     Raises:
         EngineError, ProfileError, ContractError, ArtifactError
     """
-    # Recorded runs were measured elsewhere: a bundle measured on this machine would not belong to them, so theirs must be there.
+    # Recorded runs were measured elsewhere: a bundle measured on this machine would not belong to them, so theirs must
+    # be there.
     if fixed is not None or scenario.engine.backend == recorded.BACKEND:
         return current_bundle(store, scenario, fixed), True
     found = _reusable(store, scenario, log)
@@ -61,7 +64,8 @@ def adopted(store: ArtifactStore, scenario: Scenario, measured: Path) -> Bundle:
     """The measured bundle, moved into the store if it serves the scenario; one that was there is replaced."""
     bundle = load_bundle(measured)
     check_bundle(bundle, scenario)
-    # Before the bundle appears: between the two a reader finds one whose run the pointer does not name, which is as good as it was.
+    # Before the bundle appears: between the two a reader finds one whose run the pointer does not name, which is as
+    # good as it was.
     store.set_current(*_pointer(scenario), _seal(bundle))
     return load_bundle(store.adopt(Kind.PROFILE, artifact_id(scenario), measured, replace=True))
 
@@ -95,7 +99,8 @@ def results(bundle: Bundle, *, reused: bool) -> Iterator[dg.AssetCheckResult | d
 def current_bundle(
     store: ArtifactStore, scenario: Scenario, fixed: Path | None, context: dg.AssetExecutionContext | None = None
 ) -> Bundle:
-    """The scenario's bundle, loaded and checked against the scenario. With `context`: where this run measured or chose one, that one.
+    """The scenario's bundle, loaded and checked against the scenario. With `context`: where this run measured or chose
+    one, that one.
 
     Raises:
         ProfileError, ContractError
@@ -111,14 +116,15 @@ def current_bundle(
     own = made_in_run(context, (NAME,)) if context is not None else None
     if own is not None and own != here:
         raise ArtifactError(
-            f"{meta}: of profile {here[_RUN_ID]}, but this run made {own.get(_RUN_ID)}: another run replaced it meanwhile, or it was "
-            f"changed. Materialize {NAME} and what depends on it again."
+            f"{meta}: of profile {here[_RUN_ID]}, but this run made {own.get(_RUN_ID)}: another run replaced it"
+            f" meanwhile, or it was changed. Materialize {NAME} and what depends on it again."
         )
     return bundle
 
 
 def _pointer(scenario: Scenario) -> tuple[str, str]:
-    """Where the store keeps what bundles were measured for the scenario's hardware and model; no scenario has such a name."""
+    """Where the store keeps what bundles were measured for the scenario's hardware and model; no scenario has such a
+    name."""
     return f"{NAME}.{scenario.hardware.hardware_id}", scenario.model.name
 
 
@@ -128,7 +134,8 @@ def _seal(bundle: Bundle) -> dict[str, str]:
 
 
 def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> Bundle | None:
-    """The bundle in the artifact root if it was measured with the same settings on this very device; None when one must be measured."""
+    """The bundle in the artifact root if it was measured with the same settings on this very device; None when one must
+    be measured."""
     from gst_assets.engine.hardware import check_hardware
 
     present = check_hardware(scenario.hardware)

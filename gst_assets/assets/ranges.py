@@ -1,8 +1,9 @@
 """One run over many partitions, for ops that measure nothing (`BackfillPolicy.single_run()`).
 
-Dagster gives what an op returns one data version, and its checks no partition, for all partitions of such a run. Here each scenario gets its
-own: materialization, data version and checks are logged as events of its partition. An op whose steps are waited for by others in the same run
-must not do so: to Dagster it returned nothing. A run of one partition goes the ordinary way.
+Dagster gives what an op returns one data version, and its checks no partition, for all partitions of such a run. Here
+each scenario gets its own: materialization, data version and checks are logged as events of its partition. An op whose
+steps are waited for by others in the same run must not do so: to Dagster it returned nothing. A run of one partition
+goes the ordinary way.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The real engine's assets: request and token tables of every repeat, measured in one engine start or played back from recorded runs. The op is in
-`measurements`."""
+"""The real engine's assets: request and token tables of every repeat, measured in one engine start or played back from
+recorded runs. The op is in `measurements`."""
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,10 @@ SPECS = [
         group_name="real_engine",
         kinds={"vllm", "csv"},
         metadata=table_definition_metadata(RequestMetrics),
-        description="What the real engine did with each request: intended arrival, send, first token, completion. One run directory per repeat.",
+        description=(
+            "What the real engine did with each request: intended arrival, send, first token, completion. One run"
+            " directory per repeat."
+        ),
     ),
     dg.AssetSpec(
         "real_token_metrics",
@@ -111,8 +114,8 @@ def measure(
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed.
 
     Raises:
-        EngineError: the engine failed. The repeats that are complete by then are committed all the same, but are not the scenario's current ones; the
-            message says where they are.
+        EngineError: the engine failed. The repeats that are complete by then are committed all the same, but are not
+            the scenario's current ones; the message says where they are.
     """
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging, keeping(store, staging.path):
@@ -121,7 +124,8 @@ def measure(
 
 @contextmanager
 def keeping(store: ArtifactStore, runs: Path) -> Iterator[None]:
-    """When the engine or the profile fails in the block, what is complete and valid of the repeats under `runs` is kept in the store.
+    """When the engine or the profile fails in the block, what is complete and valid of the repeats under `runs` is kept
+    in the store.
 
     Raises:
         EngineError, ProfileError: the failure, with where the repeats are now.
@@ -154,7 +158,8 @@ def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[OwnRealRun]:
 def play_back(
     store: ArtifactStore, scenario: Scenario, workload: LoadedWorkload, log: Callable[[str], None]
 ) -> list[OwnRealRun]:
-    """Expand the scenario's recorded runs into the store; a run that is already there with the same content is reused."""
+    """Expand the scenario's recorded runs into the store; a run that is already there with the same content is
+    reused."""
     assert scenario.engine.recorded is not None  # the scenario's validation
     root = resolve_path(scenario.engine.recorded)
     kept = recorded.list_recorded(root)
@@ -178,7 +183,8 @@ def _commit_same(store: ArtifactStore, directory: Path) -> Path:
     # The digests that were compared are those of the files the metadata lists, not of the metadata itself.
     if (final / Kind.REAL_RUN.meta_name).read_bytes() != meta:
         raise ArtifactError(
-            f"{final / Kind.REAL_RUN.meta_name}: differs from that of the recorded run of this id. Remove {final} and materialize again."
+            f"{final / Kind.REAL_RUN.meta_name}: differs from that of the recorded run of this id. Remove {final} and"
+            " materialize again."
         )
     return final
 
@@ -186,7 +192,8 @@ def _commit_same(store: ArtifactStore, directory: Path) -> Path:
 def current_real_runs(
     store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
 ) -> list[OwnRealRun]:
-    """The repeats that this run measured, or else the newest that were measured as the scenario asks; loaded and validated.
+    """The repeats that this run measured, or else the newest that were measured as the scenario asks; loaded and
+    validated.
 
     Raises:
         ArtifactError: none measured, or one incomplete or altered. WorkloadError: measured with other settings.

@@ -1,7 +1,9 @@
-"""Which artifacts a step reads: those that its own Dagster run made, and where it made none the newest that match what the scenario asks for.
+"""Which artifacts a step reads: those that its own Dagster run made, and where it made none the newest that match what
+the scenario asks for.
 
-So two runs of one partition at the same time, with different overrides, never mix. What a step makes is told twice: in the store's pointers
-(`contracts.pointers`), and in the metadata of its materialization (`METADATA`), where this module looks first.
+So two runs of one partition at the same time, with different overrides, never mix. What a step makes is told twice: in
+the store's pointers (`contracts.pointers`), and in the metadata of its materialization (`METADATA`), where this module
+looks first.
 """
 
 from collections.abc import Collection
@@ -24,7 +26,8 @@ def as_metadata(pointer: dict[str, Any]) -> dict[str, dg.MetadataValue]:
 
 
 def made_in_run(context: dg.AssetExecutionContext, assets: Collection[str]) -> dict[str, Any] | None:
-    """`METADATA` of what a materialization of one of `assets` in this run, or in a run that this one re-executes, made for the step's partition; None: nothing."""
+    """`METADATA` of what a materialization of one of `assets` in this run, or in a run that this one re-executes, made
+    for the step's partition; None: nothing."""
     run: dg.DagsterRun | None = context.run
     while run is not None:
         logged = context.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
@@ -43,7 +46,8 @@ def made_in_run(context: dg.AssetExecutionContext, assets: Collection[str]) -> d
 def current(
     store: ArtifactStore, scenario: Scenario, slot: Slot[P], context: dg.AssetExecutionContext | None, *assets: str
 ) -> Reference[P]:
-    """What a step that needs `slot`, which `assets` set, is to read. Without `context`: the newest that match the scenario.
+    """What a step that needs `slot`, which `assets` set, is to read. Without `context`: the newest that match the
+    scenario.
 
     Raises:
         WorkloadError, ArtifactError: as `contracts.pointers.newest`.

@@ -68,8 +68,8 @@ _HISTORY, _REPORT = "comparison_history", "regression_report"
             kinds={"csv"},
             metadata=table_definition_metadata(ComparisonHistory),
             description=(
-                "Every completed comparison of the scenario, read from the comparison directories. Materializing it again, also after Dagster's "
-                "database was lost, gives the same bytes."
+                "Every completed comparison of the scenario, read from the comparison directories. Materializing it"
+                " again, also after Dagster's database was lost, gives the same bytes."
             ),
         ),
         dg.AssetSpec(
@@ -80,8 +80,8 @@ _HISTORY, _REPORT = "comparison_history", "regression_report"
             kinds={"markdown", "matplotlib"},
             metadata=table_definition_metadata(RegressionVerdicts),
             description=(
-                "Whether the engine became slower or the simulation less faithful over the nights: change points, noise floor, verdict. Compares "
-                "only nights of the same hardware, model, engine settings and workload."
+                "Whether the engine became slower or the simulation less faithful over the nights: change points, noise"
+                " floor, verdict. Compares only nights of the same hardware, model, engine settings and workload."
             ),
         ),
     ],
@@ -91,7 +91,8 @@ _HISTORY, _REPORT = "comparison_history", "regression_report"
         *specs(_REPORT, REGRESSION),
     ],
     can_subset=True,
-    # It only reads what is there, and nothing else waits for it: many scenarios in one run are the same as one after the other.
+    # It only reads what is there, and nothing else waits for it: many scenarios in one run are the same as one after
+    # the other.
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def nightly_line(
@@ -178,8 +179,9 @@ def _judged(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]
     deps=vidur_metrics.keys,
     check_specs=specs("simulation_self_check", SELF_CHECK),
     description=(
-        "Simulates the scenario's last simulations again from the same workload, profile and settings, without any cached table, and "
-        "demands the same bytes. Writes nothing; a difference fails the run and names table, row and column."
+        "Simulates the scenario's last simulations again from the same workload, profile and settings, without any"
+        " cached table, and demands the same bytes. Writes nothing; a difference fails the run and names table, row and"
+        " column."
     ),
 )
 def simulation_self_check(
@@ -209,9 +211,11 @@ def simulation_self_check(
 
 @contextmanager
 def _read_again_on_disk_errors() -> Iterator[None]:
-    """Ask for a retry where a file could not be read or written: nothing was measured here, so trying again can only repeat the result.
+    """Ask for a retry where a file could not be read or written: nothing was measured here, so trying again can only
+    repeat the result.
 
-    Any other error of the project (`GstError`) would only come again and is not retried. Steps that measure are never retried.
+    Any other error of the project (`GstError`) would only come again and is not retried. Steps that measure are never
+    retried.
     """
     try:
         yield

@@ -50,8 +50,9 @@ class SweepConfig(dg.Config):
             skippable=True,
             metadata=table_definition_metadata(SweepPoints),
             description=(
-                "Throughput and latencies of the scenario's requests under every combination of the rates and engine settings that its section "
-                "`sweep` lists, simulated; Pareto-optimal ones are marked. Not materialized for a scenario without that section."
+                "Throughput and latencies of the scenario's requests under every combination of the rates and engine"
+                " settings that its section `sweep` lists, simulated; Pareto-optimal ones are marked. Not materialized"
+                " for a scenario without that section."
             ),
         )
     ],

@@ -1,5 +1,5 @@
-"""The simulation's assets: the same two tables as the real run, one run directory per variant, and one more for every further seed of a variant that
-depends on it."""
+"""The simulation's assets: the same two tables as the real run, one run directory per variant, and one more for every
+further seed of a variant that depends on it."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -51,7 +51,10 @@ NAMES = ("vidur_request_metrics", "vidur_token_metrics")
             group_name="simulation",
             kinds={"vidur", "csv"},
             metadata=table_definition_metadata(RequestMetrics),
-            description="What Vidur predicts for each request, in every variant (published: Vidur as it ships; kernels: the same sums with corrections; calibrated: with measured overheads).",
+            description=(
+                "What Vidur predicts for each request, in every variant (published: Vidur as it ships; kernels: the"
+                " same sums with corrections; calibrated: with measured overheads)."
+            ),
         ),
         dg.AssetSpec(
             "vidur_token_metrics",
@@ -173,7 +176,8 @@ def _further_seeds(
     store: ArtifactStore,
     log: Callable[[str], None],
 ) -> list[OwnSimulatedRun]:
-    """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives the same tables as the first."""
+    """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives
+    the same tables as the first."""
     variant = first.meta.variant
     runs: list[OwnSimulatedRun] = []
     for seed in range(scenario.simulation.seed + 1, scenario.simulation.seed + scenario.simulation.seeds):
@@ -237,8 +241,10 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
     lines = [
         f"# Simulation {run_id}",
         "",
-        f"Vidur, variant `{variant}`, of workload `{workload.meta.workload_id}` ({workload.meta.num_requests} requests) on the profile of "
-        f"{bundle.meta.hardware.device_name}.",
+        (
+            f"Vidur, variant `{variant}`, of workload `{workload.meta.workload_id}` ({workload.meta.num_requests}"
+            f" requests) on the profile of {bundle.meta.hardware.device_name}."
+        ),
         "",
         markdown_table(
             ["metric", "P50 ms", "P90 ms", "P99 ms", "samples"],

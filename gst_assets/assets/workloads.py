@@ -1,6 +1,8 @@
-"""The workload's assets: prompts, trace_lengths, trace_intervals and workload_spec, the directory that holds them, made by one op.
+"""The workload's assets: prompts, trace_lengths, trace_intervals and workload_spec, the directory that holds them, made
+by one op.
 
-The op is deterministic: whichever of them are asked for, it builds the whole directory, whose id comes from its content.
+The op is deterministic: whichever of them are asked for, it builds the whole directory, whose id comes from its
+content.
 """
 
 import dataclasses
@@ -54,7 +56,10 @@ _SPECS = [
             ),
             "file": PATHS.prompts,
         },
-        description="The prompts in stable order: the scenario's file with its digest, or texts of the lengths that a trace or a distribution gives.",
+        description=(
+            "The prompts in stable order: the scenario's file with its digest, or texts of the lengths that a trace or"
+            " a distribution gives."
+        ),
     ),
     dg.AssetSpec(
         "trace_lengths",
@@ -80,7 +85,10 @@ _SPECS = [
         partitions_def=SCENARIOS,
         group_name=GROUP,
         kinds={"json", "csv"},
-        description="The complete workload directory that drives both the real engine and the simulation. Its id comes from its content.",
+        description=(
+            "The complete workload directory that drives both the real engine and the simulation. Its id comes from its"
+            " content."
+        ),
     ),
 ]
 
@@ -101,7 +109,8 @@ def workload(
             yield contract_failed(asset, error)
         raise
     if WORKLOAD_SPEC in asked_for:
-        # The metadata of a shared directory is the first scenario's; what this scenario asked for is kept with its pointer.
+        # The metadata of a shared directory is the first scenario's; what this scenario asked for is kept with its
+        # pointer.
         made, source = built.meta.workload_id, built.meta.source
         pointed = refer(
             store,
@@ -197,7 +206,8 @@ def current_workload(
     """The workload that this run built, or else the newest that was built with what the scenario asks for.
 
     Raises:
-        ArtifactError: none materialized, or altered. WorkloadError: built with other settings, or from a file that changed since.
+        ArtifactError: none materialized, or altered. WorkloadError: built with other settings, or from a file that
+            changed since.
     """
     found = current(store, scenario, WORKLOAD, context)
     loaded = load(found.open(store, Kind.WORKLOAD, found.pointer.workload_id))
@@ -218,8 +228,8 @@ def _check_source(sha256: str | None, scenario: Scenario, directory: Path) -> No
     source = resolve_path(named)
     if not source.is_file() or sha256_file(source) != sha256:
         raise WorkloadError(
-            f"{source}: changed or removed since {directory} was made from it. Materialize prompts, trace_lengths, trace_intervals and "
-            "workload_spec again."
+            f"{source}: changed or removed since {directory} was made from it. Materialize prompts, trace_lengths,"
+            " trace_intervals and workload_spec again."
         )
 
 

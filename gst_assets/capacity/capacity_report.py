@@ -1,4 +1,5 @@
-"""What a search for capacity leaves for people: summary.md and, where matplotlib is installed, a figure of delay against rate.
+"""What a search for capacity leaves for people: summary.md and, where matplotlib is installed, a figure of delay
+against rate.
 
 The search itself is in `search`. Importable on a GPU host, where there is no matplotlib and the figure is left out.
 """
@@ -34,8 +35,10 @@ def write_report(
     lines = [
         f"# Capacity {name}",
         "",
-        f"Searched for: {criterion(settings)}. Every probe: the same {settings.num_requests} requests in the same order, gaps of seed {settings.seed} scaled to the "
-        "rate.",
+        (
+            f"Searched for: {criterion(settings)}. Every probe: the same {settings.num_requests} requests in the same"
+            f" order, gaps of seed {settings.seed} scaled to the rate."
+        ),
         "",
         *(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items()),
         *_ratios(found),
@@ -43,7 +46,10 @@ def write_report(
         probes_markdown(probes),
         "",
         *([f"![P99 of scheduling delay against rate]({FIGURE})", ""] if drawn else []),
-        "A probe is one run: what an engine's probes at one rate differ by is not known from this. Delay includes the driver's lateness.",
+        (
+            "A probe is one run: what an engine's probes at one rate differ by is not known from this. Delay includes"
+            " the driver's lateness."
+        ),
         "",
     ]
     (directory / SUMMARY).write_text("\n".join(lines), encoding="utf-8")
@@ -64,8 +70,17 @@ def _ratios(found: Mapping[str, CapacityFound]) -> list[str]:
 def probes_markdown(probes: pd.DataFrame) -> str:
     """The probes as a markdown table, by side and rate."""
     header = [
-        "side", "probe", "rate [1/s]", "P50 delay [ms]", "P99 delay [ms]", "lateness P99 [ms]", "served [1/s]", "tokens/s", "failed", "bound",
-    ]  # fmt: skip
+        "side",
+        "probe",
+        "rate [1/s]",
+        "P50 delay [ms]",
+        "P99 delay [ms]",
+        "lateness P99 [ms]",
+        "served [1/s]",
+        "tokens/s",
+        "failed",
+        "bound",
+    ]
     rows = []
     for row in probes.to_dict("records"):
         flag = "" if row["is_sufficient"] else " (few requests)"
@@ -102,8 +117,13 @@ def _draw(probes: pd.DataFrame, settings: Capacity, path: Path) -> None:
                 axes.plot(some["rate_per_s"], some["p99_delay_ns"] / 1e6, marker, color=colour, markersize=5)
         axes.axhline(settings.max_p99_delay_ms, color="#D55E00", linestyle="--", linewidth=1)
         axes.annotate(
-            f"bound {settings.max_p99_delay_ms:g} ms", (1, settings.max_p99_delay_ms), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-        )  # fmt: skip
+            f"bound {settings.max_p99_delay_ms:g} ms",
+            (1, settings.max_p99_delay_ms),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+        )
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("arrivals [requests/s]")

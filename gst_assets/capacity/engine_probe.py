@@ -1,8 +1,9 @@
 """Search for the engine's capacity: `gst probe`, and the child process in which the Dagster asset searches.
 
-One engine start. `--scenario` may be given several times; the scenarios must then agree about model, hardware and engine, and differ in their
-workloads or in the search (`capacity:` of the scenario). Each search becomes a complete directory `OUT/<scenario>-<time>-capacity/`. What a probe
-consists of and what it means is in `search`. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+One engine start. `--scenario` may be given several times; the scenarios must then agree about model, hardware and
+engine, and differ in their workloads or in the search (`capacity:` of the scenario). Each search becomes a complete
+directory `OUT/<scenario>-<time>-capacity/`. What a probe consists of and what it means is in `search`. Needs no
+Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None
 
     Raises:
         ScenarioError: a scenario without a `capacity` section.
-        EngineError: a directory of that name exists, hardware or settings differ from the scenario, or the engine failed. When it died during a
-            search, that search is written first, as undetermined.
+        EngineError: a directory of that name exists, hardware or settings differ from the scenario, or the engine
+            failed. When it died during a search, that search is written first, as undetermined.
         WorkloadError: the scenario's workload cannot be built.
     """
     asked: list[tuple[Scenario, Capacity, str]] = []
@@ -89,12 +90,13 @@ async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None
     for scenario in scenarios:
         if scenario.capacity is None:
             raise ScenarioError(
-                f"scenario {scenario.name}: has no capacity section, which says where to search. Add one, e.g. capacity: "
-                "{max_p99_delay_ms: 100, low_rate_per_s: 16, high_rate_per_s: 128, seed: 1}."
+                f"scenario {scenario.name}: has no capacity section, which says where to search. Add one, e.g."
+                " capacity: {max_p99_delay_ms: 100, low_rate_per_s: 16, high_rate_per_s: 128, seed: 1}."
             )
         if scenario.engine.backend == "openai":
             raise EngineError(
-                f"scenario {scenario.name}: a server does not tell when it first scheduled a request. Search on backend vllm or transformers."
+                f"scenario {scenario.name}: a server does not tell when it first scheduled a request. Search on backend"
+                " vllm or transformers."
             )
         asked.append((scenario, scenario.capacity, group_id or f"{scenario.name}-{now}-capacity"))
     for _, _, name in asked:
@@ -131,7 +133,8 @@ async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None
 
 
 def workload_requests(scenario: Scenario) -> list[WorkloadRequest]:
-    """The scenario's requests, built and tokenized as `workload_spec` and `engine.run` do it. A probe has arrival times of its own.
+    """The scenario's requests, built and tokenized as `workload_spec` and `engine.run` do it. A probe has arrival times
+    of its own.
 
     Raises:
         WorkloadError: as `workload.build` and `workload.tokenized.requests_of`.

@@ -1,11 +1,12 @@
 """The search for capacity: which rate to probe next, what a probe shows, and what the search comes to.
 
-Capacity is the highest rate of Poisson arrivals at which the P99 of scheduling delay (first scheduled - intended arrival) stays under a bound
-(as Agrawal et al., "Vidur", MLSys 2024, define it). The search does no probing itself, so that it is the
-same on an engine and in a simulation: ask `next_rate_per_s`, play `probe_workload` at that rate, `record` what was seen.
+Capacity is the highest rate of Poisson arrivals at which the P99 of scheduling delay (first scheduled - intended
+arrival) stays under a bound (as Agrawal et al., "Vidur", MLSys 2024, define it). The search does no probing itself, so
+that it is the same on an engine and in a simulation: ask `next_rate_per_s`, play `probe_workload` at that rate,
+`record` what was seen.
 
-Importable on a GPU host (numpy, pandas, pydantic). How an engine plays a probe belongs to `engine_probe`, what is written for people to
-`capacity_report`.
+Importable on a GPU host (numpy, pandas, pydantic). How an engine plays a probe belongs to `engine_probe`, what is
+written for people to `capacity_report`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,22 @@ LEAST_BEYOND = 10
 _BEYOND_P99 = 0.01
 
 PROBE_TYPES = {
-    "side": "str", "probe_index": "Int64", "rate_per_s": "float64", "seed": "Int64", "num_requests": "Int64", "num_failed": "Int64",
-    "p50_delay_ns": "float64", "p99_delay_ns": "float64", "max_delay_ns": "Int64", "p99_lateness_ns": "float64", "requests_per_s": "float64",
-    "tokens_per_s": "float64", "verdict": "str", "is_sufficient": "bool", "reason": "str",
-}  # fmt: skip
+    "side": "str",
+    "probe_index": "Int64",
+    "rate_per_s": "float64",
+    "seed": "Int64",
+    "num_requests": "Int64",
+    "num_failed": "Int64",
+    "p50_delay_ns": "float64",
+    "p99_delay_ns": "float64",
+    "max_delay_ns": "Int64",
+    "p99_lateness_ns": "float64",
+    "requests_per_s": "float64",
+    "tokens_per_s": "float64",
+    "verdict": "str",
+    "is_sufficient": "bool",
+    "reason": "str",
+}
 """Columns of `contracts.tables.CapacityProbes`."""
 
 
@@ -37,8 +50,9 @@ PROBE_TYPES = {
 class Seen:
     """What one probe saw, as arrays over its requests in nanoseconds since the probe began.
 
-    `arrival_ns`, `scheduled_ns` and `completion_ns` float64 of shape (num_requests,), NaN where a request failed or its time is unknown;
-    `lateness_ns` likewise, None where nothing hands over (a simulation). `death`: why the engine died, if it did.
+    `arrival_ns`, `scheduled_ns` and `completion_ns` float64 of shape (num_requests,), NaN where a request failed or its
+    time is unknown; `lateness_ns` likewise, None where nothing hands over (a simulation). `death`: why the engine died,
+    if it did.
     """
 
     arrival_ns: np.ndarray
@@ -73,15 +87,17 @@ class Probe:
 def criterion(settings: Capacity) -> str:
     """What is searched for, in words."""
     return (
-        f"highest rate of Poisson arrivals, between {settings.low_rate_per_s:g} and {settings.high_rate_per_s:g} requests/s and to "
-        f"{100 * settings.relative_tolerance:g} %, at which the P99 of scheduling delay (first scheduled - intended arrival) over {settings.num_requests} requests is at most "
-        f"{settings.max_p99_delay_ms:g} ms"
+        f"highest rate of Poisson arrivals, between {settings.low_rate_per_s:g} and {settings.high_rate_per_s:g}"
+        f" requests/s and to {100 * settings.relative_tolerance:g} %, at which the P99 of scheduling delay (first"
+        f" scheduled - intended arrival) over {settings.num_requests} requests is at most"
+        f" {settings.max_p99_delay_ms:g} ms"
     )
 
 
 def drawn_rows(num_rows: int, settings: Capacity) -> np.ndarray:
-    """Which requests of a workload of `num_rows` a probe consists of, in order: int64 of shape (settings.num_requests,). Every request once, in
-    an order of the seed's, before any comes again; the same for every rate."""
+    """Which requests of a workload of `num_rows` a probe consists of, in order: int64 of shape
+    (settings.num_requests,). Every request once, in an order of the seed's, before any comes again; the same for every
+    rate."""
     generator = np.random.Generator(np.random.PCG64([settings.seed, 1]))
     passes = [generator.permutation(num_rows) for _ in range(-(-settings.num_requests // num_rows))]
     return np.concatenate(passes)[: settings.num_requests]
@@ -93,7 +109,8 @@ def probe_intervals(settings: Capacity, rate_per_s: float) -> pd.DataFrame:
 
 
 def probe_workload(lengths: pd.DataFrame, settings: Capacity, rate_per_s: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The lengths and arrivals (`contracts.tables.TraceLengths`, `TraceIntervals`) of a probe of the workload `lengths`."""
+    """The lengths and arrivals (`contracts.tables.TraceLengths`, `TraceIntervals`) of a probe of the workload
+    `lengths`."""
     drawn = lengths.iloc[drawn_rows(len(lengths), settings)].reset_index(drop=True)
     drawn["request_id"] = pd.array(np.arange(len(drawn)), dtype="Int64")
     return drawn, probe_intervals(settings, rate_per_s)
@@ -153,12 +170,14 @@ class CapacitySearch:
         flags = []
         if not all(probe.is_sufficient for probe in self.probes):
             flags.append(
-                f"a P99 of {settings.num_requests} requests has fewer than {LEAST_BEYOND} beyond it; set capacity.num_requests to 1000 or more"
+                f"a P99 of {settings.num_requests} requests has fewer than {LEAST_BEYOND} beyond it; set"
+                " capacity.num_requests to 1000 or more"
             )
         late = [probe for probe in self.probes if (probe.p99_lateness_ns or 0) > settings.max_p99_delay_ms * 1e5]
         if late:
             flags.append(
-                f"the driver's own lateness is more than a tenth of the bound at P99 in {len(late)} of {len(self.probes)} probes"
+                f"the driver's own lateness is more than a tenth of the bound at P99 in {len(late)} of"
+                f" {len(self.probes)} probes"
             )
         return CapacityFound.model_validate(
             {
@@ -175,8 +194,9 @@ class CapacitySearch:
 def judge(seen: Seen, settings: Capacity, side: str, index: int, rate_per_s: float) -> Probe:
     """A probe and its verdict.
 
-    A request that failed has no delay. The bound is broken for certain where it would be even if every one of those had been scheduled at once;
-    else a probe with failed requests is not judged. Nor is one in which the engine died, whatever its delays: there is no engine left to search on.
+    A request that failed has no delay. The bound is broken for certain where it would be even if every one of those had
+    been scheduled at once; else a probe with failed requests is not judged. Nor is one in which the engine died,
+    whatever its delays: there is no engine left to search on.
     """
     delay = seen.scheduled_ns - seen.arrival_ns
     known = ~np.isnan(delay) & ~np.isnan(seen.completion_ns)
@@ -242,8 +262,8 @@ def probe_told(probe: Probe) -> str:
     served = number(probe.requests_per_s, 2, grouped=False, missing="-")
     why = f" ({probe.reason})" if probe.reason else ""
     return (
-        f"probe {probe.probe_index}: {probe.rate_per_s:.3f} requests/s: P99 delay {delay}, lateness {late}, served {served} requests/s, "
-        f"{probe.num_failed} failed: {probe.verdict}{why}"
+        f"probe {probe.probe_index}: {probe.rate_per_s:.3f} requests/s: P99 delay {delay}, lateness {late}, served"
+        f" {served} requests/s, {probe.num_failed} failed: {probe.verdict}{why}"
     )
 
 

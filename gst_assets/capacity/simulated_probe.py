@@ -1,4 +1,5 @@
-"""The search for capacity in the simulation: each probe is a simulation of its own. What is searched for is in `search`."""
+"""The search for capacity in the simulation: each probe is a simulation of its own. What is searched for is in
+`search`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def search_simulated(
     cache_dir: Path | None,
     log: Callable[[str], None],
 ) -> CapacitySearch:
-    """Search the simulated capacity for requests of `lengths` (`contracts.tables.TraceLengths`); `log` is told of each probe.
+    """Search the simulated capacity for requests of `lengths` (`contracts.tables.TraceLengths`); `log` is told of each
+    probe.
 
     Raises:
         SimulationError, ProfileError: as `simulate`.

@@ -1,4 +1,5 @@
-"""Commands that make answers and hand them on: run, sweep, capacity, latest, open, runs, compare, import, export, prune."""
+"""Commands that make answers and hand them on: run, sweep, capacity, latest, open, runs, compare, import, export,
+prune."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def _materialize(names: tuple[str, ...], overrides: tuple[str, ...], goal: str) 
 
 
 def _with_own_folder(names: Sequence[str]) -> list[str]:
-    """Names of scenarios for names and files; the folder of files becomes that of GST_SCENARIO_DIR for this process and its children, since
-    Dagster takes its partitions from there."""
+    """Names of scenarios for names and files; the folder of files becomes that of GST_SCENARIO_DIR for this process and
+    its children, since Dagster takes its partitions from there."""
     from gst_assets.environment import SCENARIOS_VARIABLE, OwnScenarios, read
     from gst_assets.errors import ScenarioError
     from gst_assets.scenario import SCENARIO_DIR, load_file
@@ -35,8 +36,8 @@ def _with_own_folder(names: Sequence[str]) -> list[str]:
     own = read(OwnScenarios).directory
     if len(folders | ({own.expanduser().resolve()} if own else set())) > 1:
         raise ScenarioError(
-            f"{', '.join(files)}: own scenarios of one run come from one folder, which is also that of {SCENARIOS_VARIABLE} where that is set. "
-            "Put the files together, or run them one by one."
+            f"{', '.join(files)}: own scenarios of one run come from one folder, which is also that of"
+            f" {SCENARIOS_VARIABLE} where that is set. Put the files together, or run them one by one."
         )
     if folders:
         os.environ.update({SCENARIOS_VARIABLE: str(folders.pop())})
@@ -89,7 +90,8 @@ def latest(name: str | None, overrides: tuple[str, ...], wants_json: bool) -> No
     """Print the newest answer, of scenario NAME or of all.
 
     Of a scenario the newest that was made with the settings it has now, with -o those of an earlier run. Where all were
-    made with other settings it is the newest of those, which is said. With --json where the report is, its scenario, verdict and overrides.
+    made with other settings it is the newest of those, which is said. With --json where the report is, its scenario,
+    verdict and overrides.
     """
     from gst_assets import latest as newest
 
@@ -268,8 +270,8 @@ def compare(
     """Compare real with simulated run directories.
 
     In any order: run_meta.json of each says whether it is real or simulated. Several real ones are repeats; several
-    simulated ones are variants, or further seeds of one; NAME=SIM names a simulation apart. Patterns with * work, in quotes too. Without Dagster. The runs
-    may come from other programs: docs/contract.md says what they must have.
+    simulated ones are variants, or further seeds of one; NAME=SIM names a simulation apart. Patterns with * work, in
+    quotes too. Without Dagster. The runs may come from other programs: docs/contract.md says what they must have.
     """
     from gst_assets.analysis.compare import compare_directories, sides
     from gst_assets.analysis.report import REPORT, SUMMARY, verdict_sentence

@@ -72,7 +72,8 @@ def _facts() -> dict[str, str]:
 
 
 def _places() -> dict[str, str]:
-    """Where artifacts and history go, with the space that is left; a variable that holds what it cannot is told in its place."""
+    """Where artifacts and history go, with the space that is left; a variable that holds what it cannot is told in its
+    place."""
     import shutil
 
     from gst_assets.contracts.open_store import open_store

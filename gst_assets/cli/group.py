@@ -1,6 +1,8 @@
-"""What all commands share: how errors are told, common options, and handing options to a program that also runs as a child process.
+"""What all commands share: how errors are told, common options, and handing options to a program that also runs as a
+child process.
 
-Imports click and the standard library only, so that `--help` answers at once. What a command does is in the module of its kind.
+Imports click and the standard library only, so that `--help` answers at once. What a command does is in the module of
+its kind.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """Tells a `GstError` and a missing package of an extra in one line each; lists its commands in the order in which they were added."""
+    """Tells a `GstError` and a missing package of an extra in one line each; lists its commands in the order in which
+    they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
@@ -43,8 +46,8 @@ class Commands(click.Group):
             if not missing or missing == "gst_assets":
                 raise
             raise Failure(
-                f"this command needs the package {missing}, which is not installed. Install the extra that has it, e.g. "
-                "pip install 'gst-assets[platform]'; docs/how-to.md says which is for what."
+                f"this command needs the package {missing}, which is not installed. Install the extra that has it, e.g."
+                " pip install 'gst-assets[platform]'; docs/how-to.md says which is for what."
             ) from None
 
 
@@ -76,7 +79,8 @@ def echo_json(value: object) -> None:
 
 
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows with their columns in line; the last column has the width that is left, and is wrapped into it in a terminal."""
+    """Print rows with their columns in line; the last column has the width that is left, and is wrapped into it in a
+    terminal."""
     import shutil
     import sys
     import textwrap
@@ -94,8 +98,8 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def hand_over(module: str) -> None:
-    """Run the program `module`, which the product also starts as a child process, with the options of the current command, and end with
-    its status. A test holds both to the same options."""
+    """Run the program `module`, which the product also starts as a child process, with the options of the current
+    command, and end with its status. A test holds both to the same options."""
     context = click.get_current_context()
     words: list[str] = []
     for parameter in context.command.params:

@@ -1,4 +1,5 @@
-"""Commands for the host that measures, without Dagster, and for what is measured: workload, measure, profile, probe, self-fit, search-forests, recorded."""
+"""Commands for the host that measures, without Dagster, and for what is measured: workload, measure, profile, probe,
+self-fit, search-forests, recorded."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from gst_assets.scenario import Scenario
 
 _MINUTES = {"smoke": 4.7, "h100_8b_half": 0.3}
-"""Minutes that `gst run` took where it was measured: two shared cores of an AMD EPYC without a GPU, 2026-11-26. Not known of the others."""
+"""Minutes that `gst run` took where it was measured: two shared cores of an AMD EPYC without a GPU, 2026-11-26. Not
+known of the others."""
 _CPU = "cpu"
 _HAS = {True: "yes", False: "no", None: "?"}
 _NEEDS = (
@@ -90,9 +91,16 @@ def _markdown(scenarios: Iterable[Scenario]) -> str:
     for one in sorted(scenarios, key=lambda scenario: (_NEEDS.index(_need(scenario)), scenario.name)):
         facts = _facts(one)
         cells = [
-            _need(one), f"`{one.name}`", f"`gst {facts['command']}`", facts["model"], facts["hardware"], _real_side(one),
-            facts["needs_gpu"], facts["minutes"], facts["description"],
-        ]  # fmt: skip
+            _need(one),
+            f"`{one.name}`",
+            f"`gst {facts['command']}`",
+            facts["model"],
+            facts["hardware"],
+            _real_side(one),
+            facts["needs_gpu"],
+            facts["minutes"],
+            facts["description"],
+        ]
         lines.append("| " + " | ".join(_cell(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -118,7 +126,8 @@ def _command(scenario: Scenario) -> str:
 
 
 def _needs_gpu(scenario: Scenario) -> bool:
-    """Whether that command needs a GPU of this machine; a server has its own, and recorded runs were measured before."""
+    """Whether that command needs a GPU of this machine; a server has its own, and recorded runs were measured
+    before."""
     if scenario.hardware.hardware_id == _CPU or scenario.engine.backend not in ("vllm", "transformers"):
         return False
     return _needs_engine(scenario)
@@ -150,7 +159,8 @@ def _cell(value: str | bool | float | None) -> str:
 def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
     """Show what scenario NAME is and needs.
 
-    What it needs, whether this machine has it, and every setting. NAME may be an own file, ./mine.yaml. With --json only the resolved scenario, as the commands for a GPU host read it.
+    What it needs, whether this machine has it, and every setting. NAME may be an own file, ./mine.yaml. With --json
+    only the resolved scenario, as the commands for a GPU host read it.
     """
     from gst_assets.scenario import read_reference
 

@@ -43,7 +43,8 @@ _KIND = InputKind(
     most_bytes=8 << 30,
 )
 _NEEDS_QUOTES = re.compile('[,"\r\n]')
-# pandas' number parser skips blanks and a plus sign. A file that holds one of these anywhere is parsed by `_WRITTEN_AS` instead.
+# pandas' number parser skips blanks and a plus sign. A file that holds one of these anywhere is parsed by `_WRITTEN_AS`
+# instead.
 _TOLERATED_BY_PANDAS = (b" ", b"+", b"\t", b"\x0b", b"\x0c")
 
 
@@ -57,7 +58,8 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         return
     text = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
     try:
-        # The csv module quotes a field for the line end in use, `\n`, only; unquoted, a lone `\r` would read back as the end of a row.
+        # The csv module quotes a field for the line end in use, `\n`, only; unquoted, a lone `\r` would read back as
+        # the end of a row.
         has_return = any(frame[name].astype("str").str.contains("\r", regex=False).any() for name in text)
         quoting: Literal[0, 2] = 2 if has_return else 0  # csv.QUOTE_NONNUMERIC, csv.QUOTE_MINIMAL
         frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
@@ -68,8 +70,9 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _write_columns(frame: pd.DataFrame, path: Path) -> bool:
-    """Write by columns, many times faster than by rows and byte for byte the same; false, and nothing written, where that is not possible:
-    without pyarrow, and for floats (whose digits differ), text that needs quotes, and a lone column (whose empty fields need quotes)."""
+    """Write by columns, many times faster than by rows and byte for byte the same; false, and nothing written, where
+    that is not possible: without pyarrow, and for floats (whose digits differ), text that needs quotes, and a lone
+    column (whose empty fields need quotes)."""
     try:
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -106,13 +109,15 @@ def _write_columns(frame: pd.DataFrame, path: Path) -> bool:
 def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Read a contract CSV with exact types.
 
-    `columns` and `optional` map a column to `INTEGER`, `FLOAT`, `STRING` or `BOOLEAN`. Columns may stand in any order in the file;
-    the frame has the required ones first, then the optional ones present, then any the contract does not know (as text).
-    No value is converted: `1.0` or ` 1` in an integer column is an error, and text such as `NA` stays text.
+    `columns` and `optional` map a column to `INTEGER`, `FLOAT`, `STRING` or `BOOLEAN`. Columns may stand in any order
+    in the file; the frame has the required ones first, then the optional ones present, then any the contract does not
+    know (as text). No value is converted: `1.0` or ` 1` in an integer column is an error, and text such as `NA` stays
+    text.
 
     Raises:
-        ContractError: file missing, empty, cut off, not UTF-8, with other line ends; a required column missing or a column twice;
-            a line with too few or too many fields; a field of the wrong type (names file, line and column).
+        ContractError: file missing, empty, cut off, not UTF-8, with other line ends; a required column missing or a
+            column twice; a line with too few or too many fields; a field of the wrong type (names file, line and
+            column).
     """
     optional = optional or {}
     data = _read_bytes(path)
@@ -120,8 +125,8 @@ def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, s
     missing = [name for name in columns if name not in header]
     if missing:
         raise ContractError(
-            f"{path}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing. Expected {', '.join(columns)}; "
-            f"found {', '.join(header):.500}. Write the file with the columns of the contract."
+            f"{path}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing. Expected"
+            f" {', '.join(columns)}; found {', '.join(header):.500}. Write the file with the columns of the contract."
         )
     _check_field_counts(path, data, len(header))
     known = {**columns, **{name: kind for name, kind in optional.items() if name in header}}
@@ -144,7 +149,8 @@ def _read_bytes(path: Path) -> bytes:
     refuse_foreign(data, path, _KIND)
     if not data.isascii():
         decoded(data, path, _KIND)
-    # Other programs leave the last line end out. Whether the row is whole, its fields say; that no digit of it is missing, the file's digest.
+    # Other programs leave the last line end out. Whether the row is whole, its fields say; that no digit of it is
+    # missing, the file's digest.
     if not data.endswith(b"\n"):
         data += b"\n"
     returned = data.find(b"\r", 0, data.index(b"\n") + 1) if b'"' in data else data.find(b"\r")
@@ -208,7 +214,8 @@ def _parse(path: Path, data: bytes, header: list[str], types: Mapping[str, str])
     text_columns = {name: STRING for name, kind in types.items() if kind in (STRING, BOOLEAN)}
     columns: dict[str, pd.Series] = {}
     if not any(mark in data for mark in _TOLERATED_BY_PANDAS):
-        # Fast: let pandas infer the numbers, and keep what it inferred where that shows that every field was written as required.
+        # Fast: let pandas infer the numbers, and keep what it inferred where that shows that every field was written as
+        # required.
         inferred = _pandas_read(path, data, header, text_columns)
         for name, kind in types.items():
             dtype = inferred[name].dtype

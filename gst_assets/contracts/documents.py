@@ -67,7 +67,8 @@ class Document(Stored):
 
 
 class Hydra(Stored):
-    """Which configuration made the result. Named for readers of the contract; it names the scenario file and its overrides."""
+    """Which configuration made the result. Named for readers of the contract; it names the scenario file and its
+    overrides."""
 
     config_path: str
     config_name: str
@@ -92,11 +93,12 @@ class WorkloadPaths(BaseModel):
 class WorkloadSource(Stored):
     """Where a workload's requests came from, and everything that was left out or changed on the way, counted.
 
-    Of a trace: `rows` in the window read; `sampled_out`, `unusable_dropped` (no prompt or no output tokens) and `over_length_dropped` of them;
-    `num_selected` left, over a time of `span_ns` (null: no times), of which the first `num_requests` are sent. `prompts_truncated` were shortened
-    by `tokens_truncated` in all to end within `max_total_tokens`. `unused_columns` of the file stand for nothing in the workload.
-    Of synthetic lengths: how many draws fell outside the bounds and were drawn anew.
-    Of sessions: `num_selected` turns of `num_sessions` sessions, over a time of `span_ns`.
+    Of a trace: `rows` in the window read; `sampled_out`, `unusable_dropped` (no prompt or no output tokens) and
+    `over_length_dropped` of them; `num_selected` left, over a time of `span_ns` (null: no times), of which the first
+    `num_requests` are sent. `prompts_truncated` were shortened by `tokens_truncated` in all to end within
+    `max_total_tokens`. `unused_columns` of the file stand for nothing in the workload. Of synthetic lengths: how many
+    draws fell outside the bounds and were drawn anew. Of sessions: `num_selected` turns of `num_sessions` sessions,
+    over a time of `span_ns`.
     """
 
     kind: Literal["prompts", "trace", "synthetic", "sessions"]
@@ -121,8 +123,8 @@ class WorkloadSource(Stored):
 
 
 class WorkloadSchedule(Stored):
-    """The rate over the whole schedule beside the one asked (null: none was asked, or the schedule has no length); `time_scale` is what a
-    trace's gaps were multiplied by."""
+    """The rate over the whole schedule beside the one asked (null: none was asked, or the schedule has no length);
+    `time_scale` is what a trace's gaps were multiplied by."""
 
     span_ns: int = Field(ge=0)
     asked_rate_per_s: float | None = None
@@ -131,8 +133,8 @@ class WorkloadSchedule(Stored):
 
 
 class WorkloadMeta(Document):
-    """workload_meta.json. `workload_id` derives from `sha256` of the three files, so equal workloads share it. `source` and `schedule` are
-    missing in workloads of earlier versions."""
+    """workload_meta.json. `workload_id` derives from `sha256` of the three files, so equal workloads share it. `source`
+    and `schedule` are missing in workloads of earlier versions."""
 
     workload_id: str
     created_at: Moment
@@ -173,9 +175,10 @@ class Hardware(StatedHardware):
 class Imported(Stored):
     """How `gst import` made a run of another program's results (`gst_assets.importers`).
 
-    `mapping` says of each column where it comes from, `clock` what the times are and how that is known, `arrivals` what `arrival_time_ns` stands
-    for, `joined_by` what `source_request_id` (or, without that column, the order of the requests) is. `dropped` counts or names what was left out,
-    `unstated` what the results do not say. `transport`: the way from client to engine, inside every time.
+    `mapping` says of each column where it comes from, `clock` what the times are and how that is known, `arrivals` what
+    `arrival_time_ns` stands for, `joined_by` what `source_request_id` (or, without that column, the order of the
+    requests) is. `dropped` counts or names what was left out, `unstated` what the results do not say. `transport`: the
+    way from client to engine, inside every time.
     """
 
     format: str
@@ -195,8 +198,9 @@ class Imported(Stored):
 class RunMeta(Document):
     """run_meta.json of a real run, a simulation, a profile, a comparison, a search for capacity or a sweep.
 
-    `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its digest. A run of another program
-    may leave out `hardware`, `env`, `params`, `git_dirty` and the digests, and may not know when it was made (null).
+    `inputs_sha256` maps a readable input name to a digest; `sha256` maps every other file of the directory to its
+    digest. A run of another program may leave out `hardware`, `env`, `params`, `git_dirty` and the digests, and may not
+    know when it was made (null).
     """
 
     run_type: Literal["real", "vidur", "compare", "vidur_profile", "capacity", "sweep"]
@@ -226,7 +230,8 @@ class OwnRunMeta(RunMeta):
 
 
 def run_facts(scenario: Scenario, started_at: datetime) -> dict[str, Any]:
-    """The fields that every `RunMeta` of this project fills alike: what was asked, by which code and packages, from `started_at` (aware) until now."""
+    """The fields that every `RunMeta` of this project fills alike: what was asked, by which code and packages, from
+    `started_at` (aware) until now."""
     commit, dirty = provenance.git_state()
     return {
         "started_at": started_at,
@@ -241,18 +246,20 @@ def run_facts(scenario: Scenario, started_at: datetime) -> dict[str, Any]:
 
 
 VLLM_POLICY = "vllm_v1"
-"""Chunked prefill under one token budget, running requests before waiting ones, first come first served, preemption of the youngest."""
+"""Chunked prefill under one token budget, running requests before waiting ones, first come first served, preemption of
+the youngest."""
 UNKNOWN_POLICY = "unknown"
 
 
 class EngineSettings(Stored):
     """What the running engine reported about itself; a simulation of it must assume the same.
 
-    Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server does not tell
-    everything, and these are as the scenario states them (`unknown` or empty where it states nothing). `transport` is the way from the
-    driver to the engine; with `http` it is inside every measured time. `scheduling_policy` names the rules by which steps are formed;
-    the simulation knows only vLLM's. `not_told` names what no simulation here knows (parallelism, speculative decoding, several tokens a message,
-    LoRA) and a server does not tell whether it runs with.
+    Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server
+    does not tell everything, and these are as the scenario states them (`unknown` or empty where it states nothing).
+    `transport` is the way from the driver to the engine; with `http` it is inside every measured time.
+    `scheduling_policy` names the rules by which steps are formed; the simulation knows only vLLM's. `not_told` names
+    what no simulation here knows (parallelism, speculative decoding, several tokens a message, LoRA) and a server does
+    not tell whether it runs with.
     """
 
     backend: str
@@ -282,15 +289,16 @@ class EngineSettings(Stored):
     @model_validator(mode="before")
     @classmethod
     def _policy_of_vllm(cls, values: Any) -> Any:
-        """Backend `vllm` is vLLM's V1 engine, which has one policy; its runs were also recorded before the key existed."""
+        """Backend `vllm` is vLLM's V1 engine, which has one policy; its runs were also recorded before the key
+        existed."""
         if isinstance(values, dict) and values.get("backend") == "vllm" and "scheduling_policy" not in values:
             return {**values, "scheduling_policy": VLLM_POLICY}
         return values
 
 
 class PacingRecord(Stored):
-    """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at `priority`; `priority_reason`
-    says why that is not realtime."""
+    """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at
+    `priority`; `priority_reason` says why that is not realtime."""
 
     timer: Literal["timerfd", "event_loop"]
     spin_ns: int = Field(ge=0)
@@ -299,7 +307,8 @@ class PacingRecord(Stored):
 
 
 class GpuState(Stored):
-    """What the GPU's driver told at one moment; null where it does not tell. `slowed_by` names what holds the clocks down, power cap or heat."""
+    """What the GPU's driver told at one moment; null where it does not tell. `slowed_by` names what holds the clocks
+    down, power cap or heat."""
 
     temperature_c: int | None = None
     sm_clock_mhz: int | None = None
@@ -309,7 +318,8 @@ class GpuState(Stored):
 
 
 class MachineState(Stored):
-    """The machine at one moment: load over the last minute, mean frequency of the cores where it is readable, and the GPU where one serves."""
+    """The machine at one moment: load over the last minute, mean frequency of the cores where it is readable, and the
+    GPU where one serves."""
 
     load_1m: float | None = None
     cpu_mhz: float | None = None
@@ -317,8 +327,8 @@ class MachineState(Stored):
 
 
 class MachineWindow(MachineState):
-    """A stretch of a measurement, times relative to run start. Shares are of the time of all cores: busy with anything, busy with other programs,
-    taken by the hypervisor. The state is that at its end."""
+    """A stretch of a measurement, times relative to run start. Shares are of the time of all cores: busy with anything,
+    busy with other programs, taken by the hypervisor. The state is that at its end."""
 
     start_ns: int
     end_ns: int
@@ -328,8 +338,9 @@ class MachineWindow(MachineState):
 
 
 class MachineRecord(Stored):
-    """The machine during one measurement, `engine.machine`: shares over the whole, the state before, and the windows (about a second each, at most
-    64). `sampling_ns_max`: the longest that one of `num_samples` samples kept the event loop."""
+    """The machine during one measurement, `engine.machine`: shares over the whole, the state before, and the windows
+    (about a second each, at most 64). `sampling_ns_max`: the longest that one of `num_samples` samples kept the event
+    loop."""
 
     num_cores: int = Field(ge=1)
     cpu_busy: float | None = None
@@ -347,7 +358,8 @@ def _imported() -> Any:
 
 
 class RealRunFacts(RunMeta):
-    """What a comparison needs of a real run, whoever wrote it; None: not recorded. A run of this project is a `RealRunMeta`."""
+    """What a comparison needs of a real run, whoever wrote it; None: not recorded. A run of this project is a
+    `RealRunMeta`."""
 
     run_type: Literal["real"] = "real"
     workload_dir: str | None = None
@@ -372,8 +384,9 @@ class RealRunFacts(RunMeta):
 class RealRunMeta(OwnRunMeta, RealRunFacts):
     """run_meta.json of a real run. `lateness_ns` is send_time - arrival_time: p50, p99 and max over requests.
 
-    `degraded_reasons` says why a run is degraded, one sentence each; it and `pacing` are null where an earlier version recorded neither.
-    `machine` is the machine that drove, and the engine's own where that is the same; null where it was not recorded.
+    `degraded_reasons` says why a run is degraded, one sentence each; it and `pacing` are null where an earlier version
+    recorded neither. `machine` is the machine that drove, and the engine's own where that is the same; null where it
+    was not recorded.
     """
 
     run_type: Literal["real"] = "real"
@@ -392,7 +405,8 @@ class RealRunMeta(OwnRunMeta, RealRunFacts):
 
 
 class SimulationFacts(RunMeta):
-    """What a comparison needs of a simulation, whoever wrote it; None: not recorded. One of this project is a `VidurRunMeta`.
+    """What a comparison needs of a simulation, whoever wrote it; None: not recorded. One of this project is a
+    `VidurRunMeta`.
 
     `variant` names it in a report; without one it goes by its `run_id`.
     """
@@ -428,8 +442,9 @@ class VidurRunMeta(OwnRunMeta, SimulationFacts):
 class ProfileMeta(OwnRunMeta):
     """run_meta.json of a profiling bundle.
 
-    `engine_settings` are those of the engine the calibration drove; `calibration_sha256` digests each calibration workload, so that
-    a comparison on one of them can be refused; `profile_key` digests the settings that decide what is measured.
+    `engine_settings` are those of the engine the calibration drove; `calibration_sha256` digests each calibration
+    workload, so that a comparison on one of them can be refused; `profile_key` digests the settings that decide what is
+    measured.
     """
 
     run_type: Literal["vidur_profile"] = "vidur_profile"
@@ -442,13 +457,16 @@ class ProfileMeta(OwnRunMeta):
     calibration_rounds_taken_over: int = Field(0, ge=0)
     """Rounds measured before an interruption, so on another engine start than the rest."""
     machine: list[MachineRecord | None] | None = None
-    """The machine in each calibration round; null for a round that was taken over, and where an earlier version did not record it."""
+    """The machine in each calibration round; null for a round that was taken over, and where an earlier version did not
+    record it."""
 
 
 class PublishedForests(Document):
-    """published_forests.json beside a bundle's CSV files: what Vidur's grid search chose for the forest of each operator.
+    """published_forests.json beside a bundle's CSV files: what Vidur's grid search chose for the forest of each
+    operator.
 
-    `csv_sha256` digests the files it was chosen on, by name; `search` says from which candidates, `versions` of which packages.
+    `csv_sha256` digests the files it was chosen on, by name; `search` says from which candidates, `versions` of which
+    packages.
     """
 
     versions: dict[str, str]
@@ -458,10 +476,11 @@ class PublishedForests(Document):
 
 
 class HistoryFacts(Stored):
-    """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been removed since.
+    """What a history needs to know of a comparison's real runs and of its headline simulation, which may have been
+    removed since.
 
-    `group_id` names the measurement, shared by its repeats: two comparisons of one group are not two nights. `env` and `sim_env` are
-    the environments of the first repeat and of the headline simulation.
+    `group_id` names the measurement, shared by its repeats: two comparisons of one group are not two nights. `env` and
+    `sim_env` are the environments of the first repeat and of the headline simulation.
     """
 
     group_id: str
@@ -473,12 +492,12 @@ class HistoryFacts(Stored):
 
 
 class ComparisonMeta(RunMeta):
-    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant, `seed_run_dirs` its runs under further
-    seeds.
+    """run_meta.json of a comparison. `sim_run_dir` is the headline variant; `sim_run_dirs` has every variant,
+    `seed_run_dirs` its runs under further seeds.
 
-    `verdict` is the headline variant's outcome; `marks` are the reasons why it cannot be a pass (settings that differ, degraded runs).
-    `measured` is absent from comparisons made by versions that did not record it, and of runs that do not state their group, start and engine settings;
-    `workload_id` is null where those do not state it.
+    `verdict` is the headline variant's outcome; `marks` are the reasons why it cannot be a pass (settings that differ,
+    degraded runs). `measured` is absent from comparisons made by versions that did not record it, and of runs that do
+    not state their group, start and engine settings; `workload_id` is null where those do not state it.
     """
 
     run_type: Literal["compare"] = "compare"
@@ -498,9 +517,10 @@ class ComparisonMeta(RunMeta):
 class CapacityFound(Stored):
     """What a search for capacity came to on one side. Rates are requests per second.
 
-    `found`: the bound was kept at `capacity_per_s` and broken at `upper_per_s`, closer than the tolerance. `below_low`: broken at the lowest rate
-    probed, so no capacity is known. `above_high`: kept at the highest, so the capacity is at least that. `undetermined`: a probe between could not be
-    judged; the rates are the bounds known by then. `reason` says which and why; `flags` what weakens the result.
+    `found`: the bound was kept at `capacity_per_s` and broken at `upper_per_s`, closer than the tolerance. `below_low`:
+    broken at the lowest rate probed, so no capacity is known. `above_high`: kept at the highest, so the capacity is at
+    least that. `undetermined`: a probe between could not be judged; the rates are the bounds known by then. `reason`
+    says which and why; `flags` what weakens the result.
     """
 
     status: Literal["found", "below_low", "above_high", "undetermined"]
@@ -512,9 +532,9 @@ class CapacityFound(Stored):
 
 
 class CapacityMeta(OwnRunMeta):
-    """run_meta.json of a search for capacity. `found` maps a side (`engine`, or a variant of the simulation) to its result; `criterion` says in words
-    what was searched for. `engine_settings` are of the engine's side, `profile_sha256` of the simulation's profile; null where that side was not
-    searched."""
+    """run_meta.json of a search for capacity. `found` maps a side (`engine`, or a variant of the simulation) to its
+    result; `criterion` says in words what was searched for. `engine_settings` are of the engine's side,
+    `profile_sha256` of the simulation's profile; null where that side was not searched."""
 
     run_type: Literal["capacity"] = "capacity"
     criterion: str
@@ -524,8 +544,8 @@ class CapacityMeta(OwnRunMeta):
 
 
 class HistoryMeta(Document):
-    """history_meta.json: every completed comparison of one scenario. Holds no time and no machine, so that rebuilding it from the comparison
-    directories gives the same bytes."""
+    """history_meta.json: every completed comparison of one scenario. Holds no time and no machine, so that rebuilding
+    it from the comparison directories gives the same bytes."""
 
     scenario: str
     num_comparisons: int = Field(ge=0)
@@ -533,16 +553,16 @@ class HistoryMeta(Document):
 
 
 class NightMeta(Document):
-    """night_meta.json: what the history needs of a comparison that was pruned. Beside it lie its run_meta.json as comparison.json, byte for byte,
-    and its latency table."""
+    """night_meta.json: what the history needs of a comparison that was pruned. Beside it lie its run_meta.json as
+    comparison.json, byte for byte, and its latency table."""
 
     comparison_id: str
     sha256: dict[str, str]
 
 
 class RegressionMeta(Document):
-    """regression_meta.json: a scenario's verdict over its history. Depends on the history and the rule only; `rule` are the settings it was
-    judged by, `nights` the comparisons that were judged, oldest first."""
+    """regression_meta.json: a scenario's verdict over its history. Depends on the history and the rule only; `rule` are
+    the settings it was judged by, `nights` the comparisons that were judged, oldest first."""
 
     scenario: str
     verdict: Literal["ok", "suspicious", "regression", "improvement", "insufficient data"]
@@ -553,8 +573,8 @@ class RegressionMeta(Document):
 
 
 class SweepMeta(OwnRunMeta):
-    """run_meta.json of a sweep: simulations of one workload, in one `variant`, under `num_configurations` settings. `inputs_sha256`: the workload's
-    and the profile's files."""
+    """run_meta.json of a sweep: simulations of one workload, in one `variant`, under `num_configurations` settings.
+    `inputs_sha256`: the workload's and the profile's files."""
 
     run_type: Literal["sweep"] = "sweep"
     workload_id: str
@@ -569,7 +589,8 @@ def read_document(model: type[D], path: Path) -> D:
     """Read and validate one JSON document. Types are exact: `"7"` is no number.
 
     Raises:
-        ContractError: missing or unreadable, not UTF-8 or JSON (with its line), or a key that is missing or breaks the contract.
+        ContractError: missing or unreadable, not UTF-8 or JSON (with its line), or a key that is missing or breaks the
+            contract.
     """
     raw = read_text(path, _kind(path))
     try:
@@ -596,8 +617,8 @@ def read_document(model: type[D], path: Path) -> D:
 
 
 def stored_settings(params: Mapping[str, Any], model: type[D], *keys: str, path: Path, remedy: str) -> D:
-    """The section `keys` of the scenario that a result was made with (`params` of its metadata, read from `path`). Settings that did not exist
-    then have their defaults.
+    """The section `keys` of the scenario that a result was made with (`params` of its metadata, read from `path`).
+    Settings that did not exist then have their defaults.
 
     Raises:
         ContractError: the section is missing or invalid; names file and key, and ends with `remedy`.
@@ -616,7 +637,10 @@ def stored_settings(params: Mapping[str, Any], model: type[D], *keys: str, path:
 def _kind(path: Path) -> InputKind:
     return InputKind(
         ContractError,
-        missing=f"file missing, so {path.parent} is not a complete artifact. Materialize it again, or point to a complete directory.",
+        missing=(
+            f"file missing, so {path.parent} is not a complete artifact. Materialize it again, or point to a complete"
+            " directory."
+        ),
         expected="a readable JSON file",
         remedy="Correct the path, or the file's permissions.",
         most_bytes=_MOST_BYTES,

@@ -37,7 +37,8 @@ class Listed:
 def list_runs(store: ArtifactStore, kinds: Sequence[Kind] = LISTED, scenario: str | None = None) -> list[Listed]:
     """The complete runs of these kinds, newest first; of one scenario, if it is named.
 
-    A run whose metadata cannot be read is listed with what is wrong as its status, under no scenario: it hides none of the others.
+    A run whose metadata cannot be read is listed with what is wrong as its status, under no scenario: it hides none of
+    the others.
 
     Raises:
         ArtifactError: a folder of the root cannot be listed.

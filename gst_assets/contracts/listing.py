@@ -1,6 +1,6 @@
-"""`sha256sums.txt`: the digests of files that no store refers to, in the format of `sha256sum`. It seals the metadata of what ships with the project
-(recorded runs, profiles) and of what was added to an artifact afterwards. A folder without one is as good as before there were any: what has no
-listing is not sealed."""
+"""`sha256sums.txt`: the digests of files that no store refers to, in the format of `sha256sum`. It seals the metadata
+of what ships with the project (recorded runs, profiles) and of what was added to an artifact afterwards. A folder
+without one is as good as before there were any: what has no listing is not sealed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ def read_listing(folder: Path) -> dict[str, str] | None:
         match = _LINE.fullmatch(line)
         if match is None or match[2] in found:
             raise ArtifactError(
-                f"{path}: line {number}: expected a digest, two blanks and a name, each name once. Restore it from version control."
+                f"{path}: line {number}: expected a digest, two blanks and a name, each name once. Restore it from"
+                " version control."
             )
         found[match[2]] = match[1]
     return found
 
 
 def check_listed(folder: Path, name: str, data: bytes, remedy: str) -> None:
-    """`data`, which was read from the file `name` below `folder`, has the digest of the folder's listing, if there is one.
+    """`data`, which was read from the file `name` below `folder`, has the digest of the folder's listing, if there is
+    one.
 
     Raises:
         ArtifactError: it has not, or is not listed; ends with `remedy`.

@@ -1,4 +1,5 @@
-"""Reading npz files of plain arrays within bounds: what is stored is checked before memory is taken for it, and nothing is unpickled.
+"""Reading npz files of plain arrays within bounds: what is stored is checked before memory is taken for it, and nothing
+is unpickled.
 
 What the arrays mean belongs to their readers. Importable on a GPU host (numpy only).
 """
@@ -42,7 +43,8 @@ def read_npz(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarray]:
                     raise ValueError(f"{total} bytes when unpacked, more than {most_bytes}")
                 # What is read of a member is never more than the size it states.
                 return {one.filename.removesuffix(".npy"): _array(archive.read(one)) for one in members}
-        # zipfile, zlib and the parser of headers raise some ten kinds of exception for damaged bytes; none of them is a mistake of this program's.
+        # zipfile, zlib and the parser of headers raise some ten kinds of exception for damaged bytes; none of them is a
+        # mistake of this program's.
         except Exception as error:
             raise ContractError(
                 f"{path}: not {_KIND.expected} ({error or type(error).__name__}). {_KIND.remedy}"

@@ -1,14 +1,17 @@
 """Artifacts in an object store (`GST_ARTIFACT_ROOT=s3://bucket/prefix`), read and written through a local copy.
 
-Domain code keeps reading and writing local directories: they are staged and kept in a cache with the layout of `store`. What belongs
-here is how they cross to the object store, so that a directory is there completely or not at all:
+Domain code keeps reading and writing local directories: they are staged and kept in a cache with the layout of `store`.
+What belongs here is how they cross to the object store, so that a directory is there completely or not at all:
 
-- Every file is created only where no object has its name yet, in sorted order, the metadata file last. Of two writers of one id the one
-  that creates the first differing file wins and the other stops; of a killed writer only files without a metadata file remain.
+- Every file is created only where no object has its name yet, in sorted order, the metadata file last. Of two writers
+  of one id the one that creates the first differing file wins and the other stops; of a killed writer only files
+  without a metadata file remain.
 - A directory without its metadata file is never read. What is read is checked against the digests in it.
-- What may be replaced (profiles) keeps its files in a folder named by their digests; overwriting the metadata file, one object, swaps them.
+- What may be replaced (profiles) keeps its files in a folder named by their digests; overwriting the metadata file, one
+  object, swaps them.
 
-Needs a store that creates an object only if it is absent (S3: `If-None-Match: *`) and that reads back what was written last.
+Needs a store that creates an object only if it is absent (S3: `If-None-Match: *`) and that reads back what was written
+last.
 """
 
 from __future__ import annotations
@@ -62,8 +65,8 @@ class ObjectStore(ArtifactStore):
     def __init__(self, url: str, cache: Path | None = None) -> None:
         if url.partition("://")[0] not in _PROTOCOLS:
             raise ArtifactError(
-                f"{ROOT_VARIABLE}={url}: expected a directory path or the URL of an object store ({', '.join(_PROTOCOLS)}). "
-                "Other filesystems write objects that can be seen half-written."
+                f"{ROOT_VARIABLE}={url}: expected a directory path or the URL of an object store"
+                f" ({', '.join(_PROTOCOLS)}). Other filesystems write objects that can be seen half-written."
             )
         if not url.partition("://")[2].partition("/")[0]:
             # Its objects would be named /real_runs/... and so on, whatever bucket the first part of a name then is.
@@ -78,7 +81,8 @@ class ObjectStore(ArtifactStore):
         """As `ArtifactStore.publish`. Runs, workloads and comparisons cannot be replaced.
 
         Raises:
-            ArtifactError: incomplete, the name is taken by other content, or the store cannot be reached or does not do what is needed.
+            ArtifactError: incomplete, the name is taken by other content, or the store cannot be reached or does not do
+                what is needed.
         """
         if replace and kind in _WRITTEN_ONCE:
             raise RuntimeError(f"{kind.value}: never replaced")
@@ -99,17 +103,19 @@ class ObjectStore(ArtifactStore):
             where = self._shown(manifest)
             if not share or recorded_digests(existing, where) != digests:
                 raise ArtifactError(
-                    f"{where}: already exists{' with other content' if share else ''}. Artifacts are never overwritten; remove its directory or use another id."
+                    f"{where}: already exists{' with other content' if share else ''}. Artifacts are never overwritten;"
+                    " remove its directory or use another id."
                 )
             shutil.rmtree(path, ignore_errors=True)
             return self.open(kind, artifact_id)
         return super().publish(kind, artifact_id, path, replace=True, share=False)
 
     def open(self, kind: Kind, artifact_id: str, *, verify: bool = True, seal: str | None = None) -> Path:
-        """Path of the local copy of a complete artifact, fetched where the cache lacks it or differs. Fetching always verifies. `seal`: as of
-        `ArtifactStore.open`.
+        """Path of the local copy of a complete artifact, fetched where the cache lacks it or differs. Fetching always
+        verifies. `seal`: as of `ArtifactStore.open`.
 
-        Without `verify`, a copy of what is never replaced is returned without a request: as it is, or if it has the `seal`.
+        Without `verify`, a copy of what is never replaced is returned without a request: as it is, or if it has the
+        `seal`.
 
         Raises:
             ArtifactError: missing, incomplete or altered, or the store cannot be reached.
@@ -135,7 +141,8 @@ class ObjectStore(ArtifactStore):
                 if meta == before:
                     raise
         raise ArtifactError(
-            f"{self._shown(manifest)}: not there, so there is no complete artifact and none is read. Materialize the asset that writes it, or correct the id."
+            f"{self._shown(manifest)}: not there, so there is no complete artifact and none is read. Materialize the"
+            " asset that writes it, or correct the id."
         )
 
     def folder(self, kind: Kind) -> Path:
@@ -220,11 +227,13 @@ class ObjectStore(ArtifactStore):
                         self._fs.get_file(key, str(target))
                 except FileNotFoundError:
                     raise ArtifactError(
-                        f"{self._shown(key)}: missing, but {kind.meta_name} lists it. Remove its directory and materialize again."
+                        f"{self._shown(key)}: missing, but {kind.meta_name} lists it. Remove its directory and"
+                        " materialize again."
                     ) from None
                 if sha256_file(target) != digest:
                     raise ArtifactError(
-                        f"{self._shown(key)}: content differs from the digest in {kind.meta_name}; it was changed after it was written. Remove its directory and materialize again."
+                        f"{self._shown(key)}: content differs from the digest in {kind.meta_name}; it was changed after"
+                        " it was written. Remove its directory and materialize again."
                     )
             (staging.path / kind.meta_name).write_bytes(meta)
             return super().publish(kind, artifact_id, staging.path, replace=True, share=False)
@@ -239,8 +248,9 @@ class ObjectStore(ArtifactStore):
             there = self._read(key)
             if there is None or sha256_bytes(there) != digest:
                 raise ArtifactError(
-                    f"{self._shown(key)}: already exists with other content: another writer has this id, or one that was interrupted left it. "
-                    "Artifacts are never overwritten; remove its directory or use another id."
+                    f"{self._shown(key)}: already exists with other content: another writer has this id, or one that"
+                    " was interrupted left it. Artifacts are never overwritten; remove its directory or use"
+                    " another id."
                 )
 
     def _require_conditional_writes(self) -> None:
@@ -255,8 +265,8 @@ class ObjectStore(ArtifactStore):
         self._create(probe, b"")
         if self._create(probe, b""):
             raise ArtifactError(
-                f"{self.url}: this store overwrites an object that was to be created only if absent (If-None-Match: *), so two writers could mix "
-                "their files. Use one that honours it (docs/deployment.md)."
+                f"{self.url}: this store overwrites an object that was to be created only if absent (If-None-Match: *),"
+                " so two writers could mix their files. Use one that honours it (docs/deployment.md)."
             )
         _conditional.add(self.url)
 
@@ -269,7 +279,8 @@ class ObjectStore(ArtifactStore):
             return fsspec.url_to_fs(self.url, use_listings_cache=False)[0]
         except ImportError as error:
             raise ArtifactError(
-                f"{ROOT_VARIABLE}={self.url}: {error}. Install what this URL needs, e.g. pip install 'gst-assets[distributed]'."
+                f"{ROOT_VARIABLE}={self.url}: {error}. Install what this URL needs, e.g. pip install"
+                " 'gst-assets[distributed]'."
             ) from error
 
     @property
@@ -292,7 +303,8 @@ class ObjectStore(ArtifactStore):
 
     def _create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one: False."""
-        # s3fs turns large objects into multipart uploads, whose condition not every store checks; 5 GiB is what one PUT takes.
+        # s3fs turns large objects into multipart uploads, whose condition not every store checks; 5 GiB is what one PUT
+        # takes.
         whole = {"chunksize": 5 * 2**29} if self.url.startswith("s3") else {}
         for attempt in range(_ATTEMPTS):
             try:
@@ -326,7 +338,8 @@ class _Conflict(Exception):
 
 @contextmanager
 def _access(where: str, *, reading: bool = False) -> Iterator[None]:
-    """Turn what a backend raises into FileNotFoundError (reading), FileExistsError, _Conflict or one ArtifactError that names the object."""
+    """Turn what a backend raises into FileNotFoundError (reading), FileExistsError, _Conflict or one ArtifactError that
+    names the object."""
     try:
         yield
     except FileExistsError:
@@ -340,7 +353,8 @@ def _access(where: str, *, reading: bool = False) -> Iterator[None]:
         if status == 409:
             raise _Conflict(str(error)) from error
         raise ArtifactError(
-            f"{where}: cannot be {'read' if reading else 'written'} ({type(error).__name__}: {error.__cause__ or error}). {_CHECK_ACCESS}"
+            f"{where}: cannot be {'read' if reading else 'written'} ({type(error).__name__}:"
+            f" {error.__cause__ or error}). {_CHECK_ACCESS}"
         ) from error
 
 
@@ -361,6 +375,7 @@ def _code(error: Exception) -> object:
 
 
 def _cache_directory(url: str) -> Path:
-    """A folder for this URL under `GST_ARTIFACT_CACHE`, or under `tmp/object_cache/` in the checkout (of an installed package: in the working directory)."""
+    """A folder for this URL under `GST_ARTIFACT_CACHE`, or under `tmp/object_cache/` in the checkout (of an installed
+    package: in the working directory)."""
     base = read(Artifacts).cache or work_root() / "tmp" / "object_cache"
     return base / sha256_bytes(url.encode())[:16]

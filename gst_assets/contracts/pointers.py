@@ -1,8 +1,10 @@
-"""From a scenario to the artifacts made for it: which are the newest that were made with the settings asked for now, and are they still what they were.
+"""From a scenario to the artifacts made for it: which are the newest that were made with the settings asked for now,
+and are they still what they were.
 
-A pointer of the store holds, beside ids, the resolved scenario that asked (`params`) and the sha256 of each artifact's metadata file (`sealed`), so
-that an override takes nothing over and edited metadata is refused. How pointers are kept belongs to `store`. Pointers of earlier versions have no
-seals, and but for workloads no settings: they come last and are taken as they are.
+A pointer of the store holds, beside ids, the resolved scenario that asked (`params`) and the sha256 of each artifact's
+metadata file (`sealed`), so that an override takes nothing over and edited metadata is refused. How pointers are kept
+belongs to `store`. Pointers of earlier versions have no seals, and but for workloads no settings: they come last and
+are taken as they are.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ Id = Annotated[str, AfterValidator(_plain)]
 
 
 class Pointer(BaseModel):
-    """What every pointer says. `sealed`: sha256 of the metadata file of each artifact, by `<kind>/<id>`; `params`: the scenario that asked."""
+    """What every pointer says. `sealed`: sha256 of the metadata file of each artifact, by `<kind>/<id>`; `params`: the
+    scenario that asked."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -86,8 +89,8 @@ P = TypeVar("P", bound=Pointer)
 
 @dataclass(frozen=True)
 class Slot(Generic[P]):
-    """A kind of pointer: its `name` in the store, `what` it points to in words, the `asset` that sets it, and the `settings` (sections, or
-    `section.key`) that decide what is made."""
+    """A kind of pointer: its `name` in the store, `what` it points to in words, the `asset` that sets it, and the
+    `settings` (sections, or `section.key`) that decide what is made."""
 
     name: str
     what: str
@@ -98,8 +101,12 @@ class Slot(Generic[P]):
 
 WORKLOAD = Slot("workload", "workload", "workload_spec", ("workload", "model.tokenizer"), WorkloadPointer)
 REAL_RUNS = Slot(
-    "real_runs", "real run", "real_request_metrics", ("workload", "model", "hardware", "engine", "replay"), RealRunsPointer
-)  # fmt: skip
+    "real_runs",
+    "real run",
+    "real_request_metrics",
+    ("workload", "model", "hardware", "engine", "replay"),
+    RealRunsPointer,
+)
 VIDUR_RUNS = Slot(
     "vidur_runs", "simulation", "vidur_request_metrics",
     ("workload", "model", "hardware", "engine", "profile", "simulation"), VidurRunsPointer,
@@ -114,7 +121,8 @@ SLOTS: tuple[Slot[Any], ...] = (WORKLOAD, REAL_RUNS, VIDUR_RUNS, COMPARISON, CAP
 
 @dataclass(frozen=True)
 class Reference(Generic[P]):
-    """A pointer that leads somewhere. `gone`: artifacts of newer pointers with the same settings that are no longer there, as `<kind>/<id>`."""
+    """A pointer that leads somewhere. `gone`: artifacts of newer pointers with the same settings that are no longer
+    there, as `<kind>/<id>`."""
 
     pointer: P
     gone: tuple[str, ...] = ()
@@ -131,7 +139,8 @@ class Reference(Generic[P]):
 def refer(
     store: ArtifactStore, scenario: Scenario, slot: Slot[Any], made: Iterable[tuple[Kind, str]], **facts: Any
 ) -> dict[str, Any]:
-    """Point `slot` of the scenario at the complete artifacts `made`; returns what was stored: `facts`, the settings, and the seals.
+    """Point `slot` of the scenario at the complete artifacts `made`; returns what was stored: `facts`, the settings,
+    and the seals.
 
     Raises:
         ArtifactError: the root cannot be written.
@@ -143,7 +152,8 @@ def refer(
 
 
 def pointers(store: ArtifactStore, scenario: str, slot: Slot[P]) -> Iterator[tuple[str, P]]:
-    """Everything `slot` of the scenario pointed to, newest first, with the pointer's file relative to the root; read as it is asked for.
+    """Everything `slot` of the scenario pointed to, newest first, with the pointer's file relative to the root; read as
+    it is asked for.
 
     Raises:
         ArtifactError: one cannot be read, or is not what `refer` writes; names file and key.
@@ -164,12 +174,14 @@ def understood(value: object, slot: Slot[P], where: str) -> P:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(
-            f"{where}: key {key}: {first['msg']} (found {first['input']!r:.80}). Remove {where} and materialize {slot.asset} again."
+            f"{where}: key {key}: {first['msg']} (found {first['input']!r:.80}). Remove {where} and materialize"
+            f" {slot.asset} again."
         ) from None
 
 
 def newest(store: ArtifactStore, scenario: Scenario, slot: Slot[P]) -> Reference[P]:
-    """The newest pointer of `slot` that was set with the scenario's values of the settings that matter, and whose artifacts are all there.
+    """The newest pointer of `slot` that was set with the scenario's values of the settings that matter, and whose
+    artifacts are all there.
 
     Raises:
         WorkloadError: all were made with other settings; names the first difference to the newest.
@@ -201,13 +213,13 @@ def _newest(store: ArtifactStore, scenario: Scenario, slot: Slot[P], settings: S
         gone += absent
     if gone:
         raise ArtifactError(
-            f"{store}/{gone[0]}: no longer there, nor is any other {slot.what} of scenario {scenario.name} with these settings. Mount or move "
-            f"it back, or materialize {slot.asset} again."
+            f"{store}/{gone[0]}: no longer there, nor is any other {slot.what} of scenario {scenario.name} with these"
+            f" settings. Mount or move it back, or materialize {slot.asset} again."
         )
     if other:
         raise WorkloadError(
-            f"{store}: no {slot.what} for scenario {scenario.name} as it is asked for: the newest was {other}. Materialize {slot.asset} again, "
-            "with the same overrides."
+            f"{store}: no {slot.what} for scenario {scenario.name} as it is asked for: the newest was {other}."
+            f" Materialize {slot.asset} again, with the same overrides."
         )
     raise ArtifactError(
         f"{store}: no {slot.what} for scenario {scenario.name}. Materialize {slot.asset} for this partition first."
@@ -215,7 +227,8 @@ def _newest(store: ArtifactStore, scenario: Scenario, slot: Slot[P], settings: S
 
 
 def first_difference(made: Mapping[str, Any], scenario: Scenario, settings: Sequence[str]) -> str | None:
-    """The first of `settings` (sections, or `section.key`) in which `made`, a resolved scenario, differs from `scenario`, in words with both values."""
+    """The first of `settings` (sections, or `section.key`) in which `made`, a resolved scenario, differs from
+    `scenario`, in words with both values."""
     now = scenario.model_dump(mode="json")
     for name in settings:
         section, _, only = name.partition(".")
@@ -224,7 +237,10 @@ def first_difference(made: Mapping[str, Any], scenario: Scenario, settings: Sequ
             before = {}
         for key in (only,) if only else tuple(after):
             if before.get(key) != after[key]:
-                return f"built with {section}.{key} = {before.get(key)}, but scenario {scenario.name} now asks for {after[key]}"
+                return (
+                    f"built with {section}.{key} = {before.get(key)}, but scenario {scenario.name} now asks for"
+                    f" {after[key]}"
+                )
     return None
 
 

@@ -1,8 +1,8 @@
 """Artifact directories: where they are, how they are named, and how they appear completely or not at all.
 
-A directory is staged beside its destination and renamed into place once its metadata file, which lists the sha256 of every other
-file, has been written last. Nothing here knows what the files mean. Importable on a GPU host (standard library only). Object stores
-are in `object_store`; `open_store` chooses between the two.
+A directory is staged beside its destination and renamed into place once its metadata file, which lists the sha256 of
+every other file, has been written last. Nothing here knows what the files mean. Importable on a GPU host (standard
+library only). Object stores are in `object_store`; `open_store` chooses between the two.
 """
 
 from __future__ import annotations
@@ -81,11 +81,13 @@ class Staging:
     def commit(self, *, replace: bool = False, share: bool = False) -> Path:
         """Make the directory visible under its final name; returns the final path.
 
-        The metadata file must have been written. `share`: an existing directory with the same content is kept and returned (content-named
-        artifacts). `replace`: an existing directory is swapped for this one (profiling bundles).
+        The metadata file must have been written. `share`: an existing directory with the same content is kept and
+        returned (content-named artifacts). `replace`: an existing directory is swapped for this one (profiling
+        bundles).
 
         Raises:
-            ArtifactError: metadata missing or without the digest of a file, the name is taken by other content, or the disk failed.
+            ArtifactError: metadata missing or without the digest of a file, the name is taken by other content, or the
+                disk failed.
         """
         if self.committed:
             raise RuntimeError(f"{self.committed} was already committed")
@@ -97,7 +99,8 @@ class Staging:
         unlisted = _files(self.path, self.kind.meta_name) - recorded_digests(_read_bytes(meta), meta).keys()
         if unlisted:
             raise ArtifactError(
-                f"{meta}: sha256 does not list {min(unlisted)}, so a later change to it would go unseen. Write the metadata file last."
+                f"{meta}: sha256 does not list {min(unlisted)}, so a later change to it would go unseen. Write the"
+                " metadata file last."
             )
         self.committed = self._store.publish(self.kind, self.artifact_id, self.path, replace=replace, share=share)
         return self.committed
@@ -126,13 +129,15 @@ class ArtifactStore:
         if len(parts) != id_levels(kind) or not all(map(is_plain, parts)):
             wanted = "<hardware>/<model>" if kind is Kind.PROFILE else "one name"
             raise ArtifactError(
-                f"{artifact_id!r} is not a usable {kind.value} id: expected {wanted} of printable characters without slashes or a leading dot."
+                f"{artifact_id!r} is not a usable {kind.value} id: expected {wanted} of printable characters without"
+                " slashes or a leading dot."
             )
         return self.root / kind.value / artifact_id
 
     @contextmanager
     def stage(self, kind: Kind, artifact_id: str) -> Iterator[Staging]:
-        """Stage a directory for `artifact_id`. Whatever is not committed when the block ends is removed; so is what killed processes left.
+        """Stage a directory for `artifact_id`. Whatever is not committed when the block ends is removed; so is what
+        killed processes left.
 
         Raises:
             ArtifactError: the root cannot be written, or the disk failed or filled up inside the block.
@@ -176,7 +181,8 @@ class ArtifactStore:
             os.close(lock)
 
     def adopt(self, kind: Kind, artifact_id: str, directory: Path, *, replace: bool = False) -> Path:
-        """Commit a complete directory that another process wrote below the root; returns the final path. `replace` as in `Staging.commit`.
+        """Commit a complete directory that another process wrote below the root; returns the final path. `replace` as
+        in `Staging.commit`.
 
         Raises:
             ArtifactError: incomplete or altered, or the name is taken.
@@ -185,7 +191,8 @@ class ArtifactStore:
         return Staging(self, kind, artifact_id, directory).commit(replace=replace)
 
     def publish(self, kind: Kind, artifact_id: str, path: Path, *, replace: bool, share: bool) -> Path:
-        """Make a complete staged directory visible under its final name; `Staging.commit` calls it and says what the arguments mean."""
+        """Make a complete staged directory visible under its final name; `Staging.commit` calls it and says what the
+        arguments mean."""
         final = self.path(kind, artifact_id)
         with _disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -200,8 +207,8 @@ class ArtifactStore:
         return final
 
     def open(self, kind: Kind, artifact_id: str, *, verify: bool = True, seal: str | None = None) -> Path:
-        """Path of a complete artifact. With `verify`, every file listed in its metadata must have its recorded digest. `seal`: the sha256 of
-        its metadata file, as whatever refers to the artifact recorded it.
+        """Path of a complete artifact. With `verify`, every file listed in its metadata must have its recorded digest.
+        `seal`: the sha256 of its metadata file, as whatever refers to the artifact recorded it.
 
         Raises:
             ArtifactError: missing, incomplete or altered.
@@ -209,7 +216,8 @@ class ArtifactStore:
         return open_directory(self.path(kind, artifact_id), kind, verify=verify, seal=seal)
 
     def has(self, kind: Kind, artifact_id: str) -> bool:
-        """Whether there is such a complete artifact. One that cannot be looked at counts: opening it says what is wrong."""
+        """Whether there is such a complete artifact. One that cannot be looked at counts: opening it says what is
+        wrong."""
         return not _is_absent(self.path(kind, artifact_id) / kind.meta_name)
 
     def remove(self, kind: Kind, artifact_id: str) -> None:
@@ -224,7 +232,8 @@ class ArtifactStore:
             _sync(path.parent)
 
     def folder(self, kind: Kind) -> Path:
-        """The folder under which the complete artifacts of a kind can be read; an object store copies them there first."""
+        """The folder under which the complete artifacts of a kind can be read; an object store copies them there
+        first."""
         return self.root / kind.value
 
     def list(self, kind: Kind) -> list[str]:
@@ -242,8 +251,9 @@ class ArtifactStore:
         return sorted(one for one in ids if not _is_absent(base / one / kind.meta_name))
 
     def set_current(self, scenario: str, slot: str, value: dict[str, Any]) -> None:
-        """Point `slot` of a scenario (e.g. `workload`) at the artifacts just made for it. What it pointed to before stays behind this
-        pointer (`pointers`), which appears whole or not at all; two processes that set it at the same time lose neither.
+        """Point `slot` of a scenario (e.g. `workload`) at the artifacts just made for it. What it pointed to before
+        stays behind this pointer (`pointers`), which appears whole or not at all; two processes that set it at the same
+        time lose neither.
 
         Raises:
             ArtifactError: the root cannot be written.
@@ -266,7 +276,8 @@ class ArtifactStore:
         return next((value for _, value in self.pointers(scenario, slot, *keys)), None)
 
     def pointers(self, scenario: str, slot: str, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Everything that `set_current` stored, newest first, with its file relative to the root; read as it is asked for.
+        """Everything that `set_current` stored, newest first, with its file relative to the root; read as it is asked
+        for.
 
         Raises:
             ArtifactError: as `current`.
@@ -335,7 +346,8 @@ def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) 
         _exchange(path, final)
     elif not share or directory_digests(final, kind.meta_name) != directory_digests(path, kind.meta_name):
         raise ArtifactError(
-            f"{final}: already exists{' with other content' if share else ''}. Artifacts are never overwritten; remove it or use another id."
+            f"{final}: already exists{' with other content' if share else ''}. Artifacts are never overwritten; remove"
+            " it or use another id."
         )
     else:
         open_directory(final, kind, verify=False)
@@ -356,13 +368,15 @@ def open_directory(path: Path, kind: Kind, *, verify: bool = True, seal: str | N
                 check_seal(_read_bytes(path / kind.meta_name), seal, path / kind.meta_name)
             return path
         except ArtifactError:
-            # Swapped for another one while it was read (`commit(replace=True)`): what was read belongs to neither, so look again.
+            # Swapped for another one while it was read (`commit(replace=True)`): what was read belongs to neither, so
+            # look again.
             if _identity(path) == found:
                 raise
 
 
 def check_seal(data: bytes, seal: str, where: Path | str) -> None:
-    """`data`, the metadata file read from `where`, is the one whose sha256 was recorded where its artifact is referred to.
+    """`data`, the metadata file read from `where`, is the one whose sha256 was recorded where its artifact is referred
+    to.
 
     Raises:
         ArtifactError
@@ -370,8 +384,9 @@ def check_seal(data: bytes, seal: str, where: Path | str) -> None:
     found = sha256_bytes(data)
     if found != seal:
         raise ArtifactError(
-            f"{where}: changed after it was written: its sha256 is {found[:16]}, but where it is referred to {seal[:16]} was recorded. Restore it "
-            f"from a backup, or remove {str(where).rpartition('/')[0]} and materialize again."
+            f"{where}: changed after it was written: its sha256 is {found[:16]}, but where it is referred to"
+            f" {seal[:16]} was recorded. Restore it from a backup, or remove {str(where).rpartition('/')[0]} and"
+            " materialize again."
         )
 
 
@@ -392,7 +407,8 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
             )
         if not meta.is_file():
             raise ArtifactError(
-                f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Remove it and materialize again."
+                f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Remove it and"
+                " materialize again."
             )
     if not verify:
         return
@@ -404,7 +420,8 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
             raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
         if found != digest:
             raise ArtifactError(
-                f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written. Remove {path} and materialize again."
+                f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written."
+                f" Remove {path} and materialize again."
             )
 
 
@@ -417,7 +434,8 @@ def recorded_digests(data: bytes, where: Path | str) -> dict[str, str]:
     recorded = parse_object(data, where).get("sha256")
     if not isinstance(recorded, dict) or not all(isinstance(digest, str) for digest in recorded.values()):
         raise ArtifactError(
-            f"{where}: key sha256: expected an object of file names and digests. Remove {str(where).rpartition('/')[0]} and materialize again."
+            f"{where}: key sha256: expected an object of file names and digests. Remove {str(where).rpartition('/')[0]}"
+            " and materialize again."
         )
     for name in recorded:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -517,14 +535,16 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories in one step (Linux renameat2 with RENAME_EXCHANGE), so that a reader always finds a complete one."""
+    """Swap two directories in one step (Linux renameat2 with RENAME_EXCHANGE), so that a reader always finds a complete
+    one."""
     at_cwd, rename_exchange = -100, 2
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) != 0:
         error = ctypes.get_errno()
         if error in (errno.EINVAL, errno.ENOSYS):
             raise ArtifactError(
-                f"{other}: its filesystem cannot swap two directories in one step. Put {ROOT_VARIABLE} on a local one (ext4, xfs, btrfs, tmpfs), or remove {other} first."
+                f"{other}: its filesystem cannot swap two directories in one step. Put {ROOT_VARIABLE} on a local one"
+                f" (ext4, xfs, btrfs, tmpfs), or remove {other} first."
             )
         raise OSError(error, os.strerror(error), str(other))
 

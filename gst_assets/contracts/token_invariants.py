@@ -1,8 +1,9 @@
 """What holds between the rows of a token table, said once for those who write, check and read one.
 
-Rows are ordered by request. Within a request `token_index` counts 0, 1, 2, ... without gaps, `token_time_ns` does not decrease, and
-`token_latency_ns` is the time since the previous token, 0 at index 0. All arrays are one-dimensional int64 (masks: bool) with a value
-for each row; every function is one pass over them. Needs numpy alone, so that a GPU host and the simulation have it too.
+Rows are ordered by request. Within a request `token_index` counts 0, 1, 2, ... without gaps, `token_time_ns` does not
+decrease, and `token_latency_ns` is the time since the previous token, 0 at index 0. All arrays are one-dimensional
+int64 (masks: bool) with a value for each row; every function is one pass over them. Needs numpy alone, so that a GPU
+host and the simulation have it too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def are_ordered(request_ids: np.ndarray) -> np.ndarray:
 
 
 def index_counts_on(begins: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Mask of the rows whose `index` is 0 at the beginning of a request, and one more than in the row before elsewhere."""
+    """Mask of the rows whose `index` is 0 at the beginning of a request, and one more than in the row before
+    elsewhere."""
     counts = index == 0
     np.equal(index[1:], index[:-1] + 1, out=counts[1:], where=~begins[1:])
     return counts

@@ -1,4 +1,5 @@
-"""Which engine a scenario measures: its environment, its hardware, and opening it. What a backend does is its own module's business."""
+"""Which engine a scenario measures: its environment, its hardware, and opening it. What a backend does is its own
+module's business."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
 
 
 def engine_hardware(scenario: Scenario) -> Hardware:
-    """The device the engine runs on: looked at where it is this machine's, else as the scenario states it (`Hardware.stated`).
+    """The device the engine runs on: looked at where it is this machine's, else as the scenario states it
+    (`Hardware.stated`).
 
     Raises:
         EngineError: this machine has another device than the scenario names.
@@ -71,6 +73,6 @@ def open_engine(scenario: Scenario) -> AbstractAsyncContextManager[Engine]:
 
 def _nothing_to_measure(scenario: Scenario) -> EngineError:
     return EngineError(
-        f"engine.backend {scenario.engine.backend}: there is no engine to measure. Choose a scenario with backend vllm, transformers or openai; "
-        "recorded runs are read by the asset real_request_metrics."
+        f"engine.backend {scenario.engine.backend}: there is no engine to measure. Choose a scenario with backend vllm,"
+        " transformers or openai; recorded runs are read by the asset real_request_metrics."
     )

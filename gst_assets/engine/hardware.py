@@ -1,4 +1,5 @@
-"""Which device is present, and whether it is the one the scenario names. Engine settings are compared by the backends."""
+"""Which device is present, and whether it is the one the scenario names. Engine settings are compared by the
+backends."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from gst_assets.provenance import cpu_name
 from gst_assets.scenario import CPU, HardwareSection
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
-# Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking afterwards.
+# Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking
+# afterwards.
 _LIST_GPUS = """
 import json
 try:
@@ -27,7 +29,8 @@ print(json.dumps(names))
 
 
 def present_gpus() -> list[str]:
-    """Names of the CUDA devices torch sees on this machine, in torch's order; empty without a GPU or without torch (takes seconds)."""
+    """Names of the CUDA devices torch sees on this machine, in torch's order; empty without a GPU or without torch
+    (takes seconds)."""
     asked = subprocess.run([sys.executable, "-c", _LIST_GPUS], capture_output=True, text=True, check=False)
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["no message"])[-1]
@@ -36,12 +39,14 @@ def present_gpus() -> list[str]:
 
 
 def check_hardware(wanted: HardwareSection) -> Hardware:
-    """The device present, if it is the one the scenario names: for `cpu` the processor, else GPU 0 (the one an engine uses).
+    """The device present, if it is the one the scenario names: for `cpu` the processor, else GPU 0 (the one an engine
+    uses).
 
     `device_count` is 1 for a CPU, else the GPUs visible.
 
     Raises:
-        EngineError: no GPU, or a device whose name does not contain `device_name`; says what was expected, what is present and the remedy.
+        EngineError: no GPU, or a device whose name does not contain `device_name`; says what was expected, what is
+            present and the remedy.
     """
     if wanted.hardware_id == CPU:
         _check_name(wanted, cpu_name())
@@ -49,8 +54,8 @@ def check_hardware(wanted: HardwareSection) -> Hardware:
     names = present_gpus()
     if not names:
         raise EngineError(
-            f"hardware_id {wanted.hardware_id}: expected a GPU named like {wanted.device_name!r}, but this machine has none (processor: {cpu_name()}). "
-            f"{_REMEDY}"
+            f"hardware_id {wanted.hardware_id}: expected a GPU named like {wanted.device_name!r}, but this machine has"
+            f" none (processor: {cpu_name()}). {_REMEDY}"
         )
     _check_name(wanted, names[0])
     return Hardware(
@@ -67,8 +72,8 @@ _REMEDY = (
 def _check_name(wanted: HardwareSection, found: str) -> None:
     if wanted.device_name and wanted.device_name not in found:
         raise EngineError(
-            f"hardware_id {wanted.hardware_id}: expected a device whose name contains {wanted.device_name!r}, but this machine has {found!r}. "
-            f"{_REMEDY}"
+            f"hardware_id {wanted.hardware_id}: expected a device whose name contains {wanted.device_name!r}, but this"
+            f" machine has {found!r}. {_REMEDY}"
         )
 
 

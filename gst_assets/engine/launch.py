@@ -1,8 +1,9 @@
-"""Measuring in a child process that never outlives its parent: starting one, following it, and ending it with all its descendants.
+"""Measuring in a child process that never outlives its parent: starting one, following it, and ending it with all its
+descendants.
 
-The child leads a process group of its own. It goes with its parent in every case: the parent kills the group when it leaves `run_module` for
-any reason, and the child itself kills the group once the parent is gone (`die_with_parent`), which also covers `kill -9`. What the child
-measures is the business of the module it runs. POSIX only.
+The child leads a process group of its own. It goes with its parent in every case: the parent kills the group when it
+leaves `run_module` for any reason, and the child itself kills the group once the parent is gone (`die_with_parent`),
+which also covers `kill -9`. What the child measures is the business of the module it runs. POSIX only.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def run_module(
 ) -> list[str]:
     """Run `python -m module *args` to its end and return its lines (stdout and stderr in the order written).
 
-    `env` adds to this process's environment; `on_line` is called with each line as it comes, in the calling thread. However this function
-    is left, the child and every process of its group are dead then.
+    `env` adds to this process's environment; `on_line` is called with each line as it comes, in the calling thread.
+    However this function is left, the child and every process of its group are dead then.
 
     Raises:
         EngineError: the child failed; carries its last `error: ` line, or how it ended and its last lines.
@@ -62,7 +63,8 @@ def run_module(
     finally:
         os.close(read_end)
     lines: list[str] = []
-    # The child's death, not the end of its output, ends the reading: a process it leaves behind may hold the output open.
+    # The child's death, not the end of its output, ends the reading: a process it leaves behind may hold the output
+    # open.
     sweeper = threading.Thread(target=_sweep_when_dead, args=(child.pid,), name="child-sweeper", daemon=True)
     sweeper.start()
     try:
@@ -119,8 +121,8 @@ def _failure(module: str, code: int, lines: Sequence[str]) -> str:
 
 
 def exit_status(work: Callable[[], object], out: Path) -> int:
-    """Do a child's work, which writes into `out`; returns its exit status. What is wrong for a user, a full disk included, is one `error: ` line on
-    stderr and status 1."""
+    """Do a child's work, which writes into `out`; returns its exit status. What is wrong for a user, a full disk
+    included, is one `error: ` line on stderr and status 1."""
     try:
         work()
     except GstError as error:
@@ -129,7 +131,10 @@ def exit_status(work: Callable[[], object], out: Path) -> int:
         if error.errno not in _DISK_ERRORS:
             raise
         # A write that fails does not tell its file, only opening one does.
-        problem = f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or write elsewhere, and run again."
+        problem = (
+            f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or write elsewhere, and"
+            " run again."
+        )
     else:
         return 0
     print(f"{_ERROR_PREFIX}{' '.join(problem.split())}", file=sys.stderr, flush=True)
@@ -137,9 +142,11 @@ def exit_status(work: Callable[[], object], out: Path) -> int:
 
 
 def die_with_parent() -> None:
-    """Called once by a module that `run_module` starts: from now on this process and its group die when the parent does.
+    """Called once by a module that `run_module` starts: from now on this process and its group die when the parent
+    does.
 
-    Also turns SIGTERM into SystemExit, so that the engine is shut down on the way. Without `run_module` as parent only the latter happens.
+    Also turns SIGTERM into SystemExit, so that the engine is shut down on the way. Without `run_module` as parent only
+    the latter happens.
     """
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     descriptor = read(Parent).pipe
@@ -155,8 +162,8 @@ def _exit_on_sigterm(*_: object) -> NoReturn:
 
 
 def _watch(descriptor: int, parent: int) -> None:
-    """The parent never writes: readable means that its end is closed. A changed parent is looked for too, since a process the parent forked
-    at the wrong moment may hold that end open."""
+    """The parent never writes: readable means that its end is closed. A changed parent is looked for too, since a
+    process the parent forked at the wrong moment may hold that end open."""
     while os.getppid() == parent and not select.select([descriptor], [], [], _POLL_S)[0]:
         pass
     os.killpg(os.getpgrp(), signal.SIGKILL)

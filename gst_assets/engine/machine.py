@@ -1,9 +1,9 @@
-"""What the machine was doing while something was measured: processor time of this program and of others, steal, load, frequency, and the GPU's
-temperature, clocks and power. What a machine does not tell is null, never guessed.
+"""What the machine was doing while something was measured: processor time of this program and of others, steal, load,
+frequency, and the GPU's temperature, clocks and power. What a machine does not tell is null, never guessed.
 
-Read from /proc and /sys, and from the NVIDIA driver's own library through ctypes, so that a bare GPU host needs no package for it. Sampled before,
-after, and once a second in between in the event loop that measures: no thread that competes for the interpreter lock, no process that competes for
-a core. What a sample costs is part of the record.
+Read from /proc and /sys, and from the NVIDIA driver's own library through ctypes, so that a bare GPU host needs no
+package for it. Sampled before, after, and once a second in between in the event loop that measures: no thread that
+competes for the interpreter lock, no process that competes for a core. What a sample costs is part of the record.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ def _read(file: int | None) -> bytes | None:
 
 
 def _parsed(whole: bytes | None, processes: Sequence[bytes | None]) -> _Ticks | None:
-    """Counters of /proc/stat and of the processes' own; None without the first, `ours` None when a process has ended: its time is told no more."""
+    """Counters of /proc/stat and of the processes' own; None without the first, `ours` None when a process has ended:
+    its time is told no more."""
     if whole is None:
         return None
     user, nice, system, idle, iowait, irq, softirq, steal = map(int, whole.splitlines()[0].split()[1:9])
@@ -285,7 +286,8 @@ def _load_1m() -> float | None:
 
 @contextmanager
 def _gpu_of(hardware: Hardware) -> Iterator[Gpu | None]:
-    """The GPU that an engine of this machine uses; None for a CPU, for one that is only stated, and where the driver has no NVML."""
+    """The GPU that an engine of this machine uses; None for a CPU, for one that is only stated, and where the driver
+    has no NVML."""
     gpu = None if hardware.hardware_id == CPU or hardware.stated else Gpu.opened()
     try:
         yield gpu

@@ -1,7 +1,8 @@
-"""One engine measurement at a time on a machine, whatever started it: one lock file for all users, held through the kernel (flock).
+"""One engine measurement at a time on a machine, whatever started it: one lock file for all users, held through the
+kernel (flock).
 
-The lock ends with the process that holds it, however that ends. Who waits for it sleeps and can be interrupted. The file says who holds it;
-that is for people: only the kernel's lock decides.
+The lock ends with the process that holds it, however that ends. Who waits for it sleeps and can be interrupted. The
+file says who holds it; that is for people: only the kernel's lock decides.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 from gst_assets.environment import LOCK_VARIABLE, EngineLock, read
 from gst_assets.errors import EngineError
 
-# Not tempfile.gettempdir(): with TMPDIR every user or session would have a lock of its own. /run/lock is root's on some distributions,
-# and files of /dev/shm go when their owner logs out.
+# Not tempfile.gettempdir(): with TMPDIR every user or session would have a lock of its own. /run/lock is root's on some
+# distributions, and files of /dev/shm go when their owner logs out.
 _FILE = Path("/tmp/gst_engine.lock")
 _POLL_S = 0.5
 _BEING_CREATED_S = 2.0
@@ -31,7 +32,8 @@ _SHOWN_CHARACTERS = 80
 
 @contextmanager
 def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) -> Iterator[None]:
-    """Hold the machine's engine lock for the block, and say in it that `scenario` does; waits up to `timeout_s` seconds.
+    """Hold the machine's engine lock for the block, and say in it that `scenario` does; waits up to `timeout_s`
+    seconds.
 
     While it waits, each holder is named once through `log`.
 
@@ -86,7 +88,8 @@ def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], N
                 holder = _holder(handle)
                 if time.monotonic() > deadline:
                     raise EngineError(
-                        f"{path}: {holder} for longer than {timeout_s:g} s. Wait for it to end, end it, or raise lock_timeout_s."
+                        f"{path}: {holder} for longer than {timeout_s:g} s. Wait for it to end, end it, or raise"
+                        " lock_timeout_s."
                     )
                 if holder != told:
                     log(f"waiting for this machine's engine: {holder} (lock {path})")
@@ -111,7 +114,8 @@ def _opened(path: Path) -> int:
     started = time.monotonic()
     while True:
         try:
-            # Without O_CREAT first: in a sticky folder Linux refuses it for a file of another user (fs.protected_regular).
+            # Without O_CREAT first: in a sticky folder Linux refuses it for a file of another user
+            # (fs.protected_regular).
             handle = os.open(path, flags)
             break
         except FileNotFoundError:
@@ -137,8 +141,8 @@ def _opened(path: Path) -> int:
 
 def _unusable(path: Path, why: str) -> EngineError:
     return EngineError(
-        f"{path}: cannot be used as this machine's engine lock ({why}). Expected a plain file that every user may write: remove what is there while "
-        f"no engine runs, or name another file in {LOCK_VARIABLE}."
+        f"{path}: cannot be used as this machine's engine lock ({why}). Expected a plain file that every user may"
+        f" write: remove what is there while no engine runs, or name another file in {LOCK_VARIABLE}."
     )
 
 
@@ -159,7 +163,8 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _holder(handle: int) -> str:
-    """Who says to hold the lock. Any user may write the file, so nothing but short printable text of it is passed on."""
+    """Who says to hold the lock. Any user may write the file, so nothing but short printable text of it is passed
+    on."""
     try:
         found = json.loads(os.pread(handle, 4096, 0))
         pid, user, scenario, since = (_shown(found[key]) for key in ("pid", "user", "scenario", "since"))

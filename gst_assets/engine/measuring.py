@@ -23,9 +23,10 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
     """Play every workload `replay.repeats` times on one engine start; returns the run directories in order.
 
     Raises:
-        EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a repeat, that repeat is
-            written with its error rows first.
-        WorkloadError, ArtifactError, ContractError: a workload directory is incomplete, altered, or does not fit its scenario.
+        EngineError: hardware or settings differ from the scenario, or the engine failed. When it died during a repeat,
+            that repeat is written with its error rows first.
+        WorkloadError, ArtifactError, ContractError: a workload directory is incomplete, altered, or does not fit its
+            scenario.
     """
     for play in plays:
         for repeat in range(play.scenario.replay.repeats):
@@ -72,14 +73,16 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
                 written.append(directory)
                 if died:
                     raise EngineError(
-                        f"{died}. {directory.name} holds what was measured until then; of {play.scenario.replay.repeats} repeats of the scenario "
-                        f"{repeat or 'none'} could be finished. See the engine's lines above and run again."
+                        f"{died}. {directory.name} holds what was measured until then; of"
+                        f" {play.scenario.replay.repeats} repeats of the scenario {repeat or 'none'} could be finished."
+                        " See the engine's lines above and run again."
                     )
     return written
 
 
 def _allow_connections(play: Play, requests: Sequence[WorkloadRequest]) -> None:
-    """Every request of a server is a connection until it has ended, which is at most its time limit after its arrival."""
+    """Every request of a server is a connection until it has ended, which is at most its time limit after its
+    arrival."""
     settings = play.scenario.replay
     together = most_at_once([request.arrival_time_ns for request in requests], int(settings.request_timeout_s * 1e9))
     why = f"{play.scenario.name} (requests of {settings.request_timeout_s:g} s at most, replay.request_timeout_s)"

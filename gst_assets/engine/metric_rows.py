@@ -1,7 +1,7 @@
 """From what a replay recorded to the contract's tables: request_metrics, token_metrics and iterations, as data frames.
 
-No file is written and nothing is validated here (that needs pandera, which a GPU host lacks); the frames are built so that the models of
-`contracts.tables` accept them, which the tests assert.
+No file is written and nothing is validated here (that needs pandera, which a GPU host lacks); the frames are built so
+that the models of `contracts.tables` accept them, which the tests assert.
 """
 
 from __future__ import annotations
@@ -16,10 +16,23 @@ from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, IterationField, Request
 from gst_assets.engine.replay import ReplayResult
 
 _REQUEST_COLUMNS = (
-    "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",
-    "num_decode_tokens_actual", "status", "completion_time_ns", "prompt_id", "backend", "scheduled_time_ns", "send_time_ns",
-    "num_preemptions", "error_type", "error_msg",
-)  # fmt: skip
+    "request_id",
+    "arrival_time_ns",
+    "first_token_time_ns",
+    "ttft_ns",
+    "num_prefill_tokens",
+    "num_decode_tokens",
+    "num_decode_tokens_actual",
+    "status",
+    "completion_time_ns",
+    "prompt_id",
+    "backend",
+    "scheduled_time_ns",
+    "send_time_ns",
+    "num_preemptions",
+    "error_type",
+    "error_msg",
+)
 _CACHED = "num_cached_tokens"
 """One column more, where the engine has a prefix cache and tells what it took from it."""
 _REQUEST_INTEGERS = (
@@ -47,7 +60,8 @@ _P50_P90_P99 = {"p50": 50, "p90": 90, "p99": 99}
 
 
 def request_metrics(played: ReplayResult, backend: str) -> pd.DataFrame:
-    """The request_metrics table with every optional column, one row per planned request; times from run start, integers nullable.
+    """The request_metrics table with every optional column, one row per planned request; times from run start, integers
+    nullable.
 
     `num_cached_tokens` is there if the engine told it of any request."""
     rows = [_request_row(index, played, backend) for index in range(len(played.planned))]
@@ -109,8 +123,8 @@ def token_metrics(played: ReplayResult) -> pd.DataFrame:
 
 
 def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:
-    """The iterations table: the steps (`Engine.iterations`) scheduled inside the run, in the order of their scheduling and numbered from 0, times
-    from run start."""
+    """The iterations table: the steps (`Engine.iterations`) scheduled inside the run, in the order of their scheduling
+    and numbered from 0, times from run start."""
     inside = steps_inside(steps, played)
     inside = inside[np.argsort(inside[:, IterationField.SCHEDULED_NS], kind="stable")]
     frame = pd.DataFrame({name: inside[:, column] for name, column in _ITERATION_COLUMNS.items()})
@@ -130,9 +144,9 @@ def steps_inside(steps: np.ndarray, played: ReplayResult) -> np.ndarray:
 def steps_are_missing(steps: np.ndarray, played: ReplayResult) -> bool:
     """Whether the steps recorded inside the run cannot account for every token the clients saw.
 
-    A step yields at most one token for each request that decodes in it, and a request's first token ends a prefill: fewer decodes than tokens
-    after the first, or fewer prefills than requests with a token, mean that records are lost. A preempted request is computed again as a
-    prefill, which yields its next token in place of a decode.
+    A step yields at most one token for each request that decodes in it, and a request's first token ends a prefill:
+    fewer decodes than tokens after the first, or fewer prefills than requests with a token, mean that records are lost.
+    A preempted request is computed again as a prefill, which yields its next token in place of a decode.
     """
     inside = steps_inside(steps, played)
     decoded = int(inside[:, IterationField.DECODE_REQUESTS].sum())
@@ -153,7 +167,8 @@ def lateness_ns(played: ReplayResult) -> dict[str, int]:
 
 
 def latency_percentiles(requests: pd.DataFrame, tokens: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """p50, p90 and p99 in nanoseconds of `ttft` (requests with a token) and `itl` (gaps between tokens, index 0 excluded)."""
+    """p50, p90 and p99 in nanoseconds of `ttft` (requests with a token) and `itl` (gaps between tokens, index 0
+    excluded)."""
     gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"]
     return {"ttft": percentiles(requests["ttft_ns"].dropna().tolist()), "itl": percentiles(gaps.tolist())}
 

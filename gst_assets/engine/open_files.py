@@ -1,6 +1,8 @@
-"""How many files this process may have open: a server's answers are a connection each, and the usual limit is a thousand.
+"""How many files this process may have open: a server's answers are a connection each, and the usual limit is a
+thousand.
 
-The soft limit is raised as far as a plan needs; where the hard limit is in the way, that is found out before anything is measured. POSIX only.
+The soft limit is raised as far as a plan needs; where the hard limit is in the way, that is found out before anything
+is measured. POSIX only.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from pathlib import Path
 from gst_assets.errors import EngineError
 
 _SPARE = 64
-"""Descriptors beside the connections and those open now: result files, name look-ups, a test whether the server is still there."""
+"""Descriptors beside the connections and those open now: result files, name look-ups, a test whether the server is
+still there."""
 
 
 def most_at_once(arrivals_ns: Sequence[int], longest_ns: int) -> int:
-    """The most requests that can be under way together when they arrive at `arrivals_ns` (ascending) and each takes at most `longest_ns`."""
+    """The most requests that can be under way together when they arrive at `arrivals_ns` (ascending) and each takes at
+    most `longest_ns`."""
     return max(
         (bisect_right(arrivals_ns, first + longest_ns) - index for index, first in enumerate(arrivals_ns)), default=0
     )
@@ -41,6 +45,7 @@ def allow_connections(number: int, why: str) -> None:
         except (OSError, ValueError) as error:
             problem = f", and raising it was refused ({error})"
     raise EngineError(
-        f"this process may have {soft} files open, at most {hard}{problem}; {why} needs up to {number} connections at once, {needed} files in all. "
-        f"Raise the limit for the shell or service that starts it (`ulimit -n {needed}`), or send fewer requests at once. Nothing was measured."
+        f"this process may have {soft} files open, at most {hard}{problem}; {why} needs up to {number} connections at"
+        f" once, {needed} files in all. Raise the limit for the shell or service that starts it (`ulimit -n {needed}`),"
+        " or send fewer requests at once. Nothing was measured."
     )

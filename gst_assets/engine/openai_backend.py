@@ -1,10 +1,12 @@
 """The OpenAI backend: `protocol.Engine` on a running server with the completions API (`vllm serve`, SGLang), over HTTP.
 
-Exact token ids go in, and every token is stamped when its message arrives. Connection, HTTP, JSON and the server's own front end are inside
-every measured time. How the server was started and what hardware it has is none of this module's business.
+Exact token ids go in, and every token is stamped when its message arrives. Connection, HTTP, JSON and the server's own
+front end are inside every measured time. How the server was started and what hardware it has is none of this module's
+business.
 
-The client is aiohttp. Measured against a server that writes to 32 streams every 5 ms, on two cores: a message was seen 1.0 ms after its
-writing at the median (httpx 2.6), p99 1.7 to 5.3 ms (13.5), at 32 µs of processor time a message (130).
+The client is aiohttp. Measured against a server that writes to 32 streams every 5 ms, on two cores: a message was seen
+1.0 ms after its writing at the median (httpx 2.6), p99 1.7 to 5.3 ms (13.5), at 32 µs of processor time a message
+(130).
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ _RUNNING_COUNT: dict[str, Any] = {"stream_options": {"include_usage": True, "con
 async def open_openai_engine(scenario: Scenario) -> AsyncIterator[OpenAiEngine]:
     """Connect to the server of `scenario`, find out what it tells about itself, and disconnect at the end of the block.
 
-    A request of a few tokens is played to see that the server takes token ids as they are and says how many tokens a message holds.
+    A request of a few tokens is played to see that the server takes token ids as they are and says how many tokens a
+    message holds.
 
     Raises:
-        EngineError: nobody answers at the address, it is no such server, it serves another model, its settings differ from the scenario's, it
-            runs with what is not supported, or the API key is missing.
+        EngineError: nobody answers at the address, it is no such server, it serves another model, its settings differ
+            from the scenario's, it runs with what is not supported, or the API key is missing.
     """
     server = scenario.engine.server
     assert server is not None  # the scenario requires it
@@ -49,8 +52,9 @@ async def open_openai_engine(scenario: Scenario) -> AsyncIterator[OpenAiEngine]:
             extras = await _token_extras(http, scenario, facts.model)
         except (EngineDied, ServerFault) as error:
             raise EngineError(
-                f"engine.server.base_url {server.base_url}: {error}. Expected a running OpenAI-compatible server that streams completions of "
-                "token ids, such as `vllm serve`. Start it, or correct the address. Nothing was measured."
+                f"engine.server.base_url {server.base_url}: {error}. Expected a running OpenAI-compatible server that"
+                " streams completions of token ids, such as `vllm serve`. Start it, or correct the address. Nothing"
+                " was measured."
             ) from error
         yield OpenAiEngine(http, scenario, facts.settings, facts.model, extras)
 
@@ -101,7 +105,8 @@ class OpenAiEngine:
         return _stream(self._http, _body(self._scenario, self._model, request) | self._extras, request)
 
     async def abort(self, request_id: str) -> None:
-        """See `protocol.Engine.abort`. Nothing to do: giving a request up closes its connection, upon which servers drop it."""
+        """See `protocol.Engine.abort`. Nothing to do: giving a request up closes its connection, upon which servers
+        drop it."""
 
     async def forget(self) -> None:
         """See `protocol.Engine.forget`.
@@ -114,8 +119,9 @@ class OpenAiEngine:
         status = (await self._http.post("/reset_prefix_cache")).status
         if status != 200:
             raise EngineError(
-                f"engine.enable_prefix_caching=true: the server answers POST /reset_prefix_cache with HTTP {status}, so what one repeat left in the cache "
-                "would serve the next. Start vLLM with VLLM_SERVER_DEV_MODE=1, or the server and the scenario without prefix caching."
+                f"engine.enable_prefix_caching=true: the server answers POST /reset_prefix_cache with HTTP {status}, so"
+                " what one repeat left in the cache would serve the next. Start vLLM with VLLM_SERVER_DEV_MODE=1, or"
+                " the server and the scenario without prefix caching."
             )
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:  # noqa: ARG002

@@ -28,7 +28,10 @@ LONGEST_REPLY = 4 << 20
 _LONGEST_ERROR = 64 << 10
 _KEEPALIVE_S = 3.0  # below uvicorn's 5 s, so that no request meets a connection that the server is just closing
 _SHOWN = 300
-_CA_REMEDY = "Name a file with the certificate of its authority in the environment variable SSL_CERT_FILE (PEM), or correct engine.server.base_url."
+_CA_REMEDY = (
+    "Name a file with the certificate of its authority in the environment variable SSL_CERT_FILE (PEM), or correct"
+    " engine.server.base_url."
+)
 
 
 class ServerFault(EngineError):
@@ -56,7 +59,8 @@ class OutOfFiles(EngineError):
 
 
 def shown(what: object) -> str:
-    """One line for a message, of characters that can be shown and written, without what a server would fill a page with."""
+    """One line for a message, of characters that can be shown and written, without what a server would fill a page
+    with."""
     text = str(what)[: 4 * _SHOWN]
     line = " ".join(visible(text).split()) or type(what).__name__
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
@@ -88,8 +92,8 @@ class Reply:
         """What an answer without success means."""
         if 300 <= self.status < 400:
             return ServerRefused(
-                f"HTTP {self.status}: redirects to {_origin(self.location)}. What is measured is one server, so redirects are not followed: set "
-                "engine.server.base_url to the address at which it answers itself"
+                f"HTTP {self.status}: redirects to {_origin(self.location)}. What is measured is one server, so"
+                " redirects are not followed: set engine.server.base_url to the address at which it answers itself"
             )
         return ServerRefused(f"HTTP {self.status}: {error_message(self.text)}")
 
@@ -97,7 +101,8 @@ class Reply:
 class Http:
     """The session with one server; its failures become this project's errors.
 
-    What the server says goes into tables, errors and metadata: it all comes through here, without the key, which some servers repeat.
+    What the server says goes into tables, errors and metadata: it all comes through here, without the key, which some
+    servers repeat.
     """
 
     def __init__(self, session: aiohttp.ClientSession, server: Server, secret: str, request_timeout_s: float) -> None:
@@ -110,8 +115,8 @@ class Http:
     @classmethod
     @asynccontextmanager
     async def opened(cls, server: Server, request_timeout_s: float) -> AsyncIterator[Http]:
-        """A session that ends with the block. Limits of a request, in seconds: `connect_timeout_s` to connect, `read_timeout_s` of silence,
-        `request_timeout_s` for the whole reply.
+        """A session that ends with the block. Limits of a request, in seconds: `connect_timeout_s` to connect,
+        `read_timeout_s` of silence, `request_timeout_s` for the whole reply.
 
         Raises:
             EngineError: the API key is missing.
@@ -171,7 +176,8 @@ class Http:
             await self.fail(error)
 
     async def _read(self, response: aiohttp.ClientResponse, what: str) -> Reply:
-        """The reply, kept within bounds: of an error the beginning tells enough; a description that is too long tells nothing."""
+        """The reply, kept within bounds: of an error the beginning tells enough; a description that is too long tells
+        nothing."""
         _check_plain(response, what)
         is_error = response.status != 200
         limit = _LONGEST_ERROR if is_error else LONGEST_REPLY
@@ -186,7 +192,8 @@ class Http:
         return Reply(response.status, text, response.headers.get("Location", ""))
 
     def clean(self, text: str) -> str:
-        """What the server said, without the key; in JSON also where the server wrote the key's characters in another way."""
+        """What the server said, without the key; in JSON also where the server wrote the key's characters in another
+        way."""
         if not any(self._secrets):
             return without_secrets(text)
         with suppress(ValueError, RecursionError):
@@ -208,7 +215,8 @@ class Http:
             raise error
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise OutOfFiles(
-                f"no connection could be opened: {os.strerror(error.errno)} in this process. Raise the limit (`ulimit -n`) and measure again"
+                f"no connection could be opened: {os.strerror(error.errno)} in this process. Raise the limit (`ulimit"
+                " -n`) and measure again"
             ) from error
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             limit = f"{self.server.connect_timeout_s:g} s (engine.server.connect_timeout_s)"
@@ -223,7 +231,8 @@ class Http:
             raise ServerSilent(f"its TLS certificate is not accepted ({shown(error)}). {_CA_REMEDY}") from error
         if isinstance(error, aiohttp.ClientSSLError):
             raise ServerSilent(
-                f"no TLS connection ({shown(error)}). Does the server speak https? If not, write http:// in engine.server.base_url"
+                f"no TLS connection ({shown(error)}). Does the server speak https? If not, write http:// in"
+                " engine.server.base_url"
             ) from error
         if isinstance(error, aiohttp.ClientConnectorError):
             reason = shown(error.os_error.strerror or error)
@@ -259,8 +268,8 @@ def _headers(server: Server) -> tuple[dict[str, str], str]:
     key = os.environ.get(server.api_key_variable)
     if not key:
         raise EngineError(
-            f"engine.server.api_key_variable: the environment variable {server.api_key_variable} is not set. Set it to the server's API key, "
-            "or engine.server.api_key_variable to null."
+            f"engine.server.api_key_variable: the environment variable {server.api_key_variable} is not set. Set it to"
+            " the server's API key, or engine.server.api_key_variable to null."
         )
     scheme, _, credentials = key.strip().rpartition(" ")
     return {"Authorization": f"{scheme or 'Bearer'} {credentials}"}, credentials
@@ -270,7 +279,8 @@ def _check_plain(response: aiohttp.ClientResponse, what: str) -> None:
     packed = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packed not in ("", "identity"):
         raise StreamBroken(
-            f"{what}: the reply is packed ({shown(packed)}), which was not asked for. Switch compression off in the server or its proxy"
+            f"{what}: the reply is packed ({shown(packed)}), which was not asked for. Switch compression off in the"
+            " server or its proxy"
         )
 
 

@@ -1,7 +1,8 @@
-"""What a completions server tells about itself: its model, its settings, and what it runs with that no comparison here knows.
+"""What a completions server tells about itself: its model, its settings, and what it runs with that no comparison here
+knows.
 
-Read before anything is measured. What it does not tell is named (`EngineSettings.not_read_back`, `not_told`), never assumed in silence; what it
-tells in a form that cannot be is an error. A field that is null counts as absent.
+Read before anything is measured. What it does not tell is named (`EngineSettings.not_read_back`, `not_told`), never
+assumed in silence; what it tells in a form that cannot be is an error. A field that is null counts as absent.
 """
 
 from __future__ import annotations
@@ -39,9 +40,16 @@ _PARALLEL = (
 _WHOLE_CACHE = ("auto", "bfloat16", "float16", "half", "float32", "float")
 
 UNSUPPORTED = (
-    "tensor_parallel", "pipeline_parallel", "data_parallel", "context_parallel", "speculative_decoding", "stream_interval", "lora",
-    "quantization", "kv_transfer",
-)  # fmt: skip
+    "tensor_parallel",
+    "pipeline_parallel",
+    "data_parallel",
+    "context_parallel",
+    "speculative_decoding",
+    "stream_interval",
+    "lora",
+    "quantization",
+    "kv_transfer",
+)
 """What makes it another engine, or another delivery, than the one that is simulated and compared."""
 
 
@@ -70,7 +78,8 @@ async def read_server(http: Http, scenario: Scenario) -> ServerFacts:
     """What the server tells; settings it does not tell are as the scenario states, named in `not_read_back`.
 
     Raises:
-        EngineError: it serves another model, runs with something of `UNSUPPORTED`, or the number of KV blocks is neither told nor stated.
+        EngineError: it serves another model, runs with something of `UNSUPPORTED`, or the number of KV blocks is
+            neither told nor stated.
         EngineDied, ServerFault: it answers with an error, not in time, or what cannot be.
     """
     features = _Features()
@@ -79,9 +88,10 @@ async def read_server(http: Http, scenario: Scenario) -> ServerFacts:
     told |= await _version(http) | await _metrics(http, features) | await _server_info(http, features)
     if features.on:
         raise EngineError(
-            f"the server at {http.url('')} runs with {', '.join(f'{name} ({why})' for name, why in features.on.items())}. A comparison knows one "
-            "engine on one device that sends every token by itself, so this would be measured as what it is not. Start the server without. "
-            "Nothing was measured."
+            f"the server at {http.url('')} runs with"
+            f" {', '.join(f'{name} ({why})' for name, why in features.on.items())}. A comparison knows one engine on"
+            " one device that sends every token by itself, so this would be measured as what it is not. Start the"
+            " server without. Nothing was measured."
         )
     settings = _settings(scenario, told, [name for name in UNSUPPORTED if name not in features.told])
     return ServerFacts(model, settings)
@@ -107,7 +117,8 @@ def _settings(scenario: Scenario, told: Mapping[str, Any], not_told: list[str]) 
     }
     if told.get("num_kv_blocks", engine.num_kv_blocks) is None:
         raise EngineError(
-            "engine.num_kv_blocks: the server does not tell it (vLLM does at /metrics) and the scenario leaves it open. Set it to the server's number of KV blocks."
+            "engine.num_kv_blocks: the server does not tell it (vLLM does at /metrics) and the scenario leaves it open."
+            " Set it to the server's number of KV blocks."
         )
     not_read_back = [name for name in stated if name not in told]
     return EngineSettings(
@@ -155,7 +166,8 @@ async def _version(http: Http) -> dict[str, Any]:
 
 
 async def _metrics(http: Http, features: _Features) -> dict[str, Any]:
-    """The KV cache of a vLLM server from its metrics; empty from any other. Only what is on shows there, not what is off."""
+    """The KV cache of a vLLM server from its metrics; empty from any other. Only what is on shows there, not what is
+    off."""
     reply = await http.get("/metrics")
     if reply.status != 200:
         return {}
@@ -183,7 +195,8 @@ async def _metrics(http: Http, features: _Features) -> dict[str, Any]:
 
 
 async def _server_info(http: Http, features: _Features) -> dict[str, Any]:
-    """The configuration of a vLLM server that runs with VLLM_SERVER_DEV_MODE=1, which alone tells it; of SGLang only what is on of `UNSUPPORTED`."""
+    """The configuration of a vLLM server that runs with VLLM_SERVER_DEV_MODE=1, which alone tells it; of SGLang only
+    what is on of `UNSUPPORTED`."""
     info = _Told(await _object(http, "/server_info?config_format=json"), "GET /server_info")
     _sglang(info, features)
     config = info.inner("vllm_config")
@@ -299,7 +312,8 @@ class _Told:
         return sorted(value)
 
     def inner(self, name: str) -> _Told | None:
-        """The object of that name; None where there is none. vLLM's configuration as one text, its other form, counts as none."""
+        """The object of that name; None where there is none. vLLM's configuration as one text, its other form, counts
+        as none."""
         value = self.fields.get(name)
         return _Told(value, f"{self.place}: {name}") if isinstance(value, dict) else None
 

@@ -1,7 +1,7 @@
 """The server-sent events of one completion: bytes in, token ids out, or what is wrong with them.
 
-No connection and no clock here. Nothing a server sends is believed before it was looked at: a reply of any bytes ends as tokens or as one
-`ServerFault`. A field that is null counts as absent.
+No connection and no clock here. Nothing a server sends is believed before it was looked at: a reply of any bytes ends
+as tokens or as one `ServerFault`. A field that is null counts as absent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class _Odd(Exception):
 
 @dataclass
 class EventReader:
-    """Reads the events of a completion of `num_decode_tokens` asked tokens. Events cut across pieces are put together again."""
+    """Reads the events of a completion of `num_decode_tokens` asked tokens. Events cut across pieces are put together
+    again."""
 
     num_prefill_tokens: int
     num_decode_tokens: int
@@ -76,7 +77,8 @@ class EventReader:
         in_all = longest + _BYTES_A_TOKEN * self.num_decode_tokens
         if self._size > in_all:
             raise StreamBroken(
-                f"the reply is longer than {in_all} bytes, for {self.num_decode_tokens} tokens of which {self._count} came"
+                f"the reply is longer than {in_all} bytes, for {self.num_decode_tokens} tokens of which {self._count}"
+                " came"
             )
         # Only what is new can end an event: what is kept is not looked through again with each piece.
         seam = max(len(self._rest) - (_LONGEST_END - 1), 0)
@@ -148,7 +150,8 @@ class EventReader:
         self._count += new
         if self._count > self.num_decode_tokens:
             raise ServerOverran(
-                f"the server sent token {self._count} of a request for {self.num_decode_tokens}: it does not keep to max_tokens. Ended there"
+                f"the server sent token {self._count} of a request for {self.num_decode_tokens}: it does not keep to"
+                " max_tokens. Ended there"
             )
         return [UNKNOWN_TOKEN_ID] * new if ids is None else ids
 

@@ -43,7 +43,8 @@ def check_one_engine(scenarios: Sequence[Scenario]) -> None:
         for section in ("model", "hardware", "engine"):
             if other.digest(section) != first.digest(section):
                 raise EngineError(
-                    f"scenarios {first.name} and {other.name} differ in {section}, so one engine cannot serve both. Run them apart."
+                    f"scenarios {first.name} and {other.name} differ in {section}, so one engine cannot serve both. Run"
+                    " them apart."
                 )
     names = [scenario.name for scenario in scenarios]
     if len(set(names)) < len(names):
@@ -51,7 +52,8 @@ def check_one_engine(scenarios: Sequence[Scenario]) -> None:
 
 
 def check_output(group_ids: Sequence[str], out: Path) -> None:
-    """Directories of these names can be created in `out`: found out before the engine starts, not after the first repeat.
+    """Directories of these names can be created in `out`: found out before the engine starts, not after the first
+    repeat.
 
     Raises:
         EngineError: a name that is no plain file name, or an `out` that cannot be written.
@@ -74,13 +76,14 @@ def check_output(group_ids: Sequence[str], out: Path) -> None:
 
 
 def check_scenario_of(meta: WorkloadMeta, play: Play) -> None:
-    """The workload's schedule and output lengths are those of the scenario it is paired with (its prompts may come from another path)."""
+    """The workload's schedule and output lengths are those of the scenario it is paired with (its prompts may come from
+    another path)."""
     built, asked = meta.params.get("workload", {}), play.scenario.workload.model_dump(mode="json")
     for key in ("arrivals", "num_decode_tokens"):
         if built.get(key) != asked[key]:
             raise WorkloadError(
-                f"{play.workload}: built with workload.{key} = {built.get(key)}, but scenario {play.scenario.name} asks for {asked[key]}. "
-                "Pair each --workload with its own --scenario."
+                f"{play.workload}: built with workload.{key} = {built.get(key)}, but scenario {play.scenario.name} asks"
+                f" for {asked[key]}. Pair each --workload with its own --scenario."
             )
 
 

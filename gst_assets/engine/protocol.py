@@ -1,6 +1,8 @@
-"""What an engine must offer to be measured. Backends implement it, `replay` drives it; neither measuring nor tables belong here.
+"""What an engine must offer to be measured. Backends implement it, `replay` drives it; neither measuring nor tables
+belong here.
 
-All times are nanoseconds of `time.monotonic_ns` of this machine. A backend that cannot know an engine-side time leaves it None.
+All times are nanoseconds of `time.monotonic_ns` of this machine. A backend that cannot know an engine-side time leaves
+it None.
 """
 
 from __future__ import annotations
@@ -43,12 +45,14 @@ class RequestTimes:
     last_token_ns: int | None = None
     num_preemptions: int | None = None
     num_cached_tokens: int | None = None
-    """Prompt tokens taken from the prefix cache when it was first scheduled; None: not told, or there is no such cache."""
+    """Prompt tokens taken from the prefix cache when it was first scheduled; None: not told, or there is no such
+    cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenMessage:
-    """Tokens that reached the client together. `times` comes with the last message of a request, where the backend knows them."""
+    """Tokens that reached the client together. `times` comes with the last message of a request, where the backend
+    knows them."""
 
     token_ids: Sequence[int]
     received_ns: int
@@ -108,9 +112,11 @@ class Engine(Protocol):
         ...
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:
-        """Every step since start, int64 of shape (steps, len(IterationField)) in order of scheduling; None where steps are not recorded.
+        """Every step since start, int64 of shape (steps, len(IterationField)) in order of scheduling; None where steps
+        are not recorded.
 
-        Waits until the records of all steps that delivered a token before `until_ns` have arrived, or a few seconds at most.
+        Waits until the records of all steps that delivered a token before `until_ns` have arrived, or a few seconds at
+        most.
         """
         ...
 

@@ -3,7 +3,8 @@
 `gst recorded pack RUN_DIR... --out DIR` keeps runs; a scenario with `engine.backend: recorded` and
 `engine.recorded: DIR` plays them back. `DIR/sha256sums.txt` lists the digest of each run's metadata. A recorded run
 `DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
-digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is computed.
+digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is
+computed.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class RecordedRun:
 
 
 def pack(run_directory: Path, out: Path) -> Path:
-    """Keep a complete run directory as the recorded run `out/<run_id>/`, and list its metadata in `out/sha256sums.txt`; returns that path. Same
-    input, same bytes.
+    """Keep a complete run directory as the recorded run `out/<run_id>/`, and list its metadata in `out/sha256sums.txt`;
+    returns that path. Same input, same bytes.
 
-    run_meta.json changes in one place: an absolute `workload_dir` means nothing on another machine and becomes `workloads/<workload_id>`, the
-    workload's place under any artifact root.
+    run_meta.json changes in one place: an absolute `workload_dir` means nothing on another machine and becomes
+    `workloads/<workload_id>`, the workload's place under any artifact root.
 
     Raises:
         ArtifactError: incomplete or altered, not a real run, or `out` already has another run of that id.
@@ -91,13 +92,15 @@ def list_recorded(root: Path) -> list[RecordedRun]:
     """The recorded runs directly under `root`, in the order in which they were measured; at least one.
 
     Raises:
-        ArtifactError: none there, a directory that is not a complete recorded run, or one that is listed and gone. ContractError: metadata that breaks the contract.
+        ArtifactError: none there, a directory that is not a complete recorded run, or one that is listed and gone.
+            ContractError: metadata that breaks the contract.
     """
     folders = [path for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
     runs = [_read(folder) for folder in folders if folder.is_dir()]
     if not runs:
         raise ArtifactError(
-            f"{root}: no recorded runs there, expected directories named by run id. Correct engine.recorded, or record with `{_PACK}`."
+            f"{root}: no recorded runs there, expected directories named by run id. Correct engine.recorded, or record"
+            f" with `{_PACK}`."
         )
     listed = {name.partition("/")[0] for name in read_listing(root) or ()}
     gone = sorted(listed - {folder.name for folder in folders})
@@ -107,16 +110,19 @@ def list_recorded(root: Path) -> list[RecordedRun]:
 
 
 def chosen_runs(runs: Sequence[RecordedRun], scenario: Scenario, workload: WorkloadMeta) -> list[RecordedRun]:
-    """The first `replay.repeats` of the recorded runs, each of which is of this workload and of the scenario's hardware, model and engine.
+    """The first `replay.repeats` of the recorded runs, each of which is of this workload and of the scenario's
+    hardware, model and engine.
 
     Raises:
-        WorkloadError: another workload (names both). EngineError: other hardware, model or settings, or fewer runs than repeats asked for.
+        WorkloadError: another workload (names both). EngineError: other hardware, model or settings, or fewer runs than
+            repeats asked for.
         ContractError: a run whose recorded scenario cannot be read.
     """
     repeats = scenario.replay.repeats
     if len(runs) < repeats:
         raise EngineError(
-            f"{runs[0].directory.parent}: {len(runs)} runs are recorded, but replay.repeats asks for {repeats}. Set replay.repeats={len(runs)}, or record more."
+            f"{runs[0].directory.parent}: {len(runs)} runs are recorded, but replay.repeats asks for {repeats}. Set"
+            f" replay.repeats={len(runs)}, or record more."
         )
     for run in runs[:repeats]:
         _check_workload(run, workload)
@@ -132,8 +138,9 @@ def _check_workload(run: RecordedRun, workload: WorkloadMeta) -> None:
         names = sorted(run.meta.workload_sha256.keys() | workload.sha256.keys())
         differ = [name for name in names if run.meta.workload_sha256.get(name) != workload.sha256.get(name)]
         raise WorkloadError(
-            f"{run.directory}: recorded with workload {run.meta.workload_id}, but the scenario's workload is {workload.workload_id} "
-            f"({', '.join(differ)} differ). Undo the workload settings that differ from the recorded run's, or record this workload."
+            f"{run.directory}: recorded with workload {run.meta.workload_id}, but the scenario's workload is"
+            f" {workload.workload_id} ({', '.join(differ)} differ). Undo the workload settings that differ from the"
+            " recorded run's, or record this workload."
         )
 
 
@@ -143,8 +150,8 @@ def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
     if found.hardware_id != wanted.hardware_id or (wanted.device_name or "") not in found.device_name:
         named = f" named like {wanted.device_name!r}" if wanted.device_name else ""
         raise EngineError(
-            f"{meta}: measured on {found.device_name!r} (hardware_id {found.hardware_id}), but the scenario asks for hardware_id "
-            f"{wanted.hardware_id}{named}. {remedy}"
+            f"{meta}: measured on {found.device_name!r} (hardware_id {found.hardware_id}), but the scenario asks for"
+            f" hardware_id {wanted.hardware_id}{named}. {remedy}"
         )
     # The workload's digests already answer for the tokenizer.
     sections: list[tuple[str, BaseModel, BaseModel]] = [
@@ -159,7 +166,8 @@ def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
         for key, value in asked:
             if key != "tokenizer" and getattr(measured, key) != value:
                 raise EngineError(
-                    f"{meta}: params.{section}.{key} is {getattr(measured, key)}, but the scenario asks for {value}. {remedy}"
+                    f"{meta}: params.{section}.{key} is {getattr(measured, key)}, but the scenario asks for {value}."
+                    f" {remedy}"
                 )
     try:
         check_settings(scenario, run.meta.engine_settings)

@@ -1,6 +1,7 @@
 """Open-loop replay: every request is handed over at its intended time, whatever became of the earlier ones.
 
-Only measuring belongs here: what is sent comes from `plays`, tables are made by `metric_rows`, and the engine is any `protocol.Engine`.
+Only measuring belongs here: what is sent comes from `plays`, tables are made by `metric_rows`, and the engine is any
+`protocol.Engine`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class PlannedRequest:
 
 @dataclass(slots=True)
 class RequestResult:
-    """What became of one planned request. Times are on the monotonic clock; a failed request has `error_type` and no tokens."""
+    """What became of one planned request. Times are on the monotonic clock; a failed request has `error_type` and no
+    tokens."""
 
     send_ns: int | None = None
     token_times_ns: list[int] = field(default_factory=list)
@@ -81,7 +83,8 @@ class Priority:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """How requests were handed over on time: woken by `timer` `spin_ns` before a request is due, which was then waited for in a tight loop."""
+    """How requests were handed over on time: woken by `timer` `spin_ns` before a request is due, which was then waited
+    for in a tight loop."""
 
     timer: Literal["timerfd", "event_loop"]
     spin_ns: int
@@ -113,10 +116,11 @@ async def replay(
 ) -> ReplayResult:
     """Play `planned` (ascending arrival times) against the engine and wait until every request has ended.
 
-    A request that fails, or has not ended `request_timeout_s` after its intended arrival, becomes an error result and leaves the others alone.
-    When the engine dies, every unfinished request becomes one and the replay returns at once. A request that yields more tokens than asked,
-    none, or (without `may_stop_early`) fewer, is an error too. `realtime`: see `quiet_interpreter`. `progress` is told the seconds since the
-    first intended arrival, up to `schedule_s`, from the loop that measures, so seldom and in some microseconds.
+    A request that fails, or has not ended `request_timeout_s` after its intended arrival, becomes an error result and
+    leaves the others alone. When the engine dies, every unfinished request becomes one and the replay returns at once.
+    A request that yields more tokens than asked, none, or (without `may_stop_early`) fewer, is an error too.
+    `realtime`: see `quiet_interpreter`. `progress` is told the seconds since the first intended arrival, up to
+    `schedule_s`, from the loop that measures, so seldom and in some microseconds.
     """
     arrivals = [item.arrival_time_ns for item in planned]
     if any(later < earlier for earlier, later in itertools.pairwise(arrivals)):
@@ -136,7 +140,8 @@ async def replay(
     async def play(item: PlannedRequest, result: RequestResult, start_ns: int) -> None:
         nonlocal unfinished
         due_ns = start_ns + item.arrival_time_ns
-        # Released a moment early: a sleep this short would end late, and the first turn of a task after a pause is slow.
+        # Released a moment early: a sleep this short would end late, and the first turn of a task after a pause is
+        # slow.
         while (now_ns := time.monotonic_ns()) < due_ns:
             pass
         result.send_ns = now_ns
@@ -220,14 +225,16 @@ def _ticking(
 
 
 def _start_now(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that has run to its first wait when this returns (Python 3.12), so that a busy loop's other work is not done first."""
+    """A task that has run to its first wait when this returns (Python 3.12), so that a busy loop's other work is not
+    done first."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(coroutine, loop=loop, eager_start=True)
     return loop.create_task(coroutine)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel what still runs. Several times: code that waits with `asyncio.wait_for` may swallow a cancellation (Python 3.11)."""
+    """Cancel what still runs. Several times: code that waits with `asyncio.wait_for` may swallow a cancellation (Python
+    3.11)."""
     for _ in range(_CANCEL_ATTEMPTS):
         running = [task for task in tasks if not task.done()]
         if not running:
@@ -272,7 +279,8 @@ async def warm_up(engine: Engine, requests: Sequence[EngineRequest], *, request_
     for item, result in zip(planned, played.results, strict=True):
         if result.error_type:
             raise EngineError(
-                f"warm-up request {item.request.request_id}: {result.error_type}: {result.error_msg}. Nothing was measured."
+                f"warm-up request {item.request.request_id}: {result.error_type}: {result.error_msg}. Nothing was"
+                " measured."
             )
     return WarmUp(
         num_requests=len(requests),
@@ -284,11 +292,13 @@ async def warm_up(engine: Engine, requests: Sequence[EngineRequest], *, request_
 
 @contextmanager
 def quiet_interpreter(realtime: bool = True) -> Iterator[Priority]:
-    """Keep this interpreter and the machine's other programs out of the way of the thread that measures; what was before is restored at the end.
+    """Keep this interpreter and the machine's other programs out of the way of the thread that measures; what was
+    before is restored at the end.
 
-    No garbage collection (it stalls for up to half a second in a large heap), threads handed the interpreter lock within half a millisecond
-    instead of five, and with `realtime` this thread runs before all ordinary ones (SCHED_FIFO) where the machine permits it. Threads and
-    processes it starts do not inherit that. Yields the priority the thread has.
+    No garbage collection (it stalls for up to half a second in a large heap), threads handed the interpreter lock
+    within half a millisecond instead of five, and with `realtime` this thread runs before all ordinary ones
+    (SCHED_FIFO) where the machine permits it. Threads and processes it starts do not inherit that. Yields the priority
+    the thread has.
     """
     collecting, interval = gc.isenabled(), sys.getswitchinterval()
     gc.collect()
@@ -323,11 +333,13 @@ def _priority(realtime: bool) -> Iterator[Priority]:
 
 
 class _Pacer:
-    """Calls `release(first, last)` in the event loop `early_ns` before the requests `first` to `last - 1` are due, all of that window together.
+    """Calls `release(first, last)` in the event loop `early_ns` before the requests `first` to `last - 1` are due, all
+    of that window together.
 
-    The wake-up is a kernel timer that the loop watches (Linux, timerfd). Handing over must happen in the loop, where the engine's client lives, so
-    a thread of its own for the timing would add a second wake-up and a change of the interpreter lock: measured at 1,000 requests/s, it waited
-    for a CPU 4 times as long. The loop's own timers are rounded up to a whole millisecond; they serve where there is no timerfd.
+    The wake-up is a kernel timer that the loop watches (Linux, timerfd). Handing over must happen in the loop, where
+    the engine's client lives, so a thread of its own for the timing would add a second wake-up and a change of the
+    interpreter lock: measured at 1,000 requests/s, it waited for a CPU 4 times as long. The loop's own timers are
+    rounded up to a whole millisecond; they serve where there is no timerfd.
     """
 
     def __init__(
@@ -383,7 +395,8 @@ class _TimerSpec(ctypes.Structure):
 
 
 class _Timer:
-    """A Linux timerfd on the clock of `time.monotonic_ns`, without blocking. Python has `os.timerfd_create` from 3.13 on."""
+    """A Linux timerfd on the clock of `time.monotonic_ns`, without blocking. Python has `os.timerfd_create` from 3.13
+    on."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -412,7 +425,8 @@ class _Timer:
 
 
 def _wake_up_lateness_ns() -> int:
-    """How late this thread is woken by a timer here and now: the 90th percentile of a few naps of 5 ms (after shorter ones a CPU wakes sooner); 0 without timerfd."""
+    """How late this thread is woken by a timer here and now: the 90th percentile of a few naps of 5 ms (after shorter
+    ones a CPU wakes sooner); 0 without timerfd."""
     if not _HAS_TIMERFD:
         return 0
     timer, late = _Timer(), []

@@ -1,9 +1,9 @@
 """Measure a workload on the real engine: `gst measure`, and the child process in which the Dagster asset measures.
 
-One engine start, `replay.repeats` repeats; each becomes a complete run directory `OUT/<group_id>-r<k>/`. `--workload` and `--scenario` may be
-given several times, in pairs, to play several workloads on one engine start; the scenarios must then agree about model, hardware and engine.
-Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a
-bare GPU host. When a run is `degraded`: `run_directory`.
+One engine start, `replay.repeats` repeats; each becomes a complete run directory `OUT/<group_id>-r<k>/`. `--workload`
+and `--scenario` may be given several times, in pairs, to play several workloads on one engine start; the scenarios must
+then agree about model, hardware and engine. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs
+on a bare GPU host. When a run is `degraded`: `run_directory`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_scenario_options(parser: argparse.ArgumentParser) -> None:
-    """`--scenario` and `--override`, each any number of times, as every command that opens an engine for several scenarios takes them."""
+    """`--scenario` and `--override`, each any number of times, as every command that opens an engine for several
+    scenarios takes them."""
     parser.add_argument(
         "--scenario",
         action="append",
@@ -68,7 +69,8 @@ def _plays(arguments: argparse.Namespace) -> list[Play]:
     scenarios = [read_reference(reference, arguments.override) for reference in arguments.scenario]
     if len(scenarios) != len(arguments.workload):
         raise EngineError(
-            f"{len(arguments.workload)} --workload and {len(scenarios)} --scenario given, expected one scenario for each workload."
+            f"{len(arguments.workload)} --workload and {len(scenarios)} --scenario given, expected one scenario for"
+            " each workload."
         )
     if arguments.group_id and len(scenarios) > 1:
         raise EngineError("--group-id names the runs of one workload. Leave it out to name them after their scenarios.")

@@ -1,8 +1,8 @@
 """One repeat as a complete run directory: tables, metadata and summary.
 
-A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send time minus intended arrival
-exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; more than 5 % of the tokens came together with the one before;
-iterations are recorded and cannot account for every token.
+A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send
+time minus intended arrival exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; more than 5
+% of the tokens came together with the one before; iterations are recorded and cannot account for every token.
 What the rows of the tables are belongs to `metric_rows`.
 """
 
@@ -40,7 +40,8 @@ from gst_assets.scenario import Scenario
 from gst_assets.staging import staged_directory
 
 _TOGETHER = 0.05
-"""Share of tokens that came together with the one before beyond which gaps are more of the delivery than of the engine."""
+"""Share of tokens that came together with the one before beyond which gaps are more of the delivery than of the
+engine."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def write_run(
     out: Path,
     seen: MachineRecord | None = None,
 ) -> Path:
-    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path. `seen` is the machine while
-    it was played.
+    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path.
+    `seen` is the machine while it was played.
 
     Raises:
         EngineError: the directory exists.
@@ -137,7 +138,8 @@ def _degraded_reasons(
         reasons.append(f"the engine died: {played.death}")
     if (together := _together(played)) > _TOGETHER:
         reasons.append(
-            f"{100 * together:.0f} % of the tokens after the first came together with the one before: engine, server or proxy hold tokens back"
+            f"{100 * together:.0f} % of the tokens after the first came together with the one before: engine, server or"
+            " proxy hold tokens back"
         )
     if steps_missing:
         reasons.append("the recorded iterations cannot account for every token")
@@ -198,18 +200,29 @@ def _summary(
     lines = [
         f"# Real run {run_id}",
         "",
-        f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model {common.scenario.model.name}, on {device_text(common.hardware)}.",
-        f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}: max_num_seqs {settings.max_num_seqs}, "
-        f"max_num_batched_tokens {settings.max_num_batched_tokens}, {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, "
-        f"prefix caching {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager {settings.enforce_eager}.",
+        (
+            f"Scenario {common.scenario.name}, workload {common.workload.workload_id}, model"
+            f" {common.scenario.model.name}, on {device_text(common.hardware)}."
+        ),
+        (
+            f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}:"
+            f" max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens {settings.max_num_batched_tokens},"
+            f" {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, prefix caching"
+            f" {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager"
+            f" {settings.enforce_eager}."
+        ),
         *_labels(settings),
         "",
         markdown_table(["ms", "P50", "P90", "P99"], rows, tight=True),
         "",
-        f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
-        f"Messages with more than one token: {facts['num_bunched_messages']}.",
-        f"Driver lateness (send time minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
-        f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}.",
+        (
+            f"{num_requests} requests: {facts['num_errors']} failed, {facts['num_early_stops']} stopped early. "
+            f"Messages with more than one token: {facts['num_bunched_messages']}."
+        ),
+        (
+            f"Driver lateness (send time minus intended arrival), ms: p50 {_ms(facts['lateness_ns'].get('p50'))}, "
+            f"p99 {_ms(facts['lateness_ns'].get('p99'))}, max {_ms(facts['lateness_ns'].get('max'))}."
+        ),
         _pacing_line(facts["pacing"]),
         *([f"Machine: {machine.told(seen)}."] if seen else []),
         f"Degraded: {'yes: ' + '; '.join(facts['degraded_reasons']) if facts['degraded'] else 'no'}.",
@@ -222,7 +235,10 @@ def _pacing_line(pacing: PacingRecord | None) -> str:
     if pacing is None:
         return "How the driver was paced is not recorded."
     reason = f" ({pacing.priority_reason})" if pacing.priority_reason else ""
-    return f"Driver paced by {pacing.timer} and a spin of {_ms(pacing.spin_ns)} ms, its thread at {pacing.priority} priority{reason}."
+    return (
+        f"Driver paced by {pacing.timer} and a spin of {_ms(pacing.spin_ns)} ms, its thread at {pacing.priority}"
+        f" priority{reason}."
+    )
 
 
 def device_text(hardware: Hardware) -> str:
@@ -236,11 +252,13 @@ def _labels(settings: EngineSettings) -> list[str]:
     lines = []
     if settings.scheduling_policy != VLLM_POLICY:
         lines.append(
-            f"**Not vLLM's scheduler**: steps are formed by policy {settings.scheduling_policy} of {settings.backend}; a simulation of vLLM's assumes another."
+            f"**Not vLLM's scheduler**: steps are formed by policy {settings.scheduling_policy} of {settings.backend};"
+            " a simulation of vLLM's assumes another."
         )
     if settings.transport == "http":
         lines.append(
-            "**HTTP is inside the measurement**: connection, HTTP and JSON on both sides and the server's front end are part of every time."
+            "**HTTP is inside the measurement**: connection, HTTP and JSON on both sides and the server's front end are"
+            " part of every time."
         )
     if settings.not_read_back:
         lines.append(f"Stated by the scenario, not read back from the engine: {', '.join(settings.not_read_back)}.")

@@ -21,7 +21,8 @@ def served_config(model: Model) -> dict[str, Any]:
 def config_of_geometry(geometry: Geometry, dtype: str) -> dict[str, Any]:
     """A Hugging Face config.json of a decoder with this geometry; constants as in Qwen/Qwen3-0.6B's config.json.
 
-    They decide no shape and no time. The end-of-sequence id is left out where the vocabulary is too small to hold Qwen3's.
+    They decide no shape and no time. The end-of-sequence id is left out where the vocabulary is too small to hold
+    Qwen3's.
     """
     config = {
         "architectures": [geometry.architecture],

@@ -18,8 +18,8 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
     engine, model = scenario.engine, scenario.model
     if found.architecture is not None and found.architecture != model.geometry.architecture:
         raise EngineError(
-            f"model: the scenario's is a {model.geometry.architecture}, but {found.backend} {found.engine_version} runs a "
-            f"{found.architecture}. Set model.config to what model.checkpoint holds."
+            f"model: the scenario's is a {model.geometry.architecture}, but {found.backend} {found.engine_version} runs"
+            f" a {found.architecture}. Set model.config to what model.checkpoint holds."
         )
     asked: dict[str, Any] = {
         "model.dtype": model.dtype,
@@ -40,10 +40,12 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
     for name, value in asked.items():
         if got[name] != value:
             raise EngineError(
-                f"{name}: the scenario asks for {value}, but {found.backend} {found.engine_version} runs with {got[name]}. The simulation would "
-                f"assume other settings than were measured: set {name}={got[name]} in the scenario, or use a build that supports {value}."
+                f"{name}: the scenario asks for {value}, but {found.backend} {found.engine_version} runs with"
+                f" {got[name]}. The simulation would assume other settings than were measured: set {name}={got[name]}"
+                f" in the scenario, or use a build that supports {value}."
             )
     if not found.enable_chunked_prefill:
         raise EngineError(
-            f"{found.backend} {found.engine_version} runs without chunked prefill, which the simulation assumes. Use a model and build that support it."
+            f"{found.backend} {found.engine_version} runs without chunked prefill, which the simulation assumes. Use a"
+            " model and build that support it."
         )

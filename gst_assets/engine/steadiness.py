@@ -1,7 +1,7 @@
 """How steady this machine is: equal pieces of work, repeated for some seconds, and how far the repeats are apart.
 
-The answer is about the processor, which drives every engine; a GPU's own repeats are not tried. Standard library only. Whether
-an engine measures meanwhile is the caller's to know: this takes one core and would disturb it.
+The answer is about the processor, which drives every engine; a GPU's own repeats are not tried. Standard library only.
+Whether an engine measures meanwhile is the caller's to know: this takes one core and would disturb it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class _Repeat(NamedTuple):
 
 
 def measure(seconds: float, on_share: Callable[[float], None] | None = None) -> Steadiness:
-    """Repeat the same work `REPEATS` times for `seconds` altogether; `on_share` is told how much of it is done, from 0 to 1."""
+    """Repeat the same work `REPEATS` times for `seconds` altogether; `on_share` is told how much of it is done, from 0
+    to 1."""
     data, moved = bytes(_PIECE_BYTES), bytearray(_MOVED_BYTES)
     before = machine.processor_ticks()
     repeats: list[_Repeat] = []
@@ -79,17 +80,26 @@ def worth(found: Steadiness, pass_band: float, warn_band: float) -> str:
     A cell of a report can be judged only where equal repeats differ by less than the band.
     """
     spread = max(found.spread_p50, found.spread_p90)
-    told = f"equal work, repeated, took times that differ by {100 * found.spread_p50:.1f} % (P50) and {100 * found.spread_p90:.1f} % (P90)"
+    told = (
+        f"equal work, repeated, took times that differ by {100 * found.spread_p50:.1f} % (P50) and"
+        f" {100 * found.spread_p90:.1f} % (P90)"
+    )
     if spread <= pass_band / 2:
         answer = f"A measurement here is worth something: {told}, well inside the pass band of {100 * pass_band:g} %."
     elif spread <= pass_band:
-        answer = f"A measurement here is worth something, with more repeats: {told}, near the pass band of {100 * pass_band:g} %."
+        answer = (
+            f"A measurement here is worth something, with more repeats: {told}, near the pass band of"
+            f" {100 * pass_band:g} %."
+        )
     elif spread <= warn_band:
         answer = (
             f"A measurement here shows large errors only: {told}, more than the pass band of {100 * pass_band:g} %."
         )
     else:
-        answer = f"A measurement here is worth little now: {told}, more than the warn band of {100 * warn_band:g} %, so most cells could not be judged."
+        answer = (
+            f"A measurement here is worth little now: {told}, more than the warn band of {100 * warn_band:g} %, so most"
+            " cells could not be judged."
+        )
     causes = []
     if found.cpu_others is not None and found.cpu_others > 0.05:
         causes.append(f"other programs took {100 * found.cpu_others:.0f} % of the cores; end them")

@@ -1,7 +1,7 @@
 """Composition and times of every engine step, kept in memory and appended to a binary file when the engine is idle.
 
-Writer (`StepRecorder`, inside the engine's process) and reader (`read_steps`) of one format: rows of little-endian int64, one column per
-`protocol.IterationField`. Knows the attributes of vLLM's scheduler but imports nothing of it.
+Writer (`StepRecorder`, inside the engine's process) and reader (`read_steps`) of one format: rows of little-endian
+int64, one column per `protocol.IterationField`. Knows the attributes of vLLM's scheduler but imports nothing of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _WIDTH = len(IterationField)
 
 
 class StepRecorder:
-    """Records steps. A step is matched by the identity of its scheduler output: with async scheduling two are under way at once."""
+    """Records steps. A step is matched by the identity of its scheduler output: with async scheduling two are under way
+    at once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
@@ -32,7 +33,8 @@ class StepRecorder:
 
     @classmethod
     def from_environment(cls) -> StepRecorder:
-        """The recorder for the file that GST_STEP_RECORDS names. Not an engine setting: those enter the key of vLLM's compile cache."""
+        """The recorder for the file that GST_STEP_RECORDS names. Not an engine setting: those enter the key of vLLM's
+        compile cache."""
         return cls(read(StepFile).file)
 
     def scheduled(self, scheduler: Any, output: Any, began_ns: int, ended_ns: int) -> None:

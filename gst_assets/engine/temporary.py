@@ -1,7 +1,8 @@
-"""The temporary folder of one engine start: everything that the engine and its libraries leave in the temporary directory is in it and goes with it.
+"""The temporary folder of one engine start: everything that the engine and its libraries leave in the temporary
+directory is in it and goes with it.
 
-What killed starts left is swept at the next start: a folder belongs to the process that holds its lock file, and the kernel frees that lock when
-the process and all that inherited it are gone.
+What killed starts left is swept at the next start: a folder belongs to the process that holds its lock file, and the
+kernel frees that lock when the process and all that inherited it are gone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _UNLOCKED_KEPT_S = 86_400.0
 
 @contextmanager
 def engine_folder() -> Iterator[Path]:
-    """A folder that is this process's temporary directory in the block, and that of the processes it starts; removed afterwards."""
+    """A folder that is this process's temporary directory in the block, and that of the processes it starts; removed
+    afterwards."""
     base = Path(tempfile.gettempdir())
     _sweep(base)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
@@ -56,7 +58,8 @@ def variables(values: dict[str, str]) -> Iterator[None]:
 
 
 def _sweep(base: Path) -> None:
-    """Remove this user's engine folders whose owner is dead. One without a lock file is just being made, or of a version without: those stay a day."""
+    """Remove this user's engine folders whose owner is dead. One without a lock file is just being made, or of a
+    version without: those stay a day."""
     for folder in base.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():

@@ -1,7 +1,9 @@
-"""The transformers backend: `protocol.Engine` on the library's own continuous batching, in a process of its own (`transformers_worker`).
+"""The transformers backend: `protocol.Engine` on the library's own continuous batching, in a process of its own
+(`transformers_worker`).
 
-It is another engine than vLLM with another scheduler, and is labelled so: `backend` transformers, `scheduling_policy` transformers_fifo. For
-platforms without vLLM; on a CPU its steps cost several times vLLM's, and its attention runs over the whole batch's context at once.
+It is another engine than vLLM with another scheduler, and is labelled so: `backend` transformers, `scheduling_policy`
+transformers_fifo. For platforms without vLLM; on a CPU its steps cost several times vLLM's, and its attention runs over
+the whole batch's context at once.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         threads, available = scenario.engine.cpu_threads, len(os.sched_getaffinity(0))
         if threads > available:
             raise EngineError(
-                f"engine.cpu_threads {threads}: this process may use {available} CPUs. Lower engine.cpu_threads to {available} or less."
+                f"engine.cpu_threads {threads}: this process may use {available} CPUs. Lower engine.cpu_threads to"
+                f" {available} or less."
             )
         values["OMP_NUM_THREADS"] = str(threads)
     return values
@@ -60,7 +63,8 @@ async def open_transformers_engine(scenario: Scenario) -> AsyncIterator[Transfor
     """Start the library as `scenario` says and stop it at the end of the block. `engine_environment` must be set.
 
     Raises:
-        EngineError: the scenario asks for what the library cannot do, it is not installed or does not start, or it runs with other settings.
+        EngineError: the scenario asks for what the library cannot do, it is not installed or does not start, or it runs
+            with other settings.
     """
     _check_supported(scenario)
     context = multiprocessing.get_context("spawn")
@@ -98,22 +102,25 @@ def _check_supported(scenario: Scenario) -> None:
     sampling = scenario.engine.sampling
     if sampling.temperature > 0:
         raise EngineError(
-            "engine.sampling.temperature: the transformers library draws every request from one generator, so a request cannot have a seed of "
-            "its own and repeats would differ. Set it to 0, or use backend vllm."
+            "engine.sampling.temperature: the transformers library draws every request from one generator, so a request"
+            " cannot have a seed of its own and repeats would differ. Set it to 0, or use backend vllm."
         )
     if scenario.engine.enable_prefix_caching:
         raise EngineError(
-            "engine.enable_prefix_caching: the transformers library has no way to drop its cache between repeats. Set it to false, or use backend vllm."
+            "engine.enable_prefix_caching: the transformers library has no way to drop its cache between repeats. Set"
+            " it to false, or use backend vllm."
         )
 
 
 def _check_room(scenario: Scenario, settings: EngineSettings) -> None:
-    """A request larger than the whole cache would end the library's generation loop, and every other request with it."""
+    """A request larger than the whole cache would end the library's generation loop, and every other request with
+    it."""
     room = settings.num_kv_blocks * settings.block_size
     if room < scenario.model.max_model_len:
         raise EngineError(
-            f"engine.num_kv_blocks {settings.num_kv_blocks}: blocks of {settings.block_size} tokens hold {room} tokens, fewer than "
-            f"model.max_model_len {scenario.model.max_model_len}. Raise num_kv_blocks, or lower max_model_len."
+            f"engine.num_kv_blocks {settings.num_kv_blocks}: blocks of {settings.block_size} tokens hold {room} tokens,"
+            f" fewer than model.max_model_len {scenario.model.max_model_len}. Raise num_kv_blocks, or lower"
+            " max_model_len."
         )
 
 
@@ -121,7 +128,8 @@ def _wait_until_ready(connection: Connection, process: Any, timeout_s: float) ->
     try:
         if not connection.poll(timeout_s):
             raise EngineError(
-                f"the transformers engine was not ready within {timeout_s:g} s. Raise engine.start_timeout_s, or see the lines above."
+                f"the transformers engine was not ready within {timeout_s:g} s. Raise engine.start_timeout_s, or see"
+                " the lines above."
             )
         found = connection.recv()
     except EOFError:
@@ -131,7 +139,8 @@ def _wait_until_ready(connection: Connection, process: Any, timeout_s: float) ->
         ) from None
     if isinstance(found, Failed):
         raise EngineError(
-            f"the transformers engine did not start: {found.reason}. It needs torch and transformers 5.19; with little memory lower engine.num_kv_blocks."
+            f"the transformers engine did not start: {found.reason}. It needs torch and transformers 5.19; with little"
+            " memory lower engine.num_kv_blocks."
         )
     return found
 
@@ -152,12 +161,14 @@ def _stop_token_ids(scenario: Scenario, eos_token_ids: tuple[int, ...]) -> list[
     if not sampling.ignore_eos:
         if not eos_token_ids:
             raise EngineError(
-                f"engine.sampling.ignore_eos=false: model {scenario.model.name} has no end-of-sequence id. Set ignore_eos=true or name a checkpoint that has one."
+                f"engine.sampling.ignore_eos=false: model {scenario.model.name} has no end-of-sequence id. Set"
+                " ignore_eos=true or name a checkpoint that has one."
             )
         ids |= set(eos_token_ids)
     if ids and max(ids) >= vocabulary:
         raise EngineError(
-            f"engine.sampling: stop token id {max(ids)} is beyond the vocabulary of {vocabulary}. Use smaller stop token ids."
+            f"engine.sampling: stop token id {max(ids)} is beyond the vocabulary of {vocabulary}. Use smaller stop"
+            " token ids."
         )
     return sorted(ids)
 
@@ -183,7 +194,8 @@ class TransformersEngine:
         self._open: dict[str, asyncio.Queue[tuple[int, NewTokens | None]]] = {}
         self._steps: asyncio.Future[bytes] | None = None
         self._death: str | None = None
-        # A process that does not read must not hold up the event loop: messages wait in a queue, not in a blocked write.
+        # A process that does not read must not hold up the event loop: messages wait in a queue, not in a blocked
+        # write.
         self._outbox: queue.SimpleQueue[Asked | Cancelled | StepsWanted | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, name="transformers-requests", daemon=True).start()
         self._loop = asyncio.get_running_loop()
@@ -224,7 +236,8 @@ class TransformersEngine:
         """See `protocol.Engine.forget`. Nothing is kept: block sharing is off."""
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:
-        """See `protocol.Engine.iterations`. A step is written down when the next turn of the loop begins, at once after its tokens left."""
+        """See `protocol.Engine.iterations`. A step is written down when the next turn of the loop begins, at once after
+        its tokens left."""
         if not self._records_steps:
             return None
         rows = np.empty((0, len(IterationField)), dtype=np.int64)

@@ -1,8 +1,10 @@
-"""The process of the transformers backend: the model, the library's continuous batching, and the messages that pass between it and the driver.
+"""The process of the transformers backend: the model, the library's continuous batching, and the messages that pass
+between it and the driver.
 
-The library (transformers 5.19, `generation.continuous_batching`) keeps its generation loop in a thread; here it has a process, so that it does
-not share an interpreter with the pacer and the client. Its scheduler is extended by a subclass, registered under a name of its own; nothing of
-the library is replaced. torch and transformers are imported when the process begins.
+The library (transformers 5.19, `generation.continuous_batching`) keeps its generation loop in a thread; here it has a
+process, so that it does not share an interpreter with the pacer and the client. Its scheduler is extended by a
+subclass, registered under a name of its own; nothing of the library is replaced. torch and transformers are imported
+when the process begins.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _WEIGHTS_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Sent once: what the library runs with, under the names of `EngineSettings`, and the model's end-of-sequence ids."""
+    """Sent once: what the library runs with, under the names of `EngineSettings`, and the model's end-of-sequence
+    ids."""
 
     settings: dict[str, Any]
     eos_token_ids: tuple[int, ...]
@@ -172,7 +175,8 @@ def _model(scenario: Scenario) -> Any:
 
 
 def _read_back(manager: Any) -> dict[str, Any]:
-    """What the running library says of itself. It has no limit of its own on a sequence, so `max_model_len` is not among it."""
+    """What the running library says of itself. It has no limit of its own on a sequence, so `max_model_len` is not
+    among it."""
     processor, config = manager.batch_processor, manager.continuous_batching_config
     cache, scheduler, model = processor.cache, processor.scheduler, manager.model
     (page_size,) = {allocator.tokens_per_page for allocator in cache.cache_allocators.values()}
@@ -184,7 +188,8 @@ def _read_back(manager: Any) -> dict[str, Any]:
         "max_num_batched_tokens": processor.max_batch_tokens,
         "block_size": page_size,
         "num_kv_blocks": cache.num_blocks,
-        "enable_chunked_prefill": True,  # `Scheduler._schedule_request` cuts a prompt at the token budget; there is no switch
+        # `Scheduler._schedule_request` cuts a prompt at the token budget; there is no switch
+        "enable_chunked_prefill": True,
         "enable_prefix_caching": cache.use_prefix_sharing,
         "async_scheduling": processor.use_async_batching,
         "enforce_eager": not any(config.cuda_graph_booleans),
@@ -272,7 +277,8 @@ def _answer(output: Any, open_requests: dict[str, _Progress], manager: Any) -> N
 
 
 def _to_ns(seconds: float) -> int | None:
-    """A stamp of the library: float seconds of `time.perf_counter`, on Linux the clock of `time.monotonic`; negative where it has none."""
+    """A stamp of the library: float seconds of `time.perf_counter`, on Linux the clock of `time.monotonic`; negative
+    where it has none."""
     return round(seconds * 1e9) if seconds > 0 else None
 
 

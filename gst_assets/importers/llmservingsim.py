@@ -119,8 +119,10 @@ def _real(path: Path, options: Options) -> Results:
         started_at=_moment(meta.get("started_at")),
         ended_at=_moment(meta.get("finished_at")),
         definitions={
-            "its own TTFT": "from queued_ts; here from arrival, and the report tells both. The engine queued requests "
-            f"{min(waits) / 1e6:.1f} to {max(waits) / 1e6:.1f} ms after arrival",
+            "its own TTFT": (
+                "from queued_ts; here from arrival, and the report tells both. The engine queued requests "
+                f"{min(waits) / 1e6:.1f} to {max(waits) / 1e6:.1f} ms after arrival"
+            ),
         },
         dropped=counted(len(items) - len(answered), len(items), "requests without all times"),
         unstated=(
@@ -234,14 +236,17 @@ def _finished(row: Item, origin: int) -> tuple[Request, bool]:
         times.append(times[-1] + round(gap))
     # Gaps are whole nanoseconds, so their sum may miss the end by one each.
     is_told = len(times) == produced and abs(times[-1] - (end - origin)) <= produced
-    return Request(
-        str(row.count("request id")),
-        arrival - origin,
-        first,
-        end - origin,
-        prompt,
-        produced,
-        num_requested=produced,
-        scheduled_ns=arrival - origin + row.count("queuing_delay"),
-        token_ns=tuple(times) if is_told else (),
-    ), counts_prompt
+    return (
+        Request(
+            str(row.count("request id")),
+            arrival - origin,
+            first,
+            end - origin,
+            prompt,
+            produced,
+            num_requested=produced,
+            scheduled_ns=arrival - origin + row.count("queuing_delay"),
+            token_ns=tuple(times) if is_told else (),
+        ),
+        counts_prompt,
+    )

@@ -149,6 +149,8 @@ def token_times_told(requests: Sequence[Request], unit: str) -> tuple[str, ...]:
     if not short:
         return ()
     return (
-        f"{short} of {len(answered)} answers have another number of {unit} than of tokens: which token came when "
-        "is not known",
+        (
+            f"{short} of {len(answered)} answers have another number of {unit} than of tokens: which token came when "
+            "is not known"
+        ),
     )

@@ -75,9 +75,11 @@ def read(path: Path, options: Options) -> Results:
             "error_msg": "errors",
         },
         clock=clock,
-        arrivals="when the client's schedule released the request"
-        if held
-        else "when the request was sent (the file has no queue_times, so the intended time is not known)",
+        arrivals=(
+            "when the client's schedule released the request"
+            if held
+            else "when the request was sent (the file has no queue_times, so the intended time is not known)"
+        ),
         joined_by="position in the file, which is that in the data set",
         is_named=True,
         transport="http",

@@ -149,11 +149,13 @@ def _document(results: Results, format_name: str, run_id: str, stated: dict[str,
         **common,
         "backend": stated.get("engine") or results.maker,
         "num_errors": sum(one.error is not None for one in results.requests),
-        "lateness_ns": {
-            "p50": int(np.percentile(late, 50)),
-            "p99": int(np.percentile(late, 99)),
-            "max": late[-1],
-        }
-        if late
-        else {},
+        "lateness_ns": (
+            {
+                "p50": int(np.percentile(late, 50)),
+                "p99": int(np.percentile(late, 99)),
+                "max": late[-1],
+            }
+            if late
+            else {}
+        ),
     }

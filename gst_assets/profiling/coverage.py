@@ -15,9 +15,11 @@ from gst_assets.step_costs.shapes import StepShape
 
 
 def operator_coverage(steps: WatchedSteps, operators: WholeStepOperators) -> pd.DataFrame:
-    """The table `contracts.tables.OperatorCoverage`: one row for each kind and padded number of tokens seen often enough.
+    """The table `contracts.tables.OperatorCoverage`: one row for each kind and padded number of tokens seen often
+    enough.
 
-    Steps with several prompts, or with a prompt that was cut, are left out: their attention cannot be read off the profile point by point.
+    Steps with several prompts, or with a prompt that was cut, are left out: their attention cannot be read off the
+    profile point by point.
     """
     found: dict[tuple[str, int], list[tuple[float, float, int, int]]] = defaultdict(list)
     for (term, kind), (places, ns) in steps.samples().items():

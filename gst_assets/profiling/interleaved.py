@@ -1,8 +1,8 @@
 """Measured runs between the rounds of a calibration, on one engine start.
 
-A host's speed drifts over minutes and from one engine start to the next. Where a simulation's own error is the question, and not how a profile
-travels, calibration and runs must meet the same drift: here repeats of workloads are played between calibration rounds. Playing and writing a
-repeat belong to `engine.run`, calibrating to `calibration`.
+A host's speed drifts over minutes and from one engine start to the next. Where a simulation's own error is the
+question, and not how a profile travels, calibration and runs must meet the same drift: here repeats of workloads are
+played between calibration rounds. Playing and writing a repeat belong to `engine.run`, calibrating to `calibration`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class InterleavedRuns:
             for section in ("model", "hardware", "engine"):
                 if play.scenario.digest(section) != scenario.digest(section):
                     raise ProfileError(
-                        f"scenario {play.scenario.name} differs from the calibrated {scenario.name} in {section}, so one engine cannot serve both."
+                        f"scenario {play.scenario.name} differs from the calibrated {scenario.name} in {section}, so"
+                        " one engine cannot serve both."
                     )
             if play.scenario.engine.sampling.may_stop_early:
                 raise ProfileError(
-                    f"scenario {play.scenario.name} may end requests early, which calibration switches off in its engine. Run it apart."
+                    f"scenario {play.scenario.name} may end requests early, which calibration switches off in its"
+                    " engine. Run it apart."
                 )
             self._asked.append((play, *read_play(play)))
         check_output([play.group_id for play in plays], out)
@@ -71,8 +73,8 @@ class InterleavedRuns:
         ]
 
     async def play_after(self, engine: VllmEngine, round_index: int) -> None:
-        """Play the repeats that belong after calibration round `round_index`: of R repeats an equal share after each round. Those that an earlier
-        process wrote are there already."""
+        """Play the repeats that belong after calibration round `round_index`: of R repeats an equal share after each
+        round. Those that an earlier process wrote are there already."""
         asked = [
             (place, repeat)
             for place, (play, _, _) in enumerate(self._asked)

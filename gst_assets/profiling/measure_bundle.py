@@ -1,11 +1,12 @@
 """Measure a profiling bundle: `gst profile`, and the child process in which the Dagster asset measures.
 
-One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given again after an interruption,
-`kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset measures, in a
-child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU host.
+One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given
+again after an interruption, `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset
+measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU
+host.
 
-The only module of this package that simulates: at the end its calibration traffic is simulated with the fresh tables (`vidur_adapter.self_fit`, which
-needs no Vidur), and what does not fit is said.
+The only module of this package that simulates: at the end its calibration traffic is simulated with the fresh tables
+(`vidur_adapter.self_fit`, which needs no Vidur), and what does not fit is said.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the bundle's directory; must be absent or empty")
     parser.add_argument(
         "--profiling-root",
-        help="recorded as the root the bundle belongs to, where OUT is not yet its final place; default: two levels above OUT",
+        help=(
+            "recorded as the root the bundle belongs to, where OUT is not yet its final place; default: two levels"
+            " above OUT"
+        ),
     )
     parser.add_argument(
         "--between",
@@ -96,13 +100,19 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         nargs=2,
         metavar=("WORKLOAD", "SCENARIO"),
-        help="a workload directory and its scenario, whose repeats are measured between the calibration rounds on the same engine start",
+        help=(
+            "a workload directory and its scenario, whose repeats are measured between the calibration rounds on the"
+            " same engine start"
+        ),
     )
     parser.add_argument("--runs", type=Path, help="directory in which the runs of --between appear")
     parser.add_argument(
         "--stamps",
         type=Path,
-        help="directory for the recorded stamps of every calibration step, from which the bundle's tables were derived; default: they are not kept",
+        help=(
+            "directory for the recorded stamps of every calibration step, from which the bundle's tables were derived;"
+            " default: they are not kept"
+        ),
     )
     parser.add_argument(
         "--override",
@@ -131,8 +141,8 @@ async def measure(
     runs: Path | None = None,
     stamps: Path | None = None,
 ) -> Path:
-    """Measure the scenario's bundle into `out`; returns it. `profiling_root` is only recorded. The repeats of `plays` are
-    measured between the calibration rounds, into `runs`. The rounds' stamps are copied to `stamps`.
+    """Measure the scenario's bundle into `out`; returns it. `profiling_root` is only recorded. The repeats of `plays`
+    are measured between the calibration rounds, into `runs`. The rounds' stamps are copied to `stamps`.
 
     Raises:
         EngineError: hardware or settings differ from the scenario, or the engine failed.
@@ -168,7 +178,8 @@ async def _measure(
     async with open_vllm_engine(_without_early_stops(scenario), worker_extension_cls=_WORKER_EXTENSION) as engine:
         clock.phase_ends("engine_start")
         partial.check_settings(engine.settings())
-        # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and caches changed.
+        # First, while the engine's process is as a serving one is: capturing graphs of operators leaves memory and
+        # caches changed.
         calibrator = calibration.Calibrator(engine, scenario, is_gpu=hardware.hardware_id != CPU)
         taken_over = 0
         seen: list[MachineRecord | None] = []
@@ -235,7 +246,8 @@ async def _measure(
 
 
 def _without_early_stops(scenario: Scenario) -> Scenario:
-    """The scenario with every request running to its end, so that calibration batches keep their size; tokens are still drawn as it says."""
+    """The scenario with every request running to its end, so that calibration batches keep their size; tokens are still
+    drawn as it says."""
     sampling = scenario.engine.sampling
     kept = Sampling(temperature=sampling.temperature, seed=sampling.seed)
     return scenario.model_copy(

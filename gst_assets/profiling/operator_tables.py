@@ -1,13 +1,17 @@
-"""The operator tables of a bundle: which batches are timed, and how their times become `mlp.csv`, `attention.csv` and `unmodelled.csv`.
+"""The operator tables of a bundle: which batches are timed, and how their times become `mlp.csv`, `attention.csv` and
+`unmodelled.csv`.
 
 Timing one batch belongs to `worker_ops`, reading between the points to `step_costs`. What the columns contain:
 
-- `time_stats.<operator>.median`: milliseconds per layer; the median over repeats of a walk through all layers, divided by their number.
-- `mlp.csv` rows are one prompt of `num_tokens` without context. `time_stats.add` is 0: vLLM fuses the residual add into the norms.
-- `attn_prefill` and `attn_decode` are the attention module's call without its KV-cache write, which is `attn_kv_cache_save`. Vidur 0.0.26
-  leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in `overheads.csv` it is part of the device's time.
-- `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens, `lm_head` and `sampling`
-  (greedy) by sequences.
+- `time_stats.<operator>.median`: milliseconds per layer; the median over repeats of a walk through all layers, divided
+  by their number.
+- `mlp.csv` rows are one prompt of `num_tokens` without context. `time_stats.add` is 0: vLLM fuses the residual add into
+  the norms.
+- `attn_prefill` and `attn_decode` are the attention module's call without its KV-cache write, which is
+  `attn_kv_cache_save`. Vidur 0.0.26 leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in
+  `overheads.csv` it is part of the device's time.
+- `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens,
+  `lm_head` and `sampling` (greedy) by sequences.
 """
 
 from __future__ import annotations
@@ -74,8 +78,8 @@ def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
 async def measure_operators(
     engine: Worker, scenario: Scenario, progress: OnShare, partial: PartialProfile | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker). Blocks that `partial` has are not
-    timed again, and those that are timed are kept there.
+    """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker). Blocks
+    that `partial` has are not timed again, and those that are timed are kept there.
 
     Raises:
         ProfileError: the engine runs another model than the scenario describes, or several devices.
@@ -111,10 +115,12 @@ async def time_batches(
     at_once: int = 1,
     partial: PartialProfile | None = None,
 ) -> dict[Batch, list[dict[str, int]]]:
-    """Nanoseconds by operator for each batch and repeat; `wanted` are the operators needed of each (see `OperatorTimer.gst_time_batches`).
+    """Nanoseconds by operator for each batch and repeat; `wanted` are the operators needed of each (see
+    `OperatorTimer.gst_time_batches`).
 
-    Goes through all batches once per `at_once` repeats: the repeats of a point then lie as far apart as the measurement is long, so that a
-    machine that is slow for some seconds does not decide single points. `repeats` must be a multiple of `at_once`.
+    Goes through all batches once per `at_once` repeats: the repeats of a point then lie as far apart as the measurement
+    is long, so that a machine that is slow for some seconds does not decide single points. `repeats` must be a multiple
+    of `at_once`.
     """
     samples: dict[Batch, list[dict[str, int]]] = {batch: [] for batch in wanted}
     blocks = list(_blocks(wanted))
@@ -153,7 +159,8 @@ async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
     workers = await engine.collective_rpc("gst_operator_facts")
     if len(workers) != 1:
         raise ProfileError(
-            f"the engine runs {len(workers)} workers; the profiler supports one device. Profile with tensor parallel size 1."
+            f"the engine runs {len(workers)} workers; the profiler supports one device. Profile with tensor parallel"
+            " size 1."
         )
     facts: dict[str, Any] = workers[0]
     # What a layer's shape does not show is left to the engine's own reading of the same configuration.

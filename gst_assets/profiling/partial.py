@@ -1,8 +1,10 @@
-"""What a profile in the making has measured so far, so that one that was interrupted, by `kill -9` too, goes on where it was.
+"""What a profile in the making has measured so far, so that one that was interrupted, by `kill -9` too, goes on where
+it was.
 
-It lies beside the bundle's place as `.<name>.partial/` and has no run_meta.json, so nothing can take it for a bundle; it goes when the bundle is
-complete. Calibration is kept by round, operator times by block of batches. What belongs together is decided here by comparing what it was begun
-with: scenario, device, versions, and the machine's boot, whose clock the recorded times are of.
+It lies beside the bundle's place as `.<name>.partial/` and has no run_meta.json, so nothing can take it for a bundle;
+it goes when the bundle is complete. Calibration is kept by round, operator times by block of batches. What belongs
+together is decided here by comparing what it was begun with: scenario, device, versions, and the machine's boot, whose
+clock the recorded times are of.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def subject(scenario: Scenario, hardware: Hardware, plays: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """What a partial profile must have been begun with to be continued. `plays`: what is measured between its rounds."""
+    """What a partial profile must have been begun with to be continued. `plays`: what is measured between its
+    rounds."""
     environment = provenance.environment()
     return {
         "profile_key": profile_key(scenario),
@@ -58,7 +61,8 @@ class PartialProfile:
         """The partial profile of the bundle `out`, begun or continued; no other process has it meanwhile.
 
         Raises:
-            ProfileError: it cannot be created, another process measures it, or it was begun with something else (names what).
+            ProfileError: it cannot be created, another process measures it, or it was begun with something else (names
+                what).
         """
         folder = out.parent / f".{out.name}.partial"
         try:
@@ -66,7 +70,8 @@ class PartialProfile:
             handle = os.open(folder, os.O_RDONLY)
         except OSError as error:
             raise ProfileError(
-                f"--out {out}: no directory can be created beside it ({error.strerror}). Name one in a writable directory."
+                f"--out {out}: no directory can be created beside it ({error.strerror}). Name one in a writable"
+                " directory."
             ) from None
         try:
             try:
@@ -99,8 +104,8 @@ class PartialProfile:
                 same, described = before.get(key) == now, _difference(before.get(key), now)
             if not same:
                 raise ProfileError(
-                    f"{self.folder}: a profile was begun here with {key} {described[0]}, and now has {described[1]}. What it measured cannot be continued: "
-                    "remove the folder to begin anew, or use another --out."
+                    f"{self.folder}: a profile was begun here with {key} {described[0]}, and now has {described[1]}."
+                    " What it measured cannot be continued: remove the folder to begin anew, or use another --out."
                 )
 
     def described(self) -> str:
@@ -140,7 +145,8 @@ class PartialProfile:
         return ProfileError(f"{path}: not what this program writes ({reason}). Remove {self.folder} to begin anew.")
 
     def check_settings(self, settings: EngineSettings) -> None:
-        """The engine that was started again runs with the settings of the first one, but for the number of KV blocks it found room for.
+        """The engine that was started again runs with the settings of the first one, but for the number of KV blocks it
+        found room for.
 
         Raises:
             ProfileError: names the setting.
@@ -154,8 +160,9 @@ class PartialProfile:
         for key in sorted((before.keys() | now.keys()) - {"num_kv_blocks"}):
             if before.get(key) != now.get(key):
                 raise ProfileError(
-                    f"{self.folder}: the engine that this profile was begun on had {key} {before.get(key)}, the one started now has {now.get(key)}. What "
-                    "was measured cannot be continued: remove the folder to begin anew, or use another --out."
+                    f"{self.folder}: the engine that this profile was begun on had {key} {before.get(key)}, the one"
+                    f" started now has {now.get(key)}. What was measured cannot be continued: remove the folder to"
+                    " begin anew, or use another --out."
                 )
 
     # --- calibration rounds ---

@@ -1,18 +1,20 @@
 """From recorded and watched steps to samples of what their parts took, each where it shows itself.
 
-A step has moments on two records: the engine's (`engine.protocol.IterationField`: formed, tokens there) and the worker's
-(`worker_steps.StepField`: forward pass begun, launched, and the device's begin and end). From them:
+A step has moments on two records: the engine's (`engine.protocol.IterationField`: formed, tokens there) and the
+worker's (`worker_steps.StepField`: forward pass begun, launched, and the device's begin and end). From them:
 
-- `prepare`: formed until the forward pass is launched; `launch`: from there until all is launched, sampling included, less what watching took. Of steps formed while
-  another was out and not held up by a full queue of the device; `prepare_after_idle` and
-  `launch_after_idle` are what a step takes more that was formed when none was.
+- `prepare`: formed until the forward pass is launched; `launch`: from there until all is launched, sampling included,
+  less what watching took. Of steps formed while another was out and not held up by a full queue of the device;
+  `prepare_after_idle` and `launch_after_idle` are what a step takes more that was formed when none was.
 - `lead_in`: from the launch of the forward pass, or the end of the step before on the device, to the device's begin.
-- `device`: begin to end on the device, of steps whose device was behind the host to the end, or that the host launched ahead of a sleeping device.
+- `device`: begin to end on the device, of steps whose device was behind the host to the end, or that the host launched
+  ahead of a sleeping device.
 - `drain`: end of the launch to end on the device, of steps whose device was not behind.
 - `copy_out`: end on the device until the tokens are at a host that waits for them.
 - `process`: tokens at the host until it forms a step, in an engine that has work.
 
-An engine that computes on its host (a CPU) has no launch: its forward pass is the device's part. The ways of a request are in `calibration`.
+An engine that computes on its host (a CPU) has no launch: its forward pass is the device's part. The ways of a request
+are in `calibration`.
 """
 
 from __future__ import annotations
@@ -61,8 +63,8 @@ class WatchedSteps:
         begun = watched[:, StepField.BEGUN_NS] if len(watched) else np.empty(0)
         if len(steps) != len(watched) or (begun < formed).any() or (begun > output).any():
             raise ProfileError(
-                f"calibration: the engine recorded {len(steps)} steps and its worker {len(watched)}, or not the same ones. "
-                "Nothing else may use the engine meanwhile; profile again."
+                f"calibration: the engine recorded {len(steps)} steps and its worker {len(watched)}, or not the same"
+                " ones. Nothing else may use the engine meanwhile; profile again."
             )
         self.is_gpu, self.graphs = is_gpu, graphs
         self.formed_ns, self.output_ns = formed, output
@@ -108,10 +110,12 @@ class WatchedSteps:
 
     @cached_property
     def is_held_up(self) -> NDArray[np.bool_]:
-        """Whether the launch waited for the device: its queue holds some thousand kernels, so launching a prompt kernel by kernel while another one
-        still runs may take as long as the device does (on an H200 190 ms instead of 42 for Qwen3-32B; for Qwen3-8B the queue sufficed).
+        """Whether the launch waited for the device: its queue holds some thousand kernels, so launching a prompt kernel
+        by kernel while another one still runs may take as long as the device does (on an H200 190 ms instead of 42 for
+        Qwen3-32B; for Qwen3-8B the queue sufficed).
 
-        Of each kind of step those are taken for held up that may have been, if their median is well above that of the others.
+        Of each kind of step those are taken for held up that may have been, if their median is well above that of the
+        others.
         """
         held_up = np.zeros(len(self), dtype=bool)
         if not self.is_gpu:
@@ -196,7 +200,8 @@ def _chosen(where: NDArray[np.bool_], ns: NDArray[Any]) -> tuple[NDArray[np.int6
 
 
 def step_rows(steps: WatchedSteps, is_serving: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Rows of `contracts.tables.Overheads` for the parts of steps. `is_serving`, shape (steps,): which ran in open-loop traffic.
+    """Rows of `contracts.tables.Overheads` for the parts of steps. `is_serving`, shape (steps,): which ran in open-loop
+    traffic.
 
     Raises:
         ProfileError: a part was not seen often enough.
@@ -221,12 +226,13 @@ def step_rows(steps: WatchedSteps, is_serving: NDArray[np.bool_]) -> list[dict[s
             most_knots=1 if one else None,
             has_slope_curves=term == "device" and kind == DECODE,
         )
-    # A kind whose device is always behind shows no drain, nor needs one; one whose host always is shows no other device time than with a head start.
+    # A kind whose device is always behind shows no drain, nor needs one; one whose host always is shows no other device
+    # time than with a head start.
     missing = [name for name in missing if not name.startswith("drain")]
     if missing:
         raise ProfileError(
-            f"overheads.csv: {', '.join(missing)} seen fewer than {MIN_SAMPLES} times in the calibration. Play more traffic "
-            "(profile.traffic_rates_per_s, profile.traffic_segment_s)."
+            f"overheads.csv: {', '.join(missing)} seen fewer than {MIN_SAMPLES} times in the calibration. Play more"
+            " traffic (profile.traffic_rates_per_s, profile.traffic_segment_s)."
         )
     shown = {row["step_kind"] for row in rows if row["term"] == "drain"}
     rows += [_constant("drain", kind, 0.0, 0) for kind in dict.fromkeys(steps.kinds.tolist()) if kind not in shown]
@@ -256,8 +262,8 @@ def _after_idle_rows(
 
 
 def _slowness_around(steps: WatchedSteps, rows: list[dict[str, Any]], places: NDArray[np.int64]) -> Floats:
-    """How slow the host was about each of these steps, shape (places,): the median over busy steps within a second of the time taken over that of
-    the fitted rows; 1 where there was none.
+    """How slow the host was about each of these steps, shape (places,): the median over busy steps within a second of
+    the time taken over that of the fitted rows; 1 where there was none.
 
     A host keeps its speed for seconds, and the few steps after idle may all have met one of them.
     """
@@ -272,11 +278,12 @@ def _slowness_around(steps: WatchedSteps, rows: list[dict[str, Any]], places: ND
 
 
 def where_serving(mine: NDArray[np.bool_], is_serving: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of samples from an engine that had nothing to do, those from traffic, where there are at least `MIN_SAMPLES` of them, else all of `mine`.
-    Both and the result have shape (samples,).
+    """Of samples from an engine that had nothing to do, those from traffic, where there are at least `MIN_SAMPLES` of
+    them, else all of `mine`. Both and the result have shape (samples,).
 
-    A host that is given the next lone prompt as soon as one is done, behind a device that sleeps, is in another state than one that waited: on H100 and
-    H200 it began 0.2 to 0.5 ms earlier, and launched prompts beyond the captured graphs 4 to 16 ms slower.
+    A host that is given the next lone prompt as soon as one is done, behind a device that sleeps, is in another state
+    than one that waited: on H100 and H200 it began 0.2 to 0.5 ms earlier, and launched prompts beyond the captured
+    graphs 4 to 16 ms slower.
     """
     both = mine & is_serving
     return both if both.sum() >= MIN_SAMPLES else mine
@@ -296,8 +303,8 @@ def _constant(term: str, kind: str, ns: float, num_samples: int) -> dict[str, An
 
 
 def host_ns(steps: WatchedSteps, rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
-    """What the host's part of each step takes by the fitted rows, and what it took less watching, in ns, each of shape (steps,): forming to
-    launched, or on a CPU to computed."""
+    """What the host's part of each step takes by the fitted rows, and what it took less watching, in ns, each of shape
+    (steps,): forming to launched, or on a CPU to computed."""
     parts = ("prepare", "launch") if steps.is_gpu else ("prepare", "device")
     terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
     by_model = np.array(
@@ -318,10 +325,11 @@ def host_speed(
     rows: list[dict[str, Any]],
     longest_gap_ns: int,
 ) -> pd.DataFrame:
-    """The table `contracts.tables.HostSpeed`: how fast the host was, beside the fitted rows. `parts` are stretches of steps in order, `deliveries`
-    of each the moments at which tokens were at the host and the ratios of their delivery.
+    """The table `contracts.tables.HostSpeed`: how fast the host was, beside the fitted rows. `parts` are stretches of
+    steps in order, `deliveries` of each the moments at which tokens were at the host and the ratios of their delivery.
 
-    Times count from the first step; gaps longer than `longest_gap_ns`, in which the engine had nothing to do, are shortened to it.
+    Times count from the first step; gaps longer than `longest_gap_ns`, in which the engine had nothing to do, are
+    shortened to it.
     """
     stretches = []
     for steps, (delivered_ns, ratios) in zip(parts, deliveries, strict=True):

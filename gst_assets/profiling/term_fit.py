@@ -1,7 +1,8 @@
-"""Fitting a term of overheads.csv to samples: a curve over one position plus slopes, with the least sum of relative absolute residuals.
+"""Fitting a term of overheads.csv to samples: a curve over one position plus slopes, with the least sum of relative
+absolute residuals.
 
-That is a median in the sense of quantile regression (Koenker and Bassett 1978), found by iteratively reweighted least squares. Which samples
-belong to which term is said by `step_samples`; how a term is read, by `step_costs.terms`.
+That is a median in the sense of quantile regression (Koenker and Bassett 1978), found by iteratively reweighted least
+squares. Which samples belong to which term is said by `step_samples`; how a term is read, by `step_costs.terms`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _ITERATIONS = 60
 _SHORTEST_RESIDUAL = 2e-3
 """Relative; below it residuals count alike."""
 _SHORTEST_PERCENTILE = 1.0
-"""What is fitted below this percentile of the samples (of their sizes) counts as if it were there: nothing is divided by almost nothing."""
+"""What is fitted below this percentile of the samples (of their sizes) counts as if it were there: nothing is divided
+by almost nothing."""
 _RIDGE = 1e-9
 
 
@@ -44,10 +46,11 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Rows of `contracts.tables.Overheads` for one term and kind of step.
 
-    `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features that get one; a slope that
-    would be negative is 0, since no request makes a step shorter; a knot whose value would be negative is none, and the curve is straight across it,
-    since few samples between far neighbours bent it there. `are_fixed`: the positions are few and known (captured graphs), each a knot of
-    its own. `most_knots=1` makes the base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
+    `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features
+    that get one; a slope that would be negative is 0, since no request makes a step shorter; a knot whose value would
+    be negative is none, and the curve is straight across it, since few samples between far neighbours bent it there.
+    `are_fixed`: the positions are few and known (captured graphs), each a knot of its own. `most_knots=1` makes the
+    base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
     """
     knots = _knots(positions, are_fixed) if most_knots != 1 else np.array([0.0])
     slope_knots = _doublings(positions) if has_slope_curves else np.array([0.0])
@@ -101,8 +104,8 @@ def _doublings(positions: Floats) -> Floats:
 
 
 def _knots(positions: Floats, are_fixed: bool) -> Floats:
-    """Where a curve has its knots, shape (knots,): positions, or means of near ones, that were seen at least `MIN_SAMPLES` times. Where none was, the
-    means of neighbouring samples in groups of that size."""
+    """Where a curve has its knots, shape (knots,): positions, or means of near ones, that were seen at least
+    `MIN_SAMPLES` times. Where none was, the means of neighbouring samples in groups of that size."""
     if are_fixed:
         places, counts = np.unique(positions, return_counts=True)
         kept: Floats = places[counts >= MIN_SAMPLES]
@@ -116,15 +119,16 @@ def _knots(positions: Floats, are_fixed: bool) -> Floats:
 
 
 def _hats(positions: Floats, knots: Floats) -> Floats:
-    """Weights of the knots at each position, shape (samples, knots): linear between two, all on the outermost beyond."""
+    """Weights of the knots at each position, shape (samples, knots): linear between two, all on the outermost
+    beyond."""
     inside = np.clip(positions, knots[0], knots[-1])
     return np.column_stack([np.interp(inside, knots, unit) for unit in np.eye(len(knots))])
 
 
 def _least_absolute(design: Floats, values: Floats) -> Floats:
-    """The solution, shape (columns,), of a design of shape (samples, columns) with the least sum of absolute residuals, each relative to what is
-    fitted. Relative to what was measured a sample that is too short would count more than one that is too long, and the fit would lie below the
-    median."""
+    """The solution, shape (columns,), of a design of shape (samples, columns) with the least sum of absolute residuals,
+    each relative to what is fitted. Relative to what was measured a sample that is too short would count more than one
+    that is too long, and the fit would lie below the median."""
     # Columns of like size, so that a direction that the samples do not tell apart stays small.
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
     scaled = design / scale

@@ -1,7 +1,7 @@
 """Open-loop calibration traffic: what an engine is given so that its steps cost what they cost while serving.
 
-Random prompts at several rates and bursts, played by the same replay as a workload; nothing of a comparison's workload is in it. What it shows is
-read off by `calibration` and `step_samples`.
+Random prompts at several rates and bursts, played by the same replay as a workload; nothing of a comparison's workload
+is in it. What it shows is read off by `calibration` and `step_samples`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Segment:
 
 
 def segments(scenario: Scenario, round_index: int) -> list[Segment]:
-    """One segment for each of the profile's traffic rates, `traffic_segment_s` long, then a burst that fills the engine."""
+    """One segment for each of the profile's traffic rates, `traffic_segment_s` long, then a burst that fills the
+    engine."""
     found = [
         _segment(f"round {round_index} traffic {rate:g}/s", rate, scenario)
         for rate in scenario.profile.traffic_rates_per_s
@@ -43,7 +44,8 @@ def middle_segment(scenario: Scenario, round_index: int) -> Segment:
 
 
 def warm_up_segments(scenario: Scenario) -> list[Segment]:
-    """Traffic whose measurements are not used: the highest rate and a burst, so that every kernel has run and the process is as a serving one is."""
+    """Traffic whose measurements are not used: the highest rate and a burst, so that every kernel has run and the
+    process is as a serving one is."""
     rates = scenario.profile.traffic_rates_per_s
     return [_segment("warm-up", rates[-1], scenario), Segment("warm-up burst", None, scenario.engine.max_num_seqs)]
 
@@ -53,8 +55,8 @@ def _segment(name: str, rate_per_s: float, scenario: Scenario) -> Segment:
 
 
 def requests(segment: Segment, scenario: Scenario, round_index: int) -> list[PlannedRequest]:
-    """The segment's requests: prompts log-uniform from 16 tokens to two whole steps (as far as the model takes them), outputs log-uniform from 16
-    to 300."""
+    """The segment's requests: prompts log-uniform from 16 tokens to two whole steps (as far as the model takes them),
+    outputs log-uniform from 16 to 300."""
     profile, model = scenario.profile, scenario.model
     rng = np.random.Generator(np.random.PCG64([profile.seed, round_index, *segment.name.encode()]))
     number = segment.num_requests
@@ -99,6 +101,7 @@ async def play(engine: Engine, scenario: Scenario, segment: Segment, round_index
     failed = next((result for result in played.results if result.error_type), None)
     if failed is not None:
         raise ProfileError(
-            f"calibration {segment.name}: a request failed ({failed.error_type}: {failed.error_msg}). Check the engine's log and profile again."
+            f"calibration {segment.name}: a request failed ({failed.error_type}: {failed.error_msg}). Check the"
+            " engine's log and profile again."
         )
     return played

@@ -1,11 +1,12 @@
 """Device times of operators on an NVIDIA GPU, taken from captured graphs. Runs inside vLLM's worker.
 
-On a GPU a small operator takes less time than launching it, so a clock around launches measures the host. Here the host is out of the way:
-an operator is captured in a CUDA graph, once for every layer, and the graph is replayed between two events. Which operators belongs to
-`worker_ops`. Torch is imported inside the functions.
+On a GPU a small operator takes less time than launching it, so a clock around launches measures the host. Here the host
+is out of the way: an operator is captured in a CUDA graph, once for every layer, and the graph is replayed between two
+events. Which operators belongs to `worker_ops`. Torch is imported inside the functions.
 
-One kernel repeated without a pause draws more power than a step that alternates kernels: matrix products of 2,048 tokens brought an H200 to its
-700 W, from 1,980 to 1,485 MHz, and took 18 % longer than with rests. So the device rests before each replay (it spins, which draws little).
+One kernel repeated without a pause draws more power than a step that alternates kernels: matrix products of 2,048
+tokens brought an H200 to its 700 W, from 1,980 to 1,485 MHz, and took 18 % longer than with rests. So the device rests
+before each replay (it spins, which draws little).
 """
 
 from __future__ import annotations

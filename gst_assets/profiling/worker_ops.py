@@ -1,10 +1,11 @@
 """Operator times of the engine's own modules, taken inside the engine's worker process.
 
-`OperatorTimer` is a vLLM worker extension: its methods run in the worker through `collective_rpc`, where `self.model_runner` holds the real
-model, with its packed weights, and the real KV cache. On a CPU it walks the model in the order of a real step and stamps the clock between
-operators, so that weights, activations and KV blocks come from whatever level of the cache a real step finds them in. On a GPU, where launching
-an operator takes longer than running it, each operator is timed in a captured graph that goes through all layers (`worker_graphs`): every
-layer has weights and KV blocks of its own, so that these are as cold as in a real step. Grids, medians over points and tables belong to
+`OperatorTimer` is a vLLM worker extension: its methods run in the worker through `collective_rpc`, where
+`self.model_runner` holds the real model, with its packed weights, and the real KV cache. On a CPU it walks the model in
+the order of a real step and stamps the clock between operators, so that weights, activations and KV blocks come from
+whatever level of the cache a real step finds them in. On a GPU, where launching an operator takes longer than running
+it, each operator is timed in a captured graph that goes through all layers (`worker_graphs`): every layer has weights
+and KV blocks of its own, so that these are as cold as in a real step. Grids, medians over points and tables belong to
 `operator_tables`. Torch and vLLM are imported inside the functions that run in the worker.
 
 Not timed, because they are no part of the model: building attention metadata, copying inputs, and the scheduler.
@@ -35,12 +36,13 @@ LAYER_OPERATORS = (
     "mlp_act",
     "mlp_down_proj",
 )
-"""Operators of one decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it where the model has them
-(Qwen3); biases are part of their projection; the norms include the residual add
+"""Operators of one decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it
+where the model has them (Qwen3); biases are part of their projection; the norms include the residual add
 that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes."""
 
 MODEL_OPERATORS = ("embedding", "final_norm", "lm_head", "sampling")
-"""Operators that run once a step. Vidur has no column for them. `sampling` is greedy: the logits' conversion to float32 and their argmax."""
+"""Operators that run once a step. Vidur has no column for them. `sampling` is greedy: the logits' conversion to float32
+and their argmax."""
 
 _MODEL_OPERATOR_EXECUTIONS = 8
 """Executions of a once-a-step operator in one captured graph."""
@@ -53,10 +55,12 @@ class OperatorTimer(StepWatch, WorkerReport):
     """vLLM worker extension (`worker_extension_cls`). Every argument and result is plain data: it crosses processes."""
 
     def gst_operator_facts(self) -> dict[str, Any]:
-        """What the running worker says about itself: device, attention backend and the shapes of its layers (per device).
+        """What the running worker says about itself: device, attention backend and the shapes of its layers (per
+        device).
 
         Raises:
-            ProfileError: the attention backend writes the KV cache inside its attention kernel, or the model has several KV-cache groups.
+            ProfileError: the attention backend writes the KV cache inside its attention kernel, or the model has
+                several KV-cache groups.
         """
         import torch
 
@@ -65,12 +69,14 @@ class OperatorTimer(StepWatch, WorkerReport):
         groups = self.model_runner.attn_groups
         if len(groups) != 1 or len(groups[0]) != 1:
             raise ProfileError(
-                f"the engine has {sum(map(len, groups))} attention groups; the profiler supports models whose layers all attend alike."
+                f"the engine has {sum(map(len, groups))} attention groups; the profiler supports models whose layers"
+                " all attend alike."
             )
         backend = attention.attn.attn_backend
         if getattr(backend, "forward_includes_kv_cache_update", True):
             raise ProfileError(
-                f"attention backend {backend.get_name()} writes the KV cache inside its attention kernel, so attn_kv_cache_save cannot be timed apart."
+                f"attention backend {backend.get_name()} writes the KV cache inside its attention kernel, so"
+                " attn_kv_cache_save cannot be timed apart."
             )
         device = self.model_runner.device
         return {
@@ -94,10 +100,12 @@ class OperatorTimer(StepWatch, WorkerReport):
     def gst_time_batches(
         self, batches: Sequence[Sequence[Sequence[int]]], warmups: int, repeats: int, wanted: Sequence[str]
     ) -> list[list[dict[str, int]]]:
-        """Time each of `batches` (`Sequences`) `repeats` times, after `warmups` untimed passes (a graph has warm-ups of its own).
+        """Time each of `batches` (`Sequences`) `repeats` times, after `warmups` untimed passes (a graph has warm-ups of
+        its own).
 
-        Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all layers. On a GPU only the
-        operators `wanted` are timed, as capturing the others would cost time; a walk on the CPU goes through all.
+        Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all
+        layers. On a GPU only the operators `wanted` are timed, as capturing the others would cost time; a walk on the
+        CPU goes through all.
         """
         import torch
         from vllm.forward_context import set_forward_context
@@ -149,7 +157,8 @@ class OperatorTimer(StepWatch, WorkerReport):
     def _gst_operators(
         self, inputs: dict[str, Any]
     ) -> tuple[dict[str, Callable[[Any], object]], dict[str, Callable[[], object]]]:
-        """Every operator but the KV-cache write as a function of the layer, or of nothing, on inputs of the right shapes."""
+        """Every operator but the KV-cache write as a function of the layer, or of nothing, on inputs of the right
+        shapes."""
         import torch
         from vllm import _custom_ops as kernels
 
@@ -170,8 +179,9 @@ class OperatorTimer(StepWatch, WorkerReport):
         last = hidden[inputs["last_rows"]]
         logits = model.compute_logits(last)
 
-        # In the engine's graphs these run as compiled, fused kernels; a module called by itself would fall back to a chain of small ones. vLLM's
-        # own CUDA kernels of the same operators are the nearest that can be called one by one.
+        # In the engine's graphs these run as compiled, fused kernels; a module called by itself would fall back to a
+        # chain of small ones. vLLM's own CUDA kernels of the same operators are the nearest that can be called one by
+        # one.
         def add_and_norm(norm: Any) -> None:
             kernels.fused_add_rms_norm(normed, residual, norm.weight, norm.variance_epsilon)
 
@@ -201,7 +211,8 @@ class OperatorTimer(StepWatch, WorkerReport):
 
     @contextmanager
     def _gst_without_kv_cache_writes(self) -> Iterator[list[Callable[[], object]]]:
-        """Within the block the attention module writes no KV cache; yields the writes left out, the latest of each layer, as functions."""
+        """Within the block the attention module writes no KV cache; yields the writes left out, the latest of each
+        layer, as functions."""
         left_out: dict[int, Callable[[], object]] = {}
         implementations = [layer.self_attn.attn.impl for layer in self._gst_layers()]
 
@@ -227,8 +238,8 @@ class OperatorTimer(StepWatch, WorkerReport):
     def _gst_prepare(self, sequences: Sequences) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Inputs, attention metadata from the backend's own builder, and slot mapping of one batch.
 
-        Sequences take consecutive KV blocks and start over when the cache is full: a batch larger than the cache then reads blocks twice,
-        but a whole cache apart.
+        Sequences take consecutive KV blocks and start over when the cache is full: a batch larger than the cache then
+        reads blocks twice, but a whole cache apart.
         """
         import torch
         from vllm.v1.attention.backend import CommonAttentionMetadata
@@ -275,7 +286,8 @@ class OperatorTimer(StepWatch, WorkerReport):
         return inputs, dict.fromkeys(names, metadata), dict.fromkeys(names, common.slot_mapping)
 
     def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps) -> Any:
-        """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral), with a lap after every operator; returns the logits."""
+        """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral), with a lap
+        after every operator; returns the logits."""
         import torch
 
         model = self.model_runner.model
@@ -344,7 +356,8 @@ class OperatorTimer(StepWatch, WorkerReport):
 
 
 class _HostLaps:
-    """Time between laps on the host's monotonic clock, summed by name. A lap costs some 0.1 us; operators take 5 us and more."""
+    """Time between laps on the host's monotonic clock, summed by name. A lap costs some 0.1 us; operators take 5 us and
+    more."""
 
     def __init__(self) -> None:
         self._totals: dict[str, int] = {}

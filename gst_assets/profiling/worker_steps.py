@@ -1,13 +1,14 @@
 """When the steps of a serving engine were launched and when the device ran them, watched from inside vLLM's worker.
 
-`StepWatch` is a vLLM worker extension. While it watches, every step the engine runs leaves one row (`StepField`): the host's moments by the
-clock of the worker, and on a GPU the device's by events in its stream, on the same time axis. So host and device are told apart in the very
-steps that serve requests, with their contexts and mixtures. What is made of the rows belongs to `step_samples`. Torch is imported inside the
-functions that run in the worker.
+`StepWatch` is a vLLM worker extension. While it watches, every step the engine runs leaves one row (`StepField`): the
+host's moments by the clock of the worker, and on a GPU the device's by events in its stream, on the same time axis. So
+host and device are told apart in the very steps that serve requests, with their contexts and mixtures. What is made of
+the rows belongs to `step_samples`. Torch is imported inside the functions that run in the worker.
 
-vLLM 0.22.1 and 0.32.0 run a step as `execute_model` (inputs, forward pass, logits) and `sample_tokens` (sampling, start of the copy to the
-host) of one model runner. Before the forward pass the older runner (vllm/v1/worker/gpu_model_runner.py) calls its `_model_forward`, the newer
-one (vllm/v1/worker/gpu/model_runner.py) its connector's `pre_forward`, with or without a connector.
+vLLM 0.22.1 and 0.32.0 run a step as `execute_model` (inputs, forward pass, logits) and `sample_tokens` (sampling, start
+of the copy to the host) of one model runner. Before the forward pass the older runner
+(vllm/v1/worker/gpu_model_runner.py) calls its `_model_forward`, the newer one (vllm/v1/worker/gpu/model_runner.py) its
+connector's `pre_forward`, with or without a connector.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from enum import IntEnum
 from typing import Any
 
 _REBASE_EVERY = 512
-"""Steps between two reference events: an event's distance is a float32 of milliseconds, exact to 0.1 us only near by."""
+"""Steps between two reference events: an event's distance is a float32 of milliseconds, exact to 0.1 us only near
+by."""
 _CLOCK_READINGS = 7
 _CYCLES_PER_NS = 1.98
 """Of the device's clock at most (H100 and H200: 1,980 MHz); slower clocks make a head start longer, never shorter."""
@@ -39,9 +41,11 @@ class StepField(IntEnum):
     DEVICE_ENDED_NS = 4
     """The device has sampled the step's tokens."""
     HEAD_START_NS = 5
-    """For so long the device was kept asleep before the forward pass, so that the host launched ahead of it; 0: it was not."""
+    """For so long the device was kept asleep before the forward pass, so that the host launched ahead of it; 0: it was
+    not."""
     WATCHING_NS = 6
-    """Of the time from FORWARD_NS to LAUNCHED_NS: what putting events into the device's queue took the host, which an unwatched step is spared."""
+    """Of the time from FORWARD_NS to LAUNCHED_NS: what putting events into the device's queue took the host, which an
+    unwatched step is spared."""
 
 
 @dataclass
@@ -67,7 +71,8 @@ class StepWatch:
     model_runner: Any
 
     def gst_watch_steps(self, head_start_ns: int = 0) -> None:
-        """Begin to watch. With `head_start_ns` the device sleeps that long before each forward pass with a prompt (GPU only)."""
+        """Begin to watch. With `head_start_ns` the device sleeps that long before each forward pass with a prompt (GPU
+        only)."""
         if getattr(self, "_gst_watch", None) is None:
             self._gst_wrap()
         is_gpu = self.model_runner.device.type == "cuda"
@@ -90,7 +95,8 @@ class StepWatch:
         return watch.rows
 
     def _gst_hooks(self) -> list[tuple[Any, str]]:
-        """The methods that are wrapped while watching: begin of a step, begin of its forward pass, end of its launch."""
+        """The methods that are wrapped while watching: begin of a step, begin of its forward pass, end of its
+        launch."""
         runner = self.model_runner
         forward = (
             (runner, "_model_forward") if hasattr(runner, "_model_forward") else (runner.kv_connector, "pre_forward")
@@ -152,8 +158,8 @@ def _mark(head_start_ns: int) -> Any:
 
 
 def _add_device_times(watch: _Watch) -> None:
-    """Put the device's moments on the host's clock. The two clocks run apart by some millionths, a millisecond in half a minute, so that
-    both ends of the watch are read on both."""
+    """Put the device's moments on the host's clock. The two clocks run apart by some millionths, a millisecond in half
+    a minute, so that both ends of the watch are read on both."""
     import torch
 
     torch.cuda.synchronize()
@@ -175,7 +181,8 @@ def _add_device_times(watch: _Watch) -> None:
 
 
 def _synchronised() -> tuple[Any, int]:
-    """An event and the moment of the host's clock at which the idle device passed it: of several readings the one that took least."""
+    """An event and the moment of the host's clock at which the idle device passed it: of several readings the one that
+    took least."""
     import torch
 
     readings = []

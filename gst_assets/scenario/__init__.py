@@ -1,7 +1,8 @@
 """What a run is: the typed, frozen `Scenario`, composed from YAML files and overrides.
 
-One file per scenario in `gst_assets/scenarios/`; its name is the Dagster partition. A file may name parents under `extends`; later
-ones win, then the file itself, then overrides. What the settings do belongs to the packages that read them.
+One file per scenario in `gst_assets/scenarios/`; its name is the Dagster partition. A file may name parents under
+`extends`; later ones win, then the file itself, then overrides. What the settings do belongs to the packages that read
+them.
 """
 
 from gst_assets.scenario.comparison_section import Bands, Regression, ServiceLevel

@@ -24,7 +24,8 @@ class ServiceLevel(Settings):
 
 
 class Bands(Settings):
-    """Bands of the verdict, on the relative error of the headline variant, and which latencies have to keep them (docs/comparison.md)."""
+    """Bands of the verdict, on the relative error of the headline variant, and which latencies have to keep them
+    (docs/comparison.md)."""
 
     pass_band: float = Field(0.05, gt=0)
     warn_band: float = Field(0.10, gt=0)
@@ -44,7 +45,8 @@ class Bands(Settings):
 
 
 class Regression(Settings):
-    """When a change over nights is called one. See docs/nightly.md for how well these defaults detect and how often they err."""
+    """When a change over nights is called one. See docs/nightly.md for how well these defaults detect and how often
+    they err."""
 
     min_effect: float = Field(
         0.05, gt=0, lt=1, description="smallest relative change of a segment's median that counts"

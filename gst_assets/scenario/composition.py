@@ -18,7 +18,8 @@ _NIGHTLY = "nightly"
 """The one setting that no file has from its parents."""
 _MOST_PARENTS, _LONGEST_LINE_OF_PARENTS = 20, 20
 _MOST_INTERPOLATIONS = 24
-"""In a scenario and its overrides together. They are not remembered when one stands in another, so a few more could take hours."""
+"""In a scenario and its overrides together. They are not remembered when one stands in another, so a few more could
+take hours."""
 _KIND = InputKind(
     ScenarioError,
     missing="no such scenario file.",
@@ -38,7 +39,8 @@ def compose(name: str, files: Mapping[str, Path]) -> _Composed:
     `files` are those that there are, by name.
 
     Raises:
-        ScenarioError: a file that cannot be read, is not YAML or not a mapping, parents that are none, in a circle or too many.
+        ScenarioError: a file that cannot be read, is not YAML or not a mapping, parents that are none, in a circle or
+            too many.
     """
     return _compose(name, files, (), {})
 
@@ -54,14 +56,16 @@ def _compose(name: str, files: Mapping[str, Path], seen: tuple[str, ...], done: 
         )
     if len(seen) > _LONGEST_LINE_OF_PARENTS:
         raise ScenarioError(
-            f"{path}: {_EXTENDS} leads over more than {_LONGEST_LINE_OF_PARENTS} files from {seen[0]} to here. Merge some of them."
+            f"{path}: {_EXTENDS} leads over more than {_LONGEST_LINE_OF_PARENTS} files from {seen[0]} to here. Merge"
+            " some of them."
         )
     own, origins = _read_file(path)
     if "name" in own:
         raise ScenarioError(f"{origins['name']}: name: the file's name is the scenario's name. Remove the key.")
     if "overrides" in own:
         raise ScenarioError(
-            f"{origins['overrides']}: overrides: overrides are given with a run. Write the settings themselves into the file."
+            f"{origins['overrides']}: overrides: overrides are given with a run. Write the settings themselves into the"
+            " file."
         )
     parents = own.pop(_EXTENDS, [])
     names = [parents] if isinstance(parents, str) else parents
@@ -71,7 +75,8 @@ def _compose(name: str, files: Mapping[str, Path], seen: tuple[str, ...], done: 
         )
     if len(names) > _MOST_PARENTS:
         raise ScenarioError(
-            f"{origins[_EXTENDS]}: {_EXTENDS} names {len(names)} parents, expected at most {_MOST_PARENTS}. Merge some of them."
+            f"{origins[_EXTENDS]}: {_EXTENDS} names {len(names)} parents, expected at most {_MOST_PARENTS}. Merge some"
+            " of them."
         )
     merged: dict[str, Any] = {}
     merged_origins: dict[str, str] = {}
@@ -150,7 +155,8 @@ def parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not _DOTTED_KEY.fullmatch(key):
         raise ScenarioError(
-            f"override {override!r:.200}: expected dotted.key=value, e.g. workload.num_decode_tokens=32 or profile.num_tokens=[1, 2, 4] (a list is given whole)."
+            f"override {override!r:.200}: expected dotted.key=value, e.g. workload.num_decode_tokens=32 or"
+            " profile.num_tokens=[1, 2, 4] (a list is given whole)."
         )
     if len(override) > MOST_CHARACTERS or key.count(".") >= DEEPEST:
         raise ScenarioError(
@@ -186,7 +192,8 @@ def parse_override(override: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` wins; lists are replaced whole, and so is a section whose `kind` changes: the old kind's settings mean nothing to the new one."""
+    """`over` wins; lists are replaced whole, and so is a section whose `kind` changes: the old kind's settings mean
+    nothing to the new one."""
     merged = dict(base)
     for key, value in over.items():
         before = merged.get(key)

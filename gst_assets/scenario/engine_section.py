@@ -34,7 +34,9 @@ class Server(Settings):
 
     base_url: str = Field(
         pattern=r"^https?://[^/\s?#]+(/[^\s?#]*)?$",
-        description="where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given; without user and password",
+        description=(
+            "where the API's /v1 is, e.g. http://gpu-host:8000; a trailing /v1 may be given; without user and password"
+        ),
     )
     served_model: str | None = Field(
         None, description="name the server knows the model by; null: the only one it lists"
@@ -52,8 +54,9 @@ class Server(Settings):
     def _without_password(cls, value: str) -> str:
         if "@" in value:
             raise ValueError(
-                "holds a user or password, which would be written into the metadata of every run. Leave it out; put what the server wants into an "
-                "environment variable (an API key, or a whole value such as `Basic dXNlcjpwYXNz`) and name it in api_key_variable"
+                "holds a user or password, which would be written into the metadata of every run. Leave it out; put"
+                " what the server wants into an environment variable (an API key, or a whole value such as `Basic"
+                " dXNlcjpwYXNz`) and name it in api_key_variable"
             )
         return value
 
@@ -77,13 +80,18 @@ class EngineSection(Settings):
 
     backend: Literal["vllm", "transformers", "openai", "recorded"] = Field(
         "vllm",
-        description="vllm: started and measured in-process; transformers: that library's own continuous batching, another scheduler; "
-        "openai: a running server, over HTTP; recorded: earlier runs, played back",
+        description=(
+            "vllm: started and measured in-process; transformers: that library's own continuous batching, another"
+            " scheduler; openai: a running server, over HTTP; recorded: earlier runs, played back"
+        ),
     )
     server: Server | None = Field(None, description="required by backend openai, meaningless with another")
     recorded: str | None = Field(
         None,
-        description="folder of recorded runs, relative to the project root; required by backend recorded, meaningless with another",
+        description=(
+            "folder of recorded runs, relative to the project root; required by backend recorded, meaningless with"
+            " another"
+        ),
     )
     max_num_seqs: int = Field(gt=0, description="most requests in one step")
     max_num_batched_tokens: int = Field(gt=0, description="most tokens in one step: the prefill chunk budget")
@@ -120,7 +128,8 @@ class EngineSection(Settings):
             raise ValueError("backend recorded requires recorded, e.g. recorded: data/recorded/h100_8b_half")
         if self.backend != "recorded" and self.recorded is not None:
             raise ValueError(
-                f"recorded belongs to backend recorded, but backend is {self.backend}. Remove recorded or choose backend recorded"
+                f"recorded belongs to backend recorded, but backend is {self.backend}. Remove recorded or choose"
+                " backend recorded"
             )
         return self
 
@@ -129,7 +138,8 @@ class EngineSection(Settings):
     def _one_device(cls, value: int) -> int:
         if value > 1:
             raise ValueError(
-                f"tensor_parallel_size {value} is not supported: engine, profile and simulation are of one device. Set it to 1"
+                f"tensor_parallel_size {value} is not supported: engine, profile and simulation are of one device. Set"
+                " it to 1"
             )
         return value
 
@@ -137,7 +147,8 @@ class EngineSection(Settings):
     def _budget_covers_batch(self) -> EngineSection:
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
-                f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs {self.max_num_seqs}: a full decode batch would not fit a step"
+                f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs {self.max_num_seqs}: a"
+                " full decode batch would not fit a step"
             )
         return self
 
@@ -148,8 +159,10 @@ class Replay(Settings):
     repeats: int = Field(1, gt=0, description="times the workload is played on one engine start, each its own run")
     between_calibration: bool = Field(
         False,
-        description="measure the profile anew with the runs, repeats between its calibration rounds on one engine start; only for vLLM on this machine and "
-        "requests that run to their end, else the two are measured apart",
+        description=(
+            "measure the profile anew with the runs, repeats between its calibration rounds on one engine start; only"
+            " for vLLM on this machine and requests that run to their end, else the two are measured apart"
+        ),
     )
     warmup_requests: int = Field(16, ge=0, description="requests before the first repeat; never measured")
     warmup_decode_tokens: int = Field(32, gt=0)

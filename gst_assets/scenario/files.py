@@ -32,14 +32,16 @@ def scenario_files(folders: Sequence[Path]) -> dict[str, Path]:
         for path in folder.glob("*.yaml"):
             if path.stem in found:
                 raise ScenarioError(
-                    f"{path}: {found[path.stem].parent} has a file of the same name. Rename yours: a name means one scenario."
+                    f"{path}: {found[path.stem].parent} has a file of the same name. Rename yours: a name means one"
+                    " scenario."
                 )
             found[path.stem] = path
     return found
 
 
 def scenario_names(directory: Path | None = None) -> list[str]:
-    """Names of the scenarios in `directory`, or in all of `scenario_directories`, sorted. Files that begin with `_` are parents only.
+    """Names of the scenarios in `directory`, or in all of `scenario_directories`, sorted. Files that begin with `_` are
+    parents only.
 
     Raises:
         ScenarioError, EnvironmentVariableError: see `scenario_files` and `scenario_directories`.

@@ -37,11 +37,13 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path | None = None) -> Scenario:
     """Compose and validate the scenario `name`, of `directory` or of any of `scenario_directories`.
 
-    `overrides` are `dotted.key=value` with a YAML value, e.g. `workload.num_decode_tokens=32` or `profile.num_tokens=[1, 2, 4]` (a list is
-    given whole). Of several for one key the last counts. `workload.arrivals.kind=static` drops the settings of the former kind.
+    `overrides` are `dotted.key=value` with a YAML value, e.g. `workload.num_decode_tokens=32` or
+    `profile.num_tokens=[1, 2, 4]` (a list is given whole). Of several for one key the last counts.
+    `workload.arrivals.kind=static` drops the settings of the former kind.
 
     Raises:
-        ScenarioError: unknown scenario, parent or key, wrong type, or impossible value; names the key, the file and what is allowed.
+        ScenarioError: unknown scenario, parent or key, wrong type, or impossible value; names the key, the file and
+            what is allowed.
     """
     return _loaded(name, overrides, scenario_directories() if directory is None else (directory,))
 
@@ -65,7 +67,8 @@ def _loaded(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Sce
         raise ScenarioError(f"unknown scenario {name!r:.80}; {places} has {', '.join(known) or 'none'}.")
     if not _NAME.fullmatch(name):
         raise ScenarioError(
-            f"scenario {name!r}: names are lower-case letters, digits and underscores (they become partition and run names)."
+            f"scenario {name!r}: names are lower-case letters, digits and underscores (they become partition and run"
+            " names)."
         )
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -112,8 +115,8 @@ def read_resolved(path: Path) -> Scenario:
 
 
 def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
-    """The scenario that a command line names: a scenario's name or its file `FILE.yaml`, to which `overrides` are applied, or a resolved
-    `FILE.json`, which holds its own.
+    """The scenario that a command line names: a scenario's name or its file `FILE.yaml`, to which `overrides` are
+    applied, or a resolved `FILE.json`, which holds its own.
 
     Raises:
         ScenarioError: see `load_scenario` and `read_resolved`; or overrides for a resolved file.
@@ -124,16 +127,16 @@ def read_reference(reference: str, overrides: Sequence[str]) -> Scenario:
         return load_scenario(reference, overrides)
     if overrides:
         raise ScenarioError(
-            f"override {overrides[0]!r}: {reference} is resolved, its overrides inside. Resolve it again with this one, "
-            f"`gst show NAME -o {overrides[0]} --json > {reference}`, or give the scenario's name instead of the file."
+            f"override {overrides[0]!r}: {reference} is resolved, its overrides inside. Resolve it again with this one,"
+            f" `gst show NAME -o {overrides[0]} --json > {reference}`, or give the scenario's name instead of the file."
         )
     return read_resolved(Path(reference))
 
 
 def _refuse_environment(*_: object) -> str:
     raise ValueError(
-        f"${{{_ENVIRONMENT}:...}} is not resolved: the value would be written into the metadata of every run. Give the value itself; of a "
-        "secret, name the variable (engine.server.api_key_variable)"
+        f"${{{_ENVIRONMENT}:...}} is not resolved: the value would be written into the metadata of every run. Give the"
+        " value itself; of a secret, name the variable (engine.server.api_key_variable)"
     )
 
 

@@ -24,7 +24,8 @@ class Origins:
     overrides: dict[str, str]
 
     def of(self, key: str, *, missing: bool = False) -> str:
-        """The override or line that set `key`; for a section, or the section of a `missing` key, the overrides that touch it as well."""
+        """The override or line that set `key`; for a section, or the section of a `missing` key, the overrides that
+        touch it as well."""
         for set_key, override in self.overrides.items():
             if f"{key}.".startswith(f"{set_key}."):
                 return override
@@ -63,9 +64,10 @@ def _explain(error: Any) -> tuple[str, str]:
     found = f"found {error['input']!r:.120}"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         tag = error["ctx"].get("tag")
-        return ".".join(
-            [*keys, "kind"]
-        ), f"expected one of {', '.join(kinds)}, found {'none' if tag is None else repr(tag)}."
+        return (
+            ".".join([*keys, "kind"]),
+            f"expected one of {', '.join(kinds)}, found {'none' if tag is None else repr(tag)}.",
+        )
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         _, section, _ = _follow(error["loc"][:-1])
@@ -81,7 +83,8 @@ def _explain(error: Any) -> tuple[str, str]:
 
 
 def _follow(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None, dict[str, type[BaseModel]]]:
-    """The keys along an error's location (which also holds the tags of tagged unions), and the section or the kinds it ends at."""
+    """The keys along an error's location (which also holds the tags of tagged unions), and the section or the kinds it
+    ends at."""
     keys: list[str] = []
     model: type[BaseModel] | None = Scenario
     kinds: dict[str, type[BaseModel]] = {}

@@ -17,8 +17,8 @@ Architecture = Literal["Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM
 class Geometry(Settings):
     """Shapes of a dense decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
 
-    Settings that are excluded where they hold their default came later: what is written of the models before them, and the digests over
-    it, stay as they were.
+    Settings that are excluded where they hold their default came later: what is written of the models before them, and
+    the digests over it, stay as they were.
     """
 
     num_layers: int = Field(gt=0)
@@ -38,7 +38,10 @@ class Geometry(Settings):
     attention_bias: bool = Field(
         False,
         exclude_if=lambda value: not value,
-        description="biases of the attention's projections where the architecture leaves the choice (Qwen3, Llama); Qwen2 always has those of q, k and v",
+        description=(
+            "biases of the attention's projections where the architecture leaves the choice (Qwen3, Llama); Qwen2"
+            " always has those of q, k and v"
+        ),
     )
     mlp_bias: bool = Field(False, exclude_if=lambda value: not value, description="biases of the MLP (Llama)")
 
@@ -55,15 +58,18 @@ class Geometry(Settings):
 
 
 class Model(Settings):
-    """The model served and the tokenizer that counts its prompts. `geometry` says its shapes, or `config`, from which they follow."""
+    """The model served and the tokenizer that counts its prompts. `geometry` says its shapes, or `config`, from which
+    they follow."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the profiling bundle's directory")
     geometry: Geometry
     config: dict[str, Any] | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="in a scenario's file: a config.json as Hugging Face publishes it, or its directory (relative to the project root); "
-        "once resolved: its content, which is what the engine serves; null: geometry says what",
+        description=(
+            "in a scenario's file: a config.json as Hugging Face publishes it, or its directory (relative to the"
+            " project root); once resolved: its content, which is what the engine serves; null: geometry says what"
+        ),
     )
     checkpoint: str | None = Field(
         None, description="Hugging Face directory or hub id; null: random weights of this geometry"
@@ -73,7 +79,10 @@ class Model(Settings):
     tokenizer: str = Field(description="Hugging Face tokenizer directory (relative to the project root) or hub id")
     fold_token_ids: bool = Field(
         False,
-        description="take prompt token ids modulo vocab_size, for a geometry with a smaller vocabulary than its tokenizer; lengths are unchanged",
+        description=(
+            "take prompt token ids modulo vocab_size, for a geometry with a smaller vocabulary than its tokenizer;"
+            " lengths are unchanged"
+        ),
     )
 
     @model_validator(mode="before")
@@ -107,7 +116,8 @@ class Model(Settings):
     def _positions_suffice(self) -> Model:
         if self.max_model_len > self.geometry.max_position_embeddings:
             raise ValueError(
-                f"max_model_len {self.max_model_len} exceeds geometry.max_position_embeddings {self.geometry.max_position_embeddings}"
+                f"max_model_len {self.max_model_len} exceeds geometry.max_position_embeddings"
+                f" {self.geometry.max_position_embeddings}"
             )
         return self
 

@@ -16,7 +16,10 @@ class Profile(Settings):
 
     root: str | None = Field(
         None,
-        description="profiling root to use as it is (relative to the project root); null: measure on this machine into the artifact root",
+        description=(
+            "profiling root to use as it is (relative to the project root); null: measure on this machine into the"
+            " artifact root"
+        ),
     )
     num_tokens: tuple[int, ...] = Field(description="token counts for per-token operators, ascending")
     prefill_chunk_sizes: tuple[int, ...] = Field(description="new tokens of a prefill step, ascending")
@@ -47,7 +50,8 @@ class Profile(Settings):
             lowest = 0 if name == "prefill_context_sizes" else 1
             if value[0] < lowest:
                 raise ValueError(f"{name} must hold values of at least {lowest}, found {value[0]}")
-            # A prompt may be cut so that one token is left, and a lone request decodes alone: without that corner no simulation could begin.
+            # A prompt may be cut so that one token is left, and a lone request decodes alone: without that corner no
+            # simulation could begin.
             if name in _STARTS_AT_LOWEST and value[0] != lowest:
                 raise ValueError(
                     f"{name} must begin with {lowest}, the smallest step a scheduler can form, found {value[0]}"

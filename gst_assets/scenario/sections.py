@@ -51,7 +51,8 @@ class Scenario(Settings):
 
     @property
     def measured_together(self) -> bool:
-        """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches early stops off in its engine."""
+        """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches
+        early stops off in its engine."""
         return (
             self.replay.between_calibration
             and self.engine.backend == "vllm"
@@ -66,7 +67,8 @@ class Scenario(Settings):
 
     @property
     def file(self) -> str:
-        """The scenario's file: a shipped one relative to the project root, an own one with its folder; where it is not here, its name alone."""
+        """The scenario's file: a shipped one relative to the project root, an own one with its folder; where it is not
+        here, its name alone."""
         name = f"{self.name}.yaml"
         for directory in scenario_directories():
             if (directory / name).is_file():

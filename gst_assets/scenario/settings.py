@@ -22,7 +22,8 @@ def _not_vanishing(rate_per_s: float) -> float:
     return rate_per_s
 
 
-# What follows from numbers within these bounds neither overflows nor vanishes, in 64-bit integers and floats; all are far beyond any use.
+# What follows from numbers within these bounds neither overflows nor vanishes, in 64-bit integers and floats; all are
+# far beyond any use.
 MOST_REQUESTS = 10**7
 _LOWEST_RATE = 1e-15
 MOST_TOKENS = 2**31 - 1

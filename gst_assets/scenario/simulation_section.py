@@ -20,13 +20,16 @@ class Simulation(Settings):
         ("kernels", "calibrated"),
         min_length=1,
         description=(
-            "published: Vidur as it ships; kernels: the same operator sums with the adapter's corrections; calibrated: with measured overheads. "
-            "The last one is the report's headline"
+            "published: Vidur as it ships; kernels: the same operator sums with the adapter's corrections; calibrated:"
+            " with measured overheads. The last one is the report's headline"
         ),
     )
     loop: Literal["direct", "event"] = Field(
         "direct",
-        description="of kernels. direct: our own loop; event: Vidur's own, the slow reference. published always has Vidur's, calibrated ours",
+        description=(
+            "of kernels. direct: our own loop; event: Vidur's own, the slow reference. published always has Vidur's,"
+            " calibrated ours"
+        ),
     )
     host_variability: bool = Field(
         True,
@@ -47,8 +50,8 @@ class Simulation(Settings):
 
 
 class Sweep(Settings):
-    """Simulations of the scenario's requests under other rates and engine settings: every combination of the lists. An empty list keeps the
-    scenario's own value."""
+    """Simulations of the scenario's requests under other rates and engine settings: every combination of the lists. An
+    empty list keeps the scenario's own value."""
 
     rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (), description="mean arrivals per second, of arrivals that have one rate (poisson, gamma)"
@@ -73,8 +76,9 @@ class Sweep(Settings):
 
 
 class Capacity(Settings):
-    """The search for the highest rate of Poisson arrivals at which the P99 of scheduling delay (first scheduled - intended arrival) stays under a
-    bound. Each probe plays the same lengths, drawn from the workload's, with the same gaps scaled to its rate."""
+    """The search for the highest rate of Poisson arrivals at which the P99 of scheduling delay (first scheduled -
+    intended arrival) stays under a bound. Each probe plays the same lengths, drawn from the workload's, with the same
+    gaps scaled to its rate."""
 
     sides: tuple[Literal["simulator", "engine"], ...] = Field(
         ("simulator",),

@@ -35,7 +35,8 @@ class Static(Settings):
 
 
 class Gamma(Settings):
-    """Gamma-distributed gaps at a mean rate, their coefficient of variation 1/sqrt(burstiness); the first request arrives after the first gap."""
+    """Gamma-distributed gaps at a mean rate, their coefficient of variation 1/sqrt(burstiness); the first request
+    arrives after the first gap."""
 
     kind: Literal["gamma"]
     rate_per_s: Rate = Field(description="mean arrivals per second")
@@ -74,14 +75,18 @@ class Piecewise(Settings):
 
 
 class TraceArrivals(Settings):
-    """The times of the trace, or of the sessions. At most one of `time_scale` and `rate_per_s`; neither: to the nanosecond as recorded."""
+    """The times of the trace, or of the sessions. At most one of `time_scale` and `rate_per_s`; neither: to the
+    nanosecond as recorded."""
 
     kind: Literal["trace"]
     time_scale: float | None = Field(None, gt=0, description="gaps are multiplied by this; below 1 is faster")
     rate_per_s: float | None = Field(
         None,
         gt=0,
-        description="gaps are multiplied by the one number that gives all requests selected from the trace this mean rate, whatever num_requests is",
+        description=(
+            "gaps are multiplied by the one number that gives all requests selected from the trace this mean rate,"
+            " whatever num_requests is"
+        ),
     )
     first_at_ns: int = Field(0, ge=0, description="when the first request arrives")
     repeated: Literal["error", "keep"] = Field("error", description="what to do with two requests of the same time")
@@ -123,7 +128,8 @@ class UniformLength(_BoundedLength):
 
 
 class LognormalLength(_BoundedLength):
-    """exp(Normal(ln median, sigma)) rounded to the nearest integer; lengths outside the bounds are drawn anew, and how many is recorded."""
+    """exp(Normal(ln median, sigma)) rounded to the nearest integer; lengths outside the bounds are drawn anew, and how
+    many is recorded."""
 
     kind: Literal["lognormal"]
     median: float = Field(gt=0, description="of the distribution before it is bounded, in tokens")
@@ -140,8 +146,8 @@ class ZipfLength(_BoundedLength):
     def _weights_fit_into_memory(self) -> ZipfLength:
         if self.max_tokens - self.min_tokens >= _MOST_ZIPF_LENGTHS:
             raise ValueError(
-                f"min_tokens {self.min_tokens} to max_tokens {self.max_tokens} are too many lengths, each of which has its probability. Bring them "
-                f"within {_MOST_ZIPF_LENGTHS} of each other"
+                f"min_tokens {self.min_tokens} to max_tokens {self.max_tokens} are too many lengths, each of which has"
+                f" its probability. Bring them within {_MOST_ZIPF_LENGTHS} of each other"
             )
         return self
 
@@ -157,7 +163,8 @@ class EmpiricalLength(Settings):
     def _weights_fit(self) -> EmpiricalLength:
         if self.weights is not None and (len(self.weights) != len(self.tokens) or sum(self.weights) == 0):
             raise ValueError(
-                f"weights must hold one number for each of the {len(self.tokens)} tokens, not all 0, found {list(self.weights)}"
+                f"weights must hold one number for each of the {len(self.tokens)} tokens, not all 0, found"
+                f" {list(self.weights)}"
             )
         return self
 
@@ -168,7 +175,8 @@ Lengths = Annotated[
 
 
 class TraceSource(Settings):
-    """Requests of a published trace. Nothing of it is left out or shortened but what these settings ask for, in the order given here."""
+    """Requests of a published trace. Nothing of it is left out or shortened but what these settings ask for, in the
+    order given here."""
 
     path: str = Field(description="the trace, relative to the project root")
     format: Literal["azure_2023", "azure_2024", "burstgpt", "mooncake", "sharegpt", "vidur"] | None = Field(
@@ -207,9 +215,10 @@ class SyntheticSource(Settings):
 
 
 class SessionSource(Settings):
-    """Seeded conversations of several turns, which share system prompts. A turn's prompt is the system prompt, all earlier turns with their
-    answers, and what the user says now. Turns arrive open-loop: whether the answer before was complete does not matter, and the answer that
-    stands in a prompt is a text of the asked length, not what the engine gave."""
+    """Seeded conversations of several turns, which share system prompts. A turn's prompt is the system prompt, all
+    earlier turns with their answers, and what the user says now. Turns arrive open-loop: whether the answer before was
+    complete does not matter, and the answer that stands in a prompt is a text of the asked length, not what the engine
+    gave."""
 
     num_sessions: int = Field(gt=0, le=MOST_REQUESTS)
     session_rate_per_s: Rate = Field(description="mean sessions that begin per second, exponentially distributed gaps")
@@ -238,7 +247,8 @@ class SessionSource(Settings):
 
 
 class Workload(Settings):
-    """What is asked of the engine and when. Exactly one of `prompts`, `trace`, `synthetic` and `sessions` says what; set those of a parent to null."""
+    """What is asked of the engine and when. Exactly one of `prompts`, `trace`, `synthetic` and `sessions` says what;
+    set those of a parent to null."""
 
     prompts: str | None = Field(None, description="a prompts.jsonl, relative to the project root")
     trace: TraceSource | None = None
@@ -248,13 +258,18 @@ class Workload(Settings):
         None,
         gt=0,
         le=MOST_REQUESTS,
-        description="requests to send. prompts: in order, starting over at the end; null: one per prompt. trace: the first of those selected; null: all. sessions: the first turns of all; null: all",
+        description=(
+            "requests to send. prompts: in order, starting over at the end; null: one per prompt. trace: the first of"
+            " those selected; null: all. sessions: the first turns of all; null: all"
+        ),
     )
     num_decode_tokens: int | None = Field(
         None,
         gt=0,
         le=MOST_TOKENS,
-        description="tokens requested of each request; null: what the prompt's own num_decode_tokens key or the trace says",
+        description=(
+            "tokens requested of each request; null: what the prompt's own num_decode_tokens key or the trace says"
+        ),
     )
     arrivals: Arrivals
     seed: int = Field(ge=0, lt=2**63)
@@ -269,12 +284,13 @@ class Workload(Settings):
             )
         if isinstance(self.arrivals, TraceArrivals) and self.trace is None and self.sessions is None:
             raise ValueError(
-                f"arrivals of kind trace need workload.trace or workload.sessions, but the requests come from {named[0]}"
+                "arrivals of kind trace need workload.trace or workload.sessions, but the requests come from"
+                f" {named[0]}"
             )
         if self.sessions is not None and not isinstance(self.arrivals, TraceArrivals):
             raise ValueError(
-                f"sessions have times of their own, but arrivals are of kind {self.arrivals.kind}. Set kind to trace, with time_scale or "
-                "rate_per_s for another load"
+                f"sessions have times of their own, but arrivals are of kind {self.arrivals.kind}. Set kind to trace,"
+                " with time_scale or rate_per_s for another load"
             )
         if self.sessions is not None and self.num_decode_tokens is not None:
             raise ValueError("sessions.decode_tokens and num_decode_tokens contradict. Set num_decode_tokens to null")

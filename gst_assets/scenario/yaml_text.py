@@ -1,8 +1,9 @@
 """YAML as scenarios and overrides are written in: what YAML 1.1 would silently make into something else is an error.
 
-YAML 1.1, which PyYAML reads, makes 8 of `010`, 90 of `1:30`, true of `on` and 1000 of `1_000`; of a key given twice it takes the last. A value
-must mean the same to YAML 1.2, or stand in quotes. What YAML can do beyond settings (Python objects, binary keys, aliases that multiply) is an
-error too, found before anything is built of it. What the settings mean does not belong here.
+YAML 1.1, which PyYAML reads, makes 8 of `010`, 90 of `1:30`, true of `on` and 1000 of `1_000`; of a key given twice it
+takes the last. A value must mean the same to YAML 1.2, or stand in quotes. What YAML can do beyond settings (Python
+objects, binary keys, aliases that multiply) is an error too, found before anything is built of it. What the settings
+mean does not belong here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _CORE = {
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
     ),
 }
-"""How YAML 1.2 writes them (its core schema). What YAML 1.1 takes for one of them and does not look like this is rewritten."""
+"""How YAML 1.2 writes them (its core schema). What YAML 1.1 takes for one of them and does not look like this is
+rewritten."""
 _TAGS = {*_CORE, *(f"{_TAG}{name}" for name in ("null", "str", "seq", "map", "merge"))}
 _KEY_TAGS = {f"{_TAG}str", f"{_TAG}merge"}
 MOST_CHARACTERS = 256 << 10
@@ -35,11 +37,13 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class RewrittenError(yaml.MarkedYAMLError):
-    """YAML would make something else of what is written. `problem` says what, and the remedy; `problem_mark` says where."""
+    """YAML would make something else of what is written. `problem` says what, and the remedy; `problem_mark` says
+    where."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes and constructs one text. Numbers such as `1e3` are numbers, and dates stay text, as OmegaConf reads them."""
+    """Composes and constructs one text. Numbers such as `1e3` are numbers, and dates stay text, as OmegaConf reads
+    them."""
 
     def __init__(self, text: str, *, comments: bool) -> None:
         super().__init__(text)
@@ -59,8 +63,8 @@ class _Loader(yaml.SafeLoader):
             )
         if self.peek() == "\t":
             raise _rewritten(
-                "a tab is written, which YAML takes neither as indentation nor between values, so it would read no further. "
-                "Write spaces, or put a text that has a tab in quotes.",
+                "a tab is written, which YAML takes neither as indentation nor between values, so it would read no"
+                " further. Write spaces, or put a text that has a tab in quotes.",
                 self.get_mark(),
             )
 
@@ -72,13 +76,15 @@ class _Loader(yaml.SafeLoader):
             )
         if "${" in node.value and len(node.value) > _LONGEST_INTERPOLATION:
             raise _rewritten(
-                f"an interpolation of {len(node.value)} characters is written, expected at most {_LONGEST_INTERPOLATION}.",
+                f"an interpolation of {len(node.value)} characters is written, expected at most"
+                f" {_LONGEST_INTERPOLATION}.",
                 node.start_mark,
             )
         core = _CORE.get(node.tag)
         if core is not None and len(node.value) > _LONGEST_NUMBER:
             raise _rewritten(
-                f"`{node.value:.20}...` is written, {len(node.value)} characters that YAML takes for one number. Shorten it, or put it in quotes for the text.",
+                f"`{node.value:.20}...` is written, {len(node.value)} characters that YAML takes for one number."
+                " Shorten it, or put it in quotes for the text.",
                 node.start_mark,
             )
         if core is not None and not core.fullmatch(node.value):
@@ -104,7 +110,10 @@ class _Loader(yaml.SafeLoader):
         else:
             write, why = f"Write {int(value)} for the decimal number, {made} for the octal one", "an octal number"
         shown = str(made).lower() if kind == "bool" else made
-        return f"`{value}` is written, and YAML would make {shown} of it, {why}. {write}, or '{value}' in quotes for the text."
+        return (
+            f"`{value}` is written, and YAML would make {shown} of it, {why}. {write}, or '{value}' in quotes for the"
+            " text."
+        )
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         mark = self.peek_event().start_mark
@@ -115,7 +124,8 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if node is not None and node.tag not in _TAGS:
             raise _rewritten(
-                f"the tag `{node.tag.replace(_TAG, '!!'):.60}` is written; settings are texts, numbers, booleans, lists and mappings. Leave the tag out.",
+                f"the tag `{node.tag.replace(_TAG, '!!'):.60}` is written; settings are texts, numbers, booleans, lists"
+                " and mappings. Leave the tag out.",
                 mark,
             )
         return node
@@ -127,7 +137,8 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEY_TAGS:
                 written = f"`{key.value}`" if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
                 raise _rewritten(
-                    f"{written:.60} is written as a key, expected a name. Put a name that looks like a value in quotes.",
+                    f"{written:.60} is written as a key, expected a name. Put a name that looks like a value in"
+                    " quotes.",
                     key.start_mark,
                 )
             before = first.setdefault((key.tag, key.value), key)
@@ -136,7 +147,8 @@ class _Loader(yaml.SafeLoader):
                 where = "in one line" if lines[0] == lines[1] else f"on lines {lines[0]} and {lines[1]}"
                 last = f", `{value.value}`" if isinstance(value, yaml.ScalarNode) else ""
                 raise _rewritten(
-                    f"the key `{key.value}` is written twice in one mapping, {where}, and YAML would take the last{last}. Remove one of them.",
+                    f"the key `{key.value}` is written twice in one mapping, {where}, and YAML would take the"
+                    f" last{last}. Remove one of them.",
                     key.start_mark,
                 )
         return node
@@ -158,7 +170,8 @@ def _line(node: yaml.Node) -> int:
 
 
 def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many values a node is when every alias in it is written out. `sizes`: those of nodes seen, by identity; 0 while one is being counted."""
+    """How many values a node is when every alias in it is written out. `sizes`: those of nodes seen, by identity; 0
+    while one is being counted."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     known = sizes.get(id(node))
@@ -176,7 +189,8 @@ def _rewritten(problem: str, mark: Any) -> RewrittenError:
 
 
 def read_yaml(text: str, *, comments: bool = True) -> tuple[Any, yaml.Node | None]:
-    """The one document in `text`, and its node (None for an empty text), which knows the lines. Without `comments` a comment is an error.
+    """The one document in `text`, and its node (None for an empty text), which knows the lines. Without `comments` a
+    comment is an error.
 
     Raises:
         RewrittenError: something in it would not be read as it is written, or is no setting.

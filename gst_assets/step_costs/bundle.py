@@ -1,7 +1,7 @@
 """A profiling bundle on disk: finding it, reading it, and whether it serves a scenario.
 
-`check_bundle` asks whether a simulation may rely on the bundle; what it does with it belongs to `vidur_adapter`. Reading validates with
-pandera, which is imported only then.
+`check_bundle` asks whether a simulation may rely on the bundle; what it does with it belongs to `vidur_adapter`.
+Reading validates with pandera, which is imported only then.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ from gst_assets.step_costs.terms import ANY_KIND
 
 M = TypeVar("M", bound=BaseModel)
 FORMAT_VERSION = 2
-"""Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as terms, waits within them."""
+"""Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as
+terms, waits within them."""
 
 _REMEASURE = "Measure again with `gst profile`, or point profile.root to another bundle"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory. Frames are as `contracts.tables` describes them; all but `mlp` and `attention` are None where the file is absent."""
+    """A bundle in memory. Frames are as `contracts.tables` describes them; all but `mlp` and `attention` are None where
+    the file is absent."""
 
     directory: Path
     mlp: pd.DataFrame
@@ -64,7 +66,8 @@ class Bundle:
         return OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs)
 
     def engine_costs(self, max_num_batched_tokens: int, seed: int | None) -> EngineCosts:
-        """What steps of at most so many tokens cost. `seed` orders the slow moments of the host; None: it always takes its median.
+        """What steps of at most so many tokens cost. `seed` orders the slow moments of the host; None: it always takes
+        its median.
 
         Raises:
             ProfileError: a term that is needed has no row.
@@ -89,7 +92,8 @@ class Bundle:
         frame: pd.DataFrame | None = getattr(self, name)
         if frame is None:
             raise ProfileError(
-                f"{self.directory}: no {name}.csv, which variant calibrated needs. {_REMEASURE}, or set simulation.variants=[kernels]."
+                f"{self.directory}: no {name}.csv, which variant calibrated needs. {_REMEASURE}, or set"
+                " simulation.variants=[kernels]."
             )
         return frame
 
@@ -154,8 +158,8 @@ def find_bundle(root: Path, scenario: Scenario) -> Path:
     if not (directory / Kind.PROFILE.meta_name).is_file():
         there = sorted(str(meta.parent.relative_to(root)) for meta in root.glob(f"*/*/{Kind.PROFILE.meta_name}"))
         raise ProfileError(
-            f"{directory}: no complete profiling bundle for hardware_id {scenario.hardware.hardware_id} and model {scenario.model.name}. "
-            f"{root} has {', '.join(there) or 'none'}. {_REMEASURE}."
+            f"{directory}: no complete profiling bundle for hardware_id {scenario.hardware.hardware_id} and model"
+            f" {scenario.model.name}. {root} has {', '.join(there) or 'none'}. {_REMEASURE}."
         )
     return directory
 
@@ -164,7 +168,8 @@ def load_bundle(directory: Path) -> Bundle:
     """Read a bundle whose files have the digests its run_meta.json records.
 
     Raises:
-        ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt` beside lists it.
+        ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt`
+            beside lists it.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
         ProfileError: a hole in the attention grid.
     """
@@ -176,8 +181,8 @@ def load_bundle(directory: Path) -> Bundle:
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     if meta.format_version != FORMAT_VERSION:
         raise ProfileError(
-            f"{directory / Kind.PROFILE.meta_name}: format_version is {meta.format_version}, expected {FORMAT_VERSION}: what its terms mean has changed. "
-            f"{_REMEASURE}."
+            f"{directory / Kind.PROFILE.meta_name}: format_version is {meta.format_version}, expected {FORMAT_VERSION}:"
+            f" what its terms mean has changed. {_REMEASURE}."
         )
 
     def optional(model: type[tables.Table]) -> pd.DataFrame | None:
@@ -189,7 +194,8 @@ def load_bundle(directory: Path) -> Bundle:
         table = optional(model)
         if table is None:
             raise ArtifactError(
-                f"{directory / Kind.PROFILE.meta_name}: key sha256 does not list {model.file_name()}, which every bundle has. {_REMEASURE}."
+                f"{directory / Kind.PROFILE.meta_name}: key sha256 does not list {model.file_name()}, which every"
+                f" bundle has. {_REMEASURE}."
             )
         return table
 
@@ -215,7 +221,8 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
 
     Raises:
         ContractError: run_meta.json does not tell what was measured.
-        ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the remedy.
+        ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the
+            remedy.
     """
     _check_origin(bundle, scenario)
     if {"published", "kernels"} & set(scenario.simulation.variants):
@@ -230,8 +237,8 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     _same(bundle, "run_meta.json", "hardware.hardware_id", found_hardware.hardware_id, wanted_hardware.hardware_id)
     if wanted_hardware.device_name and wanted_hardware.device_name not in found_hardware.device_name:
         raise ProfileError(
-            f"{bundle.directory / 'run_meta.json'}: hardware.device_name is {found_hardware.device_name!r}, expected a name that contains "
-            f"{wanted_hardware.device_name!r}. {_REMEASURE}."
+            f"{bundle.directory / 'run_meta.json'}: hardware.device_name is {found_hardware.device_name!r}, expected a"
+            f" name that contains {wanted_hardware.device_name!r}. {_REMEASURE}."
         )
     measured = bundle.geometry
     for name, value in geometry:
@@ -299,7 +306,8 @@ _DECODE, _PREFILL = "attention.csv (decode rows)", "attention.csv (prefill rows)
 def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     if bundle.overheads is None:
         raise ProfileError(
-            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or simulate `published` and `kernels` alone."
+            f"{bundle.directory / 'overheads.csv'}: missing, but simulation.variants has `calibrated`. {_REMEASURE}, or"
+            " simulate `published` and `kernels` alone."
         )
     settings, meta_file = bundle.meta.engine_settings, "run_meta.json"
     for name in ("async_scheduling", "enforce_eager", "max_num_batched_tokens"):
@@ -313,7 +321,8 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
     if missing:
         raise ProfileError(
-            f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once. {_REMEASURE}."
+            f"{bundle.directory / 'overheads.csv'}: no {', no '.join(missing)}; expected each at least once."
+            f" {_REMEASURE}."
         )
     if scenario.simulation.host_variability:
         absent = {"decode", "prefill", "delivery"} - (
@@ -322,8 +331,8 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
         if absent:
             found_there = "missing" if bundle.host_speed is None else f"no row with part {', '.join(sorted(absent))}"
             raise ProfileError(
-                f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on. {_REMEASURE}, or set "
-                "simulation.host_variability=false."
+                f"{bundle.directory / 'host_speed.csv'}: {found_there}, but simulation.host_variability is on."
+                f" {_REMEASURE}, or set simulation.host_variability=false."
             )
 
 

@@ -1,7 +1,7 @@
 """What steps cost, as tables over whole numbers of tokens and requests: all that a simulation reads while it runs.
 
-Made once from a bundle's `operators.OperatorTimes` or `engine_costs.EngineCosts`, which say what a step costs; here only
-how that is laid out, as arrays that compiled code can take.
+Made once from a bundle's `operators.OperatorTimes` or `engine_costs.EngineCosts`, which say what a step costs; here
+only how that is laid out, as arrays that compiled code can take.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 
 
 class CostTables(NamedTuple):
-    """In ns: operator sums, or the parts of `engine_costs.StepCost`. Tables over tokens or requests hold their last value
-    beyond their end; what the one kind of cost does not need is empty."""
+    """In ns: operator sums, or the parts of `engine_costs.StepCost`. Tables over tokens or requests hold their last
+    value beyond their end; what the one kind of cost does not need is empty."""
 
     is_operator_sum: bool
     queue_size: int

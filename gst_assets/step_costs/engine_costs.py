@@ -1,8 +1,8 @@
 """What a step costs an engine, part by part, and what a request costs on its way there and back.
 
-Each part is measured where it is itself (`profiling.step_samples`), so none of them holds a wait: waiting follows when a clock puts the parts of
-consecutive steps together (`vidur_adapter.core`). The same parts describe an engine whose device decides how long a step takes, one whose host
-does, and one that computes on its host.
+Each part is measured where it is itself (`profiling.step_samples`), so none of them holds a wait: waiting follows when
+a clock puts the parts of consecutive steps together (`vidur_adapter.core`). The same parts describe an engine whose
+device decides how long a step takes, one whose host does, and one that computes on its host.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ OTHER_TERMS = ("copy_out", "process", "handover", "delivery")
 """Terms that do not depend on the kind of step."""
 _ALL_BUT_DEVICE = ("prepare", "launch", "lead_in", "drain", "copy_out", "process")
 _BLOCK_NS = 250_000_000
-"""Slow moments of a host last about this long (on an H200's host the speed of steps 0.2 s apart correlated by 0.4, 0.5 s apart by 0.2); within a
-block their sequence is kept."""
+"""Slow moments of a host last about this long (on an H200's host the speed of steps 0.2 s apart correlated by 0.4, 0.5
+s apart by 0.2); within a block their sequence is kept."""
 _STRATA = 16
 """Groups of blocks by how slow they are."""
 _BEYOND = 1.15
@@ -63,10 +63,12 @@ class StepCost(NamedTuple):
 
 
 class HostSpeedTrace:
-    """The measured sequence of the host's speed, its blocks of a quarter of a second in a seeded order, over and over again.
+    """The measured sequence of the host's speed, its blocks of a quarter of a second in a seeded order, over and over
+    again.
 
-    A moving-block resampling (Kuensch 1989) of one trace, stratified: blocks are grouped by how slow they are, and each group is met in turn, so that
-    a simulation of some seconds meets a fair mix of the calibration's moments whatever the seed. Ratios are to what the terms say.
+    A moving-block resampling (Kuensch 1989) of one trace, stratified: blocks are grouped by how slow they are, and each
+    group is met in turn, so that a simulation of some seconds meets a fair mix of the calibration's moments whatever
+    the seed. Ratios are to what the terms say.
     """
 
     def __init__(self, table: pd.DataFrame, seed: int) -> None:
@@ -107,7 +109,8 @@ class HostSpeedTrace:
 def _stratified(
     blocks: NDArray[np.int64], ratios: NDArray[np.float64], counts: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
-    """The blocks' numbers in an order that meets slow and fast ones in turn. Only the rows that `counts` say how slow a block is."""
+    """The blocks' numbers in an order that meets slow and fast ones in turn. Only the rows that `counts` say how slow a
+    block is."""
     numbers = np.unique(blocks[counts])
     rng = np.random.Generator(np.random.PCG64(seed))
     speed = np.array([ratios[counts & (blocks == number)].mean() for number in numbers])
@@ -123,8 +126,8 @@ def _stratified(
 
 
 class EngineCosts:
-    """Costs of steps by their shape, and for the host by time. `device_is_host`: the engine computes on its host, whose slow moments then hold
-    the device's part too."""
+    """Costs of steps by their shape, and for the host by time. `device_is_host`: the engine computes on its host, whose
+    slow moments then hold the device's part too."""
 
     def __init__(
         self,
@@ -222,7 +225,8 @@ class EngineCosts:
         )
 
     def decode_rise_ns(self, num_decodes: int) -> float:
-        """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its requests."""
+        """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its
+        requests."""
         return self._decode_slope("decode_context_token", num_decodes)
 
     def decode_warmth_ns(self, num_decodes: int) -> float:
@@ -279,7 +283,8 @@ class RequestWays:
         return round(self._handover.at(float(num_prefill_tokens)))
 
     def deliveries_ns(self, num_decode_requests: NDArray[np.int64], at_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """From a step's tokens at the engine's host, at simulated times `at_ns`, to the client seeing them, by decoding requests in the step."""
+        """From a step's tokens at the engine's host, at simulated times `at_ns`, to the client seeing them, by decoding
+        requests in the step."""
         batches, places = np.unique(num_decode_requests, return_inverse=True)
         medians = np.array([self._delivery.at(float(count)) for count in batches.tolist()])[places]
         ratios = self._speed.ratios("delivery", at_ns) if self._speed else 1.0

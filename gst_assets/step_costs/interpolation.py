@@ -1,7 +1,8 @@
 """Reading between measured points: the one place that interpolates.
 
-`Curve` and `Surface` are linear between their points and refuse what lies outside; `HeldCurve` keeps its outermost values there. Points are read
-one at a time in plain floats, or by formulas (`Formula`) that serve a whole stretch of decode steps.
+`Curve` and `Surface` are linear between their points and refuse what lies outside; `HeldCurve` keeps its outermost
+values there. Points are read one at a time in plain floats, or by formulas (`Formula`) that serve a whole stretch of
+decode steps.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ class Surface:
         if holes.any():
             i, j = (int(place[0]) for place in holes.nonzero())
             raise ProfileError(
-                f"attention.csv: column {column}: the {kind} grid has no value at {first} {table.index[i]}, {second} {table.columns[j]} "
-                f"({int(holes.sum())} missing in all). Every combination must be there; measure the profile again."
+                f"attention.csv: column {column}: the {kind} grid has no value at {first} {table.index[i]}, {second}"
+                f" {table.columns[j]} ({int(holes.sum())} missing in all). Every combination must be there; measure the"
+                " profile again."
             )
         name = f"attention.csv ({kind})"
         self._first, self._second = (

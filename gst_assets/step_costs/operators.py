@@ -1,8 +1,8 @@
 """Operator time of a step: the one place that adds operators up.
 
-The sum is Vidur's (`vidur.entities.ExecutionTime`, 0.0.26): per layer every operator but the KV-cache write, and nothing that runs once a step.
-`WholeStepOperators` adds what Vidur leaves out, for comparison with the time of a whole step. Variant `published` does not come here: there
-Vidur's own predictor adds up.
+The sum is Vidur's (`vidur.entities.ExecutionTime`, 0.0.26): per layer every operator but the KV-cache write, and
+nothing that runs once a step. `WholeStepOperators` adds what Vidur leaves out, for comparison with the time of a whole
+step. Variant `published` does not come here: there Vidur's own predictor adds up.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ _SHORT_RUN = 16
 
 
 class OperatorTimes:
-    """Nanoseconds of whole steps over all layers. Tokens are padded to captured graphs; contexts and chunks are taken as they are.
+    """Nanoseconds of whole steps over all layers. Tokens are padded to captured graphs; contexts and chunks are taken
+    as they are.
 
-    Every function raises `ProfileError` for a point outside the profiled range, naming the range; nothing is extrapolated or clipped.
+    Every function raises `ProfileError` for a point outside the profiled range, naming the range; nothing is
+    extrapolated or clipped.
     """
 
     def __init__(self, mlp: pd.DataFrame, attention: pd.DataFrame, num_layers: int, graphs: CapturedGraphs) -> None:
@@ -74,7 +76,8 @@ class OperatorTimes:
         return Formula(lambda at: (tokens_ms + attention(at) + 0.0) * scale, until)
 
     def decode_run_ns(self, num_decodes: int, context_tokens: int, num_steps: int) -> list[int]:
-        """`step_ns` of consecutive steps of the same decodes, the first with `context_tokens` KV tokens over all of them; maybe of fewer."""
+        """`step_ns` of consecutive steps of the same decodes, the first with `context_tokens` KV tokens over all of
+        them; maybe of fewer."""
         return _run_ns(lambda context: self.decode_piece(num_decodes, context), num_decodes, context_tokens, num_steps)
 
     def tables(self, max_num_batched_tokens: int) -> CostTables:
@@ -122,7 +125,8 @@ class OperatorTimes:
 
 
 class WholeStepOperators:
-    """Nanoseconds of everything that was timed alone, what Vidur leaves out included: what a step on the device should add up to."""
+    """Nanoseconds of everything that was timed alone, what Vidur leaves out included: what a step on the device should
+    add up to."""
 
     def __init__(
         self,

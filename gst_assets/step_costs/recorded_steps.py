@@ -1,7 +1,7 @@
 """What steps that really ran should have taken by a profile's terms: the cost model apart from scheduling and queueing.
 
-Every step is given when it was really formed and what the device was really doing before it, so that an error stays with its own step. How a
-simulation puts steps together is `vidur_adapter.core`; measuring belongs to `profiling`.
+Every step is given when it was really formed and what the device was really doing before it, so that an error stays
+with its own step. How a simulation puts steps together is `vidur_adapter.core`; measuring belongs to `profiling`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ NEEDED = ("launched_time_ns", "output_time_ns", "num_prefill_context_tokens", "n
 def service_times(
     iterations: pd.DataFrame, costs: EngineCosts, graphs: CapturedGraphs, queue_size: int
 ) -> list[ServiceTime]:
-    """For each step of a real run (`contracts.tables.Iterations` with the columns `NEEDED`) whose tokens the host waited for: of others it is not
-    seen when the device was done. The host is at its median speed. `queue_size` is 2 for an engine with asynchronous scheduling, else 1.
+    """For each step of a real run (`contracts.tables.Iterations` with the columns `NEEDED`) whose tokens the host
+    waited for: of others it is not seen when the device was done. The host is at its median speed. `queue_size` is 2
+    for an engine with asynchronous scheduling, else 1.
     """
     formed = iterations["scheduled_time_ns"].tolist()
     output = iterations["output_time_ns"].tolist()
@@ -69,10 +70,11 @@ def service_times(
 def _taken_late(
     iterations: pd.DataFrame, held: list[Features], costs: EngineCosts, queue_size: int
 ) -> NDArray[np.bool_]:
-    """Whether the tokens of each step were taken as soon as the next step was launched, so that they may have been there before.
+    """Whether the tokens of each step were taken as soon as the next step was launched, so that they may have been
+    there before.
 
-    From a launched forward pass to taking tokens that are there the host samples, which takes it no longer than launching a decode step of as many
-    requests, sampling included; twice that is allowed, and as much more as
+    From a launched forward pass to taking tokens that are there the host samples, which takes it no longer than
+    launching a decode step of as many requests, sampling included; twice that is allowed, and as much more as
     its launch shows the host to be slow.
     """
     late = np.zeros(len(iterations), dtype=bool)

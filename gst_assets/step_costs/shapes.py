@@ -58,13 +58,14 @@ class StepShape(NamedTuple):
 
 
 def attention_pairs(context: int, new: int) -> int:
-    """(query, key) pairs that causal attention looks at for `new` tokens after `context` ones: each token sees the context, those before it
-    and itself."""
+    """(query, key) pairs that causal attention looks at for `new` tokens after `context` ones: each token sees the
+    context, those before it and itself."""
     return new * context + new * (new + 1) // 2
 
 
 class CapturedGraphs:
-    """The token counts for which the engine captured graphs (`EngineSettings.cudagraph_capture_sizes`); none where it runs eagerly."""
+    """The token counts for which the engine captured graphs (`EngineSettings.cudagraph_capture_sizes`); none where it
+    runs eagerly."""
 
     def __init__(self, capture_sizes: Sequence[int]) -> None:
         self.sizes = tuple(sorted(capture_sizes))
@@ -77,7 +78,8 @@ class CapturedGraphs:
         return MIXED_EAGER if beyond else MIXED
 
     def padded(self, num_tokens: int) -> int:
-        """Tokens the kernels really process: the next captured size, or `num_tokens` itself beyond the largest and without graphs."""
+        """Tokens the kernels really process: the next captured size, or `num_tokens` itself beyond the largest and
+        without graphs."""
         place = bisect_left(self.sizes, num_tokens)
         return self.sizes[place] if place < len(self.sizes) else num_tokens
 

@@ -1,7 +1,8 @@
 """The terms of overheads.csv: what the parts of a step cost by what the step holds, as curves and slopes.
 
-A term is `base at a position + slope at that position x feature + ...` (`contracts.tables.Overheads`). Fitting belongs to `profiling.term_fit`; how the parts of a
-step add up to its time belongs to `engine_costs` and to the clock of a simulation.
+A term is `base at a position + slope at that position x feature + ...` (`contracts.tables.Overheads`). Fitting belongs
+to `profiling.term_fit`; how the parts of a step add up to its time belongs to `engine_costs` and to the clock of a
+simulation.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def slopes_of(term: str, kind: str) -> tuple[str, ...]:
 
 
 def position_of(term: str, kind: str, step: Features, graphs: CapturedGraphs) -> float:
-    """Where on its base curve the term of a step lies: tokens that the device processes, requests, or 0 where the base is one value."""
+    """Where on its base curve the term of a step lies: tokens that the device processes, requests, or 0 where the base
+    is one value."""
     if term == "device":
         return float(graphs.padded(step.prefill_token + step.decode_request))
     if term in _POSITION_BY_REQUESTS:

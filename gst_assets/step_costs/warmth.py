@@ -1,8 +1,9 @@
 """How hard the device has just worked: many tokens in a step draw the power that its clock is then lowered for.
 
-On an H200 at its 700 W a prompt of 2,048 tokens of Qwen3-8B took 14 % longer behind another prompt than behind decodes or a rest, and who had worked
-more than some 20 to 50 ms before made no difference. A decode step right behind prompts takes 3 to 5 % longer (H100 and H200). What that costs a
-step is part of term `device` (feature `warm_token`; of decode steps `warmth`).
+On an H200 at its 700 W a prompt of 2,048 tokens of Qwen3-8B took 14 % longer behind another prompt than behind decodes
+or a rest, and who had worked more than some 20 to 50 ms before made no difference. A decode step right behind prompts
+takes 3 to 5 % longer (H100 and H200). What that costs a step is part of term `device` (feature `warm_token`; of decode
+steps `warmth`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ _MANY_TOKENS = 256
 
 
 class Warmth:
-    """Share of the last moments that the device spent in steps of many tokens, weighted exponentially (0: none, 1: all)."""
+    """Share of the last moments that the device spent in steps of many tokens, weighted exponentially (0: none, 1:
+    all)."""
 
     def __init__(self) -> None:
         self._share, self._at_ns = 0.0, 0.0

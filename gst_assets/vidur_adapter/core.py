@@ -1,9 +1,9 @@
 """The simulated engine's core: requests, KV blocks, steps and their times, as functions over arrays of numbers.
 
 What each step holds follows vLLM V1's rules as `registration` lists them; how long steps take comes in tables
-(`step_costs.cost_tables`). The functions here call nothing but each other and `math`, so that numba compiles them as they are
-(`compiled`); called as they stand they are the same simulation in plain Python, with lists in place of arrays. Under
-operator sums the results are those of Vidur's own event loop (`event_loop.RecordedSimulator`) to the nanosecond.
+(`step_costs.cost_tables`). The functions here call nothing but each other and `math`, so that numba compiles them as
+they are (`compiled`); called as they stand they are the same simulation in plain Python, with lists in place of arrays.
+Under operator sums the results are those of Vidur's own event loop (`event_loop.RecordedSimulator`) to the nanosecond.
 Building the arrays and reading the results belongs to `simulation_loop`.
 
 A request is its place among the columns, called its row; steps are numbered from 0. A step's tokens count as computed
@@ -11,13 +11,13 @@ when it is formed: a step formed before the output of the one before it is known
 holds (its KV blocks and its place among max_num_seqs) is released when the output of its last step is handed out. For
 one step at a time the two moments are the same. At most two steps may be formed and not handed out.
 
-With a prefix cache full KV blocks are kept, by the rules of vLLM V1 (`vllm/v1/core/block_pool.py`, `kv_cache_manager.py`
-and `single_type_kv_cache_manager.py`, 0.32.0, one group of full attention): each under a key that stands for it and all
-before it; a request takes the longest run of blocks that are kept, except the block of its prompt's last token, which is
-computed in any case; a block belongs to as many requests as use it, and is free when none does; equal blocks are not
-merged; who needs a block gets the free one at the front of a queue, which is no longer kept then. A request gives up its
-blocks from the last to the first: those kept go to the queue's end, so that the least recently used is evicted first,
-those that are not full to its front.
+With a prefix cache full KV blocks are kept, by the rules of vLLM V1 (`vllm/v1/core/block_pool.py`,
+`kv_cache_manager.py` and `single_type_kv_cache_manager.py`, 0.32.0, one group of full attention): each under a key that
+stands for it and all before it; a request takes the longest run of blocks that are kept, except the block of its
+prompt's last token, which is computed in any case; a block belongs to as many requests as use it, and is free when none
+does; equal blocks are not merged; who needs a block gets the free one at the front of a queue, which is no longer kept
+then. A request gives up its blocks from the last to the first: those kept go to the queue's end, so that the least
+recently used is evicted first, those that are not full to its front.
 
 While KV blocks last each decode gets its token whatever else a step holds. So when it ends, when it fills a block and
 how much context all of them have follow from the number of the step in which it got its first token, and a step costs
@@ -73,8 +73,8 @@ class Limits(NamedTuple):
 
 
 class PrefixCache(NamedTuple):
-    """KV blocks with what is kept in them. `slots` are the places of all full blocks that requests may come to hold, request
-    after request. All arrays are empty without a prefix cache."""
+    """KV blocks with what is kept in them. `slots` are the places of all full blocks that requests may come to hold,
+    request after request. All arrays are empty without a prefix cache."""
 
     is_on: bool
     first_slot: Any
@@ -147,8 +147,8 @@ class Buffers(NamedTuple):
     """What happened since they were emptied last, in int64."""
 
     groups: Any
-    """(groups, 7): the first step's number, prefill requests, prefill tokens, decodes, context tokens, running, waiting. The
-    steps up to the next group's first hold the same decodes and nothing else."""
+    """(groups, 7): the first step's number, prefill requests, prefill tokens, decodes, context tokens, running,
+    waiting. The steps up to the next group's first hold the same decodes and nothing else."""
     formed_ns: Any
     """(steps,)"""
     handed_out_ns: Any
@@ -249,7 +249,8 @@ def num_waiting(integers: Any) -> int:
 
 
 def first_waiting(state: State) -> int:
-    """The row of the next one to be admitted: those preempted, the last one first, then those arrived and never admitted."""
+    """The row of the next one to be admitted: those preempted, the last one first, then those arrived and never
+    admitted."""
     integers = state.integers
     if integers[NUM_PREEMPTED]:
         return state.preempted[integers[NUM_PREEMPTED] - 1]
@@ -284,9 +285,9 @@ def form(state: State, buffers: Buffers, limits: Limits) -> bool:
 
 
 def add_prompts(state: State, buffers: Buffers, limits: Limits, step: int, budget: int) -> None:
-    """Up to `budget` prompt tokens: of the prompt that was begun, then of those who are admitted. `budget` is never below
-    0, and above it where a prompt was begun: there are no more decodes than in the step before but for those whose
-    prompts it completed."""
+    """Up to `budget` prompt tokens: of the prompt that was begun, then of those who are admitted. `budget` is never
+    below 0, and above it where a prompt was begun: there are no more decodes than in the step before but for those
+    whose prompts it completed."""
     integers = state.integers
     if integers[PREFILLING] != NOBODY:
         row, present = integers[PREFILLING], integers[PREFILLED_TOKENS]
@@ -533,8 +534,8 @@ def join_free(prefix: PrefixCache, block: int, before: int) -> None:
 
 
 def take_blocks_one_by_one(state: State, buffers: Buffers, limits: Limits, step: int) -> None:
-    """Serve the decodes in order, though there are too few blocks. Where one needs a block and there is none, whoever is
-    last is preempted, itself at worst. A prompt that was begun is behind all decodes, and so is the first to go."""
+    """Serve the decodes in order, though there are too few blocks. Where one needs a block and there is none, whoever
+    is last is preempted, itself at worst. A prompt that was begun is behind all decodes, and so is the first to go."""
     integers = state.integers
     if integers[PREFILLING] != NOBODY:
         preempt(state, buffers, limits, integers[PREFILLING], step)
@@ -630,7 +631,7 @@ def left_the_preempted(state: State, row: int) -> bool:
     return False
 
 
-# --- the clock: one step at a time, or a host and a device with a queue between ------------------------------------------
+# --- the clock: one step at a time, or a host and a device with a queue between ----------------------------------------
 
 
 def launch(state: State, costs: CostTables) -> bool:
@@ -668,8 +669,8 @@ def take_oldest(integers: Any) -> int:
 
 
 def launch_on_device(state: State, costs: CostTables) -> None:
-    """As `clocks.HostDeviceClock` says: the host prepares and launches, the device is reached once it has ended the step
-    before, and ends when both it and the launch are done."""
+    """As `clocks.HostDeviceClock` says: the host prepares and launches, the device is reached once it has ended the
+    step before, and ends when both it and the launch are done."""
     integers, floats = state.integers, state.floats
     decodes, chunks, context = integers[STEP_DECODES], integers[NUM_CHUNKS], integers[STEP_CONTEXT]
     new_tokens = 0

@@ -1,7 +1,8 @@
 """One run of Vidur's own event loop, with a recorder where Vidur keeps its metrics.
 
-Its recorder handles Vidur's own entities, so Vidur is imported at the top. Never loaded with the definitions: it is imported inside functions only
-(`test_definitions` would see it). Configuration belongs to `registration`, step times to `predictor`, tables to `simulate`.
+Its recorder handles Vidur's own entities, so Vidur is imported at the top. Never loaded with the definitions: it is
+imported inside functions only (`test_definitions` would see it). Configuration belongs to `registration`, step times to
+`predictor`, tables to `simulate`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Recorder:
         self.history.add_step(time, composition_of(batch_stage), scheduler.num_running, scheduler.num_pending_requests)
 
     def on_batch_end(self, time: int, batch: Batch, replica_id: Any, memory_usage_percent: float) -> None:
-        """Vidur's hook: the step has ended. Every request whose prompt is complete got one token, the first one included."""
+        """Vidur's hook: the step has ended. Every request whose prompt is complete got one token, the first one
+        included."""
         del replica_id, memory_usage_percent
         self.history.add_handed_out((time,))
         step = self.history.num_steps - 1

@@ -1,7 +1,9 @@
-"""The step times of `kernels` as a predictor of Vidur's, so that Vidur's own event loop can run them: the reference that `core` must equal.
+"""The step times of `kernels` as a predictor of Vidur's, so that Vidur's own event loop can run them: the reference
+that `core` must equal.
 
-The class derives from Vidur's, so Vidur (and with it scikit-learn) is imported at the top. Never loaded with the definitions: `simulate` imports it
-inside a function, and `test_definitions` would see it. What a step's operators add up to belongs to `step_costs.operators`.
+The class derives from Vidur's, so Vidur (and with it scikit-learn) is imported at the top. Never loaded with the
+definitions: `simulate` imports it inside a function, and `test_definitions` would see it. What a step's operators add
+up to belongs to `step_costs.operators`.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class OperatorSumPredictor(RandomForrestExecutionTimePredictor):
 
 
 def context_tokens(request: Any) -> int:
-    """KV tokens of the request present before its next step. Vidur counts a token as processed once it is sampled, a step before its KV."""
+    """KV tokens of the request present before its next step. Vidur counts a token as processed once it is sampled, a
+    step before its KV."""
     return int(request._num_processed_tokens) - int(request._is_prefill_complete)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 
 def prompt_block_keys(prompts: Iterable[Sequence[int]], block_size: int) -> list[list[int]]:
-    """For each prompt (token ids) a key of each full block: equal where the block's tokens and all tokens before it are."""
+    """For each prompt (token ids) a key of each full block: equal where the block's tokens and all tokens before it
+    are."""
     keys: dict[tuple[int, tuple[int, ...]], int] = {}
     found = []
     for tokens in prompts:

@@ -224,8 +224,8 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
     ) -> BaseEstimator:
         if df.empty:
             raise ProfileError(
-                f"{self._config.directory}: Vidur finds no row for operator {model_name}: none has the model's shapes and blocks of "
-                f"{self._block_size} tokens. {_PROFILE_AGAIN}."
+                f"{self._config.directory}: Vidur finds no row for operator {model_name}: none has the model's shapes"
+                f" and blocks of {self._block_size} tokens. {_PROFILE_AGAIN}."
             )
         if self._config.chosen is not None:
             # What the search ends with: its estimator, under the parameters it chose, fitted to every row.
@@ -283,7 +283,8 @@ def read_forests(path: Path, csv_sha256: Mapping[str, str]) -> dict[str, dict[st
     for name, digest in csv_sha256.items():
         if found.csv_sha256.get(name) != digest:
             raise ProfileError(
-                f"{path}: chosen on a {name} with sha256 {found.csv_sha256.get(name, 'unknown')[:16]}, but the one beside it has {digest[:16]}. {again}."
+                f"{path}: chosen on a {name} with sha256 {found.csv_sha256.get(name, 'unknown')[:16]}, but the one"
+                f" beside it has {digest[:16]}. {again}."
             )
     wanted = PublishedConfig().search()
     if found.search != wanted:
@@ -433,15 +434,16 @@ class PublishedSimulator(RecordedSimulator):
             preempted = next((request for request in self._metric_store.requests if request.num_restarts), None)
             if preempted is not None:
                 raise SimulationError(
-                    f"request {preempted.id} was preempted for want of KV blocks (engine.num_kv_blocks {config.cache_config.num_blocks}), which "
-                    f"Vidur 0.0.26 does not survive. {remedy}."
+                    f"request {preempted.id} was preempted for want of KV blocks (engine.num_kv_blocks"
+                    f" {config.cache_config.num_blocks}), which Vidur 0.0.26 does not survive. {remedy}."
                 ) from None
             waiting = self._scheduler.get_pending_requests()
             if waiting:
                 blocks = ceil(waiting[0].num_prefill_tokens / config.cache_config.block_size)
                 raise SimulationError(
-                    f"request {waiting[0].id} is never admitted: its prompt needs {blocks} KV blocks, and Vidur 0.0.26 keeps "
-                    f"{config.cache_config.watermark_blocks_fraction:.0%} of engine.num_kv_blocks {config.cache_config.num_blocks} free. {remedy}."
+                    f"request {waiting[0].id} is never admitted: its prompt needs {blocks} KV blocks, and Vidur 0.0.26"
+                    f" keeps {config.cache_config.watermark_blocks_fraction:.0%} of engine.num_kv_blocks"
+                    f" {config.cache_config.num_blocks} free. {remedy}."
                 ) from None
             raise SimulationError(f"Vidur 0.0.26 fails an assertion of its own: {error}. {remedy}.") from error
         predictor: Any = self.predictor

@@ -1,24 +1,27 @@
-"""What Vidur 0.0.26 must be told to simulate a scenario: model, device, replica, requests, scheduler and configurations that touch no disk.
+"""What Vidur 0.0.26 must be told to simulate a scenario: model, device, replica, requests, scheduler and configurations
+that touch no disk.
 
-Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong to `predictor`, the
-event loop to `event_loop`. `core` schedules by the same rules without Vidur.
+Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong
+to `predictor`, the event loop to `event_loop`. `core` schedules by the same rules without Vidur.
 
 The variant `published` takes the model, the node and the configurations from here, and nothing else (see `published`).
 
-How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1/core/sched/scheduler.py`, 0.32.0, policy fcfs):
+How the registered scheduler, Vidur's `sarathi`, compares with vLLM V1 (`vllm/v1/core/sched/scheduler.py`, 0.32.0,
+policy fcfs):
 
-- Equal: running requests before waiting ones, a partial prefill after the decodes admitted before it; first come, first served admission
-  while token budget, request limit and KV blocks last; a request is admitted only if its whole prompt fits the free blocks
-  (`scheduler_reserve_full_isl`); the request admitted last is preempted first, loses its blocks, goes to the head of the waiting queue and
-  recomputes prompt and generated tokens.
-- Corrected in `EngineScheduler`: Vidur preempts whenever no block is free, also when the request has room in its last one; it uses every
-  block, while vLLM keeps block 0 as its null block. With the first corrected, a step that preempts admits nobody, as in vLLM: the preempted
-  request heads the queue and needs one block more than it gave up.
-- Corrected in `SimulatedRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion) and turns the rest of a
-  half-prefilled prompt into output tokens.
-- Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV pressure a decode can
-  take a block which Vidur has reserved; prefix caching and async scheduling are modelled only by `core`; of requests arriving at the same instant
-  Vidur admits all that fit in one step, while a real engine may begin with the first it hears of.
+- Equal: running requests before waiting ones, a partial prefill after the decodes admitted before it; first come, first
+  served admission while token budget, request limit and KV blocks last; a request is admitted only if its whole prompt
+  fits the free blocks (`scheduler_reserve_full_isl`); the request admitted last is preempted first, loses its blocks,
+  goes to the head of the waiting queue and recomputes prompt and generated tokens.
+- Corrected in `EngineScheduler`: Vidur preempts whenever no block is free, also when the request has room in its last
+  one; it uses every block, while vLLM keeps block 0 as its null block. With the first corrected, a step that preempts
+  admits nobody, as in vLLM: the preempted request heads the queue and needs one block more than it gave up.
+- Corrected in `SimulatedRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion)
+  and turns the rest of a half-prefilled prompt into output tokens.
+- Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV
+  pressure a decode can take a block which Vidur has reserved; prefix caching and async scheduling are modelled only by
+  `core`; of requests arriving at the same instant Vidur admits all that fit in one step, while a real engine may begin
+  with the first it hears of.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ from gst_assets.vidur_adapter.core import Limits
 
 
 class AdapterType(BaseIntEnum):
-    """Keys under which this package registers with Vidur. Vidur compares them as integers across its own enums, hence the distance."""
+    """Keys under which this package registers with Vidur. Vidur compares them as integers across its own enums, hence
+    the distance."""
 
     DEVICE = 1000
     NODE = 1001
@@ -70,7 +74,8 @@ class AdapterType(BaseIntEnum):
 
 @cache
 def model_name(geometry: Geometry, max_model_len: int) -> str:
-    """Register a decoder of this geometry and return the name Vidur knows it by. Vidur finds models among subclasses."""
+    """Register a decoder of this geometry and return the name Vidur knows it by. Vidur finds models among
+    subclasses."""
     name = f"gst/decoder-{len(_REGISTERED_MODELS)}"
     values: dict[str, Any] = {
         "num_layers": geometry.num_layers,
@@ -127,10 +132,11 @@ class EngineNode(BaseNodeSKUConfig):
 
 @dataclass
 class EngineReplica(ReplicaConfig):
-    """One device with the true `head_dim` (Vidur computes hidden_size / num_q_heads) and memory for the engine's KV blocks.
+    """One device with the true `head_dim` (Vidur computes hidden_size / num_q_heads) and memory for the engine's KV
+    blocks.
 
-    The engine says how many blocks it has, so Vidur's memory planner decides nothing; it still asserts that the device holds weights and
-    one token, which a device of just the needed size satisfies.
+    The engine says how many blocks it has, so Vidur's memory planner decides nothing; it still asserts that the device
+    holds weights and one token, which a device of just the needed size satisfies.
     """
 
     num_pipeline_stages: int = 1
@@ -151,7 +157,8 @@ class EngineReplica(ReplicaConfig):
 
 
 def kv_bytes_per_token(replica: ReplicaConfig) -> int:
-    """Bytes of one token's keys and values over all layers at two bytes a value, as Vidur's memory planner counts them."""
+    """Bytes of one token's keys and values over all layers at two bytes a value, as Vidur's memory planner counts
+    them."""
     from vidur.utils.memory_planner import MemoryPlanner
 
     return int(MemoryPlanner(replica, CacheConfig())._get_kv_cache_memory_per_device_per_token())
@@ -161,7 +168,8 @@ def kv_bytes_per_token(replica: ReplicaConfig) -> int:
 
 
 class SimulatedRequest(Request):
-    """A request of the workload. `arrived_at` is in integer nanoseconds, as all times here (Vidur's clock has no unit of its own)."""
+    """A request of the workload. `arrived_at` is in integer nanoseconds, as all times here (Vidur's clock has no unit
+    of its own)."""
 
     def __init__(self, request_id: int, arrived_at: int, num_prefill_tokens: int, num_decode_tokens: int) -> None:
         super().__init__(arrived_at, num_prefill_tokens, num_decode_tokens)
@@ -199,8 +207,8 @@ class WorkloadRequests(BaseRequestGenerator):
 
 @dataclass
 class EngineSchedulerConfig(SarathiSchedulerConfig):
-    """Sarathi's settings: `chunk_size` is the engine's max_num_batched_tokens, `batch_size_cap` its max_num_seqs. `num_null_blocks` of the
-    engine's KV blocks are given to no request."""
+    """Sarathi's settings: `chunk_size` is the engine's max_num_batched_tokens, `batch_size_cap` its max_num_seqs.
+    `num_null_blocks` of the engine's KV blocks are given to no request."""
 
     num_null_blocks: int = 0
 

@@ -9,14 +9,16 @@ from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Tokens
 
 
 def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
-    """When the scheduler can see each request. The driver hands requests over in order, so none is seen before one that arrived earlier."""
+    """When the scheduler can see each request. The driver hands requests over in order, so none is seen before one that
+    arrived earlier."""
     prompts, places = np.unique(num_prefill_tokens, return_inverse=True)
     handover = np.array([ways.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]
     return np.maximum.accumulate(arrivals_ns + handover)
 
 
 def delivered_ns(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> Integers:
-    """When the client sees the tokens of each step. Outputs are delivered in order, so none overtakes those of an earlier step."""
+    """When the client sees the tokens of each step. Outputs are delivered in order, so none overtakes those of an
+    earlier step."""
     ends = steps.handed_out_ns
     if ways is None:
         return ends

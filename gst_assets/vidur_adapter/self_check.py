@@ -1,7 +1,8 @@
-"""Whether a simulation still is what it was: the same inputs must give the same bytes, on every machine and in every process.
+"""Whether a simulation still is what it was: the same inputs must give the same bytes, on every machine and in every
+process.
 
-Simulates and compares; what a difference means for a run belongs to the caller. No cached operator table is used, so that the whole way from
-the profile's files to the tables is covered.
+Simulates and compares; what a difference means for a run belongs to the caller. No cached operator table is used, so
+that the whole way from the profile's files to the tables is covered.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def check_same_bytes(run: OwnSimulatedRun, scenario: Scenario, workload: LoadedW
     """Simulate `run` again and compare its tables byte by byte.
 
     Raises:
-        SimulationError: the tables differ (names table, row, column and both values), or the inputs are not those of `run`.
+        SimulationError: the tables differ (names table, row, column and both values), or the inputs are not those of
+            `run`.
         WorkloadError: the scenario has other settings than `run` was made with.
     """
     check_made_for(run.meta.params, scenario, run.directory, _SECTIONS, "vidur_request_metrics")
@@ -39,8 +41,8 @@ def check_same_bytes(run: OwnSimulatedRun, scenario: Scenario, workload: LoadedW
         changed = sorted(name for name in made_from.keys() | found.keys() if made_from.get(name) != found.get(name))
         if changed:
             raise SimulationError(
-                f"{run.directory}: its {what} changed since ({changed[0]} has another digest), so it cannot be checked against itself. "
-                "Materialize vidur_request_metrics and vidur_token_metrics again."
+                f"{run.directory}: its {what} changed since ({changed[0]} has another digest), so it cannot be checked"
+                " against itself. Materialize vidur_request_metrics and vidur_token_metrics again."
             )
     with tempfile.TemporaryDirectory() as area:
         result = simulate(

@@ -1,7 +1,8 @@
-"""A bundle held against the calibration it was made of: the calibration traffic simulated with the bundle, beside what was measured.
+"""A bundle held against the calibration it was made of: the calibration traffic simulated with the bundle, beside what
+was measured.
 
-Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to `step_costs.bundle`.
-`gst self-fit BUNDLE` simulates again, with the tables as they are now.
+Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to
+`step_costs.bundle`. `gst self-fit BUNDLE` simulates again, with the tables as they are now.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ _STATISTICS = {"p50": 50, "p90": 90}
 
 
 def self_fit(tables: Mapping[str, pd.DataFrame], settings: EngineSettings, *, device_is_host: bool) -> pd.DataFrame:
-    """The table `contracts.tables.SelfFit`. `tables` are overheads.csv, host_speed.csv and calibration_traffic.csv by file name, `settings` those
-    of the engine that was calibrated. Each stretch is simulated on its own, with its number as seed.
+    """The table `contracts.tables.SelfFit`. `tables` are overheads.csv, host_speed.csv and calibration_traffic.csv by
+    file name, `settings` those of the engine that was calibrated. Each stretch is simulated on its own, with its number
+    as seed.
 
     Raises:
         ProfileError: a term has no row.

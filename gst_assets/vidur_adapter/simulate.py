@@ -1,7 +1,8 @@
 """Simulating a workload: checks of the input, the run, and the contract's tables.
 
-The only module of this package that others need. Vidur is imported for variant `published` and for its own event loop, when such a simulation
-begins. Reading and checking a bundle belongs to `step_costs.bundle`, writing the tables to `contracts`.
+The only module of this package that others need. Vidur is imported for variant `published` and for its own event loop,
+when such a simulation begins. Reading and checking a bundle belongs to `step_costs.bundle`, writing the tables to
+`contracts`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 BACKEND = "vidur"
 NUM_NULL_BLOCKS = 1
-"""KV blocks that vLLM counts among its blocks and gives to no request (`vllm.v1.core.block_pool.BlockPool.null_block`)."""
+"""KV blocks that vLLM counts among its blocks and gives to no request
+(`vllm.v1.core.block_pool.BlockPool.null_block`)."""
 _BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -40,9 +42,9 @@ _BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 class SimulationResult:
     """What a simulation yields.
 
-    `requests`, `tokens` and `iterations` follow `contracts.tables.RequestMetrics`, `TokenMetrics` and `Iterations`, in integer nanoseconds
-    since run start. `settings` is everything that was assumed, engine settings under the names of `EngineSettings`. `stats` has the seconds
-    that each phase took and belongs in no stored table.
+    `requests`, `tokens` and `iterations` follow `contracts.tables.RequestMetrics`, `TokenMetrics` and `Iterations`, in
+    integer nanoseconds since run start. `settings` is everything that was assumed, engine settings under the names of
+    `EngineSettings`. `stats` has the seconds that each phase took and belongs in no stored table.
     """
 
     requests: pd.DataFrame
@@ -81,17 +83,18 @@ def simulate(
 ) -> SimulationResult:
     """Simulate a workload under the engine's settings.
 
-    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published` (Vidur as it ships, see
-    `published`), `kernels` (the same operator sums with the adapter's corrections) or `calibrated` (with what the engine was measured to need
-    beyond them). `cache_dir` keeps the forest tables of `published` between runs; None keeps none. `prompts`: the token ids of each request, which
-    an engine with prefix caching depends on; not looked at without. `on_share` is told now and then what share is simulated, from 0 to 1. Equal
-    inputs give equal tables, byte for byte.
+    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published`
+    (Vidur as it ships, see `published`), `kernels` (the same operator sums with the adapter's corrections) or
+    `calibrated` (with what the engine was measured to need beyond them). `cache_dir` keeps the forest tables of
+    `published` between runs; None keeps none. `prompts`: the token ids of each request, which an engine with prefix
+    caching depends on; not looked at without. `on_share` is told now and then what share is simulated, from 0 to 1.
+    Equal inputs give equal tables, byte for byte.
 
     Raises:
-        SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never complete; of `published` also
-            a request that is preempted.
-        ProfileError: the workload leaves the profiled range, a table needed by `calibrated` is missing, or `published_forests.json` was made from
-            other CSV files.
+        SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never
+            complete; of `published` also a request that is preempted.
+        ProfileError: the workload leaves the profiled range, a table needed by `calibrated` is missing, or
+            `published_forests.json` was made from other CSV files.
     """
     _check_settings(scenario, bundle, variant, has_prompts=prompts is not None)
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
@@ -152,37 +155,42 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_pro
     if engine.enable_prefix_caching:
         if variant == "published" or (variant == "kernels" and scenario.simulation.loop == "event"):
             raise SimulationError(
-                f"engine.enable_prefix_caching: Vidur 0.0.26, which variant {variant} runs here, has no prefix cache, so prompts would be simulated "
-                "in full. Set it to false, or simulate kernels and calibrated with simulation.loop=direct."
+                f"engine.enable_prefix_caching: Vidur 0.0.26, which variant {variant} runs here, has no prefix cache,"
+                " so prompts would be simulated in full. Set it to false, or simulate kernels and calibrated with"
+                " simulation.loop=direct."
             )
         if not has_prompts:
             raise SimulationError(
-                "engine.enable_prefix_caching: what is in the cache depends on the prompts' tokens, which a search for capacity and a sweep "
-                "do not have. Set it to false."
+                "engine.enable_prefix_caching: what is in the cache depends on the prompts' tokens, which a search for"
+                " capacity and a sweep do not have. Set it to false."
             )
     elif reported.enable_prefix_caching:
         raise SimulationError(
-            f"{bundle.directory}: profiled with prefix caching, which costs the host something, but engine.enable_prefix_caching is false. Set it "
-            "to true, or profile with it off."
+            f"{bundle.directory}: profiled with prefix caching, which costs the host something, but"
+            " engine.enable_prefix_caching is false. Set it to true, or profile with it off."
         )
     if not reported.enable_chunked_prefill:
         raise SimulationError(
-            f"{bundle.directory}: enable_chunked_prefill is off in the profiled engine, but Vidur's sarathi always splits prompts at max_num_batched_tokens. Profile an engine with chunked prefill."
+            f"{bundle.directory}: enable_chunked_prefill is off in the profiled engine, but Vidur's sarathi always"
+            " splits prompts at max_num_batched_tokens. Profile an engine with chunked prefill."
         )
     if engine.block_size != reported.block_size:
         raise SimulationError(
-            f"engine.block_size is {engine.block_size}, but {bundle.directory} was profiled with blocks of {reported.block_size} tokens. Profile again, or set engine.block_size={reported.block_size}."
+            f"engine.block_size is {engine.block_size}, but {bundle.directory} was profiled with blocks of"
+            f" {reported.block_size} tokens. Profile again, or set engine.block_size={reported.block_size}."
         )
     if geometry.hidden_size % geometry.num_q_heads:
         raise SimulationError(
-            f"model.geometry: Vidur 0.0.26 needs hidden_size to be a multiple of num_q_heads, found {geometry.hidden_size} and {geometry.num_q_heads}."
+            "model.geometry: Vidur 0.0.26 needs hidden_size to be a multiple of num_q_heads, found"
+            f" {geometry.hidden_size} and {geometry.num_q_heads}."
         )
 
 
 def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.DataFrame, num_kv_blocks: int) -> None:
     if lengths.empty or not lengths["request_id"].equals(intervals["request_id"]):
         raise SimulationError(
-            f"trace_lengths has {len(lengths)} requests and trace_intervals {len(intervals)}; the same requests are needed in both, at least one. Materialize both again."
+            f"trace_lengths has {len(lengths)} requests and trace_intervals {len(intervals)}; the same requests are"
+            " needed in both, at least one. Materialize both again."
         )
     prefill = lengths["num_prefill_tokens"].to_numpy(dtype="int64")
     decode = lengths["num_decode_tokens"].to_numpy(dtype="int64")
@@ -193,11 +201,17 @@ def _check_requests(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.Dat
         (decode == 0, "has num_decode_tokens 0; Vidur needs at least 1. Ask for a token, or leave the request out."),
         (
             prefill + decode > limit,
-            f"needs {{total}} tokens (prompt and decode), more than model.max_model_len {limit}. Shorten it, or raise the limit.",
+            (
+                f"needs {{total}} tokens (prompt and decode), more than model.max_model_len {limit}. Shorten it, or"
+                " raise the limit."
+            ),
         ),
         (
             blocks > num_kv_blocks - NUM_NULL_BLOCKS,
-            f"needs {{blocks}} KV blocks of {block_size} tokens, but the engine has {num_kv_blocks - NUM_NULL_BLOCKS} to give. Shorten it, or raise engine.num_kv_blocks.",
+            (
+                f"needs {{blocks}} KV blocks of {block_size} tokens, but the engine has"
+                f" {num_kv_blocks - NUM_NULL_BLOCKS} to give. Shorten it, or raise engine.num_kv_blocks."
+            ),
         ),
     ):
         if wrong.any():
@@ -308,11 +322,9 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "enforce_eager": reported.enforce_eager,
         "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
         "head_dim": geometry.head_dim,
-        "kv_bytes_per_token": 2
-        * geometry.num_layers
-        * geometry.num_kv_heads
-        * geometry.head_dim
-        * _BYTES_PER_VALUE[scenario.model.dtype],
+        "kv_bytes_per_token": (
+            2 * geometry.num_layers * geometry.num_kv_heads * geometry.head_dim * _BYTES_PER_VALUE[scenario.model.dtype]
+        ),
         "num_replicas": 1,
         "tensor_parallel_size": 1,
         "predictor": "interpolation",

@@ -27,7 +27,8 @@ _LEAST_SPANS = 1 << 14
 
 
 class RequestColumns(NamedTuple):
-    """One entry per request, in order of arrival; of those that arrive together the first one waits before the others."""
+    """One entry per request, in order of arrival; of those that arrive together the first one waits before the
+    others."""
 
     request_id: Sequence[int]
     arrived_at_ns: Sequence[int]
@@ -74,7 +75,8 @@ class SimulationLoop:
         self._mode = mode or _mode(requests)
 
     def run(self, on_share: Callable[[float], None] | None = None) -> None:
-        """Simulate until every request has its tokens; `on_share` is told now and then what share of them has, from 0 to 1.
+        """Simulate until every request has its tokens; `on_share` is told now and then what share of them has, from 0
+        to 1.
 
         Raises:
             SimulationError: a request can never be scheduled.

@@ -1,4 +1,5 @@
-"""What happened in a simulation, kept by column: when steps were formed and handed out, what they held, who got tokens from which.
+"""What happened in a simulation, kept by column: when steps were formed and handed out, what they held, who got tokens
+from which.
 
 A loop tells it what happens; the tables made of it belong to `simulate`. Knows neither Vidur nor pandas.
 """
@@ -38,7 +39,8 @@ class Tokens(NamedTuple):
 
 
 class StepLog:
-    """Grows while a simulation runs. Steps that hold the same requests are one entry, and so are the tokens of one request without a pause."""
+    """Grows while a simulation runs. Steps that hold the same requests are one entry, and so are the tokens of one
+    request without a pause."""
 
     def __init__(self) -> None:
         self.num_steps = 0

@@ -1,7 +1,7 @@
 """Simulating one workload under many settings, on several cores.
 
-Which settings, what each simulation yields as a row of the sweep's table, and the processes it runs in. Which rows are Pareto-optimal and how they
-look belongs to `analysis.sweep_report`. Vidur is imported when a simulation begins.
+Which settings, what each simulation yields as a row of the sweep's table, and the processes it runs in. Which rows are
+Pareto-optimal and how they look belongs to `analysis.sweep_report`. Vidur is imported when a simulation begins.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def simulate_all(
     workers: int,
     on_done: Callable[[int], None] | None = None,
 ) -> list[_T]:
-    """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does not depend on `workers`.
+    """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does
+    not depend on `workers`.
 
-    `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module. `on_done` is told how many
-    jobs have come back.
+    `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
+    `on_done` is told how many jobs have come back.
 
     Raises:
         SimulationError, ProfileError: of the first job that has one.
@@ -84,7 +85,8 @@ def _run(job: Job, summarize: Callable[[Job, SimulationResult], _T]) -> _T:
 
 
 def configurations(scenario: Scenario) -> list[Scenario]:
-    """The scenario under each combination of its sweep's values, rates slowest. Each simulates the sweep's variant alone.
+    """The scenario under each combination of its sweep's values, rates slowest. Each simulates the sweep's variant
+    alone.
 
     Raises:
         SimulationError: the scenario has no sweep, or a combination is impossible (names it).
@@ -104,8 +106,9 @@ def configurations(scenario: Scenario) -> list[Scenario]:
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise SimulationError(
-                f"scenario {scenario.name}: sweep combines {', '.join(f'{name} {value}' for name, value in changed.items())}: {reason}. "
-                "Take one of the values out of the sweep."
+                f"scenario {scenario.name}: sweep combines"
+                f" {', '.join(f'{name} {value}' for name, value in changed.items())}: {reason}. Take one of the values"
+                " out of the sweep."
             ) from None
         arrivals = scenario.workload.arrivals
         if rate is not None:
@@ -119,7 +122,8 @@ def configurations(scenario: Scenario) -> list[Scenario]:
 def sweep_jobs(
     scenario: Scenario, lengths: pd.DataFrame, intervals: pd.DataFrame, bundle: Bundle, cache_dir: Path | None
 ) -> list[Job]:
-    """A job for each configuration. `lengths` and `intervals` are the workload's; arrivals of another rate are drawn as the workload's were.
+    """A job for each configuration. `lengths` and `intervals` are the workload's; arrivals of another rate are drawn as
+    the workload's were.
 
     Raises:
         SimulationError: as `configurations`.
@@ -139,8 +143,9 @@ def sweep_jobs(
 def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     """The row of `contracts.tables.SweepPoints` of a simulation, less its place among the others (`pareto_*`).
 
-    Throughput is what was produced from the first arrival to the last token: near the offered rate while the engine keeps up, its capacity
-    beyond. Goodput counts the requests that keep every bound given, as vLLM's serving benchmark does (`vllm bench serve --goodput`).
+    Throughput is what was produced from the first arrival to the last token: near the offered rate while the engine
+    keeps up, its capacity beyond. Goodput counts the requests that keep every bound given, as vLLM's serving benchmark
+    does (`vllm bench serve --goodput`).
     """
     from gst_assets.analysis.measures import is_sufficient, percentile_ns
 

@@ -1,6 +1,7 @@
 """Arrival schedules in integer nanoseconds, from a seed or from a trace's times.
 
-What arrives belongs to `lengths` and `requests`. Same settings and seed give the same schedule, and a longer one starts with the shorter one.
+What arrives belongs to `lengths` and `requests`. Same settings and seed give the same schedule, and a longer one starts
+with the shorter one.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _LONGEST_NS = int(np.iinfo(np.int64).max)
 class TraceTimes:
     """Times of the requests selected from a trace.
 
-    `time_ns`: int64 of shape (num_requests,), not decreasing, 0 at the first request. `num_selected` and `span_ns` are those of all requests
-    selected, which may be more than are sent: a rate is scaled by them, so that it does not depend on `num_requests`.
+    `time_ns`: int64 of shape (num_requests,), not decreasing, 0 at the first request. `num_selected` and `span_ns` are
+    those of all requests selected, which may be more than are sent: a rate is scaled by them, so that it does not
+    depend on `num_requests`.
     """
 
     time_ns: np.ndarray
@@ -32,10 +34,11 @@ class TraceTimes:
 
 @dataclass(frozen=True)
 class Rates:
-    """What was asked of a schedule, and what it is from start to end. `None`: nothing was asked, or the schedule has no length.
+    """What was asked of a schedule, and what it is from start to end. `None`: nothing was asked, or the schedule has no
+    length.
 
-    `asked_per_s`: mean of the asked rate over the schedule's span. `offered_per_s`: gaps per second; the time before the first request is one
-    unless it arrives at the start. `time_scale`: what a trace's gaps were multiplied by.
+    `asked_per_s`: mean of the asked rate over the schedule's span. `offered_per_s`: gaps per second; the time before
+    the first request is one unless it arrives at the start. `time_scale`: what a trace's gaps were multiplied by.
     """
 
     span_ns: int
@@ -47,12 +50,14 @@ class Rates:
 def inter_arrival_ns(arrivals: Arrivals, num_requests: int, seed: int, trace: TraceTimes | None = None) -> np.ndarray:
     """Gaps before each request: int64 of shape (num_requests,), nanoseconds.
 
-    Random gaps are variates of `numpy.random.Generator(PCG64(seed))`, drawn one after another and rounded to the nearest nanosecond; the
-    arrival times are the exact sum of the rounded gaps. Ramps and pieces put the unit-rate process through the inverse of the rate's integral
-    (time change of an inhomogeneous Poisson process: Cinlar, Introduction to Stochastic Processes, 1975, ch. 4.7) and round the arrival times.
+    Random gaps are variates of `numpy.random.Generator(PCG64(seed))`, drawn one after another and rounded to the
+    nearest nanosecond; the arrival times are the exact sum of the rounded gaps. Ramps and pieces put the unit-rate
+    process through the inverse of the rate's integral (time change of an inhomogeneous Poisson process: Cinlar,
+    Introduction to Stochastic Processes, 1975, ch. 4.7) and round the arrival times.
 
     Raises:
-        WorkloadError: a schedule longer than 64-bit nanoseconds hold (292 years); arrivals of a trace without its times.
+        WorkloadError: a schedule longer than 64-bit nanoseconds hold (292 years); arrivals of a trace without its
+            times.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     match arrivals:
@@ -87,7 +92,8 @@ def inter_arrival_ns(arrivals: Arrivals, num_requests: int, seed: int, trace: Tr
         case TraceArrivals():
             if trace is None or len(trace.time_ns) != num_requests:
                 raise WorkloadError(
-                    "workload.arrivals.kind trace: the requests have no times. Choose a trace with times, or arrivals of another kind."
+                    "workload.arrivals.kind trace: the requests have no times. Choose a trace with times, or arrivals"
+                    " of another kind."
                 )
             scale = time_scale(arrivals, trace)
             times_ns = trace.time_ns
@@ -125,8 +131,9 @@ def time_scale(arrivals: TraceArrivals, trace: TraceTimes) -> float:
         return 1.0
     if trace.span_ns == 0:
         raise WorkloadError(
-            f"workload.arrivals.rate_per_s {arrivals.rate_per_s}: the {trace.num_selected} requests selected from the trace all have the same "
-            "time, so no scale gives them a rate. Select more of the trace, or choose arrivals of another kind."
+            f"workload.arrivals.rate_per_s {arrivals.rate_per_s}: the {trace.num_selected} requests selected from the"
+            " trace all have the same time, so no scale gives them a rate. Select more of the trace, or choose"
+            " arrivals of another kind."
         )
     return (trace.num_selected - 1) * NS_PER_S / (arrivals.rate_per_s * trace.span_ns)
 
@@ -135,7 +142,8 @@ def rates(arrivals: Arrivals, intervals: pd.DataFrame, trace: TraceTimes | None 
     """The rate over the whole schedule `intervals` beside the one asked."""
     times_ns = intervals["arrival_time_ns"]
     first_ns, last_ns = int(times_ns.iloc[0]), int(times_ns.iloc[-1])
-    # The wait before the first request is a gap of the process, but not where a schedule is defined to begin with a request.
+    # The wait before the first request is a gap of the process, but not where a schedule is defined to begin with a
+    # request.
     begins_with_request = first_ns == 0 or isinstance(arrivals, TraceArrivals)
     gaps, span_ns = (len(intervals) - 1, last_ns - first_ns) if begins_with_request else (len(intervals), last_ns)
     offered = gaps * NS_PER_S / span_ns if span_ns > 0 else None
@@ -172,7 +180,8 @@ def _ramp_time_s(ramp: Ramp, expected: np.ndarray) -> np.ndarray:
     at_end = _ramp_expected(ramp, ramp.duration_s)
     slope = (ramp.end_rate_per_s - ramp.start_rate_per_s) / ramp.duration_s
     within = np.minimum(expected, at_end)
-    # The root of slope/2 t^2 + start t = expected in the form that is exact for slope 0 and start 0. Rounding must not make the root negative.
+    # The root of slope/2 t^2 + start t = expected in the form that is exact for slope 0 and start 0. Rounding must not
+    # make the root negative.
     speed = np.sqrt(np.maximum(ramp.start_rate_per_s**2 + 2 * slope * within, 0))
     time_s = 2 * within / (ramp.start_rate_per_s + speed)
     return np.where(expected <= at_end, time_s, ramp.duration_s + (expected - at_end) / ramp.end_rate_per_s)
@@ -196,7 +205,8 @@ def _piecewise_time_s(piecewise: Piecewise, expected: np.ndarray) -> np.ndarray:
 
 
 def _running_pieces(piecewise: Piecewise) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each piece with a rate above 0: when it begins in seconds, requests expected before it, and its rate per second."""
+    """Of each piece with a rate above 0: when it begins in seconds, requests expected before it, and its rate per
+    second."""
     duration = np.array([piece.duration_s for piece in piecewise.pieces])
     rate = np.array([piece.rate_per_s for piece in piecewise.pieces])
     begins_s = np.cumsum(duration) - duration
@@ -208,6 +218,6 @@ def _running_pieces(piecewise: Piecewise) -> tuple[np.ndarray, np.ndarray, np.nd
 def _refuse_endless(span_ns: float, setting: str, value: object, num_requests: int) -> None:
     if span_ns >= _LONGEST_NS:
         raise WorkloadError(
-            f"workload.arrivals.{setting} {value}: {num_requests} arrivals would last {span_ns / NS_PER_S:.3g} s, more than "
-            "64-bit nanoseconds hold. Raise the rate."
+            f"workload.arrivals.{setting} {value}: {num_requests} arrivals would last {span_ns / NS_PER_S:.3g} s, more"
+            " than 64-bit nanoseconds hold. Raise the rate."
         )

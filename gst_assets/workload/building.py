@@ -31,13 +31,14 @@ def build(
 ) -> LoadedWorkload:
     """Write the scenario's complete workload into the empty `directory`; returns it as `spec.load` would.
 
-    The same scenario gives the same prompts, lengths and arrivals, byte for byte, whatever `workers` (threads that write generated prompts) is.
-    `tokenizer`: the scenario's, where it is loaded already. `contract=False` leaves the rules of the
-    Pandera models out, for a host without pandera. `keep_token_ids`: keep what the tokens of a prompts file were counted by, so that `requests_of`
-    need not encode it again; generated prompts are not kept.
+    The same scenario gives the same prompts, lengths and arrivals, byte for byte, whatever `workers` (threads that
+    write generated prompts) is. `tokenizer`: the scenario's, where it is loaded already. `contract=False` leaves the
+    rules of the Pandera models out, for a host without pandera. `keep_token_ids`: keep what the tokens of a prompts
+    file were counted by, so that `requests_of` need not encode it again; generated prompts are not kept.
 
     Raises:
-        WorkloadError: the prompts, the trace or the tokenizer cannot be used, or a request does not fit (see `lengths` and `requests`).
+        WorkloadError: the prompts, the trace or the tokenizer cannot be used, or a request does not fit (see `lengths`
+            and `requests`).
         ContractError: a table breaks the contract; it was not written.
     """
     asked = scenario.workload

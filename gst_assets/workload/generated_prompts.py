@@ -1,7 +1,8 @@
 """Text of an exact number of tokens, for requests of which only the length is known.
 
-Text is words that a tokenizer encodes to one token each, alone and behind a blank, and that stay so side by side; every text is encoded again
-to see that it has the length asked for. Which words stand in a text depends on the seed and its place in the workload alone.
+Text is words that a tokenizer encodes to one token each, alone and behind a blank, and that stay so side by side; every
+text is encoded again to see that it has the length asked for. Which words stand in a text depends on the seed and its
+place in the workload alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _LEAST_WORDS_LOG2, _MOST_WORDS_LOG2 = 6, 12
 class PromptLengths:
     """What is to be written: of each prompt its id, its length in tokens, and its place in the seed's stream of words.
 
-    Prompts that share places share words. `opening_tokens`, where there are any: so many tokens of each prompt stand first and come from
-    `opening_word` on; the others follow, from `first_word` on.
+    Prompts that share places share words. `opening_tokens`, where there are any: so many tokens of each prompt stand
+    first and come from `opening_word` on; the others follow, from `first_word` on.
     """
 
     prompt_ids: list[str]
@@ -54,19 +55,22 @@ class PromptLengths:
 
 
 def prompt_of_each(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarray]:
-    """A prompt of its own for each request, and the index of each request's prompt. `prefill`: int64 tokens of shape (num_requests,)."""
+    """A prompt of its own for each request, and the index of each request's prompt. `prefill`: int64 tokens of shape
+    (num_requests,)."""
     ids = [f"r{index}" for index in range(len(prefill))]
     return PromptLengths(ids, prefill, np.cumsum(prefill) - prefill), np.arange(len(prefill))
 
 
 def prompt_of_each_length(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarray]:
-    """One prompt for all requests of its length, in the order in which lengths first occur, and the index of each request's prompt."""
+    """One prompt for all requests of its length, in the order in which lengths first occur, and the index of each
+    request's prompt."""
     lengths, first, index = np.unique(prefill, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     lengths = lengths[order]
-    # As if the texts of all shorter lengths came before: no two share words of the stream, whatever other lengths there are.
+    # As if the texts of all shorter lengths came before: no two share words of the stream, whatever other lengths there
+    # are.
     return PromptLengths([f"n{length}" for length in lengths], lengths, lengths * (lengths - 1) // 2), rank[index]
 
 
@@ -84,8 +88,9 @@ def one_token_words(tokenizer: Tokenizer) -> list[str]:
     power = min(len(good).bit_length() - 1, _MOST_WORDS_LOG2)
     if power < _LEAST_WORDS_LOG2:
         raise WorkloadError(
-            f"model.tokenizer {tokenizer.reference}: {len(good)} lower-case words are one token each, too few to write prompts of an exact length "
-            f"(expected at least {2**_LEAST_WORDS_LOG2}). Use another tokenizer, or workload.prompts with texts of your own."
+            f"model.tokenizer {tokenizer.reference}: {len(good)} lower-case words are one token each, too few to write"
+            f" prompts of an exact length (expected at least {2**_LEAST_WORDS_LOG2}). Use another tokenizer, or"
+            " workload.prompts with texts of your own."
         )
     return good[: 2**power]
 
@@ -99,11 +104,12 @@ def write_generated_prompts(
     workers: int = 1,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> None:
-    """Write prompts.jsonl with a text of exactly `num_tokens` tokens for each prompt. The bytes depend on neither `workers` (threads) nor
-    `chunk_tokens`.
+    """Write prompts.jsonl with a text of exactly `num_tokens` tokens for each prompt. The bytes depend on neither
+    `workers` (threads) nor `chunk_tokens`.
 
     Raises:
-        WorkloadError: the tokenizer has too few usable words, or a text has another length than asked for (names the prompt).
+        WorkloadError: the tokenizer has too few usable words, or a text has another length than asked for (names the
+            prompt).
     """
     words = np.array(one_token_words(tokenizer), dtype=object)
     key = stream(seed, TEXT_STREAM).integers(2**64, dtype=np.uint64)
@@ -119,8 +125,9 @@ def write_generated_prompts(
         ):
             if found != wanted:
                 raise WorkloadError(
-                    f"prompt {prompt_id!r}: generated for {wanted} tokens, but {tokenizer.reference} encodes it to {found} ({text!r:.80}). "
-                    "Its words do not stay one token each side by side; use another tokenizer, or workload.prompts with texts of your own."
+                    f"prompt {prompt_id!r}: generated for {wanted} tokens, but {tokenizer.reference} encodes it to"
+                    f" {found} ({text!r:.80}). Its words do not stay one token each side by side; use another"
+                    " tokenizer, or workload.prompts with texts of your own."
                 )
         return "".join(
             prompt_line(Prompt(prompt_id, text))
@@ -164,9 +171,11 @@ def _log2(power: int) -> int:
 
 
 def _mixed(counter: np.ndarray) -> np.ndarray:
-    """SplitMix64's output for each counter (uint64): a random number that can be had for any place without those before it.
+    """SplitMix64's output for each counter (uint64): a random number that can be had for any place without those before
+    it.
 
-    Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014, figure 17 with the constants of Stafford's mix 13.
+    Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014, figure 17 with the constants of
+    Stafford's mix 13.
     """
     value = counter * np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

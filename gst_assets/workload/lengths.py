@@ -18,12 +18,12 @@ from gst_assets.workload.prompts import Prompt
 def build_trace_lengths(
     scenario: Scenario, prompts: Sequence[Prompt], counts: Sequence[int], tokenizer: str
 ) -> pd.DataFrame:
-    """The trace_lengths table (`contracts.tables.TraceLengths`) of a scenario's requests. `counts`: tokens of each prompt under `tokenizer`, which is
-    only named in errors.
+    """The trace_lengths table (`contracts.tables.TraceLengths`) of a scenario's requests. `counts`: tokens of each
+    prompt under `tokenizer`, which is only named in errors.
 
     Raises:
-        WorkloadError: a prompt without tokens or without a usable number of tokens to ask for, or one that leaves no room for them within
-            model.max_model_len (names the prompt and both lengths; nothing is cut).
+        WorkloadError: a prompt without tokens or without a usable number of tokens to ask for, or one that leaves no
+            room for them within model.max_model_len (names the prompt and both lengths; nothing is cut).
     """
     source, limit = scenario.workload.prompts, scenario.model.max_model_len
     asked = [_tokens_to_ask(scenario, prompt) for prompt in prompts]
@@ -57,7 +57,7 @@ def _tokens_to_ask(scenario: Scenario, prompt: Prompt) -> int:
     value = prompt.extra.get("num_decode_tokens")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise WorkloadError(
-            f"{scenario.workload.prompts}: prompt {prompt.prompt_id!r} has num_decode_tokens {value!r}, expected an integer of at least 1. "
-            "Give every prompt one, or set workload.num_decode_tokens for all."
+            f"{scenario.workload.prompts}: prompt {prompt.prompt_id!r} has num_decode_tokens {value!r}, expected an"
+            " integer of at least 1. Give every prompt one, or set workload.num_decode_tokens for all."
         )
     return value

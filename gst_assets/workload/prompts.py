@@ -44,8 +44,9 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
     """Read prompts one by one in file order, keeping only their ids. Blank lines are skipped.
 
     Raises:
-        WorkloadError: no file that can be read (see `input_files.open_input`), not UTF-8 or without prompts; a line that is not a JSON object, lacks `prompt_id` or `text`, has an
-            empty one, or repeats a `prompt_id` (names file and line).
+        WorkloadError: no file that can be read (see `input_files.open_input`), not UTF-8 or without prompts; a line
+            that is not a JSON object, lacks `prompt_id` or `text`, has an empty one, or repeats a `prompt_id` (names
+            file and line).
     """
     used_on: dict[str, int] = {}
     with open_input(path, _KIND) as handle:
@@ -56,8 +57,8 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
             prompt = _parse(path, number, line)
             if prompt.prompt_id in used_on:
                 raise WorkloadError(
-                    f"{path}: line {number}: prompt_id {prompt.prompt_id!r:.80} was already used on line {used_on[prompt.prompt_id]}. "
-                    "Give each prompt an id of its own."
+                    f"{path}: line {number}: prompt_id {prompt.prompt_id!r:.80} was already used on line"
+                    f" {used_on[prompt.prompt_id]}. Give each prompt an id of its own."
                 )
             used_on[prompt.prompt_id] = number
             yield prompt

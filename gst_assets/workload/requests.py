@@ -1,6 +1,8 @@
-"""The requests of a scenario whose lengths come from a trace or from a distribution: which ones, how long, and at what time of the trace.
+"""The requests of a scenario whose lengths come from a trace or from a distribution: which ones, how long, and at what
+time of the trace.
 
-Requests of a prompts file need no plan (see `lengths`). Everything that a plan leaves out or changes, the scenario asked for, and is counted.
+Requests of a prompts file need no plan (see `lengths`). Everything that a plan leaves out or changes, the scenario
+asked for, and is counted.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ from gst_assets.workload.traces import BLOCK_BYTES, Trace, TraceRows, open_trace
 class RequestPlan:
     """Requests before their prompts are written. Arrays are int64 of shape (num_requests,).
 
-    `texts`: the prompt of each request, where the trace has texts; else they are generated, as `words` says where there are any. `time_ns`: the
-    source's times from the first request on, where the arrivals are the source's.
+    `texts`: the prompt of each request, where the trace has texts; else they are generated, as `words` says where there
+    are any. `time_ns`: the source's times from the first request on, where the arrivals are the source's.
     """
 
     prefill: np.ndarray
@@ -76,11 +78,13 @@ class RequestPlan:
 
 
 def plan_requests(scenario: Scenario, tokenizer: Tokenizer, *, block_bytes: int = BLOCK_BYTES) -> RequestPlan:
-    """The requests that `workload.trace`, `workload.synthetic` or `workload.sessions` asks for. The plan does not depend on `block_bytes`.
+    """The requests that `workload.trace`, `workload.synthetic` or `workload.sessions` asks for. The plan does not
+    depend on `block_bytes`.
 
     Raises:
-        WorkloadError: a trace that cannot be read, has no stated licence, or holds less than was asked for; a request without tokens, or longer
-            than allowed, where the scenario does not say what to do with it (names file and line).
+        WorkloadError: a trace that cannot be read, has no stated licence, or holds less than was asked for; a request
+            without tokens, or longer than allowed, where the scenario does not say what to do with it (names file and
+            line).
     """
     workload = scenario.workload
     if workload.sessions is not None:
@@ -89,8 +93,8 @@ def plan_requests(scenario: Scenario, tokenizer: Tokenizer, *, block_bytes: int 
     assert share is not None, "requests of a prompts file need no plan"
     if share.share_prompts and scenario.engine.enable_prefix_caching:
         raise WorkloadError(
-            "share_prompts=true with engine.enable_prefix_caching=true: requests of equal length would be served from the cache, which the trace's "
-            "requests were not. Set one of them to false."
+            "share_prompts=true with engine.enable_prefix_caching=true: requests of equal length would be served from"
+            " the cache, which the trace's requests were not. Set one of them to false."
         )
     if workload.synthetic is not None:
         return _synthetic(scenario, workload.synthetic)
@@ -119,8 +123,9 @@ def _synthetic(scenario: Scenario, synthetic: SyntheticSource) -> RequestPlan:
     if long.any():
         at = int(long.argmax())
         raise WorkloadError(
-            f"workload.synthetic: request {at} has {prefill[at]} prompt and {decode[at]} output tokens, beyond model.max_model_len "
-            f"{scenario.model.max_model_len} ({int(long.sum())} of {count} requests are). Lower the max_tokens of the lengths, or raise the limit."
+            f"workload.synthetic: request {at} has {prefill[at]} prompt and {decode[at]} output tokens, beyond"
+            f" model.max_model_len {scenario.model.max_model_len} ({int(long.sum())} of {count} requests are). Lower"
+            " the max_tokens of the lengths, or raise the limit."
         )
     source = WorkloadSource(
         kind="synthetic", prefill_lengths_redrawn=prefill_redrawn, decode_lengths_redrawn=decode_redrawn
@@ -134,16 +139,17 @@ def _sessions(scenario: Scenario, settings: SessionSource) -> RequestPlan:
     count = len(turns.time_ns) if workload.num_requests is None else workload.num_requests
     if count > len(turns.time_ns):
         raise WorkloadError(
-            f"workload.sessions: {settings.num_sessions} sessions have {len(turns.time_ns)} turns, but workload.num_requests asks for {count}. "
-            "Raise num_sessions, or lower num_requests."
+            f"workload.sessions: {settings.num_sessions} sessions have {len(turns.time_ns)} turns, but"
+            f" workload.num_requests asks for {count}. Raise num_sessions, or lower num_requests."
         )
     total = turns.prefill + turns.decode
     long = total[:count] > limit
     if long.any():
         at = int(long.argmax())
         raise WorkloadError(
-            f"workload.sessions: prompt {turns.prompts.prompt_ids[at]!r} and its answer have {total[at]} tokens, beyond model.max_model_len "
-            f"{limit} ({int(long.sum())} of {count} turns are). Lower max_turns or the lengths, or raise the limit."
+            f"workload.sessions: prompt {turns.prompts.prompt_ids[at]!r} and its answer have {total[at]} tokens, beyond"
+            f" model.max_model_len {limit} ({int(long.sum())} of {count} turns are). Lower max_turns or the lengths, or"
+            " raise the limit."
         )
     source = WorkloadSource(
         kind="sessions",
@@ -170,17 +176,20 @@ class _Selection:
                 else f"the format {self.trace.format.name}"
             )
             raise WorkloadError(
-                f"{self.trace.path}: no licence is known for {what}. State in workload.trace.licence under which terms the file may be used."
+                f"{self.trace.path}: no licence is known for {what}. State in workload.trace.licence under which terms"
+                " the file may be used."
             )
         self.with_times = isinstance(scenario.workload.arrivals, TraceArrivals)
         if self.with_times and not self.trace.has_times:
             raise WorkloadError(
-                f"{self.trace.path}: this file of the format {self.trace.format.name} has no times. Choose arrivals of another kind, such as poisson."
+                f"{self.trace.path}: this file of the format {self.trace.format.name} has no times. Choose arrivals of"
+                " another kind, such as poisson."
             )
         self.limit = settings.max_total_tokens or scenario.model.max_model_len
         if self.limit > scenario.model.max_model_len:
             raise WorkloadError(
-                f"workload.trace.max_total_tokens {self.limit} exceeds model.max_model_len {scenario.model.max_model_len}. Lower it."
+                f"workload.trace.max_total_tokens {self.limit} exceeds model.max_model_len"
+                f" {scenario.model.max_model_len}. Lower it."
             )
         self.counts = dict.fromkeys(
             ("rows", "unusable_dropped", "sampled_out", "over_length_dropped", "prompts_truncated", "tokens_truncated"),
@@ -208,7 +217,8 @@ class _Selection:
             kept.append(self._keep(rows, chosen, drawn, texts))
         if settings.num_rows is not None and self.counts["rows"] < settings.num_rows:
             raise WorkloadError(
-                f"{self.trace.path}: {before} rows, but workload.trace asks for {settings.num_rows} from row {settings.start_row} on. Ask for fewer."
+                f"{self.trace.path}: {before} rows, but workload.trace asks for {settings.num_rows} from row"
+                f" {settings.start_row} on. Ask for fewer."
             )
         prefill, decode = (
             np.concatenate([one[column] for one in kept] or [np.zeros(0, np.int64)]) for column in (0, 1)
@@ -216,8 +226,9 @@ class _Selection:
         count = len(prefill) if workload.num_requests is None else workload.num_requests
         if len(prefill) < max(count, 1):
             raise WorkloadError(
-                f"{self.trace.path}: workload.trace selects {len(prefill)} requests, but {count or 'at least 1'} are asked for "
-                f"({', '.join(f'{name} {number}' for name, number in self.counts.items())}). Select more, or lower workload.num_requests."
+                f"{self.trace.path}: workload.trace selects {len(prefill)} requests, but {count or 'at least 1'} are"
+                f" asked for ({', '.join(f'{name} {number}' for name, number in self.counts.items())}). Select more, or"
+                " lower workload.num_requests."
             )
         time_ns, span_ns = None, None
         if self.with_times:
@@ -243,7 +254,8 @@ class _Selection:
     def _keep(
         self, rows: TraceRows, chosen: np.ndarray, drawn: np.ndarray | None, texts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Prompt tokens, output tokens and times of the rows kept out of the rows `chosen` (positions); their texts are added to `texts`."""
+        """Prompt tokens, output tokens and times of the rows kept out of the rows `chosen` (positions); their texts are
+        added to `texts`."""
         if drawn is not None:
             sampled = drawn < self.settings.sample_fraction
             self.counts["sampled_out"] += int((~sampled).sum())
@@ -255,8 +267,8 @@ class _Selection:
             if self.settings.unusable == "error":
                 at = int((~usable).argmax())
                 raise WorkloadError(
-                    f"{self.trace.path}: {rows.where(chosen[at])}: {prefill[at]} prompt and {decode[at]} output tokens, expected at least 1 of each. "
-                    "Set workload.trace.unusable=drop to leave such rows out."
+                    f"{self.trace.path}: {rows.where(chosen[at])}: {prefill[at]} prompt and {decode[at]} output tokens,"
+                    " expected at least 1 of each. Set workload.trace.unusable=drop to leave such rows out."
                 )
             self.counts["unusable_dropped"] += int((~usable).sum())
             chosen, prefill, decode = chosen[usable], prefill[usable], decode[usable]
@@ -299,12 +311,18 @@ class _Selection:
             if policy == "error":
                 remedy = "Set workload.trace.over_length to drop or truncate, or raise the limit."
             elif rows.texts is not None:
-                remedy = "Texts are not cut, because their tokens may change where they are: set workload.trace.over_length=drop."
+                remedy = (
+                    "Texts are not cut, because their tokens may change where they are: set"
+                    " workload.trace.over_length=drop."
+                )
             else:
-                remedy = "Its output alone leaves no room for a prompt, and outputs are not shortened: set workload.trace.over_length=drop."
+                remedy = (
+                    "Its output alone leaves no room for a prompt, and outputs are not shortened: set"
+                    " workload.trace.over_length=drop."
+                )
             raise WorkloadError(
-                f"{self.trace.path}: {rows.where(chosen[at])}: {prefill[at]} prompt and {decode[at]} output tokens, beyond the limit of "
-                f"{self.limit}. {remedy}"
+                f"{self.trace.path}: {rows.where(chosen[at])}: {prefill[at]} prompt and {decode[at]} output tokens,"
+                f" beyond the limit of {self.limit}. {remedy}"
             )
         self.counts["prompts_truncated"] += int(long.sum())
         self.counts["tokens_truncated"] += int(excess[long].sum())

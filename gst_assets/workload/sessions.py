@@ -1,7 +1,7 @@
 """Seeded conversations: which turns there are, when each arrives, and of which words its prompt is made.
 
-The turns of a session are in order, and each prompt begins with the prompts of the turns before it. Writing the texts belongs to
-`generated_prompts`; what a request may ask of the model to `requests`.
+The turns of a session are in order, and each prompt begins with the prompts of the turns before it. Writing the texts
+belongs to `generated_prompts`; what a request may ask of the model to `requests`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _NS_PER_S = 1e9
 
 @dataclass(frozen=True)
 class Turns:
-    """All turns in order of arrival. Arrays are int64 of shape (turns,); `time_ns` is since the first turn. Prompt `s<i>t<k>` is turn k of session i."""
+    """All turns in order of arrival. Arrays are int64 of shape (turns,); `time_ns` is since the first turn. Prompt
+    `s<i>t<k>` is turn k of session i."""
 
     prefill: np.ndarray
     decode: np.ndarray

@@ -1,4 +1,5 @@
-"""The workload directory as a whole: its content-derived id, its metadata, and loading it back with every check of the contract.
+"""The workload directory as a whole: its content-derived id, its metadata, and loading it back with every check of the
+contract.
 
 Making one belongs to `building`. Importable on a GPU host (numpy, pandas, pydantic).
 """
@@ -40,7 +41,8 @@ INTERVALS_TYPES = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_
 
 @dataclass(frozen=True)
 class LoadedWorkload:
-    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are kept, in file order.
+    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are kept,
+    in file order.
 
     `token_ids`: those of each prompt by its id, where `build` was told to keep them.
     """
@@ -54,7 +56,8 @@ class LoadedWorkload:
 
 
 def workload_id(sha256: dict[str, str]) -> str:
-    """Id derived from the digests of the three files, so that equal workloads share it whatever scenario asked for them."""
+    """Id derived from the digests of the three files, so that equal workloads share it whatever scenario asked for
+    them."""
     chosen = {name: sha256[name] for name in (PATHS.prompts, PATHS.trace_lengths, PATHS.trace_intervals)}
     return "wl-" + sha256_bytes(json.dumps(chosen, sort_keys=True).encode())[:16]
 
@@ -101,7 +104,8 @@ def schedule_of(arrivals: Arrivals, intervals: pd.DataFrame, trace: TraceTimes |
 def load(directory: Path, *, contract: bool = True) -> LoadedWorkload:
     """Load and check a workload directory: digests, both tables, and what joins them to the prompts.
 
-    `contract=False` leaves the rules of the Pandera models out, for a host without pandera; columns and their types are checked all the same.
+    `contract=False` leaves the rules of the Pandera models out, for a host without pandera; columns and their types are
+    checked all the same.
 
     Raises:
         ArtifactError: incomplete or altered directory.
@@ -112,8 +116,8 @@ def load(directory: Path, *, contract: bool = True) -> LoadedWorkload:
     for name in (meta.paths.prompts, meta.paths.trace_lengths, meta.paths.trace_intervals):
         if name not in meta.sha256:
             raise ArtifactError(
-                f"{directory / Kind.WORKLOAD.meta_name}: key sha256 does not list {name}, so nobody can tell whether it was changed. Materialize "
-                "workload_spec again."
+                f"{directory / Kind.WORKLOAD.meta_name}: key sha256 does not list {name}, so nobody can tell whether it"
+                " was changed. Materialize workload_spec again."
             )
     prompt_ids = [prompt.prompt_id for prompt in iterate_prompts(directory / meta.paths.prompts)]
     lengths_path, intervals_path = directory / meta.paths.trace_lengths, directory / meta.paths.trace_intervals
@@ -136,22 +140,23 @@ def check_joined(lengths: pd.DataFrame, intervals: pd.DataFrame, prompt_ids: Seq
     """
     if lengths["request_id"].tolist() != intervals["request_id"].tolist():
         raise ContractError(
-            f"{where}: trace_lengths has {len(lengths)} requests, trace_intervals {len(intervals)}; expected the same ones in the same order. "
-            "Materialize workload_spec again."
+            f"{where}: trace_lengths has {len(lengths)} requests, trace_intervals {len(intervals)}; expected the same"
+            " ones in the same order. Materialize workload_spec again."
         )
     unknown = ~lengths["prompt_id"].isin(set(prompt_ids))
     if unknown.any():
         row = int(unknown.to_numpy().argmax())
         raise ContractError(
-            f"{where}: trace_lengths row {row} names prompt_id {lengths['prompt_id'].iloc[row]!r}, which prompts.jsonl does not have. "
-            "Materialize workload_spec again."
+            f"{where}: trace_lengths row {row} names prompt_id {lengths['prompt_id'].iloc[row]!r}, which prompts.jsonl"
+            " does not have. Materialize workload_spec again."
         )
 
 
 def check_made_for(
     made_params: Mapping[str, Any], scenario: Scenario, directory: Path, sections: Sequence[str], asset: str
 ) -> None:
-    """What lies in `directory` was made with the settings that `scenario` has now in `sections`; `asset` is named as the remedy.
+    """What lies in `directory` was made with the settings that `scenario` has now in `sections`; `asset` is named as
+    the remedy.
 
     Raises:
         WorkloadError: names the first setting that differs, with both values.
@@ -169,6 +174,7 @@ def check_tokenizer(tokenizer: Tokenizer, meta: WorkloadMeta, directory: Path) -
     """
     if tokenizer.sha256 != meta.tokenizer_sha256:
         raise WorkloadError(
-            f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but {tokenizer.reference} is "
-            f"{tokenizer.sha256[:12]}. Use the same tokenizer, or materialize workload_spec again."
+            f"{directory}: counted with tokenizer {meta.tokenizer_ref} (sha256 {meta.tokenizer_sha256[:12]}), but"
+            f" {tokenizer.reference} is {tokenizer.sha256[:12]}. Use the same tokenizer, or materialize workload_spec"
+            " again."
         )

@@ -22,7 +22,8 @@ def stream(seed: int, key: int) -> np.random.Generator:
 
 
 def draw_lengths(lengths: Lengths, count: int, seed: int, key: int, setting: str) -> tuple[np.ndarray, int]:
-    """Token lengths, int64 of shape (count,), and how many draws before the last one kept fell outside the bounds and were drawn anew.
+    """Token lengths, int64 of shape (count,), and how many draws before the last one kept fell outside the bounds and
+    were drawn anew.
 
     Raises:
         WorkloadError: the bounds keep less than one draw in a thousand (names `setting`).
@@ -65,7 +66,7 @@ def _lognormal(
         missing -= len(inside)
         if drawn >= 100_000 and count - missing < drawn * _LEAST_KEPT:
             raise WorkloadError(
-                f"{setting}: of {drawn} lengths drawn {count - missing} lie between min_tokens {lengths.min_tokens} and max_tokens {lengths.max_tokens}. "
-                "Widen the bounds, or move the median between them."
+                f"{setting}: of {drawn} lengths drawn {count - missing} lie between min_tokens {lengths.min_tokens} and"
+                f" max_tokens {lengths.max_tokens}. Widen the bounds, or move the median between them."
             )
     return np.concatenate(kept), last - count

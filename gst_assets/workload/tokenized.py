@@ -33,12 +33,12 @@ def requests_of(
     tokenizer: Tokenizer | None = None,
     where: Path | str | None = None,
 ) -> list[WorkloadRequest]:
-    """The requests of a workload in order, tokenized for the scenario's model. `tokenizer`: the scenario's, where it is loaded already. `where` is
-    named in errors, unless the workload's directory says more.
+    """The requests of a workload in order, tokenized for the scenario's model. `tokenizer`: the scenario's, where it is
+    loaded already. `where` is named in errors, unless the workload's directory says more.
 
     Raises:
-        WorkloadError: another tokenizer or count than the workload's, a request that asks for no token or exceeds model.max_model_len, or a token
-            id outside the vocabulary (names the request).
+        WorkloadError: another tokenizer or count than the workload's, a request that asks for no token or exceeds
+            model.max_model_len, or a token id outside the vocabulary (names the request).
     """
     where = where or workload.directory
     tokenizer = tokenizer or load_tokenizer(scenario.model.tokenizer)
@@ -56,7 +56,8 @@ def requests_of(
         tokens = ids[prompt_id]
         if len(tokens) != num_prefill:
             raise WorkloadError(
-                f"{at}: has {len(tokens)} tokens under {tokenizer.reference}, but trace_lengths says {num_prefill}. Materialize workload_spec again."
+                f"{at}: has {len(tokens)} tokens under {tokenizer.reference}, but trace_lengths says {num_prefill}."
+                " Materialize workload_spec again."
             )
         if num_prefill < 1 or num_decode < 1:
             raise WorkloadError(
@@ -72,7 +73,8 @@ def requests_of(
 
 
 def prompts_of(workload: LoadedWorkload, scenario: Scenario) -> list[list[int]] | None:
-    """The token ids of each request's prompt in order, where the scenario's engine has a prefix cache; None elsewhere: no time depends on them.
+    """The token ids of each request's prompt in order, where the scenario's engine has a prefix cache; None elsewhere:
+    no time depends on them.
 
     Raises:
         WorkloadError: as `requests_of`.
@@ -105,6 +107,7 @@ def _fit_vocabulary(tokens: list[int], scenario: Scenario, where: str) -> list[i
         return [token % vocabulary for token in tokens]
     if max(tokens) >= vocabulary:
         raise WorkloadError(
-            f"{where}: token id {max(tokens)} is outside the model's vocabulary of {vocabulary}. Use the model's own tokenizer, or set model.fold_token_ids=true."
+            f"{where}: token id {max(tokens)} is outside the model's vocabulary of {vocabulary}. Use the model's own"
+            " tokenizer, or set model.fold_token_ids=true."
         )
     return tokens

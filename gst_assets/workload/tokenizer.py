@@ -32,7 +32,8 @@ _T = TypeVar("_T")
 
 
 class Tokenizer:
-    """A loaded tokenizer with the digest of the file that defines it. `backend` is a `tokenizers.Tokenizer` that neither cuts nor pads."""
+    """A loaded tokenizer with the digest of the file that defines it. `backend` is a `tokenizers.Tokenizer` that
+    neither cuts nor pads."""
 
     def __init__(self, reference: str, sha256: str, backend: Any) -> None:
         self.reference = reference
@@ -44,7 +45,8 @@ class Tokenizer:
         return self._each(texts, lambda encoding: encoding.ids, None)
 
     def count(self, texts: Sequence[str], *, workers: int | None = None) -> list[int]:
-        """Number of tokens of each text. `workers`: threads that encode; 1: the calling one alone; None: one for each CPU this process may use."""
+        """Number of tokens of each text. `workers`: threads that encode; 1: the calling one alone; None: one for each
+        CPU this process may use."""
         return self._each(texts, len, workers)
 
     def vocabulary(self) -> list[str]:
@@ -53,16 +55,20 @@ class Tokenizer:
         return sorted(ids, key=ids.__getitem__)
 
     def _each(self, texts: Sequence[str], keep: Callable[[Any], _T], workers: int | None) -> list[_T]:
-        """`keep` of each text's encoding, in order. An encoding takes many times the memory of its text, so no two of a thread live at once."""
+        """`keep` of each text's encoding, in order. An encoding takes many times the memory of its text, so no two of a
+        thread live at once."""
 
         def encoded(part: Sequence[str]) -> list[_T]:
-            # One text a call, without the offsets that nobody reads, in threads of our own (it lets the interpreter go). In the library's batch
-            # call each of its lasting threads keeps what words it met first: after a scan of the vocabulary it took twice the processor time.
+            # One text a call, without the offsets that nobody reads, in threads of our own (it lets the interpreter
+            # go). In the library's batch call each of its lasting threads keeps what words it met first: after a scan
+            # of the vocabulary it took twice the processor time.
             try:
                 return [keep(self._backend.encode_batch_fast([text], add_special_tokens=False)[0]) for text in part]
-            except Exception as error:  # the library raises nothing more precise, such as for a vocabulary without its own unknown token
+            # the library raises nothing more precise, such as for a vocabulary without its own unknown token
+            except Exception as error:
                 raise WorkloadError(
-                    f"model.tokenizer {self.reference!r}: cannot encode a text ({' '.join(str(error).split()):.200}). Fetch its files again, or name another."
+                    f"model.tokenizer {self.reference!r}: cannot encode a text ({' '.join(str(error).split()):.200})."
+                    " Fetch its files again, or name another."
                 ) from None
 
         threads = min(workers or len(os.sched_getaffinity(0)), len(texts))
@@ -87,12 +93,14 @@ def load_tokenizer(reference: str) -> Tokenizer:
     if directory.is_dir():
         if not (directory / _FILE).is_file():
             raise WorkloadError(
-                f"{directory}: no {_FILE}. model.tokenizer needs a Hugging Face tokenizer directory with a fast tokenizer."
+                f"{directory}: no {_FILE}. model.tokenizer needs a Hugging Face tokenizer directory with a fast"
+                " tokenizer."
             )
         return Tokenizer(reference, sha256_file(directory / _FILE), _of_directory(directory, reference))
     if directory.is_absolute() and (reference.startswith((".", "/", "~", "data/")) or reference.count("/") > 1):
         raise WorkloadError(
-            f"{directory}: tokenizer directory missing. Correct model.tokenizer, or name a hub id such as Qwen/Qwen3-0.6B."
+            f"{directory}: tokenizer directory missing. Correct model.tokenizer, or name a hub id such as"
+            " Qwen/Qwen3-0.6B."
         )
     backend = _load(reference, reference)
     from huggingface_hub import try_to_load_from_cache

@@ -1,6 +1,7 @@
 """Published request traces: how each format is told, read in blocks, and checked line by line.
 
-What is selected from a trace, scaled or shortened belongs to `requests`. The formats and where they are specified: docs/workloads.md.
+What is selected from a trace, scaled or shortened belongs to `requests`. The formats and where they are specified:
+docs/workloads.md.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ _MOST_TOKENS = 10**9
 
 @dataclass(frozen=True)
 class TraceFormat:
-    """A published format. `time`, `prefill` and `decode` are its columns as the header or the JSON keys name them, or `conversations` the key of
-    its texts; `others` are published and not used, of them `always` in every file. `times_optional`: files of it exist without times. `licence`: what the publisher states
-    for the data (docs/workloads.md says where), or None where the format does not tell whose data a file holds."""
+    """A published format. `time`, `prefill` and `decode` are its columns as the header or the JSON keys name them, or
+    `conversations` the key of its texts; `others` are published and not used, of them `always` in every file.
+    `times_optional`: files of it exist without times. `licence`: what the publisher states for the data
+    (docs/workloads.md says where), or None where the format does not tell whose data a file holds."""
 
     name: str
     publication: str
@@ -82,30 +84,73 @@ class TraceFormat:
 FORMATS = {
     one.name: one
     for one in (
-        TraceFormat("azure_2023", "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2023.md", "CC-BY-4.0",
-                    "TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-        TraceFormat("azure_2024", "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2024.md", "CC-BY-4.0",
-                    "TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-        TraceFormat("burstgpt", "https://github.com/HPMLL/BurstGPT", "CC-BY-4.0", "Timestamp", "Request tokens", "Response tokens",
-                    others=("Session ID", "Elapsed time", "Model", "Total tokens", "Log Type")),
-        TraceFormat("mooncake", "https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces", "Apache-2.0",
-                    "timestamp", "input_length", "output_length", others=("hash_ids",), always=("hash_ids",), times_optional=True),
-        TraceFormat("sharegpt", "https://github.com/vllm-project/vllm/tree/main/benchmarks", None, conversations="conversations", others=("id",)),
-        TraceFormat("vidur", "https://github.com/microsoft/vidur/tree/main/data/processed_traces", None,
-                    "arrived_at", "num_prefill_tokens", "num_decode_tokens", others=("num_total_tokens", "pd_ratio"), times_optional=True),
+        TraceFormat(
+            "azure_2023",
+            "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2023.md",
+            "CC-BY-4.0",
+            "TIMESTAMP",
+            "ContextTokens",
+            "GeneratedTokens",
+        ),
+        TraceFormat(
+            "azure_2024",
+            "https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2024.md",
+            "CC-BY-4.0",
+            "TIMESTAMP",
+            "ContextTokens",
+            "GeneratedTokens",
+        ),
+        TraceFormat(
+            "burstgpt",
+            "https://github.com/HPMLL/BurstGPT",
+            "CC-BY-4.0",
+            "Timestamp",
+            "Request tokens",
+            "Response tokens",
+            others=("Session ID", "Elapsed time", "Model", "Total tokens", "Log Type"),
+        ),
+        TraceFormat(
+            "mooncake",
+            "https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces",
+            "Apache-2.0",
+            "timestamp",
+            "input_length",
+            "output_length",
+            others=("hash_ids",),
+            always=("hash_ids",),
+            times_optional=True,
+        ),
+        TraceFormat(
+            "sharegpt",
+            "https://github.com/vllm-project/vllm/tree/main/benchmarks",
+            None,
+            conversations="conversations",
+            others=("id",),
+        ),
+        TraceFormat(
+            "vidur",
+            "https://github.com/microsoft/vidur/tree/main/data/processed_traces",
+            None,
+            "arrived_at",
+            "num_prefill_tokens",
+            "num_decode_tokens",
+            others=("num_total_tokens", "pd_ratio"),
+            times_optional=True,
+        ),
     )
-}  # fmt: skip
+}
 _AZURE_ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 _AZURE_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 
 
 @dataclass(frozen=True)
 class TraceRows:
-    """Consecutive rows of a trace. All arrays have one element a row; `line` is where the row begins in the file, from 1.
+    """Consecutive rows of a trace. All arrays have one element a row; `line` is where the row begins in the file, from
+    1.
 
     `time_ns`: int64 nanoseconds from an origin of the format's own, not decreasing; None where they were not asked for.
-    `prefill`, `decode`: int64 tokens; None where the format has texts. `texts`: prompt and answer of each row, either empty where missing.
-    `item`: the number of the row in a JSON array, from 1, where the file is one.
+    `prefill`, `decode`: int64 tokens; None where the format has texts. `texts`: prompt and answer of each row, either
+    empty where missing. `item`: the number of the row in a JSON array, from 1, where the file is one.
     """
 
     line: np.ndarray
@@ -125,8 +170,9 @@ class TraceRows:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace whose format is known. `unused`: columns or keys of its first row that nothing is made of. `has_times`: of its first row.
-    `licence` and `publication` are those of its format, or None where the file is not as published. `stated`: the scenario names the format."""
+    """A trace whose format is known. `unused`: columns or keys of its first row that nothing is made of. `has_times`:
+    of its first row. `licence` and `publication` are those of its format, or None where the file is not as published.
+    `stated`: the scenario names the format."""
 
     path: Path
     format: TraceFormat
@@ -138,8 +184,8 @@ class Trace:
     header: tuple[str, ...] = field(default=(), repr=False)
 
     def rows(self, *, times: bool, repeated_times: bool, block_bytes: int = BLOCK_BYTES) -> Iterator[TraceRows]:
-        """Read the trace block by block. `times`: whether times are asked for; else they are neither read nor checked. `repeated_times`: whether
-        two rows may have the same.
+        """Read the trace block by block. `times`: whether times are asked for; else they are neither read nor checked.
+        `repeated_times`: whether two rows may have the same.
 
         Raises:
             WorkloadError: names the file, the line, the column and what was expected.
@@ -158,7 +204,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class _Beginning:
-    """What a file begins with. `names`: columns or keys of its first row; `told`: the formats that are published like that; `found`: in words."""
+    """What a file begins with. `names`: columns or keys of its first row; `told`: the formats that are published like
+    that; `found`: in words."""
 
     names: tuple[str, ...]
     told: tuple[str, ...]
@@ -167,11 +214,12 @@ class _Beginning:
 
 
 def open_trace(path: Path, name: str | None) -> Trace:
-    """The trace at `path` in the format `name`, or in the one that its whole first row tells. A file that is not as a format is published
-    (columns or keys that it does not know) is one of that format only where `name` says so.
+    """The trace at `path` in the format `name`, or in the one that its whole first row tells. A file that is not as a
+    format is published (columns or keys that it does not know) is one of that format only where `name` says so.
 
     Raises:
-        WorkloadError: missing or unreadable, empty, no text, or not of that (of any known) format; names what was found.
+        WorkloadError: missing or unreadable, empty, no text, or not of that (of any known) format; names what was
+            found.
     """
     with open_input(path, _KIND) as handle:
         begun = _beginning(path, handle)
@@ -186,7 +234,8 @@ def open_trace(path: Path, name: str | None) -> Trace:
     if begun.told or missing or stated.is_json is not begun.is_json:
         lacks = f" It lacks {', '.join(missing)}." if missing else ""
         raise WorkloadError(
-            f"{path}: line 1: found {begun.found}, expected {stated.name}: {', '.join(stated.used)}.{lacks} Correct the file, or workload.trace.format."
+            f"{path}: line 1: found {begun.found}, expected {stated.name}: {', '.join(stated.used)}.{lacks} Correct the"
+            " file, or workload.trace.format."
         )
     return _trace(path, stated, begun, as_published=False, stated=True)
 
@@ -207,7 +256,10 @@ def _trace(path: Path, found: TraceFormat, begun: _Beginning, *, as_published: b
 def _nearest(begun: _Beginning) -> str:
     """Why a beginning is of no published format, and what to do."""
     if begun.told:
-        return f"which both {' and '.join(begun.told)} have, and no time below it that tells which. Set workload.trace.format."
+        return (
+            f"which both {' and '.join(begun.told)} have, and no time below it that tells which. Set"
+            " workload.trace.format."
+        )
     of_kind = [one for one in FORMATS.values() if one.is_json is begun.is_json]
     near = [one for one in of_kind if set(one.needed) <= set(begun.names)]
     if not near:
@@ -221,13 +273,14 @@ def _nearest(begun: _Beginning) -> str:
     )
     unit = {"mooncake": ", whose times are milliseconds", "vidur": ", whose times are seconds"}.get(one.name, "")
     return (
-        f"which is like {one.name} but {differs or 'is not as published'}. If it is of that format{unit}, set workload.trace.format={one.name} and "
-        "workload.trace.licence; what is not used stays unread."
+        f"which is like {one.name} but {differs or 'is not as published'}. If it is of that format{unit}, set"
+        f" workload.trace.format={one.name} and workload.trace.licence; what is not used stays unread."
     )
 
 
 def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
-    """Read the first row. Of a CSV two lines, of JSON lines the first that is not blank, of a JSON array the first item."""
+    """Read the first row. Of a CSV two lines, of JSON lines the first that is not blank, of a JSON array the first
+    item."""
     number, first = 1, _line(path, handle, 1)
     while first and not first.strip():
         number += 1
@@ -299,7 +352,8 @@ def _keys(value: Any) -> tuple[str, ...]:
 
 
 def _check_order(path: Path, rows: TraceRows, before: tuple[int, int] | None, repeated_times: bool) -> tuple[int, int]:
-    """Times do not decrease, and with `repeated_times` false increase. Takes and returns line and time of the row before."""
+    """Times do not decrease, and with `repeated_times` false increase. Takes and returns line and time of the row
+    before."""
     assert rows.time_ns is not None
     line, time_ns = rows.line, rows.time_ns
     if before is not None:
@@ -311,7 +365,10 @@ def _check_order(path: Path, rows: TraceRows, before: tuple[int, int] | None, re
         if gap[at] < 0:
             problem = f"its time is {-int(gap[at])} ns before that of line {line[at]}. Sort the trace by time"
         else:
-            problem = f"its time is that of line {line[at]} again. Set workload.arrivals.repeated=keep if the trace's clock is that coarse"
+            problem = (
+                f"its time is that of line {line[at]} again. Set workload.arrivals.repeated=keep if the trace's clock"
+                " is that coarse"
+            )
         raise WorkloadError(f"{path}: line {line[at + 1]}: {problem}.")
     return int(line[-1]), int(time_ns[-1])
 
@@ -320,8 +377,8 @@ def _check_order(path: Path, rows: TraceRows, before: tuple[int, int] | None, re
 
 
 def _blocks(path: Path, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The file in blocks of whole lines, each with the number of its first line. Lines end with `\\n`; a `\\r` before it is taken off, and the last
-    line may lack its end: whether it is whole, its content says."""
+    """The file in blocks of whole lines, each with the number of its first line. Lines end with `\\n`; a `\\r` before
+    it is taken off, and the last line may lack its end: whether it is whole, its content says."""
     line, rest = 1, b""
     with open_input(path, _KIND) as handle:
         while data := read_from(handle, path, _KIND, max(block_bytes, len(rest))):
@@ -387,8 +444,8 @@ def _check_fields(path: Path, block: bytes, first_line: int, header: list[str]) 
     if bad.any():
         at = int(bad.argmax())
         raise WorkloadError(
-            f"{path}: line {first_line + at}: has {commas[at] + 1} field{'s' if commas[at] else ''}, expected {len(header)} "
-            f"({_listed(header)}). Is the file damaged or cut off?"
+            f"{path}: line {first_line + at}: has {commas[at] + 1} field{'s' if commas[at] else ''}, expected"
+            f" {len(header)} ({_listed(header)}). Is the file damaged or cut off?"
         )
 
 
@@ -412,7 +469,8 @@ def _counts(path: Path, column: str, text: Any, first_line: int) -> np.ndarray:
 
 
 def _seconds_ns(path: Path, column: str, text: Any, first_line: int, _: str) -> np.ndarray:
-    """Seconds as decimal text to int64 nanoseconds, in decimal arithmetic: exact, and rounded half to even beyond nine decimals."""
+    """Seconds as decimal text to int64 nanoseconds, in decimal arithmetic: exact, and rounded half to even beyond nine
+    decimals."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -500,7 +558,8 @@ def _plain_mooncake(trace: Trace, times: bool, first_line: int, block: bytes) ->
 
 
 def _mooncake_by_line(trace: Trace, times: bool, first_line: int, block: bytes) -> TraceRows:
-    """The rows of a block, one Python step a line: for what `_plain_mooncake` does not read, and for the place of what is wrong."""
+    """The rows of a block, one Python step a line: for what `_plain_mooncake` does not read, and for the place of what
+    is wrong."""
     path, form = trace.path, trace.format
     rows: list[tuple[int, int, int, int]] = []
     for line, text in enumerate(block.split(b"\n")[:-1], start=first_line):
@@ -523,7 +582,8 @@ def _json_count(path: Path, line: int, row: dict[str, Any], key: str) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_TOKENS:
         found = _shown(row, key)
         raise WorkloadError(
-            f"{path}: line {line}, key {key}: found {found}, expected a number of tokens, an integer of at least 0 and below {_MOST_TOKENS:.0e}."
+            f"{path}: line {line}, key {key}: found {found}, expected a number of tokens, an integer of at least 0 and"
+            f" below {_MOST_TOKENS:.0e}."
         )
     return number
 
@@ -535,13 +595,15 @@ def _json_time_ns(trace: Trace, line: int, row: dict[str, Any]) -> int:
     number, limit_ms = row.get(key), _LATEST_S * 1000
     if not isinstance(number, int | Decimal) or isinstance(number, bool) or not 0 <= number < limit_ms:
         raise WorkloadError(
-            f"{trace.path}: line {line}, key {key}: found {_shown(row, key)}, expected a time in milliseconds, at least 0 and below {limit_ms:.0e}. "
-            "Where a trace has no such times, choose arrivals of another kind, such as poisson."
+            f"{trace.path}: line {line}, key {key}: found {_shown(row, key)}, expected a time in milliseconds, at least"
+            f" 0 and below {limit_ms:.0e}. Where a trace has no such times, choose arrivals of another kind, such as"
+            " poisson."
         )
     if isinstance(number, Decimal) and not trace.stated:
         raise WorkloadError(
-            f"{trace.path}: line {line}, key {key}: found {number}, a fraction, so these may be seconds; published times are whole milliseconds. Set "
-            f"workload.trace.format={trace.format.name} if they are milliseconds, or choose arrivals of another kind."
+            f"{trace.path}: line {line}, key {key}: found {number}, a fraction, so these may be seconds; published"
+            f" times are whole milliseconds. Set workload.trace.format={trace.format.name} if they are milliseconds, or"
+            " choose arrivals of another kind."
         )
     return int((Decimal(number) * 1_000_000).to_integral_value(ROUND_HALF_EVEN))
 
@@ -574,7 +636,8 @@ def _sharegpt_rows(trace: Trace, times: bool, block_bytes: int) -> Iterator[Trac
 
 
 def _first_turns(where: str, value: Any) -> tuple[str, str]:
-    """Prompt and answer: the first two turns, whoever speaks them, as vLLM's benchmark takes them; empty where there is none."""
+    """Prompt and answer: the first two turns, whoever speaks them, as vLLM's benchmark takes them; empty where there is
+    none."""
     turns = value.get("conversations") if isinstance(value, dict) else None
     if not isinstance(turns, list):
         raise WorkloadError(f"{where}: expected a JSON object with a list of conversations.")
@@ -594,8 +657,8 @@ def _place(line: int, item: int) -> str:
 
 
 def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, int, Any]]:
-    """The elements of a JSON array, or the values of a file of JSON lines, each with the line it begins on and its number in the array, from 1 (0
-    for JSON lines). Reads on only as needed."""
+    """The elements of a JSON array, or the values of a file of JSON lines, each with the line it begins on and its
+    number in the array, from 1 (0 for JSON lines). Reads on only as needed."""
     decoder = json_decoder(exact=str)
     line, item, buffer, at, ended, undecoded = 1, 0, "", 0, False, b""
 
@@ -629,7 +692,8 @@ def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, int, Any]]:
         def expect(mark: str, found: str) -> None:
             if found != mark:
                 raise WorkloadError(
-                    f"{path}: {_place(line, item)}: found {found or 'the end of the file'} behind it, expected {mark}. Is the file cut off?"
+                    f"{path}: {_place(line, item)}: found {found or 'the end of the file'} behind it, expected {mark}."
+                    " Is the file cut off?"
                 )
 
         in_array = skip() == "["

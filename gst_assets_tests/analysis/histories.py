@@ -1,6 +1,7 @@
 """Comparison directories of chosen nights, written with the contract's own writers. Not a test module.
 
-A night is real and simulated nanoseconds by (metric, statistic); everything else is the same from night to night unless a test changes it.
+A night is real and simulated nanoseconds by (metric, statistic); everything else is the same from night to night unless
+a test changes it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ Values = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Night:
-    """One comparison: values in nanoseconds, and changes to the metadata (`settings` and `env` to what was measured)."""
+    """One comparison: values in nanoseconds, and changes to the metadata (`settings` and `env` to what was
+    measured)."""
 
     real: Values
     sim: Values
@@ -55,7 +57,8 @@ def values(factor: float = 1.0) -> dict[tuple[str, str], float]:
 
 
 def noisy(count: int, seed: int, *, sigma: float = 0.02, step_at: int | None = None, step: float = 0.0) -> list[Night]:
-    """Nights of one engine with normal noise common to all latencies of a night; from `step_at` on the engine is slower by `step`."""
+    """Nights of one engine with normal noise common to all latencies of a night; from `step_at` on the engine is slower
+    by `step`."""
     random = np.random.default_rng(seed)
     nights = []
     for number in range(count):
@@ -76,9 +79,13 @@ def write_night(root: Path, scenario: str, number: int, night: Night) -> str:
     (directory / "tables").mkdir(parents=True)
     write_table(LatencyErrors, _errors(night), directory / "tables")
     settings = {
-        **ENGINE_SETTINGS, "backend": "vllm", "engine_version": "0.32.0", "max_model_len": 2048, "attention_backend": "CPU_ATTN",
+        **ENGINE_SETTINGS,
+        "backend": "vllm",
+        "engine_version": "0.32.0",
+        "max_model_len": 2048,
+        "attention_backend": "CPU_ATTN",
         **night.settings,
-    }  # fmt: skip
+    }
     env = {"cpu": "Test CPU", "packages": {"torch": "2.13.0", "vidur": "0.0.26"}, **night.env}
     document: dict[str, Any] = {
         "run_id": comparison_id,

@@ -46,7 +46,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run: its requests, changes to the metadata document, further columns of the request table, and the iterations table, if any."""
+    """A run: its requests, changes to the metadata document, further columns of the request table, and the iterations
+    table, if any."""
 
     requests: Sequence[Request]
     meta: dict[str, Any] = field(default_factory=dict)
@@ -122,7 +123,11 @@ def write_real(directory: Path, recipe: Recipe) -> Path:
         "repeat_index": 0,
         "num_repeats": 1,
         "engine_settings": {
-            **ENGINE_SETTINGS, "backend": "vllm", "engine_version": "0.32.0", "max_model_len": 2048, "attention_backend": "CPU_ATTN",
+            **ENGINE_SETTINGS,
+            "backend": "vllm",
+            "engine_version": "0.32.0",
+            "max_model_len": 2048,
+            "attention_backend": "CPU_ATTN",
         },
         "warmup": {"num_requests": 8},
         "lateness_ns": {"p50": 100_000, "p99": 900_000, "max": 1_500_000},
@@ -130,7 +135,7 @@ def write_real(directory: Path, recipe: Recipe) -> Path:
         "num_bunched_messages": 0,
         "num_errors": 0,
         **recipe.meta,
-    }  # fmt: skip
+    }
     return _write(directory, recipe, RealRunMeta, values)
 
 

@@ -136,7 +136,8 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
 
 @st.composite
 def _recipes(draw: st.DrawFn) -> tuple[Recipe, Recipe]:
-    """A simulation that ran to the requested lengths, and a real run with other times, early stops, failures and empty requests."""
+    """A simulation that ran to the requested lengths, and a real run with other times, early stops, failures and empty
+    requests."""
     real, sim = [], []
     arrival = 0
     for _ in range(draw(st.integers(1, 6))):

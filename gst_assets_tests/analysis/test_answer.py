@@ -23,11 +23,29 @@ def cell(name: str, error: float, outcome: Outcome, *, half: float = 0.01, reaso
     """Of a metric and a percentile in words, e.g. `E2E P50`."""
     metric, statistic = name.lower().split()
     return Cell(
-        metric=cast(Measure, metric), statistic=statistic, variant="calibrated", real_ns=1e6, sim_ns=1e6 * (1 + error), error_ns=1e6 * error,
-        relative_error=error, real_spread=0.02, num_real_samples=100, num_sim_samples=100, verdict=outcome, interval_low=error - half,
-        interval_high=error + half, error_to_noise=abs(error) / 0.02, required=True, num_independent=math.nan, interval_flagged=False,
-        interval_basis="repeats", carry_low=math.nan, carry_high=math.nan, drifts=False, reason=reason,
-    )  # fmt: skip
+        metric=cast(Measure, metric),
+        statistic=statistic,
+        variant="calibrated",
+        real_ns=1e6,
+        sim_ns=1e6 * (1 + error),
+        error_ns=1e6 * error,
+        relative_error=error,
+        real_spread=0.02,
+        num_real_samples=100,
+        num_sim_samples=100,
+        verdict=outcome,
+        interval_low=error - half,
+        interval_high=error + half,
+        error_to_noise=abs(error) / 0.02,
+        required=True,
+        num_independent=math.nan,
+        interval_flagged=False,
+        interval_basis="repeats",
+        carry_low=math.nan,
+        carry_high=math.nan,
+        drifts=False,
+        reason=reason,
+    )
 
 
 def answer(outcome: Outcome, *cells: Cell, situation: Situation = SITUATION) -> Answer:

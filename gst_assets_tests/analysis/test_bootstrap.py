@@ -73,7 +73,8 @@ def test_very_many_requests_are_drawn_in_units_to_the_same_effect(monkeypatch: p
 
 
 def test_replicates_are_those_of_the_resampled_tokens() -> None:
-    """Against repeating each request's tokens as often as it was drawn: means are equal, percentiles within the grid's spacing."""
+    """Against repeating each request's tokens as often as it was drawn: means are equal, percentiles within the grid's
+    spacing."""
     rng = np.random.default_rng(3)
     values = rng.lognormal(15, 0.6, (120, 30)).astype(np.int64)
     samples, blocks = _samples(values), Blocks(np.arange(120), 6, num_replicates=25)
@@ -96,7 +97,8 @@ def test_a_band_holds_the_distribution() -> None:
 
 
 def test_independent_samples_are_as_many_as_there_are_and_fewer_where_they_come_together() -> None:
-    """Of 2,000 independent samples 200 lie beyond P90. Where 20 neighbours are equal, they are worth a twentieth; tokens likewise."""
+    """Of 2,000 independent samples 200 lie beyond P90. Where 20 neighbours are equal, they are worth a twentieth;
+    tokens likewise."""
     rng = np.random.default_rng(5)
     free, length = rng.lognormal(15, 0.5, 2000), 40
     alone = replicate(_samples(free), np.sort(free), Blocks(np.arange(2000), length)).independent
@@ -136,7 +138,8 @@ def test_blocks_of_degenerate_series() -> None:
 
 
 def test_politis_white_by_hand() -> None:
-    """AR(1): g = sum |k| R(k), long-run variance = sum R(k); the published optimum of the circular bootstrap from the true autocovariances."""
+    """AR(1): g = sum |k| R(k), long-run variance = sum R(k); the published optimum of the circular bootstrap from the
+    true autocovariances."""
     from gst_assets.analysis.bootstrap import _politis_white
 
     n, phi = 200_000, 0.5
@@ -152,7 +155,8 @@ def test_widening() -> None:
 
 
 def test_ends_lie_further_out_on_the_side_of_the_longer_tail() -> None:
-    """Efron's levels by hand: of skewness 0.6, a = 0.1, so Phi(-1.96 / 1.196) and Phi(1.96 / 0.804); at most a = 0.2; none without skewness."""
+    """Efron's levels by hand: of skewness 0.6, a = 0.1, so Phi(-1.96 / 1.196) and Phi(1.96 / 0.804); at most a = 0.2;
+    none without skewness."""
     shares = (np.arange(20_000) + 0.5) / 20_000
     gamma = stats.gamma.ppf(shares, (2 / 0.6) ** 2)
     assert _levels(gamma) == pytest.approx([0.0506, 0.9926], abs=5e-4)
@@ -239,7 +243,8 @@ def test_coverage(system: str, measure: str) -> None:
 
 
 def test_what_would_cover_too_little_is_not_quoted() -> None:
-    """Bursts, of which 300 requests hold six: intervals of P90 miss the truth far too often, and hardly ever go without the flag."""
+    """Bursts, of which 300 requests hold six: intervals of P90 miss the truth far too often, and hardly ever go without
+    the flag."""
     found = coverage("queue", 300, "ttft", 40)
     assert found["p90"].of_all < 0.93
     assert all(found[one].quoted <= 0.15 for one in ("mean", "p50", "p90", "p95"))

@@ -57,7 +57,8 @@ def test_the_sentence_says_both_sides_the_error_and_the_verdict() -> None:
         "kernels": found(64.0, None, "above_high", "x"),
     }
     errors = capacity_errors(both, ["kernels", "calibrated"], BANDS)
-    assert capacity_sentence(errors, "P99 delay of 100 ms") == (
-        "Capacity, requests/s (P99 delay of 100 ms): engine between 45 and 48; "
+    assert (
+        capacity_sentence(errors, "P99 delay of 100 ms")
+        == "Capacity, requests/s (P99 delay of 100 ms): engine between 45 and 48; "
         "`kernels` at least 64 (outside the band); `calibrated` between 46 and 47 (-4.2 to +4.4 %, warn)"
     )

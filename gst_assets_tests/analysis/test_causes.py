@@ -1,4 +1,5 @@
-"""Stages, steps and likely causes: each defect is planted in the run directories of an otherwise equal pair, and must be named."""
+"""Stages, steps and likely causes: each defect is planted in the run directories of an otherwise equal pair, and must
+be named."""
 
 from __future__ import annotations
 
@@ -58,8 +59,16 @@ def served(costs: Costs, *, seed: int = 0, is_real: bool = True) -> Recipe:
             now = end
         free = now
         requests.append(Request(arrival, tuple(times), prompt=PROMPT))
-    names = ["scheduled_time_ns", "completion_time_ns", "num_prefill_requests", "num_prefill_tokens", "num_decode_requests", "num_context_tokens",
-             "num_running", "num_waiting"]  # fmt: skip
+    names = [
+        "scheduled_time_ns",
+        "completion_time_ns",
+        "num_prefill_requests",
+        "num_prefill_tokens",
+        "num_decode_requests",
+        "num_context_tokens",
+        "num_running",
+        "num_waiting",
+    ]
     table = pd.DataFrame(steps, columns=names)
     table.insert(0, "iteration_id", range(len(table)))
     columns = {"scheduled_time_ns": scheduled}
@@ -124,8 +133,10 @@ def test_a_limit_that_differs_is_named_where_it_was_reached(tmp_path: Path) -> N
     slow = served(Costs(handover_ns=5 * MS), is_real=False)
     reached = compared(tmp_path / "a", REAL, assumed(slow, max_num_batched_tokens=PROMPT))
     assert causes(reached, "ttft") == ["chunk size"]
-    assert evidence(reached, "ttft") == (
-        "max_num_batched_tokens: engine 512, simulated 64; a step had 64 tokens; at most 100 % of the error goes with it"
+    assert (
+        evidence(reached, "ttft")
+        == "max_num_batched_tokens: engine 512, simulated 64; a step had 64 tokens; at most 100 % of the error goes"
+        " with it"
     )
     far = compared(tmp_path / "b", REAL, assumed(slow, max_num_batched_tokens=PROMPT + 1, max_num_seqs=2))
     assert causes(far, "ttft") == ["unexplained"]
@@ -190,7 +201,8 @@ def test_a_late_driver_is_named_only_where_it_makes_the_real_side_slower(tmp_pat
 
 
 def test_a_cause_is_told_with_its_share_and_the_rest_as_unexplained(tmp_path: Path) -> None:
-    """Of 4.5 ms by which first tokens are late 2 are the mixed steps': the rest is in the handing over, which no rule knows."""
+    """Of 4.5 ms by which first tokens are late 2 are the mixed steps': the rest is in the handing over, which no rule
+    knows."""
     slow = served(Costs(mixed_ns=12 * MS, handover_ns=3 * MS), is_real=False)
     rows = compared(tmp_path, REAL, slow).error_causes
     mine = rows[(rows["metric"] == "ttft") & (rows["statistic"] == "p50")].set_index("cause")["share"]
@@ -206,7 +218,8 @@ def test_a_small_part_of_an_error_is_not_its_cause(tmp_path: Path) -> None:
 
 
 def disturbed(recipe: Recipe, begin: float, end: float, factor: float) -> Recipe:
-    """The recipe with everything between two seconds of the run taking `factor` times as long, from each request's arrival or step's forming on."""
+    """The recipe with everything between two seconds of the run taking `factor` times as long, from each request's
+    arrival or step's forming on."""
     assert recipe.iterations is not None
     steps = recipe.iterations.astype("int64")
     # Requests are 60 ms apart and do not meet: a step belongs to the one that arrived last.
@@ -331,9 +344,11 @@ def test_kv_capacity_is_that_of_the_smallest_cache_not_of_the_smallest_numbers()
     def run(blocks: int | None, size: int | None, real: bool = True) -> Any:
         settings = {"num_kv_blocks": blocks, "block_size": size}
         return SimpleNamespace(
-            meta=SimpleNamespace(engine_settings=SimpleNamespace(**settings))
-            if real
-            else SimpleNamespace(simulated_settings={name: value for name, value in settings.items() if value})
+            meta=(
+                SimpleNamespace(engine_settings=SimpleNamespace(**settings))
+                if real
+                else SimpleNamespace(simulated_settings={name: value for name, value in settings.items() if value})
+            )
         )
 
     measured: Any = SimpleNamespace(real_repeats=[run(100, 16)])

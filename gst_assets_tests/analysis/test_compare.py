@@ -96,7 +96,8 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_one_error(runs: list[str], 
     full, below = (one.stderr.rstrip() for one in done)
     assert (
         full
-        == f"error: {outs[0]}: cannot be written (File too large). Name another --out, or check the folder and the free space."
+        == f"error: {outs[0]}: cannot be written (File too large). Name another --out, or check the folder and the free"
+        " space."
     )
     assert below.startswith(f"error: {outs[1]}: cannot be written (")
     assert not list(tmp_path.glob(".cmp*")) and not (tmp_path / "cmp").exists()
@@ -184,21 +185,33 @@ def test_whether_the_check_was_possible_is_stated(tmp_path: Path, mlp: str) -> N
 def _foreign(
     directory: Path, document: dict[str, object], request_columns: list[str], token_columns: list[str]
 ) -> Path:
-    """A run of 40 requests of 3 tokens by csv, json and hashlib alone: the contract's required keys and columns in the given order."""
+    """A run of 40 requests of 3 tokens by csv, json and hashlib alone: the contract's required keys and columns in the
+    given order."""
     directory.mkdir()
     requests, tokens = [], []
     for i in range(40):
         arrival, first = i * 10_000_000, i * 10_000_000 + 20_000_000
         requests.append(
             {
-                "request_id": i, "arrival_time_ns": arrival, "first_token_time_ns": first, "ttft_ns": first - arrival, "num_prefill_tokens": 8,
-                "num_decode_tokens": 3, "num_decode_tokens_actual": 3, "status": "ok",
+                "request_id": i,
+                "arrival_time_ns": arrival,
+                "first_token_time_ns": first,
+                "ttft_ns": first - arrival,
+                "num_prefill_tokens": 8,
+                "num_decode_tokens": 3,
+                "num_decode_tokens_actual": 3,
+                "status": "ok",
             }
-        )  # fmt: skip
+        )
         tokens += [
-            {"request_id": i, "token_index": k, "token_time_ns": first + k * 4_000_000, "token_latency_ns": 4_000_000 * (k > 0)}
+            {
+                "request_id": i,
+                "token_index": k,
+                "token_time_ns": first + k * 4_000_000,
+                "token_latency_ns": 4_000_000 * (k > 0),
+            }
             for k in range(3)
-        ]  # fmt: skip
+        ]
     digests = {}
     for name, columns, rows in (
         ("request_metrics.csv", request_columns, requests),
@@ -210,39 +223,88 @@ def _foreign(
             writer.writerows(rows)
         digests[name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
     common = {
-        "schema_version": "v1", "run_id": directory.name, "started_at": "2026-01-02T03:04:05Z", "ended_at": "2026-01-02T03:05:05Z", "git_commit": None,
-        "git_dirty": None, "model": "m", "hardware": {"hardware_id": "h", "device_name": "d", "device_count": 1}, "env": {}, "params": {},
-        "hydra": {"config_path": "-", "config_name": "own"}, "workload_dir": "-", "workload_id": "wl-1", "workload_sha256": {}, "sha256": digests,
-    }  # fmt: skip
+        "schema_version": "v1",
+        "run_id": directory.name,
+        "started_at": "2026-01-02T03:04:05Z",
+        "ended_at": "2026-01-02T03:05:05Z",
+        "git_commit": None,
+        "git_dirty": None,
+        "model": "m",
+        "hardware": {"hardware_id": "h", "device_name": "d", "device_count": 1},
+        "env": {},
+        "params": {},
+        "hydra": {"config_path": "-", "config_name": "own"},
+        "workload_dir": "-",
+        "workload_id": "wl-1",
+        "workload_sha256": {},
+        "sha256": digests,
+    }
     (directory / "run_meta.json").write_text(json.dumps({**common, **document}))
     return directory
 
 
 _SETTINGS = {
-    "max_num_seqs": 8, "max_num_batched_tokens": 64, "block_size": 16, "num_kv_blocks": 100, "enable_chunked_prefill": True, "enable_prefix_caching": False,
-    "dtype": "float16", "async_scheduling": False, "enforce_eager": True, "scheduling_policy": "own",
-}  # fmt: skip
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "block_size": 16,
+    "num_kv_blocks": 100,
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": False,
+    "dtype": "float16",
+    "async_scheduling": False,
+    "enforce_eager": True,
+    "scheduling_policy": "own",
+}
 _REAL = {
-    "run_type": "real", "backend": "own", "group_id": "g", "repeat_index": 0, "num_repeats": 1, "warmup": {}, "lateness_ns": {}, "degraded": False,
-    "num_bunched_messages": 0, "num_errors": 0,
-    "engine_settings": {**_SETTINGS, "backend": "own", "engine_version": "1", "max_model_len": 64, "attention_backend": "own"},
-}  # fmt: skip
+    "run_type": "real",
+    "backend": "own",
+    "group_id": "g",
+    "repeat_index": 0,
+    "num_repeats": 1,
+    "warmup": {},
+    "lateness_ns": {},
+    "degraded": False,
+    "num_bunched_messages": 0,
+    "num_errors": 0,
+    "engine_settings": {
+        **_SETTINGS,
+        "backend": "own",
+        "engine_version": "1",
+        "max_model_len": 64,
+        "attention_backend": "own",
+    },
+}
 _SIMULATED = {
-    "run_type": "vidur", "profiling_root": "absent", "profile_sha256": {}, "variant": "own", "predictor": "own", "simulated_settings": _SETTINGS,
+    "run_type": "vidur",
+    "profiling_root": "absent",
+    "profile_sha256": {},
+    "variant": "own",
+    "predictor": "own",
+    "simulated_settings": _SETTINGS,
     "num_preemptions": 0,
-}  # fmt: skip
+}
 _REQUESTS = [
-    "status", "num_decode_tokens_actual", "num_decode_tokens", "num_prefill_tokens", "ttft_ns", "first_token_time_ns", "arrival_time_ns", "request_id",
-]  # fmt: skip
+    "status",
+    "num_decode_tokens_actual",
+    "num_decode_tokens",
+    "num_prefill_tokens",
+    "ttft_ns",
+    "first_token_time_ns",
+    "arrival_time_ns",
+    "request_id",
+]
 
 
 def test_directories_of_another_program(tmp_path: Path) -> None:
     """Columns back to front, no optional one, no token_latency_ns."""
     real = _foreign(tmp_path / "real", _REAL, _REQUESTS, ["token_time_ns", "token_index", "request_id"])
-    sim = _foreign(tmp_path / "sim", _SIMULATED, _REQUESTS, ["token_index", "token_latency_ns", "request_id", "token_time_ns"])  # fmt: skip
+    sim = _foreign(
+        tmp_path / "sim", _SIMULATED, _REQUESTS, ["token_index", "token_latency_ns", "request_id", "token_time_ns"]
+    )
     done = run_gst("compare", str(real), str(sim), "--out", str(tmp_path / "out"))
     assert done.exit_code == 0 and done.stdout.startswith(
-        "**PASS AT TTFT P50, ITL P50 AND E2E P50, CANNOT JUDGE TTFT P90, ITL P90 AND E2E P90**: `own` is exact in all six cells. One real "
+        "**PASS AT TTFT P50, ITL P50 AND E2E P50, CANNOT JUDGE TTFT P90, ITL P90 AND E2E P90**: `own` is exact in all"
+        " six cells. One real "
     )
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "run real: token_metrics.csv has no token_latency_ns; taken as the differences of token_time_ns" in text

@@ -1,5 +1,5 @@
-"""Runs over HTTP whose tokens were delivered otherwise than the engine made them, beside an exact simulation of that engine: marked, named, and not
-judged as the engine's latency."""
+"""Runs over HTTP whose tokens were delivered otherwise than the engine made them, beside an exact simulation of that
+engine: marked, named, and not judged as the engine's latency."""
 
 from __future__ import annotations
 
@@ -27,10 +27,15 @@ def _measured(delivery: Delivery, folder: Path) -> RealRun:
             scenario = load_scenario(
                 "smoke",
                 [
-                    "engine.backend=openai", f"engine.server={{base_url: '{base_url}', read_timeout_s: 20}}", "workload.num_requests=120",
-                    "workload.num_decode_tokens=21", "workload.arrivals={kind: poisson, rate_per_s: 40}", "replay.repeats=1", "replay.warmup_requests=2",
+                    "engine.backend=openai",
+                    f"engine.server={{base_url: '{base_url}', read_timeout_s: 20}}",
+                    "workload.num_requests=120",
+                    "workload.num_decode_tokens=21",
+                    "workload.arrivals={kind: poisson, rate_per_s: 40}",
+                    "replay.repeats=1",
+                    "replay.warmup_requests=2",
                 ],
-            )  # fmt: skip
+            )
             workload = build_workload(folder / "workload", scenario)
             await measure([Play(scenario, workload, "g")], folder / "out")
 

@@ -30,8 +30,16 @@ def test_same_comparison_same_bytes_whatever_the_user_configured(tmp_path: Path)
     comparison = _comparison(tmp_path, [steady(40, 4, step_ns=MS)] * 2, steady(40, 4, ttft_ns=2 * MS))
     first = _draw(comparison, tmp_path / "one")
     assert list(first) == [
-        "answer.png", "errors.png", "ttft_cdf.png", "itl_cdf.png", "qq.png", "ttft_per_request.png", "error_drivers.png", "timeline.png", "worst_requests.png",
-    ]  # fmt: skip
+        "answer.png",
+        "errors.png",
+        "ttft_cdf.png",
+        "itl_cdf.png",
+        "qq.png",
+        "ttft_per_request.png",
+        "error_drivers.png",
+        "timeline.png",
+        "worst_requests.png",
+    ]
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 300}):
         assert _draw(comparison, tmp_path / "two") == first
         assert matplotlib.rcParams["font.size"] == 20, "nothing global is touched"

@@ -1,7 +1,7 @@
 """Runs of other programs with no more than the contract's minimum: what is missing is said, nothing stands in for it.
 
-The first pair has the shape of the published A100 runs of Qwen3-0.6B (Sarathi against Vidur) that this project's predecessor committed; its request
-times are those figures, its token times evenly spaced.
+The first pair has the shape of the published A100 runs of Qwen3-0.6B (Sarathi against Vidur) that this project's
+predecessor committed; its request times are those figures, its token times evenly spaced.
 """
 
 from __future__ import annotations
@@ -52,11 +52,18 @@ def write_foreign(
         arrival = number * 2_000_000_000
         requests.append(
             {
-                "request_id": number, "arrival_time_ns": arrival, "first_token_time_ns": arrival + ttft, "ttft_ns": ttft,
-                "completion_time_ns": arrival + e2e, "num_prefill_tokens": _PROMPTS[number % 8], "num_decode_tokens": num_tokens,
-                "num_decode_tokens_actual": num_tokens, "status": "ok", **({"source_request_id": names[number]} if names else {}),
+                "request_id": number,
+                "arrival_time_ns": arrival,
+                "first_token_time_ns": arrival + ttft,
+                "ttft_ns": ttft,
+                "completion_time_ns": arrival + e2e,
+                "num_prefill_tokens": _PROMPTS[number % 8],
+                "num_decode_tokens": num_tokens,
+                "num_decode_tokens_actual": num_tokens,
+                "status": "ok",
+                **({"source_request_id": names[number]} if names else {}),
             }
-        )  # fmt: skip
+        )
         times = [arrival + ttft + (e2e - ttft) * k // (num_tokens - 1) for k in range(num_tokens)]
         gaps = [0, *(after - before for before, after in pairwise(times))]
         rows += [
@@ -73,10 +80,18 @@ def write_foreign(
             writer.writerows(table)
     stage = {"backend": "sarathi"} if run_type == "real" else {"profiling_root": "/elsewhere/profiling"}
     document = {
-        "schema_version": "v1", "run_type": run_type, "run_id": directory.name, "started_at": "2026-01-02T13:49:03.115248+00:00",
-        "ended_at": "2026-01-02T13:49:18.012837+00:00", "git_commit": "a404d111", "model": "Qwen/Qwen3-0.6B",
-        "hydra": {"config_name": run_type, "config_path": "configs"}, "workload_dir": "/elsewhere/workload", **stage, **meta,
-    }  # fmt: skip
+        "schema_version": "v1",
+        "run_type": run_type,
+        "run_id": directory.name,
+        "started_at": "2026-01-02T13:49:03.115248+00:00",
+        "ended_at": "2026-01-02T13:49:18.012837+00:00",
+        "git_commit": "a404d111",
+        "model": "Qwen/Qwen3-0.6B",
+        "hydra": {"config_name": run_type, "config_path": "configs"},
+        "workload_dir": "/elsewhere/workload",
+        **stage,
+        **meta,
+    }
     (directory / "run_meta.json").write_text(json.dumps(document))
     return directory
 
@@ -150,7 +165,9 @@ def test_without_token_times_everything_but_itl_compares(tmp_path: Path, side: s
     assert "ITL: not available: token times are not known on both sides" in text
     assert "token times not stated: ITL not available" in text
     for name in ("TTFT P50", "TPOT P50", "E2E P90", "E2E per token mean", "requests/s", "output tokens/s"):
-        row = next(line for line in whole.splitlines() if line.startswith(f"| {name} †") or line.startswith(f"| {name} |"))  # fmt: skip
+        row = next(
+            line for line in whole.splitlines() if line.startswith(f"| {name} †") or line.startswith(f"| {name} |")
+        )
         assert row in text, name
 
 
@@ -179,7 +196,9 @@ def test_requests_are_joined_by_their_names(tmp_path: Path) -> None:
     (sim / "request_metrics.csv").write_text("\n".join([rows[0], *reversed(turned)]) + "\n")
     tokens = (sim / "token_metrics.csv").read_text().splitlines()
     moved = [",".join([str(7 - int(row.split(",")[0])), *row.split(",")[1:]]) for row in tokens[1:]]
-    (sim / "token_metrics.csv").write_text("\n".join([tokens[0], *sorted(moved, key=lambda row: [*map(int, row.split(","))])]) + "\n")  # fmt: skip
+    (sim / "token_metrics.csv").write_text(
+        "\n".join([tokens[0], *sorted(moved, key=lambda row: [*map(int, row.split(","))])]) + "\n"
+    )
     text = _report([str(real), str(sim)], tmp_path / "b")
     assert "requests are joined by source_request_id" in text and "requests are joined by request_id" in plain
     paired = next(line for line in plain.splitlines() if line.startswith("| E2E | vidur |"))
@@ -205,7 +224,17 @@ def test_arrivals_apart_are_told_and_marked(tmp_path: Path) -> None:
     for row in rows:
         fields = row.split(",")
         late = 3_000_000 * (int(fields[0]) > 0)
-        shifted.append(",".join([fields[0], *(str(int(fields[k]) + late) for k in (1, 2)), fields[3], str(int(fields[4]) + late), *fields[5:]]))  # fmt: skip
+        shifted.append(
+            ",".join(
+                [
+                    fields[0],
+                    *(str(int(fields[k]) + late) for k in (1, 2)),
+                    fields[3],
+                    str(int(fields[4]) + late),
+                    *fields[5:],
+                ]
+            )
+        )
     path.write_text("\n".join([header, *shifted]) + "\n")
     (Path(real) / "token_metrics.csv").unlink()
     text = _report([real, sim], tmp_path / "out")
@@ -223,7 +252,7 @@ def test_several_simulations_stand_side_by_side_best_first(tmp_path: Path) -> No
     three = write_foreign(tmp_path / "three", "vidur", blank, tokens=False)
     text = _report([real, f"first={sim}", str(two), f"third={three}"], tmp_path / "out")
     assert "| latency | 1. two | 2. third | 3. first |" in text
-    assert "| TTFT P50 | +2.0 % (–), cannot judge | -10.0 % (–), cannot judge | -88.6 % (–), cannot judge |" in text  # fmt: skip
+    assert "| TTFT P50 | +2.0 % (–), cannot judge | -10.0 % (–), cannot judge | -88.6 % (–), cannot judge |" in text
     # A simulation without token times takes ITL from nobody else.
     assert "| ITL P50 | +1.0 % (–), cannot judge | not available | -86.8 % (–), cannot judge |" in text
     assert "| **mean size** | 1.5 % | 10.0 % | 88.1 % |" in text

@@ -1,5 +1,6 @@
-"""A device-bound case that another commit measured: four real runs of Qwen3-8B on one H200 (72 requests at 6/s) and the profile of that day, in the
-format before steps were timed where they are themselves. The runs repeat themselves within 6 %, so each can stand for a simulation of the others.
+"""A device-bound case that another commit measured: four real runs of Qwen3-8B on one H200 (72 requests at 6/s) and the
+profile of that day, in the format before steps were timed where they are themselves. The runs repeat themselves within
+6 %, so each can stand for a simulation of the others.
 """
 
 from __future__ import annotations

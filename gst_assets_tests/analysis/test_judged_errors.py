@@ -63,7 +63,8 @@ def _cell(comparison: Comparison, name: str, variant: str = "calibrated") -> Any
 
 
 def test_values_by_hand(tmp_path: Path) -> None:
-    """TTFT 20, 21, ... 29 ms and gaps 4, 5, ... 13 ms over ten requests of three tokens; the simulation adds 1 ms to each TTFT."""
+    """TTFT 20, 21, ... 29 ms and gaps 4, 5, ... 13 ms over ten requests of three tokens; the simulation adds 1 ms to
+    each TTFT."""
     real = steady(10, 3, step_ns=MS)
     sim = steady(10, 3, ttft_ns=21 * MS, step_ns=MS)
     found = _compare(tmp_path, [real], {"calibrated": sim})
@@ -157,7 +158,8 @@ def test_every_frame_keeps_its_contract(tmp_path: Path) -> None:
 
 
 def test_error_groups_by_hand(tmp_path: Path) -> None:
-    """TTFT errors of +10, +20, +30 and +40 % at prompts of 1, 2, 3 and 3 tokens: the equal prompts stay in one group."""
+    """TTFT errors of +10, +20, +30 and +40 % at prompts of 1, 2, 3 and 3 tokens: the equal prompts stay in one
+    group."""
     real = Recipe(
         [Request(i * 100 * MS, (i * 100 * MS + 10 * MS,), prompt=prompt) for i, prompt in enumerate((1, 2, 3, 3))]
     )
@@ -241,7 +243,8 @@ def test_one_request_only(tmp_path: Path) -> None:
 
 
 def test_an_interval_that_straddles_is_inconclusive(tmp_path: Path) -> None:
-    """Half the requests are 40 % too slow, in an order that tells nothing, as is that of the latencies: P50 may be either."""
+    """Half the requests are 40 % too slow, in an order that tells nothing, as is that of the latencies: P50 may be
+    either."""
     rng = np.random.default_rng(0)
     latencies = [int(20 + one) * MS for one in rng.permutation(60)]
     real = Recipe([Request(i * 10 * MS, (i * 10 * MS + one, i * 10 * MS + 2 * one)) for i, one in enumerate(latencies)])
@@ -256,7 +259,8 @@ def test_an_interval_that_straddles_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_short_against_its_dependence_proves_a_failure_at_most(tmp_path: Path) -> None:
-    """Latencies that grow all the time: 200 requests, and one stretch. An exact copy is no pass; half as long again is a fail."""
+    """Latencies that grow all the time: 200 requests, and one stretch. An exact copy is no pass; half as long again is
+    a fail."""
     real = steady(200, 3, step_ns=MS)
     found = _compare(tmp_path, [real], {"kernels": real.scaled(1.5), "calibrated": real})
     cell = _cell(found, "TTFT P50")
@@ -310,7 +314,8 @@ def test_the_headline_is_the_last_variant_of_the_scenario_that_is_given(tmp_path
 
 
 def _jittered(recipe: Recipe, seed: int, sigma: float = 0.003) -> Recipe:
-    """Another repeat: every request's times from arrival by a lognormal factor of its own, and all by one of the repeat."""
+    """Another repeat: every request's times from arrival by a lognormal factor of its own, and all by one of the
+    repeat."""
     rng = np.random.default_rng(seed)
     whole = rng.normal(0, sigma)
     return replace(
@@ -385,8 +390,11 @@ def test_how_far_it_carries_stands_beside_the_error_on_this_workload(tmp_path: P
     """Requests that differ greatly, repeats that do not: sure about this workload, and not about another."""
     rng = np.random.default_rng(3)
     whole = Recipe(
-        [Request(i * 10 * MS, (i * 10 * MS + ttft, i * 10 * MS + 2 * ttft)) for i, ttft in enumerate(rng.integers(MS, 90 * MS, 100).tolist())]
-    )  # fmt: skip
+        [
+            Request(i * 10 * MS, (i * 10 * MS + ttft, i * 10 * MS + 2 * ttft))
+            for i, ttft in enumerate(rng.integers(MS, 90 * MS, 100).tolist())
+        ]
+    )
     fast = replace(
         whole, requests=[r if i % 2 else Recipe([r]).scaled(0.8).requests[0] for i, r in enumerate(whole.requests)]
     )
@@ -433,7 +441,8 @@ def test_seeds_are_part_of_the_interval(tmp_path: Path) -> None:
 
 
 def test_throughput_and_goodput_by_hand(tmp_path: Path) -> None:
-    """Thirty requests of three tokens and 8 prompt tokens, from 0 to 290 + 28 ms; the simulation is later by 4 ms and keeps the level as well."""
+    """Thirty requests of three tokens and 8 prompt tokens, from 0 to 290 + 28 ms; the simulation is later by 4 ms and
+    keeps the level as well."""
     level = ServiceLevel(ttft_ns=25 * MS)
     bands = Bands(service_level=level)
     real, sim = steady(30, 3), steady(30, 3, ttft_ns=24 * MS)
@@ -490,9 +499,13 @@ def test_settings_that_differ_are_listed_and_mark_the_comparison(tmp_path: Path)
 def test_an_engine_with_another_scheduler_than_the_simulated_one_marks_the_comparison(tmp_path: Path) -> None:
     recipe = steady(100, 3)
     reported = {
-        **ENGINE_SETTINGS, "scheduling_policy": "transformers_fifo", "backend": "transformers", "engine_version": "5", "max_model_len": 2048,
+        **ENGINE_SETTINGS,
+        "scheduling_policy": "transformers_fifo",
+        "backend": "transformers",
+        "engine_version": "5",
+        "max_model_len": 2048,
         "attention_backend": "A",
-    }  # fmt: skip
+    }
     found = _compare(tmp_path, [recipe.with_meta(engine_settings=reported)], {"calibrated": recipe})
     assert found.marks == ("setting scheduling_policy: engine transformers_fifo, simulated with vllm_v1 (calibrated)",)
     assert found.verdict.outcome == "warn"
@@ -501,8 +514,13 @@ def test_an_engine_with_another_scheduler_than_the_simulated_one_marks_the_compa
 def test_settings_that_differ_between_repeats(tmp_path: Path) -> None:
     recipe = steady(2, 2)
     reported = {
-        **ENGINE_SETTINGS, "num_kv_blocks": 999, "backend": "vllm", "engine_version": "0.32.0", "max_model_len": 2048, "attention_backend": "A",
-    }  # fmt: skip
+        **ENGINE_SETTINGS,
+        "num_kv_blocks": 999,
+        "backend": "vllm",
+        "engine_version": "0.32.0",
+        "max_model_len": 2048,
+        "attention_backend": "A",
+    }
     found = _compare(tmp_path, [recipe, recipe.with_meta(engine_settings=reported)], {"calibrated": recipe})
     assert found.marks == ("setting num_kv_blocks: engine 1024 / 999, simulated with 1024 (calibrated)",)
 

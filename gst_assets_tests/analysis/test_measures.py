@@ -132,7 +132,8 @@ def test_rank_correlation_against_scipy(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_requests_in_the_system() -> None:
-    """Four requests: the second arrives while the first is there, the third when both have gone, the fourth with the third."""
+    """Four requests: the second arrives while the first is there, the third when both have gone, the fourth with the
+    third."""
     requests = pd.DataFrame({"arrival_time_ns": [0, 5, 20, 20], "e2e_ns": [10, 5, 3, 3]})
     assert requests_in_system(AlignedSide(requests, SIDE.tokens)).tolist() == [0, 1, 0, 0]
 
@@ -156,7 +157,8 @@ def _run(folder: Path, requests: list[Request]) -> tuple[RealRun, AlignedSide]:
 
 
 def test_a_run_as_a_whole_by_hand(tmp_path: Path) -> None:
-    """Two requests: waiting 0-2 and 3-4 s, running 2-5 and 4-9 s; the second was scheduled 0.25 s after it arrived, the first 0.75 s."""
+    """Two requests: waiting 0-2 and 3-4 s, running 2-5 and 4-9 s; the second was scheduled 0.25 s after it arrived, the
+    first 0.75 s."""
     s = 1_000_000_000
     run, side = _run(tmp_path, [Request(0, (2 * s, 5 * s)), Request(3 * s, (4 * s, 6 * s, 9 * s))])
     line = timeline(run, side)

@@ -36,7 +36,8 @@ def commit(store: ArtifactStore, kind: Kind, name: str, workload: str = "wl-0") 
 
 
 def night(store: ArtifactStore, number: int, *, shared: bool = False, workload: str = "wl-0") -> str:
-    """A comparison of a night, its runs and its pointers; the first was asked for plainly, the others with an override."""
+    """A comparison of a night, its runs and its pointers; the first was asked for plainly, the others with an
+    override."""
     real = "recorded-r0" if shared else commit(store, Kind.REAL_RUN, f"night{number}-r0", workload)
     sim = commit(store, Kind.VIDUR_RUN, f"night{number}-kernels", workload)
     seed = commit(store, Kind.VIDUR_RUN, f"night{number}-kernels-seed2", workload)
@@ -49,14 +50,22 @@ def night(store: ArtifactStore, number: int, *, shared: bool = False, workload: 
     name = write_night(store.root, "smoke", number, made)
     asked = PLAIN if number == 0 else OTHER
     refer(store, asked, REAL_RUNS, [(Kind.REAL_RUN, real)], run_ids=[real])
-    refer(store, asked, VIDUR_RUNS, [(Kind.VIDUR_RUN, one) for one in (sim, seed)], run_ids={"kernels": sim}, seed_run_ids={"kernels": [seed]})  # fmt: skip
+    refer(
+        store,
+        asked,
+        VIDUR_RUNS,
+        [(Kind.VIDUR_RUN, one) for one in (sim, seed)],
+        run_ids={"kernels": sim},
+        seed_run_ids={"kernels": [seed]},
+    )
     refer(store, asked, COMPARISON, [(Kind.COMPARISON, name)], comparison_id=name)
     return name
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    """Six nights: number 0 plain, number 1 of another workload, number 2 of a run that number 5 compared again; and what is none of theirs."""
+    """Six nights: number 0 plain, number 1 of another workload, number 2 of a run that number 5 compared again; and
+    what is none of theirs."""
     store = ArtifactStore(tmp_path / "root")
     for workload in ("wl-0", "wl-1", "wl-unused"):
         commit(store, Kind.WORKLOAD, workload)
@@ -150,7 +159,7 @@ def test_ended_at_any_moment_the_history_is_the_same_and_the_next_goes_on(store:
 
 
 def test_nothing_goes_where_something_cannot_be_understood(store: ArtifactStore) -> None:
-    (broken, other, *_) = (store.path(Kind.COMPARISON, name) for name in store.list(Kind.COMPARISON)[1:])
+    broken, other, *_ = (store.path(Kind.COMPARISON, name) for name in store.list(Kind.COMPARISON)[1:])
     meta = broken / "run_meta.json"
     kept = meta.read_text()
     before = everything(store.root)

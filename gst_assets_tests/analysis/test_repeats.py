@@ -102,7 +102,8 @@ def test_seeds_widen_and_their_middle_counts() -> None:
 
 
 def test_the_number_advised_does() -> None:
-    """Values placed evenly by the normal distribution: as many as advised, with the deviation of the four, keep the band; one fewer do not."""
+    """Values placed evenly by the normal distribution: as many as advised, with the deviation of the four, keep the
+    band; one fewer do not."""
     found = interval([1.0, 1.03, 0.97, 1.01], 1.04)
     number = repeats_advised(0.04, found, 0.10)
     assert number is not None and number > 4

@@ -99,9 +99,10 @@ def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
 def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: Comparison, tmp_path: Path) -> None:
     lines = [line for line in _write(usual, tmp_path / "out").splitlines() if line]
     assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
-    assert lines[1] == (
-        "Scenario: `smoke` · Model: qwen3-tiny · Hardware: 1 x Test CPU · Engine: vllm 0.32.0 · Workload: 120 requests · Repeats: 3, simulated with 1 seed"
-        " · Measured: 2026-01-02 · Overrides: none"
+    assert (
+        lines[1]
+        == "Scenario: `smoke` · Model: qwen3-tiny · Hardware: 1 x Test CPU · Engine: vllm 0.32.0 · Workload: 120"
+        " requests · Repeats: 3, simulated with 1 seed · Measured: 2026-01-02 · Overrides: none"
     )
     word = JUDGEMENT_WORDS[usual.answer.verdict].upper()
     assert lines[2] == f"**{word}**: {usual.answer.sentence}" == verdict_sentence(usual)
@@ -116,7 +117,10 @@ def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: 
 
 def test_every_latency_of_every_variant_is_told(usual: Comparison, tmp_path: Path) -> None:
     text = _write(usual, tmp_path / "out")
-    header = "| latency [ms] | error | 95 % interval | verdict | real (median of 3) | spread | calibrated | kernels | error | error / spread | samples |"
+    header = (
+        "| latency [ms] | error | 95 % interval | verdict | real (median of 3) | spread | calibrated | kernels | error"
+        " | error / spread | samples |"
+    )
     assert header in text.splitlines()
     row = next(line for line in text.splitlines() if line.startswith("| E2E P95 "))
     assert row.startswith("| E2E P95 | +4.0 % | ") and row.endswith(
@@ -194,13 +198,30 @@ def test_what_was_checked_and_found_in_order_is_folded_inside_the_checks(usual: 
 
 _WINDOW = {"load_1m": 0.5, "cpu_busy": 0.4, "cpu_steal": 0.0}
 _MACHINE = {
-    "num_cores": 2, "cpu_busy": 0.6, "cpu_others": 0.2, "cpu_steal": 0.01, "before": {"load_1m": 0.4, "gpu": {"temperature_c": 41}}, "num_samples": 3,
+    "num_cores": 2,
+    "cpu_busy": 0.6,
+    "cpu_others": 0.2,
+    "cpu_steal": 0.01,
+    "before": {"load_1m": 0.4, "gpu": {"temperature_c": 41}},
+    "num_samples": 3,
     "sampling_ns_max": 90_000,
     "windows": [
-        {**_WINDOW, "start_ns": 0, "end_ns": 1_000_000_000, "cpu_others": 0.05, "gpu": {"temperature_c": 55, "sm_clock_mhz": 1980, "slowed_by": []}},
-        {**_WINDOW, "start_ns": 1_000_000_000, "end_ns": 2_000_000_000, "cpu_others": 0.35, "gpu": {"sm_clock_mhz": 1410, "slowed_by": ["power cap"]}},
+        {
+            **_WINDOW,
+            "start_ns": 0,
+            "end_ns": 1_000_000_000,
+            "cpu_others": 0.05,
+            "gpu": {"temperature_c": 55, "sm_clock_mhz": 1980, "slowed_by": []},
+        },
+        {
+            **_WINDOW,
+            "start_ns": 1_000_000_000,
+            "end_ns": 2_000_000_000,
+            "cpu_others": 0.35,
+            "gpu": {"sm_clock_mhz": 1410, "slowed_by": ["power cap"]},
+        },
     ],
-}  # fmt: skip
+}
 
 
 def test_the_machine_is_told_for_each_repeat_and_what_is_not_known_is_a_dash(tmp_path: Path) -> None:
@@ -355,7 +376,8 @@ _HOSTILE = "![x](http://evil.example/a.png) [y](javascript:alert(1)) <img src=ht
 
 
 def test_what_others_wrote_is_shown_and_does_nothing(usual: Comparison, tmp_path: Path) -> None:
-    """Names of devices and drivers, versions, overrides: in the summary, in the page, and in what goes into Dagster's metadata."""
+    """Names of devices and drivers, versions, overrides: in the summary, in the page, and in what goes into Dagster's
+    metadata."""
 
     def hostile(run: RealRun) -> RealRun:
         meta = run.meta

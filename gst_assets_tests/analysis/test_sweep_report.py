@@ -35,10 +35,21 @@ def row(tokens_per_s: float, latency_ns: float, **changes: Any) -> dict[str, Any
     """A row of `vidur_adapter.sweep.point`."""
     latencies = {f"{name}_{p}_ns": latency_ns for name in ("ttft", "itl", "e2e") for p in ("p50", "p90", "p99")}
     fixed = {
-        "rate_per_s": 4.0, "max_num_seqs": 8, "max_num_batched_tokens": 512, "num_kv_blocks": 99, "variant": "kernels", "num_requests": 1000,
-        "makespan_ns": 10**9, "requests_per_s": 10.0, "output_tokens_per_s": tokens_per_s, "goodput_per_s": None, "scheduling_delay_p99_ns": 0.0,
-        "num_preemptions": 0, "steps_outside_calibration": None, "p99_sufficient": True,
-    }  # fmt: skip
+        "rate_per_s": 4.0,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 512,
+        "num_kv_blocks": 99,
+        "variant": "kernels",
+        "num_requests": 1000,
+        "makespan_ns": 10**9,
+        "requests_per_s": 10.0,
+        "output_tokens_per_s": tokens_per_s,
+        "goodput_per_s": None,
+        "scheduling_delay_p99_ns": 0.0,
+        "num_preemptions": 0,
+        "steps_outside_calibration": None,
+        "p99_sufficient": True,
+    }
     return fixed | latencies | changes
 
 

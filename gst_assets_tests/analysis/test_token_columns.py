@@ -24,7 +24,12 @@ def test_integers_are_exact_and_columns_may_stand_in_any_order(tmp_path: Path) -
     frame, derived = read_tokens(_file(tmp_path, GOOD))
     assert frame["token_time_ns"].tolist() == [5, 9, 2**53 + 1] and not derived
     assert (frame.dtypes == np.int64).all()
-    other, _ = read_tokens(_file(tmp_path, "token_latency_ns,token_time_ns,token_index,request_id\n0,5,0,0\n4,9,1,0\n0,9007199254740993,0,2\n"))  # fmt: skip
+    other, _ = read_tokens(
+        _file(
+            tmp_path,
+            "token_latency_ns,token_time_ns,token_index,request_id\n0,5,0,0\n4,9,1,0\n0,9007199254740993,0,2\n",
+        )
+    )
     pd.testing.assert_frame_equal(frame, other)
 
 

@@ -1,6 +1,8 @@
-"""A whole comparison without an engine: recorded H100 runs against a simulation on their profile, made slower. Not a test module.
+"""A whole comparison without an engine: recorded H100 runs against a simulation on their profile, made slower. Not a
+test module.
 
-The shipped profile with every time half as long again, so that the simulation is plainly too slow; everything else is real, in about 20 s.
+The shipped profile with every time half as long again, so that the simulation is plainly too slow; everything else is
+real, in about 20 s.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ SLOWER = 1.5
 
 
 def write_profile(root: Path, *, scale: float = 1.0, **settings: Any) -> Path:
-    """A profiling root with the shipped bundle of `SCENARIO` whose every time is `SLOWER * scale` times as long; returns `root`.
+    """A profiling root with the shipped bundle of `SCENARIO` whose every time is `SLOWER * scale` times as long;
+    returns `root`.
 
     `settings` replace those of the engine that was measured.
     """

@@ -13,15 +13,26 @@ from gst_assets.provenance import PROJECT_ROOT
 ASSETS = PROJECT_ROOT / "gst_assets" / "assets"
 # How results are shown and where things are: none of them makes an asset what it is.
 _PLUMBING = {
-    "assets", "environment", "errors", "executors", "foreign_text", "formats", "locations", "partitions", "resources", "staging",
-}  # fmt: skip
+    "assets",
+    "environment",
+    "errors",
+    "executors",
+    "foreign_text",
+    "formats",
+    "locations",
+    "partitions",
+    "resources",
+    "staging",
+}
 
 
 def packages_of(file: Path) -> set[str]:
     """The packages and modules of this project that a file names in an import."""
     modules = {
-        node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.module
-    }  # fmt: skip
+        node.module
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
     return {module.split(".")[1] for module in modules if module.startswith("gst_assets.")} - _PLUMBING
 
 

@@ -1,6 +1,7 @@
 """The whole graph through the real command line: real engine, real profile, real Vidur, real report.
 
-One full materialization (small overrides of `smoke`) is shared; the tests then look at what it left, reuse it, and kill runs in its middle.
+One full materialization (small overrides of `smoke`) is shared; the tests then look at what it left, reuse it, and kill
+runs in its middle.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def test_full_graph_leaves_complete_artifacts(root: Path) -> None:
 
 
 def test_repeats_were_played_between_the_rounds_of_the_calibration(root: Path) -> None:
-    """One engine start: `smoke` asks for it, so that profile and runs meet the same drift. The machine is on record for both."""
+    """One engine start: `smoke` asks for it, so that profile and runs meet the same drift. The machine is on record for
+    both."""
     store = ArtifactStore(root)
     profile = load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta
     runs = [load_run(store.open(Kind.REAL_RUN, name), "real").meta for name in store.list(Kind.REAL_RUN)]
@@ -149,7 +151,8 @@ def test_report_holds_both_variants_and_its_figures(root: Path) -> None:
         assert made.params["workload"]["seed"] == made.params["engine"]["block_size"] == 32
         assert made.hydra.overrides == made.params["overrides"] == OVERRIDES
     assert "`workload.seed=${engine.block_size}`" in summary
-    # How they differ depends on the speeds the machine had while each was measured; the adapter's tests hold what calibration does.
+    # How they differ depends on the speeds the machine had while each was measured; the adapter's tests hold what
+    # calibration does.
     itl = errors[(errors["statistic"] == "p50") & (errors["metric"] == "itl")].set_index("variant")["sim_ns"]
     assert itl["calibrated"] != itl["kernels"]
 
@@ -188,7 +191,10 @@ def test_simulating_again_gives_the_same_bytes_and_reuses_the_profile(root: Path
 def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root: Path) -> None:
     store = ArtifactStore(root)
     assert store.list(Kind.CAPACITY) == []  # smoke asks for none, and `--select '*'` succeeded
-    search = "capacity={sides: [simulator, engine], max_p99_delay_ms: 100, low_rate_per_s: 2, high_rate_per_s: 400, relative_tolerance: 0.9, num_requests: 40, seed: 1}"
+    search = (
+        "capacity={sides: [simulator, engine], max_p99_delay_ms: 100, low_rate_per_s: 2, high_rate_per_s: 400,"
+        " relative_tolerance: 0.9, num_requests: 40, seed: 1}"
+    )
     assert_succeeds(materialize(root, "capacity", overrides=[*OVERRIDES, search]))
     directory = store.open(Kind.CAPACITY, store.list(Kind.CAPACITY)[0])
     meta = read_document(CapacityMeta, directory / "run_meta.json")

@@ -14,7 +14,10 @@ from gst_assets.assets.workloads import workload
 from gst_assets.errors import ContractError
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
 
-_HOSTILE = "`![x](http://evil.example/a.png)` ![x](http://evil.example/a.png) <img src=http://evil.example/b.png> | [y](javascript:alert(1))"
+_HOSTILE = (
+    "`![x](http://evil.example/a.png)` ![x](http://evil.example/a.png) <img src=http://evil.example/b.png> |"
+    " [y](javascript:alert(1))"
+)
 
 
 def alive(text: str) -> bool:

@@ -1,4 +1,5 @@
-"""One run over several scenarios: each has its own materialization, data version and checks, and one that fails stops only itself."""
+"""One run over several scenarios: each has its own materialization, data version and checks, and one that fails stops
+only itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Recorded runs through Dagster on a machine without their GPU: workloads come out identical, runs are expanded, checked and reused."""
+"""Recorded runs through Dagster on a machine without their GPU: workloads come out identical, runs are expanded,
+checked and reused."""
 
 from __future__ import annotations
 
@@ -134,7 +135,10 @@ def test_another_workload_than_the_recorded_one_is_refused(tmp_path: Path) -> No
     assert isinstance(error, WorkloadError)
     pointer = ArtifactStore(tmp_path).current("h100_8b_single", "workload")
     assert pointer is not None
-    assert f"recorded with workload {WORKLOADS['h100_8b_single']}, but the scenario's workload is {pointer['workload_id']}" in str(error)  # fmt: skip
+    assert (
+        f"recorded with workload {WORKLOADS['h100_8b_single']}, but the scenario's workload is {pointer['workload_id']}"
+        in str(error)
+    )
     assert "(trace_lengths.csv differ)" in str(error)
     assert ArtifactStore(tmp_path).list(Kind.REAL_RUN) == []
     assert ArtifactStore(tmp_path).current("h100_8b_single", "real_runs") is None
@@ -146,7 +150,10 @@ def test_without_a_bundle_of_that_gpu_the_profile_fails_and_no_engine_starts(tmp
     assert isinstance(error, ProfileError)
     assert str(error).startswith(f"{bundles / 'h100' / 'qwen3-8b'}: no complete profiling bundle for hardware_id h100")
     # The runs are there all the same.
-    assert isinstance(refusal(tmp_path, [*WORKLOAD, *NAMES, "vidur_profile"], "h100_8b_single", [f"profile.root={bundles}"]), ProfileError)  # fmt: skip
+    assert isinstance(
+        refusal(tmp_path, [*WORKLOAD, *NAMES, "vidur_profile"], "h100_8b_single", [f"profile.root={bundles}"]),
+        ProfileError,
+    )
     assert len(ArtifactStore(tmp_path).list(Kind.REAL_RUN)) == 5
     # Without a root of its own either: what this machine could measure would not be a profile of that GPU.
     error = refusal(tmp_path, ["vidur_profile"], "h100_8b_single", ["profile.root=null"])
@@ -166,14 +173,15 @@ def test_a_bundle_of_the_older_format_is_refused_with_the_remedy(tmp_path: Path,
     path.write_text(json.dumps(meta if found is None else meta | {"format_version": found}))
     error = refusal(tmp_path, ["vidur_profile"], "h100_8b_half", [f"profile.root={bundles}"])
     assert isinstance(error, ProfileError)
-    assert str(error) == (
-        f"{path}: format_version is 1, expected 2: what its terms mean has changed. "
+    assert (
+        str(error) == f"{path}: format_version is 1, expected 2: what its terms mean has changed. "
         "Measure again with `gst profile`, or point profile.root to another bundle."
     )
 
 
 def test_the_analysis_takes_a_recorded_repeat_as_any_other_run(root: Path) -> None:
-    """Real against real: a repeat compared with itself has no error, and with another repeat the difference of the two."""
+    """Real against real: a repeat compared with itself has no error, and with another repeat the difference of the
+    two."""
     store = ArtifactStore(root)
     first, second = (
         load_run(store.path(Kind.REAL_RUN, run.meta.run_id), "real")

@@ -1,4 +1,5 @@
-"""Which runs a comparison compares, through Dagster: those of its own run, else the newest that match; on a recorded scenario, without an engine."""
+"""Which runs a comparison compares, through Dagster: those of its own run, else the newest that match; on a recorded
+scenario, without an engine."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from gst_assets.scenario import load_scenario
 from gst_assets_tests.assets.recorded_nights import write_profile
 
 SCENARIO = "h100_8b_single"
-CHAIN = "key:prompts or key:trace_lengths or key:trace_intervals or key:workload_spec or key:real_request_metrics or key:real_token_metrics or key:vidur_profile or key:vidur_request_metrics or key:vidur_token_metrics"
+CHAIN = (
+    "key:prompts or key:trace_lengths or key:trace_intervals or key:workload_spec or key:real_request_metrics or"
+    " key:real_token_metrics or key:vidur_profile or key:vidur_request_metrics or key:vidur_token_metrics"
+)
 REPORT = f"{CHAIN} or key:comparison_report"
 SMALL = ["simulation.variants=[kernels]", "simulation.seeds=1"]
 ONE, TWO = [*SMALL, "replay.repeats=1"], [*SMALL, "replay.repeats=2"]
@@ -42,7 +46,8 @@ class Platform:
         parent: str | None = None,
         profiles: Path | None = None,
     ) -> dg.ExecuteInProcessResult:
-        """Materialize in this process. `after` is called after each step with its name; `parent` is the run that this one goes on with."""
+        """Materialize in this process. `after` is called after each step with its name; `parent` is the run that this
+        one goes on with."""
 
         @dg.success_hook
         def tell(context: dg.HookContext) -> None:
@@ -51,7 +56,7 @@ class Platform:
 
         keys = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
         job = dg.define_asset_job("again", dg.AssetSelection.assets(*keys), hooks={tell})
-        assets = [one for one in (defs.assets or ()) if isinstance(one, dg.AssetsDefinition)]
+        assets = [one for one in defs.assets or () if isinstance(one, dg.AssetsDefinition)]
         resolved = dg.Definitions(assets=assets, jobs=[job], resources=defs.resources).resolve_job_def("again")
         return resolved.execute_in_process(
             partition_key=SCENARIO,
@@ -144,7 +149,9 @@ def test_a_run_that_goes_on_with_another_compares_what_that_one_made(platform: P
     begun = platform.run(CHAIN, ONE)
     platform.run(CHAIN, ONE)
     again = made(platform.run("key:comparison_report", ONE, parent=begun.run_id))
-    (event,) = [one for one in begun.get_asset_materialization_events() if one.asset_key.path == ["vidur_request_metrics"]]  # fmt: skip
+    (event,) = [
+        one for one in begun.get_asset_materialization_events() if one.asset_key.path == ["vidur_request_metrics"]
+    ]
     told = event.step_materialization_data.materialization.metadata["artifacts"].value
     meta = read_document(ComparisonMeta, platform.store.open(Kind.COMPARISON, again) / "run_meta.json")
     assert isinstance(told, dict)
@@ -167,7 +174,8 @@ def test_a_profile_that_is_replaced_under_a_run_stops_it(platform: Platform, tmp
 
 
 def test_an_edited_profile_in_the_artifact_root_is_refused(tmp_path: Path) -> None:
-    """Measured here, so a pointer knows it; one that was put there, and was measured elsewhere, is as good as it was."""
+    """Measured here, so a pointer knows it; one that was put there, and was measured elsewhere, is as good as it
+    was."""
     scenario, store = load_scenario("h100_8b_quarter", ["profile.root=null"]), ArtifactStore(tmp_path)
     write_profile(tmp_path / "vidur_profiling")
     meta = tmp_path / "vidur_profiling" / "h100" / "qwen3-8b" / "run_meta.json"

@@ -1,4 +1,5 @@
-"""History, regression report, self-check, checks and messages through Dagster, on recorded runs and a made-up profile (no engine)."""
+"""History, regression report, self-check, checks and messages through Dagster, on recorded runs and a made-up profile
+(no engine)."""
 
 from __future__ import annotations
 
@@ -206,8 +207,8 @@ def test_the_self_check_passes_and_names_the_row_that_changed(whole: Whole, prof
     check = checks(result)["simulation_self_check/same_bytes"]
     assert not check.passed and check.blocking
     assert (
-        f"iterations.csv: simulating the same inputs again gives other bytes; first difference: row 7 (iteration_id {cells[0]}), column completion_time_ns: {changed} before, {cells[2]} now"
-        in text(check, "why")
+        "iterations.csv: simulating the same inputs again gives other bytes; first difference: row 7 (iteration_id"
+        f" {cells[0]}), column completion_time_ns: {changed} before, {cells[2]} now" in text(check, "why")
     )
 
 

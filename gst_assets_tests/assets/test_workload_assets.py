@@ -88,7 +88,8 @@ def test_a_trace_becomes_a_workload_with_everything_left_out_on_record(tmp_path:
 
 
 def test_a_part_alone_is_that_of_the_whole_and_moves_no_pointer(tmp_path: Path) -> None:
-    """One deterministic op: a part asked for alone is built with the rest, and only `workload_spec` says which workload is the scenario's."""
+    """One deterministic op: a part asked for alone is built with the rest, and only `workload_spec` says which workload
+    is the scenario's."""
     store, changed = ArtifactStore(tmp_path), ["workload.num_decode_tokens=5"]
     whole = materialize(tmp_path, "smoke", [], *WORKLOAD)
     assert len(whole.get_asset_check_evaluations()) == 4
@@ -129,7 +130,10 @@ def _version(result: dg.ExecuteInProcessResult, asset: str) -> str:
 
 
 def test_synthetic_lengths_give_the_same_workload_whatever_the_number_of_workers(tmp_path: Path) -> None:
-    lengths = "{prefill_tokens: {kind: lognormal, median: 30, sigma: 1, min_tokens: 1, max_tokens: 90}, decode_tokens: {kind: zipf, exponent: 1, min_tokens: 1, max_tokens: 20}}"
+    lengths = (
+        "{prefill_tokens: {kind: lognormal, median: 30, sigma: 1, min_tokens: 1, max_tokens: 90}, decode_tokens: {kind:"
+        " zipf, exponent: 1, min_tokens: 1, max_tokens: 20}}"
+    )
     overrides = [*NO_SOURCE[::2], "workload.num_requests=50", f"workload.synthetic={lengths}"]
     found = {
         workers: metadata(
@@ -160,7 +164,9 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
     assert points["max_num_seqs"].tolist() == [2, 256] and (points["num_requests"] == 12).all()
     assert not points["p99_sufficient"].any()
     assert "Insufficient samples: 12 requests" in str(metadata(result, "sweep")["caption"])
-    assert [one.passed for one in result.get_asset_check_evaluations() if one.asset_key.to_user_string() == "sweep"] == [True]  # fmt: skip
+    assert [
+        one.passed for one in result.get_asset_check_evaluations() if one.asset_key.to_user_string() == "sweep"
+    ] == [True]
     before = store.list(Kind.SWEEP)
     for sweeping, error, says in (
         (["sweep.max_num_batched_tokens=[1024]"], ProfileError, "max_num_batched_tokens is 2048, but the scenario expects 1024"),

@@ -1,4 +1,5 @@
-"""The engine's search for capacity: its command line, and what an engine that fails leaves. The real engine is searched by test_pipeline."""
+"""The engine's search for capacity: its command line, and what an engine that fails leaves. The real engine is searched
+by test_pipeline."""
 
 from __future__ import annotations
 

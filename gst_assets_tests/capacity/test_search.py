@@ -83,7 +83,8 @@ def test_the_capacity_of_a_queue_is_found_to_the_tolerance(service_ms: float, to
 
 
 def test_a_probe_that_failed_requests_is_not_guessed() -> None:
-    """It ends the search with the bounds known by then, unless the bound is broken whatever those requests would have waited."""
+    """It ends the search with the bounds known by then, unless the bound is broken whatever those requests would have
+    waited."""
     asked = settings()
     search = CapacitySearch(asked, "engine")
     for _ in range(2):

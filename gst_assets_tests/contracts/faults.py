@@ -1,7 +1,8 @@
-"""Every call to the operating system, or to an object store, failing in turn, as databases are tested. Not a test module.
+"""Every call to the operating system, or to an object store, failing in turn, as databases are tested. Not a test
+module.
 
-The calls are the real ones: they are counted, and the one with the number that is asked for raises an error, or ends the process, instead of, or after
-half of, its work. Nothing else is replaced.
+The calls are the real ones: they are counted, and the one with the number that is asked for raises an error, or ends
+the process, instead of, or after half of, its work. Nothing else is replaced.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def injected(faults: Faults) -> Iterator[Faults]:
 
 
 class FaultyObjects:
-    """An fsspec filesystem whose call with number `at` raises `error`: before it does anything, or after (`answer_lost`)."""
+    """An fsspec filesystem whose call with number `at` raises `error`: before it does anything, or after
+    (`answer_lost`)."""
 
     def __init__(
         self, real: Any, at: int | None = None, error: BaseException | None = None, answer_lost: bool = False

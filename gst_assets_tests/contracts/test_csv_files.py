@@ -1,4 +1,5 @@
-"""Bytes and types of the contract's CSV files: nothing is converted in silence, and what is wrong is named by file, line and column."""
+"""Bytes and types of the contract's CSV files: nothing is converted in silence, and what is wrong is named by file,
+line and column."""
 
 from __future__ import annotations
 

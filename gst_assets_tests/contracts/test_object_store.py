@@ -1,4 +1,5 @@
-"""Artifacts in a real S3-compatible store (Ceph's object gateway on loopback): between processes and machines, killed ones included.
+"""Artifacts in a real S3-compatible store (Ceph's object gateway on loopback): between processes and machines, killed
+ones included.
 
 A second machine is a second cache folder: nothing but the bucket is shared.
 """
@@ -256,7 +257,8 @@ def test_an_unverified_copy_needs_no_request(machines: Machines, monkeypatch: py
 
 
 def test_a_store_that_ignores_the_condition_is_refused(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real gateway through a client that drops `If-None-Match`, which is what a server that ignores it looks like."""
+    """The real gateway through a client that drops `If-None-Match`, which is what a server that ignores it looks
+    like."""
     store = machines.store()
     gateway = store._fs
 

@@ -134,9 +134,9 @@ def test_a_pointer_with_a_value_of_another_kind_is_named(store: ArtifactStore, s
     refused = 0
     for wrong in (*_WRONG, {"real_runs/one": 1}, {"nonsense/one": "00"}, {"real_runs/../x": "00"}):
         store.set_current("smoke", slot.name, {**KEYS[slot.name], "sealed": {}, "params": None, key: wrong})
-        ((name, _), *_) = store.pointers("smoke", slot.name)
+        (name, _), *_ = store.pointers("smoke", slot.name)
         try:
-            ((_, pointer), *_) = pointers(store, "smoke", slot)
+            (_, pointer), *_ = pointers(store, "smoke", slot)
         except ArtifactError as error:
             assert re.match(rf"{store}/{name}: key {key}\b.*Remove {store}/{name} and materialize", str(error))
             refused += 1

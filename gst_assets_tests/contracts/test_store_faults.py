@@ -1,4 +1,5 @@
-"""The store while every call fails in turn: EIO, ENOSPC, EACCES, and the end of the process; what a later reader finds is whole and true."""
+"""The store while every call fails in turn: EIO, ENOSPC, EACCES, and the end of the process; what a later reader finds
+is whole and true."""
 
 from __future__ import annotations
 
@@ -119,7 +120,8 @@ def half_visible(root: Path) -> list[Path]:
 
 
 def check(store: ArtifactStore, work: str, *, succeeded: bool) -> None:
-    """What is seen is as before or as after, each part of it; and exactly as after where the work said that it was done."""
+    """What is seen is as before or as after, each part of it; and exactly as after where the work said that it was
+    done."""
     found, before, done = seen(store), after("share"), after(work)
     for name in before.keys() | done.keys() | found.keys():
         assert found.get(name) in (before.get(name), done.get(name)), (name, found)
@@ -237,7 +239,8 @@ def errors() -> list[tuple[BaseException, bool]]:
 
 
 class Objects(MemoryFileSystem):
-    """An object store of its own in memory, whose keys begin with the bucket as those of S3 do. It creates an object only if absent."""
+    """An object store of its own in memory, whose keys begin with the bucket as those of S3 do. It creates an object
+    only if absent."""
 
     cachable = False
 

@@ -1,4 +1,5 @@
-"""What the launch tests start: a child that talks, fails, stays or leaves a process behind, and a parent to be killed."""
+"""What the launch tests start: a child that talks, fails, stays or leaves a process behind, and a parent to be
+killed."""
 
 from __future__ import annotations
 

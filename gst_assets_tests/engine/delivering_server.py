@@ -1,4 +1,5 @@
-"""A completions server on a real socket whose engine makes a token every few milliseconds, and which delivers them as servers and proxies do."""
+"""A completions server on a real socket whose engine makes a token every few milliseconds, and which delivers them as
+servers and proxies do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""One start of the real engine and what the tests want to know of it, as JSON on the last line: `python -m ... SCENARIO.json`.
+"""One start of the real engine and what the tests want to know of it, as JSON on the last line: `python -m ...
+SCENARIO.json`.
 
-A process of its own, since the engine needs its environment before torch is imported and the last part kills its processes.
+A process of its own, since the engine needs its environment before torch is imported and the last part kills its
+processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""An engine of the protocol that lives in the event loop of the test, so that timing, failures and death can be arranged exactly."""
+"""An engine of the protocol that lives in the event loop of the test, so that timing, failures and death can be
+arranged exactly."""
 
 from __future__ import annotations
 
@@ -15,10 +16,20 @@ from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField
 from gst_assets.errors import EngineError
 
 SETTINGS = EngineSettings(
-    backend="memory", engine_version="1", dtype="float32", max_model_len=2048, max_num_seqs=32, max_num_batched_tokens=512,
-    block_size=32, num_kv_blocks=1024, enable_chunked_prefill=True, enable_prefix_caching=False, async_scheduling=False,
-    enforce_eager=True, attention_backend="NONE",
-)  # fmt: skip
+    backend="memory",
+    engine_version="1",
+    dtype="float32",
+    max_model_len=2048,
+    max_num_seqs=32,
+    max_num_batched_tokens=512,
+    block_size=32,
+    num_kv_blocks=1024,
+    enable_chunked_prefill=True,
+    enable_prefix_caching=False,
+    async_scheduling=False,
+    enforce_eager=True,
+    attention_backend="NONE",
+)
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""A server in a process of its own that behaves well: `python -m gst_assets_tests.engine.peer_process PAUSE_S` prints its address and serves."""
+"""A server in a process of its own that behaves well: `python -m gst_assets_tests.engine.peer_process PAUSE_S` prints
+its address and serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A server on a real socket that misbehaves on demand: what it does with a request is chosen by the prompt's first token id."""
+"""A server on a real socket that misbehaves on demand: what it does with a request is chosen by the prompt's first
+token id."""
 
 from __future__ import annotations
 

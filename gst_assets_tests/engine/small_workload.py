@@ -1,4 +1,5 @@
-"""Six requests of three tokens each, as a scenario; reading and altering its workload directory. No test stands here."""
+"""Six requests of three tokens each, as a scenario; reading and altering its workload directory. No test stands
+here."""
 
 from __future__ import annotations
 

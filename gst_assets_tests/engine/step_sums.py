@@ -6,7 +6,8 @@ import pandas as pd
 
 
 def check_contexts(steps: pd.DataFrame, requests: pd.DataFrame) -> None:
-    """Contexts and (query, key) pairs of all steps are those of the requests; without preemptions and prefix caching."""
+    """Contexts and (query, key) pairs of all steps are those of the requests; without preemptions and prefix
+    caching."""
     prompts, tokens = requests["num_prefill_tokens"], requests["num_decode_tokens_actual"]
     # Token n of a prompt sees n tokens, however the prompt is cut.
     assert steps["num_attention_pairs"].sum() == (prompts * (prompts + 1) // 2).sum()

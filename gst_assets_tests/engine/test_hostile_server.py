@@ -1,5 +1,5 @@
-"""Two hundred ways in which a server can answer badly, against the real client over real sockets: none hangs, none raises what is no error of this
-project, none takes memory, and each costs its own request only."""
+"""Two hundred ways in which a server can answer badly, against the real client over real sockets: none hangs, none
+raises what is no error of this project, none takes memory, and each costs its own request only."""
 
 from __future__ import annotations
 

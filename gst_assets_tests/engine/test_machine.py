@@ -1,4 +1,5 @@
-"""The record of the machine, taken on this machine: who used the cores, windows, what is not told, and what a sample costs."""
+"""The record of the machine, taken on this machine: who used the cores, windows, what is not told, and what a sample
+costs."""
 
 from __future__ import annotations
 
@@ -163,10 +164,19 @@ def test_what_is_told_of_a_record() -> None:
     hot = GpuState(temperature_c=84, sm_clock_mhz=1410, slowed_by=["software thermal"])
     window = MachineWindow(start_ns=0, end_ns=10**9, load_1m=1.2, gpu=hot)
     record = MachineRecord(
-        num_cores=2, cpu_busy=0.52, cpu_others=0.1, cpu_steal=0.0, before=state, windows=[window], sampling_ns_max=1, num_samples=2,
-    )  # fmt: skip
-    assert machine.told(record) == (
-        "2 cores 52 % busy, 10 % with other programs, 0 % stolen; load 0.40 to 1.20; GPU 41 to 84 C; GPU clock 1410 to 1980 MHz; GPU slowed by software thermal"
+        num_cores=2,
+        cpu_busy=0.52,
+        cpu_others=0.1,
+        cpu_steal=0.0,
+        before=state,
+        windows=[window],
+        sampling_ns_max=1,
+        num_samples=2,
+    )
+    assert (
+        machine.told(record)
+        == "2 cores 52 % busy, 10 % with other programs, 0 % stolen; load 0.40 to 1.20; GPU 41 to 84 C; GPU clock 1410"
+        " to 1980 MHz; GPU slowed by software thermal"
     )
     bare = MachineRecord(num_cores=1, before=MachineState(), windows=[], sampling_ns_max=0, num_samples=1)
     assert machine.told(bare) == "nothing readable"

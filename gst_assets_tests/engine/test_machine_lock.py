@@ -1,4 +1,5 @@
-"""The machine's engine lock: one for all users, freed by the kernel, waited for asleep, and never waited for without a name."""
+"""The machine's engine lock: one for all users, freed by the kernel, waited for asleep, and never waited for without a
+name."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def test_a_waiting_process_says_who_holds_the_lock_and_since_when(start: Start) 
     assert _line(holder) == "held"
     waiting = start("cpu_high")
     assert re.fullmatch(
-        rf"waiting for this machine's engine: process {holder.pid} of user \w+ \(scenario smoke\) has held it since 20\d\d-\S+\+00:00 \(lock \S+\)",
+        rf"waiting for this machine's engine: process {holder.pid} of user \w+ \(scenario smoke\) has held it since"
+        r" 20\d\d-\S+\+00:00 \(lock \S+\)",
         _line(waiting),
     )
     holder.kill()
@@ -233,7 +235,8 @@ def test_dagsters_pool_is_used_only_where_steps_are_spread_over_machines() -> No
 
 @pytest.mark.engine
 def test_a_killed_run_leaves_nothing_that_the_next_one_waits_for(lock_file: Path, tmp_path: Path) -> None:
-    """Real Dagster processes: one is killed in its engine step, the next takes the lock; a third waits for it asleep and ends when it is told to."""
+    """Real Dagster processes: one is killed in its engine step, the next takes the lock; a third waits for it asleep
+    and ends when it is told to."""
     home = tmp_path / "home"
     home.mkdir()
     # As an instance made before the lock replaced the pool may still say.

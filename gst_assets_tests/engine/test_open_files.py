@@ -21,9 +21,14 @@ NUM_STREAMS = 1000
 
 def scenario_of(base_url: str) -> Scenario:
     overrides = [
-        "engine.backend=openai", f"engine.server.base_url='{base_url}'", "replay.repeats=1", "replay.warmup_requests=0",
-        f"workload.num_requests={NUM_STREAMS}", "workload.num_decode_tokens=3", "workload.arrivals={kind: fixed_interval, interval_ns: 1000}",
-    ]  # fmt: skip
+        "engine.backend=openai",
+        f"engine.server.base_url='{base_url}'",
+        "replay.repeats=1",
+        "replay.warmup_requests=0",
+        f"workload.num_requests={NUM_STREAMS}",
+        "workload.num_decode_tokens=3",
+        "workload.arrivals={kind: fixed_interval, interval_ns: 1000}",
+    ]
     return load_scenario("smoke", overrides)
 
 
@@ -92,8 +97,13 @@ print({result.error_msg for result in played.results})
     with peer_process(pause_s=0.5) as peer:
         ended = subprocess.run(
             [sys.executable, "-c", code, peer.base_url],
-            cwd=PROJECT_ROOT, preexec_fn=lambda: _limited_to(60), capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            cwd=PROJECT_ROOT,
+            preexec_fn=lambda: _limited_to(60),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert "None {" in ended.stdout and "'OutOfFiles': " in ended.stdout and "'': " in ended.stdout, (
         ended.stdout + ended.stderr
     )

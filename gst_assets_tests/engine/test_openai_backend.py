@@ -387,7 +387,8 @@ def test_stop_tokens_end_a_request_early(server: VllmServer) -> None:
 def measured(
     server: VllmServer, folder: Path, *overrides: str, on_line: Callable[[str], None] = lambda _: None
 ) -> tuple[Path, str]:
-    """Play a workload as the command does, in this process; the run directory and the error that ended it, if one did."""
+    """Play a workload as the command does, in this process; the run directory and the error that ended it, if one
+    did."""
     scenario = scenario_of(server.base_url, "replay.repeats=1", "replay.warmup_requests=2", *overrides)
     workload = build_workload(folder / "workload", scenario)
     with pytest.MonkeyPatch.context() as patch:

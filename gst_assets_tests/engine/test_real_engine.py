@@ -1,4 +1,5 @@
-"""The real engine (vLLM's CPU build): a measured workload with early stops, one engine session, and a killed measurement."""
+"""The real engine (vLLM's CPU build): a measured workload with early stops, one engine session, and a killed
+measurement."""
 
 from __future__ import annotations
 

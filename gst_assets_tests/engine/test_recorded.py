@@ -1,4 +1,5 @@
-"""Recorded runs: packing, expanding, and every way in which one may not fit. The runs are the ones the repository keeps."""
+"""Recorded runs: packing, expanding, and every way in which one may not fit. The runs are the ones the repository
+keeps."""
 
 from __future__ import annotations
 
@@ -150,20 +151,48 @@ def listed_as(name: str) -> Callable[[Path], object]:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], type[GstError], str]] = {
-    "altered": (other_content, ArtifactError, "token_metrics.csv.gz: its content differs from the digest of token_metrics.csv"),
+    "altered": (
+        other_content,
+        ArtifactError,
+        "token_metrics.csv.gz: its content differs from the digest of token_metrics.csv",
+    ),
     "altered text": (lambda d: (d / "summary.md").write_text("x"), ArtifactError, "summary.md: its content differs"),
-    "missing": (lambda d: (d / "iterations.csv.gz").unlink(), ArtifactError, "iterations.csv.gz: missing, but run_meta.json lists iterations.csv"),
-    "not gzip": (lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"), ArtifactError, "request_metrics.csv.gz: not a whole gzip file ("),
+    "missing": (
+        lambda d: (d / "iterations.csv.gz").unlink(),
+        ArtifactError,
+        "iterations.csv.gz: missing, but run_meta.json lists iterations.csv",
+    ),
+    "not gzip": (
+        lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"),
+        ArtifactError,
+        "request_metrics.csv.gz: not a whole gzip file (",
+    ),
     "empty": (lambda d: (d / "request_metrics.csv.gz").write_bytes(b""), ArtifactError, "request_metrics.csv.gz: "),
     "cut off": (cut, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
     "flipped bits": (flip, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
     "no metadata": (lambda d: (d / "run_meta.json").unlink(), ArtifactError, "run_meta.json missing"),
-    "metadata cut off": (lambda d: (d / "run_meta.json").write_text("{"), ContractError, "run_meta.json: line 1: not valid JSON"),
-    "a simulation": (lambda d: change_meta(d, lambda values: values.update(run_type="vidur")), ArtifactError, "run_type is 'vidur', expected 'real'"),
-    "other run id": (lambda d: change_meta(d, lambda values: values.update(run_id="../../x")), ArtifactError, "run_id is '../../x', expected the directory's name"),
+    "metadata cut off": (
+        lambda d: (d / "run_meta.json").write_text("{"),
+        ContractError,
+        "run_meta.json: line 1: not valid JSON",
+    ),
+    "a simulation": (
+        lambda d: change_meta(d, lambda values: values.update(run_type="vidur")),
+        ArtifactError,
+        "run_type is 'vidur', expected 'real'",
+    ),
+    "other run id": (
+        lambda d: change_meta(d, lambda values: values.update(run_id="../../x")),
+        ArtifactError,
+        "run_id is '../../x', expected the directory's name",
+    ),
     "file outside": (listed_as("../x.csv"), ArtifactError, "key sha256: '../x.csv' is not a file of a run directory"),
-    "metadata without a key": (lambda d: change_meta(d, lambda values: values.pop("backend")), ContractError, "key backend missing"),
-}  # fmt: skip
+    "metadata without a key": (
+        lambda d: change_meta(d, lambda values: values.pop("backend")),
+        ContractError,
+        "key backend missing",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", SPOILED)

@@ -1,4 +1,5 @@
-"""The replay against an engine whose behaviour the test arranges. Orders and identities are asserted, never absolute times."""
+"""The replay against an engine whose behaviour the test arranges. Orders and identities are asserted, never absolute
+times."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from gst_assets_tests.engine.workloads import reseal
 
 @pytest.fixture(autouse=True)
 def _process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets environment variables and a signal handler for the rest of its process; here that is the tests'."""
+    """The command sets environment variables and a signal handler for the rest of its process; here that is the
+    tests'."""
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     yield

@@ -125,7 +125,8 @@ class StallingEngine(MemoryEngine):
 
 
 def test_a_driver_that_is_held_up_makes_the_run_degraded_and_says_why(workload: Path, tmp_path: Path) -> None:
-    """Six requests 2 ms apart, each holding up the next by 20 ms: the last is late by far more than the limit of 5 ms."""
+    """Six requests 2 ms apart, each holding up the next by 20 ms: the last is late by far more than the limit of 5
+    ms."""
     directory, died = _repeat(StallingEngine(), workload, tmp_path / "out")
     assert died is None
     meta = read_document(RealRunMeta, directory / "run_meta.json")

@@ -13,9 +13,16 @@ from gst_assets.engine import steadiness
 from gst_assets.engine.steadiness import REPEATS, Steadiness, worth
 
 STEADY = Steadiness(
-    seconds=15, num_pieces=5000, piece_p50_ms=1.5, spread_p50=0.01, spread_p90=0.02, worst_over_p50=1.4, late_p99_ms=0.2,
-    cpu_others=0.01, cpu_steal=0.0,
-)  # fmt: skip
+    seconds=15,
+    num_pieces=5000,
+    piece_p50_ms=1.5,
+    spread_p50=0.01,
+    spread_p90=0.02,
+    worst_over_p50=1.4,
+    late_p99_ms=0.2,
+    cpu_others=0.01,
+    cpu_steal=0.0,
+)
 
 
 def test_a_machine_is_measured_for_the_time_asked() -> None:

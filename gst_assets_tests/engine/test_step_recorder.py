@@ -32,7 +32,8 @@ class Scheduler:
 
 
 def test_composition_of_a_mixed_step(tmp_path: Path) -> None:
-    # Counts after scheduling: `new` is in its first chunk, `next` in its second, `old` decodes, `again` is computed again after preemption.
+    # Counts after scheduling: `new` is in its first chunk, `next` in its second, `old` decodes, `again` is computed
+    # again after preemption.
     scheduler = Scheduler(
         {"new": Request(100, 64), "next": Request(100, 100), "old": Request(10, 31), "again": Request(10, 25)},
         running=["new", "next", "old", "again"],
@@ -69,7 +70,8 @@ def test_a_step_of_decodes_has_no_prompt_to_count(tmp_path: Path) -> None:
 
 
 def test_two_steps_under_way_are_matched_by_their_output(tmp_path: Path) -> None:
-    """Asynchronous scheduling: step n+1 is scheduled before step n completes, and equal outputs are not the same output."""
+    """Asynchronous scheduling: step n+1 is scheduled before step n completes, and equal outputs are not the same
+    output."""
     scheduler = Scheduler({"a": Request(1, 5)})
     recorder = StepRecorder(tmp_path / "steps")
     first, second, third = Output({"a": 1}), Output({"a": 1}), Output({"a": 1})

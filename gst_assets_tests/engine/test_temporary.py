@@ -121,7 +121,8 @@ def test_folders_without_an_owner_stay_a_day_and_others_for_ever(base: Path) -> 
 @pytest.mark.engine
 @pytest.mark.parametrize("num_characters", [20, 65])
 def test_a_start_of_the_engine_leaves_nothing(tmp_path: Path, num_characters: int) -> None:
-    """Where the path is so long that sockets cannot lie in the engine's folder it starts all the same; then only they are left."""
+    """Where the path is so long that sockets cannot lie in the engine's folder it starts all the same; then only they
+    are left."""
     scenario = tmp_path / "scenario.json"
     scenario.write_text(load_scenario("smoke").model_dump_json())
     (tmp_path / "start.py").write_text(_START)
@@ -131,8 +132,11 @@ def test_a_start_of_the_engine_leaves_nothing(tmp_path: Path, num_characters: in
         base.mkdir()
         done = subprocess.run(
             [sys.executable, "-W", "ignore", str(tmp_path / "start.py"), str(scenario), str(base)],
-            env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "TMPDIR": str(base)}, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
+            env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "TMPDIR": str(base)},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
         assert f"inside {base}/gst-engine-" in done.stdout, done.stderr[-3000:]
         left = [path for path in base.iterdir() if num_characters < 50 or not path.is_socket()]
         assert left == [], left

@@ -163,8 +163,8 @@ def test_iterations_account_for_every_token(measured: list[Path]) -> None:
 
 @pytest.mark.engine
 def test_the_repeats_yield_the_same_tokens(measured: list[Path]) -> None:
-    """Greedy with fixed weights in float32: what differs between the repeats is time and how steps were formed. (In bfloat16 that decided ties: one
-    request in fifty went another way.)"""
+    """Greedy with fixed weights in float32: what differs between the repeats is time and how steps were formed. (In
+    bfloat16 that decided ties: one request in fifty went another way.)"""
     first, second = (
         tables.read_table(tables.TokenMetrics, path / "token_metrics.csv")["token_id"] for path in measured
     )
@@ -193,7 +193,8 @@ def test_a_config_of_another_decoder_is_served_as_that() -> None:
 
 @pytest.fixture(scope="module")
 def session() -> dict[str, Any]:
-    """One start with a small cache: a request that cannot end in time, more than the cache holds, and at last a killed process."""
+    """One start with a small cache: a request that cannot end in time, more than the cache holds, and at last a killed
+    process."""
 
     async def play(engine: Any, planned: list[PlannedRequest], timeout_s: float) -> ReplayResult:
         return await replay(engine, planned, request_timeout_s=timeout_s, may_stop_early=False)

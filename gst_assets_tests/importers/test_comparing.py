@@ -67,8 +67,8 @@ def test_both_definitions_of_llmservingsims_ttft_are_in_the_report(tmp_path: Pat
     sim = _import("llmservingsim", tmp_path / "outputs" / "sim.csv", tmp_path / "sim")
     text = _report(tmp_path / "out", real, sim)
     assert (
-        "- Real run real, TTFT by both definitions, error of llmservingsim in brackets: P50 500.0 ms from arrival (-10.0 %), 400.0 ms from queueing (+12.5 %)"
-        in text
+        "- Real run real, TTFT by both definitions, error of llmservingsim in brackets: P50 500.0 ms from arrival"
+        " (-10.0 %), 400.0 ms from queueing (+12.5 %)" in text
     )
     assert _gst("import", "llmservingsim", tmp_path, "--out", tmp_path / "none").exit_code == 1
 

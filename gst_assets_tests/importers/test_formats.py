@@ -1,4 +1,5 @@
-"""Each format gives back the requests that its file was made of, says what it cannot tell, and refuses what is not of it."""
+"""Each format gives back the requests that its file was made of, says what it cannot tell, and refuses what is not of
+it."""
 
 from __future__ import annotations
 
@@ -27,12 +28,15 @@ _WRITERS: dict[str, tuple[str, str, Writer, bool]] = {
     "aiperf": ("aiperf", "profile_export.jsonl", files.aiperf, True),
     "inference-perf": ("inference-perf", "per_request_lifecycle_metrics.json", files.inference_perf, True),
     "llmservingsim, real": (
-        "llmservingsim", "requests.jsonl", lambda path, some: files.llmservingsim_real(path, some, waits_ms=_NO_WAIT), False,
+        "llmservingsim",
+        "requests.jsonl",
+        lambda path, some: files.llmservingsim_real(path, some, waits_ms=_NO_WAIT),
+        False,
     ),
     "llmservingsim, simulated": ("llmservingsim", "sim.csv", files.llmservingsim_simulated, True),
     "vidur": ("vidur", "vidur", files.vidur, False),
     "blis": ("blis", "results.json", files.blis, False),
-}  # fmt: skip
+}
 """By name: format, file, writer, and whether the file tells when every token came."""
 _CLIENTS = ("vllm-bench", "guidellm", "aiperf", "inference-perf")
 each_format = pytest.mark.parametrize("name", list(_WRITERS))
@@ -143,7 +147,8 @@ def test_send_time_and_intended_time_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_llmservingsim_ttft_by_both_definitions(tmp_path: Path) -> None:
-    """Queued 0, 200, 400 ms after arrival: on the engine's clock the first marks the arrival, and both TTFT can be told."""
+    """Queued 0, 200, 400 ms after arrival: on the engine's clock the first marks the arrival, and both TTFT can be
+    told."""
     requests = [Played(1000 * MS * i, (1000 * MS * i + 500 * MS, 1000 * MS * i + 600 * MS)) for i in range(3)]
     for one_clock in (False, True):
         path = files.llmservingsim_real(
@@ -266,7 +271,8 @@ def test_something_else_is_refused(tmp_path: Path, name: str, data: bytes, says:
 
 @each_format
 def test_every_damaged_value_is_one_error(tmp_path: Path, name: str) -> None:
-    """Each value of a valid file in turn becomes what it must not be: a result or one error of this project, never a traceback."""
+    """Each value of a valid file in turn becomes what it must not be: a result or one error of this project, never a
+    traceback."""
     kind, file, write, _ = _WRITERS[name]
     path = write(tmp_path / file, played(2))
     path = path / "request_metrics.csv" if path.is_dir() else path

@@ -1,4 +1,5 @@
-"""The profiler's command with one addition inside the worker: the timed walk is compared with the model's own forward pass.
+"""The profiler's command with one addition inside the worker: the timed walk is compared with the model's own forward
+pass.
 
 Run as a module by `test_run`; the result is in the bundle's run_meta.json under `worker`.
 """

@@ -1,4 +1,5 @@
-"""One start of the real engine on a resolved scenario, and what it says of its model, as JSON on the last line: `python -m ... SCENARIO.json`.
+"""One start of the real engine on a resolved scenario, and what it says of its model, as JSON on the last line: `python
+-m ... SCENARIO.json`.
 
 A process of its own, since the engine needs its environment before torch is imported.
 """

@@ -1,6 +1,8 @@
-"""Steps whose parts are known: both records of them, as an engine with a host and a device would leave them. No test stands here.
+"""Steps whose parts are known: both records of them, as an engine with a host and a device would leave them. No test
+stands here.
 
-Written from what `profiling.step_samples` says of its terms, not from `vidur_adapter.core`, so that the two can disagree.
+Written from what `profiling.step_samples` says of its terms, not from `vidur_adapter.core`, so that the two can
+disagree.
 """
 
 from __future__ import annotations
@@ -46,8 +48,9 @@ def play(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Records of the steps: shape (steps, len(IterationField)) and (steps, len(StepField)).
 
-    A host forms and launches steps, a device runs them behind it, and the host waits for the oldest when `queue_size` are out. Without `is_gpu`
-    the host runs them itself. On a GPU every step takes the host `watching_ns` more, for being watched.
+    A host forms and launches steps, a device runs them behind it, and the host waits for the oldest when `queue_size`
+    are out. Without `is_gpu` the host runs them itself. On a GPU every step takes the host `watching_ns` more, for
+    being watched.
     """
     warmth = Warmth()
     steps = np.zeros((len(made), len(F)), dtype=np.int64)
@@ -124,7 +127,8 @@ def stretch(
     delivery_ns: Callable[[int], int],
     begin_ns: int = 10**9,
 ) -> Stretch:
-    """Requests, one for each prompt in order of their steps, and the steps they make. A step with prompts alone comes after an idle time.
+    """Requests, one for each prompt in order of their steps, and the steps they make. A step with prompts alone comes
+    after an idle time.
 
     `handover_ns` is by prompt tokens, `delivery_ns` by decodes in the step.
     """

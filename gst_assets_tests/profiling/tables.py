@@ -1,4 +1,5 @@
-"""A small profiling bundle whose operator times are known formulas, written as the profiler writes one. For tests without an engine."""
+"""A small profiling bundle whose operator times are known formulas, written as the profiler writes one. For tests
+without an engine."""
 
 from __future__ import annotations
 
@@ -193,8 +194,8 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
 
 
 def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | None) -> Path:
-    """Write the bundle, with every file a real profile writes; `tables` (by file name without .csv) replace those of this module, None leaves the
-    file out. Returns `directory`."""
+    """Write the bundle, with every file a real profile writes; `tables` (by file name without .csv) replace those of
+    this module, None leaves the file out. Returns `directory`."""
     frames: dict[str, pd.DataFrame | None] = {
         "mlp": mlp_table(scenario),
         "attention": attention_table(scenario),

@@ -1,4 +1,5 @@
-"""Decoders other than Qwen3, each a small config.json served by the real engine: what it runs, and whether the profiler walks all of it."""
+"""Decoders other than Qwen3, each a small config.json served by the real engine: what it runs, and whether the profiler
+walks all of it."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def test_the_engine_serves_the_config_and_the_profiler_walks_the_whole_model(arc
     assert found["reported"] == architecture and found["facts"]["architecture"] == architecture
     assert found["counts"] == [6, 3]
     assert found["facts"]["head_dim"] == config.get("head_dim", 64) and found["facts"]["num_layers"] == 2
-    # Of the whole model: norms, biases and rotary embeddings that the walk left out would show in the logits, if only in the 13th digit, since
-    # vLLM's random weights are small.
+    # Of the whole model: norms, biases and rotary embeddings that the walk left out would show in the logits, if only
+    # in the 13th digit, since vLLM's random weights are small.
     assert found["facts"]["walk_difference"] == 0
     assert found["timed"] == sorted({*LAYER_OPERATORS, *MODEL_OPERATORS})

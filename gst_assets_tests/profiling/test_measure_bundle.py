@@ -54,7 +54,8 @@ COMMAND = "gst_assets_tests.profiling.checked_run"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[str]]:
-    """A profile that was killed among its operators, and the same command given again: the bundle all tests here look at."""
+    """A profile that was killed among its operators, and the same command given again: the bundle all tests here look
+    at."""
     folder = tmp_path_factory.mktemp("profiling")
     scenario_file = folder / "scenario.json"
     scenario_file.write_text(SCENARIO.model_dump_json())
@@ -95,8 +96,12 @@ def rounds(measured: tuple[Bundle, list[str]]) -> list[Round]:
 def kill_when(arguments: list[str], condition: Callable[[], bool]) -> None:
     """Run the profiler until `condition`, then `kill -9` it and all its processes."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", COMMAND, *arguments], cwd=PROJECT_ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-m", COMMAND, *arguments],
+        cwd=PROJECT_ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, (
@@ -187,7 +192,11 @@ def test_the_calibration_traffic_is_there_as_its_clients_saw_it(
     assert traffic is not None
     # 2 and 8 requests per second for 1.5 s, and a burst that fills the engine.
     counts = traffic.groupby("stretch", sort=False).size().to_dict()
-    assert counts == {f"round {k} {sort}": n for k in range(ROUNDS) for sort, n in (("traffic 2/s", 3), ("traffic 8/s", 12), ("burst", 4))}  # fmt: skip
+    assert counts == {
+        f"round {k} {sort}": n
+        for k in range(ROUNDS)
+        for sort, n in (("traffic 2/s", 3), ("traffic 8/s", 12), ("burst", 4))
+    }
     seen = [
         request for done in rounds for one in done.stretches if one.kind in (TRAFFIC, BURST) for request in one.requests
     ]
@@ -217,7 +226,8 @@ def test_the_bundle_is_held_against_its_own_calibration(
     assert ("everything fits" in printed) is not bool(told)
     coverage = read_table(tables.OperatorCoverage, bundle.directory / "operator_coverage.csv")
     assert {"decode", "mixed"} == set(coverage["step_kind"])
-    # Operators and steps met this machine at different moments, so their ratio proves nothing here; `test_coverage` does.
+    # Operators and steps met this machine at different moments, so their ratio proves nothing here; `test_coverage`
+    # does.
     ratio = coverage["operators_ns"].astype(float) / coverage["whole_step_ns"].astype(float)
     assert coverage["coverage"].to_numpy() == pytest.approx(ratio.to_numpy(), abs=1e-4)
 

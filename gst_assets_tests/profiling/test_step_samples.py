@@ -1,4 +1,5 @@
-"""Steps made of known parts: every part is read off their records again, whoever of host and device decides how long they take."""
+"""Steps made of known parts: every part is read off their records again, whoever of host and device decides how long
+they take."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
 
 def traffic(rng: np.random.Generator, number: int, *, head_start: bool = False, slow: bool = True) -> list[Made]:
-    """Busy times of some ten steps: prompts first, then decodes with prompts among them. A tenth of the steps meets a slow host."""
+    """Busy times of some ten steps: prompts first, then decodes with prompts among them. A tenth of the steps meets a
+    slow host."""
     made: list[Made] = []
     while len(made) < number:
         for place in range(int(rng.integers(6, 16))):
@@ -241,7 +243,8 @@ def test_after_idle_is_what_the_first_step_of_new_requests_takes_more() -> None:
 
 
 def test_idle_times_that_met_a_slow_host_are_set_beside_its_speed() -> None:
-    """Two of three busy times run on a host at half its speed. They are short, so that most steps after idle meet it and most others do not."""
+    """Two of three busy times run on a host at half its speed. They are short, so that most steps after idle meet it
+    and most others do not."""
     engine, rng = ENGINES["device_bound"], np.random.default_rng(4)
     made: list[Made] = []
     for number in range(240):

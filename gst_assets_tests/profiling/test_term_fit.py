@@ -41,7 +41,8 @@ def slope_of(rows: list[dict[str, Any]], feature: str) -> dict[float, float]:
 def test_planted_curves_and_slopes_are_found_under_outliers(
     seed: int, curve: list[float], request_share: float, pair_share: float
 ) -> None:
-    """Slopes that make a fifth of a step's time and more where their feature is largest: what makes less than 0.2 % is not told apart."""
+    """Slopes that make a fifth of a step's time and more where their feature is largest: what makes less than 0.2 % is
+    not told apart."""
     rng = np.random.default_rng(seed)
     per_request, per_pair = request_share * max(curve) / 5, pair_share * max(curve) / 120_000
     positions = 2.0 ** rng.integers(0, len(curve), 400)

@@ -1,4 +1,5 @@
-"""Calibration traffic: seeded, different in every round, within what engine and model take, and of no use once a request failed."""
+"""Calibration traffic: seeded, different in every round, within what engine and model take, and of no use once a
+request failed."""
 
 from __future__ import annotations
 
@@ -54,13 +55,13 @@ def test_rounds_head_starts_and_warm_ups_share_no_prompt_and_no_name() -> None:
 
 
 def test_another_seed_is_other_traffic() -> None:
-    (segment, *_) = traffic.segments(SCENARIO, 0)
+    segment, *_ = traffic.segments(SCENARIO, 0)
     other = SCENARIO.model_copy(update={"profile": SCENARIO.profile.model_copy(update={"seed": 1})})
     assert traffic.requests(segment, SCENARIO, 0) != traffic.requests(segment, other, 0)
 
 
 def test_a_segment_is_played_to_its_last_token_and_a_failed_request_is_an_error() -> None:
-    (segment, *_) = traffic.segments(SCENARIO, 0)
+    segment, *_ = traffic.segments(SCENARIO, 0)
     planned = traffic.requests(segment, SCENARIO, 0)
     played = asyncio.run(traffic.play(MemoryEngine(step_s=0.0), SCENARIO, segment, 0))
     assert [len(result.token_ids) for result in played.results] == [item.request.num_decode_tokens for item in planned]

@@ -138,8 +138,9 @@ def test_a_resolved_scenario_that_is_wrong(directory: Path, tmp_path: Path) -> N
     path.write_bytes(b'"\xff"')
     assert error().startswith(f"{path}: line 1: not UTF-8")
     path.write_text('{"workload": {"seed": 1, "seed": 2}}')
-    assert error() == (
-        f"{path}: the key 'seed' is written twice in one object, and JSON would take the last; remove one of them."
+    assert (
+        error()
+        == f"{path}: the key 'seed' is written twice in one object, and JSON would take the last; remove one of them."
     )
     path.write_text("[]")
     assert error().startswith(f"{path}: scenario: ")
@@ -170,9 +171,11 @@ def test_a_resolved_scenario_carries_its_overrides_and_takes_no_others(tmp_path:
     assert read_reference(str(path), []) == scenario == read_reference("smoke", overrides)
     with pytest.raises(ScenarioError) as raised:
         read_reference(str(path), ["workload.num_requests=5"])
-    assert str(raised.value) == (
-        f"override 'workload.num_requests=5': {path} is resolved, its overrides inside. Resolve it again with this one, "
-        f"`gst show NAME -o workload.num_requests=5 --json > {path}`, or give the scenario's name instead of the file."
+    assert (
+        str(raised.value)
+        == f"override 'workload.num_requests=5': {path} is resolved, its overrides inside. Resolve it again with this"
+        f" one, `gst show NAME -o workload.num_requests=5 --json > {path}`, or give the scenario's name instead of"
+        " the file."
     )
 
 

@@ -150,6 +150,6 @@ def test_a_missing_key_names_the_scenario_file(directory: Path) -> None:
     assert error_of(directory) == f"{path}: workload.seed: required key is missing."
     path.write_text(MINE.replace("kind: poisson, ", ""))
     assert (
-        "workload.arrivals.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found none."
-        in error_of(directory)
+        "workload.arrivals.kind: expected one of fixed_interval, poisson, gamma, static, ramp, piecewise, trace, found"
+        " none." in error_of(directory)
     )

@@ -79,6 +79,7 @@ _SYNTHETIC = ["workload.prompts=null", "workload.num_decode_tokens=null", _LENGT
     ],
 )  # fmt: skip
 def test_numbers_that_would_overflow_or_fill_the_memory_are_refused(overrides: list[str], key: str) -> None:
-    """Two lengths whose sum wraps below max_model_len, a schedule of numbers that are none, tables of a thousand gigabytes."""
+    """Two lengths whose sum wraps below max_model_len, a schedule of numbers that are none, tables of a thousand
+    gigabytes."""
     with pytest.raises(ScenarioError, match=rf"scenario smoke: {re.escape(key)}: "):
         load_scenario("smoke", overrides)

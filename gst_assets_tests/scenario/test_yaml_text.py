@@ -57,9 +57,10 @@ def test_a_value_that_yaml_rewrites_is_refused_in_overrides_and_files_alike(
 )  # fmt: skip
 def test_an_override_that_yaml_would_cut_at_a_comment_is_refused(directory: Path, value: str, kept: str) -> None:
     override = f"description={value}"
-    assert error_of(directory, override) == (
-        f"override {override!r}: description: `{value}` is written, and YAML would make `{kept}` of it: what follows ` #` is a comment. "
-        "Put a value with ` #` in quotes, or leave the comment out."
+    assert (
+        error_of(directory, override)
+        == f"override {override!r}: description: `{value}` is written, and YAML would make `{kept}` of it: what follows"
+        " ` #` is a comment. Put a value with ` #` in quotes, or leave the comment out."
     )
 
 
@@ -73,8 +74,10 @@ def test_comments_of_a_file_and_a_hash_within_a_word_are_no_mistake(directory: P
 def test_a_key_written_twice_in_a_file_names_both_lines(directory: Path) -> None:
     path = directory / "mine.yaml"
     path.write_text(MINE.replace("seed: 20260101", "seed: 1\n  seed: 2"))
-    assert error_of(directory) == (
-        f"{path}: line 10: the key `seed` is written twice in one mapping, on lines 9 and 10, and YAML would take the last, `2`. Remove one of them."
+    assert (
+        error_of(directory)
+        == f"{path}: line 10: the key `seed` is written twice in one mapping, on lines 9 and 10, and YAML would take"
+        " the last, `2`. Remove one of them."
     )
     path.write_text(MINE + "workload: {}\n")
     assert "line 12: the key `workload` is written twice in one mapping, on lines 4 and 12" in error_of(directory)

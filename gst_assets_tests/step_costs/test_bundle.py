@@ -150,12 +150,20 @@ def test_a_bundle_of_another_format_is_refused_with_the_remedy(version: int | No
     else:
         meta["format_version"] = version
     path.write_text(json.dumps(meta))
-    message = rf"run_meta\.json: format_version is {version or 1}, expected {FORMAT_VERSION}: .* Measure again with `gst profile`"
+    message = (
+        rf"run_meta\.json: format_version is {version or 1}, expected {FORMAT_VERSION}: .* Measure again with `gst"
+        r" profile`"
+    )
     with pytest.raises(ProfileError, match=message):
         load_bundle(path.parent)
 
 
-NEEDED = [*((term, kind) for term in STEP_TERMS for kind in ("decode", "mixed")), *((term, "any") for term in OTHER_TERMS), ("prepare_after_idle", "any"), ("launch_after_idle", "any")]  # fmt: skip
+NEEDED = [
+    *((term, kind) for term in STEP_TERMS for kind in ("decode", "mixed")),
+    *((term, "any") for term in OTHER_TERMS),
+    ("prepare_after_idle", "any"),
+    ("launch_after_idle", "any"),
+]
 
 
 @pytest.mark.parametrize(("term", "kind"), NEEDED)
@@ -246,9 +254,9 @@ def test_the_key_survives_the_way_through_json() -> None:
 
 def test_measuring_imports_nothing_a_gpu_host_lacks() -> None:
     code = (
-        "import sys, gst_assets.profiling.measure_bundle, gst_assets.profiling.worker_ops\n"
-        "heavy = {'dagster', 'pandera', 'vidur', 'omegaconf', 'torch', 'vllm', 'transformers', 'sklearn', 'matplotlib'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        "import sys, gst_assets.profiling.measure_bundle, gst_assets.profiling.worker_ops\nheavy = {'dagster',"
+        " 'pandera', 'vidur', 'omegaconf', 'torch', 'vllm', 'transformers', 'sklearn',"
+        " 'matplotlib'}\nprint(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -84,7 +84,8 @@ def test_captured_graphs_pad_tokens_and_nothing_else(shape: StepShape) -> None:
 
 @given(shapes)
 def test_the_sum_is_the_one_vidur_computes(shape: StepShape) -> None:
-    """Of Vidur's own entity for the same times of operators; the KV-cache write, which it is given too, it leaves out."""
+    """Of Vidur's own entity for the same times of operators; the KV-cache write, which it is given too, it leaves
+    out."""
     from vidur.entities import ExecutionTime
 
     tokens, decodes = shape.num_tokens, shape.num_decodes

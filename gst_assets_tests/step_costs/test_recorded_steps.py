@@ -1,4 +1,5 @@
-"""Predicted service times of recorded steps: exact where the records follow the terms, and blind to what the host alone decides."""
+"""Predicted service times of recorded steps: exact where the records follow the terms, and blind to what the host alone
+decides."""
 
 from __future__ import annotations
 

@@ -99,7 +99,10 @@ def test_missing_terms_are_named_with_their_kinds() -> None:
     made.require([("prepare", "decode"), ("process", "any")])
     with pytest.raises(
         ProfileError,
-        match=r"b/overheads\.csv: no prepare rows of step_kind mixed, no copy_out rows of step_kind any, which variant calibrated needs\. Profile again",
+        match=(
+            r"b/overheads\.csv: no prepare rows of step_kind mixed, no copy_out rows of step_kind any, which variant"
+            r" calibrated needs\. Profile again"
+        ),
     ):
         made.require([("prepare", "decode"), ("prepare", "mixed"), ("copy_out", "any")])
 

@@ -1,8 +1,8 @@
 """One start of the real engine with prefix caching: the tokens it took from its cache, as JSON on the last line:
 `python -m ... SCENARIO.json WORKLOAD`.
 
-The workload is played as the driver plays it; then, in a cache that was emptied, each request alone. A process of its own, since the engine needs
-its environment before torch is imported.
+The workload is played as the driver plays it; then, in a cache that was emptied, each request alone. A process of its
+own, since the engine needs its environment before torch is imported.
 """
 
 from __future__ import annotations

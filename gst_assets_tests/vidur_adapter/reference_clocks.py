@@ -1,7 +1,7 @@
 """When the steps of a simulated engine begin and end, written down as plainly as can be: what `core` must equal.
 
-One at a time, or formed one step ahead as by vLLM's asynchronous scheduling. A clock is told of each step as it is formed
-and says when its output is handed out. Which requests a step holds is said by `scheduler_loop`.
+One at a time, or formed one step ahead as by vLLM's asynchronous scheduling. A clock is told of each step as it is
+formed and says when its output is handed out. Which requests a step holds is said by `scheduler_loop`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class StepTimes(Protocol):
 
 
 class EngineClock(Protocol):
-    """Time of the host that forms steps, in integer ns of the simulation, and the steps it has launched and not handed out."""
+    """Time of the host that forms steps, in integer ns of the simulation, and the steps it has launched and not handed
+    out."""
 
     queue_size: int
     """Steps launched and not handed out from which on the host waits for the oldest one."""
@@ -68,10 +69,11 @@ class StepByStepClock:
 class HostDeviceClock:
     """A host that forms and launches steps and a device that runs them, with a queue between (vLLM's `EngineCore`).
 
-    A step formed at S has its forward pass launched at F = S + prepare, and all of it by L = F + launch. The device runs it from max(F, G of the
-    step before) for `lead_in` and `device`, and ends at G, at L + drain at the earliest: kernels run while later ones are launched, so either the device is
-    behind or the launch is. Its tokens are at the host by G + copy_out. With a queue of two (asynchronous scheduling) the host forms the next
-    step at L, and waits for the oldest one only when two are out; with a queue of one it waits for each. It takes the tokens as soon as it waits
+    A step formed at S has its forward pass launched at F = S + prepare, and all of it by L = F + launch. The device
+    runs it from max(F, G of the step before) for `lead_in` and `device`, and ends at G, at L + drain at the earliest:
+    kernels run while later ones are launched, so either the device is behind or the launch is. Its tokens are at the
+    host by G + copy_out. With a queue of two (asynchronous scheduling) the host forms the next step at L, and waits for
+    the oldest one only when two are out; with a queue of one it waits for each. It takes the tokens as soon as it waits
     for them and they are there, and needs `process` before it goes on. Its slow moments lengthen its own parts alone.
     """
 
@@ -90,7 +92,8 @@ class HostDeviceClock:
         """See `EngineClock`."""
         # The step before may end after this one is formed, so this is the warmth that it will leave.
         cost = self._costs.step(shape, self._warmth.at(max(self.now_ns, self._device_done_ns)))
-        # With a queue of one nothing is ever out: there it is the first step of new requests that comes after an idle time, as calibration counts.
+        # With a queue of one nothing is ever out: there it is the first step of new requests that comes after an idle
+        # time, as calibration counts.
         if not self._launched and not shape.num_decodes:
             cost = self._costs.after_idle(cost, self._costs.kind(shape))
         self._launch(cost, shape.num_tokens, has_prefill=bool(shape.chunks))

@@ -1,7 +1,8 @@
 """What `core` must equal under any clock: Vidur's own scheduler and entities, asked for every step.
 
-Vidur's event loop, the reference for one step at a time, forms no step before the one before it is complete. Here a `clock` says when steps are
-formed. A request that has its last token under way stays among the running ones until that is handed out, and its scheduler gives it nothing more.
+Vidur's event loop, the reference for one step at a time, forms no step before the one before it is complete. Here a
+`clock` says when steps are formed. A request that has its last token under way stays among the running ones until that
+is handed out, and its scheduler gives it nothing more.
 """
 
 from __future__ import annotations

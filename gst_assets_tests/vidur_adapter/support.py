@@ -1,6 +1,7 @@
 """Inputs of simulations: a scenario, a workload, and a bundle whose times follow simple formulas.
 
-The tables are made up; what is tested is what the adapter makes of them, so a test can work out by hand what must come out.
+The tables are made up; what is tested is what the adapter makes of them, so a test can work out by hand what must come
+out.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ def bundle(
 ) -> Bundle:
     """A bundle for `of` that covers everything its limits allow.
 
-    Times of operators grow with tokens and contexts, or with `flat` are the same everywhere: then every step takes `flat_step_ns`. `overheads` are rows
-    (`cost_row`), by default `default_overheads`; `host_speed` by default that of a host whose speed does not change. `hardware_id` is by default the
-    scenario's; on `cpu` the device is the host.
+    Times of operators grow with tokens and contexts, or with `flat` are the same everywhere: then every step takes
+    `flat_step_ns`. `overheads` are rows (`cost_row`), by default `default_overheads`; `host_speed` by default that of a
+    host whose speed does not change. `hardware_id` is by default the scenario's; on `cpu` the device is the host.
     """
     geometry, engine, limit = of.model.geometry, of.engine, of.model.max_model_len
     top_tokens = -(-engine.max_num_batched_tokens // 32) * 32
@@ -207,8 +208,8 @@ KINDS = (DECODE, MIXED, MIXED_EAGER)
 
 
 def constant_overheads(**ns: float) -> list[dict[str, Any]]:
-    """Terms that are one value whatever the step holds: `ns` by the name of the term, or by `<term>_<kind>` for steps of one kind; 0 where not given.
-    A step's device has no slope over the context."""
+    """Terms that are one value whatever the step holds: `ns` by the name of the term, or by `<term>_<kind>` for steps
+    of one kind; 0 where not given. A step's device has no slope over the context."""
     rows = [cost_row(term, ns.get(f"{term}_{kind}", ns.get(term, 0)), kind) for term in STEP_TERMS for kind in KINDS]
     rows += [cost_row(term, ns.get(term, 0)) for term in (*OTHER_TERMS, *IDLE_TERMS)]
     known = {*STEP_TERMS, *OTHER_TERMS, *IDLE_TERMS, *(f"{term}_{kind}" for term in STEP_TERMS for kind in KINDS)}
@@ -277,7 +278,8 @@ def workload(rows: Sequence[tuple[int, int, int]]) -> tuple[pd.DataFrame, pd.Dat
 def check(
     result: SimulationResult, lengths: pd.DataFrame, intervals: pd.DataFrame, *, overlapping: bool = False
 ) -> None:
-    """Every invariant of the contract, and no token lost or made. `overlapping`: a step may be formed before the one before it is complete."""
+    """Every invariant of the contract, and no token lost or made. `overlapping`: a step may be formed before the one
+    before it is complete."""
     validate(RequestMetrics, result.requests, "requests")
     validate(TokenMetrics, result.tokens, "tokens")
     validate(Iterations, result.iterations, "iterations")

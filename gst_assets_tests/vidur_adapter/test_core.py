@@ -100,7 +100,8 @@ FLAT = support.bundle(SCENARIO, flat=True)
     blocks=st.sampled_from([12, 200]),
 )
 def test_arrivals_at_the_end_of_a_step_are_seen_alike(rows: list[tuple[int, int, int, int]], blocks: int) -> None:
-    # Steps of one request take equal time, so that an arrival after whole steps falls together with the end of one, or a nanosecond beside it.
+    # Steps of one request take equal time, so that an arrival after whole steps falls together with the end of one, or
+    # a nanosecond beside it.
     step = support.flat_step_ns(SCENARIO)
     timed = [(max(steps * step + beside, 0), prompt, decode) for steps, beside, prompt, decode in rows]
     compare_loops(lambda loop: limited(loop, blocks, 4, 128), timed, FLAT)
@@ -147,7 +148,8 @@ PER_TOKEN = [*DEVICE_BOUND, support.cost_row("device", 1 * MS, "mixed", "attenti
 def ahead(
     rows: Sequence[tuple[int, int, int]], costs: Rows, of: Scenario = SCENARIO, **bundle: Any
 ) -> SimulationResult:
-    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) on an engine with asynchronous scheduling."""
+    """Simulate requests given as (inter-arrival ms, prompt tokens, decode tokens) on an engine with asynchronous
+    scheduling."""
     lengths, intervals = support.workload([(gap * MS, prompt, decode) for gap, prompt, decode in rows])
     made = support.bundle(SCENARIO, overheads=costs, **({"async_scheduling": True} | bundle))
     result = simulate(of, lengths, intervals, made, "calibrated", cache_dir=None)
@@ -167,8 +169,9 @@ def tokens(result: SimulationResult, request: int) -> list[float]:
 
 
 def test_decode_steps_follow_each_other_on_a_slow_device() -> None:
-    # Step 0: formed 0, forward 1, launched 2, on the device from 1 to 1 + 1 + 10 = 12, tokens at the host at 13. Step 1: formed 2, done 12 + 11 = 23,
-    # tokens 24. The host takes step 0's tokens at 13 and forms step 2 at 14: done 34, tokens 35. Step 3: formed 25, tokens 46.
+    # Step 0: formed 0, forward 1, launched 2, on the device from 1 to 1 + 1 + 10 = 12, tokens at the host at 13. Step
+    # 1: formed 2, done 12 + 11 = 23, tokens 24. The host takes step 0's tokens at 13 and forms step 2 at 14: done 34,
+    # tokens 35. Step 3: formed 25, tokens 46.
     result = ahead([(0, 10, 4)], DEVICE_BOUND)
     assert result.settings["async_scheduling"] is True
     assert stamps(result) == [(0, 13), (2, 24), (14, 35), (25, 46)]
@@ -176,22 +179,26 @@ def test_decode_steps_follow_each_other_on_a_slow_device() -> None:
 
 
 def test_decode_steps_follow_each_other_on_a_slow_host() -> None:
-    # Step 0: formed 0, launched 7, done 8 (a ms after the launch), tokens 9. Step 1: formed 7, launched 14, done 15, tokens 16. The host takes step 0's
-    # tokens at 14, when it has launched step 1, and is free at 16. Step 2: formed 16, launched 23, tokens 25; step 1's at 23. Step 3: formed 25.
+    # Step 0: formed 0, launched 7, done 8 (a ms after the launch), tokens 9. Step 1: formed 7, launched 14, done 15,
+    # tokens 16. The host takes step 0's tokens at 14, when it has launched step 1, and is free at 16. Step 2: formed
+    # 16, launched 23, tokens 25; step 1's at 23. Step 3: formed 25.
     result = ahead([(0, 10, 4)], HOST_BOUND)
     assert stamps(result) == [(0, 14), (7, 23), (16, 32), (25, 34)]
 
 
 def test_the_next_step_is_formed_before_a_complete_one_is_handed_out() -> None:
-    # A prompt that arrives at 3 is in step 1, though step 0 is complete by then: its own launch is what step 0 waits for.
+    # A prompt that arrives at 3 is in step 1, though step 0 is complete by then: its own launch is what step 0 waits
+    # for.
     result = ahead([(0, 10, 2), (3, 20, 1)], HOST_BOUND)
     assert stamps(result) == [(0, 14), (7, 16)]
     assert result.iterations["num_prefill_tokens"].tolist() == [10, 20]
 
 
 def test_a_prompt_that_arrives_during_a_step_makes_the_gap_before_it_long() -> None:
-    # Its pairs of tokens (10 of a prompt of 4) take a ms each. Steps 0 to 3 as above, a ms later for the first prompt's only pair: tokens 14, 25, 36,
-    # 47. The prompt arrives at 20, while step 2 (formed at 15) is out, and is first seen at 26, in step 3: done 46 + 10 = 56, tokens 57.
+    # Its pairs of tokens (10 of a prompt of 4) take a ms each. Steps 0 to 3 as above, a ms later for the first prompt's
+    # only pair: tokens 14, 25, 36,
+    # 47. The prompt arrives at 20, while step 2 (formed at 15) is out, and is first seen at 26, in step 3: done 46 + 10
+    # = 56, tokens 57.
     result = ahead([(0, 1, 6), (20, 4, 2)], PER_TOKEN)
     assert stamps(result)[:4] == [(0, 14), (2, 25), (15, 36), (26, 57)]
     assert tokens(result, 1)[0] == 57
@@ -206,8 +213,8 @@ def test_a_prompt_is_not_scheduled_twice_and_a_finished_request_not_again() -> N
 
 
 def test_a_place_is_free_only_when_the_last_output_is_handed_out() -> None:
-    # One place. Request 0 ends with step 1 (formed 2, handed out 24); request 1 arrives at 0, and is admitted when that is processed, at 25. Its step
-    # meets an idle device: forward 26, done 37, tokens 38.
+    # One place. Request 0 ends with step 1 (formed 2, handed out 24); request 1 arrives at 0, and is admitted when that
+    # is processed, at 25. Its step meets an idle device: forward 26, done 37, tokens 38.
     result = ahead([(0, 10, 2), (0, 10, 1)], DEVICE_BOUND, limited("direct", 1024, 1, 512))
     assert stamps(result) == [(0, 13), (2, 24), (25, 38)]
     assert result.iterations["num_running"].tolist() == [1, 1, 1]
@@ -355,8 +362,8 @@ def test_the_schedulers_steps_with_many_preemptions(costs: Rows | None, mode: Mo
 
 
 def test_a_request_preempted_while_its_last_step_runs_is_not_computed_again() -> None:
-    # Step 4 gives request 101 its last token. Step 5 is formed before that is handed out: request 100 has filled its second block, the four
-    # blocks are held, and 101 loses its two. The one left over could hold its prompt.
+    # Step 4 gives request 101 its last token. Step 5 is formed before that is handed out: request 100 has filled its
+    # second block, the four blocks are held, and 101 loses its two. The one left over could hold its prompt.
     requests, limits = columns([(0, 4, 10), (0, 1, 5)], MS), Limits(4, 4, 0, 8, 64)
     loop = SimulationLoop(requests, limits, tables_of(DEVICE_BOUND, 2))
     assert happened(loop) == happened(SchedulerLoop(requests, limits, clock_of(DEVICE_BOUND, 2)))

@@ -202,7 +202,8 @@ def test_any_history_of_requests_finds_what_vllm_finds(
     num_blocks: int,
     moves: list[tuple[str, int]],
 ) -> None:
-    """Admitted, growing, finished and preempted in any order, with few blocks: the same hits, and as many blocks free, throughout."""
+    """Admitted, growing, finished and preempted in any order, with few blocks: the same hits, and as many blocks free,
+    throughout."""
     asked = [tokens(*blocks, rest=rest) for blocks, rest in prompts]
     manager = vllm_manager(num_blocks)
     cache = Cache(num_blocks - 1, asked)
@@ -275,7 +276,8 @@ def test_of_two_that_arrive_together_the_second_finds_what_the_first_computes_in
 def test_blocks_add_up_under_pressure(
     rows: list[tuple[int, list[int], int, int]], num_blocks: int, num_seqs: int, budget: int
 ) -> None:
-    """With preemptions, chunks and shared prompts: everybody gets all tokens, and every block is free at the end (`run` looks)."""
+    """With preemptions, chunks and shared prompts: everybody gets all tokens, and every block is free at the end (`run`
+    looks)."""
     asked = sorted(
         (arrival, [block for block in blocks for _ in range(32)] + [99] * rest, decode)
         for arrival, blocks, rest, decode in rows

@@ -1,4 +1,5 @@
-"""Cached tokens of every request: the real engine's beside those of the simulation, with a cache that is too small for all."""
+"""Cached tokens of every request: the real engine's beside those of the simulation, with a cache that is too small for
+all."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ from gst_assets_tests.vidur_adapter import support
 pytestmark = pytest.mark.engine
 
 SESSIONS = (
-    "{num_sessions: 20, session_rate_per_s: 1.5, min_turns: 1, max_turns: 4, least_turn_gap_s: 1.0, mean_turn_gap_s: 1.5, "
-    "num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 60, max_tokens: 200}, "
-    "user_tokens: {kind: uniform, min_tokens: 5, max_tokens: 60}, decode_tokens: {kind: uniform, min_tokens: 1, max_tokens: 40}}"
+    "{num_sessions: 20, session_rate_per_s: 1.5, min_turns: 1, max_turns: 4, least_turn_gap_s: 1.0, mean_turn_gap_s:"
+    " 1.5, num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 60, max_tokens: 200}, user_tokens: {kind:"
+    " uniform, min_tokens: 5, max_tokens: 60}, decode_tokens: {kind: uniform, min_tokens: 1, max_tokens: 40}}"
 )
 
 
@@ -48,9 +49,11 @@ def test_the_engine_takes_from_its_cache_what_the_simulation_says_request_by_req
     spaced = workload.intervals.copy()
     spaced["inter_arrival_ns"] = pd.array([60_000_000_000] * len(spaced), dtype="Int64")
     spaced["arrival_time_ns"] = spaced["inter_arrival_ns"].cumsum()
-    # One after another, so that nothing depends on times: in 47 blocks with room for some of the sessions, the same ones are evicted.
+    # One after another, so that nothing depends on times: in 47 blocks with room for some of the sessions, the same
+    # ones are evicted.
     assert real["alone"] == simulated(scenario, spaced)
-    # As they arrive: the last blocks of two requests that overlap may be given up in another order, and those are evicted first.
+    # As they arrive: the last blocks of two requests that overlap may be given up in another order, and those are
+    # evicted first.
     together = simulated(scenario, workload.intervals)
     assert sum(one == two for one, two in zip(real["together"], together, strict=True)) >= 0.95 * len(together)
     assert 0 < sum(real["alone"]) < 0.8 * workload.lengths["num_prefill_tokens"].sum()

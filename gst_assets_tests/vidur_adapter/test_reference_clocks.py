@@ -32,7 +32,8 @@ def clock(
 
 
 def played(of: HostDeviceClock, *shapes: StepShape) -> tuple[list[float], list[float]]:
-    """When each step was formed, and when handed out, in ms: the host waits for the oldest where the queue is full, and for all in the end."""
+    """When each step was formed, and when handed out, in ms: the host waits for the oldest where the queue is full, and
+    for all in the end."""
     formed, handed_out, out = [], [], 0
     for shape in shapes:
         formed.append(of.now_ns / MS)
@@ -57,7 +58,8 @@ def test_on_a_slow_device_steps_follow_at_lead_in_and_device() -> None:
 
 def test_on_a_slow_host_steps_follow_at_prepare_launch_and_process() -> None:
     made = clock(2, prepare=3, launch=4, lead_in=1, device=1, copy_out=1, process=2)
-    # Steps are launched at 7, 14, 23, 32, 41: there is nothing to wait for, so every step's tokens are taken when the next one is launched.
+    # Steps are launched at 7, 14, 23, 32, 41: there is nothing to wait for, so every step's tokens are taken when the
+    # next one is launched.
     formed, handed_out = played(made, *[DECODE] * 5)
     assert formed == [0, 7, 16, 25, 34]
     assert handed_out == [14, 23, 32, 41, 43]
@@ -66,8 +68,9 @@ def test_on_a_slow_host_steps_follow_at_prepare_launch_and_process() -> None:
 def test_a_launch_longer_than_the_device_holds_back_the_step_before() -> None:
     made = clock(2, prepare=1, launch=1, launch_mixed=30, device=5, device_mixed=8)
     formed, handed_out = played(made, DECODE, DECODE, BOTH, DECODE)
-    # Step 1 ends on the device at 11; step 2, formed at 6, keeps the host until 6 + 1 + 30 = 37, and only then step 1's tokens are taken. Step 2 ends on the
-    # device when it is launched; step 3, formed at 37, ends at max(38, 37) + 5 = 43.
+    # Step 1 ends on the device at 11; step 2, formed at 6, keeps the host until 6 + 1 + 30 = 37, and only then step 1's
+    # tokens are taken. Step 2 ends on the device when it is launched; step 3, formed at 37, ends at max(38, 37) + 5 =
+    # 43.
     assert formed == [0, 2, 6, 37]
     assert handed_out == [6, 37, 39, 43]
 
@@ -117,8 +120,8 @@ def test_one_step_at_a_time_only_the_first_of_new_requests_comes_after_an_idle_t
 
 def test_a_slow_moment_lengthens_the_hosts_parts_alone() -> None:
     made = clock(2, ratio=2.0, prefill_ratio=3.0, prepare=1, launch=2, lead_in=1, device=10, copy_out=1, process=1)
-    # Step 0 (prompt, 3): forward at 3, launched 9, done 3 + 11 = 14, tokens 15. Step 1 (2): formed 9, forward 11, launched 15, done 25, tokens 26. Step 0 is processed
-    # for 3.
+    # Step 0 (prompt, 3): forward at 3, launched 9, done 3 + 11 = 14, tokens 15. Step 1 (2): formed 9, forward 11,
+    # launched 15, done 25, tokens 26. Step 0 is processed for 3.
     formed, handed_out = played(made, PROMPT, DECODE, DECODE)
     assert formed == [0, 9, 18]
     assert handed_out == [15, 26, 37]

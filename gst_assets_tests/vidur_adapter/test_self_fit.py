@@ -43,13 +43,19 @@ def requests_of(stretch: str, seed: int) -> list[tuple[int, int, int]]:
     number = 30 if stretch.endswith("burst") else 40
     gaps = np.zeros(number) if number == 30 else rng.exponential(50 * MS, number)
     return list(
-        zip(gaps.astype(int).tolist(), rng.integers(16, 400, number).tolist(), rng.integers(1, 60, number).tolist(), strict=True)
-    )  # fmt: skip
+        zip(
+            gaps.astype(int).tolist(),
+            rng.integers(16, 400, number).tolist(),
+            rng.integers(1, 60, number).tolist(),
+            strict=True,
+        )
+    )
 
 
 @cache
 def bundle(bound_by: str, *, is_async: bool = True, hardware_id: str = "h200") -> Bundle:
-    """A bundle whose traffic was simulated with it, on a host with slow moments; each stretch with its number as seed."""
+    """A bundle whose traffic was simulated with it, on a host with slow moments; each stretch with its number as
+    seed."""
     slow = [(at * MS, part, 1.0 + (at // 250) % 3 / 10) for at in range(0, 6000, 25) for part in support.SPEED_PARTS]
     made = support.bundle(
         SCENARIO, overheads=overheads(bound_by), host_speed=support.speed_table(slow), hardware_id=hardware_id,

@@ -1,4 +1,5 @@
-"""How far `calibrated` is from the recorded runs that ship, with the bundle that ships: the errors are the bounds of these tests.
+"""How far `calibrated` is from the recorded runs that ship, with the bundle that ships: the errors are the bounds of
+these tests.
 
 `benchmarks/fidelity_tables.py` shows the same cells, P99 and the other variants too.
 """

@@ -112,7 +112,10 @@ def test_an_impossible_combination_and_a_missing_sweep_are_named_before_anything
     scenario = support.scenario("sweep.max_num_seqs=[8, 64]", "sweep.max_num_batched_tokens=[32, 512]")
     with pytest.raises(
         SimulationError,
-        match=r"scenario smoke: sweep combines max_num_seqs 64, max_num_batched_tokens 32, num_kv_blocks 1024: max_num_batched_tokens 32 is below",
+        match=(
+            r"scenario smoke: sweep combines max_num_seqs 64, max_num_batched_tokens 32, num_kv_blocks 1024:"
+            r" max_num_batched_tokens 32 is below"
+        ),
     ):
         configurations(scenario)
     with pytest.raises(SimulationError, match="scenario smoke has no section sweep"):

@@ -1,4 +1,5 @@
-"""Trace files as their publishers write them: headers, line ends, last line, repeated times and odd rows; the values are invented.
+"""Trace files as their publishers write them: headers, line ends, last line, repeated times and odd rows; the values
+are invented.
 
 Not a test module. Which file each stands for: docs/workloads.md.
 """
@@ -21,8 +22,20 @@ _LENGTHS = [
     (394, 124),
     (27, 59),
 ]
-_SECONDS = ["00:00:00", "00:00:01.25", "00:00:01.2500010", "00:00:02", "00:00:02.5", "00:00:03", "00:00:03.9799600", "00:00:04.0319600", "00:00:05", "00:00:06",
-            "00:00:07", "00:00:08"]  # fmt: skip
+_SECONDS = [
+    "00:00:00",
+    "00:00:01.25",
+    "00:00:01.2500010",
+    "00:00:02",
+    "00:00:02.5",
+    "00:00:03",
+    "00:00:03.9799600",
+    "00:00:04.0319600",
+    "00:00:05",
+    "00:00:06",
+    "00:00:07",
+    "00:00:08",
+]
 
 
 def _azure_2023() -> bytes:
@@ -40,8 +53,11 @@ def _azure_2024() -> bytes:
 
 def _burstgpt() -> bytes:
     """BurstGPT_1.csv: whole seconds, several requests in one, and failed requests with no output."""
-    rows = [f"{5 + 7 * (index // 2)},{'GPT-4' if index % 3 else 'ChatGPT'},{a},{0 if index == 3 else b},{a + (0 if index == 3 else b)},"
-            f"{'API log' if index % 4 else 'Conversation log'}" for index, (a, b) in enumerate(_LENGTHS)]  # fmt: skip
+    rows = [
+        f"{5 + 7 * (index // 2)},{'GPT-4' if index % 3 else 'ChatGPT'},{a},{0 if index == 3 else b},{a + (0 if index == 3 else b)},"
+        f"{'API log' if index % 4 else 'Conversation log'}"
+        for index, (a, b) in enumerate(_LENGTHS)
+    ]
     return "".join(
         f"{row}\n" for row in ["Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type", *rows]
     ).encode()
@@ -50,20 +66,31 @@ def _burstgpt() -> bytes:
 def _burstgpt_sessions() -> bytes:
     """BurstGPT_3.csv: fractions of seconds, and columns of sessions of which many fields are empty."""
     header = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type"
-    rows = [f"{index * 1.5},{'' if index % 2 else f's-{index}'},{'' if index % 2 else 0.75},ChatGPT,{a},{b},{a + b},Conversation log"
-            for index, (a, b) in enumerate(_LENGTHS)]  # fmt: skip
+    rows = [
+        f"{index * 1.5},{'' if index % 2 else f's-{index}'},{'' if index % 2 else 0.75},ChatGPT,{a},{b},{a + b},Conversation log"
+        for index, (a, b) in enumerate(_LENGTHS)
+    ]
     return "".join(f"{row}\n" for row in [header, *rows]).encode()
 
 
 def _mooncake() -> bytes:
-    """conversation_trace.jsonl, toolagent_trace.jsonl, synthetic_trace.jsonl: milliseconds of which many are equal, and lines of any length."""
-    rows = [{"timestamp": 3000 * (index // 4), "input_length": a, "output_length": b, "hash_ids": [0, *range(index * 20, index * 20 + a // 512)]}
-            for index, (a, b) in enumerate(_LENGTHS)]  # fmt: skip
+    """conversation_trace.jsonl, toolagent_trace.jsonl, synthetic_trace.jsonl: milliseconds of which many are equal, and
+    lines of any length."""
+    rows = [
+        {
+            "timestamp": 3000 * (index // 4),
+            "input_length": a,
+            "output_length": b,
+            "hash_ids": [0, *range(index * 20, index * 20 + a // 512)],
+        }
+        for index, (a, b) in enumerate(_LENGTHS)
+    ]
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
 
 
 def _conversations() -> list[dict[str, object]]:
-    """ShareGPT_V3_unfiltered_cleaned_split.json: parts of longer talks, some begun by the answer, some empty, and every kind of character."""
+    """ShareGPT_V3_unfiltered_cleaned_split.json: parts of longer talks, some begun by the answer, some empty, and every
+    kind of character."""
     talks: list[list[tuple[str, str]]] = [
         [
             ("human", f"Question {index}: summarise this \u201cquoted\u201d text.\n\nThen list it."),
@@ -89,7 +116,8 @@ def _vidur() -> bytes:
 
 
 def _vidur_lengths() -> bytes:
-    """arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv: lengths without times, their sum and ratio beside them."""
+    """arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv: lengths without times, their sum and ratio beside
+    them."""
     rows = [f"{a},{b},{a + b},{a / b}" for a, b in _LENGTHS]
     return "".join(
         f"{row}\n" for row in ["num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio", *rows]

@@ -75,7 +75,8 @@ def test_gamma_gaps_have_the_asked_shape() -> None:
 def test_a_ramp_and_pieces_have_the_asked_counts() -> None:
     ramp = Ramp(kind="ramp", start_rate_per_s=0, end_rate_per_s=200, duration_s=100)
     times_s = build_trace_intervals(ramp, 30_000, 1)["arrival_time_ns"].to_numpy(dtype="int64") / NS_PER_S
-    # The integral of the rate: 2,500 by half of the ramp, 10,000 by its end, 200 a second from there; tolerance five standard deviations.
+    # The integral of the rate: 2,500 by half of the ramp, 10,000 by its end, 200 a second from there; tolerance five
+    # standard deviations.
     for until_s, expected in ((50, 2_500), (100, 10_000), (150, 20_000)):
         assert abs((times_s < until_s).sum() - expected) < 5 * expected**0.5
     pieces = Piecewise(

@@ -55,7 +55,9 @@ def test_prompt_and_output_beyond_the_model_is_refused(tokenizer: Tokenizer) -> 
     scenario = load_scenario("smoke", ["workload.num_decode_tokens=2040"])
     with pytest.raises(
         WorkloadError,
-        match=r"prompt 'long' has 20 tokens; with 2040 tokens asked of it that is 2060, beyond model.max_model_len 2048",
+        match=(
+            r"prompt 'long' has 20 tokens; with 2040 tokens asked of it that is 2060, beyond model.max_model_len 2048"
+        ),
     ):
         lengths_of(scenario, [Prompt("long", "word " * 19 + "x")], tokenizer)
 

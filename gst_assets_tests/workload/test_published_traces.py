@@ -1,4 +1,5 @@
-"""Trace files as they are published, and as they go wrong on the way to a user: read and planned, or named for what they are."""
+"""Trace files as they are published, and as they go wrong on the way to a user: read and planned, or named for what
+they are."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def test_times_are_read_only_where_arrivals_are_the_traces(name: str, tmp_path: 
 
 
 def test_the_published_rates_are_kept(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Milliseconds of Mooncake, seconds of BurstGPT, dates of Azure: what the schedule lasts, in seconds, is what the file says."""
+    """Milliseconds of Mooncake, seconds of BurstGPT, dates of Azure: what the schedule lasts, in seconds, is what the
+    file says."""
     for name, seconds in (
         ("mooncake", 6.0),
         ("burstgpt", 40 - 5),

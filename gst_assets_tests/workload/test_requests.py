@@ -1,4 +1,5 @@
-"""Requests planned from traces and distributions: what is kept, what is counted, exact prompts, and independence of blocks and workers."""
+"""Requests planned from traces and distributions: what is kept, what is counted, exact prompts, and independence of
+blocks and workers."""
 
 from __future__ import annotations
 
@@ -152,7 +153,10 @@ def test_more_lengths_start_with_the_fewer_and_keep_their_bounds(lengths: Length
 
 
 def test_synthetic_requests_are_written_as_a_valid_plan(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    synthetic = "workload.synthetic={prefill_tokens: {kind: uniform, min_tokens: 1, max_tokens: 50}, decode_tokens: {kind: fixed, tokens: 4}}"
+    synthetic = (
+        "workload.synthetic={prefill_tokens: {kind: uniform, min_tokens: 1, max_tokens: 50}, decode_tokens: {kind:"
+        " fixed, tokens: 4}}"
+    )
     chosen = load_scenario("smoke", ["workload.prompts=null", "workload.num_decode_tokens=null", synthetic])
     frame = plan_requests(chosen, tokenizer).write_prompts(tmp_path / "prompts.jsonl", tokenizer, 1)
     validate(TraceLengths, frame, "trace_lengths.csv")

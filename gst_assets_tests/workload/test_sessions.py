@@ -16,9 +16,9 @@ from gst_assets.workload.tokenized import requests_of
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
 
 SESSIONS = (
-    "{num_sessions: 12, session_rate_per_s: 3.0, min_turns: 1, max_turns: 4, least_turn_gap_s: 0.5, mean_turn_gap_s: 0.8, "
-    "num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 20, max_tokens: 60}, "
-    "user_tokens: {kind: uniform, min_tokens: 3, max_tokens: 40}, decode_tokens: {kind: uniform, min_tokens: 2, max_tokens: 9}}"
+    "{num_sessions: 12, session_rate_per_s: 3.0, min_turns: 1, max_turns: 4, least_turn_gap_s: 0.5, mean_turn_gap_s:"
+    " 0.8, num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 20, max_tokens: 60}, user_tokens: {kind:"
+    " uniform, min_tokens: 3, max_tokens: 40}, decode_tokens: {kind: uniform, min_tokens: 2, max_tokens: 9}}"
 )
 
 

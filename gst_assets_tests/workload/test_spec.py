@@ -1,4 +1,5 @@
-"""The workload directory as a whole: identity from content, equal bytes from separate processes, refusal of altered or foreign ones."""
+"""The workload directory as a whole: identity from content, equal bytes from separate processes, refusal of altered or
+foreign ones."""
 
 from __future__ import annotations
 
@@ -43,8 +44,9 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from gst_assets.scenario import load_scenario; "
-        "from gst_assets_tests.workload.test_spec import committed; print(committed(load_scenario('smoke'), Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from gst_assets.scenario import load_scenario; from"
+        " gst_assets_tests.workload.test_spec import committed; print(committed(load_scenario('smoke'),"
+        " Path(sys.argv[1])))"
     )
     directories = []
     for number in ("1", "2"):
@@ -117,7 +119,10 @@ def test_what_was_made_with_other_settings_is_named(workload: Path) -> None:
     )
     with pytest.raises(
         WorkloadError,
-        match=r"built with engine\.max_num_seqs = 32, but scenario smoke now asks for 8\. Materialize real_request_metrics again",
+        match=(
+            r"built with engine\.max_num_seqs = 32, but scenario smoke now asks for 8\. Materialize"
+            r" real_request_metrics again"
+        ),
     ):
         other = load_scenario("smoke", ["engine.max_num_seqs=8"])
         check_made_for(made, other, workload, ("workload", "model", "engine"), "real_request_metrics")
@@ -143,10 +148,10 @@ def test_columns_without_pandera_are_those_of_the_contract() -> None:
 
 def test_a_host_without_pandera_builds_and_loads_the_same_workload(workload: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; sys.modules['pandera'] = None\n"
-        "from pathlib import Path; from gst_assets.scenario import load_scenario; from gst_assets.workload import build, load\n"
-        "made = Path(sys.argv[1]); build(load_scenario('published_qwen3_prompts'), made, contract=False)\n"
-        "print(load(made, contract=False).meta.workload_id)"
+        "import sys; sys.modules['pandera'] = None\nfrom pathlib import Path; from gst_assets.scenario import"
+        " load_scenario; from gst_assets.workload import build, load\nmade = Path(sys.argv[1]);"
+        " build(load_scenario('published_qwen3_prompts'), made, contract=False)\nprint(load(made,"
+        " contract=False).meta.workload_id)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     run = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)

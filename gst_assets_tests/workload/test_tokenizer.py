@@ -35,7 +35,8 @@ def test_code_of_a_tokenizers_directory_is_not_run_whoever_says_yes(tmp_path: Pa
     config.write_text(json.dumps(said))
     ran = tmp_path / "ran"
     (mine / "mine.py").write_text(
-        f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast): pass\n"
+        f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast\nclass"
+        " Mine(PreTrainedTokenizerFast): pass\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _LOAD, str(mine)],
@@ -57,9 +58,9 @@ def test_ids_are_those_of_transformers_without_importing_it() -> None:
         "",
     ]
     script = (
-        "import sys, json\n"
-        "from gst_assets.workload.tokenizer import load_tokenizer\n"
-        "print(json.dumps([load_tokenizer('data/tokenizer/qwen3').encode(json.loads(sys.argv[1])), 'transformers' in sys.modules]))\n"
+        "import sys, json\nfrom gst_assets.workload.tokenizer import"
+        " load_tokenizer\nprint(json.dumps([load_tokenizer('data/tokenizer/qwen3').encode(json.loads(sys.argv[1])),"
+        " 'transformers' in sys.modules]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(texts)],

@@ -1,4 +1,5 @@
-"""Each published format from a small file written to its specification, and the line of everything that can be wrong with one."""
+"""Each published format from a small file written to its specification, and the line of everything that can be wrong
+with one."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ AZURE_2023 = AZURE + "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.99
 AZURE_2024 = AZURE + "2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:00.017335+00:00,2399,6\n"
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 BURSTGPT = BURST + "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,0,1087,API log\n"
-BURSTGPT_3 = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n0.5,a,1,ChatGPT,4,8,12,API log\n"
+BURSTGPT_3 = (
+    "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log"
+    " Type\n0.5,a,1,ChatGPT,4,8,12,API log\n"
+)
 MOONCAKE = (
     '{"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}\n'
     '{"timestamp": 3000, "input_length": 12, "output_length": 3, "hash_ids": []}\n'

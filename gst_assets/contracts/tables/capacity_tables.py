@@ -10,7 +10,8 @@ from gst_assets.contracts.tables.base import FilledTable, Int, Table
 class CapacityProbes(FilledTable):
     """Every probe of a search for capacity, in the order in which they were made: one row per side and probe.
 
-    Scheduling delay is first scheduled - intended arrival; percentiles are over the requests that succeeded, empty where none did.
+    Scheduling delay is first scheduled - intended arrival; percentiles are over the requests that succeeded, empty
+    where none did.
     """
 
     class Config(Table.Config):

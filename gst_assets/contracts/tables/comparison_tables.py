@@ -10,17 +10,20 @@ from gst_assets.contracts.tables.base import Int, Table
 class LatencyErrors(Table):
     """The comparison's headline: one row per metric, statistic and simulation variant.
 
-    `real_ns` is the median over repeats of the statistic computed in each repeat; `real_spread` is (max - min) / `real_ns` over the
-    repeats, empty with a single repeat. `sim_ns` is the median over repeats of the simulation's statistic after alignment to each
-    repeat, itself the median over its seeds; without early stops and errors these are equal for every repeat. `relative_error` is (sim - real) / real, empty where `real_ns` is 0 and
-    `sim_ns` is not.
+    `real_ns` is the median over repeats of the statistic computed in each repeat; `real_spread` is (max - min) /
+    `real_ns` over the repeats, empty with a single repeat. `sim_ns` is the median over repeats of the simulation's
+    statistic after alignment to each repeat, itself the median over its seeds; without early stops and errors these are
+    equal for every repeat. `relative_error` is (sim - real) / real, empty where `real_ns` is 0 and `sim_ns` is not.
     """
 
     class Config(Table.Config):
         name = "latency_errors.csv"
 
     metric: Series[str] = pa.Field(
-        description="ttft, itl, tpot, e2e, normalized (E2E per token) or normalized_execution (the same from the first scheduling on)"
+        description=(
+            "ttft, itl, tpot, e2e, normalized (E2E per token) or normalized_execution (the same from the first"
+            " scheduling on)"
+        )
     )
     statistic: Series[str] = pa.Field(description="mean, p50, p90, p95 or p99")
     variant: Series[str] = pa.Field(description="simulation variant")
@@ -37,7 +40,10 @@ class LatencyErrors(Table):
     num_sim_samples: Series[Int] = pa.Field(ge=0, description="samples in the smallest alignment")
     verdict: Series[str] = pa.Field(
         isin=["pass", "warn", "inconclusive", "insufficient", "fail"],
-        description="interval of relative_error against the bands; insufficient: too few requests, or fewer than ten (independent) samples beyond the percentile",
+        description=(
+            "interval of relative_error against the bands; insufficient: too few requests, or fewer than ten"
+            " (independent) samples beyond the percentile"
+        ),
     )
     interval_low: Series[float] | None = pa.Field(
         nullable=True, description="low end of the 95 % interval of relative_error; empty: not known"
@@ -52,18 +58,30 @@ class LatencyErrors(Table):
     num_independent: Series[float] | None = pa.Field(
         ge=0,
         nullable=True,
-        description="independent samples beyond the percentile (mean: half of those beyond P95) that the samples are worth; empty: not known, or nothing varies",
+        description=(
+            "independent samples beyond the percentile (mean: half of those beyond P95) that the samples are worth;"
+            " empty: not known, or nothing varies"
+        ),
     )
     interval_flagged: Series[bool] | None = pa.Field(
-        description="the interval rests on fewer than five repeats, or with one repeat on too few independent samples or stretches, to cover what it claims"
+        description=(
+            "the interval rests on fewer than five repeats, or with one repeat on too few independent samples or"
+            " stretches, to cover what it claims"
+        )
     )
     interval_basis: Series[str] | None = pa.Field(
         isin=["repeats", "requests", "none"],
-        description="what the interval rests on: repeats of the engine and seeds of the simulation; with one repeat, resampled requests",
+        description=(
+            "what the interval rests on: repeats of the engine and seeds of the simulation; with one repeat, resampled"
+            " requests"
+        ),
     )
     carry_low: Series[float] | None = pa.Field(
         nullable=True,
-        description="low end of the 95 % interval of the error on other workloads of the kind (requests resampled); empty: not known",
+        description=(
+            "low end of the 95 % interval of the error on other workloads of the kind (requests resampled); empty: not"
+            " known"
+        ),
     )
     carry_high: Series[float] | None = pa.Field(nullable=True, description="its high end; empty: not known or open")
     drifts: Series[bool] | None = pa.Field(
@@ -73,7 +91,8 @@ class LatencyErrors(Table):
 
 
 class RateErrors(Table):
-    """Throughput and goodput, real beside simulated: one row per variant and rate. They do not enter the comparison's verdict."""
+    """Throughput and goodput, real beside simulated: one row per variant and rate. They do not enter the comparison's
+    verdict."""
 
     class Config(Table.Config):
         name = "rate_errors.csv"
@@ -192,7 +211,8 @@ class SettingsParity(Table):
 
 
 class GateChecks(Table):
-    """What was looked at before the numbers: one row a check and run. A failed check of severity stop leaves no comparison behind."""
+    """What was looked at before the numbers: one row a check and run. A failed check of severity stop leaves no
+    comparison behind."""
 
     class Config(Table.Config):
         name = "gate_checks.csv"
@@ -208,7 +228,8 @@ class GateChecks(Table):
 class PairedErrors(Table):
     """Errors request by request, and distances of the distributions: one row per real repeat, variant and metric.
 
-    Relative errors are over requests whose real value is not 0; the paired columns are empty for `itl`, whose samples have no partner.
+    Relative errors are over requests whose real value is not 0; the paired columns are empty for `itl`, whose samples
+    have no partner.
     """
 
     class Config(Table.Config):
@@ -217,7 +238,10 @@ class PairedErrors(Table):
     run_id: Series[str] = pa.Field(description="real repeat")
     variant: Series[str] = pa.Field(description="simulation variant")
     metric: Series[str] = pa.Field(
-        description="ttft, itl, tpot, e2e, normalized (E2E per token) or normalized_execution (the same from the first scheduling on)"
+        description=(
+            "ttft, itl, tpot, e2e, normalized (E2E per token) or normalized_execution (the same from the first"
+            " scheduling on)"
+        )
     )
     num_requests: Series[Int] = pa.Field(ge=0, description="requests with a sample")
     num_undefined: Series[Int] = pa.Field(ge=0, nullable=True, description="requests whose relative error is undefined")
@@ -235,7 +259,8 @@ class PairedErrors(Table):
 
 
 class ErrorGroups(Table):
-    """Relative errors of requests grouped by prompt length and by load, over all real repeats: one row per variant, metric and group."""
+    """Relative errors of requests grouped by prompt length and by load, over all real repeats: one row per variant,
+    metric and group."""
 
     class Config(Table.Config):
         name = "error_groups.csv"
@@ -272,13 +297,16 @@ class RunTotals(Table):
     num_preemptions: Series[float] = pa.Field(ge=0, nullable=True, description="empty: not recorded")
     queue_source: Series[str] = pa.Field(
         isin=["iterations.csv", "request times"],
-        description="where running and waiting are from: the scheduler's counts, or arrivals, first and last tokens of requests",
+        description=(
+            "where running and waiting are from: the scheduler's counts, or arrivals, first and last tokens of requests"
+        ),
     )
 
 
 class StageErrors(Table):
-    """Where in a request's life the error arises: one row per variant and stage, in order, the last one the whole (`e2e`). Means over the compared
-    requests of all repeats, so that stages add up. `first_token` stands for queueing and prefill where a side does not record scheduling."""
+    """Where in a request's life the error arises: one row per variant and stage, in order, the last one the whole
+    (`e2e`). Means over the compared requests of all repeats, so that stages add up. `first_token` stands for queueing
+    and prefill where a side does not record scheduling."""
 
     class Config(Table.Config):
         name = "stage_errors.csv"
@@ -300,9 +328,11 @@ class StageErrors(Table):
 
 
 class StepCosts(Table):
-    """Service times that the profile's terms predict for the steps that really ran, beside the real ones: the cost model apart from scheduling.
+    """Service times that the profile's terms predict for the steps that really ran, beside the real ones: the cost
+    model apart from scheduling.
 
-    A step's service time runs from when the device could begin it until its tokens are at the host. Empty where it cannot be predicted.
+    A step's service time runs from when the device could begin it until its tokens are at the host. Empty where it
+    cannot be predicted.
     """
 
     class Config(Table.Config):
@@ -318,8 +348,8 @@ class StepCosts(Table):
 
 
 class StepErrors(Table):
-    """The steps of a real run beside those of a simulation or of the first real repeat: one row per pair and kind of step. What a step's time is:
-    `analysis.stages`."""
+    """The steps of a real run beside those of a simulation or of the first real repeat: one row per pair and kind of
+    step. What a step's time is: `analysis.stages`."""
 
     class Config(Table.Config):
         name = "step_errors.csv"
@@ -337,13 +367,16 @@ class StepErrors(Table):
     same_composition: Series[float] = pa.Field(
         ge=0,
         nullable=True,
-        description="share of the real steps that the other run has too, in order (longest common subsequence); of all steps only",
+        description=(
+            "share of the real steps that the other run has too, in order (longest common subsequence); of all steps"
+            " only"
+        ),
     )
 
 
 class ErrorCauses(Table):
-    """What an error beyond the pass band is likely due to: one row per cell and cause found, or one that says `unexplained`. What each needs as
-    evidence: `analysis.causes`."""
+    """What an error beyond the pass band is likely due to: one row per cell and cause found, or one that says
+    `unexplained`. What each needs as evidence: `analysis.causes`."""
 
     class Config(Table.Config):
         name = "error_causes.csv"

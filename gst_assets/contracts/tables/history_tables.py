@@ -7,10 +7,11 @@ from gst_assets.contracts.tables.base import Int, Table
 
 
 class ComparisonHistory(Table):
-    """One row per completed comparison of a scenario, in order of measurement. What the comparison did not record is empty.
+    """One row per completed comparison of a scenario, in order of measurement. What the comparison did not record is
+    empty.
 
-    Rows of one `subject` may be compared with each other; `night` counts the measurements of a subject, and is empty on a comparison
-    that is not one: without `subject`, or repeated later on the same real runs.
+    Rows of one `subject` may be compared with each other; `night` counts the measurements of a subject, and is empty on
+    a comparison that is not one: without `subject`, or repeated later on the same real runs.
     """
 
     class Config(Table.Config):
@@ -76,7 +77,8 @@ REGRESSION_VERDICTS = ("ok", "suspicious", "regression", "improvement", "insuffi
 
 
 class RegressionVerdicts(Table):
-    """One row per series: an engine latency (`side` engine, nanoseconds) or simulated over real (`side` fidelity, a ratio)."""
+    """One row per series: an engine latency (`side` engine, nanoseconds) or simulated over real (`side` fidelity, a
+    ratio)."""
 
     class Config(Table.Config):
         name = "regression_verdicts.csv"
@@ -129,7 +131,8 @@ class ChangePoints(Table):
 
 
 class LineMarks(Table):
-    """What changed between one comparison and the next on the scenario's line. `breaks` True: a new subject, nothing across it is compared."""
+    """What changed between one comparison and the next on the scenario's line. `breaks` True: a new subject, nothing
+    across it is compared."""
 
     class Config(Table.Config):
         name = "line_marks.csv"

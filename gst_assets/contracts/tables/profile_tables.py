@@ -90,7 +90,10 @@ class AttentionProfile(FilledTable):
     )
 
     @pa.dataframe_check(
-        error="a row with is_prefill True needs prefill_chunk_size above 0, attn_prefill and no attn_decode; one with False the reverse"
+        error=(
+            "a row with is_prefill True needs prefill_chunk_size above 0, attn_prefill and no attn_decode; one with"
+            " False the reverse"
+        )
     )
     def kind_matches_columns(cls, df: pd.DataFrame) -> pd.Series:
         prefill = df["is_prefill"]
@@ -106,7 +109,8 @@ class AttentionProfile(FilledTable):
 
 
 class UnmodelledOperators(FilledTable):
-    """Times of what runs once a step and has no column in Vidur's tables: embedding and final_norm by tokens, lm_head and sampling by sequences."""
+    """Times of what runs once a step and has no column in Vidur's tables: embedding and final_norm by tokens, lm_head
+    and sampling by sequences."""
 
     class Config(Table.Config):
         name = "unmodelled.csv"
@@ -119,11 +123,14 @@ class UnmodelledOperators(FilledTable):
 class Overheads(FilledTable):
     """What the parts of an engine step and the ways of a request cost, fitted to calibration (`profiling.term_fit`).
 
-    A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of each other feature (a curve like it
-    where it has several rows) times that feature of the step. The terms: `prepare` (forming a step to launching its forward pass), `launch` (from there until all is launched),
-    `prepare_after_idle` and `launch_after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two steps), `device` (busy time of a device that never waits), `drain` (end of the
-    launch to the end on a device that was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
-    `handover` (sending a request to an idle engine's first step), `delivery` (a step's tokens at the host to the client).
+    A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of
+    each other feature (a curve like it where it has several rows) times that feature of the step. The terms: `prepare`
+    (forming a step to launching its forward pass), `launch` (from there until all is launched), `prepare_after_idle`
+    and `launch_after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two
+    steps), `device` (busy time of a device that never waits), `drain` (end of the launch to the end on a device that
+    was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
+    `handover` (sending a request to an idle engine's first step), `delivery` (a step's tokens at the host to the
+    client).
     """
 
     class Config(Table.Config):
@@ -131,13 +138,25 @@ class Overheads(FilledTable):
 
     term: Series[str] = pa.Field(
         isin=[
-            "prepare", "launch", "prepare_after_idle", "launch_after_idle", "lead_in", "device", "drain", "copy_out", "process", "handover", "delivery",
+            "prepare",
+            "launch",
+            "prepare_after_idle",
+            "launch_after_idle",
+            "lead_in",
+            "device",
+            "drain",
+            "copy_out",
+            "process",
+            "handover",
+            "delivery",
         ],
         description="what is timed; the class says what each term covers",
-    )  # fmt: skip
+    )
     step_kind: Series[str] = pa.Field(
         isin=["decode", "mixed", "mixed_eager", "any"],
-        description="decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes",
+        description=(
+            "decode: no prompt token in the step; mixed: at least one; mixed_eager: beyond the captured graph sizes"
+        ),
     )
     feature: Series[str] = pa.Field(
         isin=[
@@ -154,8 +173,10 @@ class Overheads(FilledTable):
     )
     position: Series[float] = pa.Field(
         ge=0,
-        description="tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests (process, copy_out), "
-        "prompt tokens (handover), else 0; of a slope in one row only it says nothing",
+        description=(
+            "tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests"
+            " (process, copy_out), prompt tokens (handover), else 0; of a slope in one row only it says nothing"
+        ),
     )
     ns: Series[float] = pa.Field(description="nanoseconds; only drain and the terms after idle may be negative")
     num_samples: Series[Int] = pa.Field(ge=0, description="steps or requests that the whole term was fitted to")
@@ -172,7 +193,8 @@ class Overheads(FilledTable):
 
 
 class HostSpeed(FilledTable):
-    """How fast the engine's host was during calibration traffic, in order of time: one row per step and one per step whose tokens were delivered.
+    """How fast the engine's host was during calibration traffic, in order of time: one row per step and one per step
+    whose tokens were delivered.
 
     A simulation replays the sequence, so that its slow moments last as long as the real ones.
     """
@@ -183,8 +205,10 @@ class HostSpeed(FilledTable):
     time_ns: Series[Int] = pa.Field(ge=0, description="since the first step; longer idle times are shortened")
     part: Series[str] = pa.Field(
         isin=["decode", "prefill", "delivery"],
-        description="decode, prefill: forming and launching a step without or with prompts (on a CPU: and computing it); delivery: a step's tokens "
-        "on their way to the clients",
+        description=(
+            "decode, prefill: forming and launching a step without or with prompts (on a CPU: and computing it);"
+            " delivery: a step's tokens on their way to the clients"
+        ),
     )
     ratio: Series[float] = pa.Field(gt=0, description="what it took over what the terms say of it")
 
@@ -194,7 +218,8 @@ class HostSpeed(FilledTable):
 
 
 class CalibrationTraffic(FilledTable):
-    """The requests of the calibration traffic as their clients saw them, so that a bundle can be held against what it was made of."""
+    """The requests of the calibration traffic as their clients saw them, so that a bundle can be held against what it
+    was made of."""
 
     class Config(Table.Config):
         name = "calibration_traffic.csv"
@@ -213,10 +238,12 @@ class CalibrationTraffic(FilledTable):
 
 
 class SelfFit(Table):
-    """Calibration traffic simulated with the bundle itself, beside what was measured: one row per sort of traffic, metric and statistic.
+    """Calibration traffic simulated with the bundle itself, beside what was measured: one row per sort of traffic,
+    metric and statistic.
 
-    `measured_ns` and `simulated_ns` are medians over the rounds of the statistic in each, `relative_error` the median of the rounds' errors (their
-    traffic differs) and `spread` the largest of these less the smallest. `itl` is over the requests' median gaps at p50 and their 90th percentiles at p90.
+    `measured_ns` and `simulated_ns` are medians over the rounds of the statistic in each, `relative_error` the median
+    of the rounds' errors (their traffic differs) and `spread` the largest of these less the smallest. `itl` is over the
+    requests' median gaps at p50 and their 90th percentiles at p90.
     """
 
     class Config(Table.Config):
@@ -234,7 +261,8 @@ class SelfFit(Table):
 
 
 class OperatorCoverage(Table):
-    """What the operators, timed one by one, add up to beside the whole steps they are part of. A CPU's whole steps hold its host's work too."""
+    """What the operators, timed one by one, add up to beside the whole steps they are part of. A CPU's whole steps hold
+    its host's work too."""
 
     class Config(Table.Config):
         name = "operator_coverage.csv"

@@ -15,7 +15,8 @@ TIME_COLUMNS = ("first_token_time_ns", "ttft_ns", "completion_time_ns")
 
 
 class RequestMetrics(FilledTable):
-    """One row per request. Times are nanoseconds since run start on a monotonic clock; `arrival_time_ns` is the intended arrival.
+    """One row per request. Times are nanoseconds since run start on a monotonic clock; `arrival_time_ns` is the
+    intended arrival.
 
     A request that failed or produced no token has empty time columns.
     """
@@ -61,7 +62,10 @@ class RequestMetrics(FilledTable):
         return equal.fillna(False) | both_missing
 
     @pa.dataframe_check(
-        error="first_token_time_ns, ttft_ns and completion_time_ns must be filled where status is ok and num_decode_tokens_actual above 0, and empty elsewhere"
+        error=(
+            "first_token_time_ns, ttft_ns and completion_time_ns must be filled where status is ok and"
+            " num_decode_tokens_actual above 0, and empty elsewhere"
+        )
     )
     def times_match_status(cls, df: pd.DataFrame) -> pd.Series:
         has_token = (df["status"] == "ok") & (df["num_decode_tokens_actual"] > 0)
@@ -126,8 +130,8 @@ class TokenMetrics(Table):
 
 
 class Iterations(Table):
-    """One row per engine iteration (step), real or simulated, in order of execution. Times are since run start and may be negative
-    for steps that began before it (none are written by this project)."""
+    """One row per engine iteration (step), real or simulated, in order of execution. Times are since run start and may
+    be negative for steps that began before it (none are written by this project)."""
 
     class Config(Table.Config):
         name = "iterations.csv"
@@ -155,7 +159,10 @@ class Iterations(Table):
     )
     num_attention_pairs: Series[Int] | None = pa.Field(
         ge=0,
-        description="(query, key) pairs that causal attention looks at for the prompts: new x context + new x (new + 1) / 2 of each",
+        description=(
+            "(query, key) pairs that causal attention looks at for the prompts: new x context + new x (new + 1) / 2 of"
+            " each"
+        ),
     )
 
     @pa.dataframe_check(error="completion_time_ns must not be before scheduled_time_ns")
@@ -174,17 +181,17 @@ def check_run_tables(requests: pd.DataFrame, tokens: pd.DataFrame, where: Path |
     unknown = counts.index.difference(expected.index)
     if len(unknown):
         raise ContractError(
-            f"{where}: token_metrics.csv has tokens of request {int(unknown[0])}, which request_metrics.csv does not list. "
-            "The two files are not of one run; materialize the run again."
+            f"{where}: token_metrics.csv has tokens of request {int(unknown[0])}, which request_metrics.csv does not"
+            " list. The two files are not of one run; materialize the run again."
         )
     found = counts.reindex(expected.index, fill_value=0).astype("Int64")
     differs = found != expected
     if differs.any():
         position = int(differs.to_numpy(dtype=bool).argmax())
         raise ContractError(
-            f"{where}: request {int(expected.index[position])} has {int(found.iloc[position])} rows in token_metrics.csv but "
-            f"num_decode_tokens_actual {int(expected.iloc[position])} in request_metrics.csv. "
-            "The two files are not of one run, or one is cut off; materialize the run again."
+            f"{where}: request {int(expected.index[position])} has {int(found.iloc[position])} rows in"
+            f" token_metrics.csv but num_decode_tokens_actual {int(expected.iloc[position])} in request_metrics.csv."
+            " The two files are not of one run, or one is cut off; materialize the run again."
         )
     first = tokens.loc[tokens["token_index"] == 0].set_index("request_id")["token_time_ns"]
     stated = requests.loc[requests["first_token_time_ns"].notna()].set_index("request_id")["first_token_time_ns"]
@@ -193,8 +200,9 @@ def check_run_tables(requests: pd.DataFrame, tokens: pd.DataFrame, where: Path |
     if wrong.any():
         position = int(wrong.to_numpy(dtype=bool).argmax())
         raise ContractError(
-            f"{where}: request {int(stated.index[position])} has first_token_time_ns {int(stated.iloc[position])} in request_metrics.csv "
-            f"but its token 0 is at {told.iloc[position]} in token_metrics.csv. Materialize the run again."
+            f"{where}: request {int(stated.index[position])} has first_token_time_ns {int(stated.iloc[position])} in"
+            f" request_metrics.csv but its token 0 is at {told.iloc[position]} in token_metrics.csv. Materialize the"
+            " run again."
         )
 
 

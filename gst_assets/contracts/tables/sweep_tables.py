@@ -7,7 +7,8 @@ from gst_assets.contracts.tables.base import FilledTable, Int, Table
 
 
 class SweepPoints(FilledTable):
-    """One simulated configuration a row, in the order of the scenario's lists. Percentiles are over all requests (ITL: over all gaps)."""
+    """One simulated configuration a row, in the order of the scenario's lists. Percentiles are over all requests (ITL:
+    over all gaps)."""
 
     class Config(Table.Config):
         name = "sweep.csv"
@@ -46,7 +47,9 @@ class SweepPoints(FilledTable):
     )
     p99_sufficient: Series[bool] = pa.Field(description="enough requests for a P99 (ten beyond it)")
     pareto_ttft: Series[bool] = pa.Field(
-        description="no configuration has more output tokens per second and no longer TTFT P99, or as many and a shorter one"
+        description=(
+            "no configuration has more output tokens per second and no longer TTFT P99, or as many and a shorter one"
+        )
     )
     pareto_itl: Series[bool] = pa.Field(description="the same of ITL P99; False where there is none")
     pareto_e2e: Series[bool] = pa.Field(description="the same of E2E P99")

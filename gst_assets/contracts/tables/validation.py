@@ -1,4 +1,5 @@
-"""The only two functions that read and write contract tables, and their validation: a violation in words, with its place."""
+"""The only two functions that read and write contract tables, and their validation: a violation in words, with its
+place."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -82,7 +83,8 @@ def _sample(frame: pd.DataFrame, bad: np.ndarray) -> list[dict[str, object]]:
 
 
 def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable[[int], str]) -> tuple[str, np.ndarray]:
-    """One violation in words, with the first offending row by position (never by index label), and which rows offend."""
+    """One violation in words, with the first offending row by position (never by index label), and which rows
+    offend."""
     nowhere = np.zeros(len(frame), dtype=bool)
     column = str(error.schema.name)
     match error.reason_code:

@@ -79,9 +79,9 @@ class Driven:
         }
 
     def _ways(self) -> tuple[list[dict[str, Any]], list[tuple[np.ndarray, np.ndarray]]]:
-        """Rows of `handover` (from sending a request that meets an engine without work to the forming of its first step) and of `delivery` (from a
-        step's tokens at the engine's host to the clients seeing them), and for each stretch of traffic when tokens were at the host and the ratios
-        of their delivery to the term."""
+        """Rows of `handover` (from sending a request that meets an engine without work to the forming of its first
+        step) and of `delivery` (from a step's tokens at the engine's host to the clients seeing them), and for each
+        stretch of traffic when tokens were at the host and the ratios of their delivery to the term."""
         handed_over: list[tuple[float, float, bool]] = []
         delivery: dict[int, list[float]] = defaultdict(list)
         deliveries: list[list[tuple[int, int, float]]] = []
@@ -162,7 +162,8 @@ OVERHEAD_COLUMNS = (
 def _way(term: str, positions: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
     if len(positions) < MIN_SAMPLES:
         raise ProfileError(
-            f"overheads.csv: {term} seen fewer than {MIN_SAMPLES} times in the calibration. Play more traffic (profile.traffic_rates_per_s)."
+            f"overheads.csv: {term} seen fewer than {MIN_SAMPLES} times in the calibration. Play more traffic"
+            " (profile.traffic_rates_per_s)."
         )
     return fit(term, ANY_KIND, positions, np.zeros((len(positions), len(Features._fields))), values)
 
@@ -180,8 +181,9 @@ def step_of(request: SeenRequest, one: Stretch) -> int:
     )
     if last >= len(completion) or last - first != request.num_decode_tokens - 1:
         raise ProfileError(
-            f"calibration {one.name}: a request with {request.num_decode_tokens} tokens took {last - first + 1} recorded engine steps. "
-            "Steps were lost or the request was preempted; give the engine more KV blocks (engine.num_kv_blocks) and profile again."
+            f"calibration {one.name}: a request with {request.num_decode_tokens} tokens took {last - first + 1}"
+            " recorded engine steps. Steps were lost or the request was preempted; give the engine more KV blocks"
+            " (engine.num_kv_blocks) and profile again."
         )
     return first
 

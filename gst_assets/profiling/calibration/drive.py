@@ -20,7 +20,8 @@ from gst_assets.profiling.worker_steps import StepField
 from gst_assets.scenario import Scenario
 
 _HEAD_START_NS = 45_000_000
-"""Longer than launching a step eagerly took on any host seen; a step that was not launched within it shows no device time."""
+"""Longer than launching a step eagerly took on any host seen; a step that was not launched within it shows no device
+time."""
 
 
 class WatchedEngine(Engine, Protocol):
@@ -49,7 +50,8 @@ class Calibrator:
         """Play round `index` of `ROUNDS`. It does not depend on those before it.
 
         Raises:
-            ProfileError: a request failed, the engine does not record its iterations, or something else used the engine meanwhile.
+            ProfileError: a request failed, the engine does not record its iterations, or something else used the engine
+                meanwhile.
         """
         scenario, stretches = self._scenario, []
         flowing = traffic.segments(scenario, index)
@@ -107,8 +109,8 @@ class Calibrator:
                         first, last = message.times.first_token_ns or 0, message.times.last_token_ns or 0
         except TimeoutError:
             raise ProfileError(
-                f"calibration ladder: a prompt of {size} tokens had no token after replay.request_timeout_s {timeout_s:g} s. Check the engine's log and "
-                "profile again."
+                f"calibration ladder: a prompt of {size} tokens had no token after replay.request_timeout_s"
+                f" {timeout_s:g} s. Check the engine's log and profile again."
             ) from None
         return SeenRequest(size, request.num_decode_tokens, sent_ns, sent_ns, tuple(times), first, last)
 

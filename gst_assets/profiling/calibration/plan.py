@@ -11,8 +11,8 @@ FLOWING = (TRAFFIC, BURST)
 
 
 def ladder_sizes(scenario: Scenario, settings: EngineSettings) -> list[int]:
-    """Prompt lengths of the ladder: every captured graph size, the scenario's `profile.calibration_prefill_sizes`, and a prompt that takes a
-    whole step and one that takes two, as far as the model takes them."""
+    """Prompt lengths of the ladder: every captured graph size, the scenario's `profile.calibration_prefill_sizes`, and
+    a prompt that takes a whole step and one that takes two, as far as the model takes them."""
     whole = settings.max_num_batched_tokens
     sizes = {*settings.cudagraph_capture_sizes, *scenario.profile.calibration_prefill_sizes, whole, 2 * whole}
     return sorted(size for size in sizes if size < settings.max_model_len)

@@ -15,7 +15,8 @@ _STEP_COLUMNS = len(IterationField)
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """A calibration request as its client saw it. All times on the monotonic clock; `arrival_time_ns` is when it was to be sent."""
+    """A calibration request as its client saw it. All times on the monotonic clock; `arrival_time_ns` is when it was to
+    be sent."""
 
     num_prefill_tokens: int
     num_decode_tokens: int
@@ -28,7 +29,8 @@ class SeenRequest:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What was played without a pause: its requests in order of arrival, and its steps in both records (`step_samples.WatchedSteps`)."""
+    """What was played without a pause: its requests in order of arrival, and its steps in both records
+    (`step_samples.WatchedSteps`)."""
 
     name: str
     kind: str

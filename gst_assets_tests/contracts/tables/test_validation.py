@@ -1,4 +1,5 @@
-"""Every contract table: what is valid survives the disk unchanged; each invariant, broken alone, is named with its place."""
+"""Every contract table: what is valid survives the disk unchanged; each invariant, broken alone, is named with its
+place."""
 
 from __future__ import annotations
 
@@ -160,41 +161,142 @@ def test_a_wrong_value_is_named_with_file_place_and_column(
 
 _TIMES = "first_token_time_ns, ttft_ns and completion_time_ns must be filled where status is ok"
 _NA = pd.NA
-# (check, model, {column: value for row 4}, what the message must say). Values are chosen so that no other rule breaks first.
+# (check, model, {column: value for row 4}, what the message must say). Values are chosen so that no other rule breaks
+# first.
 _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
     ("ids_are_gap_free", tables.TraceLengths, {"request_id": 5}, "found request_id 5, but request_id must be 0..N-1"),
     ("ids_are_gap_free", tables.TraceLengths, {"request_id": 3}, "found request_id 3, but request_id must be 0..N-1"),
     ("ids_are_gap_free", tables.TraceIntervals, {"request_id": 7}, "found request_id 7, but request_id must be 0..N-1"),
-    ("arrivals_are_the_cumulative_sum", tables.TraceIntervals, {"arrival_time_ns": 1}, "found arrival_time_ns 1, inter_arrival_ns 20, but"),
-    ("arrivals_are_the_cumulative_sum", tables.TraceIntervals, {"inter_arrival_ns": 1}, "but arrival_time_ns must equal cumsum"),
+    (
+        "arrivals_are_the_cumulative_sum",
+        tables.TraceIntervals,
+        {"arrival_time_ns": 1},
+        "found arrival_time_ns 1, inter_arrival_ns 20, but",
+    ),
+    (
+        "arrivals_are_the_cumulative_sum",
+        tables.TraceIntervals,
+        {"inter_arrival_ns": 1},
+        "but arrival_time_ns must equal cumsum",
+    ),
     ("ids_are_gap_free", tables.RequestMetrics, {"request_id": 3}, "found request_id 3, but request_id must be 0..N-1"),
-    ("ttft_is_consistent", tables.RequestMetrics, {"ttft_ns": 9}, "but ttft_ns must equal first_token_time_ns - arrival_time_ns"),
-    ("ttft_is_consistent", tables.RequestMetrics, {"ttft_ns": _NA}, "found ttft_ns no value, first_token_time_ns 60, arrival_time_ns 30"),
-    ("ttft_is_consistent", tables.RequestMetrics, {"first_token_time_ns": _NA}, "but ttft_ns must equal first_token_time_ns"),
+    (
+        "ttft_is_consistent",
+        tables.RequestMetrics,
+        {"ttft_ns": 9},
+        "but ttft_ns must equal first_token_time_ns - arrival_time_ns",
+    ),
+    (
+        "ttft_is_consistent",
+        tables.RequestMetrics,
+        {"ttft_ns": _NA},
+        "found ttft_ns no value, first_token_time_ns 60, arrival_time_ns 30",
+    ),
+    (
+        "ttft_is_consistent",
+        tables.RequestMetrics,
+        {"first_token_time_ns": _NA},
+        "but ttft_ns must equal first_token_time_ns",
+    ),
     ("times_match_status", tables.RequestMetrics, {"status": "error"}, _TIMES),
     ("times_match_status", tables.RequestMetrics, {"num_decode_tokens_actual": 0}, _TIMES),
     ("times_match_status", tables.RequestMetrics, {"completion_time_ns": _NA}, _TIMES),
     ("times_match_status", tables.RequestMetrics, dict.fromkeys(tables.TIME_COLUMNS, _NA), _TIMES),
-    ("not_more_tokens_than_asked", tables.RequestMetrics, {"num_decode_tokens_actual": 121}, "found num_decode_tokens_actual 121, num_decode_tokens 120, but"),
-    ("not_more_cached_than_prompt", tables.RequestMetrics, {"num_cached_tokens": 121}, "found num_cached_tokens 121, num_prefill_tokens"),
-    ("completes_after_first_token", tables.RequestMetrics, {"completion_time_ns": 1}, "found completion_time_ns 1, first_token_time_ns 60, but"),
-    ("ordered_by_request", tables.TokenMetrics, {"request_id": 0}, "found request_id 0, but rows must be ordered by request_id"),
-    ("indexes_are_gap_free", tables.TokenMetrics, {"token_index": 1}, "found token_index 1, but token_index must count 0, 1, 2"),
-    ("times_do_not_decrease", tables.TokenMetrics, {"token_time_ns": 3}, "found token_time_ns 3, but token_time_ns must not decrease"),
-    ("latency_is_the_difference", tables.TokenMetrics, {"token_latency_ns": 4}, "found token_latency_ns 4, token_time_ns 120, token_index 2, but"),
-    ("ends_after_start", tables.Iterations, {"completion_time_ns": 4}, "found completion_time_ns 4, scheduled_time_ns 120, but"),
-    ("kind_matches_columns", tables.AttentionProfile, {"time_stats.attn_prefill.median": np.nan}, "a row with is_prefill True needs"),
-    ("kind_matches_columns", tables.AttentionProfile, {"time_stats.attn_decode.median": 1.0}, "a row with is_prefill True needs"),
+    (
+        "not_more_tokens_than_asked",
+        tables.RequestMetrics,
+        {"num_decode_tokens_actual": 121},
+        "found num_decode_tokens_actual 121, num_decode_tokens 120, but",
+    ),
+    (
+        "not_more_cached_than_prompt",
+        tables.RequestMetrics,
+        {"num_cached_tokens": 121},
+        "found num_cached_tokens 121, num_prefill_tokens",
+    ),
+    (
+        "completes_after_first_token",
+        tables.RequestMetrics,
+        {"completion_time_ns": 1},
+        "found completion_time_ns 1, first_token_time_ns 60, but",
+    ),
+    (
+        "ordered_by_request",
+        tables.TokenMetrics,
+        {"request_id": 0},
+        "found request_id 0, but rows must be ordered by request_id",
+    ),
+    (
+        "indexes_are_gap_free",
+        tables.TokenMetrics,
+        {"token_index": 1},
+        "found token_index 1, but token_index must count 0, 1, 2",
+    ),
+    (
+        "times_do_not_decrease",
+        tables.TokenMetrics,
+        {"token_time_ns": 3},
+        "found token_time_ns 3, but token_time_ns must not decrease",
+    ),
+    (
+        "latency_is_the_difference",
+        tables.TokenMetrics,
+        {"token_latency_ns": 4},
+        "found token_latency_ns 4, token_time_ns 120, token_index 2, but",
+    ),
+    (
+        "ends_after_start",
+        tables.Iterations,
+        {"completion_time_ns": 4},
+        "found completion_time_ns 4, scheduled_time_ns 120, but",
+    ),
+    (
+        "kind_matches_columns",
+        tables.AttentionProfile,
+        {"time_stats.attn_prefill.median": np.nan},
+        "a row with is_prefill True needs",
+    ),
+    (
+        "kind_matches_columns",
+        tables.AttentionProfile,
+        {"time_stats.attn_decode.median": 1.0},
+        "a row with is_prefill True needs",
+    ),
     ("kind_matches_columns", tables.AttentionProfile, {"prefill_chunk_size": 0}, "a row with is_prefill True needs"),
     ("kind_matches_columns", tables.AttentionProfile, {"is_prefill": False}, "a row with is_prefill True needs"),
-    ("points_are_unique", tables.AttentionProfile, {"batch_size": 3, "prefill_chunk_size": 72, "kv_cache_size": 72}, "two rows describe the same point"),
-    ("takes_time", tables.Overheads, {"ns": -0.5}, "found ns -0.5, but ns must not be negative but for drain and the terms after idle"),
+    (
+        "points_are_unique",
+        tables.AttentionProfile,
+        {"batch_size": 3, "prefill_chunk_size": 72, "kv_cache_size": 72},
+        "two rows describe the same point",
+    ),
+    (
+        "takes_time",
+        tables.Overheads,
+        {"ns": -0.5},
+        "found ns -0.5, but ns must not be negative but for drain and the terms after idle",
+    ),
     ("takes_time", tables.Overheads, {"ns": -0.5, "term": "delivery"}, "found ns -0.5, but ns must not be negative"),
-    ("stands_once", tables.Overheads, {"position": 3_000_004.0}, "found term 'prepare', step_kind 'decode', feature 'base', position 3000004.0, but"),
+    (
+        "stands_once",
+        tables.Overheads,
+        {"position": 3_000_004.0},
+        "found term 'prepare', step_kind 'decode', feature 'base', position 3000004.0, but",
+    ),
     ("in_order", tables.HostSpeed, {"time_ns": 3}, "found time_ns 3, but time_ns must not decrease"),
-    ("unjudged_has_a_reason", tables.CapacityProbes, {"verdict": "unjudged"}, "but a verdict of unjudged needs a reason"),
-    ("counts_add_up", tables.AlignmentCounts, {"num_requests": 9}, "but num_requests must equal num_compared + num_errors + num_no_token"),
-]  # fmt: skip
+    (
+        "unjudged_has_a_reason",
+        tables.CapacityProbes,
+        {"verdict": "unjudged"},
+        "but a verdict of unjudged needs a reason",
+    ),
+    (
+        "counts_add_up",
+        tables.AlignmentCounts,
+        {"num_requests": 9},
+        "but num_requests must equal num_compared + num_errors + num_no_token",
+    ),
+]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,15 @@ def costs(term: str, kind: str, held: Features) -> float:
     if term == "device":
         tokens = GRAPHS.padded(held.prefill_token + held.decode_request)
         return 4e6 + 1e4 * tokens + 10.0 * held.decode_context_token + 2.0 * held.attention_pair
-    flat = {"prepare": 4e5, "launch": 6e5, "lead_in": 2e4, "drain": 3e4, "copy_out": 1e5, "process": 2e5, "prepare_after_idle": 1e5}  # fmt: skip
+    flat = {
+        "prepare": 4e5,
+        "launch": 6e5,
+        "lead_in": 2e4,
+        "drain": 3e4,
+        "copy_out": 1e5,
+        "process": 2e5,
+        "prepare_after_idle": 1e5,
+    }
     return flat[term] * (1.5 if kind != "decode" and term in ("prepare", "launch") else 1.0)
 
 

@@ -56,7 +56,8 @@ def test_the_ways_of_a_request_are_those_it_took(made: dict[str, pd.DataFrame]) 
 
 
 def test_only_requests_that_met_an_engine_without_work_tell_the_handover(driven: Driven) -> None:
-    """The others wait for the step that is under way. Here all are sent just before their step; those among others must not count."""
+    """The others wait for the step that is under way. Here all are sent just before their step; those among others must
+    not count."""
     rows, _ = driven._ways()
     handover = [row for row in rows if row["term"] == "handover"]
     alone = sum(
@@ -126,7 +127,8 @@ def test_a_request_that_missed_a_step_or_lost_one_is_an_error(index: int, change
     request = one.requests[index]
     wrong = replace(request, num_decode_tokens=request.num_decode_tokens + change)
     message = (
-        rf"calibration round 0 traffic 5/s: a request with {wrong.num_decode_tokens} tokens took {request.num_decode_tokens} recorded engine steps\. "
+        rf"calibration round 0 traffic 5/s: a request with {wrong.num_decode_tokens} tokens took"
+        rf" {request.num_decode_tokens} recorded engine steps\. "
         r".*give the engine more KV blocks \(engine\.num_kv_blocks\)"
     )
     with pytest.raises(ProfileError, match=message):
