@@ -631,7 +631,7 @@ def left_the_preempted(state: State, row: int) -> bool:
     return False
 
 
-# --- the clock: one step at a time, or a host and a device with a queue between ----------------------------------------
+# --- the clock: one step at a time, or a host and a device with a queue between -----------------------------------
 
 
 def launch(state: State, costs: CostTables) -> bool:
