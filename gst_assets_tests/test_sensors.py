@@ -245,6 +245,7 @@ def test_a_scenario_that_cannot_be_used_stops_only_itself_and_is_told(tmp_path: 
     copy = tmp_path / "copy"
     for package in ("gst_assets", "gst_assets_tests"):
         shutil.copytree(PROJECT_ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PROJECT_ROOT / "data" / "models", copy / "data" / "models")
     scenarios = copy / "gst_assets" / "scenarios"
     (scenarios / "unfinished.yaml").write_text(
         "extends: smoke\ndescription: half done\nnightly: false\nworkload:\n  num_request: 5\n"

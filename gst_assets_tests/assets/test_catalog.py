@@ -21,6 +21,7 @@ _PLUMBING = {
     "formats",
     "locations",
     "partitions",
+    "progress",
     "resources",
     "staging",
 }

@@ -21,6 +21,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "real_runs": {"run_ids": ["one"]},
     "vidur_runs": {"run_ids": {"kernels": "one"}, "seed_run_ids": {}},
     "comparison": {"comparison_id": "one"},
+    "capacity": {"capacity_id": "one"},
 }
 PLAIN = load_scenario("smoke")
 OTHER = load_scenario("smoke", ["workload.num_decode_tokens=5"])

@@ -239,7 +239,7 @@ def test_runs_are_listed_in_the_order_of_measuring() -> None:
 def test_a_folder_without_runs_or_with_half_a_run(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
-        with pytest.raises(ArtifactError, match=rf"{name}: no recorded runs there.* or record with `python -m"):
+        with pytest.raises(ArtifactError, match=rf"{name}: no recorded runs there.* or record with `gst recorded pack"):
             list_recorded(tmp_path / name)
     (kept.parent / "README.md").write_text("notes are no run")
     assert len(list_recorded(kept.parent)) == 1

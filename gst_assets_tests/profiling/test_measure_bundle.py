@@ -28,6 +28,7 @@ from gst_assets.scenario import load_scenario
 from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import self_fit as self_fit_module
+from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.step_costs.test_bundle import BUNDLE_FILES
 
 OVERRIDES = [
@@ -207,9 +208,7 @@ def test_the_calibration_traffic_is_there_as_its_clients_saw_it(
 
 
 @pytest.mark.engine
-def test_the_bundle_is_held_against_its_own_calibration(
-    measured: tuple[Bundle, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_bundle_is_held_against_its_own_calibration(measured: tuple[Bundle, list[str]]) -> None:
     bundle, lines = measured
     fit = bundle.self_fit
     assert fit is not None
@@ -221,8 +220,9 @@ def test_the_bundle_is_held_against_its_own_calibration(
     }
     told = [line for line in lines if line.startswith("does not fit its own calibration: ")]
     assert told == [f"does not fit its own calibration: {words}" for words in self_fit_module.misfits(fit)]
-    assert self_fit_module.main([str(bundle.directory)]) == (1 if told else 0)
-    printed = capsys.readouterr().out
+    done = run_gst("self-fit", bundle.directory)
+    assert done.exit_code == (1 if told else 0)
+    printed = done.stdout
     assert ("everything fits" in printed) is not bool(told)
     coverage = read_table(tables.OperatorCoverage, bundle.directory / "operator_coverage.csv")
     assert {"decode", "mixed"} == set(coverage["step_kind"])
