@@ -14,7 +14,16 @@ from pathlib import Path
 from gst_assets.contracts.documents import NOT_STATED
 from gst_assets.errors import ResultsError
 from gst_assets.importers.reading import Item, read_object
-from gst_assets.importers.results import Options, Request, Results, check_options, counted, in_order, since
+from gst_assets.importers.results import (
+    MODEL_NOT_STATED,
+    Options,
+    Request,
+    Results,
+    check_options,
+    counted,
+    in_order,
+    since,
+)
 
 _NAME = re.compile(r"request_(\d+)")
 
@@ -71,7 +80,7 @@ def read(path: Path, options: Options) -> Results:
             **counted(unfinished, len(requests), "requests that did not complete (zeros), kept as failed"),
         },
         unstated=(
-            *(() if models else ("model not stated",)),
+            *(() if models else (MODEL_NOT_STATED,)),
             "token times are not in the file",
         ),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gst_assets.errors import ResultsError
 from gst_assets.importers.registry import FORMATS
-from gst_assets.importers.results import Options, Results
+from gst_assets.importers.results import MODEL_NOT_STATED, Options, Results
 from gst_assets.importers.writing import write_run
 
 
@@ -32,6 +33,8 @@ def import_results(
     if format_name not in FORMATS:
         raise ResultsError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}.")
     results = FORMATS[format_name].read(path, options)
+    if model:
+        results = replace(results, unstated=tuple(text for text in results.unstated if text != MODEL_NOT_STATED))
     given = {"model": model, "engine": engine, "hardware": hardware}
     write_run(results, format_name, out, {name: value for name, value in given.items() if value})
     return results

@@ -21,6 +21,7 @@ from gst_assets.contracts.documents import NOT_STATED
 from gst_assets.errors import ResultsError
 from gst_assets.importers.reading import Item, read_json_lines, read_object, read_rows
 from gst_assets.importers.results import (
+    MODEL_NOT_STATED,
     Options,
     Request,
     Results,
@@ -126,7 +127,7 @@ def _real(path: Path, options: Options) -> Results:
         },
         dropped=counted(len(items) - len(answered), len(items), "requests without all times"),
         unstated=(
-            *(() if meta.get("model") else ("model not stated",)),
+            *(() if meta.get("model") else (MODEL_NOT_STATED,)),
             "the file has the first and last token's time only",
         ),
     )

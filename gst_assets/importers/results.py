@@ -17,6 +17,9 @@ Clock = Literal["epoch", "monotonic"]
 _EPOCH_FROM_S = 1e9
 """2001-09-09 as Unix time. No machine has been up for 31 years, so that a monotonic clock is below it."""
 
+MODEL_NOT_STATED = "model not stated"
+"""In `Results.unstated` where the files name no model; whoever imports may."""
+
 
 @dataclass(frozen=True)
 class Request:

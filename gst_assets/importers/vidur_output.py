@@ -15,7 +15,7 @@ from typing import Any
 from gst_assets.contracts.documents import NOT_STATED
 from gst_assets.errors import ResultsError
 from gst_assets.importers.reading import Item, read_object, read_rows
-from gst_assets.importers.results import Options, Request, Results, check_options
+from gst_assets.importers.results import MODEL_NOT_STATED, Options, Request, Results, check_options
 
 _FILE = "request_metrics.csv"
 _GAP = "request_inter_arrival_delay"
@@ -80,7 +80,7 @@ def read(path: Path, options: Options) -> Results:
         },
         unstated=(
             "token times are in no file of Vidur's output",
-            *(() if config else ("config.json is not there: model and device not stated",)),
+            *(() if config else ("config.json is not there: device not stated", MODEL_NOT_STATED)),
         ),
     )
 

@@ -155,7 +155,8 @@ def _document(results: Results, format_name: str, run_id: str, stated: dict[str,
                 "p99": int(np.percentile(late, 99)),
                 "max": late[-1],
             }
-            if late
+            # All zero: the program knows no intended time and its arrival is the time of sending.
+            if any(late)
             else {}
         ),
     }

@@ -237,6 +237,10 @@ def test_what_is_stated_in_place_of_the_file(tmp_path: Path) -> None:
     meta = load_run(tmp_path / "run", "real").meta
     assert (meta.model, meta.backend) == ("meta/Tiny", "vllm 0.19")
     assert meta.hardware is not None and (meta.hardware.hardware_id, meta.hardware.stated) == ("rtx4090", True)
+    # The file names neither, and knows no intended time: what was stated is not missing, what nobody knows is.
+    assert "model not stated" not in done.stdout and meta.lateness_ns == {}
+    unnamed = run_gst("import", "llmservingsim", path, "--out", tmp_path / "unnamed")
+    assert "note: model not stated" in unnamed.stdout
     again = run_gst("import", "llmservingsim", path, "--out", tmp_path / "run")
     assert again.exit_code == 1 and "already exists. Runs are never overwritten" in again.stderr
 
