@@ -10,6 +10,10 @@ from gst_assets.importers.registry import FORMATS
 from gst_assets.importers.results import MODEL_NOT_STATED, Options, Results
 from gst_assets.importers.writing import write_run
 
+_YEAR_NS = 365 * 86_400 * 10**9
+_LONGEST_NS = 3 * _YEAR_NS
+"""No run takes so long, and no clock that is mixed with Unix time is so near to it."""
+
 
 def import_results(
     format_name: str,
@@ -32,12 +36,40 @@ def import_results(
     """
     if format_name not in FORMATS:
         raise ResultsError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}.")
-    results = FORMATS[format_name].read(path, options)
+    try:
+        results = FORMATS[format_name].read(path, options)
+    except (OverflowError, ValueError) as error:  # a time beyond the years that there are
+        raise ResultsError(
+            f"{path}: a time that cannot be ({error}). Are its times in another unit than {format_name} writes?"
+        ) from None
+    _check_one_clock(path, results)
     if model:
         results = replace(results, unstated=tuple(text for text in results.unstated if text != MODEL_NOT_STATED))
     given = {"model": model, "engine": engine, "hardware": hardware}
-    write_run(results, format_name, out, {name: value for name, value in given.items() if value})
+    try:
+        write_run(results, format_name, out, {name: value for name, value in given.items() if value})
+    except OSError as error:
+        raise ResultsError(f"{out}: cannot be written ({error.strerror}). Name another --out.") from None
     return results
+
+
+def _check_one_clock(path: Path, results: Results) -> None:
+    """All times of a request are within some years of the run's start: what lies further off is of another clock."""
+    for one in results.requests:
+        times = {
+            "arrival": one.arrival_ns,
+            "time of sending": one.send_ns,
+            "time in the queue": one.queued_ns,
+            "first scheduling": one.scheduled_ns,
+            "first token": one.first_token_ns,
+            "completion": one.completion_ns,
+        }
+        for what, time_ns in times.items():
+            if time_ns is not None and abs(time_ns) > _LONGEST_NS:
+                raise ResultsError(
+                    f"{path}: request {one.name!r:.80}: {what} lies {abs(time_ns) / _YEAR_NS:.0f} years from the first "
+                    "arrival. Are times of two clocks, or of two units, mixed?"
+                )
 
 
 def told(results: Results) -> str:

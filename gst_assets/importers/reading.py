@@ -56,10 +56,15 @@ class Item:
 
     def count(self, key: str) -> int:
         """A whole number of at least 0; `64.0` is one, as Vidur writes it."""
-        value = self._number(self.values.get(key))
-        if value is None or value < 0 or value != int(value):
+        value = self.values.get(key)
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
+            return value  # as it stands: a float has 53 bits
+        number = self._number(value)
+        if number is None or number < 0 or number != int(number):
             raise self.error(key, "a whole number of at least 0")
-        return int(value)
+        return int(number)
 
     def text(self, key: str) -> str:
         """Text of at least a character."""
@@ -99,7 +104,7 @@ class Item:
     def _number(value: Any) -> float | None:
         if isinstance(value, str):
             try:
-                value = float(value) if value.strip() == value and value else None
+                value = float(value) if value.strip() == value and value and "_" not in value else None
             except ValueError:
                 return None
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
@@ -123,7 +128,7 @@ def read_json(path: Path) -> Any:
     """
     text = _text(path)
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once_each)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             raise ResultsError(
@@ -154,7 +159,7 @@ def read_json_lines(path: Path) -> list[Item]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_constant=_no_constant)
+            value = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_once_each)
         except (ValueError, RecursionError) as error:
             raise ResultsError(f"{path}: line {number}: not valid JSON ({error}). Is the file cut off?") from None
         if not isinstance(value, dict):
@@ -182,6 +187,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Item]:
                 f"{path}: line 1: column {', '.join(missing)} missing; found "
                 f"{', '.join(header) or 'nothing':.300}. Is it a file of this format?"
             )
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise ResultsError(f"{path}: line 1: column {twice:.80} is there twice. Remove one of them.")
         for row in rows:
             line = rows.line_num  # type: ignore[attr-defined]
             if len(row) != len(header):
@@ -197,6 +205,14 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Item]:
     return found
 
 
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
+    return found
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
@@ -205,6 +221,8 @@ def _text(path: Path) -> str:
     try:
         if path.is_dir():
             raise ResultsError(f"{path}: a directory, expected a file. Name the file in it.")
+        if path.exists() and not path.is_file():  # a named pipe would be waited for
+            raise ResultsError(f"{path}: no regular file. Save the results to a file first.")
         if path.stat().st_size > _MOST_BYTES:
             raise ResultsError(f"{path}: larger than {_MOST_BYTES >> 30} GiB. Import a part of it.")
         data = path.read_bytes()

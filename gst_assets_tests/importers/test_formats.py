@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,28 @@ def test_vidur_needs_every_id(tmp_path: Path) -> None:
         ResultsError, match="line 4: Request Id 3, expected 2: arrivals are sums over all requests before"
     ):
         import_results("vidur", folder, tmp_path / "out")
+
+
+def test_what_would_wait_mislead_or_break_is_one_error(tmp_path: Path) -> None:
+    """A named pipe, a key or column given twice, places that cannot be written, times in another unit."""
+    good = json.loads(files.vllm_bench(tmp_path / "good.json", played()).read_text())
+    os.mkfifo(tmp_path / "pipe")
+    mixed = {**good, "queue_times": [1.7e9, *[0.0] * (len(good["ttfts"]) - 1)]}
+    (tmp_path / "mixed.json").write_text(json.dumps(mixed))
+    (tmp_path / "twice.json").write_text('{"ttfts": [], "ttfts": []}')
+    table = files.llmservingsim_simulated(tmp_path / "sim.csv", played()).read_text()
+    header, rest = table.split("\n", 1)
+    (tmp_path / "twice.csv").write_text(f"{header},{header.split(',')[0]}\n{rest}")
+    (tmp_path / "late.json").write_text(json.dumps({**good, "ttfts": [1e17] * len(good["ttfts"])}))
+    for name, format_name, out, told in (
+        ("pipe", "vllm-bench", "out", "no regular file"),
+        ("twice.json", "vllm-bench", "out", "the key 'ttfts' is there twice"),
+        ("twice.csv", "llmservingsim", "out", "is there twice"),
+        ("late.json", "vllm-bench", "out", "of two units, mixed?"),
+        ("mixed.json", "vllm-bench", "out", "years from the first arrival"),
+        ("good.json", "vllm-bench", "good.json/out", "cannot be written"),
+        ("good.json", "vllm-bench", "x" * 300, "cannot be written"),
+    ):
+        done = run_gst("import", format_name, tmp_path / name, "--out", tmp_path / out)
+        assert done.exit_code == 1 and done.stderr.count("\n") == 1 and told in done.stderr, (name, done.stderr)
+        assert not (tmp_path / "out").exists()
