@@ -84,7 +84,7 @@ def test_a_port_that_is_taken_is_an_error_with_the_remedy() -> None:
 
 
 def test_reports_that_somebody_else_serves_are_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(REPORTS_VARIABLE, "https://reports.example/root/")
-    assert report_link(Kind.SWEEP, "a", "b.md").url == "https://reports.example/root/sweeps/a/b.md"
+    monkeypatch.setenv(REPORTS_VARIABLE, "https://reports.example/below/")
+    assert report_link(Kind.SWEEP, "a", "b.md").url == "https://reports.example/below/sweeps/a/b.md"
     with serving_reports() as url:
         assert url is None

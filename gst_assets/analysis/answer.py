@@ -114,7 +114,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Situation:
-    """What an answer depends on beside its cells. `advised` are the intervals from repeats by cell name; `num_requests`
+    """What an answer depends on beyond its cells. `advised` are the intervals from repeats by cell name; `num_requests`
     those compared in the smallest repeat; `repeatable`: the engine could be run again."""
 
     num_repeats: int

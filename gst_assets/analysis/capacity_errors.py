@@ -1,4 +1,4 @@
-"""Capacity, real beside simulated: how far the searches on both sides are apart, and whether that is close enough.
+"""Capacity, real and simulated: how far the searches on both sides are apart, and whether that is close enough.
 
 A search for capacity (`capacity.search`) ends with a rate that was kept and a higher one that was broken, so a capacity
 is known to lie between two rates and an error between two bounds. Nothing is searched for here.

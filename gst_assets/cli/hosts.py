@@ -120,7 +120,7 @@ def pack(directories: tuple[Path, ...], out: Path) -> None:
         click.echo(keep(directory, out))
 
 
-@recorded.command(epilog=examples("gst recorded expand data/recorded/h100_8b_half/* --out runs"))
+@recorded.command(epilog=examples("gst recorded expand data/recorded/h100_8b_half/h100_8b_half-* --out runs"))
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 @click.option(
     "--out",

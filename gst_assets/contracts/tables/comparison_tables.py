@@ -114,7 +114,7 @@ class RateErrors(Table):
 
 
 class CapacityErrors(Table):
-    """Capacity, simulated beside real: one row per variant that a search was made on. Written only where the engine's
+    """Capacity, simulated and real: one row per variant that a search was made on. Written only where the engine's
     capacity was searched with the same settings.
 
     A search ends between a rate that was kept and one that was broken: 0 where none was kept, empty where none was
