@@ -201,6 +201,6 @@ def read(variables: type[AnyVariables]) -> AnyVariables:
         name = str(first["loc"][0])
         if first["type"] == "missing":
             raise EnvironmentVariableError(f"{name}: is not set. {variables.__doc__}") from None
-        shown = name if variables is Messages else f"{name}={first['input']}"
+        shown = name if variables is Messages else f"{name}={first['input']!s:.200}"
         expected = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
         raise EnvironmentVariableError(f"{shown}: {expected}. Correct the variable, or unset it.") from None

@@ -604,7 +604,7 @@ def read_document(model: type[D], path: Path) -> D:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"])[:200]
         if first["type"] == "value_error":
             raise ContractError(f"{path}:{f' key {key}:' if key else ''} {first['ctx']['error']}.") from None
         if not key:
@@ -630,7 +630,7 @@ def stored_settings(params: Mapping[str, Any], model: type[D], *keys: str, path:
         return model.model_validate(section)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(["params", *keys, *map(str, first["loc"])])
+        where = ".".join(["params", *keys, *map(str, first["loc"])])[:200]
         raise ContractError(f"{path}: key {where}: {first['msg']}. {remedy}") from None
 
 

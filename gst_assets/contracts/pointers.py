@@ -172,7 +172,7 @@ def understood(value: object, slot: Slot[P], where: str) -> P:
         return slot.model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"])[:200]
         raise ArtifactError(
             f"{where}: key {key}: {first['msg']} (found {first['input']!r:.80}). Remove {where} and materialize"
             f" {slot.asset} again."

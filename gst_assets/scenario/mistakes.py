@@ -55,7 +55,7 @@ def validated(text: str, origins: Origins) -> Scenario:
         key, problem = _explain(first)
         where = origins.of(key, missing=first["type"] in ("missing", "union_tag_not_found"))
         more = f" ({error.error_count()} settings are wrong in all)" if error.error_count() > 1 else ""
-        raise ScenarioError(without_secrets(f"{where}: {key or 'scenario'}: {problem}{more}")) from None
+        raise ScenarioError(without_secrets(f"{where}: {key or 'scenario':.200}: {problem}{more}")) from None
 
 
 def _explain(error: Any) -> tuple[str, str]:
