@@ -16,10 +16,9 @@ import yaml
 from gst_assets.environment import EXECUTOR_CONFIG_VARIABLE, EXECUTOR_VARIABLE, Execution, ExecutorName, read
 
 ENGINE_QUEUE = {"dagster-celery/queue": "engine"}
-"""Tags of steps that need the engine's machine: only workers that listen on this queue take them. Other executors
+"""Tags of steps that may need the engine's machine: only workers that listen on this queue take them. Other executors
 ignore the tag."""
 
-_ENGINE_POOL = "engine"
 _SPREAD: tuple[ExecutorName, ...] = ("celery", "k8s")
 
 _EXECUTORS: dict[ExecutorName, tuple[str, str]] = {
@@ -30,16 +29,13 @@ _EXECUTORS: dict[ExecutorName, tuple[str, str]] = {
 }
 
 
-def engine_pool() -> str | None:
-    """Dagster's pool for steps that need an engine, or None where the steps of a run stay on this machine.
-
-    There the machine's lock is enough (`engine.machine_lock`) and the pool would do harm: a killed run keeps its slot
-    for ever, and a run that waits for one takes a whole core (Dagster 1.13).
+def is_spread() -> bool:
+    """Whether the steps of a run may be on several machines.
 
     Raises:
         EnvironmentVariableError: the environment names an unknown executor.
     """
-    return _ENGINE_POOL if read(Execution).executor in _SPREAD else None
+    return read(Execution).executor in _SPREAD
 
 
 def chosen_executor() -> dg.ExecutorDefinition:

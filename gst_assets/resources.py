@@ -14,6 +14,7 @@ from pydantic import Field
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import ArtifactStore
 from gst_assets.environment import ROOT_VARIABLE
+from gst_assets.pool_slots import engine_slot
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
 
@@ -62,7 +63,8 @@ class TokenizerResource(dg.ConfigurableResource):
 
 
 class EngineResource(dg.ConfigurableResource):
-    """Runs the real engine in a child process of its own, one at a time on this machine.
+    """Runs the real engine in a child process of its own, one at a time on this machine. Of all that runs in a step,
+    this alone takes the machine's lock and, where steps are spread over machines, a slot of the pool (`pool_slots`).
 
     A child, because the engine needs its environment set before torch loads, because its interpreter must be free of
     the orchestrator's threads while it measures, and because it can then be ended as a whole.
@@ -143,7 +145,7 @@ class EngineResource(dg.ConfigurableResource):
         # The child gets the resolved scenario, overrides inside, so that both sides mean exactly the same settings.
         file = area / _SCENARIO_FILE
         file.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
-        with machine_lock(self.lock_timeout_s, log, scenario.name):
+        with engine_slot(log), machine_lock(self.lock_timeout_s, log, scenario.name):
             # The engine's libraries warn about themselves at every import; what matters is printed by the program
             # itself.
             quiet = {"PYTHONWARNINGS": "ignore"}

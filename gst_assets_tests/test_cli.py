@@ -199,7 +199,7 @@ def test_scenarios_are_listed_with_what_each_is() -> None:
         "hardware": "cpu",
         "engine": "vllm",
         "needs_gpu": False,
-        "minutes": 4.7,
+        "traffic_s": 150,
         "description": load_scenario("smoke").description,
     }
     needing = {name for name, one in by_name.items() if one["needs_gpu"]}
@@ -568,6 +568,7 @@ def test_slots_of_ended_runs_are_freed_and_those_of_running_ones_kept(
         (("compare",), 2, "Usage: gst compare "),
         (("compare", "a", "b", "--out", "c", "--pass-band", "x"), 2, "Usage: gst compare "),
         (("runs", "--last", "0"), 2, "Usage: gst runs "),
+        (("latest", "-o", "replay.repeats=2"), 2, "Usage: gst latest "),
         (("doctor", "--seconds", "21"), 2, "Usage: gst doctor "),
         (("compare", "/none", "/none"), 1, "error: /none: no such directory."),
         (("import", "blis", "/none", "--out", "ROOT/x"), 1, "error: /none: no such file."),

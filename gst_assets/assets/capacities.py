@@ -36,7 +36,7 @@ from gst_assets.contracts.documents import (
 from gst_assets.contracts.pointers import CAPACITY, Reference, first_difference, pointers, refer, understood
 from gst_assets.contracts.store import ArtifactStore, Kind, open_directory
 from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
-from gst_assets.executors import ENGINE_QUEUE, engine_pool
+from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
@@ -64,7 +64,6 @@ from gst_assets.step_costs.bundle import check_bundle
     ],
     check_specs=contract_check_specs(["capacity"]),
     can_subset=True,  # else Dagster demands a result of the check also where nothing is materialized
-    pool=engine_pool(),
     op_tags=ENGINE_QUEUE,
 )
 def capacity(

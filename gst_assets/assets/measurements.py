@@ -19,7 +19,7 @@ from gst_assets.assets.workloads import current_workload
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.engine import recorded
 from gst_assets.errors import ContractError
-from gst_assets.executors import ENGINE_QUEUE, engine_pool
+from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle
@@ -31,7 +31,6 @@ _NAMES = (*real_runs.NAMES, profiles.NAME)
     specs=[*real_runs.SPECS, profiles.SPEC],
     check_specs=[*contract_check_specs(_NAMES), *specs(real_runs.NAMES[0], COMPLETENESS, LATENESS)],
     can_subset=True,
-    pool=engine_pool(),
     op_tags=ENGINE_QUEUE,
 )
 def measurements(

@@ -53,8 +53,6 @@ from gst_assets.vidur_adapter.self_check import check_same_bytes
 
 GROUP = "regression"
 _READ_AGAIN = 2
-
-
 _HISTORY, _REPORT = "comparison_history", "regression_report"
 
 

@@ -135,6 +135,8 @@ def _newest(name: str | None, overrides: Sequence[str] = ()) -> Path:
 
     if name is not None:
         return newest(name, overrides)
+    if overrides:
+        raise click.UsageError("-o says with which settings scenario NAME was run: give NAME as well.")
     store = open_store()
     found = [one for one in list_runs(store, [Kind.COMPARISON]) if one.started_at is not None]
     if not found:

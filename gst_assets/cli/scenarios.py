@@ -12,10 +12,8 @@ from gst_assets.cli.group import as_json, echo_json, echo_table, examples, with_
 if TYPE_CHECKING:
     from gst_assets.scenario import Scenario
 
-_MINUTES = {"smoke": 4.7, "h100_8b_half": 0.3}
-"""Minutes that `gst run` took where it was measured: two shared cores of an AMD EPYC without a GPU, 2026-11-26. Not
-known of the others."""
 _CPU = "cpu"
+_TRAFFIC = "traffic [s]"
 _HAS = {True: "yes", False: "no", None: "?"}
 _NEEDS = (
     "an answer now, from runs recorded on a GPU",
@@ -38,6 +36,9 @@ _NEEDS = (
 @as_json
 def list_scenarios(hardware: str | None, model: str | None, no_gpu: bool, markdown: bool, wants_json: bool) -> None:
     """List the scenarios with what each is.
+
+    "traffic [s]" are the seconds in which the engine gets requests, over all repeats: 0 where nothing is measured, ?
+    where only the workload tells. Starting the engine, its profile and the simulation take their time on top.
 
     A file that is no valid scenario is told apart from the others, and makes the exit status 1.
     """
@@ -63,7 +64,7 @@ def list_scenarios(hardware: str | None, model: str | None, no_gpu: bool, markdo
     elif markdown:
         click.echo(_markdown(chosen))
     else:
-        header = ["scenario", "gst ...", "model", "hardware", "engine", "GPU", "minutes", "what"]
+        header = ["scenario", "gst ...", "model", "hardware", "engine", "GPU", _TRAFFIC, "what"]
         echo_table(header, [[_cell(value) for value in one.values()] for one in listed])
     for problem in broken:
         click.echo(f"error: {problem}", err=True)
@@ -79,14 +80,14 @@ def _facts(scenario: Scenario) -> dict[str, str | bool | float | None]:
         "hardware": scenario.hardware.hardware_id,
         "engine": scenario.engine.backend,
         "needs_gpu": _needs_gpu(scenario),
-        "minutes": _MINUTES.get(scenario.name),
+        "traffic_s": _traffic_s(scenario),
         "description": scenario.description,
     }
 
 
 def _markdown(scenarios: Iterable[Scenario]) -> str:
     """The scenarios as a Markdown table, by what somebody may want and then by name."""
-    header = ("you want", "scenario", "command", "model", "hardware", "real side", "GPU here", "minutes", "what")
+    header = ("you want", "scenario", "command", "model", "hardware", "real side", "GPU here", _TRAFFIC, "what")
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for one in sorted(scenarios, key=lambda scenario: (_NEEDS.index(_need(scenario)), scenario.name)):
         facts = _facts(one)
@@ -98,7 +99,7 @@ def _markdown(scenarios: Iterable[Scenario]) -> str:
             facts["hardware"],
             _real_side(one),
             facts["needs_gpu"],
-            facts["minutes"],
+            facts["traffic_s"],
             facts["description"],
         ]
         lines.append("| " + " | ".join(_cell(cell).replace("|", "\\|") for cell in cells) + " |")
@@ -118,6 +119,17 @@ def _real_side(scenario: Scenario) -> str:
     if scenario.engine.backend == "recorded":
         return "recorded"
     return "live" if _needs_engine(scenario) else "none: simulated only"
+
+
+def _traffic_s(scenario: Scenario) -> int | None:
+    """Whole seconds in which the scenario's command sends requests to an engine; None where the settings do not
+    tell."""
+    from gst_assets.scenario import traffic_s
+
+    if _real_side(scenario) != "live":
+        return 0
+    seconds = traffic_s(scenario)
+    return None if seconds is None else round(seconds)
 
 
 def _command(scenario: Scenario) -> str:
@@ -178,8 +190,8 @@ def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
     echo_table(["needs", "here", "found"], [[one.what, _HAS[one.met], one.found] for one in asked])
     answer = {True: "yes", False: "no", None: "as far as can be told before it starts, yes"}[can_run(asked)]
     click.echo(f"\ngst {command} {name} can run on this machine: {answer}")
-    if scenario.name in _MINUTES:
-        click.echo(f"minutes on two shared cores: {_MINUTES[scenario.name]:g}")
+    if (seconds := _traffic_s(scenario)) is not None:
+        click.echo(f"seconds of requests to an engine, over all repeats: {seconds}")
     settings = scenario.model_dump(mode="json", exclude={"name", "description"})
     click.echo(f"\n{yaml.safe_dump(settings, sort_keys=False, width=110)}".rstrip())
 

@@ -19,7 +19,7 @@ import pytest
 
 from gst_assets.engine import machine_lock as module
 from gst_assets.engine.machine_lock import holder, machine_lock
-from gst_assets.environment import EXECUTOR_VARIABLE, LOCK_VARIABLE, ROOT_VARIABLE
+from gst_assets.environment import LOCK_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import EngineError
 from gst_assets.provenance import PROJECT_ROOT
 
@@ -211,26 +211,6 @@ def test_what_strangers_write_into_the_file_is_not_believed(lock_file: Path, sta
         with pytest.raises(EngineError), machine_lock(0.1, lines.append, "cpu_high"):
             pytest.fail("two held the lock")
         assert shown in lines[0] and lines[0].isprintable() and len(lines[0]) < 600
-
-
-def test_dagsters_pool_is_used_only_where_steps_are_spread_over_machines() -> None:
-    """Its slots outlive a killed run, and who waits for one takes a whole core."""
-    script = (
-        "from gst_assets.definitions import defs\n"
-        "job = defs.resolve_job_def('capacity_search')\n"
-        "print(sorted(str(node.definition.pool) for node in job.nodes if node.name in ('measurements', 'capacity')),\n"
-        "      sum(node.definition.pool is not None for node in job.nodes))"
-    )
-    for executor, wanted in (
-        ("", "['None', 'None'] 0"),
-        ("multiprocess", "['None', 'None'] 0"),
-        ("celery", "['engine', 'engine'] 2"),
-    ):
-        shown = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", script],
-            cwd=PROJECT_ROOT, env=os.environ | {EXECUTOR_VARIABLE: executor}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert shown.stdout.strip() == wanted, shown.stderr
 
 
 @pytest.mark.engine
