@@ -144,6 +144,10 @@ def _history(store: ArtifactStore, scenario: Scenario, _: Callable[[str], None])
 
 
 def _judged(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> _Results:
+    if not store.has(Kind.HISTORY, scenario.name):
+        raise ArtifactError(
+            f"{store}: no history of scenario {scenario.name}. Materialize {_HISTORY} for this partition first."
+        )
     history, history_meta = load_history(store.open(Kind.HISTORY, scenario.name))
     report = judge_history(history, scenario.regression)
     with store.stage(Kind.REGRESSION, scenario.name) as staging:

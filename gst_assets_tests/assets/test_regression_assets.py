@@ -79,6 +79,12 @@ def test_a_failing_check_says_why_and_shows_the_rows(whole: Whole) -> None:
     assert parity.passed, "the profile was measured with the engine's settings"
 
 
+def test_a_verdict_without_a_history_says_what_comes_first(tmp_path: Path, profiles: Path) -> None:
+    """As `--select kind:markdown` asks for one in a new artifact root."""
+    told = error(materialize(tmp_path / "artifacts", profiles, "regression_report"))
+    assert f"no history of scenario {SCENARIO}. Materialize comparison_history for this partition first." in told
+
+
 def test_settings_of_the_profile_that_differ_from_the_engines_fail_their_check(tmp_path: Path) -> None:
     """The operators alone may come from an engine that schedules synchronously."""
     profiles = write_profile(tmp_path / "profiles", async_scheduling=False)
