@@ -30,6 +30,7 @@ class _StepLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._running: str | None = None
+        self._begun: set[str] = set()
         self._is_line_open = False  # the running step's name was written, and no line end
         self._is_said_shown = False  # in a terminal, at the end of the line
         self._written_s = time.monotonic()
@@ -38,7 +39,8 @@ class _StepLines(logging.Handler):
         self._rewrites = sys.stdout.isatty()
 
     def emit(self, record: logging.LogRecord) -> None:
-        event: dg.DagsterEvent | None = getattr(record, "dagster_meta", {}).get("dagster_event")
+        meta = getattr(record, "dagster_meta", {})
+        event: dg.DagsterEvent | None = meta.get("dagster_event")
         kind = event.event_type if event is not None else None
         if event is not None and kind is dg.DagsterEventType.STEP_START:
             self._end_line()
@@ -52,6 +54,12 @@ class _StepLines(logging.Handler):
             self._write(f"    {' '.join(cause.message.split()) if cause else event.message}\n")
         elif event is not None and kind is dg.DagsterEventType.STEP_SKIPPED:
             self._close(event, "left out")
+        elif (
+            event is None and record.levelno >= logging.ERROR and (meta.get("step_key") or "") not in ("", *self._begun)
+        ):
+            # All that is said of a step that never begins: that one before it failed.
+            self._end_line()
+            self._write(f"  {meta['step_key']:<{_WIDTH}}not begun\n")
         elif event is None and record.levelno >= logging.WARNING:
             self._end_line()
             self._write(f"    {_said(record)}\n")
@@ -70,6 +78,7 @@ class _StepLines(logging.Handler):
 
     def _open_line(self, event: dg.DagsterEvent) -> None:
         self._running, self._is_line_open = event.step_key, True
+        self._begun.add(str(event.step_key))
         self._write(self._before())
 
     def _close(self, event: dg.DagsterEvent, told: str) -> None:

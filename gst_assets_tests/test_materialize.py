@@ -123,3 +123,28 @@ def test_elsewhere_it_is_a_line_after_ten_seconds_of_silence(monkeypatch: pytest
         r" +\d+\.\d s\n",
         spaced,
     )
+
+
+def test_what_comes_after_a_failed_step_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    @dg.op
+    def measure() -> int:
+        raise ValueError("no engine here")
+
+    @dg.op
+    def simulate(measured) -> int:  # type: ignore[no-untyped-def]  # Dagster takes no annotation that is text
+        return int(measured)
+
+    @dg.op
+    def compare(simulated) -> None: ...  # type: ignore[no-untyped-def]
+
+    @dg.job(logger_defs={LOGGER: step_lines})
+    def job() -> None:
+        compare(simulate(measure()))
+
+    assert not job.execute_in_process(run_config={"loggers": {LOGGER: {}}}, raise_on_error=False).success
+    assert stream.getvalue() == (
+        f"  {'measure':<28}failed\n    ValueError: no engine here\n  {'simulate':<28}not begun\n  {'compare':<28}not begun\n"
+    )
