@@ -23,7 +23,7 @@ from gst_assets.contracts.open_store import open_store
 from gst_assets.environment import CRON_VARIABLE, TIMEZONE_VARIABLE, Nightly, read
 from gst_assets.errors import EnvironmentVariableError, ScenarioError
 from gst_assets.partitions import SCENARIOS
-from gst_assets.scenario import SCENARIO_DIR, Scenario, load_scenario, scenario_names
+from gst_assets.scenario import Scenario, load_scenario, scenario_directories, scenario_files, scenario_names
 
 
 def taken_cron(text: str) -> str:
@@ -97,8 +97,9 @@ class Problem:
     why: str
 
 
-def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Problem]]:
-    """The scenarios marked `nightly: true`, and those that cannot be used, nightly or not. Reads every scenario file.
+def tonight() -> tuple[list[Scenario], list[Problem]]:
+    """The scenarios marked `nightly: true`, and those that cannot be used, nightly or not. Reads every scenario file,
+    those of GST_SCENARIO_DIR too.
 
     A file that is not valid stops nobody but itself. One that came since the definitions were loaded is no partition
     yet.
@@ -106,10 +107,11 @@ def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Proble
     known = set(SCENARIOS.get_partition_keys())
     chosen: list[Scenario] = []
     problems: list[Problem] = []
-    for name in scenario_names(directory):
-        file = directory / f"{name}.yaml"
+    files = scenario_files(scenario_directories())
+    for name in scenario_names():
+        file = files[name]
         try:
-            scenario = load_scenario(name, directory=directory)
+            scenario = load_scenario(name)
         except ScenarioError as error:
             problems.append(Problem(name, file, str(error)))
             continue

@@ -31,7 +31,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 
 from gst_assets.definitions import defs
-from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE
+from gst_assets.environment import SCENARIOS_VARIABLE, SLACK_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.sensors import TOLD_TAG, tell_of_failed_runs, tell_people
 from gst_assets_tests.analysis.histories import noisy, write_nights
@@ -241,8 +241,8 @@ print(json.dumps([[one.partition_key, one.tags] for one in requests]))
 
 def test_a_scenario_that_cannot_be_used_stops_only_itself_and_is_told(tmp_path: Path, receiver: Receiver) -> None:
     """In a copy of the package: a half-finished experiment that is not nightly, a copy of a nightly scenario, one that
-    came too late."""
-    copy = tmp_path / "copy"
+    came too late. In a folder of their own: a nightly scenario, and an unfinished one."""
+    copy, own = tmp_path / "copy", tmp_path / "own"
     for package in ("gst_assets", "gst_assets_tests"):
         shutil.copytree(PROJECT_ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PROJECT_ROOT / "data" / "models", copy / "data" / "models")
@@ -252,17 +252,22 @@ def test_a_scenario_that_cannot_be_used_stops_only_itself_and_is_told(tmp_path: 
     )
     (scenarios / "no_yaml.yaml").write_text("extends: [smoke\n")
     (scenarios / "of_smoke.yaml").write_text("extends: smoke\ndescription: a copy\n")
+    own.mkdir()
+    (own / "mine.yaml").write_text("extends: smoke\ndescription: my own\nnightly: true\n")
+    (own / "draft.yaml").write_text("extends: smoke\ndescription: half done\nno_such_key: 1\n")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _NIGHT],
-        cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False,
+        cwd=copy, env={**os.environ, "PYTHONPATH": str(copy), SCENARIOS_VARIABLE: str(own)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     requests = dict(json.loads(done.stdout.splitlines()[-1]))
-    assert set(requests) == {"published_qwen3_prompts", "smoke"}
+    assert set(requests) == {"mine", "published_qwen3_prompts", "smoke"}
     assert requests["smoke"]["gst/model"] == "qwen3-tiny" and requests["smoke"]["gst/engine"] == "vllm"
     told = {one["scenario"]: one for _, one in receiver.received}
-    assert set(told) == {"unfinished", "no_yaml", "late"} and len(receiver.received) == 3, "once, not at every tick"
+    assert set(told) == {"unfinished", "no_yaml", "late", "draft"}
+    assert len(receiver.received) == 4, "once, not at every tick"
     assert {one["kind"] for one in told.values()} == {"scenario_invalid"}
     assert f"{scenarios / 'unfinished.yaml'}: line 5: workload.num_request: unknown key" in told["unfinished"]["text"]
     assert str(scenarios / "no_yaml.yaml") in told["no_yaml"]["text"]
     assert "Reload them" in told["late"]["text"]
+    assert f"{own / 'draft.yaml'}: line 3: no_such_key: unknown key" in told["draft"]["text"]

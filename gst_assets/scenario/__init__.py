@@ -7,7 +7,7 @@ them.
 
 from gst_assets.scenario.comparison_section import Bands, Regression, ServiceLevel
 from gst_assets.scenario.engine_section import EngineSection, Replay, Sampling, Server
-from gst_assets.scenario.files import SCENARIO_DIR, scenario_names
+from gst_assets.scenario.files import SCENARIO_DIR, scenario_directories, scenario_files, scenario_names
 from gst_assets.scenario.loading import load_file, load_scenario, read_reference, read_resolved, resolve_path
 from gst_assets.scenario.model_section import CPU, Geometry, HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
@@ -79,6 +79,8 @@ __all__ = [
     "read_reference",
     "read_resolved",
     "resolve_path",
+    "scenario_directories",
+    "scenario_files",
     "scenario_names",
     "traffic_s",
 ]
