@@ -109,6 +109,8 @@ def workload(
             yield contract_failed(asset, error)
         raise
     if WORKLOAD_SPEC in asked_for:
+        # On the command line nothing else says which directory to copy to a GPU host.
+        context.log.info(f"workload: {built.directory}")
         # The metadata of a shared directory is the first scenario's; what this scenario asked for is kept with its
         # pointer.
         made, source = built.meta.workload_id, built.meta.source

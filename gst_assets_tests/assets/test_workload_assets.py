@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]
     return {name: value.value for name, value in event.metadata.items()}
 
 
-def test_a_trace_becomes_a_workload_with_everything_left_out_on_record(tmp_path: Path) -> None:
+def test_a_trace_becomes_a_workload_with_everything_left_out_on_record(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     trace = tmp_path / "trace.csv"
     header = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
     trace.write_text(header + "".join(f"{time},{prefill},{decode}\n" for time, prefill, decode in ROWS))
@@ -71,6 +74,7 @@ def test_a_trace_becomes_a_workload_with_everything_left_out_on_record(tmp_path:
     store = ArtifactStore(tmp_path / "root")
     loaded = current_workload(store, load_scenario("smoke", overrides))
     assert told["workload_id"] == loaded.meta.workload_id and told["num_requests"] == 4
+    assert re.search(rf" - workload: {re.escape(str(loaded.directory))}$", capfd.readouterr().err, re.M)
     assert loaded.lengths["num_prefill_tokens"].tolist() == [12, 2039, 25, 12]
     assert loaded.lengths["num_decode_tokens"].tolist() == [4, 9, 6, 5]
     # Exact decimals: 0.1, 1.1, 2.5000000004 and 2.6 s from the first request on.
