@@ -135,7 +135,6 @@ def capacity(
         asset_key="capacity",
         data_version=dg.DataVersion(meta.sha256[CapacityProbes.file_name()]),
         metadata={
-            **as_metadata(pointed),
             "dagster/row_count": len(probes),
             "result": dg.MetadataValue.md(
                 "\n".join(f"- {inert_line(result_sentence(side, one))}" for side, one in found.items())
@@ -151,6 +150,7 @@ def capacity(
                 for side, one in found.items()
                 if one.status == "found" and one.capacity_per_s is not None
             },
+            **as_metadata(pointed),
         },
     )
 

@@ -108,7 +108,6 @@ def comparison_report(
             fidelity_result(comparison, final / SUMMARY, link),
         ],
         metadata={
-            **as_metadata(pointed),
             "verdict": dg.MetadataValue.md(verdict_sentence(comparison)),
             "open_report": link,
             **scenario_facts(chosen),
@@ -119,6 +118,7 @@ def comparison_report(
             **figures(final / FIGURES, VERDICT_FIGURE),
             **_trends(comparison, chosen),
             "num_repeats": len(comparison.real_repeats),
+            **as_metadata(pointed),
         },
     )
 
