@@ -38,7 +38,7 @@ def list_scenarios(hardware: str | None, model: str | None, no_gpu: bool, markdo
     """List the scenarios with what each is.
 
     "traffic [s]" are the seconds in which the engine gets requests, over all repeats: 0 where nothing is measured, ?
-    where only the workload tells. Starting the engine, its profile and the simulation take their time on top.
+    where only the workload says. Starting the engine, its profile and the simulation take their time on top.
 
     A file that is no valid scenario is told apart from the others, and makes the exit status 1.
     """

@@ -13,7 +13,7 @@ from gst_assets.scenario.model_section import CPU, Geometry, HardwareSection, Mo
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.sections import Scenario
 from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep, Variant
-from gst_assets.scenario.traffic import traffic_s
+from gst_assets.scenario.traffic_time import traffic_s
 from gst_assets.scenario.workload_section import (
     Arrivals,
     EmpiricalLength,
