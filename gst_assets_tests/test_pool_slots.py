@@ -83,7 +83,7 @@ def take(instance: dg.DagsterInstance) -> str:
 def holders(instance: dg.DagsterInstance) -> list[str]:
     """Runs that hold a slot or stand in line for one."""
     pool = instance.event_log_storage.get_concurrency_info(POOL)
-    return sorted({one.run_id for one in (*pool.claimed_slots, *pool.pending_steps)})
+    return sorted({one.run_id for one in pool.claimed_slots} | {one.run_id for one in pool.pending_steps})
 
 
 def test_a_search_on_the_simulator_alone_does_not_wait_for_the_pool(home: Path, instance: dg.DagsterInstance) -> None:
