@@ -27,6 +27,9 @@ from gst_assets.errors import EngineError
 _FILE = Path("/tmp/gst_engine.lock")
 _POLL_S = 0.5
 _BEING_CREATED_S = 2.0
+_AGAIN_S = 10.0
+"""Until a holder is named again, then twice as long each time: `gst run` leaves out of a file what comes within ten
+seconds, and a day's wait is to be some lines."""
 _SHOWN_CHARACTERS = 80
 
 
@@ -35,7 +38,7 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
     """Hold the machine's engine lock for the block, and say in it that `scenario` does; waits up to `timeout_s`
     seconds.
 
-    While it waits, each holder is named once through `log`.
+    While it waits, the holder is named through `log`: at once, and ever more rarely for as long as it stays the same.
 
     Raises:
         EngineError: another measurement still held the lock after `timeout_s`, or the lock file cannot be used.
@@ -80,7 +83,7 @@ def holder() -> str | None:
 
 def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], None]) -> int:
     """The descriptor of the lock file, locked."""
-    told = ""
+    told, told_s, pause_s = "", 0.0, 0.0
     while True:
         handle = _opened(path)
         try:
@@ -91,9 +94,10 @@ def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], N
                         f"{path}: {holder} for longer than {timeout_s:g} s. Wait for it to end, end it, or raise"
                         " lock_timeout_s."
                     )
-                if holder != told:
+                if holder != told or time.monotonic() - told_s > pause_s:
                     log(f"waiting for this machine's engine: {holder} (lock {path})")
-                    told = holder
+                    pause_s = 2 * pause_s if holder == told else _AGAIN_S
+                    told, told_s = holder, time.monotonic()
                 time.sleep(_POLL_S)
             if _is_at(handle, path):
                 return handle

@@ -106,6 +106,17 @@ def test_a_waiting_process_says_who_holds_the_lock_and_since_when(start: Start) 
     assert f"process {waiting.pid} of user" in _line(third)
 
 
+def test_the_holder_is_named_again_ever_more_rarely(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _line(start("smoke")) == "held"
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    monkeypatch.setattr(module, "_AGAIN_S", 0.2)
+    lines: list[str] = []
+    with pytest.raises(EngineError), machine_lock(2.5, lines.append, "cpu_high"):
+        pytest.fail("two held the lock")
+    # At 0, 0.2, 0.6 and 1.4 s; the next would be at 3 s.
+    assert len(lines) == 4 and len(set(lines)) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_waiting_process_can_be_interrupted(start: Start, number: signal.Signals) -> None:
     assert _line(start("smoke")) == "held"
