@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import resource_tracker, util
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gst_assets.environment import PIPE_VARIABLE, Parent, read
 from gst_assets.errors import EngineError, GstError
@@ -168,15 +168,15 @@ def _track_shared_memory() -> None:
     starts anew.
     """
 
-    def apart(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+    def apart(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
         # Its only words are warnings about what it removes, and it must not hold the output open.
         return subprocess.Popen(
-            arguments,
+            args,
             executable=path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=[one for one in descriptors if one > 2],
+            pass_fds=[one for one in passfds if one > 2],
             start_new_session=True,
         ).pid
 
