@@ -21,15 +21,13 @@ from pathlib import Path
 
 from gst_assets.environment import LOCK_VARIABLE, EngineLock, read
 from gst_assets.errors import EngineError
+from gst_assets.progress import LINE_EVERY_S
 
 # Not tempfile.gettempdir(): with TMPDIR every user or session would have a lock of its own. /run/lock is root's on some
 # distributions, and files of /dev/shm go when their owner logs out.
 _FILE = Path("/tmp/gst_engine.lock")
 _POLL_S = 0.5
 _BEING_CREATED_S = 2.0
-_AGAIN_S = 10.0
-"""Until a holder is named again, then twice as long each time: `gst run` leaves out of a file what comes within ten
-seconds, and a day's wait is to be some lines."""
 _SHOWN_CHARACTERS = 80
 
 
@@ -38,7 +36,8 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
     """Hold the machine's engine lock for the block, and say in it that `scenario` does; waits up to `timeout_s`
     seconds.
 
-    While it waits, the holder is named through `log`: at once, and ever more rarely for as long as it stays the same.
+    While it waits, `log` names the holder: at once, and again after 10 s, 20 s, 40 s and so on, so that who reads only
+    some of its lines learns it too.
 
     Raises:
         EngineError: another measurement still held the lock after `timeout_s`, or the lock file cannot be used.
@@ -83,7 +82,8 @@ def holder() -> str | None:
 
 def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], None]) -> int:
     """The descriptor of the lock file, locked."""
-    told, told_s, pause_s = "", 0.0, 0.0
+    began = time.monotonic()
+    named, named_again_s = "", LINE_EVERY_S
     while True:
         handle = _opened(path)
         try:
@@ -94,10 +94,13 @@ def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], N
                         f"{path}: {holder} for longer than {timeout_s:g} s. Wait for it to end, end it, or raise"
                         " lock_timeout_s."
                     )
-                if holder != told or time.monotonic() - told_s > pause_s:
+                waited_s = time.monotonic() - began
+                if holder != named:
                     log(f"waiting for this machine's engine: {holder} (lock {path})")
-                    pause_s = 2 * pause_s if holder == told else _AGAIN_S
-                    told, told_s = holder, time.monotonic()
+                    named = holder
+                elif waited_s >= named_again_s:
+                    log(f"waiting for this machine's engine for {waited_s:.0f} s: {holder} (lock {path})")
+                    named_again_s = 2 * waited_s
                 time.sleep(_POLL_S)
             if _is_at(handle, path):
                 return handle
