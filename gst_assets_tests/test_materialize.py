@@ -74,19 +74,22 @@ def test_a_step_that_fails_is_named_with_its_error_and_the_next_scenario_still_r
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_cancelled_ends_says_so_and_is_the_last(tmp_path: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-u", "-m", "gst_assets.cli", "run", "h100_8b_single", "h100_8b_quarter"],
         cwd=PROJECT_ROOT,
         env={**os.environ, "GST_ARTIFACT_ROOT": str(tmp_path / "artifacts")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    told = b""
-    while b"vidur_metrics" not in told:
-        told += os.read(process.stdout.fileno(), 4096)
-    process.send_signal(number)
-    told += process.communicate(timeout=60)[0]
+    ) as process:
+        try:
+            assert process.stdout is not None
+            told = b""
+            while b"vidur_metrics" not in told:
+                told += os.read(process.stdout.fileno(), 4096)
+            process.send_signal(number)
+            told += process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
     assert process.returncode == 1
     assert re.search(rb"\n  vidur_metrics +cancelled\n(  \w+ +left out\n)*  cancelled after \d+ s\n$", told), told
     assert b"h100_8b_quarter" not in told and b"Interrupted" not in told
