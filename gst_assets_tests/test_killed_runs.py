@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -41,6 +42,7 @@ def running(instance: dg.DagsterInstance) -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", _MAKE], cwd=PROJECT_ROOT)
     while not any(run.run_id not in known and run.status is dg.DagsterRunStatus.STARTED for run in instance.get_runs()):
         assert process.poll() is None
+        time.sleep(0.05)
     return process
 
 
