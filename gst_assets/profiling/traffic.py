@@ -22,7 +22,7 @@ _LONGEST_SHORT = 512
 
 @dataclass(frozen=True)
 class Segment:
-    """Requests with exponential gaps at `rate_per_s`; None: all together. `has_short_prompts`: at most 512 tokens each."""
+    """Requests with exponential gaps at `rate_per_s`; None: all together. `has_short_prompts`: 512 tokens at most."""
 
     name: str
     rate_per_s: float | None
