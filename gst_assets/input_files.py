@@ -7,6 +7,7 @@ means does not belong here. Standard library only; a GPU host needs it too.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -46,6 +47,26 @@ class InputKind:
     expected: str
     remedy: str
     most_bytes: int | None = None
+
+
+def usable_path(path: Path, error: type[Exception]) -> Path:
+    """`path`, if a file can be there: asking whether it exists would be an error of the system's otherwise.
+
+    Raises:
+        error: a name that is too long, or characters that no name can have.
+    """
+    try:
+        str(path).encode("utf-8")
+        path.lstat()
+    except UnicodeEncodeError:
+        raise error(f"{str(path)!r}: not UTF-8. Rename the file, or correct the path.") from None
+    except ValueError:
+        raise error(f"{str(path)!r}: no path can hold a NUL character. Correct the path.") from None
+    except OSError as problem:
+        # Missing is for the caller to say; names too long, and links that lead round, are no place at all.
+        if problem.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise error(f"{path!s:.80}...: no such path ({problem.strerror}). Correct it.") from None
+    return path
 
 
 def open_input(path: Path, kind: InputKind) -> BinaryIO:

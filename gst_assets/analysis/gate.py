@@ -8,9 +8,10 @@ By severity:
   from the engine; hardware that was only stated; a server that does not tell whether it runs with what no simulation
   knows; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band;
   many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware of other
-  names, arrivals further apart than the pass band. A marked variant is never a `pass`.
+  names, arrivals further apart than the pass band; and any of these that a run does not tell, since to say the worse
+  must not be worse than to say nothing. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
-  token times, what a run of another program does not state, what could not be checked.
+  token times, what else a run of another program does not state, what could not be checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
 for a reader of another it is a note.
@@ -26,7 +27,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.alignment import KEY, Counts, check_same_workload, is_joined_by_name, states_workload
+from gst_assets.analysis.alignment import (
+    KEY,
+    Counts,
+    check_same_workload,
+    is_joined_by_name,
+    states_workload,
+    tells_requested_lengths,
+)
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
@@ -94,8 +102,16 @@ def check_comparable(
     ids = [run.meta.run_id for run in real_repeats]
     twice = [run_id for run_id in ids if ids.count(run_id) > 1]
     if twice:
+        where = dict.fromkeys(str(run.directory) for run in real_repeats if run.meta.run_id == twice[0])
         raise ComparisonError(
-            f"real run {twice[0]} is given more than once, which would hide the spread between repeats. Name it once."
+            f"real run {twice[0]} is given more than once ({', '.join(where)}), which would hide the spread between"
+            " repeats. Name it once; where they are two runs, import each into a directory of its own name."
+        )
+    both = [variant for variant in simulations if variant in ids]
+    if both:
+        raise ComparisonError(
+            f"a real run and a simulation are both called {both[0]}, and reports tell them apart by name. Name the"
+            " simulation otherwise: NAME=DIR."
         )
     for variant, sim in simulations.items():
         if sim.meta.variant not in (None, variant):
@@ -258,11 +274,12 @@ def checks(
         found += [
             *_stated(run),
             *_not_told(run),
-            _transport(run),
+            *_not_known(run),
+            *_transport(run),
             *_degraded(run),
-            _lateness(run, bands),
-            _warmup(run),
-            _failures(run, counts[run.meta.run_id]),
+            *_lateness(run, bands),
+            *_warmup(run),
+            *_failures(run, counts[run.meta.run_id]),
             _early_stops(run, counts[run.meta.run_id]),
             _bunched(run),
         ]
@@ -352,7 +369,7 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
     odd_models = {name: run for name, run in others.items() if run.meta.model != first.meta.model}
     if NOT_STATED in models:
         text = "not every run states its model, so nobody can tell whether it is one"
-        found.append(Check("model", every, "note", models[0], ", ".join(dict.fromkeys(models[1:])), text))
+        found.append(Check("model", every, "mark", models[0], ", ".join(dict.fromkeys(models[1:])), text))
         odd_models = {}
     elif not odd_models:
         found.append(Check("model", every, "ok", first.meta.model, first.meta.model))
@@ -369,10 +386,14 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
         theirs = device_of(run.meta)
         text = f"{name}: hardware is {theirs}, that of the real run {device}; not checked that they are one"
         found.append(Check("hardware", name, "mark", device, theirs, text, _about(name, simulations)))
-    told = [device, *(device_of(run.meta) for run in others.values())]
-    # A run that does not state its hardware says so among what it does not state.
-    if not odd_devices and NOT_STATED not in told:
-        found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told[1:]))))
+    told = {name: device_of(run.meta) for name, run in others.items()}
+    # Of the first run `_not_known` says it.
+    silent = [name for name, theirs in told.items() if theirs == NOT_STATED]
+    for name in silent:
+        text = f"{name}: hardware not stated, so nobody can tell whether it is that of the real run"
+        found.append(Check("hardware", name, "mark", device, NOT_STATED, text, _about(name, simulations)))
+    if not odd_devices and not silent and device != NOT_STATED:
+        found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told.values()))))
     return found
 
 
@@ -503,26 +524,45 @@ def _not_told(run: RealRun) -> list[Check]:
     return [Check("one plain engine", run_id, "mark", "not verified", "none", text)]
 
 
-def _transport(run: RealRun) -> Check:
-    run_id, settings, imported = run.meta.run_id, run.meta.engine_settings, run.meta.imported
-    transport = settings.transport if settings else imported.transport if imported else None
+def _not_known(run: RealRun) -> list[Check]:
+    """What is a mark where it is stated, and is not stated: one mark for all of it."""
+    meta = run.meta
+    unknown = {
+        "its hardware": device_of(meta) == NOT_STATED,
+        "how tokens came from the engine": _transport_of(run) is None,
+        "how late requests were sent": "p50" not in meta.lateness_ns,
+        "whether the driver kept up": meta.degraded is None,
+        "whether it was warmed up": "num_requests" not in meta.warmup,
+        "which requests failed": not run.has_status,
+        "how long answers were asked to be": not tells_requested_lengths(run),
+    }
+    names = [name for name, missing in unknown.items() if missing]
+    if not names:
+        return []
+    text = f"real run {meta.run_id} does not tell {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}"
+    return [Check("not known", meta.run_id, "mark", ", ".join(names), "", text)]
+
+
+def _transport_of(run: RealRun) -> str | None:
+    settings, imported = run.meta.engine_settings, run.meta.imported
+    return settings.transport if settings else imported.transport if imported else None
+
+
+def _transport(run: RealRun) -> list[Check]:
+    run_id, transport = run.meta.run_id, _transport_of(run)
     if transport is None:
-        text = (
-            f"real run {run_id}: not stated how tokens came from the engine, so whether a network is in the latencies"
-            " is unknown"
-        )
-        return Check("transport", run_id, "note", NOT_STATED, "none", text)
+        return []
     if transport == "in_process":
-        return Check("transport", run_id, "ok", transport, "none")
+        return [Check("transport", run_id, "ok", transport, "none")]
     text = (
         f"real run {run_id}: tokens came over {transport}, whose time is in every real latency and in no simulated one"
     )
-    return Check("transport", run_id, "mark", transport, "none", text)
+    return [Check("transport", run_id, "mark", transport, "none", text)]
 
 
 def _degraded(run: RealRun) -> list[Check]:
     if run.meta.degraded is None:
-        return []  # said with everything else that the run does not state
+        return []
     if not run.meta.degraded:
         return [Check("degraded", run.meta.run_id, "ok", "no", "")]
     reasons = getattr(run.meta, "degraded_reasons", None)
@@ -537,47 +577,49 @@ def _degraded(run: RealRun) -> list[Check]:
     return [Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")]
 
 
-def _lateness(run: RealRun, bands: Bands) -> Check:
+def _lateness(run: RealRun, bands: Bands) -> list[Check]:
     """Lateness stays inside the real TTFT and is unknown to the simulation: is its median alone beyond the pass
     band?"""
     run_id, late = run.meta.run_id, run.meta.lateness_ns.get("p50")
     if late is None:
-        text = f"real run {run_id}: send lateness not recorded"
-        return Check("lateness", run_id, "note", "not recorded", "none", text)
+        return []
     median = run.requests["ttft_ns"].dropna().astype("float64").median()
     of_ttft = late / median if median > 0 else math.inf if late else 0.0
     told = f"P50 {milliseconds(late, '.2f')} ms" + (
         f", {unsigned_percent(of_ttft)} of TTFT P50" if math.isfinite(of_ttft) else ""
     )
     if of_ttft <= bands.pass_band:
-        return Check("lateness", run_id, "ok", told, "none")
+        return [Check("lateness", run_id, "ok", told, "none")]
     text = f"real run {run_id}: the driver was late by {told}, which is beyond the pass band by itself"
-    return Check("lateness", run_id, "mark", told, "none", text)
+    return [Check("lateness", run_id, "mark", told, "none", text)]
 
 
-def _warmup(run: RealRun) -> Check:
+def _warmup(run: RealRun) -> list[Check]:
     run_id, number = run.meta.run_id, run.meta.warmup.get("num_requests")
     if number is None:
-        return Check("warm-up", run_id, "note", "not recorded", "", f"real run {run_id}: warm-up not recorded")
+        return []
     if number == 0:
-        return Check("warm-up", run_id, "mark", "none", "", f"real run {run_id} was measured without warm-up")
-    return Check("warm-up", run_id, "ok", f"{number} requests", "")
+        return [Check("warm-up", run_id, "mark", "none", "", f"real run {run_id} was measured without warm-up")]
+    return [Check("warm-up", run_id, "ok", f"{number} requests", "")]
 
 
-def _failures(run: RealRun, counts: Counts) -> Check:
+def _failures(run: RealRun, counts: Counts) -> list[Check]:
     run_id, lost = run.meta.run_id, counts.num_errors + counts.num_no_token
     if not lost:
-        return Check("failed requests", run_id, "ok", "0", "")
+        return [Check("failed requests", run_id, "ok", "0", "")] if run.has_status else []
     text = (
         f"real run {run_id}: {counts.num_errors} failed and {counts.num_no_token} gave no token, of"
         f" {counts.num_requests} requests; left out on both sides"
     )
     severity: Severity = "mark" if lost > MANY * counts.num_requests else "note"
-    return Check("failed requests", run_id, severity, str(lost), "left out too", text)
+    return [Check("failed requests", run_id, severity, str(lost), "left out too", text)]
 
 
 def _early_stops(run: RealRun, counts: Counts) -> Check:
     run_id, stops = run.meta.run_id, counts.num_early_stops
+    if stops is None:
+        text = f"real run {run_id}: what answers were asked to be is not stated, so early stops cannot be seen"
+        return Check("early stops", run_id, "note", "not known", "", text)
     if not stops:
         return Check("early stops", run_id, "ok", "0", "")
     text = (
@@ -646,7 +688,7 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, simulated: int) 
     columns = [run.requests.get("num_preemptions") for run in real_repeats]
     numbers = [int(column.sum()) if column is not None and column.notna().all() else None for column in columns]
     real = " / ".join("unknown" if number is None else str(number) for number in numbers)
-    if not simulated and not any(numbers):
+    if not simulated and all(number == 0 for number in numbers):
         return Check("preemptions", variant, "ok", real, "0", variants=(variant,))
     text = f"simulation {variant}: {simulated} preemptions, real {real}"
     return Check("preemptions", variant, "note", real, str(simulated), text, (variant,))

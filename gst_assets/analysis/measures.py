@@ -265,14 +265,15 @@ class Timeline:
     time_ns: np.ndarray
     running: np.ndarray
     waiting: np.ndarray
-    source: Literal["iterations.csv", "request times"]
+    source: Literal["iterations.csv", "request times", "request times, prefill counted as waiting"]
 
 
 def timeline(run: RealRun | SimulatedRun, side: AlignedSide) -> Timeline:
     """Running and waiting requests over time.
 
     From iterations.csv where the run has it (the scheduler's own counts after it formed a step); else from the compared
-    requests: waiting from arrival to the first token, running from there to the last.
+    requests: waiting from arrival until scheduled, running from there to the last token. Where the run does not tell
+    when a request was scheduled, its prefill cannot be told from its waiting, and it waits until its first token.
     """
     table = run.iterations
     if table is not None and len(table):
@@ -289,11 +290,20 @@ def timeline(run: RealRun | SimulatedRun, side: AlignedSide) -> Timeline:
             "iterations.csv",
         )
     arrival, ttft, e2e = (side.requests[name].to_numpy() for name in ("arrival_time_ns", "ttft_ns", "e2e_ns"))
-    times = np.unique(np.concatenate([arrival, arrival + ttft, arrival + e2e]))
+    begin, told = arrival + ttft, False
+    if "scheduled_time_ns" in run.requests:
+        column = run.requests["scheduled_time_ns"].iloc[side.requests["request_id"].to_numpy()]
+        scheduled = column.to_numpy(dtype="int64", na_value=-1)
+        told = bool(((scheduled >= arrival) & (scheduled <= arrival + e2e)).all())
+        begin = scheduled if told else begin
+    times = np.unique(np.concatenate([arrival, begin, arrival + e2e]))
     arrived, begun, ended = (
-        np.searchsorted(np.sort(arrival + offset), times, side="right") for offset in (np.zeros_like(ttft), ttft, e2e)
+        np.searchsorted(np.sort(moments), times, side="right") for moments in (arrival, begin, arrival + e2e)
     )
-    return Timeline(times, begun - ended, arrived - begun, "request times")
+    source: Literal["request times", "request times, prefill counted as waiting"] = (
+        "request times" if told else "request times, prefill counted as waiting"
+    )
+    return Timeline(times, begun - ended, arrived - begun, source)
 
 
 def whole(run: RealRun | SimulatedRun, side: AlignedSide, line: Timeline) -> Whole:

@@ -73,7 +73,7 @@ from gst_assets.contracts.tables import (
     StepErrors,
     Table,
 )
-from gst_assets.foreign_text import inert
+from gst_assets.foreign_text import inert_line
 from gst_assets.formats import milliseconds, unsigned_percent
 
 REPORT = "report.html"
@@ -122,7 +122,7 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 def told(answer: Answer) -> str:
     """An answer in Markdown: the verdict in a few words, and the sentence."""
-    return f"**{answer.headline.upper()}**: {inert(answer.sentence)}"
+    return f"**{answer.headline.upper()}**: {inert_line(answer.sentence)}"
 
 
 # --- the first screen -------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from gst_assets.analysis.report_blocks import (
     VerdictBlock,
 )
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.foreign_text import inert, visible
+from gst_assets.foreign_text import inert_line, visible
 from gst_assets.formats import markdown_table
 
 _CARRIED_BYTES = 100_000
@@ -67,7 +67,7 @@ def _unlinked(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return inert(_unlinked(text))
+    return inert_line(_unlinked(text))
 
 
 def _as_markdown(block: Block, pictures: str) -> str:

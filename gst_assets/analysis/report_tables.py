@@ -156,8 +156,9 @@ def latency_grid(comparison: Comparison) -> Grid:
     return Grid((*header, "samples"), tuple(rows), 1)
 
 
-def ranking_grid(comparison: Comparison) -> Grid:
-    """The deciding statistics of every simulation side by side, the one with the smallest mean error first."""
+def ranking_grid(comparison: Comparison, *, is_brief: bool = False) -> Grid:
+    """The deciding statistics of every simulation side by side, the one with the smallest mean error first. Brief, as a
+    terminal has room for: one verdict a simulation instead of one a statistic."""
     bands = comparison.bands
     required = [(metric, statistic) for metric in bands.required_metrics for statistic in bands.required_statistics]
     cells = {(cell.variant, cell.metric, cell.statistic): cell for cell in comparison.cells}
@@ -169,7 +170,7 @@ def ranking_grid(comparison: Comparison) -> Grid:
         for name in comparison.variants
     }
     ranked = sorted(comparison.variants, key=lambda name: mean[name])
-    rows = []
+    rows = [("verdict", *(JUDGEMENT_WORDS[comparison.answers[name].verdict] for name in ranked))] if is_brief else []
     for metric, statistic in required:
         row = [cells[ranked[0], metric, statistic].name]
         for name in ranked:
@@ -178,9 +179,11 @@ def ranking_grid(comparison: Comparison) -> Grid:
                 row.append("not available" if cell.reason.startswith("not available") else "–")
                 continue
             known = interval(cell.interval_low, cell.interval_high)
-            row.append(f"{error_percent(cell.relative_error)} ({known}), {JUDGEMENT_WORDS[judgement(cell.verdict)]}")
+            verdict = "" if is_brief else f", {JUDGEMENT_WORDS[judgement(cell.verdict)]}"
+            row.append(f"{error_percent(cell.relative_error)} ({known}){verdict}")
         rows.append(tuple(row))
-    rows.append(("**mean size**", *(unsigned_percent(mean[name]) for name in ranked)))
+    size = "mean size" if is_brief else "**mean size**"
+    rows.append((size, *(unsigned_percent(mean[name]) for name in ranked)))
     header = ("latency", *(f"{place}. {name}" for place, name in enumerate(ranked, 1)))
     return Grid(header, tuple(rows), len(header))
 
@@ -452,7 +455,7 @@ def alignment_grid(comparison: Comparison) -> Grid:
         "simulated tokens cut",
     )
     rows = tuple(
-        tuple(str(value) if isinstance(value, str) else f"{value:,}" for value in row)
+        tuple("not known" if pd.isna(value) else value if isinstance(value, str) else f"{value:,}" for value in row)
         for row in comparison.alignment_counts.itertuples(index=False)
     )
     return Grid(header, rows, 2)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from gst_assets.analysis.token_columns import COLUMNS, read_tokens
 from gst_assets.contracts import csv_files
@@ -38,6 +39,7 @@ from gst_assets.contracts.tables import (
     validate,
 )
 from gst_assets.errors import ArtifactError, ComparisonError
+from gst_assets.foreign_text import labels
 from gst_assets.provenance import sha256_file
 
 RunKind = Literal["real", "vidur"]
@@ -181,7 +183,7 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
             f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to"
             " the other directory."
         )
-    meta = read_document(model, meta_path)
+    meta = _fit_to_show(read_document(model, meta_path))
     token_path = directory / TokenMetrics.file_name()
     _check_digests(directory, meta_path, meta.sha256, token_path)
     requests, has_status = _read_requests(directory / RequestMetrics.file_name())
@@ -201,6 +203,25 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     listed = path.name in meta.sha256 if meta.sha256 else path.is_file()
     iterations = read_table(Iterations, path) if listed else None
     return Run(directory, meta, requests, tokens, iterations, derived, has_tokens, has_status)
+
+
+_SHOWN = (
+    "run_id", "model", "backend", "variant", "predictor", "workload_id", "git_commit", "hardware", "env", "hydra",
+    "engine_settings", "simulated_settings", "degraded_reasons", "imported",
+)  # fmt: skip
+"""What reports show of a metadata document, as whoever wrote it named it."""
+
+
+def _fit_to_show(meta: M) -> M:
+    """`meta` with its names as reports may show them; what is stored stays as it is. The one place where the text of
+    others enters a comparison."""
+    changed: dict[str, Any] = {}
+    for name in _SHOWN:
+        value = getattr(meta, name, None)
+        plain = value.model_dump() if isinstance(value, BaseModel) else value
+        if (shown := labels(plain)) != plain:
+            changed[name] = type(value).model_validate(shown) if isinstance(value, BaseModel) else shown
+    return meta.model_copy(update=changed) if changed else meta
 
 
 def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], token_path: Path) -> None:

@@ -272,9 +272,11 @@ def compare(
     In any order: run_meta.json of each says whether it is real or simulated. Several real ones are repeats; several
     simulated ones are variants, or further seeds of one; NAME=SIM names a simulation apart. Patterns with * work, in
     quotes too. Without Dagster. The runs may come from other programs: docs/contract.md says what they must have.
+    Prints the verdict, and several simulations side by side.
     """
     from gst_assets.analysis.compare import compare_directories, sides
-    from gst_assets.analysis.report import REPORT, SUMMARY, verdict_sentence
+    from gst_assets.analysis.report import REPORT, SUMMARY, side_by_side, verdict_sentence
+    from gst_assets.foreign_text import visible
     from gst_assets.progress import Progress
 
     out = out or Path(f"comparison_{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}")
@@ -282,8 +284,10 @@ def compare(
     with Progress("reading", len(real) + len(simulated), "runs") as progress:
         comparison = compare_directories(real, simulated, out, profile, pass_band, warn_band, on_read=progress.at)
     click.echo(verdict_sentence(comparison))
-    click.echo(out / REPORT)
-    click.echo(out / SUMMARY)
+    if grid := side_by_side(comparison):
+        echo_table(grid.header, grid.rows)
+    for path in (out / REPORT, out / SUMMARY):
+        click.echo(visible(str(path)))
 
 
 @click.command(
@@ -373,6 +377,7 @@ def import_results(
 
     FORMAT is one of docs/importing.md, PATH the file or the folder that holds it. Says what the file does not tell.
     """
+    from gst_assets.foreign_text import visible
     from gst_assets.importers import importing
     from gst_assets.importers.results import Options
 
@@ -380,7 +385,7 @@ def import_results(
         format_name, path, out, Options(clock, part), model=model, engine=engine, hardware=hardware
     )
     click.echo(importing.told(results))
-    click.echo(out)
+    click.echo(visible(str(out)))
 
 
 COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, import_results, prune, ui)

@@ -178,7 +178,8 @@ class Imported(Stored):
     `mapping` says of each column where it comes from, `clock` what the times are and how that is known, `arrivals` what
     `arrival_time_ns` stands for, `joined_by` what `source_request_id` (or, without that column, the order of the
     requests) is. `dropped` counts or names what was left out, `unstated` what the results do not say. `transport`: the
-    way from client to engine, inside every time.
+    way from client to engine, inside every time. `requested_lengths`: whether `num_decode_tokens` is what was asked
+    for; else what was produced stands there (null: not recorded).
     """
 
     format: str
@@ -190,6 +191,7 @@ class Imported(Stored):
     arrivals: str
     joined_by: str
     transport: Literal["in_process", "http"] | None = None
+    requested_lengths: bool | None = None
     definitions: dict[str, str] = Field(default_factory=dict)
     dropped: dict[str, str] = Field(default_factory=dict)
     unstated: list[str] = Field(default_factory=list)

@@ -12,7 +12,6 @@ in `output`; the number of gaps tells.
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,11 @@ from gst_assets.importers.results import (
     check_options,
     counted,
     in_order,
+    lengths_told,
     since,
     token_times_told,
 )
+from gst_assets.input_files import JsonProblem, parse_json
 
 _COLUMNS = ("request id", "model", "input", "output", "arrival", "end_time", "latency", "queuing_delay", "TTFT", "ITL")
 _TIMES = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
@@ -117,6 +118,7 @@ def _real(path: Path, options: Options) -> Results:
         is_named=is_named,
         transport="in_process",
         device_name=_device(meta),
+        device_count=_device_count(meta),
         started_at=_moment(meta.get("started_at")),
         ended_at=_moment(meta.get("finished_at")),
         definitions={
@@ -128,6 +130,7 @@ def _real(path: Path, options: Options) -> Results:
         dropped=counted(len(items) - len(answered), len(items), "requests without all times"),
         unstated=(
             *(() if meta.get("model") else (MODEL_NOT_STATED,)),
+            *lengths_told(requests),
             "the file has the first and last token's time only",
         ),
     )
@@ -147,10 +150,10 @@ def _measured(item: Item, origin: float, arrival: float) -> Request:
         last,
         item.count("input_toks"),
         produced,
-        num_requested=produced,
         scheduled_ns=scheduled,
         queued_ns=queued,
         token_ns=(first,) if produced == 1 else (),
+        where=item.where,
     )
 
 
@@ -164,6 +167,12 @@ def _device(meta: dict[str, Any]) -> str | None:
     hardware = meta.get("hardware")
     name = hardware.get("name") or hardware.get("device_name") if isinstance(hardware, dict) else None
     return name if isinstance(name, str) else None
+
+
+def _device_count(meta: dict[str, Any]) -> int | None:
+    hardware = meta.get("hardware")
+    count = hardware.get("device_count") if isinstance(hardware, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
 
 
 def _moment(text: Any) -> datetime | None:
@@ -225,8 +234,8 @@ def _finished(row: Item, origin: int) -> tuple[Request, bool]:
             f"{row.where}: latency is {row.values['latency']}, but end_time - arrival is {end - arrival}."
         )
     try:
-        gaps = Item({"ITL": json.loads(row.text("ITL"))}, row.where).numbers("ITL")
-    except ValueError:
+        gaps = Item({"ITL": parse_json(row.text("ITL"))}, row.where).numbers("ITL")
+    except JsonProblem:
         raise row.error("ITL", "a list of nanoseconds") from None
     prompt, output = row.count("input"), row.count("output")
     counts_prompt = len(gaps) + 1 == output - prompt and len(gaps) + 1 != output
@@ -248,6 +257,7 @@ def _finished(row: Item, origin: int) -> tuple[Request, bool]:
             num_requested=produced,
             scheduled_ns=arrival - origin + row.count("queuing_delay"),
             token_ns=tuple(times) if is_told else (),
+            where=row.where,
         ),
         counts_prompt,
     )

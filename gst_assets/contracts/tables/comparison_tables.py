@@ -186,7 +186,11 @@ class AlignmentCounts(Table):
     num_no_token: Series[Int] = pa.Field(
         ge=0, description="real requests ok but without a token; left out of both sides"
     )
-    num_early_stops: Series[Int] = pa.Field(ge=0, description="compared requests with fewer real tokens than requested")
+    num_early_stops: Series[Int] = pa.Field(
+        ge=0,
+        nullable=True,
+        description="compared requests with fewer real tokens than requested; empty: what was requested is not known",
+    )
     num_tokens_compared: Series[Int] = pa.Field(ge=0, description="tokens on each side")
     num_tokens_cut: Series[Int] = pa.Field(
         ge=0, description="simulated tokens of compared requests beyond the real count"
@@ -296,9 +300,10 @@ class RunTotals(Table):
     )
     num_preemptions: Series[float] = pa.Field(ge=0, nullable=True, description="empty: not recorded")
     queue_source: Series[str] = pa.Field(
-        isin=["iterations.csv", "request times"],
+        isin=["iterations.csv", "request times", "request times, prefill counted as waiting"],
         description=(
-            "where running and waiting are from: the scheduler's counts, or arrivals, first and last tokens of requests"
+            "where running and waiting are from: the scheduler's counts, or times of requests; where a run does not"
+            " tell when they were scheduled, they wait until their first token"
         ),
     )
 
