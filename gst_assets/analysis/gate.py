@@ -539,7 +539,7 @@ def _not_known(run: RealRun) -> list[Check]:
     names = [name for name, missing in unknown.items() if missing]
     if not names:
         return []
-    text = f"real run {meta.run_id} does not tell {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}"
+    text = f"real run {meta.run_id} does not state {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}"
     return [Check("not known", meta.run_id, "mark", ", ".join(names), "", text)]
 
 
