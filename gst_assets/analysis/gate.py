@@ -506,7 +506,8 @@ def _stated(run: RealRun) -> list[Check]:
     else:
         found.append(Check("settings read back", run_id, "ok", "all", ""))
     if run.meta.hardware is not None and run.meta.hardware.stated:
-        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as the scenario states, nobody looked"
+        by = "whoever imported it" if run.meta.imported else "the scenario"
+        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as {by} states, nobody looked"
         found.append(Check("hardware seen", run_id, "mark", "stated", "", text))
     return found
 

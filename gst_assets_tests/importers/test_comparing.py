@@ -126,7 +126,7 @@ def test_stating_is_no_worse_than_silence(tmp_path: Path) -> None:
     assert (
         "real run real does not state its hardware, how late requests were sent, whether the driver" in marks["silent"]
     )
-    assert "hardware a100 is as the scenario states" in marks["stated"] and "state its hardware" not in marks["stated"]
+    assert "hardware a100 is as whoever imported it states" in marks["stated"] and "state its hardware" not in marks["stated"]
     assert all("blis: hardware not stated" in one for one in marks.values())
     real, sim = _pair(tmp_path)
     meta = json.loads((sim / "run_meta.json").read_text())
