@@ -107,6 +107,13 @@ def check_comparable(
             f"real run {twice[0]} is given more than once ({', '.join(where)}), which would hide the spread between"
             " repeats. Name it once; where they are two runs, import each into a directory of its own name."
         )
+    for number, run in enumerate(real_repeats):
+        for other in real_repeats[:number]:
+            if _is_one_measurement(other, run):
+                raise ComparisonError(
+                    f"{other.directory} and {run.directory} are imported from the same results, which would hide the"
+                    " spread between repeats. Name one of them."
+                )
     both = [variant for variant in simulations if variant in ids]
     if both:
         raise ComparisonError(
@@ -121,6 +128,14 @@ def check_comparable(
     for other in runs[1:]:
         _check_same_subject(real_repeats[0], other)
     _check_not_calibrated_on(real_repeats[0], calibration_sha256)
+
+
+def _is_one_measurement(one: RealRun, two: RealRun) -> bool:
+    """Imports of the same file, and of the same part of it: two measurements never agree to the nanosecond."""
+    sources = [run.meta.imported.source_sha256 if run.meta.imported else None for run in (one, two)]
+    return (
+        sources[0] is not None and sources[0] == sources[1] and one.requests["ttft_ns"].equals(two.requests["ttft_ns"])
+    )
 
 
 def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | SimulatedRun) -> None:

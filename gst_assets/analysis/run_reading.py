@@ -44,6 +44,7 @@ from gst_assets.provenance import sha256_file
 
 RunKind = Literal["real", "vidur"]
 M = TypeVar("M", bound=RealRunFacts | SimulationFacts, covariant=True)
+D = TypeVar("D", bound=RunMeta)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ _SHOWN = (
 """What reports show of a metadata document, as whoever wrote it named it."""
 
 
-def _fit_to_show(meta: M) -> M:
+def _fit_to_show(meta: D) -> D:
     """`meta` with its names as reports may show them; what is stored stays as it is. The one place where the text of
     others enters a comparison."""
     changed: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from gst_assets.importers.results import (
     check_options,
     counted,
     in_order,
+    instances_told,
     since,
     without_scheduling,
 )
@@ -81,6 +82,7 @@ def read(path: Path, options: Options) -> Results:
         is_named=True,
         dropped={
             "itl_ms": "a request's mean gap, not its tokens",
+            "handled_by": instances_told({item.text("handled_by") for item in items if item.has("handled_by")}),
             **counted(
                 errors.count(_INCOMPLETE), len(requests), "requests that did not complete (zeros), kept as failed"
             ),

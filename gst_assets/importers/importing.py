@@ -16,6 +16,8 @@ from gst_assets.input_files import usable_path
 _YEAR_NS = 365 * 86_400 * 10**9
 _LONGEST_NS = 3 * _YEAR_NS
 """No run takes so long, and no clock that is mixed with Unix time is so near to it."""
+_EARLY_NS = 1_000_000
+"""A timer may wake a client so much before a request is due."""
 
 
 def import_results(
@@ -102,6 +104,18 @@ def _check_times(one: Request) -> None:
             f"{one.where}: the time to the first token is 0, which programs write where they did not measure it, but"
             f" there are {one.num_produced} tokens. Leave the request out of the file, or measure again."
         )
+    if one.send_ns is not None and one.send_ns < one.arrival_ns - _EARLY_NS:
+        raise ResultsError(
+            f"{one.where}: sent {(one.arrival_ns - one.send_ns) / 1e6:.6f} ms before its arrival, so its latencies"
+            " would be too short. Are times of two clocks, or of two units, mixed?"
+        )
+    for before in ("time of sending", "time in the queue"):
+        earlier_ns = times[before]
+        if earlier_ns is not None and earlier_ns > one.first_token_ns:
+            raise ResultsError(
+                f"{one.where}: the first token is {(earlier_ns - one.first_token_ns) / 1e6:.6f} ms before the {before}."
+                " Are times of two clocks, or of two units, mixed?"
+            )
     steps = [("arrival", one.arrival_ns), ("first token", one.first_token_ns)]
     steps += [(f"token {number}", time_ns) for number, time_ns in enumerate(one.token_ns[1:], 1)]
     if one.completion_ns is not None and not one.token_ns:

@@ -28,6 +28,7 @@ from gst_assets.importers.results import (
     check_options,
     counted,
     in_order,
+    instances_told,
     lengths_told,
     since,
     token_times_told,
@@ -221,7 +222,7 @@ def _simulated(path: Path) -> Results:
         arrivals="as the simulator was given them",
         joined_by="request id, the position in the data set",
         is_named=True,
-        dropped={"instance id, TPOT": "not used"},
+        dropped={"TPOT": "not used", "instance id": instances_told({row.text("instance id") for row in rows})},
         unstated=token_times_told(requests, "gaps in ITL (or gaps that miss end_time)"),
     )
 

@@ -4,7 +4,7 @@ and writes no file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -143,6 +143,11 @@ def in_order(requests: Sequence[Request]) -> list[Request]:
 def counted(number: int, total: int, what: str) -> dict[str, str]:
     """An entry of `Results.dropped`, or none."""
     return {what: f"{number} of {total}"} if number else {}
+
+
+def instances_told(names: Collection[str]) -> str:
+    """What to say of the instances that served the requests of a simulation."""
+    return "one instance, or not stated" if len(names) < 2 else f"{len(names)} instances served the requests"
 
 
 def lengths_told(requests: Sequence[Request]) -> tuple[str, ...]:

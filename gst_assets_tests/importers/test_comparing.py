@@ -126,7 +126,10 @@ def test_stating_is_no_worse_than_silence(tmp_path: Path) -> None:
     assert (
         "real run real does not state its hardware, how late requests were sent, whether the driver" in marks["silent"]
     )
-    assert "hardware a100 is as whoever imported it states" in marks["stated"] and "state its hardware" not in marks["stated"]
+    assert (
+        "hardware a100 is as whoever imported it states" in marks["stated"]
+        and "state its hardware" not in marks["stated"]
+    )
     assert all("blis: hardware not stated" in one for one in marks.values())
     real, sim = _pair(tmp_path)
     meta = json.loads((sim / "run_meta.json").read_text())
@@ -257,6 +260,14 @@ def test_two_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     again = _import("vllm-bench", tmp_path / "r.json", tmp_path / "more" / "real")
     result = _gst("compare", real, again, sim, "--out", tmp_path / "out")
     assert result.exit_code == 1 and f"({real}, {again})" in result.output
+
+
+def test_one_measurement_is_no_two_repeats(tmp_path: Path) -> None:
+    """Imported twice: repeats that do not differ would be told of an engine that ran once."""
+    real, sim = _pair(tmp_path)
+    again = _import("vllm-bench", tmp_path / "r.json", tmp_path / "again")
+    result = _gst("compare", real, again, sim, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "are imported from the same results" in result.output
 
 
 def test_repeats_of_one_workload(tmp_path: Path) -> None:

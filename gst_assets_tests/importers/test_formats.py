@@ -391,6 +391,43 @@ def test_where_inference_perf_has_its_prompt_lengths(tmp_path: Path) -> None:
     assert told["requests sent again after a fault, counted from the first time they were sent"] == "1 of 3"
 
 
+def test_aiperfs_file_as_it_was_published(tmp_path: Path) -> None:
+    """Keys and units of ai-dynamo/aiperf, examples/artifacts/run1/profile_export.jsonl (October 2025), values invented:
+    a cancelled request, and answers that carry no number of their session."""
+    lines = []
+    for number in range(3):
+        metadata = {
+            "x_request_id": f"r{number}", "x_correlation_id": "c", "conversation_id": "v", "turn_index": 0,
+            "timestamp_ns": EPOCH_S * 10**9 + (2 - number) * 50 * MS, "worker_id": "w", "record_processor_id": "p",
+            "credit_phase": "profiling",
+        }  # fmt: skip
+        metrics: dict[str, Any] = {
+            "input_sequence_length": {"value": 550 + number, "unit": "tokens"}, "ttft": {"value": 20.5, "unit": "ms"},
+            "request_count": {"value": 1, "unit": "requests"}, "request_latency": {"value": 28.5, "unit": "ms"},
+            "min_request_timestamp": {"value": metadata["timestamp_ns"], "unit": "ns"},
+            "output_token_count": {"value": 1, "unit": "tokens"}, "reasoning_token_count": {"value": 2, "unit": "tokens"},
+            "inter_chunk_latency": {"value": [3.0, 5.0], "unit": "ms"},
+            "output_sequence_length": {"value": 3, "unit": "tokens"}, "inter_token_latency": {"value": 4.0, "unit": "ms"},
+        }  # fmt: skip
+        error = {
+            "code": 499,
+            "type": "RequestCancellationError",
+            "message": "Request was cancelled after 0.000 seconds",
+        }
+        failed = number == 1
+        if failed:
+            metrics = {"error_request_count": {"value": 1, "unit": "requests"}}
+        lines.append(json.dumps({"metadata": metadata, "metrics": metrics, "error": error if failed else None}))
+    path = tmp_path / "profile_export.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    import_results("aiperf", path, tmp_path / "run")
+    run = load_run(tmp_path / "run", "real")
+    assert run.requests["num_prefill_tokens"].tolist() == [552, 0, 550], "in order of sending"
+    assert run.requests["status"].tolist() == ["ok", "error", "ok"]
+    assert run.requests["ttft_ns"].dropna().tolist() == [20_500_000] * 2 and "source_request_id" not in run.requests
+    assert run.tokens["token_latency_ns"].tolist() == [0, 3 * MS, 5 * MS] * 2
+
+
 def test_prompt_lengths_that_nobody_knows(tmp_path: Path) -> None:
     """AIPerf's published file has failed records without any: told, and in nobody's way (test_comparing)."""
     path = files.aiperf(tmp_path / "profile_export.jsonl", [*played(3), Played(200 * MS, (), error="gone")], warmups=0)
@@ -475,6 +512,23 @@ def test_times_out_of_order_name_the_item(tmp_path: Path) -> None:
     late = files.blis(tmp_path / "b.json", played(3))
     _edited(late, lambda output: output["requests"][1].update(e2e_ms=5.0))
     assert f"{late}, requests: item 1: the completion is " in _error("blis", late)
+
+
+def test_no_request_is_sent_early_or_answered_before(tmp_path: Path) -> None:
+    """An arrival behind the sending would make every latency too short."""
+    path = files.guidellm(tmp_path / "early.json", [*played(2), Played(200 * MS, (260 * MS,), late_ns=-40 * MS)])
+    assert "item 0: sent 39.9999" in _error("guidellm", path)
+    path = files.guidellm(tmp_path / "late.json", [*played(2), Played(200 * MS, (260 * MS,), late_ns=80 * MS)])
+    assert "ms before the time of sending" in _error("guidellm", path)
+    path = files.llmservingsim_real(tmp_path / "requests.jsonl", played(3), waits_ms=[0, 0, 90])
+    assert "line 3: the first token is 69." in _error("llmservingsim", path)
+
+
+def test_simulations_of_several_instances_say_so(tmp_path: Path) -> None:
+    path = files.llmservingsim_simulated(tmp_path / "sim.csv", played(3))
+    path.write_text(path.read_text().replace("\n0,1,", "\n1,1,"))
+    import_results("llmservingsim", path, tmp_path / "run")
+    assert load_run(tmp_path / "run", "vidur").meta.imported.dropped["instance id"].startswith("2 instances")  # type: ignore[union-attr]
 
 
 def test_a_gap_list_without_end(tmp_path: Path) -> None:
