@@ -4,9 +4,9 @@ requests.
 Read off kubernetes-sigs/inference-perf, inference_perf/reportgen/base.py (`generate_reports`: start_time, end_time,
 request, response, info, error) and inference_perf/apis/base.py (`InferenceInfo`, `StreamedResponseMetrics`); earlier
 versions have the token times in `info` itself, and later ones are to have the prompt's length in `request_metrics`
-only. No published per-request file was found: those of demos/kubecon-na-2025 are summaries. Times are `time.perf_counter()` in
-seconds, `output_token_times` those of the tokens as the client's tokenizer counts them. The file does not keep
-`scheduled_time`, so the intended arrival is not known.
+only. No published per-request file was found: those of demos/kubecon-na-2025 are summaries. Times are
+`time.perf_counter()` in seconds, `output_token_times` those of the tokens as the client's tokenizer counts them. The
+file does not keep `scheduled_time`, so the intended arrival is not known.
 """
 
 from __future__ import annotations
