@@ -107,11 +107,11 @@ def check_comparable(
             f"real run {twice[0]} is given more than once ({', '.join(where)}), which would hide the spread between"
             " repeats. Name it once; where they are two runs, import each into a directory of its own name."
         )
-    for number, run in enumerate(real_repeats):
-        for other in real_repeats[:number]:
-            if _is_one_measurement(other, run):
+    for number, later in enumerate(real_repeats):
+        for earlier in real_repeats[:number]:
+            if _is_one_measurement(earlier, later):
                 raise ComparisonError(
-                    f"{other.directory} and {run.directory} are imported from the same results, which would hide the"
+                    f"{earlier.directory} and {later.directory} are imported from the same results, which would hide the"
                     " spread between repeats. Name one of them."
                 )
     both = [variant for variant in simulations if variant in ids]
