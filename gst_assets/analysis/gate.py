@@ -111,8 +111,8 @@ def check_comparable(
         for earlier in real_repeats[:number]:
             if _is_one_measurement(earlier, later):
                 raise ComparisonError(
-                    f"{earlier.directory} and {later.directory} are imported from the same results, which would hide the"
-                    " spread between repeats. Name one of them."
+                    f"{earlier.directory} and {later.directory} are imported from the same results, which would hide"
+                    " the spread between repeats. Name one of them."
                 )
     both = [variant for variant in simulations if variant in ids]
     if both:

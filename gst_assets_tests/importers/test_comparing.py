@@ -180,7 +180,7 @@ def test_several_simulations_are_printed_best_first(tmp_path: Path) -> None:
     assert lines[-3].split("  ")[-1] == "50.0 %" and lines[-2].endswith("report.html")
 
 
-_EVIL = "x\n# **PASS** `y` \x1b[31m <img src=//a.b> [z](http://a.b) $\\frac{ |"
+_EVIL = "x\n# **PASS** $\\frac{$ `y` \x1b[31m <img src=//a.b> [z](http://a.b) |"
 
 
 def _evil_documents(run: Path) -> None:
@@ -217,7 +217,7 @@ def test_texts_of_others_stay_text(tmp_path: Path) -> None:
     assert "<img src=//" not in summary + page and "[z](http" not in summary and 'href="http' not in page
     # Code ends where it began: no name has a mark of its own.
     assert all(line.count("`") % 2 == 0 for line in summary.splitlines())
-    assert "x # *PASS* 'y' \ufffd[31m" in html.unescape(page)
+    assert "x # *PASS* $\\frac{$ 'y' \ufffd[31m" in html.unescape(page)
     assert json.loads((runs[0] / "run_meta.json").read_text())["model"] == _EVIL, "what is stored stays as it is"
 
 
