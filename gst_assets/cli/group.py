@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import click
 
 from gst_assets.errors import GstError
-from gst_assets.foreign_text import visible
 
 DIRECTORY = "DIR"
 REFERENCE = "scenario name, own YAML file, or a resolved scenario (gst show NAME --json > FILE.json)"
@@ -27,6 +26,8 @@ class Failure(click.ClickException):
     """An error told in one line. Click ends the program with status 1."""
 
     def show(self, file: Any = None) -> None:
+        from gst_assets.foreign_text import visible
+
         # Errors quote files: nothing in them may act on the terminal.
         click.echo(f"error: {' '.join(visible(self.message).split())}", file=file, err=True)
 
