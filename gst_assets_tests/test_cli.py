@@ -366,7 +366,7 @@ def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: p
         (tmp_path / "real_runs" / name / "run_meta.json").write_text(text)
     monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path))
     lines = run_gst("runs").stdout.splitlines()[1:]
-    assert re.match(r"real +foreign +not told +not told +not told +not told +complete$", lines[0])
+    assert re.match(r"real +foreign +not stated +not stated +not stated +not stated +complete$", lines[0])
     assert re.match(r"real +broken +.*unreadable: .*line 1: not valid JSON", lines[1])
 
 

@@ -216,9 +216,9 @@ def runs(name: str | None, kind: str | None, last: int, wants_json: bool) -> Non
         [
             told[one.kind],
             one.run_id,
-            one.scenario or "not told",
-            one.model or "not told",
-            one.hardware or "not told",
+            one.scenario or "not stated",
+            one.model or "not stated",
+            one.hardware or "not stated",
             _minute(one.started_at),
             f"{one.status}; with {' '.join(one.overrides)}" if one.overrides else one.status,
         ]
@@ -235,7 +235,7 @@ def _minute(started_at: str | None) -> str:
     try:
         return datetime.fromisoformat(started_at or "").astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M")
     except ValueError:
-        return "not told"
+        return "not stated"
 
 
 @click.command(

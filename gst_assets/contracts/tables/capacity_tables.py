@@ -27,7 +27,7 @@ class CapacityProbes(FilledTable):
     p99_delay_ns: Series[float] = pa.Field(nullable=True, description="P99 of scheduling delay")
     max_delay_ns: Series[Int] = pa.Field(nullable=True, description="largest scheduling delay")
     p99_lateness_ns: Series[float] = pa.Field(
-        nullable=True, description="P99 of hand-over - intended arrival, inside the delay; empty: a simulation"
+        nullable=True, description="P99 of send time - intended arrival, part of the delay; empty: a simulation"
     )
     requests_per_s: Series[float] = pa.Field(
         ge=0, nullable=True, description="requests that succeeded, over first arrival to last token"
