@@ -43,7 +43,7 @@ def test_code_of_a_tokenizers_directory_is_not_run_whoever_says_yes(tmp_path: Pa
         cwd=PROJECT_ROOT, input="y\n" * 5, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert not ran.exists()
-    assert "wants code of its own run, which is never done. Name a tokenizer" in done.stdout, done.stderr
+    assert "requires code of its own to run, which is never done. Name a tokenizer" in done.stdout, done.stderr
 
 
 def test_ids_are_those_of_transformers_without_importing_it() -> None:
