@@ -95,13 +95,15 @@ async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None
             )
         if scenario.engine.backend == "openai":
             raise EngineError(
-                f"scenario {scenario.name}: a server does not tell when it first scheduled a request. Search on backend"
-                " vllm or transformers."
+                f"scenario {scenario.name}: a server does not report when it first scheduled a request. Search on"
+                " backend vllm or transformers."
             )
         asked.append((scenario, scenario.capacity, group_id or f"{scenario.name}-{now}-capacity"))
     for _, _, name in asked:
         if (out / name).exists():
-            raise EngineError(f"{out / name}: already exists. Searches are kept; use another --group-id or --out.")
+            raise EngineError(
+                f"{out / name}: already exists. Searches are never overwritten; use another --group-id or --out."
+            )
     hardware = engine_hardware(scenarios[0])
     print(f"hardware: {hardware.device_name}", flush=True)
     pools = [workload_requests(scenario) for scenario in scenarios]

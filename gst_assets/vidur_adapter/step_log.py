@@ -1,7 +1,7 @@
-"""What happened in a simulation, kept by column: when steps were formed and handed out, what they held, who got tokens
-from which.
+"""What happened in a simulation, stored by column: when steps were formed and handed out, what they held, who got
+tokens from which.
 
-A loop tells it what happens; the tables made of it belong to `simulate`. Knows neither Vidur nor pandas.
+A loop reports to it what happens; the tables made from it belong to `simulate`. Knows neither Vidur nor pandas.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StepLog:
         self._spans = array("q")
 
     def add_step(self, formed_ns: int, step: Composition, num_running: int, num_waiting: int) -> None:
-        """The next step. Handing out is told by `add_handed_out`."""
+        """The next step. When it was handed out is added by `add_handed_out`."""
         self._groups.extend((self.num_steps, *step, num_running, num_waiting))
         self._formed_ns.append(formed_ns)
         self.num_steps += 1
