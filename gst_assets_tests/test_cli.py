@@ -267,7 +267,7 @@ def test_what_only_the_run_can_tell_is_not_claimed(monkeypatch: pytest.MonkeyPat
         "model.name=qwen3-8b",
     ).stdout
     assert re.search(r"^a running server +\? +http://", shown, re.M)
-    assert " can run on this machine: as far as can be told before it starts, yes\n" in shown
+    assert " can run on this machine: as far as is known before it starts, yes\n" in shown
     without = run_gst("show", "openai_server", "-o", "engine.server.api_key_variable=NO_SUCH_KEY").stdout
     assert re.search(r"^its key +no +environment variable NO_SUCH_KEY is not set$", without, re.M)
     assert " can run on this machine: no\n" in without
