@@ -165,7 +165,7 @@ def _facts(comparison: Comparison) -> Facts:
         (
             ("Scenario", f"`{meta.hydra.config_name}`"),
             ("Model", meta.model),
-            ("Hardware", device + (" (stated, not looked at)" if hardware is not None and hardware.stated else "")),
+            ("Hardware", device + (" (stated, not detected)" if hardware is not None and hardware.stated else "")),
             ("Engine", f"{settings.backend if settings else meta.backend} {version}"),
             ("Workload", f"{requests:,} requests"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),

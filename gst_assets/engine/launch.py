@@ -3,7 +3,7 @@ descendants.
 
 The child leads a process group of its own. It goes with its parent in every case: the parent kills the group when it
 leaves `run_module` for any reason, and the child itself kills the group once the parent is gone (`die_with_parent`),
-which also covers `kill -9`. What the child measures is the business of the module it runs. POSIX only.
+which also covers `kill -9`. What the child measures belongs to the module it runs. POSIX only.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def exit_status(work: Callable[[], object], out: Path) -> int:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        # A write that fails does not tell its file, only opening one does.
+        # A write that fails does not name its file, only opening one does.
         problem = (
             f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or write elsewhere, and"
             " run again."
