@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all: written beside their place, then renamed into it.
+"""Files and directories that appear whole or not at all: written next to their place, then renamed into it.
 
 What is written and when it counts as complete belongs to the callers. The artifact store has a staging area of its own,
 which also clears what killed processes left. Standard library only; a GPU host needs it too.
@@ -18,10 +18,10 @@ from gst_assets.errors import GstError
 
 @contextmanager
 def staged_directory(final: Path, refused: Callable[[OSError], GstError] | None = None) -> Iterator[Path]:
-    """An empty folder beside `final` that becomes it when the block ends well, and is removed otherwise.
+    """An empty folder next to `final` that becomes it when the block ends well, and is removed otherwise.
 
     Raises:
-        OSError: the folder cannot be made, or cannot become `final`, e.g. as a directory that is not empty stands
+        OSError: the folder cannot be made, or cannot become `final`, e.g. because a directory that is not empty is
             there. `refused` says the latter in words.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def staged_directory(final: Path, refused: Callable[[OSError], GstError] | None 
 
 @contextmanager
 def staged_file(final: Path) -> Iterator[Path]:
-    """A path beside `final`; what the block writes there takes the place of `final` when it ends well, and is removed
+    """A path next to `final`; what the block writes there takes the place of `final` when it ends well, and is removed
     otherwise.
 
     Raises:

@@ -537,8 +537,7 @@ def _driver(measured: Measured) -> Iterator[Cause]:
     middle, tail = (float(np.median([np.percentile(one, at) for one in late.values()])) for at in (50, 90))
     yield Cause(
         "driver busy",
-        f"the driver handed requests over {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms"
-        " at P90",
+        f"the driver sent requests {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms at P90",
         remove,
     )
 

@@ -211,7 +211,7 @@ def seed_of(run: SimulatedRun) -> int:
 
 
 def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, str]]:
-    """Rows of `contracts.tables.SettingsParity`: what the engine reported beside what each simulation assumed."""
+    """Rows of `contracts.tables.SettingsParity`: what the engine reported and what each simulation assumed."""
     rows = []
     for variant, sim in simulations.items():
         assumed = sim.meta.simulated_settings

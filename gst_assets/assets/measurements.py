@@ -83,7 +83,7 @@ def _measure_together(
     log: Callable[[str], None],
 ) -> tuple[list[OwnRealRun], Bundle]:
     """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that
-    failed the repeats are kept."""
+    failed the repeats are committed."""
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
         measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
         with real_runs.keeping(store, runs):

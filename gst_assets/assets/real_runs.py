@@ -124,8 +124,8 @@ def measure(
 
 @contextmanager
 def keeping(store: ArtifactStore, runs: Path) -> Iterator[None]:
-    """When the engine or the profile fails in the block, what is complete and valid of the repeats under `runs` is kept
-    in the store.
+    """When the engine or the profile fails in the block, the complete and valid repeats under `runs` are committed
+    to the store.
 
     Raises:
         EngineError, ProfileError: the failure, with where the repeats are now.

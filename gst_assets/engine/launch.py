@@ -100,7 +100,7 @@ def _sweep_when_dead(pid: int) -> None:
 def _kill_group(group: int) -> None:
     try:
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # nobody left; macOS answers EPERM for a group of zombies
+    except (ProcessLookupError, PermissionError):  # no process left; macOS answers EPERM for a group of zombies
         return
 
 

@@ -88,7 +88,7 @@ def read(path: Path, options: Options) -> Results:
         },
         dropped={
             "fields not used": ", ".join(name for name in result.values if name not in _USED),
-            "generated_texts": "texts are not kept",
+            "generated_texts": "texts are not imported",
             **counted(
                 sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"
             ),
@@ -105,7 +105,7 @@ def _column(result: Item, name: str) -> list[object]:
     values = result.values.get(name)
     if name not in result.values:
         raise ResultsError(
-            f"{result.where}: {name} missing. Only a result saved with --save-detailed tells of single requests; "
+            f"{result.where}: {name} missing. Only a result saved with --save-detailed has single requests; "
             "run vllm bench serve again with it."
         )
     if not isinstance(values, list):

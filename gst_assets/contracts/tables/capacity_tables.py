@@ -39,6 +39,6 @@ class CapacityProbes(FilledTable):
     is_sufficient: Series[bool] = pa.Field(description="at least ten requests lie beyond the P99")
     reason: Series[str] = pa.Field(description="why it could not be judged; empty when it was")
 
-    @pa.dataframe_check(error="a verdict of unjudged needs a reason, and no other verdict has one")
+    @pa.dataframe_check(error="a verdict of `unjudged` needs a reason, and no other verdict has one")
     def unjudged_has_a_reason(cls, df: pd.DataFrame) -> pd.Series:
         return (df["verdict"] == "unjudged") == (df["reason"] != "")

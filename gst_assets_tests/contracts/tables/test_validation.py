@@ -288,7 +288,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
         "unjudged_has_a_reason",
         tables.CapacityProbes,
         {"verdict": "unjudged"},
-        "but a verdict of unjudged needs a reason",
+        "but a verdict of `unjudged` needs a reason",
     ),
     (
         "counts_add_up",
