@@ -1,7 +1,7 @@
 """The answer of a comparison, for each variant: how far, how sure, and what to do about it. Built from judged cells;
 computes no statistic, draws nothing.
 
-`comparison.Comparison.answers` maps each variant to its `Answer`; what a reader sees first is made of nothing else.
+`judged_errors.Comparison.answers` maps each variant to its `Answer`; what a reader sees first is made of nothing else.
 """
 
 from __future__ import annotations

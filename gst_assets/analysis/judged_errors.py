@@ -218,7 +218,7 @@ def compare(
     """Compare repeats of one real run with simulations of the same workload, by variant name.
 
     The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given.
-    `calibration_sha256` holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the
+    `calibration_sha256` holds the profile's calibration digests (`run_reading.read_calibration_sha256`); None where the
     profile is not available, which is noted. `further_seeds` are runs of a variant under other seeds than that of
     `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again, so the answer says
     how many repeats would do. `capacity`: a search for capacity with the same settings. Runs that name their requests

@@ -85,11 +85,6 @@ class Samples:
         return total[ends] - total[ends - self.counts]
 
 
-def statistic_name(percentile: int) -> str:
-    """Name of a percentile in the report tables, e.g. `p99`."""
-    return f"p{percentile}"
-
-
 def samples_ns(side: AlignedSide, measure: Measure) -> np.ndarray:
     """Samples of one side in nanoseconds, in request (and token) order."""
     if measure == "itl":

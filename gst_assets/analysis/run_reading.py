@@ -102,7 +102,6 @@ SimulatedRun = Run[SimulationFacts]
 OwnRealRun = Run[RealRunMeta]
 OwnSimulatedRun = Run[VidurRunMeta]
 
-_STORE_KIND = {"real": Kind.REAL_RUN, "vidur": Kind.VIDUR_RUN}
 _IN_WORDS = {
     "real": "a real run",
     "vidur": "a simulation",

@@ -26,7 +26,6 @@ from gst_assets.analysis.alignment import SCHEDULED, AlignedPair
 from gst_assets.analysis.measures import relative_error
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 
-STAGES = ("queueing", "prefill", "decode")
 COMPOSITION = ("num_prefill_requests", "num_prefill_tokens", "num_decode_requests")
 STEP_KINDS = ("decode", "mixed")
 """decode: no prompt token in the step; mixed: at least one."""

@@ -450,7 +450,7 @@ class ProfileMeta(OwnRunMeta):
 
     run_type: Literal["vidur_profile"] = "vidur_profile"
     format_version: int = Field(1, ge=1)
-    """Of the bundle's tables (`profiling.bundle.FORMAT_VERSION`); bundles without one are of version 1."""
+    """Of the bundle's tables (`step_costs.bundle.FORMAT_VERSION`); bundles without one are of version 1."""
     profiling_root: str
     profile_key: str
     engine_settings: EngineSettings

@@ -28,7 +28,7 @@ _CYCLES_PER_NS = 1.98
 
 
 class StepField(IntEnum):
-    """Columns of the rows that `take_steps` returns, in ns of `time.monotonic_ns`."""
+    """Columns of the rows that `gst_take_steps` returns, in ns of `time.monotonic_ns`."""
 
     BEGUN_NS = 0
     """The worker begins with the step."""

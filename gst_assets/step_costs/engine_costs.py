@@ -227,14 +227,7 @@ class EngineCosts:
     def decode_rise_ns(self, num_decodes: int) -> float:
         """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its
         requests."""
-        return self._decode_slope("decode_context_token", num_decodes)
-
-    def decode_warmth_ns(self, num_decodes: int) -> float:
-        """By how much `StepCost.device` of a step of so many decodes is larger on a device that is fully warm."""
-        return self._decode_slope("warmth", num_decodes)
-
-    def _decode_slope(self, feature: str, num_decodes: int) -> float:
-        return self._terms.of("device", DECODE).slope(feature, float(self._graphs.padded(num_decodes)))
+        return self._terms.of("device", DECODE).slope("decode_context_token", float(self._graphs.padded(num_decodes)))
 
     def after_idle(self, cost: StepCost, kind: str) -> StepCost:
         """The cost of a step of a kind that is formed when none is out."""
