@@ -243,7 +243,7 @@ def test_one_request_only(tmp_path: Path) -> None:
 
 
 def test_an_interval_that_straddles_is_inconclusive(tmp_path: Path) -> None:
-    """Half the requests are 40 % too slow, in an order that tells nothing, as is that of the latencies: P50 may be
+    """Half the requests are 40 % too slow, in an order without meaning, as is that of the latencies: P50 may be
     either."""
     rng = np.random.default_rng(0)
     latencies = [int(20 + one) * MS for one in rng.permutation(60)]

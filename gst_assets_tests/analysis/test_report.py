@@ -192,7 +192,7 @@ def test_what_was_checked_and_found_in_order_is_folded_inside_the_checks(usual: 
     checks = page[page.index('<details id="checks">') : page.index('<details id="machine">')]
     assert checks.index("run r0 is late") < checks.index("class=nested") < checks.index(">in order</td>")
     assert re.search(
-        r"<summary><span>Checks</span> <span class=\"told\">1 marked, \d+ noted, \d+ in order</span>", checks
+        r"<summary><span>Checks</span> <span class=\"about\">1 marked, \d+ noted, \d+ in order</span>", checks
     )
 
 

@@ -1,4 +1,4 @@
-"""A bundle against calibration traffic: what was made with it fits, and a wrong part of a step is told."""
+"""A bundle against calibration traffic: what was made with it fits, and a wrong part of a step is reported."""
 
 from __future__ import annotations
 
