@@ -89,11 +89,11 @@ def tell_people(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Ski
 SENSORS = (tell_of_failed_runs, tell_people)
 
 
-def _cursor(start: float, now: float, told: Mapping[str, float], failing: Mapping[str, str], ticks: int) -> str:
-    """`start`: since when events are reported. `told`: events reported lately, with their time, as ticks overlap.
-    `failing`: checks reported as failing, until they pass again. `ticks`: the id of the last tick of a schedule that
-    was looked at."""
-    state = {"start": start, "since": now, "told": dict(told), "failing": dict(failing), "ticks": ticks}
+def _cursor(start_s: float, now_s: float, told: Mapping[str, float], failing: Mapping[str, str], ticks: int) -> str:
+    """`start_s`: since when events are reported (seconds since the epoch), at `now_s`. `told`: events reported lately,
+    with their time, as ticks overlap. `failing`: checks reported as failing, until they pass again. `ticks`: the id of
+    the last tick of a schedule that was looked at."""
+    state = {"start": start_s, "since": now_s, "told": dict(told), "failing": dict(failing), "ticks": ticks}
     return json.dumps(state, sort_keys=True)
 
 

@@ -156,10 +156,15 @@ def _renamed(requests: Sequence[EngineRequest], prefix: str) -> list[EngineReque
 
 
 async def _play(
-    engine: Engine, scenario: Scenario, settings: Capacity, pool: Sequence[WorkloadRequest], rate: float, name: str
+    engine: Engine,
+    scenario: Scenario,
+    settings: Capacity,
+    pool: Sequence[WorkloadRequest],
+    rate_per_s: float,
+    name: str,
 ) -> Seen:
     """Play one probe."""
-    arrivals = probe_intervals(settings, rate)["arrival_time_ns"].tolist()
+    arrivals = probe_intervals(settings, rate_per_s)["arrival_time_ns"].tolist()
     seed = scenario.engine.sampling.seed
     planned = [
         PlannedRequest(
@@ -170,7 +175,7 @@ async def _play(
         for index, (row, arrival) in enumerate(zip(drawn_rows(len(pool), settings).tolist(), arrivals, strict=True))
     ]
     await engine.forget()
-    with Progress(f"{scenario.name}: probe at {rate:.4g} requests/s", schedule_s(planned)) as progress:
+    with Progress(f"{scenario.name}: probe at {rate_per_s:.4g} requests/s", schedule_s(planned)) as progress:
         played = await replay(
             engine,
             planned,

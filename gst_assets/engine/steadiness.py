@@ -108,11 +108,11 @@ def worth(found: Steadiness, pass_band: float, warn_band: float) -> str:
     return " ".join([answer, *(f"{cause[0].upper()}{cause[1:]}." for cause in causes)])
 
 
-def _repeat(until: float, data: bytes, moved: bytearray) -> _Repeat:
+def _repeat(until_s: float, data: bytes, moved: bytearray) -> _Repeat:
     """Pieces of work until a moment of the monotonic clock, between them sleeps of 1 ms; at least one."""
     pieces: list[int] = []
     late: list[int] = []
-    while not pieces or time.monotonic() < until:
+    while not pieces or time.monotonic() < until_s:
         began_ns = time.perf_counter_ns()
         hashlib.sha256(data).digest()
         moved[: _MOVED_BYTES // 2] = moved[_MOVED_BYTES // 2 :]
