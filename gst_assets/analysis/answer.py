@@ -246,21 +246,23 @@ def _certainty(cells: Sequence[DecidingCell], situation: Situation) -> str:
         else f"{_number(situation.num_repeats)} real repeats do not differ"
     )
     return text + (
-        f", and {_number(situation.num_seeds)} seeds are in the intervals" if situation.num_seeds > 1 else ""
+        f"; the intervals include {_number(situation.num_seeds)} seeds of the simulation"
+        if situation.num_seeds > 1
+        else ""
     )
 
 
 def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation) -> str:
     close, wide = (f"{100 * band:g} %" for band in (situation.pass_band, situation.warn_band))
     if verdict == "pass":
-        return f"good enough to size within {close}"
+        return f"good enough for sizing within {close}"
     if verdict == "warn":
         limits = [cell for cell in cells if cell.verdict == "warn" and not cell.reason]
         if limits:
-            return f"good enough to size within {wide}, not within {close}"
+            return f"good enough for sizing within {wide}, not within {close}"
         held = [*situation.marks[:1], *(cell.reason for cell in cells if cell.verdict == "warn")][:1]
         if not held:
-            return f"good enough to size within {wide}"
+            return f"good enough for sizing within {wide}"
         return f"within {close} as far as the data show; not a pass: {held[0]}"
     outside = [cell for cell in cells if cell.verdict == "fail"]
     if verdict == "fail":
@@ -275,8 +277,8 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
         )
         rest = f"; {_listed(kept)} {'is' if len(kept) == 1 else 'are'} within it" if kept else ""
         return (
-            f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough to size by"
-            f" them{rest}"
+            f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough"
+            f" for sizing{rest}"
         )
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
     rest = ""

@@ -657,7 +657,7 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
         )
     drift = "; the repeats drift" if cell.drifts else ""
     if cell.verdict == "inconclusive":
-        return f"the interval reaches over the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
+        return f"the interval crosses the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
     inside = max(abs(cell.interval_low), abs(cell.interval_high)) <= judging.bands.pass_band
     if cell.verdict == "warn" and inside:
         return "fewer than five repeats cannot show that the engine has one speed"

@@ -63,25 +63,25 @@ def test_each_outcome_is_told_in_one_of_four_words() -> None:
             "pass",
             [cell("TTFT P50", 0.012, "pass"), cell("E2E P50", 0.03, "pass")],
             "`calibrated` is too slow in both cells, by 1.2 to 3.0 %; most at E2E P50: +3.0 % (2.0 to 4.0). Five real repeats differ by 2.0 %. "
-            "Good enough to size within 5 %.",
+            "Good enough for sizing within 5 %.",
         ),
         (
             "warn",
             [cell("TTFT P50", -0.07, "warn"), cell("E2E P50", 0.02, "pass")],
             "`calibrated` is between 7.0 % too fast and 2.0 % too slow in both cells; most at TTFT P50: -7.0 % (-8.0 to -6.0). Five real repeats "
-            "differ by 2.0 %. Good enough to size within 10 %, not within 5 %.",
+            "differ by 2.0 %. Good enough for sizing within 10 %, not within 5 %.",
         ),
         (
             "fail",
             [cell("TTFT P50", -0.2, "fail"), cell("E2E P50", -0.03, "pass")],
             "`calibrated` is too fast in both cells, by 3.0 to 20 %; most at TTFT P50: -20 % (-21 to -19). Five real repeats differ by 2.0 %. Outside "
-            "the 10 % band at TTFT P50, which it predicts too fast: not good enough to size by them; E2E P50 is within it.",
+            "the 10 % band at TTFT P50, which it predicts too fast: not good enough for sizing; E2E P50 is within it.",
         ),
         (
             "inconclusive",
-            [cell("TTFT P50", 0.0, "pass"), cell("E2E P50", 0.08, "inconclusive", half=0.05, reason="the interval reaches over")],
+            [cell("TTFT P50", 0.0, "pass"), cell("E2E P50", 0.08, "inconclusive", half=0.05, reason="the interval crosses the edge")],
             "`calibrated` is too slow in both cells, by 0 to 8.0 %; most at E2E P50: +8.0 % (3.0 to 13). Five real repeats differ by "
-            "2.0 %. Cannot judge whether it is within the 10 % band at E2E P50 (the interval reaches over); TTFT P50 is within 5 %.",
+            "2.0 %. Cannot judge whether it is within the 10 % band at E2E P50 (the interval crosses the edge); TTFT P50 is within 5 %.",
         ),
     ],
 )  # fmt: skip

@@ -433,7 +433,7 @@ def test_seeds_are_part_of_the_interval(tmp_path: Path) -> None:
     assert cell.relative_error == pytest.approx(0.02), "the median of the seeds"
     assert cell.interval_low < 0 and cell.interval_high > 0.04
     assert _cell(exact, "TTFT P50").interval_low == _cell(exact, "TTFT P50").interval_high == 0
-    assert "three seeds are in the intervals" in found.answer.sentence
+    assert "the intervals include three seeds of the simulation" in found.answer.sentence
     with pytest.raises(ComparisonError, match="are both of variant 'calibrated' with seed 1"):
         compare(
             reals, {"calibrated": first}, bands=BANDS, further_seeds={"calibrated": [seeded(1, 1.1), seeded(1, 1.2)]}
