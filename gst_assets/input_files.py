@@ -77,7 +77,7 @@ def open_input(path: Path, kind: InputKind) -> BinaryIO:
         kind.error: names the path, what it is, what was expected, and the remedy.
     """
     try:
-        # Without NONBLOCK a named pipe that nobody writes to would be waited for.
+        # Without NONBLOCK a named pipe without a writer would be waited for.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise kind.error(f"{path}: {kind.missing}") from None

@@ -24,9 +24,9 @@ from gst_assets.errors import ComparisonError
 
 SCHEDULED = "scheduled_time_ns"
 KEY = "source_request_id"
-"""Column that names a request as the results it was imported from do."""
+"""Column with the name of a request in the results it was imported from."""
 _SHOWN = 10
-"""So many requests of those that differ are named."""
+"""At most so many of the requests that differ are named."""
 R = TypeVar("R", RealRun, SimulatedRun)
 _SAME_ON_BOTH_SIDES = ("arrival_time_ns", "num_prefill_tokens", "num_decode_tokens")
 
@@ -36,9 +36,9 @@ class AlignedSide:
     """One side of an aligned pair, in plain int64 columns.
 
     `requests`: one row per compared request, ascending: request_id, arrival_time_ns, num_prefill_tokens, num_tokens
-    (compared), ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every
-    compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order; without a
-    row where a side of the pair knows no token times.
+    (compared), ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides record it for
+    every compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order;
+    without a row where a side of the pair knows no token times.
     """
 
     requests: pd.DataFrame
@@ -57,8 +57,8 @@ class AlignedPair:
 
 @dataclass(frozen=True)
 class Counts:
-    """What alignment kept and left out; the columns of `contracts.tables.AlignmentCounts`. `num_early_stops` is None
-    where the real run does not tell what was asked for."""
+    """What alignment compared and left out; the columns of `contracts.tables.AlignmentCounts`. `num_early_stops` is None
+    where the real run does not state what was asked for."""
 
     num_requests: int
     num_compared: int

@@ -111,7 +111,8 @@ def compare_directories(
 
     A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its
     run id. Several of one name are its seeds, the first the one whose requests are shown. The last name given is the
-    headline, unless the runs' scenario orders its variants. `on_read` is told how many directories have been read.
+    headline, unless the runs' scenario orders its variants. `on_read` is called with the number of directories read so
+    far.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.

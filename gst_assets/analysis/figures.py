@@ -304,8 +304,8 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
 
 
 def _apart(axes: Axes, low: float, high: float) -> list[float]:
-    """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those
-    near 0 go first."""
+    """Ticks between two ends of a logarithmic axis about 0, none closer to its neighbour than the width of its label;
+    those near 0 go first."""
     place = axes.xaxis.get_transform().transform
     room = (place(np.array([high])) - place(np.array([low]))).item() * 0.13
     ticks = [0.0]
@@ -584,7 +584,7 @@ def _steps(timeline: Timeline, what: str, end_ns: float) -> tuple[np.ndarray, np
 
 
 def _phases_told(comparison: Comparison) -> str:
-    """Which parts of a request's time can be told apart."""
+    """Which parts of a request's time can be separated."""
     runs = _headline_runs(comparison)
     missing = [name for name, run in zip(("real run", "simulation"), runs, strict=True) if _scheduled(run) is None]
     if not missing:

@@ -1,15 +1,15 @@
-"""What must hold before numbers of a real and a simulated run mean anything together. Computes no statistic.
+"""What must hold before numbers of a real and a simulated run can be compared. Computes no statistic.
 
 By severity:
 - stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload
   on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
   workload: other programs name them in their own way.
-- mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back
-  from the engine; hardware that was only stated; a server that does not tell whether it runs with what no simulation
-  knows; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band;
-  many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware of other
-  names, arrivals further apart than the pass band; and any of these that a run does not tell, since to say the worse
-  must not be worse than to say nothing. A marked variant is never a `pass`.
+- mark: engine settings that differ from what a simulation assumed, that it did not record, or that were not read back
+  from the engine; hardware that was only stated; a server that does not report whether it uses features that no
+  simulation models; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the
+  pass band; many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware
+  of other names, arrivals further apart than the pass band; and any of these that a run does not state, since to state
+  the worse must not be worse than to state nothing. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
   token times, what else a run of another program does not state, what could not be checked.
 
@@ -49,11 +49,11 @@ COMPARED_SETTINGS = (
     "max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enable_chunked_prefill",
     "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager", "scheduling_policy",
 )  # fmt: skip
-"""Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
+"""Keys of `engine_settings` that a simulation must assume with the same value, and record in `simulated_settings`."""
 
 QUEUED = "queued_time_ns"
 TTFT_TWICE = "TTFT from arrival / from queueing"
-"""The check that tells TTFT by both definitions."""
+"""The check that reports TTFT by both definitions."""
 MANY = 0.05
 """Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different
 loads."""
@@ -139,8 +139,8 @@ def _is_one_measurement(one: RealRun, two: RealRun) -> bool:
 
 
 def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | SimulatedRun) -> None:
-    """Same model and same device, of runs that state their workload; names given by other programs are told, not held
-    against each other."""
+    """Same model and same device, of runs that state their workload; names given by other programs are reported, not
+    held against each other."""
     one, two = first.meta, other.meta
     if not states_workload(first, other):
         return
@@ -242,7 +242,7 @@ def seed_of(run: SimulatedRun) -> int:
 
 
 def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, str]]:
-    """Rows of `contracts.tables.SettingsParity`: what the engine reported beside what each simulation assumed."""
+    """Rows of `contracts.tables.SettingsParity`: what the engine reported and what each simulation assumed."""
     rows = []
     for variant, sim in simulations.items():
         assumed = sim.meta.simulated_settings
@@ -325,7 +325,7 @@ def checks(
 def _same_workload(
     real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun], bands: Bands
 ) -> list[Check]:
-    """That it is one workload, or how far what stands for it is alike where nobody states it."""
+    """That it is one workload, or, where it is not stated, how far the requests agree."""
     first = real_repeats[0]
     every_run: dict[str, RealRun | SimulatedRun] = {run.meta.run_id: run for run in real_repeats[1:]} | dict(
         simulations
@@ -383,7 +383,7 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
     models = [first.meta.model, *(run.meta.model for run in others.values())]
     odd_models = {name: run for name, run in others.items() if run.meta.model != first.meta.model}
     if NOT_STATED in models:
-        text = "not every run states its model, so nobody can tell whether it is one"
+        text = "not every run states its model, so it is not known whether it is the same"
         found.append(Check("model", every, "mark", models[0], ", ".join(dict.fromkeys(models[1:])), text))
         odd_models = {}
     elif not odd_models:
@@ -417,14 +417,14 @@ def _about(name: str, simulations: Mapping[str, SimulatedRun]) -> tuple[str, ...
 
 
 def _unstated(run: RealRun | SimulatedRun, text: str) -> Check:
-    """Something that a run of another program does not say."""
+    """Something that a run of another program does not state."""
     about = (run.meta.variant,) if isinstance(run.meta, SimulationFacts) and run.meta.variant else ()
     return Check("stated", run.meta.run_id, "note", "", "", f"run {run.meta.run_id}: {text}", about)
 
 
 def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> list[Check]:
-    """TTFT under the other definition, where the engine told when it queued a request: from there on, as other projects
-    count it."""
+    """TTFT under the other definition, where the engine reported when it queued a request: from there on, as other
+    projects count it."""
     if QUEUED not in run.requests or run.requests[QUEUED].isna().all():
         return []
     told = run.requests[[QUEUED, "first_token_time_ns", "ttft_ns"]].dropna().astype("int64")
@@ -476,22 +476,23 @@ def _self_fit(variant: str, sim: SimulatedRun) -> Check:
 
 def _held_out(calibration_sha256: Collection[str] | None) -> Check:
     if calibration_sha256 is None:
-        text = "the profile's calibration digests were not at hand: not checked that this workload is held out"
+        text = "the profile's calibration digests were not available: not checked that this workload is held out"
         return Check("held out from calibration", "", "note", "", "unknown", text)
     return Check("held out from calibration", "", "ok", "", f"{len(calibration_sha256)} calibration digests")
 
 
 def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
-    """One mark a setting and difference, naming every variant that has it. Equal settings stand in their own table."""
+    """One mark per setting and difference, naming every variant that has it. Equal settings stand in their own
+    table."""
     found = []
     if (parity["real"] == NOT_STATED).all():
-        text = "the engine's settings are not stated, so nobody can tell whether the simulation assumed the same"
+        text = "the engine's settings are not stated, so it is not known whether the simulation assumed the same"
         return [Check("settings", every, "mark", NOT_STATED, "", text)]
     silent = [
         str(name) for name, rows in parity.groupby("variant", sort=False) if (rows["parity"] == "not_recorded").all()
     ]
     for name in silent:
-        text = f"{name} does not state the settings it assumed, so nobody can tell whether they are the engine's"
+        text = f"{name} does not state the settings it assumed, so it is not known whether they are the engine's"
         found.append(Check("settings", name, "mark", "stated", NOT_STATED, text, (name,)))
     parity = parity[~parity["variant"].isin(silent)]
     unequal = parity.loc[parity["parity"] != "equal"]
@@ -510,7 +511,7 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
 
 
 def _stated(run: RealRun) -> list[Check]:
-    """Settings and hardware that the scenario states and nobody read back."""
+    """Settings and hardware that the scenario states and that were not read back."""
     run_id, found, settings = run.meta.run_id, list[Check](), run.meta.engine_settings
     stated = [name for name in COMPARED_SETTINGS if settings is not None and name in settings.not_read_back]
     if settings is None:
@@ -522,20 +523,20 @@ def _stated(run: RealRun) -> list[Check]:
         found.append(Check("settings read back", run_id, "ok", "all", ""))
     if run.meta.hardware is not None and run.meta.hardware.stated:
         by = "whoever imported it" if run.meta.imported else "the scenario"
-        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as {by} states, nobody looked"
+        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as {by} states, not detected"
         found.append(Check("hardware seen", run_id, "mark", "stated", "", text))
     return found
 
 
 def _not_told(run: RealRun) -> list[Check]:
-    """What would make it another engine than the simulated one, and the server does not tell whether it runs with."""
+    """Features that would make it another engine than the simulated one, and that the server does not report."""
     run_id, settings = run.meta.run_id, run.meta.engine_settings
     missing = settings.not_told if settings else []
     if not missing:
         return []
     text = (
-        f"real run {run_id}: {', '.join(missing)} not verified: the server does not tell, and the simulation knows none"
-        " of it"
+        f"real run {run_id}: {', '.join(missing)} not verified: the server does not report them, and the simulation"
+        " models none of them"
     )
     return [Check("one plain engine", run_id, "mark", "not verified", "none", text)]
 
@@ -649,7 +650,7 @@ def _early_stops(run: RealRun, counts: Counts) -> Check:
 def _bunched(run: RealRun) -> Check:
     run_id, number, delivery = run.meta.run_id, run.meta.num_bunched_messages, delivery_of(run)
     if not run.has_tokens:
-        text = f"real run {run_id}: without token times nobody can tell whether tokens came several at a time"
+        text = f"real run {run_id}: without token times it is not known whether tokens came several at a time"
         return Check("bunched tokens", run_id, "note", "not known", "", text)
     if not number and not delivery.tokens:
         return Check("bunched tokens", run_id, "ok", "0", "")

@@ -52,7 +52,7 @@ STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
 MIN_SAMPLES_BEYOND = 10
 """A percentile with fewer samples beyond it rests on a handful of events; it is shown, and not judged."""
 MIN_SAMPLES_BEYOND_IN_REPEATS = 2
-"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not hang on the largest
+"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not depend on the largest
 sample alone."""
 MIN_REQUESTS = 20
 """Tokens of a request depend on each other, so requests are what is counted: with fewer of them nothing is judged."""
@@ -83,11 +83,6 @@ class Samples:
         ends = np.cumsum(self.counts)
         total = np.concatenate([[0.0], np.cumsum(self.values, dtype=np.float64)])
         return total[ends] - total[ends - self.counts]
-
-
-def statistic_name(percentile: int) -> str:
-    """Name of a percentile in the report tables, e.g. `p99`."""
-    return f"p{percentile}"
 
 
 def samples_ns(side: AlignedSide, measure: Measure) -> np.ndarray:

@@ -155,7 +155,7 @@ class _Page:
             case Beside(left, right):
                 return (
                     "<div"
-                    f' class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n'
+                    f' class="pair">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n'
                     "</div>"
                 )
             case Definitions(terms):
@@ -167,7 +167,7 @@ class _Page:
             case Files(listed):
                 return "<ul>\n" + "\n".join(f"<li>{self._file(file)}</li>" for file in listed) + "\n</ul>"
             case Section(title, inner, told):
-                note = f' <span class="told">{_inline(told)}</span>' if told else ""
+                note = f' <span class="about">{_inline(told)}</span>' if told else ""
                 return (
                     f'<details id="{block.anchor}"{" class=nested" if block.nested else ""}>\n'
                     f"<summary><span>{_inline(title)}</span>{note}</summary>\n{self.written(inner)}\n</details>"

@@ -1,8 +1,8 @@
 """Loading a run directory, real or simulated, with every check of the contract, and the calibration digests of a
 simulation's profile. Nothing is compared here.
 
-A run of another program needs less than one of this project (docs/contract.md, Foreign runs). What it leaves out stays
-unknown: `Run.unstated` lists it, and nothing stands in for it.
+A run of another program needs fewer columns than one of this project (docs/contract.md, Foreign runs). What it leaves
+out stays unknown: `Run.unstated` lists it, and nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Run(Generic[M]):
     `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64,
     validated too, and is empty where the run knows no token times (not `has_tokens`): then `requests` has
     `completion_time_ns`. `iterations` is None where the run recorded none. `latency_derived`: the token table had no
-    `token_latency_ns`. `has_status`: the request table told which requests failed; without, none did.
+    `token_latency_ns`. `has_status`: the request table states which requests failed; without it, none did.
     """
 
     directory: Path
@@ -68,7 +68,7 @@ class Run(Generic[M]):
 
     @property
     def unstated(self) -> tuple[str, ...]:
-        """What the run does not say, in words."""
+        """What the run does not state, in words."""
         meta, found = self.meta, list(self.meta.imported.unstated) if self.meta.imported else []
         hardware = meta.hardware
         if hardware is None or not (hardware.hardware_id or hardware.device_name):
@@ -78,7 +78,7 @@ class Run(Generic[M]):
         ]:
             found.append(f"hardware: {' and '.join(missing)} not stated")
         if not meta.sha256:
-            found.append("files not digested, so nobody can tell whether they were changed")
+            found.append("files not digested, so it cannot be checked whether they were changed")
         if meta.workload_id is None:
             found.append("workload not identified")
         if not self.has_status:
@@ -105,7 +105,6 @@ SimulatedRun = Run[SimulationFacts]
 OwnRealRun = Run[RealRunMeta]
 OwnSimulatedRun = Run[VidurRunMeta]
 
-_STORE_KIND = {"real": Kind.REAL_RUN, "vidur": Kind.VIDUR_RUN}
 _IN_WORDS = {
     "real": "a real run",
     "vidur": "a simulation",
@@ -226,7 +225,7 @@ def _fit_to_show(meta: D) -> D:
 
 
 def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], token_path: Path) -> None:
-    """Files are as their metadata says. A run that digests nothing is read, and says so (`Run.unstated`).
+    """Files are as their metadata says. A run that digests nothing is read, and this is stated (`Run.unstated`).
 
     Raises:
         ArtifactError: a listed file is missing or differs, or a table is not listed while others are.
@@ -245,13 +244,13 @@ def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], 
     for name in (RequestMetrics.file_name(), *([token_path.name] if token_path.is_file() else [])):
         if name not in sha256:
             raise ArtifactError(
-                f"{meta_path}: key sha256 does not list {name}, so nobody can tell whether it was changed. List its"
-                " digest."
+                f"{meta_path}: key sha256 does not list {name}, so it cannot be checked whether it was changed. List"
+                " its digest."
             )
 
 
 def _read_requests(path: Path) -> tuple[pd.DataFrame, bool]:
-    """The request table, and whether it tells which requests failed. Without `status` no request is taken for failed.
+    """The request table, and whether it states which requests failed. Without `status` no request is taken for failed.
 
     Raises:
         ContractError: names file, line and column.
@@ -266,7 +265,7 @@ def _read_requests(path: Path) -> tuple[pd.DataFrame, bool]:
 
 
 def _check_tables_agree(requests: pd.DataFrame, tokens: pd.DataFrame, directory: Path) -> None:
-    """`check_run_tables`, told in one pass where the tables agree; where they do not, that check names the request.
+    """`check_run_tables` in one pass where the tables agree; where they do not, that check names the request.
 
     Raises:
         ContractError: names the first request that disagrees.
@@ -290,7 +289,7 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
     """Digests of the workloads that the simulations' profile was calibrated on.
 
     Reads the bundle `profile`, or without it the one that each simulation names. None where such a bundle is no longer
-    there, or was measured again since: then nobody can tell whether a workload is held out.
+    there, or was measured again since: then it is not known whether a workload is held out.
 
     Raises:
         ComparisonError: `profile` is not the bundle that was simulated with.

@@ -102,7 +102,7 @@ def read(path: Path, options: Options) -> Results:
         dropped={
             **counted(len(unfinished), total, "incomplete requests (cut off at the benchmark's end)"),
             **counted(len(failed), total, "failed requests, kept without times"),
-            "output": "texts are not kept",
+            "output": "texts are not imported",
         },
         unstated=(
             *(() if is_open else ("intended arrival times not stated",)),

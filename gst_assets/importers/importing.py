@@ -141,7 +141,7 @@ def _check_text(where: str, *texts: str) -> None:
 
 
 def told(results: Results) -> str:
-    """What came of it, for people: a line for what was read, its clock, and all that is left out or not stated."""
+    """The result, for people: a line for what was read, its clock, and all that is left out or not stated."""
     answered = sum(one.error is None and one.num_produced > 0 for one in results.requests)
     kind = "real run" if results.run_type == "real" else "simulation"
     lines = [

@@ -77,7 +77,7 @@ def read(path: Path, options: Options) -> Results:
         is_named=False,
         transport="http",
         dropped={
-            "request, response": "texts are not kept",
+            "request, response": "texts are not imported",
             **counted(
                 sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"
             ),
@@ -115,8 +115,8 @@ def _request(item: Item, origin: float, start: float, name: str) -> Request:
         return Request(name, arrival, None, None, prompt, 0, send_ns=arrival, where=item.where)
     if "output_token_times" not in answer.values:
         raise ResultsError(
-            f"{answer.where}: output_token_times missing: without streaming (api.streaming: true) nobody saw the "
-            "first token. Measure with it."
+            f"{answer.where}: output_token_times missing: without streaming (api.streaming: true) the first token was"
+            " not seen. Measure with it."
         )
     seconds = answer.numbers("output_token_times")
     end = item.number("end_time")

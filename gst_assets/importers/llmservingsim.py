@@ -7,7 +7,7 @@ is Unix time and the other times are the engine's monotonic clock, so its own TT
 s after arrival. Both are kept: arrival is set on the engine's clock by the smallest `queued_ts - arrival_time` of the
 run, so it is late by that request's own wait, and TTFT from arrival is a lower bound. The simulated CSV has
 nanoseconds of the simulator's clock, and the gaps between tokens in `ITL`. Files of earlier versions count the prompt
-in `output`; the number of gaps tells.
+in `output`; the number of gaps shows which.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COLUMNS = ("request id", "model", "input", "output", "arrival", "end_time", "la
 _TIMES = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 _PREFIX = "bench-"
 _APART_S = 100_000
-"""Clocks that differ by more than a day are two (as bench/core/validate.py tells them apart)."""
+"""Clocks that differ by more than a day are two (as bench/core/validate.py distinguishes them)."""
 
 
 def read(path: Path, options: Options) -> Results:
@@ -114,7 +114,7 @@ def _real(path: Path, options: Options) -> Results:
             if mixed[0]
             else "one for all times"
         ),
-        arrivals="when the client handed the request to the engine",
+        arrivals="when the client sent the request to the engine",
         joined_by="request_id" + (f" without '{_PREFIX}', the position in the data set" if is_named else ""),
         is_named=is_named,
         transport="in_process",
@@ -124,7 +124,7 @@ def _real(path: Path, options: Options) -> Results:
         ended_at=_moment(meta.get("finished_at")),
         definitions={
             "its own TTFT": (
-                "from queued_ts; here from arrival, and the report tells both. The engine queued requests "
+                "from queued_ts; here from arrival, and the report has both. The engine queued requests "
                 f"{min(waits) / 1e6:.1f} to {max(waits) / 1e6:.1f} ms after arrival"
             ),
         },
@@ -159,7 +159,7 @@ def _measured(item: Item, origin: float, arrival: float) -> Request:
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    """meta.json beside the file, where its bench left one."""
+    """meta.json next to the file, where its bench left one."""
     beside = path.with_name("meta.json")
     return dict(read_object(beside).values) if beside.is_file() else {}
 

@@ -25,9 +25,9 @@ MODEL_NOT_STATED = "model not stated"
 class Request:
     """One request in nanoseconds since the first arrival.
 
-    `name` is what the results call it, `where` its file and item. `num_prompt` is None where the results do not tell
+    `name` is what the results call it, `where` its file and item. `num_prompt` is None where the results do not state
     it of a failed request. `first_token_ns` and `completion_ns` are None for a failed request (`error`:
-    type and message) and one without tokens. `num_requested` is None where the results do not tell it. `token_ns`:
+    type and message) and one without tokens. `num_requested` is None where the results do not state it. `token_ns`:
     the time of every produced token, or nothing where they are not known.
     """
 
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Results:
-    """One run as its file tells it. `maker` is the engine that was measured, or the simulator; `written_by` names
+    """One run as its file states it. `maker` is the engine that was measured, or the simulator; `written_by` names
     program and version of the file's source. The other texts are as in `contracts.documents.Imported`. `is_named`:
     requests have names that other results of the workload share.
     """
@@ -92,7 +92,7 @@ class Options:
 
 
 def check_options(options: Options, where: str, *, clock: bool = False, part: bool = False) -> None:
-    """Nobody states what a format has no use for: `clock`, `part` say what it has.
+    """An option that the format has no use for is refused: `clock`, `part` say what it has.
 
     Raises:
         ResultsError: names the option.
@@ -115,7 +115,7 @@ def check_clock(times_s: Sequence[float], expected: Clock, options: Options, whe
     (`evidence`), and as the values look.
 
     Raises:
-        ResultsError: the values look like the other clock, and nobody says which it is.
+        ResultsError: the values look like the other clock, and no option states which it is.
     """
     epoch = [one >= _EPOCH_FROM_S for one in times_s]
     if any(epoch) != all(epoch):

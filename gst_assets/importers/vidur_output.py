@@ -1,4 +1,4 @@
-"""Stock Vidur's output folder: `request_metrics.csv`, and `config.json` beside it.
+"""Stock Vidur's output folder: `request_metrics.csv`, and `config.json` next to it.
 
 Read off vidur 0.0.26, vidur/metrics/metrics_store.py (`_store_request_metrics`, `on_request_arrival`,
 `_on_request_end`) and vidur/metrics/constants.py; times are seconds of the simulator's clock. The first token is the
@@ -113,7 +113,7 @@ def _request(row: Item, arrival_s: float) -> Request:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The replica's section of config.json beside the file."""
+    """The replica's section of config.json next to the file."""
     beside = path.with_name("config.json")
     if not beside.is_file():
         return {}

@@ -106,7 +106,7 @@ def read(path: Path, options: Options) -> Results:
         },
         dropped={
             "fields not used": ", ".join(name for name in result.values if name not in _USED),
-            "generated_texts": "texts are not kept",
+            "generated_texts": "texts are not imported",
             **counted(
                 len(longer),
                 len(requests),
@@ -134,7 +134,7 @@ def _column(result: Item, name: str) -> list[object]:
         )
     if name not in result.values:
         raise ResultsError(
-            f"{result.where}: {name} missing. Only a result saved with --save-detailed tells of single requests; "
+            f"{result.where}: {name} missing. Only a result saved with --save-detailed has single requests; "
             "run vllm bench serve again with it."
         )
     if not isinstance(values, list):

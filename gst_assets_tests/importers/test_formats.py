@@ -1,5 +1,5 @@
-"""Each format gives back the requests that its file was made of, says what it cannot tell, and refuses what is not of
-it."""
+"""Each format gives back the requests that its file was made of, reports what it does not know, and refuses what is not
+of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WRITERS: dict[str, tuple[str, str, Writer, bool]] = {
     "vidur": ("vidur", "vidur", files.vidur, False),
     "blis": ("blis", "results.json", files.blis, False),
 }
-"""By name: format, file, writer, and whether the file tells when every token came."""
+"""By name: format, file, writer, and whether the file states when every token came."""
 _CLIENTS = ("vllm-bench", "guidellm", "aiperf", "inference-perf")
 each_format = pytest.mark.parametrize("name", list(_WRITERS))
 
@@ -149,7 +149,7 @@ def test_send_time_and_intended_time_are_kept_apart(tmp_path: Path) -> None:
 
 def test_llmservingsim_ttft_by_both_definitions(tmp_path: Path) -> None:
     """Queued 0, 200, 400 ms after arrival: on the engine's clock the first marks the arrival, and both TTFT can be
-    told."""
+    stated."""
     requests = [Played(1000 * MS * i, (1000 * MS * i + 500 * MS, 1000 * MS * i + 600 * MS)) for i in range(3)]
     for one_clock in (False, True):
         path = files.llmservingsim_real(
@@ -170,7 +170,7 @@ def test_llmservingsim_ttft_by_both_definitions(tmp_path: Path) -> None:
 
 
 def test_messages_that_are_not_tokens_give_no_token_times(tmp_path: Path) -> None:
-    """Three tokens in two messages: nobody knows which came when, so the run has none; ends and counts stay."""
+    """Three tokens in two messages: it is not known which came when, so the run has none; ends and counts stay."""
     requests = played()
     itls = [[gap / 1e9 for gap in (4 * MS,) * 4] for _ in requests]
     itls[3] = itls[3][:3]
@@ -183,7 +183,7 @@ def test_messages_that_are_not_tokens_give_no_token_times(tmp_path: Path) -> Non
 
 
 def test_llmservingsim_files_of_before(tmp_path: Path) -> None:
-    """Column output counted the prompt once; the number of gaps tells which it is."""
+    """Column output counted the prompt once; the number of gaps shows which it is."""
     for counts_prompt in (False, True):
         path = files.llmservingsim_simulated(tmp_path / f"{counts_prompt}.csv", played(), counts_prompt=counts_prompt)
         import_results("llmservingsim", path, tmp_path / f"run_{counts_prompt}")
@@ -238,7 +238,7 @@ def test_what_is_stated_in_place_of_the_file(tmp_path: Path) -> None:
     meta = load_run(tmp_path / "run", "real").meta
     assert (meta.model, meta.backend) == ("meta/Tiny", "vllm 0.19")
     assert meta.hardware is not None and (meta.hardware.hardware_id, meta.hardware.stated) == ("rtx4090", True)
-    # The file names neither, and knows no intended time: what was stated is not missing, what nobody knows is.
+    # The file names neither, and knows no intended time: what was stated is not missing, what is not known is.
     assert "model not stated" not in done.stdout and meta.lateness_ns == {}
     unnamed = run_gst("import", "llmservingsim", path, "--out", tmp_path / "unnamed")
     assert "note: model not stated" in unnamed.stdout
