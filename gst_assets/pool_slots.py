@@ -2,7 +2,7 @@
 an engine is used, and freed where their runs have ended or are gone.
 
 The assets do not name the pool. Whether a step uses an engine depends on its scenario (recorded runs, a profile that is
-there, a search on the simulator alone), and Dagster takes the slot of an asset's pool before the step can tell.
+there, a search on the simulator alone), and Dagster takes the slot of an asset's pool before the step knows.
 """
 
 from __future__ import annotations

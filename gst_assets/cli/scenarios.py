@@ -123,7 +123,7 @@ def _real_side(scenario: Scenario) -> str:
 
 def _traffic_s(scenario: Scenario) -> int | None:
     """Whole seconds in which the scenario's command sends requests to an engine; None where the settings do not
-    tell."""
+    say."""
     from gst_assets.scenario import traffic_s
 
     if _real_side(scenario) != "live":

@@ -1,4 +1,4 @@
-"""How long a scenario sends requests to an engine, told from its settings alone.
+"""How long a scenario sends requests to an engine, from its settings alone.
 
 The schedule itself, to the nanosecond, belongs to `workload.arrivals`.
 """
@@ -11,7 +11,7 @@ from gst_assets.scenario.workload_section import FixedInterval, Gamma, Poisson, 
 
 def traffic_s(scenario: Scenario) -> float | None:
     """Seconds in which all repeats of the scenario's workload send requests, as its rate lets expect; None where the
-    settings do not tell.
+    settings do not say.
 
     They do not where all requests arrive at once or at a changing rate, where a file says how many there are or when,
     and for a search for capacity, which stops when it has found its rate. The engine's start, its warm-up, the end of
