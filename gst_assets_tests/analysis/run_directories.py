@@ -15,22 +15,10 @@ import pandas as pd
 from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, VidurRunMeta, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
+from gst_assets.testing.histories import ENGINE_SETTINGS, HARDWARE
 
 MS = 1_000_000
 WORKLOAD_SHA256 = {"prompts.jsonl": "1" * 64, "trace_lengths.csv": "2" * 64, "trace_intervals.csv": "3" * 64}
-ENGINE_SETTINGS = {
-    "max_num_seqs": 32,
-    "max_num_batched_tokens": 512,
-    "block_size": 32,
-    "num_kv_blocks": 1024,
-    "enable_chunked_prefill": True,
-    "enable_prefix_caching": False,
-    "dtype": "bfloat16",
-    "async_scheduling": False,
-    "enforce_eager": True,
-    "scheduling_policy": "vllm_v1",
-}
-HARDWARE = {"hardware_id": "cpu", "device_name": "Test CPU", "device_count": 1}
 
 
 @dataclass(frozen=True)

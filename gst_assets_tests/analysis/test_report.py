@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -62,15 +63,23 @@ def _write(comparison: Comparison, folder: Path) -> str:
     return (folder / "summary.md").read_text()
 
 
-@pytest.fixture
-def usual(tmp_path: Path) -> Comparison:
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """Three repeats; kernels at 40 % of the latencies, calibrated 4 % above them."""
     real = steady(120, 4)
     return _comparison(
-        tmp_path,
+        tmp_path_factory.mktemp("usual"),
         [real, real.scaled(1.02), real.scaled(0.99)],
         {"kernels": real.scaled(0.4), "calibrated": real.scaled(1.04)},
     )
+
+
+@pytest.fixture(scope="module")
+def report(usual: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of `usual`, to read only."""
+    folder = tmp_path_factory.mktemp("report") / "out"
+    _write(usual, folder)
+    return folder
 
 
 def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
@@ -96,8 +105,8 @@ def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
     )
 
 
-def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: Comparison, tmp_path: Path) -> None:
-    lines = [line for line in _write(usual, tmp_path / "out").splitlines() if line]
+def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: Comparison, report: Path) -> None:
+    lines = [line for line in (report / "summary.md").read_text().splitlines() if line]
     assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert (
         lines[1]
@@ -115,8 +124,8 @@ def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: 
     assert any(line.startswith("- Beside it, **outside the band**: `kernels` ") for line in lines[11:figure])
 
 
-def test_every_latency_of_every_variant_is_told(usual: Comparison, tmp_path: Path) -> None:
-    text = _write(usual, tmp_path / "out")
+def test_every_latency_of_every_variant_is_told(report: Path) -> None:
+    text = (report / "summary.md").read_text()
     header = (
         "| latency [ms] | error | 95 % interval | verdict | real (median of 3) | spread | calibrated | kernels | error"
         " | error / spread | samples |"
@@ -133,13 +142,10 @@ def _ids_and_links(page: str) -> tuple[list[str], set[str]]:
     return re.findall(r' id="([^"]*)"', page), set(re.findall(r'href="#([^"]*)"', page))
 
 
-def test_the_page_is_whole_and_asks_for_nothing(usual: Comparison, tmp_path: Path) -> None:
+def test_the_page_is_whole_and_asks_for_nothing(report: Path) -> None:
     """Sent alone: figures and tables are inside, every link stays inside, nothing is fetched."""
-    _write(usual, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert (
-        page.count('src="data:image/png;base64,') == page.count("<img") == len(list((tmp_path / "out/figs").iterdir()))
-    )
+    page = (report / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == len(list((report / "figs").iterdir()))
     targets = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(one.startswith(("data:", "#")) for one in targets)
     ids, links = _ids_and_links(page)
@@ -150,12 +156,11 @@ def test_the_page_is_whole_and_asks_for_nothing(usual: Comparison, tmp_path: Pat
     small = re.findall(r'download="([^"]*)" href="data:text/csv;base64,([^"]*)"', page)
     assert {name for name, _ in small} >= {"latency_errors.csv", "gate_checks.csv"}
     for name, data in small:
-        assert base64.b64decode(data) == (tmp_path / "out" / "tables" / name).read_bytes()
+        assert base64.b64decode(data) == (report / "tables" / name).read_bytes()
 
 
-def test_the_first_screen_is_open_and_the_rest_is_folded(usual: Comparison, tmp_path: Path) -> None:
-    _write(usual, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
+def test_the_first_screen_is_open_and_the_rest_is_folded(report: Path) -> None:
+    page = (report / "report.html").read_text()
     first = page[page.index("<main>") : page.index("<details")]
     places = [
         first.index(text) for text in ("<h1>", 'class="facts"', 'class="verdict ', 'class="judged"', "<figure", "<nav")
@@ -257,17 +262,16 @@ def test_names_from_other_programs_are_shown_as_they_are(tmp_path: Path) -> None
     assert "<img src=x" not in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_every_link_leads_to_a_file_and_every_file_is_listed(usual: Comparison, tmp_path: Path) -> None:
-    text = _write(usual, tmp_path / "out")
+def test_every_link_leads_to_a_file_and_every_file_is_listed(report: Path) -> None:
+    text = (report / "summary.md").read_text()
     linked = set(re.findall(r"\]\(([^)]+)\)", text)) - {"run_meta.json"}  # which the caller writes last
-    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    written = {path.relative_to(report).as_posix() for path in report.rglob("*.*")}
     there = written - {"summary.md", "report.html"}
     assert linked == there
     assert text.count("![") == 9
 
 
-def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path) -> None:
-    _write(usual, tmp_path / "out")
+def test_tables_read_back_through_the_contract(report: Path) -> None:
     for model, rows in (
         (LatencyErrors, 60),
         (RepeatLatencies, 90),
@@ -278,18 +282,16 @@ def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path
         (AlignmentCounts, 6),
         (SettingsParity, 2 * len(COMPARED_SETTINGS)),
     ):
-        assert len(read_table(model, tmp_path / "out" / "tables" / model.file_name())) == rows
+        assert len(read_table(model, report / "tables" / model.file_name())) == rows
 
 
-def test_same_comparison_same_bytes(usual: Comparison, tmp_path: Path) -> None:
-    _write(usual, tmp_path / "one")
-    _write(usual, tmp_path / "two")
-    assert directory_digests(tmp_path / "one", "-") == directory_digests(tmp_path / "two", "-")
+def test_same_comparison_same_bytes(usual: Comparison, report: Path, tmp_path: Path) -> None:
+    _write(usual, tmp_path / "again")
+    assert directory_digests(tmp_path / "again", "-") == directory_digests(report, "-")
 
 
-def test_metadata_completes_the_directory(usual: Comparison, tmp_path: Path) -> None:
-    out = tmp_path / "cmp-1"
-    _write(usual, out)
+def test_metadata_completes_the_directory(usual: Comparison, report: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(report, tmp_path / "cmp-1"))
     meta = comparison_meta(
         usual, run_id="cmp-1", started_at=datetime.now(timezone.utc), sha256=directory_digests(out, "run_meta.json")
     )
@@ -297,8 +299,9 @@ def test_metadata_completes_the_directory(usual: Comparison, tmp_path: Path) -> 
     open_directory(out, Kind.COMPARISON)
     found = read_document(ComparisonMeta, out / "run_meta.json")
     assert (found.run_type, found.verdict, found.headline_variant, found.marks) == ("compare", "warn", "calibrated", [])
-    assert found.sim_run_dir == str(tmp_path / "calibrated") == found.sim_run_dirs["calibrated"]
-    assert found.real_run_dirs == [str(tmp_path / f"r{i}") for i in range(3)]
+    runs = usual.simulations["calibrated"].directory.parent
+    assert found.sim_run_dir == str(runs / "calibrated") == found.sim_run_dirs["calibrated"]
+    assert found.real_run_dirs == [str(runs / f"r{i}") for i in range(3)]
     assert {
         f"{run}/{name}"
         for run in ("r0", "r1", "r2", "kernels", "calibrated")
@@ -409,9 +412,11 @@ def test_what_others_wrote_is_shown_and_does_nothing(usual: Comparison, tmp_path
     assert "<img src=http" not in page and re.findall(r'href="(?!#|data:)', page) == []
 
 
-def test_capacity_is_told_where_it_was_searched_and_nowhere_else(usual: Comparison, tmp_path: Path) -> None:
-    without = _write(usual, tmp_path / "without")
-    assert "Capacity" not in without and not (tmp_path / "without" / "tables" / CapacityErrors.file_name()).exists()
+def test_capacity_is_told_where_it_was_searched_and_nowhere_else(
+    usual: Comparison, report: Path, tmp_path: Path
+) -> None:
+    without = (report / "summary.md").read_text()
+    assert "Capacity" not in without and not (report / "tables" / CapacityErrors.file_name()).exists()
     sides = {
         side: CapacityFound(status="found", capacity_per_s=low, upper_per_s=high, num_probes=6)
         for side, low, high in (("engine", 45.0, 48.0), ("calibrated", 46.0, 47.0))

@@ -6,7 +6,7 @@ import pytest
 
 from gst_assets.capacity.simulated_probe import search_simulated
 from gst_assets.scenario import Capacity
-from gst_assets_tests.vidur_adapter import support
+from gst_assets.testing import simulation_inputs as support
 
 MS = 1_000_000
 ONE_PLACE = support.scenario("engine.max_num_seqs=1")
