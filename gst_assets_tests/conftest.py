@@ -6,8 +6,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,48 +28,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "slow_tests", "test files, and `file::test`, that are marked slow: `make test-fast` leaves them out", "linelist"
     )
+    parser.addini("one_process_tests", "test files that one process of several runs, one after the other", "linelist")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what `slow_tests` names, which is the one place that says so, and put what takes long first: files that
-    start an engine, then those of `slow_tests` in its order."""
+    """Mark what `slow_tests` names, which is the one place that says so; and put first what takes long, so that the
+    processes end together: `one_process_tests`, other files that start an engine, then `slow_tests` as they stand."""
     slow: list[str] = config.getini("slow_tests")
-    for entry in slow:
+    together: list[str] = config.getini("one_process_tests")
+    for name, entry in [*(("slow_tests", entry) for entry in slow), *(("one_process_tests", one) for one in together)]:
         if not (config.rootpath / entry.partition("::")[0]).is_file():
-            raise pytest.UsageError(
-                f"pyproject.toml: slow_tests names {entry}, which is no file. Correct or remove it."
-            )
+            raise pytest.UsageError(f"pyproject.toml: {name} names {entry}, which is no file. Correct or remove it.")
     named = set(slow)
-    places = {entry.partition("::")[0]: place for place, entry in reversed(list(enumerate(slow)))}
-    order: dict[pytest.Item, tuple[bool, int]] = {}
+    files: dict[pytest.Item, str] = {}
     for item in items:
         file = item.path.relative_to(config.rootpath).as_posix() if item.path.is_relative_to(config.rootpath) else ""
         test = getattr(item, "originalname", item.name)
         if named & {file, f"{file}::{test}"}:
             item.add_marker(pytest.mark.slow)
-        order[item] = (not _starts_an_engine(item.path), places.get(file, len(slow)))
-    items.sort(key=order.__getitem__)
+        files[item] = file
+    engines = dict.fromkeys(files[item] for item in items if item.get_closest_marker("engine"))
+    order = dict.fromkeys([*together, *engines, *(entry.partition("::")[0] for entry in slow)])
+    places = {file: place for place, file in enumerate(order)}
+    items.sort(key=lambda item: places.get(files[item], len(places)))
 
 
-@cache
-def _starts_an_engine(file: Path) -> bool:
-    """Whether a test of the file has the mark `engine`. By its text, since the process that hands out the files
-    collects no tests."""
-    return "pytest.mark.engine" in file.read_text(encoding="utf-8")
-
-
-class _OneEngineAtATime(LoadFileScheduling):
-    """As `--dist loadfile`, but for the files that start an engine, which are one unit: engines take turns by their
-    lock, so that a second process would only wait. Sessions that some of these files share are then made once, too."""
+class _SomeFilesTogether(LoadFileScheduling):
+    """As `--dist loadfile`, with the files of `one_process_tests` as one unit."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
-        return "engine" if _starts_an_engine(self.config.rootpath / file) else file
+        return "one process" if file in self.config.getini("one_process_tests") else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
-    return _OneEngineAtATime(config, log) if config.getvalue("dist") == "loadfile" else None
+    return _SomeFilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @contextmanager

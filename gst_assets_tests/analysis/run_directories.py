@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from gst_assets.contracts.csv_files import write_csv
 from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, VidurRunMeta, write_document
 from gst_assets.contracts.store import directory_digests
-from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
+from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics
 from gst_assets.testing.histories import ENGINE_SETTINGS, HARDWARE
 
 MS = 1_000_000
@@ -191,10 +192,11 @@ def _common(run_id: str) -> dict[str, Any]:
 def _write(directory: Path, recipe: Recipe, model: type[Any], values: dict[str, Any]) -> Path:
     directory.mkdir(parents=True)
     requests, tokens = tables(recipe)
-    write_table(RequestMetrics, requests, directory)
-    write_table(TokenMetrics, tokens, directory)
+    written = [(RequestMetrics, requests), (TokenMetrics, tokens)]
     if recipe.iterations is not None:
-        write_table(Iterations, recipe.iterations, directory)
+        written.append((Iterations, recipe.iterations))
+    for table, frame in written:  # validated when they are read
+        write_csv(frame, directory / table.file_name())
     document = model.model_validate(values | {"sha256": directory_digests(directory, "run_meta.json")})
     write_document(document, directory / "run_meta.json")
     return directory

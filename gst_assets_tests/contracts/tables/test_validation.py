@@ -22,16 +22,17 @@ by_table = pytest.mark.parametrize("model", all_tables(), ids=lambda model: mode
 
 
 @by_table
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_valid_frame_survives_the_disk_and_its_bytes_are_stable(model: type[Table], data: st.DataObject) -> None:
+    """Few frames of each table: reader and writer are the same for all."""
     frame = data.draw(frames(model))
     with tempfile.TemporaryDirectory() as folder:
         path = write_table(model, frame, Path(folder))
         first = path.read_bytes()
         read = read_table(model, path)
         pd.testing.assert_frame_equal(read, frame)
-        write_table(model, read, Path(folder))
+        csv_files.write_csv(read, path)
         assert path.read_bytes() == first
         # A lone \r is the one thing that pandas' writer leaves unquoted; see `csv_files.write_csv`.
         if b"\r" not in first:
