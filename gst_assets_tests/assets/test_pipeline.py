@@ -204,7 +204,7 @@ def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root:
     store = ArtifactStore(root)
     assert store.list(Kind.CAPACITY) == []  # smoke asks for none, and `--select '*'` succeeded
     search = (
-        "capacity={sides: [simulator, engine], max_p99_delay_ms: 100, low_rate_per_s: 2, high_rate_per_s: 400,"
+        "capacity={sides: [simulator, engine], max_p99_delay_ms: 100, low_rate_per_s: 5, high_rate_per_s: 400,"
         " relative_tolerance: 0.9, num_requests: 40, seed: 1}"
     )
     assert_succeeds(materialize(root, "capacity", overrides=[*OVERRIDES, search]))
