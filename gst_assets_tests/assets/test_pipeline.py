@@ -84,10 +84,14 @@ def staged(root: Path) -> list[Path]:
     return [path for path in (root / ".staging").iterdir() if path.is_dir()]
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
+    """The limit is for what hangs: another engine may run before this one, on a machine with other work. `process` is
+    one whose end means that it will not happen."""
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
+        if process is not None:
+            assert process.poll() is None, output(process)[-6000:]
         time.sleep(0.02)
 
 
@@ -166,7 +170,7 @@ def test_killed_report_leaves_nothing_and_the_next_one_reuses_the_latest_runs(ro
     before = {kind: store.list(kind) for kind in Kind}
     home = tmp_path / "home"
     process = materialize(root, "comparison_report", home=home, wait=False)
-    wait_until(lambda: any((root / ".staging").glob("*/figs")), "the report being written")
+    wait_until(lambda: any((root / ".staging").glob("*/figs")), "the report being written", process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert staged(root)
@@ -286,11 +290,11 @@ def test_killed_real_run_leaves_nothing_and_the_next_one_is_measured_on_an_engin
     profile = load_bundle(store.open(Kind.PROFILE, "cpu/qwen3-tiny")).meta
     before, pointer = store.list(Kind.REAL_RUN), store.current("smoke", "real_runs")
     process = materialize(root, "real_request_metrics,real_token_metrics", home=home, wait=False)
-    wait_until(lambda: "repeat 2 of 2: playing" in output(process), "the second repeat")
+    wait_until(lambda: "repeat 2 of 2: playing" in output(process), "the second repeat", process)
     assert staged(root)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not _engine_processes(root), "the engine's processes ending with their parent", 60)
+    wait_until(lambda: not _engine_processes(root), "the engine's processes ending with their parent")
     assert store.list(Kind.REAL_RUN) == before
     assert store.current("smoke", "real_runs") == pointer
     assert_succeeds(materialize(root, "real_request_metrics,real_token_metrics"))
