@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -78,6 +79,29 @@ def test_one_line_a_step_with_its_seconds_then_the_answer(
     assert not re.search(r"DEBUG|INFO|did not yield|Warning|\.staging", done.stdout)
     for path in re.findall(r"/\S+", "\n".join(lines).replace("http://", "")):
         assert Path(path).exists() or path.startswith("/assets/") or "/" not in path[1:], path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_cancelled_ends_says_so_and_is_the_last(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "gst_assets.cli", "run", "h100_8b_single", "h100_8b_quarter"],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "GST_ARTIFACT_ROOT": str(tmp_path / "artifacts")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            told = b""
+            while b"vidur_metrics" not in told:
+                told += os.read(process.stdout.fileno(), 4096)
+            process.send_signal(number)
+            told += process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert re.search(rb"\n  vidur_metrics +cancelled\n(  \w+ +left out\n)*  cancelled after \d+ s\n$", told), told
+    assert b"h100_8b_quarter" not in told and b"Interrupted" not in told
 
 
 # --- what a step says while it works ----------------------------------------------------------------------------------
