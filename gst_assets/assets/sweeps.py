@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
-from gst_assets.analysis.sweep_report import FIGURE, SUMMARY, caption, summary_table, sweep_table, write_sweep
 from gst_assets.assets.presentation import (
     contract_check_specs,
     contract_passed,
@@ -23,12 +22,11 @@ from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.store import Kind
-from gst_assets.contracts.tables import SweepPoints
 from gst_assets.partitions import SCENARIOS
 from gst_assets.progress import Progress
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
-from gst_assets.step_costs.bundle import check_bundle
-from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
+
+_TABLE = "sweep.csv"
 
 
 class SweepConfig(dg.Config):
@@ -48,7 +46,7 @@ class SweepConfig(dg.Config):
             kinds={"vidur", "csv", "matplotlib"},
             # Most scenarios sweep nothing: then there is nothing to materialize, and that is no failure.
             skippable=True,
-            metadata=table_definition_metadata(SweepPoints),
+            metadata=table_definition_metadata(_TABLE),
             description=(
                 "Throughput and latencies of the scenario's requests under every combination of the rates and engine"
                 " settings that its section `sweep` lists, simulated; Pareto-optimal ones are marked. Not materialized"
@@ -70,6 +68,10 @@ def sweep(
     if chosen.sweep is None:
         context.log.info(f"scenario {chosen.name} has no section sweep: nothing to simulate, nothing materialized")
         return
+    from gst_assets.analysis.sweep_report import FIGURE, SUMMARY, caption, summary_table, sweep_table, write_sweep
+    from gst_assets.step_costs.bundle import check_bundle
+    from gst_assets.vidur_adapter.sweep import point, simulate_all, sweep_jobs
+
     started = datetime.now(timezone.utc)
     workload = current_workload(store, chosen, context)
     bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
@@ -101,7 +103,7 @@ def sweep(
     yield contract_passed("sweep", rows=len(frame))
     yield dg.MaterializeResult(
         asset_key="sweep",
-        data_version=dg.DataVersion(meta.sha256[SweepPoints.file_name()]),
+        data_version=dg.DataVersion(meta.sha256[_TABLE]),
         metadata={
             "open_report": report_link(Kind.SWEEP, run_id, SUMMARY),
             **scenario_facts(chosen),

@@ -26,6 +26,7 @@ from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
 if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
 
+_PERCENTILES = (50, 90, 99)
 _T = TypeVar("_T")
 
 
@@ -147,9 +148,9 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     keeps up, its capacity beyond. Goodput counts the requests that keep every bound given, as vLLM's serving benchmark
     does (`vllm bench serve --goodput`).
     """
-    from gst_assets.analysis.measures import is_sufficient, percentile_ns
+    from gst_assets.analysis.measures import is_sufficient, percentile_ns, percentiles_of_counts_ns
 
-    requests, tokens = result.requests, result.tokens
+    requests = result.requests
     arrival, first, last = (
         requests[name].to_numpy(dtype="int64")
         for name in ("arrival_time_ns", "first_token_time_ns", "completion_time_ns")
@@ -157,7 +158,6 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     produced = requests["num_decode_tokens_actual"].to_numpy(dtype="int64")
     ttft, e2e = first - arrival, last - arrival
     tpot = (last - first) / np.maximum(produced - 1, 1)
-    gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].to_numpy(dtype="int64")
     makespan_ns = int(last.max() - arrival.min())
     per_s = NS_PER_S / makespan_ns
     level = job.scenario.sweep.service_level if job.scenario.sweep else None
@@ -173,9 +173,11 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
         "output_tokens_per_s": int(produced.sum()) * per_s,
         "goodput_per_s": None if level is None else int(_kept(level, ttft, tpot, e2e).sum()) * per_s,
     }
-    for name, samples in (("ttft", ttft), ("itl", gaps), ("e2e", e2e)):
-        ordered = np.sort(samples)
-        row |= {f"{name}_p{percentile}_ns": percentile_ns(ordered, percentile) for percentile in (50, 90, 99)}
+    each = np.ones(len(requests), dtype=np.int64)
+    # Gaps are counted by step, so that no token table is made.
+    for name, samples in (("ttft", (ttft, each)), ("itl", result.token_gaps_ns()), ("e2e", (e2e, each))):
+        found = percentiles_of_counts_ns(*samples, _PERCENTILES)
+        row |= {f"{name}_p{percentile}_ns": value for percentile, value in zip(_PERCENTILES, found, strict=True)}
     delay = np.sort(requests["scheduled_time_ns"].to_numpy(dtype="int64") - arrival)
     return row | {
         "scheduling_delay_p99_ns": percentile_ns(delay, 99),

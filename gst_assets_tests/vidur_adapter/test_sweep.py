@@ -9,6 +9,7 @@ import pytest
 from gst_assets.errors import ScenarioError, SimulationError
 from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.simulate import SimulationResult
+from gst_assets.vidur_adapter.step_log import LoggedSteps, Spans
 from gst_assets.vidur_adapter.sweep import Job, configurations, point, simulate_all, sweep_jobs
 from gst_assets.workload.arrivals import build_trace_intervals
 from gst_assets_tests.vidur_adapter import support
@@ -69,9 +70,10 @@ def test_the_figures_of_a_point() -> None:
             "scheduled_time_ns": [100 * ms, 1400 * ms],
         }
     ).astype("Int64")
-    latencies = [0, 500 * ms, 500 * ms, 0, 500 * ms]
-    tokens = pd.DataFrame({"token_index": [0, 1, 2, 0, 1], "token_latency_ns": latencies}).astype("Int64")
-    result = SimulationResult(requests, tokens, pd.DataFrame(), {"num_kv_blocks": 7}, 3, {})
+    spans = Spans(np.array([0, 1]), np.array([0, 3]), np.array([2, 4]))
+    delivered = np.array([1000, 1500, 2000, 3000, 3500]) * ms
+    steps = LoggedSteps(delivered, delivered, *(np.zeros(5, dtype=np.int64) for _ in range(6)))
+    result = SimulationResult(requests, steps, spans, delivered, {"num_kv_blocks": 7}, 3, {})
     job = Job(scenario, requests, requests, None, "kernels", None)  # type: ignore[arg-type]
     row = point(job, result)
     assert row["makespan_ns"] == 3500 * ms
@@ -83,6 +85,7 @@ def test_the_figures_of_a_point() -> None:
     assert row["scheduling_delay_p99_ns"] == pytest.approx(397 * ms)
     assert (row["num_preemptions"], row["num_kv_blocks"], row["p99_sufficient"]) == (3, 7, False)
     assert row["steps_outside_calibration"] is None
+    assert not {"tokens", "iterations"} & vars(result).keys()  # neither table was made for it
     without = Job(swept(), requests, requests, None, "kernels", None)  # type: ignore[arg-type]
     assert point(without, result)["goodput_per_s"] is None
 

@@ -49,7 +49,13 @@ from gst_assets.contracts.tables.run_tables import (
     check_run_tables,
 )
 from gst_assets.contracts.tables.sweep_tables import SweepPoints
-from gst_assets.contracts.tables.validation import column_descriptions, read_table, validate, write_table
+from gst_assets.contracts.tables.validation import (
+    column_descriptions,
+    read_table,
+    validate,
+    write_table,
+    write_table_parts,
+)
 from gst_assets.contracts.tables.workload_tables import TraceIntervals, TraceLengths
 
 __all__ = [
@@ -98,4 +104,5 @@ __all__ = [
     "read_table",
     "validate",
     "write_table",
+    "write_table_parts",
 ]

@@ -1,8 +1,8 @@
-"""The only two functions that read and write contract tables, and their validation: a violation in words, with its
+"""The only functions that read and write contract tables, and their validation: a violation in words, with its
 place."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,18 @@ def write_table(model: type[Table], frame: pd.DataFrame, directory: Path) -> Pat
     """
     path = directory / model.file_name()
     csv_files.write_csv(validate(model, frame, path), path)
+    return path
+
+
+def write_table_parts(model: type[Table], parts: Iterable[pd.DataFrame], directory: Path) -> Path:
+    """As `write_table` of the parts one below the other, with one of them in memory at a time. `model` has integers
+    alone; its rules hold of the whole where they hold of each part.
+
+    Raises:
+        ContractError: as `write_table`, with the row's position in its part; the parts before it were written.
+    """
+    path = directory / model.file_name()
+    csv_files.write_integers((validate(model, part, path) for part in parts), path)
     return path
 
 
