@@ -197,7 +197,7 @@ def simulation_self_check(
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     workload = current_workload(store, chosen, context)
     bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
-    runs = current_vidur_runs(store, chosen, context).first
+    runs = current_vidur_runs(store, chosen, context, with_further=False).first
     for run in runs.values():
         try:
             check_same_bytes(run, chosen, workload, bundle)

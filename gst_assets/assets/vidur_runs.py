@@ -288,9 +288,14 @@ class Simulations:
 
 
 def current_vidur_runs(
-    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+    store: ArtifactStore,
+    scenario: Scenario,
+    context: dg.AssetExecutionContext | None = None,
+    *,
+    with_further: bool = True,
 ) -> Simulations:
     """The simulations that this run made, or else the newest that were made as the scenario asks; loaded and validated.
+    `with_further`: those under further seeds too.
 
     Raises:
         ArtifactError: none made, or one incomplete or altered. WorkloadError: made with other settings.
@@ -304,5 +309,7 @@ def current_vidur_runs(
 
     return Simulations(
         {variant: loaded(run_id) for variant, run_id in found.pointer.run_ids.items()},
-        {variant: [loaded(one) for one in run_ids] for variant, run_ids in found.pointer.seed_run_ids.items()},
+        {variant: [loaded(one) for one in run_ids] for variant, run_ids in found.pointer.seed_run_ids.items()}
+        if with_further
+        else {},
     )
