@@ -292,11 +292,11 @@ def _simulator(
         return _event_loop(scenario, requests, bundle, limits)
     most = engine.max_num_batched_tokens
     if variant == "kernels":
-        operators = bundle.operator_times()
-        return SimulationLoop(requests, limits, operators.tables(most), ns_of=operators.ns, prompt_keys=keys)
-    costs = bundle.engine_costs(most, _host_seed(scenario))
+        ns_of = bundle.operator_times().ns
+        return SimulationLoop(requests, limits, bundle.operator_tables(most), ns_of=ns_of, prompt_keys=keys)
     queue_size = 2 if bundle.meta.engine_settings.async_scheduling else 1
-    return SimulationLoop(requests, limits, costs.tables(most, queue_size), prompt_keys=keys)
+    tables = bundle.engine_tables(most, _host_seed(scenario), queue_size)
+    return SimulationLoop(requests, limits, tables, prompt_keys=keys)
 
 
 def _host_seed(scenario: Scenario) -> int | None:

@@ -7,7 +7,9 @@ Pareto-optimal and how they look belongs to `analysis.sweep_report`. Vidur is im
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
 
 _PERCENTILES = (50, 90, 99)
+_LARGEST_CHUNK = 32
 _T = TypeVar("_T")
 
 
@@ -48,37 +51,75 @@ class Job:
         )
 
 
+class KeptRows:
+    """What was simulated of a sweep, a line of JSON each in a file, so that a sweep that was stopped goes on where it
+    was. The file is named by `key`, which stands for everything that decides the rows."""
+
+    def __init__(self, directory: Path, key: str) -> None:
+        """Reads what is there. A last line that was cut off counts as not written."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / f"sweep_{key}.jsonl"
+        self.rows: dict[int, Any] = {}
+        """By the job's number."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(self._path, len(whole))
+        for line in whole.splitlines():
+            number, row = json.loads(line)
+            self.rows[number] = row
+
+    def add(self, number: int, row: Any) -> None:
+        """Keep the row of a job; JSON gives it back to the bit."""
+        self.rows[number] = row
+        with self._path.open("ab") as file:
+            file.write(json.dumps([number, row]).encode() + b"\n")
+
+    def remove(self) -> None:
+        """The sweep is complete."""
+        self._path.unlink(missing_ok=True)
+
+
 def simulate_all(
     jobs: Sequence[Job],
     summarize: Callable[[Job, SimulationResult], _T],
     *,
     workers: int,
     on_done: Callable[[int], None] | None = None,
+    kept: KeptRows | None = None,
 ) -> list[_T]:
     """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does
     not depend on `workers`.
 
     `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
-    `on_done` is told how many jobs have come back.
+    `on_done` is told how many jobs are done. `kept`: jobs that are in there are not simulated again, and what the
+    others give, which JSON must be able to hold, is added.
 
     Raises:
         SimulationError, ProfileError: of the first job that has one.
     """
-    if workers <= 1 or len(jobs) <= 1:
-        return _counted((summarize(job, job.run()) for job in jobs), on_done)
-    # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        return _counted(pool.map(_run, jobs, itertools.repeat(summarize)), on_done)
+    found: dict[int, _T] = dict(kept.rows) if kept is not None else {}
+    left = [number for number in range(len(jobs)) if number not in found]
 
+    def collect(results: Iterable[_T]) -> None:
+        for number, result in zip(left, results, strict=True):
+            found[number] = result
+            if kept is not None:
+                kept.add(number, result)
+            if on_done is not None:
+                on_done(len(found))
 
-def _counted(results: Iterable[_T], on_done: Callable[[int], None] | None) -> list[_T]:
-    found = []
-    for result in results:
-        found.append(result)
-        if on_done is not None:
-            on_done(len(found))
-    return found
+    if workers <= 1 or len(left) <= 1:
+        collect(summarize(jobs[number], jobs[number].run()) for number in left)
+    else:
+        # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
+        context = multiprocessing.get_context("spawn")
+        workers = min(workers, len(left))
+        # What the jobs of a chunk share, the bundle above all, crosses once, and so do the tables that are made of it.
+        size = max(1, min(_LARGEST_CHUNK, len(left) // (4 * workers)))
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            collect(pool.map(_run, (jobs[number] for number in left), itertools.repeat(summarize), chunksize=size))
+    return [found[number] for number in range(len(jobs))]
 
 
 def _run(job: Job, summarize: Callable[[Job, SimulationResult], _T]) -> _T:

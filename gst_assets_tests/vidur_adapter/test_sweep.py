@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from gst_assets.errors import ScenarioError, SimulationError
 from gst_assets.scenario import Scenario
 from gst_assets.vidur_adapter.simulate import SimulationResult
 from gst_assets.vidur_adapter.step_log import LoggedSteps, Spans
-from gst_assets.vidur_adapter.sweep import Job, configurations, point, simulate_all, sweep_jobs
+from gst_assets.vidur_adapter.sweep import Job, KeptRows, configurations, point, simulate_all, sweep_jobs
 from gst_assets.workload.arrivals import build_trace_intervals
 from gst_assets_tests.vidur_adapter import support
 
@@ -39,6 +41,29 @@ def test_results_do_not_depend_on_the_number_of_processes() -> None:
     assert len({one[0] for one in alone}) == 4
     crowded = {(one["rate_per_s"], one["max_num_seqs"]): one["scheduling_delay_p99_ns"] for _, one in alone}
     assert crowded[200.0, 2] > crowded[200.0, 32]
+
+
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = simulate_all(jobs(swept()), point, workers=1)
+    first = KeptRows(tmp_path, "key")
+
+    def stop(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_all(jobs(swept()), point, workers=1, on_done=stop, kept=first)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes() + b'[2, {"rate_per_s": 2')  # killed in the middle of a line
+    again = KeptRows(tmp_path, "key")
+    assert list(again.rows) == [0, 1] and again.rows == first.rows
+    told: list[int] = []
+    assert repr(simulate_all(jobs(swept()), point, workers=1, on_done=told.append, kept=again)) == repr(whole)
+    assert told == [3, 4]  # only the others were simulated
+    assert repr(list(KeptRows(tmp_path, "key").rows.values())) == repr(whole)
+    assert KeptRows(tmp_path, "another").rows == {}
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_combination_is_simulated_with_arrivals_of_its_rate() -> None:

@@ -91,10 +91,9 @@ def _holds(model: type[Table], frame: pd.DataFrame) -> bool:
 
 
 def _has_type(values: pd.Series, dtype: str) -> bool:
-    found = values.dtype
-    if dtype == "str":
-        return isinstance(found, pd.StringDtype)
-    return dtype in ("Int64", "float64", "bool") and str(found) == dtype
+    if dtype.startswith("str"):
+        return isinstance(values.dtype, pd.StringDtype)
+    return dtype in ("Int64", "float64", "bool") and str(values.dtype) == dtype
 
 
 def _is_kept(check: pa.Check, values: pd.Series) -> bool:
