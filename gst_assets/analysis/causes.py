@@ -19,6 +19,8 @@ Rules, and what is removed:
   step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that the setting
   caused all of what it acts on.
 - `driver busy`: the driver's lateness, which only the real side has, is added to the simulation.
+- `other programs`: while they took a quarter of the cores or more (the machine's record, in windows of a second), every
+  request in flight waited for them: those requests are left out on both sides.
 - `host speed, within repeats`: windows of one second whose steps took longer or shorter than those of equal composition
   elsewhere (median, beyond 15 %): the real times in them are scaled back.
 - `host speed, between repeats`: steps of equal composition take longer in some repeats, beyond the pass band: the real
@@ -43,6 +45,7 @@ from gst_assets.analysis.gate import MANY, delivery_of
 from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
+from gst_assets.contracts.documents import MachineWindow
 from gst_assets.formats import brief_milliseconds, unsigned_percent
 
 STATISTICS = ("p50", "p90", "p99")
@@ -58,6 +61,8 @@ _WINDOW_NS = 1_000_000_000
 _DISTURBED = 0.15
 """Steps of a window take so much longer or shorter than those of equal composition, from which on its host counts as
 disturbed."""
+_OTHERS = 0.25
+"""Share of all cores that other programs take in a window, from which on the requests in flight count as disturbed."""
 _LEAST_STEPS = 3
 """Steps that a composition, or a window, needs for a median."""
 _LIMITS = {"max_num_batched_tokens": "chunk size", "max_num_seqs": "sequence limit"}
@@ -138,9 +143,18 @@ class _Side:
 
     @cached_property
     def _e2e(self) -> np.ndarray:
+        return np.sort(self.e2e[self.kept])
+
+    @cached_property
+    def e2e(self) -> np.ndarray:
+        """From arrival to the last token, by request."""
         ends = np.cumsum(self.num_gaps)
         total = np.concatenate([[0.0], np.cumsum(self.gaps)])
-        return np.sort((self.waited + self.first + total[ends] - total[ends - self.num_gaps])[self.kept])
+        return self.waited + self.first + total[ends] - total[ends - self.num_gaps]
+
+    def only(self, kept: np.ndarray) -> _Side:
+        """Without the requests that do not count in `kept` either."""
+        return replace(self, kept=self.kept & kept)
 
 
 @dataclass(frozen=True)
@@ -158,12 +172,13 @@ Removal = Callable[[_Pair], _Pair]
 @dataclass(frozen=True)
 class Cause:
     """A cause, the evidence for it in words, and how it is removed. `at_most`: what goes with it need not all be its
-    own."""
+    own. `is_recorded`: it was seen by itself, not inferred from latencies or steps, which it changed as well."""
 
     name: str
     evidence: str
     remove: Removal
     at_most: bool = False
+    is_recorded: bool = False
 
 
 def cause_rows(cells: Sequence[Cell], measured: Measured) -> list[dict[str, Any]]:
@@ -234,8 +249,8 @@ def _named(
         for cause, share in zip(causes, shares, strict=True)
         if share >= LEAST_SHARE and (not noisy or cause.name.startswith("host speed"))
     ]
-    # What is known to be a cause's own goes first, then what leaves the least.
-    likely.sort(key=lambda one: (one[0].at_most, abs(1 - one[1])))
+    # What was seen by itself goes first, then what is known to be a cause's own, then what leaves the least.
+    likely.sort(key=lambda one: (not one[0].is_recorded, one[0].at_most, abs(1 - one[1])))
     named, left = [], 1.0
     for cause, _ in likely:
         cleared = [cause.remove(one) for one in states]
@@ -297,6 +312,7 @@ def _causes(variant: str, sim: SimulatedRun, measured: Measured, *, typical: boo
     yield from _preemptions(sim, measured)
     yield from _prefix_cache(sim, measured)
     yield from _driver(measured)
+    yield from _other_programs(measured)
     yield from _host_within(measured)
     yield from _host_between(measured)
     yield from _delivery(measured)
@@ -543,6 +559,33 @@ def _driver(measured: Measured) -> Iterator[Cause]:
     )
 
 
+def _other_programs(measured: Measured) -> Iterator[Cause]:
+    disturbed: dict[str, list[MachineWindow]] = {}
+    for run in measured.real_repeats:
+        windows = run.meta.machine.windows if run.meta.machine else []
+        disturbed[run.meta.run_id] = [one for one in windows if (one.cpu_others or 0.0) >= _OTHERS]
+    if not any(disturbed.values()):
+        return
+
+    def remove(pair: _Pair) -> _Pair:
+        begin = pair.real.first_at - pair.real.first - pair.real.waited
+        end = begin + pair.real.e2e
+        kept = np.ones(len(begin), dtype=bool)
+        for one in disturbed[pair.run.meta.run_id]:
+            kept &= (end <= one.start_ns) | (begin >= one.end_ns)
+        # A repeat that was disturbed to its end has nothing undisturbed to be compared with.
+        return replace(pair, real=pair.real.only(kept), sim=pair.sim.only(kept)) if kept.any() else pair
+
+    found = [
+        f"{unsigned_percent(max(one.cpu_others or 0.0 for one in windows), 0)} of the cores in"
+        f" {sum(one.end_ns - one.start_ns for one in windows) / 1e9:.0f} s of {run_id} (from"
+        f" {windows[0].start_ns / 1e9:.0f} s to {windows[-1].end_ns / 1e9:.0f} s)"
+        for run_id, windows in disturbed.items()
+        if windows
+    ]
+    yield Cause("other programs", f"other programs took up to {'; '.join(found)}", remove, is_recorded=True)
+
+
 @dataclass(frozen=True)
 class _Host:
     """The host's speed, as log of the time of steps over that of equal ones. `repeats`: the median of each; `windows`:
@@ -659,7 +702,7 @@ def _delivery(measured: Measured) -> Iterator[Cause]:
             np.repeat(np.arange(len(real.num_gaps)), real.num_gaps), real.gaps == 0, len(real.num_gaps)
         )
         kept = together <= MANY * real.num_gaps
-        return replace(pair, real=replace(real, kept=kept), sim=replace(pair.sim, kept=kept))
+        return replace(pair, real=real.only(kept), sim=pair.sim.only(kept))
 
     yield Cause(
         "delivery",

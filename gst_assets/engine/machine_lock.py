@@ -21,6 +21,7 @@ from pathlib import Path
 
 from gst_assets.environment import LOCK_VARIABLE, EngineLock, read
 from gst_assets.errors import EngineError
+from gst_assets.progress import LINE_EVERY_S
 
 # Not tempfile.gettempdir(): with TMPDIR every user or session would have a lock of its own. /run/lock is root's on some
 # distributions, and files of /dev/shm go when their owner logs out.
@@ -35,7 +36,8 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
     """Hold the machine's engine lock for the block, and say in it that `scenario` does; waits up to `timeout_s`
     seconds.
 
-    While it waits, each holder is named once through `log`.
+    While it waits, `log` names the holder: at once, and again after 10 s, 20 s, 40 s and so on, so that who reads only
+    some of its lines learns it too.
 
     Raises:
         EngineError: another measurement still held the lock after `timeout_s`, or the lock file cannot be used.
@@ -80,7 +82,8 @@ def holder() -> str | None:
 
 def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], None]) -> int:
     """The descriptor of the lock file, locked."""
-    told = ""
+    began = time.monotonic()
+    named, named_again_s = "", LINE_EVERY_S
     while True:
         handle = _opened(path)
         try:
@@ -91,9 +94,13 @@ def _taken(path: Path, deadline: float, timeout_s: float, log: Callable[[str], N
                         f"{path}: {holder} for longer than {timeout_s:g} s. Wait for it to end, end it, or raise"
                         " lock_timeout_s."
                     )
-                if holder != told:
+                waited_s = time.monotonic() - began
+                if holder != named:
                     log(f"waiting for this machine's engine: {holder} (lock {path})")
-                    told = holder
+                    named = holder
+                elif waited_s >= named_again_s:
+                    log(f"waiting for this machine's engine for {waited_s:.0f} s: {holder} (lock {path})")
+                    named_again_s = 2 * waited_s
                 time.sleep(_POLL_S)
             if _is_at(handle, path):
                 return handle

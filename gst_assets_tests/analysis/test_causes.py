@@ -248,6 +248,30 @@ def test_a_machine_disturbed_for_some_seconds_is_named_with_its_share(tmp_path: 
     assert "host speed, within repeats" not in causes(compared(tmp_path / "quiet", REAL, GOOD.scaled(1.2)), "e2e")
 
 
+def machine(*others: float) -> dict[str, Any]:
+    """The machine's record with the share that other programs took in each second."""
+    windows = [
+        {"start_ns": k * 1000 * MS, "end_ns": (k + 1) * 1000 * MS, "cpu_others": share}
+        for k, share in enumerate(others)
+    ]
+    return {"num_cores": 2, "before": {}, "windows": windows, "sampling_ns_max": 0, "num_samples": len(others) + 1}
+
+
+def test_other_programs_are_named_with_their_share_where_the_machine_recorded_them(tmp_path: Path) -> None:
+    """The same disturbed second as above; steps say it too, but the record goes first."""
+    real = [disturbed(one, 0.99, 2.0, 1.7).with_meta(machine=machine(0.02, 0.9, 0.05)) for one in REAL]
+    rows = compared(tmp_path, real, GOOD).error_causes
+    mine = rows[(rows["metric"] == "e2e") & (rows["statistic"] == "p90")].iloc[0]
+    assert mine["cause"] == "other programs" and mine["share"] > 0.8, rows.to_string()
+    assert "up to 90 % of the cores in 1 s of real0 (from 1 s to 2 s); 90 % of the cores in 1 s of" in mine["evidence"]
+    quiet = [one.with_meta(machine=machine(0.02, 0.2, 0.05)) for one in REAL]
+    assert "other programs" not in causes(compared(tmp_path / "quiet", quiet, GOOD.scaled(1.2)), "e2e")
+    busy = [one.with_meta(machine=machine(0.02, 0.9, 0.05)) for one in REAL]
+    assert "other programs" not in causes(compared(tmp_path / "busy", busy, GOOD.scaled(1.2)), "e2e")
+    throughout = [one.with_meta(machine=machine(0.9, 0.9, 0.9, 0.9, 0.9)) for one in REAL]
+    assert "other programs" not in causes(compared(tmp_path / "throughout", throughout, GOOD.scaled(1.2)), "e2e")
+
+
 def test_repeats_at_different_speeds_are_named(tmp_path: Path) -> None:
     """Two of three repeats ran on a host that was a third slower; the simulation is right for the fast one."""
     speeds = (4, 16 / 3, 16 / 3)

@@ -106,6 +106,17 @@ def test_a_waiting_process_says_who_holds_the_lock_and_since_when(start: Start) 
     assert f"process {waiting.pid} of user" in _line(third)
 
 
+def test_a_waiting_process_says_it_again_and_ever_more_rarely(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_EVERY_S", 0.4)
+    assert _line(start("smoke")) == "held"
+    said: list[str] = []
+    with pytest.raises(EngineError), machine_lock(4, said.append, "cpu_high"):
+        pytest.fail("two held the lock")
+    assert 3 <= len(said) <= 5  # at once, then each time that the wait has doubled
+    assert re.match(r"waiting for this machine's engine: process", said[0])
+    assert all(re.match(r"waiting for this machine's engine for \d s: process", line) for line in said[1:])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_waiting_process_can_be_interrupted(start: Start, number: signal.Signals) -> None:
     assert _line(start("smoke")) == "held"
