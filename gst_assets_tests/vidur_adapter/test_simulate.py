@@ -299,6 +299,11 @@ def test_gaps_and_parts_are_those_of_the_token_table(variant: str, loop: str) ->
         assert all(len(one) + len(next_one) > most_rows for one, next_one in pairwise(parts))
 
 
+def test_results_have_the_same_times_or_not() -> None:
+    first, again, later = (run(MIX), run(MIX), run([(1, *MIX[0][1:]), *MIX[1:]]))
+    assert first.has_times_of(again) and not first.has_times_of(later)
+
+
 def test_a_request_that_fills_the_cache_is_not_preempted() -> None:
     result = run([(0, 250, 39)], "engine.num_kv_blocks=10")  # 288 tokens with keys and values: 9 blocks
     assert result.num_preemptions == 0

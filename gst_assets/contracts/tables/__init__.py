@@ -1,8 +1,8 @@
 """One Pandera model per contract table, and the only functions that read and write them.
 
 The models are the contract: columns, order, types, and every invariant that one table can show. Invariants between two
-tables are `check_run_tables`. CSV bytes belong to `csv_files`; nothing here computes a result. After a change of columns
-write their listing again: `python -m gst_assets.contracts.columns`.
+tables are `check_run_tables`. CSV bytes belong to `csv_files`; nothing here computes a result. After a change of
+columns write their listing again: `python -m gst_assets.contracts.columns`.
 """
 
 from gst_assets.contracts.tables.base import FilledTable, Int, Table
