@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _LISTING = Path(__file__).with_name("columns.json")
 
@@ -35,8 +35,8 @@ def columns_of(file_name: str) -> list[Column]:
 
 
 @cache
-def _listed() -> dict[str, list[list[str | bool]]]:
-    found: dict[str, list[list[str | bool]]] = json.loads(_LISTING.read_text(encoding="utf-8"))
+def _listed() -> dict[str, list[list[Any]]]:
+    found: dict[str, list[list[Any]]] = json.loads(_LISTING.read_text(encoding="utf-8"))
     return found
 
 
