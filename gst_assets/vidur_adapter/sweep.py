@@ -216,8 +216,9 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     }
     each = np.ones(len(requests), dtype=np.int64)
     # Gaps are counted by step, so that no token table is made.
-    for name, samples in (("ttft", (ttft, each)), ("itl", result.token_gaps_ns()), ("e2e", (e2e, each))):
-        found = percentiles_of_counts_ns(*samples, _PERCENTILES)
+    samples = {"ttft": (ttft, each), "itl": result.token_gaps_ns(), "e2e": (e2e, each)}
+    for name, (values, counts) in samples.items():
+        found = percentiles_of_counts_ns(values, counts, _PERCENTILES)
         row |= {f"{name}_p{percentile}_ns": value for percentile, value in zip(_PERCENTILES, found, strict=True)}
     delay = np.sort(requests["scheduled_time_ns"].to_numpy(dtype="int64") - arrival)
     return row | {
