@@ -19,9 +19,10 @@ import dagster as dg
 from gst_assets import latest
 from gst_assets.environment import Ui, read
 from gst_assets.errors import ScenarioError
+from gst_assets.killed_runs import end_killed_runs, process_tags
 from gst_assets.locations import is_installed
 from gst_assets.scenario import Scenario, load_scenario
-from gst_assets.step_lines import LOGGER
+from gst_assets.step_lines import LOGGER, was_cancelled
 from gst_assets.timeline import show_runs_in_timeline
 
 COMPARISON = "comparison_report"
@@ -30,7 +31,8 @@ _ON_REQUEST = ("capacity", "sweep")
 
 
 def materialize(scenarios: Sequence[str], overrides: Sequence[str] = (), goal: str = COMPARISON) -> int:
-    """Materialize and tell each scenario; returns the exit status: 1 if a step of any of them failed.
+    """Materialize and tell each scenario; returns the exit status: 1 if a step of any of them failed. One that is
+    cancelled (Ctrl-C, SIGTERM) is the last.
 
     `goal` is what is told in the end: with the comparison every asset is made, with `capacity` or `sweep` that one and
     what it needs.
@@ -54,12 +56,14 @@ def materialize(scenarios: Sequence[str], overrides: Sequence[str] = (), goal: s
     with _instance() as instance:
         shown_in_ui = not instance.is_ephemeral
         show_runs_in_timeline(instance)
+        end_killed_runs(instance)
         for scenario in chosen:
             print(f"\n{scenario.name}: {scenario.description}", flush=True)
             began = time.monotonic()
             result = job.execute_in_process(
                 instance=instance,
                 partition_key=scenario.name,
+                tags=process_tags(),
                 asset_selection=sorted(_wanted(job, scenario, goal)),
                 run_config={
                     "loggers": {LOGGER: {}},
@@ -67,7 +71,11 @@ def materialize(scenarios: Sequence[str], overrides: Sequence[str] = (), goal: s
                 },
                 raise_on_error=False,
             )
-            print(f"  {'done' if result.success else 'failed'} after {time.monotonic() - began:.0f} s", flush=True)
+            cancelled = not result.success and any(was_cancelled(event) for event in result.all_events)
+            how = "done" if result.success else "cancelled" if cancelled else "failed"
+            print(f"  {how} after {time.monotonic() - began:.0f} s", flush=True)
+            if cancelled:
+                break
             if result.success:
                 made[scenario.name] = _made(result, goal)
     for name, directory in made.items():

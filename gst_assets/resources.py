@@ -170,5 +170,6 @@ class VidurProfilingRoot(dg.ConfigurableResource):
 
 
 def in_order(runs: Path) -> list[Path]:
-    """The run directories of `runs` by their repeat."""
-    return sorted(runs.glob("*-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))
+    """The complete run directories of `runs` by their repeat. One that was being written when its process was killed is
+    hidden."""
+    return sorted(runs.glob("[!.]*-r*"), key=lambda path: int(path.name.rpartition("-r")[2]))

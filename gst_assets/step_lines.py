@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
+from typing import Any
 
 import dagster as dg
 
@@ -48,8 +49,12 @@ class _StepLines(logging.Handler):
         elif event is not None and kind is dg.DagsterEventType.STEP_FAILURE:
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
-            self._close(event, "failed")
-            self._write(f"    {' '.join(cause.message.split()) if cause else event.message}\n")
+            told = cause.message if cause else event.message or ""
+            if was_cancelled(event):
+                told = told.partition("\n")[2]  # the first line is the name of Dagster's exception
+            self._close(event, "cancelled" if was_cancelled(event) else "failed")
+            if said := " ".join(told.split()):
+                self._write(f"    {said}\n")
         elif event is not None and kind is dg.DagsterEventType.STEP_SKIPPED:
             self._close(event, "left out")
         elif event is None and record.levelno >= logging.WARNING:
@@ -99,6 +104,13 @@ class _StepLines(logging.Handler):
         sys.stdout.write(text)
         sys.stdout.flush()
         self._written_s = time.monotonic()
+
+
+def was_cancelled(event: dg.DagsterEvent) -> bool:
+    """Whether a step, or its run, ended by Ctrl-C or SIGTERM. Dagster 1.13 has no public name for either."""
+    data: Any = event.event_specific_data
+    why = getattr(data, "error_source", None) or getattr(data, "failure_reason", None)
+    return why is not None and why.value in ("INTERRUPT", "UNEXPECTED_TERMINATION")
 
 
 def _said(record: logging.LogRecord) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,29 @@ def test_a_step_that_fails_is_named_with_its_error_and_the_next_scenario_still_r
     assert "  failed after " in done.stdout and "  done after " in done.stdout and done.stdout.count("report: ") == 1
     (comparison,) = ArtifactStore(tmp_path / "artifacts").list(Kind.COMPARISON)
     assert comparison.startswith("h100_8b_single-")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_cancelled_ends_says_so_and_is_the_last(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "gst_assets.cli", "run", "h100_8b_single", "h100_8b_quarter"],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "GST_ARTIFACT_ROOT": str(tmp_path / "artifacts")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            told = b""
+            while b"vidur_metrics" not in told:
+                told += os.read(process.stdout.fileno(), 4096)
+            process.send_signal(number)
+            told += process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert re.search(rb"\n  vidur_metrics +cancelled\n(  \w+ +left out\n)*  cancelled after \d+ s\n$", told), told
+    assert b"h100_8b_quarter" not in told and b"Interrupted" not in told
 
 
 # --- what a step says while it works ----------------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gst_assets.errors import EngineError
+from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.staging import staged_directory, staged_file
 
 
@@ -14,7 +18,8 @@ def test_a_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
     final = tmp_path / "new" / "run"
     with staged_directory(final) as folder:
         (folder / "a").write_text("a")
-        assert not final.exists() and folder.parent == final.parent and folder.name.startswith(".")
+        assert not final.exists() and folder.name == "run"
+        assert folder.parent.parent == final.parent and folder.parent.name.startswith(".")
     assert [path.name for path in final.parent.iterdir()] == ["run"] and (final / "a").read_text() == "a"
 
 
@@ -59,3 +64,47 @@ def test_a_file_takes_the_place_of_the_former_one(tmp_path: Path) -> None:
             path.write_text(text)
         assert final.read_text() == text
     assert [path.name for path in final.parent.iterdir()] == ["file"]
+
+
+_STAY = """
+import sys, time
+from pathlib import Path
+from gst_assets import staging
+with getattr(staging, sys.argv[1])(Path(sys.argv[2])) as path:
+    (path / "half" if path.is_dir() else path).write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["staged_directory", "staged_file"])
+def test_what_a_killed_process_left_is_removed_by_the_next_to_write_there(tmp_path: Path, kind: str) -> None:
+    """Not what a living one writes, whatever either is called."""
+    living, dead = (
+        subprocess.Popen(
+            [sys.executable, "-c", _STAY, kind, str(tmp_path / name)],
+            cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("one", "two")
+    )  # fmt: skip
+    try:
+        for process in (living, dead):
+            assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        dead.send_signal(signal.SIGKILL)
+        dead.wait()
+        assert len(list(tmp_path.glob(".gst-staged-*"))) == 2
+        with staged_file(tmp_path / "three") as path:
+            path.write_text("whole")
+        (left,) = tmp_path.glob(".gst-staged-*")
+        assert (left / "one").exists()
+    finally:
+        for process in (living, dead):
+            process.kill()
+            process.communicate()
+
+
+def test_a_name_as_long_as_a_name_may_be_can_be_written(tmp_path: Path) -> None:
+    final = tmp_path / ("x" * 255)
+    with staged_file(final) as path:
+        path.write_text("whole")
+    assert final.read_text() == "whole"

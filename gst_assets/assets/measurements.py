@@ -85,14 +85,14 @@ def _measure_together(
     log: Callable[[str], None],
 ) -> "tuple[list[OwnRealRun], Bundle]":
     """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that
-    failed the repeats are kept."""
+    failed or was cancelled the repeats are kept."""
     from gst_assets.analysis.run_reading import load_own_run
 
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
         measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
         with real_runs.keeping(store, runs):
             played = engine.profile_with_runs(scenario, workload, measured, root, runs, log)
-        for directory in played:
-            load_own_run(directory, "real")
-        bundle = profiles.adopted(store, scenario, measured)
-        return real_runs.adopted(store, played), bundle
+            for directory in played:
+                load_own_run(directory, "real")
+            bundle = profiles.adopted(store, scenario, measured)
+            return real_runs.adopted(store, played), bundle

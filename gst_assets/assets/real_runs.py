@@ -118,7 +118,7 @@ def measure(
 
     Raises:
         EngineError: the engine failed. The repeats that are complete by then are committed all the same, but are not
-            the scenario's current ones; the message says where they are.
+            the scenario's current ones; the message says where they are. So it is when the run is cancelled.
     """
     group_id = f"{scenario.name}-{timestamp_slug(datetime.now(timezone.utc))}-{secrets.token_hex(2)}"
     with store.stage(Kind.REAL_RUN, group_id) as staging, keeping(store, staging.path):
@@ -127,20 +127,29 @@ def measure(
 
 @contextmanager
 def keeping(store: ArtifactStore, runs: Path) -> Iterator[None]:
-    """When the engine or the profile fails in the block, what is complete and valid of the repeats under `runs` is kept
-    in the store.
+    """When the block fails or is cancelled (Ctrl-C, SIGTERM, the UI), what is complete and valid of the repeats under
+    `runs` is kept in the store.
 
     Raises:
-        EngineError, ProfileError: the failure, with where the repeats are now.
+        EngineError, ProfileError: that of the block; its message says where the repeats are and how they are compared.
+        BaseException: that of the block, with a note that says the same.
     """
     try:
         yield
-    except (EngineError, ProfileError) as error:
+    except BaseException as error:
         kept = [store.adopt(Kind.REAL_RUN, run.name, run) for run in in_order(runs) if _is_valid(run)]
         if not kept:
             raise
         places = ", ".join(str(place) for place in kept)
-        raise type(error)(f"{error} Kept: {places}. They are not the scenario's current runs.") from error
+        group = kept[0].with_name(kept[0].name.rpartition("-r")[0])
+        told = (
+            f"Kept: {places}. They are not the scenario's current runs. To compare them with a simulation of this"
+            f" workload (gst runs --kind simulated): gst compare '{group}-r*' SIMULATED."
+        )
+        if isinstance(error, EngineError | ProfileError):
+            raise type(error)(f"{error} {told}") from error
+        error.add_note(told)
+        raise
 
 
 def _is_valid(run: Path) -> bool:

@@ -6,7 +6,7 @@ is in it. What it shows is read off by `calibration` and `step_samples`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,23 +16,30 @@ from gst_assets.errors import ProfileError
 from gst_assets.scenario import Scenario
 
 _SHORTEST, _LONGEST_OUTPUT = 16, 300
+_LONGEST_SHORT = 512
+"""Tokens of a short prompt, at most: what is left of a prompt whose beginning is cached."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Requests with exponential gaps at `rate_per_s`; None: all together."""
+    """Requests with exponential gaps at `rate_per_s`; None: all together. `has_short_prompts`: 512 tokens at most."""
 
     name: str
     rate_per_s: float | None
     num_requests: int
+    has_short_prompts: bool = False
 
 
 def segments(scenario: Scenario, round_index: int) -> list[Segment]:
-    """One segment for each of the profile's traffic rates, `traffic_segment_s` long, then a burst that fills the
-    engine."""
+    """One segment for each of the profile's traffic rates and short traffic rates, `traffic_segment_s` long, then a
+    burst that fills the engine."""
     found = [
         _segment(f"round {round_index} traffic {rate:g}/s", rate, scenario)
         for rate in scenario.profile.traffic_rates_per_s
+    ]
+    found += [
+        replace(_segment(f"round {round_index} short traffic {rate:g}/s", rate, scenario), has_short_prompts=True)
+        for rate in scenario.profile.short_traffic_rates_per_s
     ]
     return [*found, Segment(f"round {round_index} burst", None, scenario.engine.max_num_seqs)]
 
@@ -55,12 +62,14 @@ def _segment(name: str, rate_per_s: float, scenario: Scenario) -> Segment:
 
 
 def requests(segment: Segment, scenario: Scenario, round_index: int) -> list[PlannedRequest]:
-    """The segment's requests: prompts log-uniform from 16 tokens to two whole steps (as far as the model takes them),
-    outputs log-uniform from 16 to 300."""
+    """The segment's requests: prompts log-uniform from 16 tokens to two whole steps (as far as the model takes them;
+    short ones to 512), outputs log-uniform from 16 to 300."""
     profile, model = scenario.profile, scenario.model
     rng = np.random.Generator(np.random.PCG64([profile.seed, round_index, *segment.name.encode()]))
     number = segment.num_requests
     longest = min(2 * scenario.engine.max_num_batched_tokens, model.max_model_len - _LONGEST_OUTPUT)
+    if segment.has_short_prompts:
+        longest = min(longest, _LONGEST_SHORT)
     prompts = _log_uniform(rng, _SHORTEST, max(longest, _SHORTEST), number)
     outputs = _log_uniform(rng, _SHORTEST, _LONGEST_OUTPUT, number)
     gaps = rng.exponential(1e9 / segment.rate_per_s, number) if segment.rate_per_s else np.zeros(number)

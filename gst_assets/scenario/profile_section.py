@@ -33,6 +33,13 @@ class Profile(Settings):
     traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         description="rates of open-loop calibration traffic, ascending; a burst that fills the engine follows them",
     )
+    short_traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description=(
+            "rates of calibration traffic of short prompts, ascending; for engines in which short prompts join many"
+            " decodes, as with prefix caching"
+        ),
+    )
     traffic_segment_s: float = Field(3.0, gt=0, description="how long each rate is played in each round")
     seed: int = Field(1_000_003, ge=0)
 
@@ -43,6 +50,8 @@ class Profile(Settings):
                 continue
             if list(value) != sorted(set(value)):
                 raise ValueError(f"{name} must be ascending without repeats, found {list(value)}")
+            if name == "short_traffic_rates_per_s":
+                continue
             if not value:
                 raise ValueError(f"{name} must not be empty")
             if name == "traffic_rates_per_s":

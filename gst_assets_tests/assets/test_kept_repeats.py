@@ -1,10 +1,13 @@
-"""An engine that dies in a later repeat: the repeats before it are kept, and the error says where."""
+"""An engine that dies, or a run that is cancelled, in a later repeat: the repeats before it are kept, and the error says
+where."""
 
 from __future__ import annotations
 
+import glob
 import signal
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from gst_assets.analysis.run_reading import load_run
@@ -62,6 +65,34 @@ def test_the_repeats_before_the_death_are_kept_and_the_error_says_where(tmp_path
     assert "of 3 repeats of the scenario 2 could be finished" in str(
         error
     ) and "not the scenario's current runs" in str(error)
+    assert store.current("smoke", "real_runs", "run_ids") is None
+    assert not [path for path in (store.root / ".staging").iterdir() if path.is_dir()]
+
+
+def test_a_run_that_is_cancelled_keeps_its_complete_repeats_and_says_how_to_compare_them(tmp_path: Path) -> None:
+    """While the third repeat is played, and one is half written."""
+    store = ArtifactStore(tmp_path / "artifacts")
+    with peer_process(pause_s=0.01) as peer:
+        scenario = scenario_of(peer.base_url)
+        (tmp_path / "workload").mkdir()
+        workload = build(scenario, tmp_path / "workload")
+
+        def log(told: str) -> None:
+            if "repeat 3 of 3: playing" in told:
+                (area,) = {path.parent for path in (store.root / ".staging").glob("*/*-r1")}
+                (area / ".gst-staged-x" / "smoke-r2").mkdir(parents=True)
+                (area / ".smoke-r2.17.abcd").mkdir()
+                raise dg.DagsterExecutionInterruptedError
+
+        with pytest.raises(dg.DagsterExecutionInterruptedError) as raised:
+            real_runs.measure(store, scenario, workload, EngineResource(), log)
+    kept = [load_run(store.open(Kind.REAL_RUN, name), "real") for name in store.list(Kind.REAL_RUN)]
+    assert [run.meta.repeat_index for run in kept] == [0, 1]
+    assert not any(run.meta.degraded or (run.requests["status"] != "ok").any() for run in kept)
+    (note,) = raised.value.__notes__
+    assert all(str(run.directory) in note for run in kept) and "not the scenario's current runs" in note
+    pattern = note.partition("gst compare '")[2].partition("'")[0]
+    assert sorted(glob.glob(pattern)) == [str(run.directory) for run in kept]  # noqa: PTH207
     assert store.current("smoke", "real_runs", "run_ids") is None
     assert not [path for path in (store.root / ".staging").iterdir() if path.is_dir()]
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 from gst_assets.engine.launch import die_with_parent, exit_status, run_module
@@ -25,7 +27,8 @@ def main(what: str, *words: str) -> int:
     if what == "parent":
         if words[0] == "forked":
             _fork_a_bystander_during_the_run()
-        run_module("gst_assets_tests.engine.child_process", ["stay"], on_line=lambda line: print(line, flush=True))
+        work = words[1] if len(words) > 1 else "stay"
+        run_module("gst_assets_tests.engine.child_process", [work], on_line=lambda line: print(line, flush=True))
         return 0
     die_with_parent()
     if what == "talk":
@@ -55,7 +58,20 @@ def main(what: str, *words: str) -> int:
     elif what == "stay":
         _grandchild()
         time.sleep(_HOUR_S)
+    elif what == "share":
+        # As vLLM's processes do. In a descendant too, and never closed.
+        kept = [SharedMemory(create=True, size=4096)]
+        print(f"shared {kept[0].name}", flush=True)
+        worker = get_context("fork").Process(target=_share)
+        worker.start()
+        time.sleep(_HOUR_S)
     return 0
+
+
+def _share() -> None:
+    kept = SharedMemory(create=True, size=4096)
+    print(f"shared {kept.name}", flush=True)
+    time.sleep(_HOUR_S)
 
 
 def _fork_a_bystander_during_the_run() -> None:

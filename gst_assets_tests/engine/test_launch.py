@@ -122,3 +122,30 @@ def test_a_killed_parent_takes_child_and_grandchild_along(how: signal.Signals, f
         for line in lines:
             if line.startswith("bystander "):
                 os.kill(int(line.split()[1]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
+def test_shared_memory_goes_with_killed_processes(how: signal.Signals | None) -> None:
+    """vLLM's is up to 240 MiB. `None`: the parent ends the child, as it does when a run is cancelled."""
+    lines: list[str] = []
+    if how is None:
+
+        def stop(line: str) -> None:
+            lines.append(line)
+            if len(lines) == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_module(CHILD, ["share"], on_line=stop)
+    else:
+        command = [sys.executable, "-m", CHILD, "parent", "alone", "share"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            lines += [parent.stdout.readline(), parent.stdout.readline()]
+            parent.send_signal(how)
+    segments = [Path("/dev/shm") / line.split()[1] for line in lines if line.startswith("shared ")]
+    assert len(segments) == 2, lines
+    deadline = time.monotonic() + 30
+    while any(segment.exists() for segment in segments):
+        assert time.monotonic() < deadline, "the shared memory is still there"
+        time.sleep(0.05)

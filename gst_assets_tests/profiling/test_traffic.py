@@ -26,6 +26,18 @@ def test_a_round_has_a_segment_for_each_rate_and_a_burst_that_fills_the_engine()
     assert [one.num_requests for one in first] == [*expected, scenario.engine.max_num_seqs]
 
 
+def test_short_traffic_is_played_where_the_scenario_asks_for_it() -> None:
+    scenario = load_scenario("h100_8b_prefix")
+    rates = scenario.profile.short_traffic_rates_per_s
+    *flowing, burst = traffic.segments(scenario, 0)
+    short = [one for one in flowing if one.has_short_prompts]
+    assert rates and tuple(one.rate_per_s for one in short) == rates and not burst.has_short_prompts
+    lengths = [len(one.request.prompt_token_ids) for each in short for one in traffic.requests(each, scenario, 0)]
+    assert max(lengths) <= 512 and max(lengths) > 300
+    others = [len(one.request.prompt_token_ids) for one in traffic.requests(flowing[-len(short) - 1], scenario, 0)]
+    assert max(others) > 512
+
+
 @pytest.mark.parametrize("name", scenario_names())
 def test_requests_are_seeded_and_fit_engine_and_model(name: str) -> None:
     scenario = load_scenario(name)
