@@ -27,11 +27,11 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("comparison_scale.py", "--tokens", "300000", "--rounds", "3"),
 )
 SIMULATION = ("simulation_speed.py", "--sizes", "1000")
-"""Its own lines tell its ratios, so they are shown as they are."""
+"""Its own lines state its ratios, so they are shown as they are."""
 
 
 def main() -> None:
-    """Run every program and print, or write, what they told."""
+    """Run every program and print, or write, what they reported."""
     began = time.perf_counter()
     before = os.getloadavg()[0]
     ratios: list[Ratio] = []

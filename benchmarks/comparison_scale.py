@@ -3,7 +3,7 @@
 Writes two run directories of synthetic tokens (10 million rows a side by default, about 330 MB each), then, in
 processes of their own, reads both token tables with pyarrow and compares the two directories with `gst compare`. Prints
 the seconds and peak resident memory of each, and the ratio. Both are run twice, alternating, and the faster run of each
-is told: other work on the machine makes a run slower, never faster.
+is reported: other work on the machine makes a run slower, never faster.
 """
 
 from __future__ import annotations

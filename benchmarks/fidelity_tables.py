@@ -1,4 +1,4 @@
-"""How far the simulation is from real runs: error cells beside the noise floor, an ablation, and steps with identical
+"""How far the simulation is from real runs: error cells with the noise floor, an ablation, and steps with identical
 composition.
 
     python benchmarks/fidelity_tables.py [SCENARIO ...] [--override KEY=VALUE ...] [--runs NAME=DIR ...] [--profile DIR]
@@ -6,7 +6,7 @@ composition.
         [--ablate NAME] [--write PAGE]
 
 Each SCENARIO (default: those whose runs ship with the project) is simulated in every variant (`published` where the
-bundle has its forests) with the profile it names, or with the bundle --profile, and set beside its real runs:
+bundle has its forests) with the profile it names, or with the bundle --profile, and compared with its real runs:
 `data/recorded/SCENARIO`, or the run directories `DIR/SCENARIO-*`. Prompt lengths, output lengths and arrivals are those
 of the runs, and so are the settings of the engine; model and simulation are the scenario's, with the overrides. A cell
 passes when its error is within the band or within the spread of the real repeats, whichever is larger.

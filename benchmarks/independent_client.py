@@ -7,7 +7,7 @@ bench serve`.
 Requests arrive at a fixed interval and ask for a fixed number of tokens of exact prompts, which both clients can
 express exactly. The rounds alternate. TTFT and ITL are shown in milliseconds as the median, least and most over the
 rounds of a round's P50 and P99. Ours is shown twice: from the intended arrival, as the contract has it, and from the
-hand-over, as `vllm bench serve` counts. Needs vLLM in this environment.
+sending, as `vllm bench serve` counts. Needs vLLM in this environment.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def ours(scenario: Scenario, asked: list[list[int]], tokens: int, rate_per
     firsts = [stamps[0] for stamps in times]
     return {
         "openai backend": summarize([a - b for a, b in zip(firsts, arrivals, strict=True)], gaps),
-        "openai backend, from hand-over": summarize([a - b for a, b in zip(firsts, sends, strict=True)], gaps),
+        "openai backend, from sending": summarize([a - b for a, b in zip(firsts, sends, strict=True)], gaps),
     }
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark programs share: measuring a child process, timing two things beside each other, describing the
+"""What the benchmark programs share: measuring a child process, timing two things side by side, describing the
 machine, and tables.
 
 What is measured belongs to the programs. Timings of one run are compared with each other only: other work on the
@@ -56,8 +56,8 @@ class Ratio:
 
 
 def measured(command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Child:
-    """Run a program to its end, in the directory `cwd`, with `environment` beside this process's own. What it writes to
-    standard error is shown only if it fails.
+    """Run a program to its end, in the directory `cwd`, with `environment` added to this process's own. What it writes
+    to standard error is shown only if it fails.
 
     Raises:
         SystemExit: it failed.
@@ -117,7 +117,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratio_table(ratios: Sequence[Ratio]) -> str:
-    """One line a ratio: median (least to most) over its rounds, beside both medians."""
+    """One line per ratio: median (least to most) over its rounds, with both medians."""
     rows = [
         [
             one.what,

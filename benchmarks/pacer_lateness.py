@@ -1,9 +1,9 @@
-"""How late requests are handed over: `replay`'s pacer beside a plain `asyncio.sleep`, against an engine that answers at
+"""How late requests are sent: `replay`'s pacer and a plain `asyncio.sleep`, against an engine that answers at
 once.
 
     python benchmarks/pacer_lateness.py [--rates 32 1000] [--seconds 10] [--rounds 3]
 
-Poisson arrivals, one token per request, in this process: what is late is the driver alone. Lateness is hand-over minus
+Poisson arrivals, one token per request, in this process: what is late is the driver alone. Lateness is send time minus
 intended arrival. The rounds of all pacers alternate; the table has the median, least and most over the rounds. `replay`
 runs before all ordinary programs where the machine permits it (else it says so), as in a measurement. For
 `asyncio.sleep` each request is a task that sleeps until its time, as in common load generators. The last columns say

@@ -1,6 +1,6 @@
 """What Dagster adds to making a workload: `python benchmarks/pipeline_overhead.py [ROUNDS]`.
 
-The four workload assets materialized in this process by their one op, beside the domain functions that it calls for the
+The four workload assets materialized in this process by their one op, and the domain functions that it calls for the
 same directory. The assets also record materializations and checks, and what the scenario asked for.
 """
 

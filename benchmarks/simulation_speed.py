@@ -14,12 +14,13 @@ browser for each figure and take minutes whatever the number of requests). It fi
 caches downloads, and replays the trace with its own reader at scale 1. So it serves a model that Vidur has built in,
 its default.
 
-Seconds and ratios are of processor time, with wall-clock time beside them: other work on the machine disturbs processor
-time least. `whole process` includes imports, tables, and writing the results; `without start` leaves out what one
-process pays once however many simulations it makes: imports, and here a small simulation, which makes them. Of a loop
-`without tokens` only the request table is made and written, as a sweep or a search for capacity needs. The tables of
-the event loop and the direct loop are compared to the byte. The stock command writes seconds as floats and no token
-times: what is compared is each request's time to its first token and to its last, and told the largest difference.
+Seconds and ratios are of processor time, with wall-clock time next to them: other work on the machine disturbs
+processor time least. `whole process` includes imports, tables, and writing the results; `without start` leaves out what
+one process pays once however many simulations it makes: imports, and here a small simulation, which makes them. Of a
+loop `without tokens` only the request table is made and written, as a sweep or a search for capacity needs. The tables
+of the event loop and the direct loop are compared to the byte. The stock command writes seconds as floats and no token
+times: what is compared is each request's time to its first token and to its last, and reported is the largest
+difference.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 @dataclass(frozen=True)
 class Row:
     """One measurement. `loop_*` in seconds is the simulation alone, `warm_cpu_s` with operator times, tables and
-    writing, but without the start of the process; `process` is all of it; None: not told by that loop."""
+    writing, but without the start of the process; `process` is all of it; None: not reported by that loop."""
 
     loop: str
     num_requests: int

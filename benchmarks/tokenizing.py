@@ -1,4 +1,5 @@
-"""Counting tokens beside the tokenizer library called alone: `python benchmarks/tokenizing.py [PROMPTS] [ROUNDS]`.
+"""Counting tokens, compared with the tokenizer library called alone: `python benchmarks/tokenizing.py [PROMPTS]
+[ROUNDS]`.
 
 The same generated prompts (8 to 992 tokens, seeded) in every round; what is compared takes turns. `count` is the
 project's counter; the library is called in its two ways: its batch call, which shares the texts among its own threads,

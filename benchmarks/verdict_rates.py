@@ -1,9 +1,9 @@
 """How often the interval from repeats holds the true error, and how often a verdict by it is wrong: `python
 benchmarks/verdict_rates.py`.
 
-Each trial is one workload of dependent requests, played 2 to 8 times by a synthetic engine, beside a simulation whose
+Each trial is one workload of dependent requests, played 2 to 8 times by a synthetic engine, and a simulation whose
 error on this workload is planted. Intervals and verdicts come from `gst_assets.analysis`, by the functions that a
-report calls; beside them the interval of resampled requests, which stood there before. Prints the tables of
+report calls, and from the interval of resampled requests, which was used before. Prints the tables of
 docs/comparison.md. Seeded; about five minutes of one core.
 
 With `--leave-one-out DIR` instead: each of the recorded real runs under DIR once taken as the simulation of the others,
@@ -11,7 +11,7 @@ as it is and with its times from arrival longer by `--factor`.
 
 Engines (168 requests; latencies lognormal, sigma 0.5, autoregressive 0.8 in the order of arrival, the same in every
 repeat; each request's own noise 10 %)
-- `steady` repeats differ by 1 % (lognormal) beside it;
+- `steady` repeats differ by 1 % (lognormal) in addition;
 - `dependent requests` the noise of requests is 20 % and autoregressive 0.9: busy and quiet stretches of their own in
   every repeat;
 - `warming` repeats get slower by 1 % each; the truth is the middle of those played;

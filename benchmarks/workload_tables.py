@@ -1,5 +1,5 @@
-"""Arrival schedules and the contract's CSV files beside numpy and pandas alone: `python benchmarks/workload_tables.py
-[REQUESTS] [ROUNDS]`."""
+"""Arrival schedules and the contract's CSV files, compared with numpy and pandas alone: `python
+benchmarks/workload_tables.py [REQUESTS] [ROUNDS]`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What runs by itself or at one command: the jobs, the nightly schedules, and how fresh the nightly assets must be.
 
 The schedules are off until they are switched on in the UI. Nothing is measured twice to get a better number: no step
-that measures is ever retried (see docs/nightly.md). Who is told what went wrong is in `sensors`.
+that measures is ever retried (see docs/nightly.md). Who is notified of what went wrong is in `sensors`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Problem:
 def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Problem]]:
     """The scenarios marked `nightly: true`, and those that cannot be used, nightly or not. Reads every scenario file.
 
-    A file that is not valid stops nobody but itself. One that came since the definitions were loaded is no partition
+    A file that is not valid stops no other scenario. One that came since the definitions were loaded is no partition
     yet.
     """
     known = set(SCENARIOS.get_partition_keys())
@@ -137,7 +137,7 @@ def tonight(directory: Path = SCENARIO_DIR) -> tuple[list[Scenario], list[Proble
 def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     chosen, problems = tonight()
     for problem in problems:
-        # Told to people by `sensors.tell_people`, which sees this tick.
+        # Reported to people by `sensors.tell_people`, which sees this tick.
         context.log.warning(f"left out: {problem.why}")
     if not chosen:
         yield dg.SkipReason("no scenario is marked nightly: true")

@@ -92,7 +92,7 @@ class Artifacts(_Variables):
 
 
 class OwnScenarios(_Variables):
-    """Scenario files of the user's own, beside those of the package."""
+    """Scenario files of the user's own, in addition to those of the package."""
 
     directory: Annotated[Path | None, _must(lambda text: Path(text).expanduser().is_dir(), "a directory")] = Field(
         None, validation_alias=SCENARIOS_VARIABLE
@@ -151,7 +151,7 @@ class Reports(_Variables):
 
 
 class Revision(_Variables):
-    """What this code is where git cannot tell."""
+    """The revision of this code where git does not know it."""
 
     commit: Annotated[
         str | None,

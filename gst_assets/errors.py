@@ -47,7 +47,7 @@ class SimulationError(GstError):
 
 
 class ResultsError(GstError):
-    """A file of another program is not what it was said to be, or does not tell what a run needs."""
+    """A file of another program is not what it was said to be, or does not state what a run needs."""
 
 
 class ComparisonError(GstError):
@@ -67,4 +67,4 @@ class ReportServerError(GstError):
 
 
 class ScenariosFailedError(GstError):
-    """Some scenarios of a run over many failed; what the others gave is kept."""
+    """Some scenarios of a run over many failed; the results of the others stay."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 _CODE = re.compile(r"(`[^`]*`)")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -15,6 +16,7 @@ _LINK = re.compile(r"\](?=[(:])")
 # Control characters, those that turn the direction of what follows, and halves of a surrogate pair, which no file can
 # hold.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BOLD = re.compile(r"\*{2,}")
 _USER_INFO = re.compile(r"(://)\S*@")  # up to the last @: a password may hold any mark
 _SHORTEST_SECRET = 4
 HIDDEN = "***"
@@ -23,6 +25,21 @@ HIDDEN = "***"
 def visible(text: str) -> str:
     """`text` without what a terminal or a browser acts on instead of showing it."""
     return _INVISIBLE.sub("\ufffd", text)
+
+
+def label(text: str) -> str:
+    """A name that others gave, to be set into sentences, code and tables: on one line, and without what would end or
+    begin code or bold there."""
+    return _BOLD.sub("*", " ".join(visible(text).split()).replace("`", "'"))
+
+
+def labels(value: Any) -> Any:
+    """`value`, as JSON has it, with every text in it as `label` gives it."""
+    if isinstance(value, str):
+        return label(value)
+    if isinstance(value, dict):
+        return {labels(key): labels(inner) for key, inner in value.items()}
+    return [labels(inner) for inner in value] if isinstance(value, list) else value
 
 
 def inert(text: str) -> str:

@@ -7,6 +7,7 @@ means does not belong here. Standard library only; a GPU host needs it too.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -48,6 +49,26 @@ class InputKind:
     most_bytes: int | None = None
 
 
+def usable_path(path: Path, error: type[Exception]) -> Path:
+    """`path`, if a file can be there: asking whether it exists would be an error of the system's otherwise.
+
+    Raises:
+        error: a name that is too long, or characters that no name can have.
+    """
+    try:
+        str(path).encode("utf-8")
+        path.lstat()
+    except UnicodeEncodeError:
+        raise error(f"{str(path)!r}: not UTF-8. Rename the file, or correct the path.") from None
+    except ValueError:
+        raise error(f"{str(path)!r}: no path can hold a NUL character. Correct the path.") from None
+    except OSError as problem:
+        # Missing is for the caller to say; names too long, and links that lead round, are no place at all.
+        if problem.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise error(f"{path!s:.80}...: no such path ({problem.strerror}). Correct it.") from None
+    return path
+
+
 def open_input(path: Path, kind: InputKind) -> BinaryIO:
     """The file at `path`, opened for reading. Never waits: a named pipe, a device or a directory is refused, and so is
     what is too large.
@@ -56,7 +77,7 @@ def open_input(path: Path, kind: InputKind) -> BinaryIO:
         kind.error: names the path, what it is, what was expected, and the remedy.
     """
     try:
-        # Without NONBLOCK a named pipe that nobody writes to would be waited for.
+        # Without NONBLOCK a named pipe without a writer would be waited for.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise kind.error(f"{path}: {kind.missing}") from None

@@ -1,4 +1,4 @@
-"""Runs of this program whose process was killed: nobody recorded their end, so for Dagster they would run for ever.
+"""Runs of this program whose process was killed: their end was not recorded, so for Dagster they would run for ever.
 
 A run that a process makes for itself is tagged with that process; the next such process finds the tags of the dead.
 Runs of the UI and the daemon have a watcher of Dagster's own.
@@ -26,7 +26,7 @@ _UNFINISHED = [
 
 
 def process_tags() -> dict[str, str]:
-    """Tags for a run that this process makes: which process that is, told apart from every other, later ones of the
+    """Tags for a run that this process makes: which process that is, distinct from every other, later ones of the
     same number included. None where the system does not say (it has no /proc)."""
     number = str(os.getpid())
     started = _start_of(number)

@@ -43,7 +43,7 @@ def newest(scenario: str, overrides: Sequence[str] = ()) -> Path:
     try:
         chosen = load_scenario(scenario, overrides)
     except ScenarioError:
-        # An own scenario's file need not be at hand to read what was made for it.
+        # The file of a user's own scenario need not be there to read what was made for it.
         for _, pointer in pointers.pointers(store, scenario, pointers.COMPARISON):
             if store.has(Kind.COMPARISON, pointer.comparison_id):
                 return pointers.Reference(pointer).open(store, Kind.COMPARISON, pointer.comparison_id)

@@ -1,7 +1,7 @@
 """Where files lie: what ships with the project, and where relative paths of settings lead.
 
 In a checkout both start at its root. In an installed package the shipped files are inside it, and all else starts at
-the working directory: nothing is ever written beside the package. Standard library only.
+the working directory: nothing is ever written next to the package. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SHIPPED = "data"
 
 def is_installed() -> bool:
     """Whether this package was installed from a wheel, which holds the shipped data; a checkout, editable or not, has
-    it beside the package."""
+    it next to the package."""
     return (_PACKAGE / _SHIPPED).is_dir()
 
 

@@ -1,7 +1,7 @@
-"""Everything of a scenario made in this process: `gst run`, `gst sweep` and `gst capacity`. One line a step with its
-seconds, then what came of it.
+"""Everything of a scenario made in this process: `gst run`, `gst sweep` and `gst capacity`. One line per step with its
+seconds, then the result.
 
-What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME; without one nothing is kept for the UI),
+What `dagster asset materialize` does, into the same instance ($DAGSTER_HOME; without one nothing is stored for the UI),
 with what Dagster and the engine say about themselves left out: it is in the UI. Warnings and errors are shown as they
 come.
 """
@@ -31,11 +31,11 @@ _ON_REQUEST = ("capacity", "sweep")
 
 
 def materialize(scenarios: Sequence[str], overrides: Sequence[str] = (), goal: str = COMPARISON) -> int:
-    """Materialize and tell each scenario; returns the exit status: 1 if a step of any of them failed. One that is
-    cancelled (Ctrl-C, SIGTERM) is the last.
+    """Materialize each scenario and print its result; returns the exit status: 1 if a step of any of them failed. One
+    that is cancelled (Ctrl-C, SIGTERM) is the last.
 
-    `goal` is what is told in the end: with the comparison every asset is made, with `capacity` or `sweep` that one and
-    what it needs.
+    `goal` is what is printed in the end: with the comparison every asset is made, with `capacity` or `sweep` that one
+    and what it needs.
 
     Raises:
         GstError: an unknown scenario, a wrong override, no section for the goal, or an unusable environment variable;
@@ -118,7 +118,7 @@ def _made(result: dg.ExecuteInProcessResult, goal: str) -> Path:
 
 
 def _instance() -> dg.DagsterInstance:
-    """The one under $DAGSTER_HOME; without that one which ends with this process and tells nobody."""
+    """The one under $DAGSTER_HOME; without that one which ends with this process and sends no messages."""
     if os.environ.get("DAGSTER_HOME"):
         return dg.DagsterInstance.get()
     return dg.DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})

@@ -1,8 +1,8 @@
 """A model as Hugging Face publishes it: which config.json is supported, and the decoder it describes.
 
 Reading the file, refusing what is not modelled, and translating its keys to those of `scenario.Geometry` belong here;
-what is done with a geometry does not. Knows no engine: that vLLM reads the same keys alike is checked when an engine
-has started. Standard library only.
+what is done with a geometry does not. Knows no engine: that vLLM reads the same keys the same way is checked when an
+engine has started. Standard library only.
 """
 
 from __future__ import annotations
@@ -181,6 +181,6 @@ def _bias(config: dict[str, Any], name: str, source: str, architecture: str, whe
 def _required(config: dict[str, Any], name: str, source: str) -> Any:
     if config.get(name) is None:
         raise ValueError(
-            f"{source}: {name}: the field is missing, and the model cannot be told without it. Add it to the file"
+            f"{source}: {name}: the field is missing, and the model is not known without it. Add it to the file"
         )
     return config[name]

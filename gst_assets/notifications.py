@@ -1,7 +1,7 @@
-"""Telling people: one message to a webhook, and to Slack, from environment variables. Silent where neither is set.
+"""Notifying people: one message to a webhook, and to Slack, from environment variables. Silent where neither is set.
 
 GST_WEBHOOK_URL receives the message as JSON, GST_SLACK_WEBHOOK_URL as a Slack incoming webhook expects it. What is
-worth a message is decided in `automation`.
+worth a message is decided in `sensors`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _post(name: str, url: str, body: dict[str, str]) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would arrive as a GET without its body, and at a host that nobody named."""
+    """A redirected POST would arrive as a GET without its body, and at a host that was not named."""
 
     def redirect_request(self, *_: object) -> None:
         return None

@@ -19,7 +19,7 @@ class Slots:
 def free_dead_slots(instance: dg.DagsterInstance) -> Slots:
     """Free the slots of every run that has ended, or that the instance does not know any more.
 
-    A killed run whose end nobody recorded still counts as running: it has to be terminated first, which only a person
+    A killed run whose end was not recorded still counts as running: it has to be terminated first, which only a person
     can decide.
     """
     storage = instance.event_log_storage

@@ -27,7 +27,7 @@ class Progress:
     """Progress of one thing, as a context manager.
 
     `what` names it. `total` is how much there is, in whatever `at` counts, or None where that is unknown: then only the
-    time is told. `unit` names what is counted; without it a share in percent is told. `before` of it was done before:
+    time is shown. `unit` names what is counted; without it a share in percent is shown. `before` of it was done before:
     that counts as done, not as speed. Lines go to `tell`, or without it to `stream` (default: stderr, so that they are
     in no output that a script reads).
     """
@@ -106,7 +106,7 @@ def tracked(
     tell: Callable[[str], None] | None = None,
     size: Callable[[Item], float] = lambda _: 1,
 ) -> Iterator[Item]:
-    """The items, while their progress is told; `size` is what an item adds to what is done once it was used."""
+    """The items, while their progress is shown; `size` is what an item adds to what is done once it was used."""
     done = 0.0
     with Progress(what, total, unit, tell=tell) as progress:
         for item in items:
@@ -116,7 +116,7 @@ def tracked(
 
 
 class Ticking:
-    """Tells the time that something takes which says nothing of itself, as a context manager; from a thread, so not
+    """Shows how long something without progress of its own has taken, as a context manager; from a thread, so not
     around what is measured."""
 
     def __init__(self, what: str, *, tell: Callable[[str], None] | None = None) -> None:

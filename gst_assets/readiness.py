@@ -26,7 +26,7 @@ _PLATFORM = ("dagster", "pandera", "matplotlib", "vidur", "transformers")
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that a scenario needs. `met` is None where only the run itself can tell."""
+    """One thing that a scenario needs. `met` is None where only the run itself can show it."""
 
     what: str
     met: bool | None
@@ -38,7 +38,7 @@ def needs(scenario: Scenario, *, with_engine: bool = True) -> list[Need]:
     ask torch for GPUs.
 
     Raises:
-        EnvironmentVariableError, ArtifactError: the artifact root cannot be told or listed.
+        EnvironmentVariableError, ArtifactError: the artifact root is not valid, or cannot be listed.
     """
     engine = _engine(scenario) if with_engine else ()
     return [*_packages(), *engine, _profile(scenario), *_files(scenario)]

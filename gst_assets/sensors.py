@@ -1,8 +1,8 @@
-"""Telling people what went wrong: failed runs, failing checks, regressions, failed ticks of the schedules, scenario
-files that cannot be used.
+"""Notifying people of what went wrong: failed runs, failing checks, regressions, failed ticks of the schedules,
+scenario files that cannot be used.
 
-On from the start, silent while no address is configured. How a message is sent is in `notifications`. What is told is
-told at least once: an event that an address refused is told again at the next tick.
+On from the start, silent while no address is configured. How a message is sent is in `notifications`. What is reported
+is reported at least once: an event that an address refused is sent again at the next tick.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gst_assets.errors import GstError
 from gst_assets.notifications import Message, is_configured, send
 
 TOLD_TAG = "gst/told"
-"""Tag of a failed run whose message was refused: `not yet`, and later when it was told."""
+"""Tag of a failed run whose message was refused: `not yet`, and later when it was sent."""
 _NOT_YET = "not yet"
 _OVERLAP_S = 60.0
 _INTERVAL_S = 30
@@ -40,11 +40,11 @@ _NO_SCENARIO = "no scenario"
 def tell_of_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     try:
         if not is_configured():
-            return dg.SkipReason("nobody asked to be told")
+            return dg.SkipReason("no address is configured")
         send(_run_failed(context.instance, context.dagster_run))
     except GstError:
-        # Dagster goes on to the next failed run, whatever happens here; `tell_people` finds the tag and tells this one
-        # again.
+        # Dagster goes on to the next failed run, whatever happens here; `tell_people` finds the tag and reports this
+        # one again.
         context.instance.add_run_tags(context.dagster_run.run_id, {TOLD_TAG: _NOT_YET})
         raise
     return None
@@ -62,10 +62,10 @@ def tell_of_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | 
 def tell_people(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     now = datetime.now(timezone.utc).timestamp()
     if not is_configured() or context.cursor is None:
-        # What happened before anybody asked to be told is not news.
+        # What happened before an address was configured is not reported.
         return dg.SensorResult(
             cursor=_cursor(now, now, {}, {}, _ticks(context.instance)[0]),
-            skip_reason=dg.SkipReason("nothing to tell yet"),
+            skip_reason=dg.SkipReason("nothing to report yet"),
         )
     state = json.loads(context.cursor)
     start, told, failing = state["start"], dict(state["told"]), dict(state["failing"])
@@ -76,7 +76,7 @@ def tell_people(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Ski
         *(message for tick in ticks for message in _of_tick(*tick)),
     ]
     for message in messages:
-        # If this raises, the tick fails and the cursor stays: the next tick tells it again. Better twice than never.
+        # If this raises, the tick fails and the cursor stays: the next tick sends it again. Better twice than never.
         send(message)
     late = _tell_late(context.instance)
     kept = {key: at for key, at in told.items() if at >= now - 10 * _OVERLAP_S}
@@ -89,10 +89,11 @@ def tell_people(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Ski
 SENSORS = (tell_of_failed_runs, tell_people)
 
 
-def _cursor(start: float, now: float, told: Mapping[str, float], failing: Mapping[str, str], ticks: int) -> str:
-    """`start`: since when anybody is told. `told`: events told lately, with their time, as ticks overlap. `failing`:
-    checks told as failing, until they pass again. `ticks`: the id of the last tick of a schedule that was looked at."""
-    state = {"start": start, "since": now, "told": dict(told), "failing": dict(failing), "ticks": ticks}
+def _cursor(start_s: float, now_s: float, told: Mapping[str, float], failing: Mapping[str, str], ticks: int) -> str:
+    """`start_s`: since when events are reported (seconds since the epoch), at `now_s`. `told`: events reported lately,
+    with their time, as ticks overlap. `failing`: checks reported as failing, until they pass again. `ticks`: the id of
+    the last tick of a schedule that was looked at."""
+    state = {"start": start_s, "since": now_s, "told": dict(told), "failing": dict(failing), "ticks": ticks}
     return json.dumps(state, sort_keys=True)
 
 
@@ -100,7 +101,7 @@ def _cursor(start: float, now: float, told: Mapping[str, float], failing: Mappin
 
 
 def _tell_late(instance: dg.DagsterInstance) -> int:
-    """Tell of the failed runs whose message was refused; returns how many."""
+    """Report the failed runs whose message was refused; returns how many."""
     records = instance.get_run_records(dg.RunsFilter(tags={TOLD_TAG: _NOT_YET}))
     for record in records:
         send(_run_failed(instance, record.dagster_run))
@@ -130,7 +131,8 @@ def _error(instance: dg.DagsterInstance, run_id: str) -> str:
 def _failing_checks(
     instance: dg.DagsterInstance, since: float, told: dict[str, float], failing: dict[str, str]
 ) -> list[Message]:
-    """A check is told when it begins to fail, and again only if it fails of something else, or passed in between."""
+    """A check is reported when it begins to fail, and again only if it fails of something else, or passed in
+    between."""
     found = sorted(_evaluations(instance, since), key=lambda one: one[0])
     messages = []
     for at, run, evaluation in found:
@@ -211,7 +213,7 @@ def _ticks(instance: dg.DagsterInstance, after_id: int = 0) -> tuple[int, list[_
 
 
 def _of_tick(schedule: str, status: str, due: float, error: str) -> list[Message]:
-    """What a tick of a schedule has to tell: that it failed, and what a night had to leave out."""
+    """What a tick of a schedule has to report: that it failed, and what a night had to leave out."""
     link = f"{_ui()}/automation"
     if status == "FAILURE":
         when = datetime.fromtimestamp(due, timezone.utc).isoformat(timespec="minutes")

@@ -1,6 +1,6 @@
-"""Files and directories that appear whole or not at all: written beside their place, then renamed into it.
+"""Files and directories that appear whole or not at all: written next to their place, then renamed into it.
 
-What is written and when it counts as complete belongs to the callers. What killed processes left beside is removed by
+What is written and when it counts as complete belongs to the callers. What killed processes left there is removed by
 the next to write there. The artifact store has a staging area of its own. Standard library only; a GPU host needs it
 too.
 """
@@ -25,11 +25,11 @@ _UNLOCKED_KEPT_S = 86_400.0
 
 @contextmanager
 def staged_directory(final: Path, refused: Callable[[OSError], GstError] | None = None) -> Iterator[Path]:
-    """An empty folder in a hidden one beside `final`, which becomes `final` when the block ends well, and is removed
+    """An empty folder in a hidden one next to `final`, which becomes `final` when the block ends well, and is removed
     otherwise.
 
     Raises:
-        OSError: the folder cannot be made, or cannot become `final`, e.g. as a directory that is not empty stands
+        OSError: the folder cannot be made, or cannot become `final`, e.g. because a directory that is not empty is
             there. `refused` says the latter in words.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def staged_directory(final: Path, refused: Callable[[OSError], GstError] | None 
 
 @contextmanager
 def staged_file(final: Path) -> Iterator[Path]:
-    """A path in a hidden folder beside `final`; what the block writes there takes the place of `final` when it ends
+    """A path in a hidden folder next to `final`; what the block writes there takes the place of `final` when it ends
     well, and is removed otherwise.
 
     Raises:

@@ -1,7 +1,7 @@
-"""A Dagster logger for people: one line a step with its seconds, and warnings. Chosen by run config `loggers:
+"""A Dagster logger for people: one line per step with its seconds, and warnings. Chosen by run config `loggers:
 {step_lines: {}}`.
 
-What a step says while it works stands behind its name, in a terminal: the line is rewritten. Elsewhere the newest of it
+What a step says while it works follows its name, in a terminal: the line is rewritten. Elsewhere the newest of it
 is a line of its own where nothing was written for ten seconds.
 """
 
@@ -22,7 +22,7 @@ LOGGER = "step_lines"
 _WIDTH = 28
 _SAID_WIDTH = 110
 _QUIET_S = LINE_EVERY_S - 1
-"""What says how far it is every ten seconds may do so a little early."""
+"""A step that reports its progress every ten seconds may do so a little early."""
 
 
 class _StepLines(logging.Handler):
@@ -124,4 +124,4 @@ def _made(_: dg.InitLoggerContext) -> logging.Logger:
     return made
 
 
-step_lines = dg.LoggerDefinition(_made, description="One line a step with its seconds, and warnings.")
+step_lines = dg.LoggerDefinition(_made, description="One line per step with its seconds, and warnings.")

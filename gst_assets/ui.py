@@ -1,4 +1,4 @@
-"""`gst ui`: the Dagster UI with its daemon, and beside it what its links to reports need. All on loopback."""
+"""`gst ui`: the Dagster UI with its daemon, and what its links to reports need. All on loopback."""
 
 from __future__ import annotations
 

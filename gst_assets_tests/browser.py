@@ -49,6 +49,6 @@ def browser_page(asked: list[str]) -> Iterator[Page]:
 
 
 def leaves_loopback(address: str) -> bool:
-    """Whether a request to the address leaves this machine. Data and blob addresses ask nobody."""
+    """Whether a request to the address leaves this machine. Data and blob addresses ask no server."""
     parts = urlparse(address)
     return parts.scheme not in ("data", "blob", "about") and parts.hostname not in ("127.0.0.1", "localhost", "::1")

@@ -8,5 +8,6 @@ from gst_assets.cli import gst
 
 
 def run_gst(*words: object) -> Result:
-    """The command's result: `exit_code`, `stdout`, `stderr`. An exception that is no told error comes through."""
+    """The command's result: `exit_code`, `stdout`, `stderr`. An exception that is not reported as an error comes
+    through."""
     return CliRunner().invoke(gst, [str(word) for word in words], prog_name="gst", catch_exceptions=False)

@@ -157,7 +157,7 @@ def _make_bucket(environment: dict[str, str]) -> None:
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server with an empty database; yields its SQLAlchemy URL. It refuses root, so root starts it as
     `postgres`."""
-    initdb = Path(program("initdb")).resolve()  # its fellows lie beside it
+    initdb = Path(program("initdb")).resolve()  # the other programs are next to it
     user = "postgres" if os.geteuid() == 0 else None
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="gst-postgresql-") as name, tempfile.NamedTemporaryFile("w+") as log:

@@ -54,8 +54,8 @@ from gst_assets_tests.analysis.run_directories import steady, write_real
 from gst_assets_tests.workload.published import PUBLISHED
 
 SECONDS, GROWN_MIB = 5.0, 600
-"""Of one input, on a shared machine; and of the process's peak memory over those of a loader. Without bounds each is some
-gigabytes or minutes."""
+"""Of one input, on a shared machine; and of the process's peak memory over those of a loader. Without bounds each is
+some gigabytes or minutes."""
 
 ODD_BYTES = [
     b"",
@@ -318,7 +318,7 @@ class Saying:
 
 
 def server_told(address: str) -> Callable[[Path, bytes], object]:
-    """What a server tells of itself, with one of its answers changed."""
+    """What a server reports about itself, with one of its answers changed."""
 
     def load(_: Path, data: bytes) -> object:
         said = SERVER | {address: data.decode(errors="replace")}

@@ -267,7 +267,7 @@ def test_what_only_the_run_can_tell_is_not_claimed(monkeypatch: pytest.MonkeyPat
         "model.name=qwen3-8b",
     ).stdout
     assert re.search(r"^a running server +\? +http://", shown, re.M)
-    assert " can run on this machine: as far as can be told before it starts, yes\n" in shown
+    assert " can run on this machine: as far as is known before it starts, yes\n" in shown
     without = run_gst("show", "openai_server", "-o", "engine.server.api_key_variable=NO_SUCH_KEY").stdout
     assert re.search(r"^its key +no +environment variable NO_SUCH_KEY is not set$", without, re.M)
     assert " can run on this machine: no\n" in without
@@ -366,7 +366,7 @@ def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: p
         (tmp_path / "real_runs" / name / "run_meta.json").write_text(text)
     monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path))
     lines = run_gst("runs").stdout.splitlines()[1:]
-    assert re.match(r"real +foreign +not told +not told +not told +not told +complete$", lines[0])
+    assert re.match(r"real +foreign +not stated +not stated +not stated +not stated +complete$", lines[0])
     assert re.match(r"real +broken +.*unreadable: .*line 1: not valid JSON", lines[1])
 
 

@@ -133,7 +133,8 @@ def test_only_one_module_reaches_into_dagster() -> None:
 
 
 def test_the_launchpad_knows_every_default() -> None:
-    """Where a default comes from a factory, Dagster's launchpad leaves the setting out, and nobody finds it there."""
+    """Where a default comes from a factory, Dagster's launchpad leaves the setting out, and it cannot be found
+    there."""
     for resource in (ScenarioResource, ArtifactRoot, TokenizerResource, EngineResource, VidurProfilingRoot):
         fields = resource.to_config_schema().as_field().config_type.fields  # type: ignore[attr-defined]
         assert fields and all(field.default_provided for field in fields.values()), resource

@@ -1,5 +1,5 @@
 """A night by itself: the schedule ticks, a run starts for each scenario, engine runs do not overlap, history grows,
-reports appear, people are told."""
+reports appear, people are notified."""
 
 from __future__ import annotations
 

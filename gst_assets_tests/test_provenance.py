@@ -1,4 +1,4 @@
-"""Where a result came from is told as it is, and what is not known is told as unknown."""
+"""Where a result came from is reported as it is, and what is not known is reported as unknown."""
 
 from __future__ import annotations
 

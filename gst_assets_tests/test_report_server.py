@@ -1,4 +1,4 @@
-"""Reports over HTTP: what a link of the Dagster UI opens, and nothing beside it."""
+"""Reports over HTTP: what a link of the Dagster UI opens, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is staged appears whole or not at all, and leaves nothing beside it."""
+"""What is staged appears whole or not at all, and leaves nothing next to it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _launchpad(page: Page, url: str) -> None:
 
 def _keep(page: Page, name: str) -> None:
     page.wait_for_timeout(4_000)  # the layout settles after the data arrived
-    # Paths of the machine that made the picture tell a reader nothing.
+    # Paths of the machine that made the picture are of no use to a reader.
     page.screenshot(path=IMAGES / name, mask=[page.get_by_text(re.compile(r"^/\S+/"))], mask_color="#e8e8e8")
     with Image.open(IMAGES / name) as picture:
         small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)

@@ -24,9 +24,9 @@ from gst_assets.errors import ComparisonError
 
 SCHEDULED = "scheduled_time_ns"
 KEY = "source_request_id"
-"""Column that names a request as the results it was imported from do."""
+"""Column with the name of a request in the results it was imported from."""
 _SHOWN = 10
-"""So many requests of those that differ are named."""
+"""At most so many of the requests that differ are named."""
 R = TypeVar("R", RealRun, SimulatedRun)
 _SAME_ON_BOTH_SIDES = ("arrival_time_ns", "num_prefill_tokens", "num_decode_tokens")
 
@@ -36,9 +36,9 @@ class AlignedSide:
     """One side of an aligned pair, in plain int64 columns.
 
     `requests`: one row per compared request, ascending: request_id, arrival_time_ns, num_prefill_tokens, num_tokens
-    (compared), ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides tell it of every
-    compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order; without a
-    row where a side of the pair knows no token times.
+    (compared), ttft_ns, e2e_ns (last compared token - arrival), and scheduled_time_ns where both sides record it for
+    every compared request. `tokens`: request_id, token_index, token_time_ns, token_latency_ns, in contract order;
+    without a row where a side of the pair knows no token times.
     """
 
     requests: pd.DataFrame
@@ -57,13 +57,14 @@ class AlignedPair:
 
 @dataclass(frozen=True)
 class Counts:
-    """What alignment kept and left out; the columns of `contracts.tables.AlignmentCounts`."""
+    """What alignment compared and left out; the columns of `contracts.tables.AlignmentCounts`. `num_early_stops` is None
+    where the real run does not state what was asked for."""
 
     num_requests: int
     num_compared: int
     num_errors: int
     num_no_token: int
-    num_early_stops: int
+    num_early_stops: int | None
     num_tokens_compared: int
     num_tokens_cut: int
 
@@ -76,11 +77,11 @@ def align(real: RealRun, sim: SimulatedRun) -> AlignedPair:
             with fewer simulated than real tokens (names the first); no request with a token in the real run.
     """
     check_same_workload([real.meta, sim.meta])
-    _check_same_requests(real, sim)
     requests = real.requests
     produced = requests["num_decode_tokens_actual"].to_numpy(dtype="int64")
     ok = (requests["status"] == "ok").to_numpy()
     compared = ok & (produced > 0)
+    _check_same_requests(real, sim, compared)
     if not compared.any():
         raise ComparisonError(
             f"{real.directory}: none of the {len(requests)} requests can be compared: {int((~ok).sum())} failed and "
@@ -94,7 +95,7 @@ def align(real: RealRun, sim: SimulatedRun) -> AlignedPair:
         num_compared=int(compared.sum()),
         num_errors=int((~ok).sum()),
         num_no_token=int((ok & (produced == 0)).sum()),
-        num_early_stops=int((compared & (produced < asked)).sum()),
+        num_early_stops=int((compared & (produced < asked)).sum()) if tells_requested_lengths(real) else None,
         num_tokens_compared=int(produced[compared].sum()),
         num_tokens_cut=int((simulated - produced)[compared].sum()),
     )
@@ -183,7 +184,14 @@ def _short(digest: str | None) -> str:
     return digest[:12] if digest else "(none recorded)"
 
 
-def _check_same_requests(real: RealRun, sim: SimulatedRun) -> None:
+def tells_requested_lengths(run: RealRun) -> bool:
+    """Whether `num_decode_tokens` is what was asked for. An import of a client's results may have what was produced."""
+    return run.meta.imported is None or bool(run.meta.imported.requested_lengths)
+
+
+def _check_same_requests(real: RealRun, sim: SimulatedRun, compared: np.ndarray) -> None:
+    """The same requests, with the same arrivals and lengths where both state their workload; else with the same prompt
+    lengths, of those that are compared: a client need not know that of a failed one."""
     one, two = len(real.requests), len(sim.requests)
     if one != two:
         low, high = min(one, two), max(one, two)
@@ -193,8 +201,9 @@ def _check_same_requests(real: RealRun, sim: SimulatedRun) -> None:
             f" {'is' if high - low == 1 else 'are'} only in the {'first' if one > two else 'second'} (request"
             f" {listed}). Simulate the workload that was measured."
         )
-    for name in _SAME_ON_BOTH_SIDES if states_workload(real, sim) else ("num_prefill_tokens",):
-        differs = (real.requests[name] != sim.requests[name]).to_numpy(dtype=bool)
+    stated = states_workload(real, sim)
+    for name in _SAME_ON_BOTH_SIDES if stated else ("num_prefill_tokens",):
+        differs = (real.requests[name] != sim.requests[name]).to_numpy(dtype=bool) & (compared | stated)
         if differs.any():
             rows = np.flatnonzero(differs)
             shown = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")

@@ -1,7 +1,7 @@
 """The answer of a comparison, for each variant: how far, how sure, and what to do about it. Built from judged cells;
 computes no statistic, draws nothing.
 
-`comparison.Comparison.answers` maps each variant to its `Answer`; what a reader sees first is made of nothing else.
+`judged_errors.Comparison.answers` maps each variant to its `Answer`; what a reader sees first is made of nothing else.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gst_assets.analysis.repeats import (
 from gst_assets.analysis.verdict import Outcome
 
 Judgement = Literal["pass", "warn", "fail", "cannot_judge"]
-"""`fail` is outside the band; `cannot_judge` says that the data do not tell, which is no failure."""
+"""`fail` is outside the band; `cannot_judge` means that the data do not decide, which is no failure."""
 _EXACT = 0.0005
-"""Errors below this are told as 0."""
+"""Errors below this are reported as 0."""
 JUDGEMENT_WORDS: dict[Judgement, str] = {
     "pass": "pass",
     "warn": "warn",
@@ -128,7 +128,7 @@ class Situation:
 
 
 def judgement(outcome: Outcome) -> Judgement:
-    """An outcome of `verdict` as a reader is told it."""
+    """An outcome of `verdict` as a reader sees it."""
     return "cannot_judge" if outcome == "inconclusive" or outcome == "insufficient" else outcome
 
 
@@ -246,37 +246,39 @@ def _certainty(cells: Sequence[DecidingCell], situation: Situation) -> str:
         else f"{_number(situation.num_repeats)} real repeats do not differ"
     )
     return text + (
-        f", and {_number(situation.num_seeds)} seeds are in the intervals" if situation.num_seeds > 1 else ""
+        f"; the intervals include {_number(situation.num_seeds)} seeds of the simulation"
+        if situation.num_seeds > 1
+        else ""
     )
 
 
 def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation) -> str:
     close, wide = (f"{100 * band:g} %" for band in (situation.pass_band, situation.warn_band))
     if verdict == "pass":
-        return f"good enough to size within {close}"
+        return f"good enough for sizing within {close}"
     if verdict == "warn":
         limits = [cell for cell in cells if cell.verdict == "warn" and not cell.reason]
         if limits:
-            return f"good enough to size within {wide}, not within {close}"
+            return f"good enough for sizing within {wide}, not within {close}"
         held = [*situation.marks[:1], *(cell.reason for cell in cells if cell.verdict == "warn")][:1]
         if not held:
-            return f"good enough to size within {wide}"
-        return f"within {close} as far as it can be told; not a pass: {held[0]}"
+            return f"good enough for sizing within {wide}"
+        return f"within {close} as far as the data show; not a pass: {held[0]}"
     outside = [cell for cell in cells if cell.verdict == "fail"]
     if verdict == "fail":
         errors = [cell.error for cell in outside]
         kept = [cell.name for cell in cells if cell.verdict in ("pass", "warn")]
         side = (
-            ", which it takes for faster than they are"
+            ", which it predicts too fast"
             if all(one < 0 for one in errors)
-            else ", which it takes for slower than they are"
+            else ", which it predicts too slow"
             if all(one > 0 for one in errors)
             else ""
         )
-        rest = f"; {_listed(kept)} {'keeps' if len(kept) == 1 else 'keep'} it" if kept else ""
+        rest = f"; {_listed(kept)} {'is' if len(kept) == 1 else 'are'} within it" if kept else ""
         return (
-            f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough to size by"
-            f" them{rest}"
+            f"outside the {wide} band at {_listed([cell.name for cell in outside])}{side}: not good enough"
+            f" for sizing{rest}"
         )
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
     rest = ""
@@ -286,7 +288,7 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
             rest += f"; {_listed(known)} {'is' if len(known) == 1 else 'are'} within {band}"
     reasons = list(dict.fromkeys(cell.reason for cell in unknown if cell.reason))
     why = f" ({reasons[0]})" if reasons else ""
-    return f"cannot judge whether it keeps the {wide} band at {_listed([cell.name for cell in unknown])}{why}{rest}"
+    return f"cannot judge whether it is within the {wide} band at {_listed([cell.name for cell in unknown])}{why}{rest}"
 
 
 def _signed(cell: DecidingCell) -> str:
@@ -329,7 +331,7 @@ def _more(cells: Sequence[Cell], situation: Situation) -> tuple[str, ...]:
     held = [cell for cell in cells if _held_back(cell, situation)]
     undecided = [cell for cell in cells if cell.verdict == "inconclusive"]
     if situation.num_repeats < 2 and any(judgement(cell.verdict) == "cannot_judge" for cell in cells):
-        found.append(f"{REPEATS_FOR_A_PASS} repeats would tell what the engine does when it runs again")
+        found.append(f"{REPEATS_FOR_A_PASS} repeats would show how much the engine differs when it runs again")
         return tuple(found)
     numbers = {cell.name: _advised(cell, situation) for cell in undecided}
     hopeless = [name for name, number in numbers.items() if number is None]
@@ -342,7 +344,7 @@ def _more(cells: Sequence[Cell], situation: Situation) -> tuple[str, ...]:
     if hopeless:
         found.append(
             f"{_listed(hopeless)}: more than {MOST_REPEATS_ADVISED} repeats that differ as these do; a quieter machine"
-            " would tell sooner"
+            " would decide sooner"
         )
     return tuple(found)
 

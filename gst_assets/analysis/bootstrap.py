@@ -192,7 +192,7 @@ class Replicates:
     computation on every request once, which differs from the exact statistics by the grid.
 
     `independent` [STATISTICS]: how many independent samples beyond the percentile the samples are worth; for the mean,
-    which hangs on how large the largest are, half of those beyond P95. Infinite where no replicate differs.
+    which depends on how large the largest are, half of those beyond P95. Infinite where no replicate differs.
     """
 
     values: np.ndarray

@@ -2,9 +2,9 @@
 rule guesses: each names its evidence and what of the error it explains, largest first; the rest is stated as
 `unexplained`.
 
-A cause is removed from what was measured, and the error taken again: request by request from the stages (waiting,
+A cause is removed from what was measured, and the error computed again: request by request from the stages (waiting,
 prefill, gaps between tokens), or gap by gap from the steps. Shares are of the cell's own statistic, not of a mean. One
-cause after another is removed, those that are surely their own share first, and each is told with what it takes of the
+cause after another is removed, those that are surely their own share first, and each is reported with its part of the
 error that the former left: the shares and the unexplained rest add up to the whole. A cause that takes less than a
 tenth of the error with it is not named.
 
@@ -13,7 +13,7 @@ Rules, and what is removed:
 - `step time, decode` and `step time, mixed`: simulated gaps that end in steps of this kind, and for mixed ones the time
   from scheduling to the first token, are scaled by how much longer the real steps of the kind take. `no step overheads`
   instead, for both kinds, where the variant simulates operators only (Vidur as published).
-  Steps at compositions that the profile was not calibrated at are told with them.
+  Steps at compositions that the profile was not calibrated at are reported with them.
 - `chunk size`, `scheduling`, `prefix cache`: the simulated times to the first token become the real ones; `sequence
   limit`, `KV blocks`, `preemptions`: the waiting becomes the real one. For a setting that differs and was reached (a
   step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that the setting
@@ -51,9 +51,9 @@ from gst_assets.formats import brief_milliseconds, unsigned_percent
 STATISTICS = ("p50", "p90", "p99")
 NOISE, UNEXPLAINED = "noise", "unexplained"
 LEAST_SHARE = 0.1
-"""Of an error; a cause that explains less is not named, and less than this unexplained is not told."""
+"""Of an error; a cause that explains less is not named, and an unexplained rest below it is not reported."""
 _LEAST_OUTSIDE = 0.01
-"""Share of the simulated steps outside calibration from which on the evidence of step times tells of them."""
+"""Share of the simulated steps outside calibration from which on the evidence of step times mentions them."""
 _NEARLY_FULL = 0.9
 """Share of the KV blocks from which on their number counts as reached: requests hold blocks that are partly empty."""
 _ROUNDING = 1e-9
@@ -91,7 +91,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair in float64 nanoseconds. By request: `waited` (until scheduled; 0 where that is not told),
+    """One side of a pair in float64 nanoseconds. By request: `waited` (until scheduled; 0 where that is not recorded),
     `first` (from there to the first token), `first_at` its time, `num_gaps`. By gap between tokens, in order: `gaps`,
     and `at`, the time of its end. `kept`: requests that count."""
 
@@ -132,7 +132,7 @@ class _Side:
             return self._itl
         return self._ttft if metric == "ttft" else self._e2e
 
-    # Kept, since most removals change one side only.
+    # Cached, since most removals change one side only.
     @cached_property
     def _itl(self) -> np.ndarray:
         return np.sort(self.gaps if self.kept.all() else self.gaps[np.repeat(self.kept, self.num_gaps)])
@@ -159,7 +159,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A real repeat beside a variant."""
+    """A real repeat and a variant."""
 
     run: RealRun
     real: _Side
@@ -398,7 +398,7 @@ def _least(name: str, sim: SimulatedRun, measured: Measured) -> float:
 
 
 def _kv_capacity(sim: SimulatedRun, measured: Measured) -> float:
-    """Tokens that the smallest cache of either side holds. A side that does not tell number and size of its blocks is
+    """Tokens that the smallest cache of either side holds. A side that does not report number and size of its blocks is
     left out."""
     caches: list[tuple[int | None, int | None]] = [
         (run.meta.engine_settings.num_kv_blocks, run.meta.engine_settings.block_size)
@@ -553,8 +553,7 @@ def _driver(measured: Measured) -> Iterator[Cause]:
     middle, tail = (float(np.median([np.percentile(one, at) for one in late.values()])) for at in (50, 90))
     yield Cause(
         "driver busy",
-        f"the driver handed requests over {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms"
-        " at P90",
+        f"the driver sent requests {brief_milliseconds(middle)} ms late at P50, {brief_milliseconds(tail)} ms at P90",
         remove,
     )
 

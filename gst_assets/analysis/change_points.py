@@ -1,5 +1,5 @@
-"""Telling a regression from noise: change points in a scenario's history, and a verdict for each series and for the
-whole.
+"""Distinguishing a regression from noise: change points in a scenario's history, and a verdict for each series and for
+the whole.
 
 A series is an engine latency in nanoseconds (`engine`) or simulated over real latency (`fidelity`, 1 is exact), of one
 metric and percentile, over the nights of one subject (same hardware, model, engine settings and workload). Change
@@ -67,7 +67,7 @@ TRACKED_MEASURES: tuple[Measure, ...] = ("ttft", "itl", "e2e")
 
 @dataclass(frozen=True)
 class Change:
-    """A change point: the first night after it, medians of the segments beside it, and its p-value (two-sided
+    """A change point: the first night after it, medians of the segments before and after it, and its p-value (two-sided
     t-test)."""
 
     night: int
@@ -309,7 +309,7 @@ def noise_floor(values: np.ndarray, changes: Sequence[Change]) -> float:
 def line_marks(history: History) -> pd.DataFrame:
     """What changed between successive measurements on the scenario's line, as a `LineMarks` frame.
 
-    A change of subject is told by the parts of it that the history has; where none of them differs, as `subject`.
+    A change of subject is reported by the parts of it that the history has; where none of them differs, as `subject`.
     """
     measured = history.comparisons[history.comparisons["night"].notna()].astype(object).fillna("")
     rows = []

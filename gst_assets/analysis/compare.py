@@ -21,6 +21,8 @@ from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, rea
 from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.errors import ComparisonError
+from gst_assets.foreign_text import label
+from gst_assets.input_files import usable_path
 from gst_assets.scenario import Bands
 from gst_assets.staging import staged_directory
 
@@ -36,7 +38,8 @@ def sides(words: Sequence[str]) -> tuple[list[Path], list[Named]]:
     it matches comes sorted. A directory named twice counts once.
 
     Raises:
-        ComparisonError: a pattern that matches no directory, no run of one side, or a name for a real run.
+        ComparisonError: a pattern that matches no directory, no run of one side, a name for a real run, or one that no
+            report can show.
         ArtifactError, ContractError: a directory that is no complete run, or of neither side.
     """
     named = dict.fromkeys((name, path) for name, word in map(_named, words) for path in _matching(word))
@@ -63,14 +66,26 @@ def sides(words: Sequence[str]) -> tuple[list[Path], list[Named]]:
 def _named(text: str) -> tuple[str | None, str]:
     """`NAME=DIR` taken apart; a directory whose own name has the sign is taken as it stands."""
     name, sign, directory = text.partition("=")
-    if not sign or not name or "/" in name or Path(text).exists():
+    if not sign or not name or "/" in name or _exists(text):
         return None, text
+    if label(name) != name:
+        raise ComparisonError(
+            f"{name!r:.80}: expected a name on one line, without control characters, backticks, two stars or outer"
+            " spaces. Give the simulation a plain name: NAME=DIR."
+        )
     return name, directory
 
 
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _matching(word: str) -> list[Path]:
-    if not glob.has_magic(word) or Path(word).exists():
-        return [Path(word)]
+    if not glob.has_magic(word) or _exists(word):
+        return [usable_path(Path(word), ComparisonError)]
     # Not Path.glob, which takes no absolute pattern.
     directories = [path for path in map(Path, sorted(glob.glob(word))) if path.is_dir()]  # noqa: PTH207
     if not directories:
@@ -98,13 +113,19 @@ def compare_directories(
     A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its
     run id. Several of one name are its seeds, the first the one whose requests are shown. The last name given is the
     headline, unless the runs' scenario orders its variants. Without figures the report shows its tables alone, and
-    matplotlib is not needed. `on_read` is told how many directories have been read.
+    matplotlib is not needed. `on_read` is called with the number of directories read so far.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
         ArtifactError, ContractError: a directory that is not a complete run.
     """
     started_at = datetime.now(timezone.utc)
+    for place in (out, *([profile] if profile is not None else [])):
+        usable_path(place, ComparisonError)
+    if profile is not None and not (profile / Kind.PROFILE.meta_name).is_file():
+        raise ComparisonError(
+            f"{profile}: no profiling bundle: {Kind.PROFILE.meta_name} missing. Correct --profile, or leave it out."
+        )
     if out.exists():
         raise ComparisonError(
             f"{out}: already exists. Comparisons are never overwritten; remove it or name another --out."

@@ -47,6 +47,7 @@ _STYLES = (
     ("#CC79A7", (0, (5, 1, 1, 1)), "D"),
 )
 """Colour, line style and marker; the headline variant takes the first."""
+_LONGEST_NAME = 40
 _PHASES = (("waiting", "#BBBBBB", ""), ("prefill", "#56B4E9", "///"), ("decode", "#0072B2", ""))
 """Parts of a request's time: name, colour and hatch."""
 VERDICT_FIGURE = "answer.png"
@@ -280,7 +281,7 @@ def _errors(canvas: Canvas, comparison: Comparison) -> None:
             markersize=5,
             color=colour,
             markerfacecolor=colour if variant == comparison.headline else "white",
-            label=comparison.label(variant),
+            label=_legend_name(comparison, variant),
             zorder=4,
         )
     shown = {(cell.metric, cell.statistic): cell for cell in comparison.cells if cell.variant == comparison.headline}
@@ -308,8 +309,8 @@ def _scale_errors(axes: Axes, low: float, high: float) -> None:
 
 
 def _apart(axes: Axes, low: float, high: float) -> list[float]:
-    """Ticks between two ends of a logarithmic axis about 0, none nearer to its neighbour than its label is wide; those
-    near 0 go first."""
+    """Ticks between two ends of a logarithmic axis about 0, none closer to its neighbour than the width of its label;
+    those near 0 go first."""
     place = axes.xaxis.get_transform().transform
     room = (place(np.array([high])) - place(np.array([low]))).item() * 0.13
     ticks = [0.0]
@@ -367,7 +368,7 @@ def _cdf(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
             color=colour,
             linestyle=line,
             linewidth=2.0,
-            label=comparison.label(variant),
+            label=_legend_name(comparison, variant),
             zorder=4,
         )
         shown.append(curve)
@@ -405,7 +406,7 @@ def _quantiles(canvas: Canvas, comparison: Comparison) -> None:
                 color=colour,
                 linestyle=line,
                 linewidth=1.6,
-                label=comparison.label(variant),
+                label=_legend_name(comparison, variant),
                 zorder=3,
             )
             marked = [int(np.abs(CURVE_LEVELS - level).argmin()) for level in (0.5, 0.9, 0.99)]
@@ -444,7 +445,7 @@ def _scatter(canvas: Canvas, comparison: Comparison, metric: Measure) -> None:
         points = medians.loc[variant]
         every = -(-len(points) // _MAX_SCATTER_POINTS)
         points = points.iloc[::every]
-        label = f"Vidur {variant}" + (f" (every {every}th request)" if every > 1 else "")
+        label = _legend_name(comparison, variant) + (f" (every {every}th request)" if every > 1 else "")
         axes.plot(
             points[columns[0]],
             points[columns[1]],
@@ -550,7 +551,7 @@ def _timelines(canvas: Canvas, comparison: Comparison) -> None:
         _axes(axes)
         for name, label, style in (
             (real, "real", {"color": _REAL_COLOUR, "linewidth": 0.8}),
-            (sim, f"Vidur {sim}", {"color": colour, "linewidth": 1.4, "linestyle": (0, (4, 1.5))}),
+            (sim, _legend_name(comparison, sim), {"color": colour, "linewidth": 1.4, "linestyle": (0, (4, 1.5))}),
         ):
             seconds, counts = _steps(comparison.timelines[name], what, end)
             if name == real:
@@ -588,7 +589,7 @@ def _steps(timeline: Timeline, what: str, end_ns: float) -> tuple[np.ndarray, np
 
 
 def _phases_told(comparison: Comparison) -> str:
-    """Which parts of a request's time can be told apart."""
+    """Which parts of a request's time can be separated."""
     runs = _headline_runs(comparison)
     missing = [name for name, run in zip(("real run", "simulation"), runs, strict=True) if _scheduled(run) is None]
     if not missing:
@@ -658,6 +659,14 @@ def _phases(request: pd.Series, run: RealRun | SimulatedRun) -> list[float]:
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _legend_name(comparison: Comparison, variant: str) -> str:
+    """A variant's name as matplotlib shows it: it takes `$` for the begin of a formula, leaves names with an underscore
+    in front out of legends, and lets long ones push the axes away."""
+    text = comparison.label(variant)
+    text = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+    return text.replace("$", r"\$") if not text.startswith("_") else f" {text}".replace("$", r"\$")
 
 
 def _styled(comparison: Comparison) -> dict[str, tuple[str, object, str]]:

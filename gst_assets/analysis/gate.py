@@ -1,16 +1,17 @@
-"""What must hold before numbers of a real and a simulated run mean anything together. Computes no statistic.
+"""What must hold before numbers of a real and a simulated run can be compared. Computes no statistic.
 
 By severity:
 - stop (ComparisonError): different workloads, request sets, lengths, models or hardware; a run given twice; a workload
   on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
   workload: other programs name them in their own way.
-- mark: engine settings that differ from what a simulation assumed, that it did not record, or that nobody read back
-  from the engine; hardware that was only stated; a server that does not tell whether it runs with what no simulation
-  knows; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the pass band;
-  many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware of other
-  names, arrivals further apart than the pass band. A marked variant is never a `pass`.
+- mark: engine settings that differ from what a simulation assumed, that it did not record, or that were not read back
+  from the engine; hardware that was only stated; a server that does not report whether it uses features that no
+  simulation models; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the
+  pass band; many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware
+  of other names, arrivals further apart than the pass band; and any of these that a run does not state, since to state
+  the worse must not be worse than to state nothing. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
-  token times, what a run of another program does not state, what could not be checked.
+  token times, what else a run of another program does not state, what could not be checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
 for a reader of another it is a note.
@@ -26,7 +27,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gst_assets.analysis.alignment import KEY, Counts, check_same_workload, is_joined_by_name, states_workload
+from gst_assets.analysis.alignment import (
+    KEY,
+    Counts,
+    check_same_workload,
+    is_joined_by_name,
+    states_workload,
+    tells_requested_lengths,
+)
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
@@ -41,11 +49,11 @@ COMPARED_SETTINGS = (
     "max_num_seqs", "max_num_batched_tokens", "block_size", "num_kv_blocks", "enable_chunked_prefill",
     "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager", "scheduling_policy",
 )  # fmt: skip
-"""Keys of `engine_settings` that a simulation must assume alike, and record in `simulated_settings`."""
+"""Keys of `engine_settings` that a simulation must assume with the same value, and record in `simulated_settings`."""
 
 QUEUED = "queued_time_ns"
 TTFT_TWICE = "TTFT from arrival / from queueing"
-"""The check that tells TTFT by both definitions."""
+"""The check that reports TTFT by both definitions."""
 MANY = 0.05
 """Share of the requests beyond which failures or early stops mark a comparison: then the two sides carried different
 loads."""
@@ -94,8 +102,23 @@ def check_comparable(
     ids = [run.meta.run_id for run in real_repeats]
     twice = [run_id for run_id in ids if ids.count(run_id) > 1]
     if twice:
+        where = dict.fromkeys(str(run.directory) for run in real_repeats if run.meta.run_id == twice[0])
         raise ComparisonError(
-            f"real run {twice[0]} is given more than once, which would hide the spread between repeats. Name it once."
+            f"real run {twice[0]} is given more than once ({', '.join(where)}), which would hide the spread between"
+            " repeats. Name it once; where they are two runs, import each into a directory of its own name."
+        )
+    for number, later in enumerate(real_repeats):
+        for earlier in real_repeats[:number]:
+            if _is_one_measurement(earlier, later):
+                raise ComparisonError(
+                    f"{earlier.directory} and {later.directory} are imported from the same results, which would hide"
+                    " the spread between repeats. Name one of them."
+                )
+    both = [variant for variant in simulations if variant in ids]
+    if both:
+        raise ComparisonError(
+            f"a real run and a simulation are both called {both[0]}, and reports tell them apart by name. Name the"
+            " simulation otherwise: NAME=DIR."
         )
     for variant, sim in simulations.items():
         if sim.meta.variant not in (None, variant):
@@ -107,9 +130,17 @@ def check_comparable(
     _check_not_calibrated_on(real_repeats[0], calibration_sha256)
 
 
+def _is_one_measurement(one: RealRun, two: RealRun) -> bool:
+    """Imports of the same file, and of the same part of it: two measurements never agree to the nanosecond."""
+    sources = [run.meta.imported.source_sha256 if run.meta.imported else None for run in (one, two)]
+    return (
+        sources[0] is not None and sources[0] == sources[1] and one.requests["ttft_ns"].equals(two.requests["ttft_ns"])
+    )
+
+
 def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | SimulatedRun) -> None:
-    """Same model and same device, of runs that state their workload; names given by other programs are told, not held
-    against each other."""
+    """Same model and same device, of runs that state their workload; names given by other programs are reported, not
+    held against each other."""
     one, two = first.meta, other.meta
     if not states_workload(first, other):
         return
@@ -211,7 +242,7 @@ def seed_of(run: SimulatedRun) -> int:
 
 
 def settings_parity(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, str]]:
-    """Rows of `contracts.tables.SettingsParity`: what the engine reported beside what each simulation assumed."""
+    """Rows of `contracts.tables.SettingsParity`: what the engine reported and what each simulation assumed."""
     rows = []
     for variant, sim in simulations.items():
         assumed = sim.meta.simulated_settings
@@ -258,11 +289,12 @@ def checks(
         found += [
             *_stated(run),
             *_not_told(run),
-            _transport(run),
+            *_not_known(run),
+            *_transport(run),
             *_degraded(run),
-            _lateness(run, bands),
-            _warmup(run),
-            _failures(run, counts[run.meta.run_id]),
+            *_lateness(run, bands),
+            *_warmup(run),
+            *_failures(run, counts[run.meta.run_id]),
             _early_stops(run, counts[run.meta.run_id]),
             _bunched(run),
         ]
@@ -293,7 +325,7 @@ def checks(
 def _same_workload(
     real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun], bands: Bands
 ) -> list[Check]:
-    """That it is one workload, or how far what stands for it is alike where nobody states it."""
+    """That it is one workload, or, where it is not stated, how far the requests agree."""
     first = real_repeats[0]
     every_run: dict[str, RealRun | SimulatedRun] = {run.meta.run_id: run for run in real_repeats[1:]} | dict(
         simulations
@@ -351,8 +383,8 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
     models = [first.meta.model, *(run.meta.model for run in others.values())]
     odd_models = {name: run for name, run in others.items() if run.meta.model != first.meta.model}
     if NOT_STATED in models:
-        text = "not every run states its model, so nobody can tell whether it is one"
-        found.append(Check("model", every, "note", models[0], ", ".join(dict.fromkeys(models[1:])), text))
+        text = "not every run states its model, so it is not known whether it is the same"
+        found.append(Check("model", every, "mark", models[0], ", ".join(dict.fromkeys(models[1:])), text))
         odd_models = {}
     elif not odd_models:
         found.append(Check("model", every, "ok", first.meta.model, first.meta.model))
@@ -369,10 +401,14 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
         theirs = device_of(run.meta)
         text = f"{name}: hardware is {theirs}, that of the real run {device}; not checked that they are one"
         found.append(Check("hardware", name, "mark", device, theirs, text, _about(name, simulations)))
-    told = [device, *(device_of(run.meta) for run in others.values())]
-    # A run that does not state its hardware says so among what it does not state.
-    if not odd_devices and NOT_STATED not in told:
-        found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told[1:]))))
+    told = {name: device_of(run.meta) for name, run in others.items()}
+    # Of the first run `_not_known` says it.
+    silent = [name for name, theirs in told.items() if theirs == NOT_STATED]
+    for name in silent:
+        text = f"{name}: hardware not stated, so nobody can tell whether it is that of the real run"
+        found.append(Check("hardware", name, "mark", device, NOT_STATED, text, _about(name, simulations)))
+    if not odd_devices and not silent and device != NOT_STATED:
+        found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told.values()))))
     return found
 
 
@@ -381,14 +417,14 @@ def _about(name: str, simulations: Mapping[str, SimulatedRun]) -> tuple[str, ...
 
 
 def _unstated(run: RealRun | SimulatedRun, text: str) -> Check:
-    """Something that a run of another program does not say."""
+    """Something that a run of another program does not state."""
     about = (run.meta.variant,) if isinstance(run.meta, SimulationFacts) and run.meta.variant else ()
     return Check("stated", run.meta.run_id, "note", "", "", f"run {run.meta.run_id}: {text}", about)
 
 
 def _ttft_from_queue(run: RealRun, simulations: Mapping[str, SimulatedRun]) -> list[Check]:
-    """TTFT under the other definition, where the engine told when it queued a request: from there on, as other projects
-    count it."""
+    """TTFT under the other definition, where the engine reported when it queued a request: from there on, as other
+    projects count it."""
     if QUEUED not in run.requests or run.requests[QUEUED].isna().all():
         return []
     told = run.requests[[QUEUED, "first_token_time_ns", "ttft_ns"]].dropna().astype("int64")
@@ -440,22 +476,23 @@ def _self_fit(variant: str, sim: SimulatedRun) -> Check:
 
 def _held_out(calibration_sha256: Collection[str] | None) -> Check:
     if calibration_sha256 is None:
-        text = "the profile's calibration digests were not at hand: not checked that this workload is held out"
+        text = "the profile's calibration digests were not available: not checked that this workload is held out"
         return Check("held out from calibration", "", "note", "", "unknown", text)
     return Check("held out from calibration", "", "ok", "", f"{len(calibration_sha256)} calibration digests")
 
 
 def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
-    """One mark a setting and difference, naming every variant that has it. Equal settings stand in their own table."""
+    """One mark per setting and difference, naming every variant that has it. Equal settings stand in their own
+    table."""
     found = []
     if (parity["real"] == NOT_STATED).all():
-        text = "the engine's settings are not stated, so nobody can tell whether the simulation assumed the same"
+        text = "the engine's settings are not stated, so it is not known whether the simulation assumed the same"
         return [Check("settings", every, "mark", NOT_STATED, "", text)]
     silent = [
         str(name) for name, rows in parity.groupby("variant", sort=False) if (rows["parity"] == "not_recorded").all()
     ]
     for name in silent:
-        text = f"{name} does not state the settings it assumed, so nobody can tell whether they are the engine's"
+        text = f"{name} does not state the settings it assumed, so it is not known whether they are the engine's"
         found.append(Check("settings", name, "mark", "stated", NOT_STATED, text, (name,)))
     parity = parity[~parity["variant"].isin(silent)]
     unequal = parity.loc[parity["parity"] != "equal"]
@@ -474,7 +511,7 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
 
 
 def _stated(run: RealRun) -> list[Check]:
-    """Settings and hardware that the scenario states and nobody read back."""
+    """Settings and hardware that the scenario states and that were not read back."""
     run_id, found, settings = run.meta.run_id, list[Check](), run.meta.engine_settings
     stated = [name for name in COMPARED_SETTINGS if settings is not None and name in settings.not_read_back]
     if settings is None:
@@ -485,44 +522,64 @@ def _stated(run: RealRun) -> list[Check]:
     else:
         found.append(Check("settings read back", run_id, "ok", "all", ""))
     if run.meta.hardware is not None and run.meta.hardware.stated:
-        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as the scenario states, nobody looked"
+        by = "whoever imported it" if run.meta.imported else "the scenario"
+        text = f"real run {run_id}: hardware {run.meta.hardware.hardware_id} is as {by} states, not detected"
         found.append(Check("hardware seen", run_id, "mark", "stated", "", text))
     return found
 
 
 def _not_told(run: RealRun) -> list[Check]:
-    """What would make it another engine than the simulated one, and the server does not tell whether it runs with."""
+    """Features that would make it another engine than the simulated one, and that the server does not report."""
     run_id, settings = run.meta.run_id, run.meta.engine_settings
     missing = settings.not_told if settings else []
     if not missing:
         return []
     text = (
-        f"real run {run_id}: {', '.join(missing)} not verified: the server does not tell, and the simulation knows none"
-        " of it"
+        f"real run {run_id}: {', '.join(missing)} not verified: the server does not report them, and the simulation"
+        " models none of them"
     )
     return [Check("one plain engine", run_id, "mark", "not verified", "none", text)]
 
 
-def _transport(run: RealRun) -> Check:
-    run_id, settings, imported = run.meta.run_id, run.meta.engine_settings, run.meta.imported
-    transport = settings.transport if settings else imported.transport if imported else None
+def _not_known(run: RealRun) -> list[Check]:
+    """What is a mark where it is stated, and is not stated: one mark for all of it."""
+    meta = run.meta
+    unknown = {
+        "its hardware": device_of(meta) == NOT_STATED,
+        "how tokens came from the engine": _transport_of(run) is None,
+        "how late requests were sent": "p50" not in meta.lateness_ns,
+        "whether the driver kept up": meta.degraded is None,
+        "whether it was warmed up": "num_requests" not in meta.warmup,
+        "which requests failed": not run.has_status,
+        "how long answers were asked to be": not tells_requested_lengths(run),
+    }
+    names = [name for name, missing in unknown.items() if missing]
+    if not names:
+        return []
+    text = f"real run {meta.run_id} does not state {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}"
+    return [Check("not known", meta.run_id, "mark", ", ".join(names), "", text)]
+
+
+def _transport_of(run: RealRun) -> str | None:
+    settings, imported = run.meta.engine_settings, run.meta.imported
+    return settings.transport if settings else imported.transport if imported else None
+
+
+def _transport(run: RealRun) -> list[Check]:
+    run_id, transport = run.meta.run_id, _transport_of(run)
     if transport is None:
-        text = (
-            f"real run {run_id}: not stated how tokens came from the engine, so whether a network is in the latencies"
-            " is unknown"
-        )
-        return Check("transport", run_id, "note", NOT_STATED, "none", text)
+        return []
     if transport == "in_process":
-        return Check("transport", run_id, "ok", transport, "none")
+        return [Check("transport", run_id, "ok", transport, "none")]
     text = (
         f"real run {run_id}: tokens came over {transport}, whose time is in every real latency and in no simulated one"
     )
-    return Check("transport", run_id, "mark", transport, "none", text)
+    return [Check("transport", run_id, "mark", transport, "none", text)]
 
 
 def _degraded(run: RealRun) -> list[Check]:
     if run.meta.degraded is None:
-        return []  # said with everything else that the run does not state
+        return []
     if not run.meta.degraded:
         return [Check("degraded", run.meta.run_id, "ok", "no", "")]
     reasons = getattr(run.meta, "degraded_reasons", None)
@@ -537,47 +594,49 @@ def _degraded(run: RealRun) -> list[Check]:
     return [Check("degraded", run.meta.run_id, "mark", "yes", "", f"real run {run.meta.run_id} is degraded{why}")]
 
 
-def _lateness(run: RealRun, bands: Bands) -> Check:
+def _lateness(run: RealRun, bands: Bands) -> list[Check]:
     """Lateness stays inside the real TTFT and is unknown to the simulation: is its median alone beyond the pass
     band?"""
     run_id, late = run.meta.run_id, run.meta.lateness_ns.get("p50")
     if late is None:
-        text = f"real run {run_id}: send lateness not recorded"
-        return Check("lateness", run_id, "note", "not recorded", "none", text)
+        return []
     median = run.requests["ttft_ns"].dropna().astype("float64").median()
     of_ttft = late / median if median > 0 else math.inf if late else 0.0
     told = f"P50 {milliseconds(late, '.2f')} ms" + (
         f", {unsigned_percent(of_ttft)} of TTFT P50" if math.isfinite(of_ttft) else ""
     )
     if of_ttft <= bands.pass_band:
-        return Check("lateness", run_id, "ok", told, "none")
+        return [Check("lateness", run_id, "ok", told, "none")]
     text = f"real run {run_id}: the driver was late by {told}, which is beyond the pass band by itself"
-    return Check("lateness", run_id, "mark", told, "none", text)
+    return [Check("lateness", run_id, "mark", told, "none", text)]
 
 
-def _warmup(run: RealRun) -> Check:
+def _warmup(run: RealRun) -> list[Check]:
     run_id, number = run.meta.run_id, run.meta.warmup.get("num_requests")
     if number is None:
-        return Check("warm-up", run_id, "note", "not recorded", "", f"real run {run_id}: warm-up not recorded")
+        return []
     if number == 0:
-        return Check("warm-up", run_id, "mark", "none", "", f"real run {run_id} was measured without warm-up")
-    return Check("warm-up", run_id, "ok", f"{number} requests", "")
+        return [Check("warm-up", run_id, "mark", "none", "", f"real run {run_id} was measured without warm-up")]
+    return [Check("warm-up", run_id, "ok", f"{number} requests", "")]
 
 
-def _failures(run: RealRun, counts: Counts) -> Check:
+def _failures(run: RealRun, counts: Counts) -> list[Check]:
     run_id, lost = run.meta.run_id, counts.num_errors + counts.num_no_token
     if not lost:
-        return Check("failed requests", run_id, "ok", "0", "")
+        return [Check("failed requests", run_id, "ok", "0", "")] if run.has_status else []
     text = (
         f"real run {run_id}: {counts.num_errors} failed and {counts.num_no_token} gave no token, of"
         f" {counts.num_requests} requests; left out on both sides"
     )
     severity: Severity = "mark" if lost > MANY * counts.num_requests else "note"
-    return Check("failed requests", run_id, severity, str(lost), "left out too", text)
+    return [Check("failed requests", run_id, severity, str(lost), "left out too", text)]
 
 
 def _early_stops(run: RealRun, counts: Counts) -> Check:
     run_id, stops = run.meta.run_id, counts.num_early_stops
+    if stops is None:
+        text = f"real run {run_id}: what answers were asked to be is not stated, so early stops cannot be seen"
+        return Check("early stops", run_id, "note", "not known", "", text)
     if not stops:
         return Check("early stops", run_id, "ok", "0", "")
     text = (
@@ -591,7 +650,7 @@ def _early_stops(run: RealRun, counts: Counts) -> Check:
 def _bunched(run: RealRun) -> Check:
     run_id, number, delivery = run.meta.run_id, run.meta.num_bunched_messages, delivery_of(run)
     if not run.has_tokens:
-        text = f"real run {run_id}: without token times nobody can tell whether tokens came several at a time"
+        text = f"real run {run_id}: without token times it is not known whether tokens came several at a time"
         return Check("bunched tokens", run_id, "note", "not known", "", text)
     if not number and not delivery.tokens:
         return Check("bunched tokens", run_id, "ok", "0", "")
@@ -646,7 +705,7 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, simulated: int) 
     columns = [run.requests.get("num_preemptions") for run in real_repeats]
     numbers = [int(column.sum()) if column is not None and column.notna().all() else None for column in columns]
     real = " / ".join("unknown" if number is None else str(number) for number in numbers)
-    if not simulated and not any(numbers):
+    if not simulated and all(number == 0 for number in numbers):
         return Check("preemptions", variant, "ok", real, "0", variants=(variant,))
     text = f"simulation {variant}: {simulated} preemptions, real {real}"
     return Check("preemptions", variant, "note", real, str(simulated), text, (variant,))

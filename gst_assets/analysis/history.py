@@ -2,8 +2,8 @@
 of truth. Of one that was pruned, what the history needs of it lies under `nights/`, and gives the same row.
 
 Reading and ordering only; what the line means belongs to `change_points`. The same directories give the same bytes.
-Nothing is kept between two readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its
-doubts.
+Nothing is cached between two readings: joined tables read so fast (docs/nightly.md) that a cache would not be worth its
+risks.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def _gone(store: ArtifactStore, scenario: str, known: Mapping[str, str], found: 
 
 
 def condense(store: ArtifactStore, comparison_id: str, seal: str | None) -> None:
-    """Keep what the history needs of a comparison under `nights/`, so that the comparison itself can be removed. `seal`
-    as of `store.open`.
+    """Store what the history needs of a comparison under `nights/`, so that the comparison itself can be removed.
+    `seal` as of `store.open`.
 
     Raises:
         ArtifactError: it was altered, or the root cannot be written.
@@ -222,7 +222,7 @@ def _verified(meta_path: Path, stored: Mapping[str, Any], file: Path) -> bytes:
     data = file.read_bytes() if file.is_file() else None
     if data is None or sha256_bytes(data) != wanted:
         raise ArtifactError(
-            f"{file}: missing, or changed after it was written, so the history cannot be trusted. Restore it, or remove"
+            f"{file}: missing, or changed after it was written, so the history is not reliable. Restore it, or remove"
             f" {meta_path.parent} to leave this comparison out."
         )
     return data

@@ -3,7 +3,7 @@ verdicts. Writes nothing, draws nothing.
 
 What must hold beforehand is in `gate`, what is measured in `measures` and `rates`, how sure an error on this workload
 is in `repeats`, how far it carries to other workloads in `bootstrap`, when it is close enough in `verdict`, what a
-reader is told first in `answer`.
+reader sees first in `answer`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ from gst_assets.contracts.tables import (
 from gst_assets.scenario import Bands
 
 CURVE_LEVELS = np.concatenate([np.linspace(0, 0.9, 271), np.linspace(0.9, 1, 131)[1:]])
-"""Shares at which distributions are kept for figures, so that no figure touches the samples."""
+"""Shares at which distributions are stored for figures, so that no figure touches the samples."""
 NOT_AVAILABLE = "not available: token times are not known on both sides"
 """Why a cell of ITL has no samples where a side knows no token times."""
 _BAND_LEVELS = np.linspace(0, 1, 121)
@@ -87,7 +87,7 @@ _FACTORS = ("num_prefill_tokens", "num_in_system")
 @dataclass(frozen=True)
 class Verdict:
     """A variant's outcome. `cells` are the required ones that were judged, worst verdict and then largest error first;
-    `unjudged` those with too few samples to, or too few independent ones."""
+    `unjudged` those with too few samples, or too few independent ones, to be judged."""
 
     outcome: Outcome
     cells: tuple[Cell, ...]
@@ -166,7 +166,7 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know beside, in words."""
+        """What a reader should also know, in words."""
         return tuple(one.finding for one in self.checks if one.severity == "note")
 
     @property
@@ -218,8 +218,8 @@ def compare(
     """Compare repeats of one real run with simulations of the same workload, by variant name.
 
     The headline variant is the last of the scenario's `simulation.variants` that was given, or the last given.
-    `calibration_sha256` holds the profile's calibration digests (`runs.read_calibration_sha256`); None where the
-    profile is not at hand, which is noted. `further_seeds` are runs of a variant under other seeds than that of
+    `calibration_sha256` holds the profile's calibration digests (`run_reading.read_calibration_sha256`); None where the
+    profile is not available, which is noted. `further_seeds` are runs of a variant under other seeds than that of
     `simulations`; a variant without is taken as exact. `repeatable`: the engine could be run again, so the answer says
     how many repeats would do. `capacity`: a search for capacity with the same settings. Runs that name their requests
     (`source_request_id`) are put in the order of the first real run.
@@ -326,7 +326,7 @@ def compare(
 
 
 def _by_time(runs: Sequence[RealRun]) -> np.ndarray:
-    """Positions of the repeats in order of their start; as they were given where one does not tell it."""
+    """Positions of the repeats in order of their start; as they were given where one does not state it."""
     starts = [run.meta.started_at.timestamp() for run in runs if run.meta.started_at is not None]
     return np.argsort(np.array(starts), kind="stable") if len(starts) == len(runs) else np.arange(len(runs))
 
@@ -373,7 +373,7 @@ class _Sides:
         real: dict[str, _SideSamples] = {}
         sim: dict[tuple[str, str], _SideSamples] = {}
         cuts: dict[tuple[str, bytes], _SideSamples] = {}
-        # Execution latency is there for all runs or for none, so that every variant is set beside the same real
+        # Execution latency is there for all runs or for none, so that every variant is compared with the same real
         # samples.
         told = all(SCHEDULED in pair.real.requests for pair in pairs.values())
         for run in real_repeats:
@@ -464,8 +464,8 @@ def _by_seed(
 
 @dataclass(frozen=True)
 class _Judging:
-    """What judging a cell needs beside its values: `order` are the repeats by time, `unjudged` the measures that say
-    more about the delivery, `tokens_told` by variant whether both sides know their token times."""
+    """What judging a cell needs in addition to its values: `order` are the repeats by time, `unjudged` the measures
+    that say more about the delivery, `tokens_told` by variant whether both sides know their token times."""
 
     blocks: Blocks | None
     bands: Bands
@@ -556,10 +556,10 @@ def _cells_of(
     """A cell for each of `STATISTICS`. Their intervals from repeats are added to `advised`."""
     blocks, bands = judging.blocks, judging.bands
     if not all(len(one.ordered) for one in sim):
-        # Real samples without simulated ones beside them are nothing to compare: the simulation knows no token times.
+        # Real samples without simulated ones cannot be compared: the simulation knows no token times.
         real = [_Summed(one.samples, one.ordered[:0], statistics_ns(one.ordered[:0]), None) for one in real]
     real_ns = np.array([one.exact_ns for one in real])
-    # [repeats, seeds, STATISTICS]: the first seed is the one whose samples are at hand.
+    # [repeats, seeds, STATISTICS]: the first seed is the one whose samples are loaded.
     seeds_ns = np.array(
         [
             [one.exact_ns, *(seed.statistics[measure] for seed in seeds)]
@@ -657,7 +657,7 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
         )
     drift = "; the repeats drift" if cell.drifts else ""
     if cell.verdict == "inconclusive":
-        return f"the interval reaches over the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
+        return f"the interval crosses the edge of the {100 * judging.bands.warn_band:g} % band{drift}"
     inside = max(abs(cell.interval_low), abs(cell.interval_high)) <= judging.bands.pass_band
     if cell.verdict == "warn" and inside:
         return "fewer than five repeats cannot show that the engine has one speed"
@@ -670,7 +670,7 @@ def _rates(
     variants: Sequence[str],
     judging: _Judging,
 ) -> list[Rate]:
-    """Throughput and goodput of every variant beside the real repeats."""
+    """Throughput and goodput of every variant and of the real repeats."""
     bands, found = judging.bands, []
     for variant in variants:
         sides = [pairs[run.meta.run_id, variant] for run in real_repeats]
@@ -817,7 +817,8 @@ def _error_groups(errors: pd.DataFrame) -> pd.DataFrame:
 def _verdict(cells: Sequence[Cell], bands: Bands, *, marked: bool) -> Verdict:
     """The verdict of one variant, from its cells."""
     required = [cell for cell in cells if _asked(cell, bands)]
-    # A cell without any sample (one token a request has no gap) is nothing to be judged, not a judgement withheld.
+    # A cell without any sample (one token a request has no gap) has nothing to judge, which is not the same as a
+    # missing judgement.
     present = [cell for cell in required if cell.num_real_samples]
     unjudged = [cell for cell in required if cell.verdict == "insufficient"]
     judged = sorted(

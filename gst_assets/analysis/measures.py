@@ -52,7 +52,7 @@ STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
 MIN_SAMPLES_BEYOND = 10
 """A percentile with fewer samples beyond it rests on a handful of events; it is shown, and not judged."""
 MIN_SAMPLES_BEYOND_IN_REPEATS = 2
-"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not hang on the largest
+"""As many have to lie beyond a percentile where repeats say how much it varies: then it does not depend on the largest
 sample alone."""
 MIN_REQUESTS = 20
 """Tokens of a request depend on each other, so requests are what is counted: with fewer of them nothing is judged."""
@@ -83,11 +83,6 @@ class Samples:
         ends = np.cumsum(self.counts)
         total = np.concatenate([[0.0], np.cumsum(self.values, dtype=np.float64)])
         return total[ends] - total[ends - self.counts]
-
-
-def statistic_name(percentile: int) -> str:
-    """Name of a percentile in the report tables, e.g. `p99`."""
-    return f"p{percentile}"
 
 
 def samples_ns(side: AlignedSide, measure: Measure) -> np.ndarray:
@@ -282,14 +277,15 @@ class Timeline:
     time_ns: np.ndarray
     running: np.ndarray
     waiting: np.ndarray
-    source: Literal["iterations.csv", "request times"]
+    source: Literal["iterations.csv", "request times", "request times, prefill counted as waiting"]
 
 
 def timeline(run: RealRun | SimulatedRun, side: AlignedSide) -> Timeline:
     """Running and waiting requests over time.
 
     From iterations.csv where the run has it (the scheduler's own counts after it formed a step); else from the compared
-    requests: waiting from arrival to the first token, running from there to the last.
+    requests: waiting from arrival until scheduled, running from there to the last token. Where the run does not tell
+    when a request was scheduled, its prefill cannot be told from its waiting, and it waits until its first token.
     """
     table = run.iterations
     if table is not None and len(table):
@@ -306,11 +302,20 @@ def timeline(run: RealRun | SimulatedRun, side: AlignedSide) -> Timeline:
             "iterations.csv",
         )
     arrival, ttft, e2e = (side.requests[name].to_numpy() for name in ("arrival_time_ns", "ttft_ns", "e2e_ns"))
-    times = np.unique(np.concatenate([arrival, arrival + ttft, arrival + e2e]))
+    begin, told = arrival + ttft, False
+    if "scheduled_time_ns" in run.requests:
+        column = run.requests["scheduled_time_ns"].iloc[side.requests["request_id"].to_numpy()]
+        scheduled = column.to_numpy(dtype="int64", na_value=-1)
+        told = bool(((scheduled >= arrival) & (scheduled <= arrival + e2e)).all())
+        begin = scheduled if told else begin
+    times = np.unique(np.concatenate([arrival, begin, arrival + e2e]))
     arrived, begun, ended = (
-        np.searchsorted(np.sort(arrival + offset), times, side="right") for offset in (np.zeros_like(ttft), ttft, e2e)
+        np.searchsorted(np.sort(moments), times, side="right") for moments in (arrival, begin, arrival + e2e)
     )
-    return Timeline(times, begun - ended, arrived - begun, "request times")
+    source: Literal["request times", "request times, prefill counted as waiting"] = (
+        "request times" if told else "request times, prefill counted as waiting"
+    )
+    return Timeline(times, begun - ended, arrived - begun, source)
 
 
 def whole(run: RealRun | SimulatedRun, side: AlignedSide, line: Timeline) -> Whole:

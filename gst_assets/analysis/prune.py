@@ -2,7 +2,7 @@
 only they needed go.
 
 What stays: of each scenario the newest comparisons and what they compared; what its newest pointers lead to, and the
-newest ones without overrides; every run that was not compared yet; profiles, also those in the making, searches and
+newest ones without overrides; every run that was not compared yet; profiles, also those in progress, searches and
 sweeps. What was removed can be made again only by measuring, so whatever cannot be understood stops it before anything
 is removed. How things are removed belongs to `contracts.store`.
 """
@@ -28,9 +28,9 @@ _RUNS = (Kind.REAL_RUN, Kind.VIDUR_RUN)
 
 @dataclass(frozen=True)
 class Pruned:
-    """What went (or would go) and what stayed. `condensed`: comparisons of which only the history's part is left;
-    `removed`: runs and workloads; `pointers`: files of pointers to what was removed; `kept`: how many of each kind
-    stay; `freed_bytes`: of this machine's disk."""
+    """What was removed (or would be) and what stayed. `condensed`: comparisons of which only the history's part is
+    left; `removed`: runs and workloads; `pointers`: files of pointers to what was removed; `kept`: how many of each
+    kind stay; `freed_bytes`: of this machine's disk."""
 
     condensed: list[str] = field(default_factory=list)
     removed: list[Artifact] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Pruned:
 
 
 def prune(store: ArtifactStore, keep: int, *, dry_run: bool = False) -> Pruned:
-    """Keep the `keep` newest comparisons of each scenario whole. With `dry_run` nothing is changed, and the same is
+    """Leave the `keep` newest comparisons of each scenario whole. With `dry_run` nothing is changed, and the same is
     returned.
 
     Raises:
@@ -153,7 +153,7 @@ def _pointers_to(store: ArtifactStore, removed: set[Artifact]) -> list[str]:
 
 
 def _workload_of(store: ArtifactStore, kind: Kind, name: str) -> str | None:
-    """The workload of a run; None where it tells none.
+    """The workload of a run; None where it states none.
 
     Raises:
         ArtifactError: its metadata cannot be read.
@@ -182,9 +182,9 @@ def prune_command(keep: int, dry_run: bool) -> list[str]:
 
 
 def described(pruned: Pruned, store: ArtifactStore, *, dry_run: bool) -> list[str]:
-    """What went and what stayed, in words: every artifact that went, then the sums."""
+    """What went and what stayed, in words: every removed artifact, then the sums."""
     would = "would go" if dry_run else "gone"
-    lines = [f"{would}: comparisons/{name}, but for its night" for name in pruned.condensed]
+    lines = [f"{would}: comparisons/{name}, except its night" for name in pruned.condensed]
     lines += [f"{would}: {kind.value}/{name}" for kind, name in pruned.removed]
     stayed = ", ".join(f"{count} {kind.value}" for kind, count in pruned.kept.items())
     lines.append(

@@ -1,8 +1,8 @@
 """Throughput and goodput of one aligned side: what a run as a whole achieved per second.
 
-All over the same time, from the first arrival to the last compared token. Goodput counts the requests that keep every
+All over the same time, from the first arrival to the last compared token. Goodput counts the requests that meet every
 bound of the service level that is given, as vLLM's serving benchmark does (`vllm bench serve --goodput`); a request of
-one token has no gap and keeps any bound of TPOT.
+one token has no gap and meets any bound of TPOT.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def rates_per_s(side: AlignedSide, level: ServiceLevel | None) -> dict[str, floa
 
 
 def keeps(requests: pd.DataFrame, level: ServiceLevel) -> np.ndarray:
-    """Which of the aligned requests keep the service level, bool [requests]."""
+    """Which of the aligned requests meet the service level, bool [requests]."""
     ttft, e2e, tokens = (requests[name].to_numpy(dtype="float64") for name in ("ttft_ns", "e2e_ns", "num_tokens"))
     tpot = (e2e - ttft) / np.maximum(tokens - 1, 1)
     kept = np.ones(len(requests), dtype=bool)

@@ -121,7 +121,7 @@ def summary(report: RegressionReport, figures: Sequence[str]) -> str:
             "Only nights of one subject are compared: same hardware, model, engine settings and workload. Change"
             f" points by Apache Otava (E-divisive, t-test), window {rule.window_nights} nights, p below"
             f" {rule.max_pvalue:g}, effect at least {rule.min_effect:.0%} and at least the noise of one night; a change"
-            f" is told for {rule.alarm_nights} nights and confirmed after {rule.min_nights_after}. At least"
+            f" is reported for {rule.alarm_nights} nights and confirmed after {rule.min_nights_after}. At least"
             f" {rule.min_nights} nights. How well this detects and how often it errs: docs/nightly.md."
         ),
     ]

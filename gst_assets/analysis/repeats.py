@@ -6,8 +6,8 @@ the wider of two:
 - Student's t about the median, on the log ratios, for few values: the variance of the median of n normal values over
   that of their mean is exact for up to ten (`_INEFFICIENCY`).
 - The range of the repeats, which holds the median of any distribution, however shaped, with probability 1 - 2^(1-n): 94
-  % for five. This is what keeps an engine with two speeds (bimodal hosts) from being taken for one. Of nine repeats or
-  more the order statistics that hold it with 95 %.
+  % for five. This prevents an engine with two speeds (bimodal hosts) from being taken for one with one speed. Of nine
+  repeats or more the order statistics that hold it with 95 %.
 
 Seeds of the simulation have a t interval of their own, combined with it by square-and-add (Zou and Donner 2008). Welch
 and Satterthwaite's degrees of freedom would be too many where two repeats agree by chance: 0.86 to 0.92 instead of 0.95

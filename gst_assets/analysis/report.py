@@ -14,9 +14,10 @@ from typing import Any
 
 from gst_assets.analysis.figures import Figure, write_figures
 from gst_assets.analysis.judged_errors import Comparison
+from gst_assets.analysis.report_blocks import Grid
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
 from gst_assets.analysis.report_formats import grid_markdown, markdown, page
-from gst_assets.analysis.report_tables import deciding_grid, latency_grid
+from gst_assets.analysis.report_tables import deciding_grid, latency_grid, ranking_grid
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun, read_calibration_machine
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
@@ -40,7 +41,15 @@ from gst_assets.contracts.tables import (
 )
 from gst_assets.provenance import environment, git_state, sha256_file, utc_now
 
-__all__ = ["REPORT", "SUMMARY", "comparison_meta", "latency_table", "verdict_sentence", "write_comparison"]
+__all__ = [
+    "REPORT",
+    "SUMMARY",
+    "comparison_meta",
+    "latency_table",
+    "side_by_side",
+    "verdict_sentence",
+    "write_comparison",
+]
 
 SUMMARY = "summary.md"
 
@@ -89,6 +98,11 @@ def latency_table(comparison: Comparison) -> str:
 def headline_table(comparison: Comparison) -> str:
     """The Markdown table of the cells that decide. Under 1,000 characters: the Dagster UI folds away what is longer."""
     return grid_markdown(deciding_grid(comparison.answer))
+
+
+def side_by_side(comparison: Comparison) -> Grid | None:
+    """Several simulations for a terminal: a column each, best first, with verdict, errors, intervals; None of one."""
+    return ranking_grid(comparison, is_brief=True) if len(comparison.variants) > 1 else None
 
 
 def comparison_meta(

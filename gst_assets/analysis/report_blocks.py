@@ -76,14 +76,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Figures beside each other where there is room."""
+    """Figures side by side where there is room."""
 
     figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Two groups of blocks beside each other where there is room, else one below the other."""
+    """Two groups of blocks side by side where there is room, else one below the other."""
 
     left: tuple[Block, ...]
     right: tuple[Block, ...]
@@ -121,7 +121,7 @@ class Section:
     title: str
     blocks: tuple[Block, ...]
     told: str = ""
-    """What a reader learns without opening it."""
+    """What it holds, readable without opening it."""
     nested: bool = field(default=False)
     """Inside another section: not in the page's contents."""
 

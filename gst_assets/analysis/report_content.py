@@ -73,23 +73,23 @@ from gst_assets.contracts.tables import (
     StepErrors,
     Table,
 )
-from gst_assets.foreign_text import inert
+from gst_assets.foreign_text import inert_line
 from gst_assets.formats import milliseconds, unsigned_percent
 
 REPORT = "report.html"
 TABLES = "tables"
 FIGURES = "figs"
 _MEASURE_WORDS = {
-    "ttft": "time to first token: first token - intended arrival, one sample a request",
+    "ttft": "time to first token: first token - intended arrival, one sample per request",
     "itl": "inter-token latency: gap to the previous token, pooled over all tokens after the first",
     "tpot": (
-        "time per output token: a request's mean gap, (last compared token - first) / (tokens - 1), one sample a"
+        "time per output token: a request's mean gap, (last compared token - first) / (tokens - 1), one sample per"
         " request; long requests weigh less than in ITL, and tools that print one under the name of the other disagree"
     ),
-    "e2e": "end-to-end latency: last compared token - intended arrival, one sample a request",
-    "normalized": "end-to-end latency over compared tokens, one sample a request",
+    "e2e": "end-to-end latency: last compared token - intended arrival, one sample per request",
+    "normalized": "end-to-end latency over compared tokens, one sample per request",
     "normalized_execution": (
-        "(last compared token - first scheduled) over compared tokens, one sample a request; preemptions are in it."
+        "(last compared token - first scheduled) over compared tokens, one sample per request; preemptions are in it."
         " With E2E per token the two latencies that Vidur's paper (MLSys 2024) reports"
     ),
 }
@@ -122,7 +122,7 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 def told(answer: Answer) -> str:
     """An answer in Markdown: the verdict in a few words, and the sentence."""
-    return f"**{answer.headline.upper()}**: {inert(answer.sentence)}"
+    return f"**{answer.headline.upper()}**: {inert_line(answer.sentence)}"
 
 
 # --- the first screen -------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def _facts(comparison: Comparison) -> Facts:
         (
             ("Scenario", f"`{meta.hydra.config_name}`"),
             ("Model", meta.model),
-            ("Hardware", device + (" (stated, not looked at)" if hardware is not None and hardware.stated else "")),
+            ("Hardware", device + (" (stated, not detected)" if hardware is not None and hardware.stated else "")),
             ("Engine", f"{settings.backend if settings else meta.backend} {version}"),
             ("Workload", f"{requests:,} requests"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
@@ -200,7 +200,7 @@ def _beside_it(comparison: Comparison) -> list[Block]:
     if comparison.capacities:
         items.append(capacity_sentence(comparison.capacities, comparison.capacity_criterion) + ".")
     items += [
-        f"Beside it, **{other.headline}**: {other.sentence}"
+        f"For comparison, **{other.headline}**: {other.sentence}"
         for name, other in comparison.answers.items()
         if name != comparison.headline
     ]
@@ -245,7 +245,7 @@ def _sections(
                 totals_grid(comparison),
                 *pictures("timeline.png"),
             ),
-            "requests and tokens a second, running and waiting",
+            "requests and tokens per second, running and waiting",
         ),
         *_capacity(comparison),
         Section("Distributions", tuple(_distributions(comparison, pictures)), "TTFT and ITL as a whole"),
@@ -336,8 +336,8 @@ def _capacity(comparison: Comparison) -> list[Section]:
 def _causes(comparison: Comparison) -> list[Block]:
     text = Text(
         "A cause is named with the share of the error that goes with it when it is removed, the largest first; what is"
-        " left is unexplained. Shares are signed: what would turn the error round has more than 100 %. Rules over"
-        " measured evidence say what is likely; they prove nothing."
+        " left is unexplained. Shares are signed: a cause whose removal reverses the error's sign has more than 100 %."
+        " Rules over measured evidence say what is likely; they prove nothing."
     )
     band, answer = f"{100 * comparison.bands.pass_band:g} %", comparison.answer
     mine: list[Block] = (
@@ -357,7 +357,7 @@ def _causes(comparison: Comparison) -> list[Block]:
 
 
 def _beyond(answer: Answer, band: float) -> str:
-    """An error without an interval may be beyond the band; nobody looks for its cause."""
+    """An error without an interval may be beyond the band; no cause is looked for."""
     return "that has an interval is beyond " if any(abs(cell.error) > band for cell in answer.cells) else "is beyond "
 
 
@@ -392,17 +392,17 @@ def _machine(comparison: Comparison, calibration: Sequence[MachineRecord | None]
     records = {f"repeat {place + 1}": run.meta.machine for place, run in enumerate(comparison.real_repeats)}
     records |= {f"calibration round {place + 1}": record for place, record in enumerate(calibration)}
     if not any(records.values()):
-        text = "Not recorded: these runs were made by a version, or another program, that did not look."
+        text = "Not recorded: these runs were made by a version, or by another program, that does not record it."
         return Section("Machine", (Text(text),), "not recorded")
     seen = [record for record in records.values() if record is not None]
     worst = max((record.cpu_others for record in seen if record.cpu_others is not None), default=None)
     text = (
         "Shares of the time of all cores while it was measured: busy with anything, busy with programs other than"
         " driver and engine, taken by the hypervisor. Worst window: the stretch (about a second) in which others took"
-        " most. What the machine does not tell is a dash, never a guess. One sample took at most"
+        " most. A value that the machine does not report is a dash, never a guess. One sample took at most"
         f" {milliseconds(max(record.sampling_ns_max for record in seen), '.2f')} ms."
     )
-    line = "not told" if worst is None else f"other programs took up to {unsigned_percent(worst, 0)} of the cores"
+    line = "not reported" if worst is None else f"other programs took up to {unsigned_percent(worst, 0)} of the cores"
     return Section("Machine", (machine_grid(records), Text(text)), line)
 
 
@@ -522,7 +522,7 @@ def _definitions(comparison: Comparison) -> list[Block]:
             "95 % interval",
             (
                 "Where the error on this workload lies, given what repeats of the engine and seeds of the simulation"
-                " differ by. With one repeat it stands on the requests instead, resampled in blocks."
+                " differ by. With one repeat it is estimated from the requests instead, resampled in blocks."
             ),
         ),
         (
@@ -571,21 +571,21 @@ def _files(comparison: Comparison, figures: Sequence[Figure]) -> Files:
     described: dict[type[Table], str] = {
         LatencyErrors: "the table of latencies with every digit",
         RepeatLatencies: "each statistic of each real repeat",
-        RateErrors: "throughput and goodput, simulated beside real",
-        RequestErrors: "every compared request, simulated beside real",
+        RateErrors: "throughput and goodput, simulated and real",
+        RequestErrors: "every compared request, simulated and real",
         PairedErrors: "errors request by request and distances of the distributions",
         ErrorGroups: "errors by prompt length and by load",
         RunTotals: "throughput and queues of each run",
         GateChecks: "what was checked beforehand",
-        AlignmentCounts: "what alignment kept and left out",
-        SettingsParity: "engine settings beside what each simulation assumed",
+        AlignmentCounts: "what alignment compared and left out",
+        SettingsParity: "engine settings and what each simulation assumed",
         StageErrors: "the mean error by stage of a request",
-        StepErrors: "steps beside those of each real repeat",
-        StepCosts: "what the profile's terms say of the steps that really ran",
+        StepErrors: "steps compared with those of each real repeat",
+        StepCosts: "what the profile's terms predict for the steps that really ran",
         ErrorCauses: "likely causes of errors beyond the pass band, with their evidence",
     }
     if comparison.capacities:
-        described[CapacityErrors] = "capacity, simulated beside real"
+        described[CapacityErrors] = "capacity, simulated and real"
     return Files(
         (
             *(File(f"{TABLES}/{one.file_name()}", what) for one, what in described.items()),

@@ -32,7 +32,7 @@ from gst_assets.analysis.report_blocks import (
     VerdictBlock,
 )
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.foreign_text import inert, visible
+from gst_assets.foreign_text import inert_line, visible
 from gst_assets.formats import markdown_table
 
 _CARRIED_BYTES = 100_000
@@ -67,7 +67,7 @@ def _unlinked(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return inert(_unlinked(text))
+    return inert_line(_unlinked(text))
 
 
 def _as_markdown(block: Block, pictures: str) -> str:
@@ -155,7 +155,7 @@ class _Page:
             case Beside(left, right):
                 return (
                     "<div"
-                    f' class="beside">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n'
+                    f' class="pair">\n<div>\n{self.written(left)}\n</div>\n<div>\n{self.written(right)}\n</div>\n'
                     "</div>"
                 )
             case Definitions(terms):
@@ -167,7 +167,7 @@ class _Page:
             case Files(listed):
                 return "<ul>\n" + "\n".join(f"<li>{self._file(file)}</li>" for file in listed) + "\n</ul>"
             case Section(title, inner, told):
-                note = f' <span class="told">{_inline(told)}</span>' if told else ""
+                note = f' <span class="about">{_inline(told)}</span>' if told else ""
                 return (
                     f'<details id="{block.anchor}"{" class=nested" if block.nested else ""}>\n'
                     f"<summary><span>{_inline(title)}</span>{note}</summary>\n{self.written(inner)}\n</details>"

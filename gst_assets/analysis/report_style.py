@@ -32,7 +32,7 @@ code { font-size: .92em; overflow-wrap: anywhere; }
 .verdict.fail { border-color: var(--fail); background: var(--fail-ground); }
 .verdict.cannot_judge { border-color: var(--unknown); border-left-style: double; background: var(--unknown-ground); }
 .judged td:nth-child(2), .judged td:nth-child(4) { font-weight: 700; }
-.beside { display: grid; grid-template-columns: minmax(0, 1.42fr) minmax(0, 1fr); gap: 0 1.6rem; align-items: start; }
+.pair { display: grid; grid-template-columns: minmax(0, 1.42fr) minmax(0, 1fr); gap: 0 1.6rem; align-items: start; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 1.6rem; }
 figure { margin: .5rem 0 1rem; break-inside: avoid; } figure img { display: block; width: 100%; max-width: 36rem; height: auto; }
 figcaption { font-size: .84rem; color: var(--soft); margin-top: .25rem; max-width: 36rem; }
@@ -45,10 +45,10 @@ td:first-child, th:first-child { position: sticky; left: 0; background: var(--gr
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: .5rem 0; margin: .6rem 0; border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); font-size: .9rem; }
 details { border-bottom: 1px solid var(--line); } details > :not(summary) { margin-left: 1.1rem; }
 details.nested { border-bottom: none; margin: .6rem 0; }
-summary { cursor: pointer; padding: .5rem 0; font-weight: 600; } summary .told { font-weight: 400; color: var(--soft); margin-left: .4rem; }
+summary { cursor: pointer; padding: .5rem 0; font-weight: 600; } summary .about { font-weight: 400; color: var(--soft); margin-left: .4rem; }
 dl.terms dt { font-weight: 600; margin-top: .6rem; scroll-margin-top: 1rem; } dl.terms dd { margin: 0 0 0 1.1rem; max-width: 62rem; }
 :target { outline: 2px solid var(--link); outline-offset: 3px; }
-@media (max-width: 60rem) { .beside { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 60rem) { .pair { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 34rem) {
   main { padding: .7rem .7rem 2rem; } h1 { font-size: 1.12rem; } .verdict { display: block; padding: .5rem .7rem; } .verdict p { font-size: .98rem; }
   .facts { font-size: .8rem; } th, td { padding: .2rem .38rem; } .judged { font-size: .8rem; } .judged th, .judged td { padding: .3rem .3rem; } .judged th:first-child { white-space: normal; } details > :not(summary) { margin-left: 0; }
@@ -59,7 +59,7 @@ dl.terms dt { font-weight: 600; margin-top: .6rem; scroll-margin-top: 1rem; } dl
   :root { color-scheme: light; }
   main { max-width: none; padding: 0; } body { font-size: 9.5pt; } h1 { font-size: 14pt; } nav { display: none; }
   .verdict { print-color-adjust: exact; -webkit-print-color-adjust: exact; } .verdict p { font-size: 10.5pt; }
-  .beside { display: block; } .beside figure img { max-width: 16cm; } .figures { grid-template-columns: 1fr 1fr; }
+  .pair { display: block; } .pair figure img { max-width: 16cm; } .figures { grid-template-columns: 1fr 1fr; }
   details::details-content { content-visibility: visible; display: block; height: auto; } summary { list-style: none; break-after: avoid; padding-top: 1rem; font-size: 11pt; }
   tr, figure { break-inside: avoid; } h3 { break-after: avoid; } .wide { overflow: visible; } table { font-size: 7.2pt; } .judged { font-size: 9.5pt; }
   th, td { padding: .1rem .35rem; } td:first-child, th:first-child { position: static; white-space: normal; } td:last-child:not(.n) { min-width: 0; } a { color: inherit; text-decoration: none; }

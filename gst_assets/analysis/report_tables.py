@@ -58,7 +58,7 @@ def deciding_grid(answer: Answer) -> Grid:
 
 
 def rates_grid(answer: Answer) -> Grid:
-    """Throughput and goodput of one variant beside the real ones, a second."""
+    """Throughput and goodput of one variant and of the engine, per second."""
     rows = [
         (
             cell.name,
@@ -71,12 +71,12 @@ def rates_grid(answer: Answer) -> Grid:
         )
         for cell in answer.rates
     ]
-    header = ("a second", "error", "95 % interval", "verdict", "real", "simulated", "spread")
+    header = ("per second", "error", "95 % interval", "verdict", "real", "simulated", "spread")
     return Grid(header, tuple(rows), 1, tuple(cell.verdict for cell in answer.rates))
 
 
 def capacity_grid(comparison: Comparison) -> Grid:
-    """Capacity of each variant that was searched beside the engine's, in requests a second."""
+    """Capacity of each variant that was searched, and the engine's, in requests per second."""
     rows = [
         (
             one.variant,
@@ -108,7 +108,7 @@ def causes_grid(answers: Sequence[Answer]) -> Grid:
 
 
 def carry_grid(answer: Answer) -> Grid:
-    """How far each deciding error carries to other workloads of the kind, beside its interval on this one."""
+    """How far each deciding error carries to other workloads of the kind, and its interval on this one."""
     rows = tuple(
         (cell.name, error_percent(cell.error), interval(cell.low, cell.high), interval(cell.carry_low, cell.carry_high))
         for cell in answer.cells
@@ -138,7 +138,7 @@ def latency_grid(comparison: Comparison) -> Grid:
             error_percent(cell.relative_error) if present else missing,
             f"{interval(cell.interval_low, cell.interval_high)} {cell.sign}".strip(" †") or "–",
             (f"**{cell.verdict}**" if cell.required else cell.verdict) if present else "–",
-            # The same in every variant, but for one that has nothing to set beside it.
+            # The same in every variant, except in one that has no samples to compare with.
             milliseconds(next((one.real_ns for one in cells.values() if one.num_real_samples), math.nan)),
             unsigned_percent(cell.real_spread),
             milliseconds(cell.sim_ns),
@@ -156,8 +156,9 @@ def latency_grid(comparison: Comparison) -> Grid:
     return Grid((*header, "samples"), tuple(rows), 1)
 
 
-def ranking_grid(comparison: Comparison) -> Grid:
-    """The deciding statistics of every simulation side by side, the one with the smallest mean error first."""
+def ranking_grid(comparison: Comparison, *, is_brief: bool = False) -> Grid:
+    """The deciding statistics of every simulation side by side, the one with the smallest mean error first. Brief, as a
+    terminal has room for: one verdict a simulation instead of one a statistic."""
     bands = comparison.bands
     required = [(metric, statistic) for metric in bands.required_metrics for statistic in bands.required_statistics]
     cells = {(cell.variant, cell.metric, cell.statistic): cell for cell in comparison.cells}
@@ -169,7 +170,7 @@ def ranking_grid(comparison: Comparison) -> Grid:
         for name in comparison.variants
     }
     ranked = sorted(comparison.variants, key=lambda name: mean[name])
-    rows = []
+    rows = [("verdict", *(JUDGEMENT_WORDS[comparison.answers[name].verdict] for name in ranked))] if is_brief else []
     for metric, statistic in required:
         row = [cells[ranked[0], metric, statistic].name]
         for name in ranked:
@@ -178,9 +179,11 @@ def ranking_grid(comparison: Comparison) -> Grid:
                 row.append("not available" if cell.reason.startswith("not available") else "–")
                 continue
             known = interval(cell.interval_low, cell.interval_high)
-            row.append(f"{error_percent(cell.relative_error)} ({known}), {JUDGEMENT_WORDS[judgement(cell.verdict)]}")
+            verdict = "" if is_brief else f", {JUDGEMENT_WORDS[judgement(cell.verdict)]}"
+            row.append(f"{error_percent(cell.relative_error)} ({known}){verdict}")
         rows.append(tuple(row))
-    rows.append(("**mean size**", *(unsigned_percent(mean[name]) for name in ranked)))
+    size = "mean size" if is_brief else "**mean size**"
+    rows.append((size, *(unsigned_percent(mean[name]) for name in ranked)))
     header = ("latency", *(f"{place}. {name}" for place, name in enumerate(ranked, 1)))
     return Grid(header, tuple(rows), len(header))
 
@@ -209,7 +212,7 @@ def checks_grid(checks: Sequence[Check]) -> Grid:
 
 
 def machine_grid(records: Mapping[str, MachineRecord | None]) -> Grid:
-    """The machine during each measurement, by its name; a dash where it does not tell."""
+    """The machine during each measurement, by its name; a dash where it does not report a value."""
     rows = []
     for name, record in records.items():
         if record is None:
@@ -320,8 +323,8 @@ def stages_blocks(comparison: Comparison) -> list[Block]:
     )
     text = (
         "Stages of a request: queueing from intended arrival to first scheduling, prefill from there to the first"
-        " token, decode from there to the last; their mean errors add up to that of E2E. Shares are signed: stages that"
-        " err to opposite sides have shares beyond 100 %."
+        " token, decode from there to the last; their mean errors add up to that of E2E. Shares are signed: where"
+        " stages have errors of opposite sign, shares exceed 100 %."
     )
     return [Heading("Stages", 3), Grid(header, tuple(rows), 2), Text(text)]
 
@@ -361,7 +364,7 @@ def step_costs_blocks(comparison: Comparison) -> list[Block]:
 
 
 def steps_blocks(comparison: Comparison) -> list[Block]:
-    """Steps beside those of the real runs."""
+    """Steps compared with those of the real runs."""
     table = comparison.step_errors
     if table.empty:
         return [Heading("Steps", 3), Text("No real run recorded its steps (iterations.csv), so none are compared.")]
@@ -372,7 +375,7 @@ def steps_blocks(comparison: Comparison) -> list[Block]:
     rows += [_step_row(between, "the other real repeats", kind) for kind in between["step_kind"].unique()]
     header = (
         "steps",
-        "beside the real ones",
+        "compared with the real ones",
         "real steps",
         "others",
         "real, mean [ms]",
@@ -439,7 +442,7 @@ def totals_grid(comparison: Comparison) -> Grid:
 
 
 def alignment_grid(comparison: Comparison) -> Grid:
-    """What alignment kept and left out."""
+    """What alignment compared and left out."""
     header = (
         "real run",
         "variant",
@@ -452,14 +455,14 @@ def alignment_grid(comparison: Comparison) -> Grid:
         "simulated tokens cut",
     )
     rows = tuple(
-        tuple(str(value) if isinstance(value, str) else f"{value:,}" for value in row)
+        tuple("not known" if pd.isna(value) else value if isinstance(value, str) else f"{value:,}" for value in row)
         for row in comparison.alignment_counts.itertuples(index=False)
     )
     return Grid(header, rows, 2)
 
 
 def settings_grid(comparison: Comparison) -> Grid:
-    """Engine settings beside what each simulation assumed."""
+    """Engine settings and what each simulation assumed."""
     parity = comparison.settings_parity
     rows = []
     for setting in COMPARED_SETTINGS:

@@ -1,8 +1,8 @@
 """Loading a run directory, real or simulated, with every check of the contract, and the calibration digests of a
 simulation's profile. Nothing is compared here.
 
-A run of another program needs less than one of this project (docs/contract.md, Foreign runs). What it leaves out stays
-unknown: `Run.unstated` lists it, and nothing stands in for it.
+A run of another program needs fewer columns than one of this project (docs/contract.md, Foreign runs). What it leaves
+out stays unknown: `Run.unstated` lists it, and nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from gst_assets.analysis.token_columns import COLUMNS, read_tokens
 from gst_assets.contracts import csv_files
@@ -38,10 +39,12 @@ from gst_assets.contracts.tables import (
     validate,
 )
 from gst_assets.errors import ArtifactError, ComparisonError
+from gst_assets.foreign_text import labels
 from gst_assets.provenance import sha256_file
 
 RunKind = Literal["real", "vidur"]
 M = TypeVar("M", bound=RealRunFacts | SimulationFacts, covariant=True)
+D = TypeVar("D", bound=RunMeta)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Run(Generic[M]):
     `requests` is a validated `RequestMetrics`; `tokens` holds the required columns of `TokenMetrics` as int64,
     validated too, and is empty where the run knows no token times (not `has_tokens`): then `requests` has
     `completion_time_ns`. `iterations` is None where the run recorded none. `latency_derived`: the token table had no
-    `token_latency_ns`. `has_status`: the request table told which requests failed; without, none did.
+    `token_latency_ns`. `has_status`: the request table states which requests failed; without it, none did.
     """
 
     directory: Path
@@ -65,7 +68,7 @@ class Run(Generic[M]):
 
     @property
     def unstated(self) -> tuple[str, ...]:
-        """What the run does not say, in words."""
+        """What the run does not state, in words."""
         meta, found = self.meta, list(self.meta.imported.unstated) if self.meta.imported else []
         hardware = meta.hardware
         if hardware is None or not (hardware.hardware_id or hardware.device_name):
@@ -75,7 +78,7 @@ class Run(Generic[M]):
         ]:
             found.append(f"hardware: {' and '.join(missing)} not stated")
         if not meta.sha256:
-            found.append("files not digested, so nobody can tell whether they were changed")
+            found.append("files not digested, so it cannot be checked whether they were changed")
         if meta.workload_id is None:
             found.append("workload not identified")
         if not self.has_status:
@@ -102,7 +105,6 @@ SimulatedRun = Run[SimulationFacts]
 OwnRealRun = Run[RealRunMeta]
 OwnSimulatedRun = Run[VidurRunMeta]
 
-_STORE_KIND = {"real": Kind.REAL_RUN, "vidur": Kind.VIDUR_RUN}
 _IN_WORDS = {
     "real": "a real run",
     "vidur": "a simulation",
@@ -181,7 +183,7 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
             f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to"
             " the other directory."
         )
-    meta = read_document(model, meta_path)
+    meta = _fit_to_show(read_document(model, meta_path))
     token_path = directory / TokenMetrics.file_name()
     _check_digests(directory, meta_path, meta.sha256, token_path)
     requests, has_status = _read_requests(directory / RequestMetrics.file_name())
@@ -203,8 +205,27 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     return Run(directory, meta, requests, tokens, iterations, derived, has_tokens, has_status)
 
 
+_SHOWN = (
+    "run_id", "model", "backend", "variant", "predictor", "workload_id", "git_commit", "hardware", "env", "hydra",
+    "engine_settings", "simulated_settings", "degraded_reasons", "imported",
+)  # fmt: skip
+"""What reports show of a metadata document, as whoever wrote it named it."""
+
+
+def _fit_to_show(meta: D) -> D:
+    """`meta` with its names as reports may show them; what is stored stays as it is. The one place where the text of
+    others enters a comparison."""
+    changed: dict[str, Any] = {}
+    for name in _SHOWN:
+        value = getattr(meta, name, None)
+        plain = value.model_dump() if isinstance(value, BaseModel) else value
+        if (shown := labels(plain)) != plain:
+            changed[name] = type(value).model_validate(shown) if isinstance(value, BaseModel) else shown
+    return meta.model_copy(update=changed) if changed else meta
+
+
 def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], token_path: Path) -> None:
-    """Files are as their metadata says. A run that digests nothing is read, and says so (`Run.unstated`).
+    """Files are as their metadata says. A run that digests nothing is read, and this is stated (`Run.unstated`).
 
     Raises:
         ArtifactError: a listed file is missing or differs, or a table is not listed while others are.
@@ -223,13 +244,13 @@ def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], 
     for name in (RequestMetrics.file_name(), *([token_path.name] if token_path.is_file() else [])):
         if name not in sha256:
             raise ArtifactError(
-                f"{meta_path}: key sha256 does not list {name}, so nobody can tell whether it was changed. List its"
-                " digest."
+                f"{meta_path}: key sha256 does not list {name}, so it cannot be checked whether it was changed. List"
+                " its digest."
             )
 
 
 def _read_requests(path: Path) -> tuple[pd.DataFrame, bool]:
-    """The request table, and whether it tells which requests failed. Without `status` no request is taken for failed.
+    """The request table, and whether it states which requests failed. Without `status` no request is taken for failed.
 
     Raises:
         ContractError: names file, line and column.
@@ -244,7 +265,7 @@ def _read_requests(path: Path) -> tuple[pd.DataFrame, bool]:
 
 
 def _check_tables_agree(requests: pd.DataFrame, tokens: pd.DataFrame, directory: Path) -> None:
-    """`check_run_tables`, told in one pass where the tables agree; where they do not, that check names the request.
+    """`check_run_tables` in one pass where the tables agree; where they do not, that check names the request.
 
     Raises:
         ContractError: names the first request that disagrees.
@@ -268,7 +289,7 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
     """Digests of the workloads that the simulations' profile was calibrated on.
 
     Reads the bundle `profile`, or without it the one that each simulation names. None where such a bundle is no longer
-    there, or was measured again since: then nobody can tell whether a workload is held out.
+    there, or was measured again since: then it is not known whether a workload is held out.
 
     Raises:
         ComparisonError: `profile` is not the bundle that was simulated with.

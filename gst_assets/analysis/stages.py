@@ -5,7 +5,7 @@ Stages of a request, in order, which add up to its end-to-end latency:
   in it;
 - `prefill` from there to the first token seen;
 - `decode` from there to the last compared token.
-Where either side does not record when a request was first scheduled, the first two cannot be told apart: `first_token`
+Where either side does not record when a request was first scheduled, the first two cannot be separated: `first_token`
 is both.
 
 A step takes the time from its forming, or from the end of the step before where that is later, to its own end. Under
@@ -26,7 +26,6 @@ from gst_assets.analysis.alignment import SCHEDULED, AlignedPair
 from gst_assets.analysis.measures import relative_error
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 
-STAGES = ("queueing", "prefill", "decode")
 COMPOSITION = ("num_prefill_requests", "num_prefill_tokens", "num_decode_requests")
 STEP_KINDS = ("decode", "mixed")
 """decode: no prompt token in the step; mixed: at least one."""
@@ -100,8 +99,8 @@ def _lateness(run: RealRun, pair: AlignedPair) -> np.ndarray | None:
 
 
 def step_rows(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[dict[str, Any]]:
-    """Rows of `contracts.tables.StepErrors`: every simulation beside every real repeat, and every further repeat beside
-    the first one, which is what the others have to be read against. Runs without iterations have no row."""
+    """Rows of `contracts.tables.StepErrors`: every simulation against every real repeat, and every further repeat
+    against the first one, which is the scale to read the others by. Runs without iterations have no row."""
     recorded = [run for run in real_repeats if run.iterations is not None and len(run.iterations)]
     rows = []
     for run in recorded:

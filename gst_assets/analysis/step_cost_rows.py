@@ -1,4 +1,4 @@
-"""Rows of the step-cost table: predicted service times of steps that really ran, beside the real ones.
+"""Rows of the step-cost table: predicted service times of steps that really ran, and the real ones.
 
 What is wrong there is the cost model's; what else is wrong is the scheduler's or the queue's. Predicting belongs to
 `step_costs.recorded_steps`.
@@ -20,7 +20,7 @@ from gst_assets.step_costs.recorded_steps import NEEDED, service_times
 
 def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) -> list[dict[str, Any]]:
     """Rows of `contracts.tables.StepCosts`, one for each kind of step, over all repeats. None where the simulation is
-    not `calibrated`, its bundle is no longer at hand, or no real run recorded what is needed.
+    not `calibrated`, its bundle is no longer available, or no real run recorded what is needed.
 
     Raises:
         ProfileError: the bundle has no row of a term that is needed.

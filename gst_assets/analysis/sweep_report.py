@@ -72,7 +72,7 @@ def caption(frame: pd.DataFrame) -> str:
     notes = [
         "Output tokens per second against P99 latency, one point a configuration with its rate of requests. Filled:"
         " Pareto-optimal, no other gives more tokens at no longer latency. Simulated; how far the simulation is from"
-        " the engine is what the comparison says."
+        " the engine is stated in the comparison."
     ]
     if not frame["p99_sufficient"].all():
         notes.append(f"**Insufficient samples: {fewest} requests are too few for a P99 of TTFT or E2E.**")
@@ -113,7 +113,7 @@ def _draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def pareto_figure(frame: pd.DataFrame) -> Figure:
-    """A panel for each latency; colour and marker tell the engine settings, lines join the rates of each, and each
+    """A panel for each latency; colour and marker show the engine settings, lines join the rates of each, and each
     point is labelled with its rate."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter

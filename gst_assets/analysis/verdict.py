@@ -14,8 +14,8 @@ repeat that of `bootstrap`) and the bands of the scenario:
 - `insufficient` fewer than 20 requests or too few samples beyond the percentile (two; with one repeat ten): too little
   to form an interval worth reading. With one repeat also, unless it is a `fail`, where the samples are worth fewer than
   ten independent ones, or the run is short against the time over which requests depend on each other: such intervals
-  cover too little, mostly by missing how bad the simulation gets in busy periods that were not seen, which takes the
-  ground from under a pass and not from under a failure. And where tokens were delivered several at a time, so that the
+  cover too little, mostly by missing how bad the simulation gets in busy periods that were not seen. That invalidates a
+  pass, but not a failure. And where tokens were delivered several at a time, so that the
   latency is the delivery's and not the engine's.
 
 `inconclusive` and `insufficient` are no failures: to the reader both are "cannot judge" (`answer.judgement`).

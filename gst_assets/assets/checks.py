@@ -50,7 +50,7 @@ COMPLETENESS = AssetCheck(
 LATENESS = AssetCheck(
     "lateness",
     False,
-    "The driver handed requests over on time (replay.lateness_limit_ns at P99). Lateness stays inside TTFT.",
+    "The driver sent requests on time (replay.lateness_limit_ns at P99). Lateness stays inside TTFT.",
 )
 ALL_TOKENS = AssetCheck("all_tokens", True, "The simulation gave every request every token it asked for.")
 PARITY = AssetCheck("parity", False, "The simulation assumed the settings that the engine reported.")
@@ -167,8 +167,8 @@ def self_check_failed(run: OwnSimulatedRun, error: SimulationError) -> dg.AssetC
 
 
 def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
-    """The headline variant's settings that differ, or that its simulation did not record. Those of the others are told
-    beside."""
+    """The headline variant's settings that differ, or that its simulation did not record. Those of the others are
+    in the metadata."""
     parity = comparison.settings_parity
     unequal = parity[parity["parity"] != "equal"]
     mine = unequal[unequal["variant"] == comparison.headline]
@@ -185,7 +185,7 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
 
 def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataValue) -> dg.AssetCheckResult:
     """The headline variant's deciding cells that are not a pass, the gravest first. Outside the band is an error; what
-    cannot be judged is a warning, and says so."""
+    cannot be judged is a warning, and this is stated."""
     from gst_assets.analysis.answer import JUDGEMENT_WORDS
 
     frame = comparison.latency_errors
@@ -294,7 +294,7 @@ def _result(
     link: dg.UrlMetadataValue | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> dg.AssetCheckResult:
-    """Passed without rows (or as told); else why, and the first rows."""
+    """Passed without rows (or as given); else why, and the first rows."""
     good = rows.empty if passed is None else passed
     metadata: dict[str, Any] = dict(told or {})
     if not good:

@@ -1,4 +1,4 @@
-"""The comparison report: real repeats beside every simulated variant of the same workload."""
+"""The comparison report: real repeats compared with every simulated variant of the same workload."""
 
 import math
 import secrets

@@ -1,9 +1,9 @@
 """Which artifacts a step reads: those that its own Dagster run made, and where it made none the newest that match what
 the scenario asks for.
 
-So two runs of one partition at the same time, with different overrides, never mix. What a step makes is told twice: in
-the store's pointers (`contracts.pointers`), and in the metadata of its materialization (`METADATA`), where this module
-looks first.
+So two runs of one partition at the same time, with different overrides, never mix. What a step makes is recorded twice:
+in the store's pointers (`contracts.pointers`), and in the metadata of its materialization (`METADATA`), where this
+module looks first.
 """
 
 from collections.abc import Collection
@@ -20,7 +20,7 @@ METADATA = "artifacts"
 
 
 def as_metadata(pointer: dict[str, Any]) -> dict[str, dg.MetadataValue]:
-    """What a pointer says, but for the settings, which the run's config tells."""
+    """What a pointer holds, except the settings, which are in the run's config."""
     told = {key: value for key, value in pointer.items() if key != PARAMS}
     return {METADATA: dg.MetadataValue.json(told)}
 

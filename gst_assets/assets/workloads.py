@@ -50,7 +50,7 @@ _SPECS = [
             "dagster/column_schema": dg.TableSchema(
                 columns=[
                     dg.TableColumn("prompt_id", "string", "unique and stable"),
-                    dg.TableColumn("text", "string", "the prompt; further keys of a line are kept as they are"),
+                    dg.TableColumn("text", "string", "the prompt; further keys of a line are preserved unchanged"),
                 ]
             ),
             "file": _PATHS.prompts,
@@ -108,7 +108,7 @@ def workload(
             yield contract_failed(asset, error)
         raise
     if WORKLOAD_SPEC in asked_for:
-        # The metadata of a shared directory is the first scenario's; what this scenario asked for is kept with its
+        # The metadata of a shared directory is the first scenario's; what this scenario asked for is stored with its
         # pointer.
         made, source = built.meta.workload_id, built.meta.source
         pointed = refer(
@@ -145,7 +145,7 @@ def _built(store: ArtifactStore, scenario: Scenario, tokenizer: TokenizerResourc
         )
         staging.artifact_id = built.meta.workload_id
         final = staging.commit(share=True)
-    # A shared directory tells how another scenario made the same content; this is about this one.
+    # A shared directory states how another scenario made the same content; this is about this one.
     return dataclasses.replace(load(final), meta=built.meta)
 
 

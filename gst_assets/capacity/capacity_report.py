@@ -128,7 +128,7 @@ def _draw(probes: pd.DataFrame, settings: Capacity, path: Path) -> None:
         axes.set_yscale("log")
         axes.set_xlabel("arrivals [requests/s]")
         axes.set_ylabel("P99 of scheduling delay [ms]")
-        axes.set_title("circle: bound kept, cross: broken, diamond: not judged", fontsize=8)
+        axes.set_title("circle: bound met, cross: exceeded, diamond: not judged", fontsize=8)
         axes.grid(True, which="both", linewidth=0.3)
         if len(probes):
             axes.legend(fontsize=8)

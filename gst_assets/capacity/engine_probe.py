@@ -95,13 +95,15 @@ async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None
             )
         if scenario.engine.backend == "openai":
             raise EngineError(
-                f"scenario {scenario.name}: a server does not tell when it first scheduled a request. Search on backend"
-                " vllm or transformers."
+                f"scenario {scenario.name}: a server does not report when it first scheduled a request. Search on"
+                " backend vllm or transformers."
             )
         asked.append((scenario, scenario.capacity, group_id or f"{scenario.name}-{now}-capacity"))
     for _, _, name in asked:
         if (out / name).exists():
-            raise EngineError(f"{out / name}: already exists. Searches are kept; use another --group-id or --out.")
+            raise EngineError(
+                f"{out / name}: already exists. Searches are never overwritten; use another --group-id or --out."
+            )
     hardware = engine_hardware(scenarios[0])
     print(f"hardware: {hardware.device_name}", flush=True)
     pools = [workload_requests(scenario) for scenario in scenarios]
@@ -154,10 +156,15 @@ def _renamed(requests: Sequence[EngineRequest], prefix: str) -> list[EngineReque
 
 
 async def _play(
-    engine: Engine, scenario: Scenario, settings: Capacity, pool: Sequence[WorkloadRequest], rate: float, name: str
+    engine: Engine,
+    scenario: Scenario,
+    settings: Capacity,
+    pool: Sequence[WorkloadRequest],
+    rate_per_s: float,
+    name: str,
 ) -> Seen:
     """Play one probe."""
-    arrivals = probe_intervals(settings, rate)["arrival_time_ns"].tolist()
+    arrivals = probe_intervals(settings, rate_per_s)["arrival_time_ns"].tolist()
     seed = scenario.engine.sampling.seed
     planned = [
         PlannedRequest(
@@ -168,7 +175,7 @@ async def _play(
         for index, (row, arrival) in enumerate(zip(drawn_rows(len(pool), settings).tolist(), arrivals, strict=True))
     ]
     await engine.forget()
-    with Progress(f"{scenario.name}: probe at {rate:.4g} requests/s", schedule_s(planned)) as progress:
+    with Progress(f"{scenario.name}: probe at {rate_per_s:.4g} requests/s", schedule_s(planned)) as progress:
         played = await replay(
             engine,
             planned,

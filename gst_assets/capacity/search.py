@@ -1,4 +1,4 @@
-"""The search for capacity: which rate to probe next, what a probe shows, and what the search comes to.
+"""The search for capacity: which rate to probe next, what a probe shows, and the result of the search.
 
 Capacity is the highest rate of Poisson arrivals at which the P99 of scheduling delay (first scheduled - intended
 arrival) stays under a bound (as Agrawal et al., "Vidur", MLSys 2024, define it). The search does no probing itself, so
@@ -51,7 +51,7 @@ class Seen:
     """What one probe saw, as arrays over its requests in nanoseconds since the probe began.
 
     `arrival_ns`, `scheduled_ns` and `completion_ns` float64 of shape (num_requests,), NaN where a request failed or its
-    time is unknown; `lateness_ns` likewise, None where nothing hands over (a simulation). `death`: why the engine died,
+    time is unknown; `lateness_ns` likewise, None where there is no driver (a simulation). `death`: why the engine died,
     if it did.
     """
 
@@ -151,7 +151,7 @@ class CapacitySearch:
         return probe
 
     def result(self) -> CapacityFound:
-        """What the search came to; it must be over."""
+        """The result of the search, which must be over."""
         last, settings = self.probes[-1], self._settings
         reason = ""
         status = "found"
@@ -160,12 +160,12 @@ class CapacitySearch:
         elif self._kept is None:
             status, reason = (
                 "below_low",
-                f"the bound is broken at the lowest rate probed, {settings.low_rate_per_s:g} requests/s",
+                f"the bound is exceeded at the lowest rate probed, {settings.low_rate_per_s:g} requests/s",
             )
         elif self._broken is None:
             status, reason = (
                 "above_high",
-                f"the bound is kept at the highest rate probed, {settings.high_rate_per_s:g} requests/s",
+                f"the bound is met at the highest rate probed, {settings.high_rate_per_s:g} requests/s",
             )
         flags = []
         if not all(probe.is_sufficient for probe in self.probes):
@@ -194,8 +194,8 @@ class CapacitySearch:
 def judge(seen: Seen, settings: Capacity, side: str, index: int, rate_per_s: float) -> Probe:
     """A probe and its verdict.
 
-    A request that failed has no delay. The bound is broken for certain where it would be even if every one of those had
-    been scheduled at once; else a probe with failed requests is not judged. Nor is one in which the engine died,
+    A request that failed has no delay. The bound is exceeded for certain where it would be even if every one of those
+    had been scheduled at once; else a probe with failed requests is not judged. Nor is one in which the engine died,
     whatever its delays: there is no engine left to search on.
     """
     delay = seen.scheduled_ns - seen.arrival_ns
@@ -238,7 +238,7 @@ def _percentile(values: np.ndarray, percent: int) -> float | None:
 
 
 def seen_in_tables(requests: pd.DataFrame, *, has_lateness: bool, death: str | None = None) -> Seen:
-    """What a probe saw, from its request_metrics table. `has_lateness`: it was handed over by a driver."""
+    """What a probe saw, from its request_metrics table. `has_lateness`: a driver sent the requests."""
     ok = (requests["status"] == "ok").to_numpy(dtype=bool)
 
     def of(name: str) -> np.ndarray:
@@ -271,7 +271,7 @@ def result_sentence(side: str, found: CapacityFound) -> str:
     """One line for people."""
     match found.status:
         case "found":
-            told = f"{found.capacity_per_s:.2f} requests/s (kept there, broken at {found.upper_per_s:.2f})"
+            told = f"{found.capacity_per_s:.2f} requests/s (met there, exceeded at {found.upper_per_s:.2f})"
         case "above_high":
             told = f"at least {found.capacity_per_s:.2f} requests/s ({found.reason})"
         case "below_low":
@@ -279,7 +279,7 @@ def result_sentence(side: str, found: CapacityFound) -> str:
         case _:
             between = " and ".join(
                 f"{what} {rate:.2f}"
-                for what, rate in (("kept at", found.capacity_per_s), ("broken at", found.upper_per_s))
+                for what, rate in (("met at", found.capacity_per_s), ("exceeded at", found.upper_per_s))
                 if rate is not None
             )
             told = f"not known ({found.reason}{'; ' + between if between else ''})"

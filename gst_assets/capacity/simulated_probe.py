@@ -27,8 +27,8 @@ def search_simulated(
     cache_dir: Path | None,
     log: Callable[[str], None],
 ) -> CapacitySearch:
-    """Search the simulated capacity for requests of `lengths` (`contracts.tables.TraceLengths`); `log` is told of each
-    probe.
+    """Search the simulated capacity for requests of `lengths` (`contracts.tables.TraceLengths`); `log` is called for
+    each probe.
 
     Raises:
         SimulationError, ProfileError: as `simulate`.

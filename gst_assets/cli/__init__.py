@@ -3,7 +3,7 @@
 `group` has what all commands share, the other modules the commands by kind. A command imports what it needs when it
 runs: `gst --help` loads click only. What is done is in the packages below; here are options, and words for a terminal.
 
-Exit status: 0 done; 1 an error, told in one line, or an answer that is no; 2 wrong usage.
+Exit status: 0 done; 1 an error, reported in one line, or an answer that is no; 2 wrong usage.
 """
 
 from __future__ import annotations

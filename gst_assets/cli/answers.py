@@ -1,4 +1,4 @@
-"""Commands that make answers and hand them on: run, sweep, capacity, latest, open, runs, compare, import, export,
+"""Commands that make answers and pass them on: run, sweep, capacity, latest, open, runs, compare, import, export,
 prune."""
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def _with_own_folder(names: Sequence[str]) -> list[str]:
 def run(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Make every asset of scenarios and print the answers.
 
-    A line a step with its seconds. Through Dagster: the history is kept under $DAGSTER_HOME where that is set, and is
-    gone afterwards otherwise. NAME may be an own file, ./mine.yaml; the others in its folder are then known too, as
-    with GST_SCENARIO_DIR.
+    One line per step with its seconds. Runs through Dagster: the history is stored under $DAGSTER_HOME where that is
+    set, and discarded otherwise. NAME may be a file of your own, ./mine.yaml; the others in its folder are then known
+    too, as with GST_SCENARIO_DIR.
     """
     _materialize(names, overrides, "comparison_report")
 
@@ -74,7 +74,7 @@ def sweep(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @with_overrides
 def capacity(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Search the highest rate that is kept up with.
+    """Search the highest rate that is served in time.
 
     On the simulator, the engine, or both, as capacity.sides of the scenario says. The engine alone, on a host without
     Dagster: gst probe.
@@ -90,7 +90,7 @@ def latest(name: str | None, overrides: tuple[str, ...], wants_json: bool) -> No
     """Print the newest answer, of scenario NAME or of all.
 
     Of a scenario the newest that was made with the settings it has now, with -o those of an earlier run. Where all were
-    made with other settings it is the newest of those, which is said. With --json where the report is, its scenario,
+    made with other settings it is the newest of those, with a note. With --json where the report is, its scenario,
     verdict and overrides.
     """
     from gst_assets import latest as newest
@@ -123,7 +123,7 @@ def open_report(name: str | None, overrides: tuple[str, ...]) -> None:
     except webbrowser.Error:
         return
     if not browser.open(page.as_uri()):
-        click.echo("The browser did not take it.", err=True)
+        click.echo("The browser could not be opened.", err=True)
 
 
 def _newest(name: str | None, overrides: Sequence[str] = ()) -> Path:
@@ -216,9 +216,9 @@ def runs(name: str | None, kind: str | None, last: int, wants_json: bool) -> Non
         [
             told[one.kind],
             one.run_id,
-            one.scenario or "not told",
-            one.model or "not told",
-            one.hardware or "not told",
+            one.scenario or "not stated",
+            one.model or "not stated",
+            one.hardware or "not stated",
             _minute(one.started_at),
             f"{one.status}; with {' '.join(one.overrides)}" if one.overrides else one.status,
         ]
@@ -235,7 +235,7 @@ def _minute(started_at: str | None) -> str:
     try:
         return datetime.fromisoformat(started_at or "").astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M")
     except ValueError:
-        return "not told"
+        return "not stated"
 
 
 @click.command(
@@ -274,11 +274,13 @@ def compare(
     """Compare real with simulated run directories.
 
     In any order: run_meta.json of each says whether it is real or simulated. Several real ones are repeats; several
-    simulated ones are variants, or further seeds of one; NAME=SIM names a simulation apart. Patterns with * work, in
+    simulated ones are variants, or further seeds of one; NAME=SIM gives a simulation a name. Patterns with * work, in
     quotes too. Without Dagster. The runs may come from other programs: docs/contract.md says what they must have.
+    Prints the verdict, and several simulations side by side.
     """
     from gst_assets.analysis.compare import compare_directories, sides
-    from gst_assets.analysis.report import REPORT, SUMMARY, verdict_sentence
+    from gst_assets.analysis.report import REPORT, SUMMARY, side_by_side, verdict_sentence
+    from gst_assets.foreign_text import visible
     from gst_assets.progress import Progress
 
     out = out or Path(f"comparison_{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}")
@@ -288,8 +290,10 @@ def compare(
             real, simulated, out, profile, pass_band, warn_band, with_figures=not no_figures, on_read=progress.at
         )
     click.echo(verdict_sentence(comparison))
-    click.echo(out / REPORT)
-    click.echo(out / SUMMARY)
+    if grid := side_by_side(comparison):
+        echo_table(grid.header, grid.rows)
+    for path in (out / REPORT, out / SUMMARY):
+        click.echo(visible(str(path)))
 
 
 @click.command(
@@ -303,7 +307,7 @@ def export(name: str, out: Path) -> None:
     """Write one file to send.
 
     Of the newest comparison of scenario NAME, or of the comparison ID (gst runs lists them). FILE.html is the report as
-    one page that asks for nothing; FILE.zip the whole directory, with every table and figure.
+    one self-contained page; FILE.zip the whole directory, with every table and figure.
     """
     from gst_assets.contracts.open_store import open_store
     from gst_assets.contracts.store import Kind
@@ -319,12 +323,12 @@ def export(name: str, out: Path) -> None:
 @click.option(
     "--keep", type=click.IntRange(1), required=True, metavar="N", help="The newest of each scenario that stay whole."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def prune(keep: int, dry_run: bool) -> None:
     """Clean up the artifact root.
 
     Old comparisons shrink to what the history needs, which stays the same to the byte; runs and workloads that only
-    they needed go. What a pointer leads to, runs not compared yet, profiles, searches and sweeps stay.
+    they needed are removed. What a pointer leads to, runs not compared yet, profiles, searches and sweeps stay.
     """
     from gst_assets.analysis.prune import prune_command
 
@@ -377,8 +381,9 @@ def import_results(
 ) -> None:
     """Make a run directory of another program's results.
 
-    FORMAT is one of docs/importing.md, PATH the file or the folder that holds it. Says what the file does not tell.
+    FORMAT is one of docs/importing.md, PATH the file or the folder that holds it. Prints what the file does not state.
     """
+    from gst_assets.foreign_text import visible
     from gst_assets.importers import importing
     from gst_assets.importers.results import Options
 
@@ -386,7 +391,7 @@ def import_results(
         format_name, path, out, Options(clock, part), model=model, engine=engine, hardware=hardware
     )
     click.echo(importing.told(results))
-    click.echo(out)
+    click.echo(visible(str(out)))
 
 
 COMMANDS = (run, latest, open_report, runs, compare, sweep, capacity, export, import_results, prune, ui)

@@ -72,7 +72,7 @@ def _facts() -> dict[str, str]:
 
 
 def _places() -> dict[str, str]:
-    """Where artifacts and history go, with the space that is left; a variable that holds what it cannot is told in its
+    """Where artifacts and history go, with the space that is left; a variable with an invalid value is reported in its
     place."""
     import shutil
 
@@ -105,7 +105,7 @@ def _memory() -> str:
             sizes[name] = int(rest.split()[0]) / 2**20
         return f"{sizes['MemAvailable']:.1f} GiB available of {sizes['MemTotal']:.1f}"
     except (OSError, ValueError, KeyError, IndexError):
-        return "not told by this machine"
+        return "not reported by this machine"
 
 
 def _gpu() -> str:
@@ -114,7 +114,7 @@ def _gpu() -> str:
 
     driver = Gpu.opened()
     if driver is None:
-        return "none that NVIDIA's driver tells of"
+        return "none that NVIDIA's driver reports"
     try:
         state = driver.state()
     finally:
@@ -134,7 +134,7 @@ def _gpu() -> str:
         if value is not None
     ]
     words += [f"slowed by {', '.join(state.slowed_by)}"] if state.slowed_by else []
-    return f"{names}; {', '.join(words) or 'state not told'}"
+    return f"{names}; {', '.join(words) or 'state not reported'}"
 
 
 def _lock() -> str:
@@ -158,7 +158,7 @@ def _noise(seconds: float, *, told: bool) -> dict[str, Any]:
     try:
         if (holder := machine_lock.holder()) is not None:
             return {"answer": f"not measured, since it would disturb an engine that may be measuring: {holder}."}
-        # Held, so that no engine starts to measure beside it.
+        # Held, so that no engine starts to measure at the same time.
         with (
             machine_lock.machine_lock(0, lambda _: None, "gst doctor"),
             Progress("measuring noise", 1) as progress,

@@ -1,5 +1,5 @@
-"""What all commands share: how errors are told, common options, and handing options to a program that also runs as a
-child process.
+"""What all commands share: how errors are reported, common options, and passing options to a program that also runs as
+a child process.
 
 Imports click and the standard library only, so that `--help` answers at once. What a command does is in the module of
 its kind.
@@ -23,14 +23,17 @@ AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
 
 class Failure(click.ClickException):
-    """An error told in one line. Click ends the program with status 1."""
+    """An error reported in one line. Click ends the program with status 1."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {' '.join(self.message.split())}", file=file, err=True)
+        from gst_assets.foreign_text import visible
+
+        # Errors quote files: nothing in them may act on the terminal.
+        click.echo(f"error: {' '.join(visible(self.message).split())}", file=file, err=True)
 
 
 class Commands(click.Group):
-    """Tells a `GstError` and a missing package of an extra in one line each; lists its commands in the order in which
+    """Reports a `GstError` and a missing package of an extra in one line each; lists its commands in the order in which
     they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

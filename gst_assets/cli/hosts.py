@@ -46,12 +46,12 @@ def measure(**_: object) -> None:
     help="A workload directory and its scenario, whose repeats are measured between the calibration rounds.",
 )
 @click.option("--runs", metavar=DIRECTORY, help="Where the runs of --between appear.")
-@click.option("--stamps", metavar=DIRECTORY, help="Keep the recorded stamps of every calibration step here.")
+@click.option("--stamps", metavar=DIRECTORY, help="Store the recorded stamps of every calibration step here.")
 @with_overrides
 def profile(**_: object) -> None:
     """Measure what the engine costs here.
 
-    Writes a profiling bundle. Needs no Dagster. Given again after an interruption it goes on where it was.
+    Writes a profiling bundle. Needs no Dagster. Given again after an interruption, it continues where it was.
     """
     hand_over("gst_assets.profiling.measure_bundle")
 
@@ -72,7 +72,7 @@ def probe(**_: object) -> None:
 @click.command(name="self-fit", epilog=examples("gst self-fit data/profiles/h100/qwen3-8b"))
 @click.argument("bundle", type=click.Path(path_type=Path))
 def self_fit(bundle: Path) -> None:
-    """Hold a profile against its calibration.
+    """Check a profile against its calibration.
 
     Simulates the calibration traffic of BUNDLE with it. Status 1 if anything does not fit.
     """
@@ -87,11 +87,11 @@ def self_fit(bundle: Path) -> None:
 
 @click.command(name="search-forests", epilog=examples("gst search-forests data/profiles/h100/qwen3-8b --jobs 4"))
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--jobs", type=int, default=-1, show_default=True, metavar="N", help="Processes; -1: one a core.")
+@click.option("--jobs", type=int, default=-1, show_default=True, metavar="N", help="Processes; -1: one per core.")
 def search_forests(bundle: Path, jobs: int) -> None:
     """Run Vidur's own search on a profile.
 
-    Keeps the forests for BUNDLE that the variant published needs. Some twenty minutes of processor time.
+    Stores the forests for BUNDLE that the variant published needs. Some twenty minutes of processor time.
     """
     from gst_assets.vidur_adapter.published import search_bundle
 
@@ -100,7 +100,7 @@ def search_forests(bundle: Path, jobs: int) -> None:
 
 @click.group(cls=Commands, epilog=examples("gst recorded pack runs/a100_light-* --out data/recorded/a100_light"))
 def recorded() -> None:
-    """Keep real runs, and unpack them."""
+    """Pack real runs, and unpack them."""
 
 
 @recorded.command(epilog=examples("gst recorded pack runs/a100_light-* --out data/recorded/a100_light"))
@@ -113,7 +113,7 @@ def recorded() -> None:
     help="Folder in which <run_id>/ appears.",
 )
 def pack(directories: tuple[Path, ...], out: Path) -> None:
-    """Keep run directories, compressed, as a scenario plays them back."""
+    """Pack run directories, compressed, as a scenario plays them back."""
     from gst_assets.engine.recorded import pack as keep
 
     for directory in directories:
@@ -130,7 +130,7 @@ def pack(directories: tuple[Path, ...], out: Path) -> None:
     help="Folder in which <run_id>/ appears.",
 )
 def expand(directories: tuple[Path, ...], out: Path) -> None:
-    """Make run directories of recorded runs."""
+    """Unpack recorded runs as run directories."""
     from gst_assets.engine.recorded import expand as unpack
 
     for directory in directories:

@@ -24,7 +24,7 @@ _NEEDS = (
     "an answer about a server that runs already",
     "the highest rate, or many settings",
 )
-"""What somebody wants who chooses a scenario, in the order of the table in docs/scenarios.md."""
+"""What a scenario can be chosen for, in the order of the table in docs/scenarios.md."""
 
 
 @click.command(
@@ -39,7 +39,7 @@ _NEEDS = (
 def list_scenarios(hardware: str | None, model: str | None, no_gpu: bool, markdown: bool, wants_json: bool) -> None:
     """List the scenarios with what each is.
 
-    A file that is no valid scenario is told apart from the others, and makes the exit status 1.
+    A file that is no valid scenario is reported after the others, and makes the exit status 1.
     """
     from gst_assets.errors import ScenarioError
     from gst_assets.scenario import load_scenario, scenario_names
@@ -85,7 +85,7 @@ def _facts(scenario: Scenario) -> dict[str, str | bool | float | None]:
 
 
 def _markdown(scenarios: Iterable[Scenario]) -> str:
-    """The scenarios as a Markdown table, by what somebody may want and then by name."""
+    """The scenarios as a Markdown table, by purpose and then by name."""
     header = ("you want", "scenario", "command", "model", "hardware", "real side", "GPU here", "minutes", "what")
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for one in sorted(scenarios, key=lambda scenario: (_NEEDS.index(_need(scenario)), scenario.name)):
@@ -134,7 +134,7 @@ def _needs_gpu(scenario: Scenario) -> bool:
 
 
 def _needs_engine(scenario: Scenario) -> bool:
-    """Whether that command measures something, and be it a profile."""
+    """Whether that command measures something, if only a profile."""
     command = _command(scenario)
     if scenario.profile.root is None or command == "run":
         return True
@@ -159,8 +159,8 @@ def _cell(value: str | bool | float | None) -> str:
 def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
     """Show what scenario NAME is and needs.
 
-    What it needs, whether this machine has it, and every setting. NAME may be an own file, ./mine.yaml. With --json
-    only the resolved scenario, as the commands for a GPU host read it.
+    What it needs, whether this machine has it, and every setting. NAME may be a file of your own, ./mine.yaml. With
+    --json only the resolved scenario, as the commands for a GPU host read it.
     """
     from gst_assets.scenario import read_reference
 
@@ -176,7 +176,7 @@ def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
     asked = needs(scenario, with_engine=_needs_engine(scenario))
     click.echo(f"{scenario.name}: {scenario.description}\n")
     echo_table(["needs", "here", "found"], [[one.what, _HAS[one.met], one.found] for one in asked])
-    answer = {True: "yes", False: "no", None: "as far as can be told before it starts, yes"}[can_run(asked)]
+    answer = {True: "yes", False: "no", None: "as far as is known before it starts, yes"}[can_run(asked)]
     click.echo(f"\ngst {command} {name} can run on this machine: {answer}")
     if scenario.name in _MINUTES:
         click.echo(f"minutes on two shared cores: {_MINUTES[scenario.name]:g}")

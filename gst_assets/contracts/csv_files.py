@@ -168,8 +168,8 @@ def _read_bytes(path: Path) -> bytes:
     refuse_foreign(data, path, _KIND)
     if not data.isascii():
         decoded(data, path, _KIND)
-    # Other programs leave the last line end out. Whether the row is whole, its fields say; that no digit of it is
-    # missing, the file's digest.
+    # Other programs leave the last line end out. Whether the row is whole is seen from its fields; that no digit of it
+    # is missing, from the file's digest.
     if not data.endswith(b"\n"):
         data += b"\n"
     returned = data.find(b"\r", 0, data.index(b"\n") + 1) if b'"' in data else data.find(b"\r")
@@ -188,7 +188,9 @@ def _header(path: Path, data: bytes) -> list[str]:
         raise ContractError(f"{path}: line 1 is blank, expected a header row.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise ContractError(f"{path}: column {', '.join(twice):.300} occurs more than once in the header. Keep one.")
+        raise ContractError(
+            f"{path}: column {', '.join(twice):.300} occurs more than once in the header. Remove all but one."
+        )
     return header
 
 
@@ -233,7 +235,7 @@ def _parse(path: Path, data: bytes, header: list[str], types: Mapping[str, str])
     text_columns = {name: STRING for name, kind in types.items() if kind in (STRING, BOOLEAN)}
     columns: dict[str, pd.Series] = {}
     if not any(mark in data for mark in _TOLERATED_BY_PANDAS):
-        # Fast: let pandas infer the numbers, and keep what it inferred where that shows that every field was written as
+        # Fast: let pandas infer the numbers, and use what it inferred where that shows that every field was written as
         # required.
         inferred = _pandas_read(path, data, header, text_columns)
         for name, kind in types.items():

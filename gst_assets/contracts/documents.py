@@ -47,9 +47,9 @@ def _fits(value: Any) -> bool:
 
 
 class Stored(BaseModel):
-    """Base of everything stored. Keys the contract does not know are kept, so other programs may add theirs."""
+    """Base of everything stored. Keys the contract does not know are preserved, so other programs may add theirs."""
 
-    # "constants": pydantic would else turn NaN into null; kept, it is refused by `write_document`.
+    # "constants": otherwise pydantic turns NaN into null; as NaN it is refused by `write_document`.
     model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class WorkloadSource(Stored):
 
 
 class WorkloadSchedule(Stored):
-    """The rate over the whole schedule beside the one asked (null: none was asked, or the schedule has no length);
+    """The rate over the whole schedule and the one asked for (null: none was asked, or the schedule has no length);
     `time_scale` is what a trace's gaps were multiplied by."""
 
     span_ns: int = Field(ge=0)
@@ -154,14 +154,15 @@ class WorkloadMeta(Document):
 
 
 class StatedHardware(Stored):
-    """What a run says of its device. A run of another program may say nothing, or some of it; None: not stated."""
+    """What a run states about its device. A run of another program may state nothing, or some of it; None: not
+    stated."""
 
     hardware_id: str | None = None
     device_name: str | None = None
     device_count: int | None = Field(None, ge=1)
     driver: str | None = None
     stated: bool = False
-    """The scenario says so; nobody looked (the engine runs on another machine)."""
+    """As the scenario states it; not detected (the engine runs on another machine)."""
 
 
 class Hardware(StatedHardware):
@@ -178,7 +179,8 @@ class Imported(Stored):
     `mapping` says of each column where it comes from, `clock` what the times are and how that is known, `arrivals` what
     `arrival_time_ns` stands for, `joined_by` what `source_request_id` (or, without that column, the order of the
     requests) is. `dropped` counts or names what was left out, `unstated` what the results do not say. `transport`: the
-    way from client to engine, inside every time.
+    way from client to engine, inside every time. `requested_lengths`: whether `num_decode_tokens` is what was asked
+    for; else what was produced stands there (null: not recorded).
     """
 
     format: str
@@ -190,6 +192,7 @@ class Imported(Stored):
     arrivals: str
     joined_by: str
     transport: Literal["in_process", "http"] | None = None
+    requested_lengths: bool | None = None
     definitions: dict[str, str] = Field(default_factory=dict)
     dropped: dict[str, str] = Field(default_factory=dict)
     unstated: list[str] = Field(default_factory=list)
@@ -255,11 +258,11 @@ class EngineSettings(Stored):
     """What the running engine reported about itself; a simulation of it must assume the same.
 
     Read back from the engine, never copied from the scenario, but for those that `not_read_back` names: a remote server
-    does not tell everything, and these are as the scenario states them (`unknown` or empty where it states nothing).
+    does not report everything, and these are as the scenario states them (`unknown` or empty where it states nothing).
     `transport` is the way from the driver to the engine; with `http` it is inside every measured time.
     `scheduling_policy` names the rules by which steps are formed; the simulation knows only vLLM's. `not_told` names
-    what no simulation here knows (parallelism, speculative decoding, several tokens a message, LoRA) and a server does
-    not tell whether it runs with.
+    what no simulation here models (parallelism, speculative decoding, several tokens a message, LoRA) and a server does
+    not report.
     """
 
     backend: str
@@ -267,7 +270,7 @@ class EngineSettings(Stored):
     architecture: str | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="of the model it runs, by Hugging Face's name; None: it does not tell",
+        description="of the model it runs, by Hugging Face's name; None: not reported",
     )
     dtype: str
     max_model_len: int
@@ -297,7 +300,7 @@ class EngineSettings(Stored):
 
 
 class PacingRecord(Stored):
-    """How the driver kept the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at
+    """How the driver met the workload's times: woken by `timer` `spin_ns` before a request is due, its thread at
     `priority`; `priority_reason` says why that is not realtime."""
 
     timer: Literal["timerfd", "event_loop"]
@@ -307,8 +310,8 @@ class PacingRecord(Stored):
 
 
 class GpuState(Stored):
-    """What the GPU's driver told at one moment; null where it does not tell. `slowed_by` names what holds the clocks
-    down, power cap or heat."""
+    """What the GPU's driver reported at one moment; null where it reports nothing. `slowed_by` names what holds the
+    clocks down, power cap or heat."""
 
     temperature_c: int | None = None
     sm_clock_mhz: int | None = None
@@ -339,8 +342,8 @@ class MachineWindow(MachineState):
 
 class MachineRecord(Stored):
     """The machine during one measurement, `engine.machine`: shares over the whole, the state before, and the windows
-    (about a second each, at most 64). `sampling_ns_max`: the longest that one of `num_samples` samples kept the event
-    loop."""
+    (about a second each, at most 64). `sampling_ns_max`: the longest that one of `num_samples` samples blocked the
+    event loop."""
 
     num_cores: int = Field(ge=1)
     cpu_busy: float | None = None
@@ -449,7 +452,7 @@ class ProfileMeta(OwnRunMeta):
 
     run_type: Literal["vidur_profile"] = "vidur_profile"
     format_version: int = Field(1, ge=1)
-    """Of the bundle's tables (`profiling.bundle.FORMAT_VERSION`); bundles without one are of version 1."""
+    """Of the bundle's tables (`step_costs.bundle.FORMAT_VERSION`); bundles without one are of version 1."""
     profiling_root: str
     profile_key: str
     engine_settings: EngineSettings
@@ -457,12 +460,12 @@ class ProfileMeta(OwnRunMeta):
     calibration_rounds_taken_over: int = Field(0, ge=0)
     """Rounds measured before an interruption, so on another engine start than the rest."""
     machine: list[MachineRecord | None] | None = None
-    """The machine in each calibration round; null for a round that was taken over, and where an earlier version did not
+    """The machine in each calibration round; null for a round that was reused, and where an earlier version did not
     record it."""
 
 
 class PublishedForests(Document):
-    """published_forests.json beside a bundle's CSV files: what Vidur's grid search chose for the forest of each
+    """published_forests.json next to a bundle's CSV files: what Vidur's grid search chose for the forest of each
     operator.
 
     `csv_sha256` digests the files it was chosen on, by name; `search` says from which candidates, `versions` of which
@@ -515,12 +518,12 @@ class ComparisonMeta(RunMeta):
 
 
 class CapacityFound(Stored):
-    """What a search for capacity came to on one side. Rates are requests per second.
+    """The result of a search for capacity on one side. Rates are requests per second.
 
-    `found`: the bound was kept at `capacity_per_s` and broken at `upper_per_s`, closer than the tolerance. `below_low`:
-    broken at the lowest rate probed, so no capacity is known. `above_high`: kept at the highest, so the capacity is at
-    least that. `undetermined`: a probe between could not be judged; the rates are the bounds known by then. `reason`
-    says which and why; `flags` what weakens the result.
+    `found`: the bound was met at `capacity_per_s` and exceeded at `upper_per_s`, closer than the tolerance.
+    `below_low`: exceeded at the lowest rate probed, so no capacity is known. `above_high`: met at the highest, so the
+    capacity is at least that. `undetermined`: a probe between could not be judged; the rates are the bounds known by
+    then. `reason` says which and why; `flags` what weakens the result.
     """
 
     status: Literal["found", "below_low", "above_high", "undetermined"]
@@ -553,7 +556,7 @@ class HistoryMeta(Document):
 
 
 class NightMeta(Document):
-    """night_meta.json: what the history needs of a comparison that was pruned. Beside it lie its run_meta.json as
+    """night_meta.json: what the history needs of a comparison that was pruned. Next to it are its run_meta.json as
     comparison.json, byte for byte, and its latency table."""
 
     comparison_id: str

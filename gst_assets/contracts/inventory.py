@@ -30,7 +30,7 @@ class Listed:
 
     @property
     def when(self) -> str:
-        """For sorting: the moment of its start as text, nothing where it is not told."""
+        """For sorting: the moment of its start as text, empty where it is not stated."""
         return self.started_at or ""
 
 
@@ -70,14 +70,14 @@ def _listed(store: ArtifactStore, kind: Kind, run_id: str) -> Listed:
 
 def _status(kind: Kind, meta: dict[str, Any]) -> str:
     if kind is Kind.COMPARISON:
-        return _text(meta, "verdict") or "verdict not told"
+        return _text(meta, "verdict") or "verdict not stated"
     if kind is Kind.REAL_RUN:
         errors = meta.get("num_errors")
         words = [f"{errors} requests failed"] if isinstance(errors, int) and errors else []
         words += ["degraded"] if meta.get("degraded") is True else []
         return ", ".join(words) or "complete"
     if kind is Kind.VIDUR_RUN:
-        return f"complete ({_text(meta, 'variant') or 'variant not told'})"
+        return f"complete ({_text(meta, 'variant') or 'variant not stated'})"
     return "complete"
 
 

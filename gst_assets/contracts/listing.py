@@ -1,6 +1,6 @@
 """`sha256sums.txt`: the digests of files that no store refers to, in the format of `sha256sum`. It seals the metadata
-of what ships with the project (recorded runs, profiles) and of what was added to an artifact afterwards. A folder
-without one is as good as before there were any: what has no listing is not sealed."""
+of what ships with the project (recorded runs, profiles) and of what was added to an artifact afterwards. Without a
+listing a folder is not sealed."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def read_npz(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarray]:
                     raise ValueError(f"{total} bytes when unpacked, more than {most_bytes}")
                 # What is read of a member is never more than the size it states.
                 return {one.filename.removesuffix(".npy"): _array(archive.read(one)) for one in members}
-        # zipfile, zlib and the parser of headers raise some ten kinds of exception for damaged bytes; none of them is a
-        # mistake of this program's.
+        # zipfile, zlib and the parser of headers raise some ten kinds of exception for damaged bytes; none of them is
+        # an error in this program.
         except Exception as error:
             raise ContractError(
                 f"{path}: not {_KIND.expected} ({error or type(error).__name__}). {_KIND.remedy}"

@@ -1,7 +1,7 @@
 """Artifacts in an object store (`GST_ARTIFACT_ROOT=s3://bucket/prefix`), read and written through a local copy.
 
-Domain code keeps reading and writing local directories: they are staged and kept in a cache with the layout of `store`.
-What belongs here is how they cross to the object store, so that a directory is there completely or not at all:
+Domain code still reads and writes local directories: they are staged and cached with the layout of `store`.
+What belongs here is how they are copied to the object store, so that a directory is there completely or not at all:
 
 - Every file is created only where no object has its name yet, in sorted order, the metadata file last. Of two writers
   of one id the one that creates the first differing file wins and the other stops; of a killed writer only files
@@ -69,7 +69,7 @@ class ObjectStore(ArtifactStore):
                 f" ({', '.join(_PROTOCOLS)}). Other filesystems write objects that can be seen half-written."
             )
         if not url.partition("://")[2].partition("/")[0]:
-            # Its objects would be named /real_runs/... and so on, whatever bucket the first part of a name then is.
+            # Its objects would be named /real_runs/... and so on, whichever bucket the first part of a name is then.
             raise ArtifactError(f"{ROOT_VARIABLE}={url}: names no bucket. Expected e.g. s3://bucket/prefix.")
         self.url = url.rstrip("/")
         super().__init__(cache or _cache_directory(self.url))
@@ -132,7 +132,7 @@ class ObjectStore(ArtifactStore):
                 try:
                     return open_directory(local, kind, verify=verify)
                 except ArtifactError:
-                    pass  # the copy was damaged; the object store still says what is true
+                    pass  # the copy was damaged; the object store is authoritative
             try:
                 return self._fetch(kind, artifact_id, meta)
             except ArtifactError:
@@ -254,7 +254,7 @@ class ObjectStore(ArtifactStore):
                 )
 
     def _require_conditional_writes(self) -> None:
-        """Two writers are kept apart by the store's own check; one that ignores the condition would mix their files.
+        """Two writers are separated by the store's own check; one that ignores the condition would mix their files.
 
         Raises:
             ArtifactError

@@ -1,10 +1,10 @@
 """From a scenario to the artifacts made for it: which are the newest that were made with the settings asked for now,
 and are they still what they were.
 
-A pointer of the store holds, beside ids, the resolved scenario that asked (`params`) and the sha256 of each artifact's
-metadata file (`sealed`), so that an override takes nothing over and edited metadata is refused. How pointers are kept
-belongs to `store`. Pointers of earlier versions have no seals, and but for workloads no settings: they come last and
-are taken as they are.
+A pointer of the store holds, in addition to ids, the resolved scenario that asked (`params`) and the sha256 of each
+artifact's metadata file (`sealed`), so that an override reuses nothing and edited metadata is refused. How pointers are
+stored belongs to `store`. Pointers of earlier versions have no seals, and, except for workloads, no settings: they come
+last and are taken as they are.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Id = Annotated[str, AfterValidator(_plain)]
 
 
 class Pointer(BaseModel):
-    """What every pointer says. `sealed`: sha256 of the metadata file of each artifact, by `<kind>/<id>`; `params`: the
+    """What every pointer holds. `sealed`: sha256 of the metadata file of each artifact, by `<kind>/<id>`; `params`: the
     scenario that asked."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -185,7 +185,7 @@ def newest(store: ArtifactStore, scenario: Scenario, slot: Slot[P]) -> Reference
 
     Raises:
         WorkloadError: all were made with other settings; names the first difference to the newest.
-        ArtifactError: there is none, or what it names is gone, or a pointer is damaged.
+        ArtifactError: there is none, or what it names no longer exists, or a pointer is damaged.
     """
     return _newest(store, scenario, slot, slot.settings)
 

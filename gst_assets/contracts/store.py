@@ -1,6 +1,6 @@
 """Artifact directories: where they are, how they are named, and how they appear completely or not at all.
 
-A directory is staged beside its destination and renamed into place once its metadata file, which lists the sha256 of
+A directory is staged next to its destination and renamed into place once its metadata file, which lists the sha256 of
 every other file, has been written last. Nothing here knows what the files mean. Importable on a GPU host (standard
 library only). Object stores are in `object_store`; `open_store` chooses between the two.
 """
@@ -81,7 +81,7 @@ class Staging:
     def commit(self, *, replace: bool = False, share: bool = False) -> Path:
         """Make the directory visible under its final name; returns the final path.
 
-        The metadata file must have been written. `share`: an existing directory with the same content is kept and
+        The metadata file must have been written. `share`: an existing directory with the same content stays and is
         returned (content-named artifacts). `replace`: an existing directory is swapped for this one (profiling
         bundles).
 
@@ -148,7 +148,7 @@ class ArtifactStore:
 
     @contextmanager
     def _area(self) -> Iterator[Path]:
-        """A new folder beside the artifacts, removed when the block ends; so is what killed processes left.
+        """A new folder next to the artifacts, removed when the block ends; so is what killed processes left.
 
         Raises:
             ArtifactError: the root cannot be written, or the disk failed or filled up inside the block.
@@ -221,7 +221,7 @@ class ArtifactStore:
         return not _is_absent(self.path(kind, artifact_id) / kind.meta_name)
 
     def remove(self, kind: Kind, artifact_id: str) -> None:
-        """Remove an artifact; it disappears in one step. Whether anything still needs it is the caller's business.
+        """Remove an artifact; it disappears in one step. Whether anything still needs it is for the caller to know.
 
         Raises:
             ArtifactError: it is not there, or cannot be removed.
@@ -318,7 +318,7 @@ class ArtifactStore:
 
 
 def pointer_folder(scenario: str, slot: str) -> str:
-    """Where `set_current` keeps a scenario's slot, one file each time it is set, relative to the root.
+    """Where `set_current` stores a scenario's slot, one file each time it is set, relative to the root.
 
     Raises:
         ArtifactError: not plain names.
@@ -339,7 +339,7 @@ def pointer_text(value: dict[str, Any]) -> str:
 
 
 def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) -> None:
-    """The name is taken: swap, share or refuse. What is not kept is removed."""
+    """The name is taken: swap, share or refuse. What is not used is removed."""
     if not final.is_dir():
         raise ArtifactError(f"{final}: expected a directory, found a file. Remove it or use another id.")
     if replace:

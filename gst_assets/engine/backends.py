@@ -1,5 +1,5 @@
-"""Which engine a scenario measures: its environment, its hardware, and opening it. What a backend does is its own
-module's business."""
+"""Which engine a scenario measures: its environment, its hardware, and opening it. What a backend does belongs to its
+own module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
 
 
 def engine_hardware(scenario: Scenario) -> Hardware:
-    """The device the engine runs on: looked at where it is this machine's, else as the scenario states it
+    """The device the engine runs on: detected where it is this machine's, else as the scenario states it
     (`Hardware.stated`).
 
     Raises:
@@ -49,7 +49,7 @@ def engine_hardware(scenario: Scenario) -> Hardware:
 
 
 def open_engine(scenario: Scenario) -> AbstractAsyncContextManager[Engine]:
-    """The scenario's engine, ready within the block and let go at its end. `engine_environment` must be set.
+    """The scenario's engine, ready within the block and closed at its end. `engine_environment` must be set.
 
     Raises:
         EngineError: see the backends.

@@ -102,7 +102,7 @@ def _sweep_when_dead(pid: int) -> None:
 def _kill_group(group: int) -> None:
     try:
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # nobody left; macOS answers EPERM for a group of zombies
+    except (ProcessLookupError, PermissionError):  # no process left; macOS answers EPERM for a group of zombies
         return
 
 
@@ -132,7 +132,7 @@ def exit_status(work: Callable[[], object], out: Path) -> int:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        # A write that fails does not tell its file, only opening one does.
+        # A write that fails does not name its file, only opening one does.
         problem = (
             f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or write elsewhere, and"
             " run again."

@@ -1,5 +1,5 @@
 """What the machine was doing while something was measured: processor time of this program and of others, steal, load,
-frequency, and the GPU's temperature, clocks and power. What a machine does not tell is null, never guessed.
+frequency, and the GPU's temperature, clocks and power. What a machine does not report is null, never guessed.
 
 Read from /proc and /sys, and from the NVIDIA driver's own library through ctypes, so that a bare GPU host needs no
 package for it. Sampled before, after, and once a second in between in the event loop that measures: no thread that
@@ -144,9 +144,9 @@ class Watch:
 
 @contextmanager
 def watched(hardware: Hardware) -> Iterator[Watch]:
-    """Watch this machine while the block runs, in the running event loop; `Watch.record` tells what was seen.
+    """Watch this machine while the block runs, in the running event loop; `Watch.record` returns what was seen.
 
-    The GPU is looked at where the engine uses one on this machine.
+    The GPU is sampled where the engine uses one on this machine.
     """
     with _gpu_of(hardware) as gpu:
         watch = Watch(gpu)
@@ -232,7 +232,7 @@ def _opened(file: Path) -> int | None:
 
 
 def _read(file: int | None) -> bytes | None:
-    """The file's text from its beginning, as it is now; None once the process it tells of has ended."""
+    """The file's text from its beginning, as it is now; None once its process has ended."""
     if file is None:
         return None
     try:
@@ -243,7 +243,7 @@ def _read(file: int | None) -> bytes | None:
 
 def _parsed(whole: bytes | None, processes: Sequence[bytes | None]) -> _Ticks | None:
     """Counters of /proc/stat and of the processes' own; None without the first, `ours` None when a process has ended:
-    its time is told no more."""
+    its time is no longer reported."""
     if whole is None:
         return None
     user, nice, system, idle, iowait, irq, softirq, steal = map(int, whole.splitlines()[0].split()[1:9])
@@ -322,7 +322,7 @@ class Gpu:
         return cls(library, handle)
 
     def close(self) -> None:
-        """Let go of the library."""
+        """Release the library."""
         self._library.nvmlShutdown()
 
     def state(self) -> GpuState:

@@ -1,8 +1,8 @@
 """One engine measurement at a time on a machine, whatever started it: one lock file for all users, held through the
 kernel (flock).
 
-The lock ends with the process that holds it, however that ends. Who waits for it sleeps and can be interrupted. The
-file says who holds it; that is for people: only the kernel's lock decides.
+The lock ends with the process that holds it, however that ends. A process that waits for it sleeps and can be
+interrupted. The file says who holds it; that is for people: only the kernel's lock decides.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def lock_file() -> Path:
 
 
 def holder() -> str | None:
-    """Who holds the lock now, in words; None where nobody does. Does not wait, and creates no file.
+    """Who holds the lock now, in words; None where no process does. Does not wait, and creates no file.
 
     Raises:
         EngineError: what is there cannot be used as the lock.

@@ -32,7 +32,8 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
         for repeat in range(play.scenario.replay.repeats):
             if (out / f"{play.group_id}-r{repeat}").exists():
                 raise EngineError(
-                    f"{out / f'{play.group_id}-r{repeat}'}: already exists. Runs are kept; use another --group-id."
+                    f"{out / f'{play.group_id}-r{repeat}'}: already exists. Runs are never overwritten; use another"
+                    " --group-id."
                 )
     scenario = plays[0].scenario
     hardware = engine_hardware(scenario)

@@ -34,7 +34,7 @@ _REQUEST_COLUMNS = (
     "error_msg",
 )
 _CACHED = "num_cached_tokens"
-"""One column more, where the engine has a prefix cache and tells what it took from it."""
+"""One column more, where the engine has a prefix cache and reports what it took from it."""
 _REQUEST_INTEGERS = (
     "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",
     "num_decode_tokens_actual", "completion_time_ns", "scheduled_time_ns", "send_time_ns", "num_preemptions",
@@ -63,7 +63,7 @@ def request_metrics(played: ReplayResult, backend: str) -> pd.DataFrame:
     """The request_metrics table with every optional column, one row per planned request; times from run start, integers
     nullable.
 
-    `num_cached_tokens` is there if the engine told it of any request."""
+    `num_cached_tokens` is there if the engine reported it for any request."""
     rows = [_request_row(index, played, backend) for index in range(len(played.planned))]
     frame = pd.DataFrame(rows, columns=list(_REQUEST_COLUMNS))
     frame = frame.astype({name: "Int64" if name in _REQUEST_INTEGERS else "str" for name in _REQUEST_COLUMNS})
@@ -129,7 +129,7 @@ def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:
     inside = inside[np.argsort(inside[:, IterationField.SCHEDULED_NS], kind="stable")]
     frame = pd.DataFrame({name: inside[:, column] for name, column in _ITERATION_COLUMNS.items()})
     for name in _ITERATION_TIMES:
-        seen = frame[name] != 0  # 0: the engine did not tell
+        seen = frame[name] != 0  # 0: the engine did not report it
         frame[name] = (frame[name] - played.start_ns).astype("Int64").where(seen)
     frame.insert(0, "iteration_id", np.arange(len(frame), dtype=np.int64))
     return frame.astype("Int64")

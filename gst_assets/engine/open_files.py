@@ -15,8 +15,8 @@ from pathlib import Path
 from gst_assets.errors import EngineError
 
 _SPARE = 64
-"""Descriptors beside the connections and those open now: result files, name look-ups, a test whether the server is
-still there."""
+"""Descriptors in addition to the connections and those open now: result files, name look-ups, a test whether the server
+is still there."""
 
 
 def most_at_once(arrivals_ns: Sequence[int], longest_ns: int) -> int:

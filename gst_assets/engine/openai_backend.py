@@ -1,8 +1,8 @@
 """The OpenAI backend: `protocol.Engine` on a running server with the completions API (`vllm serve`, SGLang), over HTTP.
 
 Exact token ids go in, and every token is stamped when its message arrives. Connection, HTTP, JSON and the server's own
-front end are inside every measured time. How the server was started and what hardware it has is none of this module's
-business.
+front end are inside every measured time. How the server was started and what hardware it has does not belong
+here.
 
 The client is aiohttp. Measured against a server that writes to 32 streams every 5 ms, on two cores: a message was seen
 1.0 ms after its writing at the median (httpx 2.6), p99 1.7 to 5.3 ms (13.5), at 32 µs of processor time a message
@@ -34,13 +34,14 @@ _RUNNING_COUNT: dict[str, Any] = {"stream_options": {"include_usage": True, "con
 
 @asynccontextmanager
 async def open_openai_engine(scenario: Scenario) -> AsyncIterator[OpenAiEngine]:
-    """Connect to the server of `scenario`, find out what it tells about itself, and disconnect at the end of the block.
+    """Connect to the server of `scenario`, find out what it reports about itself, and disconnect at the end of the
+    block.
 
     A request of a few tokens is played to see that the server takes token ids as they are and says how many tokens a
     message holds.
 
     Raises:
-        EngineError: nobody answers at the address, it is no such server, it serves another model, its settings differ
+        EngineError: nothing answers at the address, it is no such server, it serves another model, its settings differ
             from the scenario's, it runs with what is not supported, or the API key is missing.
     """
     server = scenario.engine.server
@@ -60,7 +61,7 @@ async def open_openai_engine(scenario: Scenario) -> AsyncIterator[OpenAiEngine]:
 
 
 async def _token_extras(http: Http, scenario: Scenario, model: str) -> dict[str, Any]:
-    """What must be asked for so that messages tell their tokens: their ids, or else how many there were so far.
+    """What must be asked for so that messages state their tokens: their ids, or else how many there were so far.
 
     Raises:
         StreamBroken: the server does neither, or counts other prompt tokens than were sent.
@@ -93,7 +94,7 @@ class OpenAiEngine:
         self._extras = extras
 
     def settings(self) -> EngineSettings:
-        """What the server tells, completed by what the scenario states (`not_read_back`)."""
+        """What the server reports, completed by what the scenario states (`not_read_back`)."""
         return self._settings
 
     def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
@@ -125,7 +126,7 @@ class OpenAiEngine:
             )
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:  # noqa: ARG002
-        """None: a server does not tell its steps."""
+        """None: a server does not report its steps."""
         return None
 
     def shutdown(self) -> None:

@@ -1,6 +1,6 @@
 """HTTP with one completions server: the session, how long and how large a reply may be, and what a failure is called.
 
-What replies mean belongs to `openai_server` (what the server tells about itself) and `openai_stream` (completions).
+What replies mean belongs to `openai_server` (what the server reports about itself) and `openai_stream` (completions).
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class Http:
             await self.fail(error)
 
     async def _read(self, response: aiohttp.ClientResponse, what: str) -> Reply:
-        """The reply, kept within bounds: of an error the beginning tells enough; a description that is too long tells
-        nothing."""
+        """The reply, within bounds: of an error the beginning is enough; a description that is too long is
+        an error."""
         _check_plain(response, what)
         is_error = response.status != 200
         limit = _LONGEST_ERROR if is_error else LONGEST_REPLY
@@ -206,7 +206,7 @@ class Http:
         """Raise what an error of aiohttp or the operating system means; any other goes on as it is.
 
         Raises:
-            EngineDied: nobody listens at the address.
+            EngineDied: nothing listens at the address.
             OutOfFiles, ServerSilent, StreamBroken
         """
         import aiohttp
@@ -237,7 +237,7 @@ class Http:
         if isinstance(error, aiohttp.ClientConnectorError):
             reason = shown(error.os_error.strerror or error)
             if isinstance(error.os_error, ConnectionRefusedError):
-                raise EngineDied(f"nobody answers at the server's address ({reason})") from error
+                raise EngineDied(f"nothing answers at the server's address ({reason})") from error
             raise ServerSilent(f"no connection to the server's address ({reason})") from error
         if isinstance(error, (aiohttp.ClientError, ConnectionError)):
             told = shown(self.clean(str(error)))

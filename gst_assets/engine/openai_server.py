@@ -1,8 +1,8 @@
-"""What a completions server tells about itself: its model, its settings, and what it runs with that no comparison here
-knows.
+"""What a completions server reports about itself: its model, its settings, and what it runs with that no comparison
+here knows.
 
-Read before anything is measured. What it does not tell is named (`EngineSettings.not_read_back`, `not_told`), never
-assumed in silence; what it tells in a form that cannot be is an error. A field that is null counts as absent.
+Read before anything is measured. What it does not report is named (`EngineSettings.not_read_back`, `not_told`), never
+assumed in silence; what it reports in an impossible form is an error. A field that is null counts as absent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LABEL = re.compile(r'\b(\w+)="([^"]*)"')
 _SPECULATION = re.compile(r"^vllm:spec_decode_", re.MULTILINE)
 _ADAPTERS = re.compile(r"^vllm:lora_requests_info", re.MULTILINE)
 _RELEASE = re.compile(r"v?(\d{1,4})\.(\d{1,4})(\D|$)")
-_FIRST_WITH_ONE_SCHEDULER = (0, 11)  # vLLM: earlier versions may run another, V0's, and do not tell which
+_FIRST_WITH_ONE_SCHEDULER = (0, 11)  # vLLM: earlier versions may run another, V0's, and do not report which
 _SHORT = 100
 _MODELS_SHOWN = 10
 
@@ -55,7 +55,8 @@ UNSUPPORTED = (
 
 @dataclass
 class _Features:
-    """What a server tells of `UNSUPPORTED`: `on` by what it says, `told` are those it says anything definite about."""
+    """What a server reports of `UNSUPPORTED`: `on` with its evidence, `told` are those it reports anything definite
+    about."""
 
     on: dict[str, str] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
@@ -75,11 +76,11 @@ class ServerFacts:
 
 
 async def read_server(http: Http, scenario: Scenario) -> ServerFacts:
-    """What the server tells; settings it does not tell are as the scenario states, named in `not_read_back`.
+    """What the server reports; settings it does not report are as the scenario states, named in `not_read_back`.
 
     Raises:
         EngineError: it serves another model, runs with something of `UNSUPPORTED`, or the number of KV blocks is
-            neither told nor stated.
+            neither reported nor stated.
         EngineDied, ServerFault: it answers with an error, not in time, or what cannot be.
     """
     features = _Features()
@@ -90,8 +91,8 @@ async def read_server(http: Http, scenario: Scenario) -> ServerFacts:
         raise EngineError(
             f"the server at {http.url('')} runs with"
             f" {', '.join(f'{name} ({why})' for name, why in features.on.items())}. A comparison knows one engine on"
-            " one device that sends every token by itself, so this would be measured as what it is not. Start the"
-            " server without. Nothing was measured."
+            " one device that sends every token by itself, so this would be compared with the wrong simulation. Start"
+            " the server without it. Nothing was measured."
         )
     settings = _settings(scenario, told, [name for name in UNSUPPORTED if name not in features.told])
     return ServerFacts(model, settings)
@@ -117,8 +118,8 @@ def _settings(scenario: Scenario, told: Mapping[str, Any], not_told: list[str]) 
     }
     if told.get("num_kv_blocks", engine.num_kv_blocks) is None:
         raise EngineError(
-            "engine.num_kv_blocks: the server does not tell it (vLLM does at /metrics) and the scenario leaves it open."
-            " Set it to the server's number of KV blocks."
+            "engine.num_kv_blocks: the server does not report it (vLLM does at /metrics) and the scenario leaves it"
+            " open. Set it to the server's number of KV blocks."
         )
     not_read_back = [name for name in stated if name not in told]
     return EngineSettings(
@@ -127,7 +128,7 @@ def _settings(scenario: Scenario, told: Mapping[str, Any], not_told: list[str]) 
 
 
 async def _served_model(http: Http, features: _Features) -> tuple[str, int | None]:
-    """The name to ask for, and the longest sequence it takes where the server tells (vLLM and SGLang do)."""
+    """The name to ask for, and the longest sequence it takes where the server reports it (vLLM and SGLang do)."""
     path = "GET /v1/models"
     reply = await http.get("/v1/models")
     if reply.status != 200:
@@ -154,7 +155,7 @@ async def _served_model(http: Http, features: _Features) -> tuple[str, int | Non
 
 
 async def _version(http: Http) -> dict[str, Any]:
-    """vLLM's version from /version, which tells also whose scheduler it is; empty from any other server."""
+    """vLLM's version from /version, which also shows whose scheduler it is; empty from any other server."""
     version = _Told(await _object(http, "/version"), "GET /version").text("version")
     if version is None:
         return {}
@@ -175,7 +176,7 @@ async def _metrics(http: Http, features: _Features) -> dict[str, Any]:
     engines = sorted(set(_ENGINE.findall(text)))
     if len(engines) > 1:
         few = ", ".join(shown(engine) for engine in engines[:_MODELS_SHOWN])
-        features.note("data_parallel", is_on=True, told=f"/metrics tells of {len(engines)} engines, {few}")
+        features.note("data_parallel", is_on=True, told=f"/metrics reports {len(engines)} engines, {few}")
     if _SPECULATION.search(text):
         features.note("speculative_decoding", is_on=True, told="/metrics counts drafts")
     if _ADAPTERS.search(text):
@@ -195,7 +196,7 @@ async def _metrics(http: Http, features: _Features) -> dict[str, Any]:
 
 
 async def _server_info(http: Http, features: _Features) -> dict[str, Any]:
-    """The configuration of a vLLM server that runs with VLLM_SERVER_DEV_MODE=1, which alone tells it; of SGLang only
+    """The configuration of a vLLM server that runs with VLLM_SERVER_DEV_MODE=1, which alone reports it; of SGLang only
     what is on of `UNSUPPORTED`."""
     info = _Told(await _object(http, "/server_info?config_format=json"), "GET /server_info")
     _sglang(info, features)
@@ -267,7 +268,7 @@ async def _object(http: Http, path: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Told:
-    """An object that a server told, with the place it stands at; a field of another type than asked for is an error."""
+    """An object that a server reported, with its place; a field of another type than asked for is an error."""
 
     fields: dict[str, Any]
     place: str

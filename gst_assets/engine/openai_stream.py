@@ -38,7 +38,7 @@ class EventReader:
     num_prefill_tokens: int
     num_decode_tokens: int
     clean: Callable[[str], str]
-    """Takes the key out of what is told."""
+    """Removes the key from what is shown."""
     _rest: bytearray = field(default_factory=bytearray)
     _size: int = 0
     _first: bytes = b""
@@ -54,7 +54,7 @@ class EventReader:
         Raises:
             ServerRefused: the server reports an error inside the stream.
             ServerOverran: these are more tokens than were asked for.
-            StreamBroken: an event is no completion or does not tell its tokens, or an event or the whole is too long.
+            StreamBroken: an event is no completion or does not state its tokens, or an event or the whole is too long.
         """
         ids: list[int] = []
         for event in self._events(piece):
@@ -80,7 +80,7 @@ class EventReader:
                 f"the reply is longer than {in_all} bytes, for {self.num_decode_tokens} tokens of which {self._count}"
                 " came"
             )
-        # Only what is new can end an event: what is kept is not looked through again with each piece.
+        # Only what is new can end an event: what is buffered is not looked through again with each piece.
         seam = max(len(self._rest) - (_LONGEST_END - 1), 0)
         self._rest += piece
         if _EVENT_END.search(self._rest, seam) is None:
@@ -144,19 +144,19 @@ class EventReader:
             if new < 0:
                 raise _Odd(f"usage.completion_tokens: {counted}, after {self._count} before")
         elif text:
-            raise StreamBroken("the server's messages tell neither token_ids nor how many tokens there were so far")
+            raise StreamBroken("the server's messages state neither token_ids nor how many tokens there were so far")
         else:
             new = 0
         self._count += new
         if self._count > self.num_decode_tokens:
             raise ServerOverran(
-                f"the server sent token {self._count} of a request for {self.num_decode_tokens}: it does not keep to"
+                f"the server sent token {self._count} of a request for {self.num_decode_tokens}: it exceeds"
                 " max_tokens. Ended there"
             )
         return [UNKNOWN_TOKEN_ID] * new if ids is None else ids
 
     def _note(self, usage: dict[str, Any]) -> int | None:
-        """Keep what the server counted; returns the tokens it has sent so far, where it tells."""
+        """Store what the server counted; returns the tokens it has sent so far, where it reports them."""
         for name in ("prompt_tokens", "completion_tokens"):
             if (value := _count(usage, name)) is not None:
                 self._told[name] = value

@@ -57,7 +57,7 @@ def check_output(group_ids: Sequence[str], out: Path) -> None:
 
     Raises:
         EngineError: a name that is no plain file name, or an `out` that cannot be written.
-        EnvironmentVariableError: the code's revision, which every run records, cannot be told.
+        EnvironmentVariableError: the code's revision, which every run records, cannot be determined.
     """
     git_state()
     for group_id in group_ids:

@@ -45,7 +45,7 @@ class RequestTimes:
     last_token_ns: int | None = None
     num_preemptions: int | None = None
     num_cached_tokens: int | None = None
-    """Prompt tokens taken from the prefix cache when it was first scheduled; None: not told, or there is no such
+    """Prompt tokens taken from the prefix cache when it was first scheduled; None: not reported, or there is no such
     cache."""
 
 
@@ -95,7 +95,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
-        """Hand the request over and yield its tokens as they arrive. Cancelling the iteration gives the request up.
+        """Submit the request and yield its tokens as they arrive. Cancelling the iteration gives the request up.
 
         Raises:
             EngineDied: the engine is gone.
@@ -108,7 +108,7 @@ class Engine(Protocol):
         ...
 
     async def forget(self) -> None:
-        """Drop what earlier requests left behind (prefix cache), so that a repeat starts where the first one did."""
+        """Clear what earlier requests left behind (prefix cache), so that a repeat starts where the first one did."""
         ...
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:

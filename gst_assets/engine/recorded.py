@@ -1,6 +1,7 @@
-"""Recorded real runs: run directories kept small, so that a measurement can be compared against without its hardware.
+"""Recorded real runs: run directories stored compactly, so that a measurement can be compared against without its
+hardware.
 
-`gst recorded pack RUN_DIR... --out DIR` keeps runs; a scenario with `engine.backend: recorded` and
+`gst recorded pack RUN_DIR... --out DIR` packs runs; a scenario with `engine.backend: recorded` and
 `engine.recorded: DIR` plays them back. `DIR/sha256sums.txt` lists the digest of each run's metadata. A recorded run
 `DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
 digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is
@@ -51,7 +52,7 @@ class RecordedRun:
 
 
 def pack(run_directory: Path, out: Path) -> Path:
-    """Keep a complete run directory as the recorded run `out/<run_id>/`, and list its metadata in `out/sha256sums.txt`;
+    """Pack a complete run directory as the recorded run `out/<run_id>/`, and list its metadata in `out/sha256sums.txt`;
     returns that path. Same input, same bytes.
 
     run_meta.json changes in one place: an absolute `workload_dir` means nothing on another machine and becomes
@@ -257,7 +258,7 @@ def _portable_meta(run: RecordedRun) -> bytes:
 
 @contextmanager
 def _staged(out: Path, run_id: str) -> Iterator[Path]:
-    """A folder beside `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
+    """A folder next to `out/run_id` that becomes it when the block ends well, and is removed otherwise."""
     final = out / run_id
     try:
         with staged_directory(final) as folder:

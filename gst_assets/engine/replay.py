@@ -1,4 +1,4 @@
-"""Open-loop replay: every request is handed over at its intended time, whatever became of the earlier ones.
+"""Open-loop replay: every request is sent at its intended time, however far the earlier ones have come.
 
 Only measuring belongs here: what is sent comes from `plays`, tables are made by `metric_rows`, and the engine is any
 `protocol.Engine`.
@@ -83,7 +83,7 @@ class Priority:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """How requests were handed over on time: woken by `timer` `spin_ns` before a request is due, which was then waited
+    """How requests were sent on time: woken by `timer` `spin_ns` before a request is due, which was then waited
     for in a tight loop."""
 
     timer: Literal["timerfd", "event_loop"]
@@ -119,7 +119,7 @@ async def replay(
     A request that fails, or has not ended `request_timeout_s` after its intended arrival, becomes an error result and
     leaves the others alone. When the engine dies, every unfinished request becomes one and the replay returns at once.
     A request that yields more tokens than asked, none, or (without `may_stop_early`) fewer, is an error too.
-    `realtime`: see `quiet_interpreter`. `progress` is told the seconds since the first intended arrival, up to
+    `realtime`: see `quiet_interpreter`. `progress` is called with the seconds since the first intended arrival, up to
     `schedule_s`, from the loop that measures, so seldom and in some microseconds.
     """
     arrivals = [item.arrival_time_ns for item in planned]
@@ -193,7 +193,7 @@ async def replay(
             pacer.stop()
             await _cancel(tasks)
     for index, result in enumerate(results):
-        if not result.ended:  # not sent yet, or deaf to its cancellation: a copy, so that a late token cannot reach it
+        if not result.ended:  # not sent yet, or ignoring its cancellation: a copy, so that a late token cannot reach it
             results[index] = RequestResult(result.send_ns, list(result.token_times_ns))
             results[index].fail(EngineDied.__name__, death or "the replay ended first")
     return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death, pacing)
@@ -336,7 +336,7 @@ class _Pacer:
     """Calls `release(first, last)` in the event loop `early_ns` before the requests `first` to `last - 1` are due, all
     of that window together.
 
-    The wake-up is a kernel timer that the loop watches (Linux, timerfd). Handing over must happen in the loop, where
+    The wake-up is a kernel timer that the loop watches (Linux, timerfd). Sending must happen in the loop, where
     the engine's client lives, so a thread of its own for the timing would add a second wake-up and a change of the
     interpreter lock: measured at 1,000 requests/s, it waited for a CPU 4 times as long. The loop's own timers are
     rounded up to a whole millisecond; they serve where there is no timerfd.

@@ -1,7 +1,7 @@
 """One repeat as a complete run directory: tables, metadata and summary.
 
-A run is `degraded` (kept, but said to be of lower worth, with the reasons) when any of these holds: the p99 of send
-time minus intended arrival exceeds `replay.lateness_limit_ns`; no request was handed over; the engine died; more than 5
+A run is `degraded` (written, but marked as less reliable, with the reasons) when any of these holds: the p99 of send
+time minus intended arrival exceeds `replay.lateness_limit_ns`; no request was sent; the engine died; more than 5
 % of the tokens came together with the one before; iterations are recorded and cannot account for every token.
 What the rows of the tables are belongs to `metric_rows`.
 """
@@ -68,7 +68,7 @@ def write_run(
     out: Path,
     seen: MachineRecord | None = None,
 ) -> Path:
-    """Write one repeat as a complete run directory, staged beside its place and renamed into it; returns its path.
+    """Write one repeat as a complete run directory, staged next to its place and renamed into it; returns its path.
     `seen` is the machine while it was played.
 
     Raises:
@@ -129,7 +129,7 @@ def _degraded_reasons(
 ) -> list[str]:
     reasons = []
     if not lateness_ns:
-        reasons.append("no request was handed over")
+        reasons.append("no request was sent")
     elif lateness_ns["p99"] > limit_ns:
         reasons.append(
             f"lateness p99 {_ms(lateness_ns['p99'])} ms exceeds replay.lateness_limit_ns, {_ms(limit_ns)} ms"
@@ -172,14 +172,16 @@ def _early_stops(played: ReplayResult) -> int:
 
 
 def staged_run(final: Path) -> AbstractContextManager[Path]:
-    """A folder beside `final` that becomes it when the block ends well, and is removed otherwise.
+    """A folder next to `final` that becomes it when the block ends well, and is removed otherwise.
 
     Raises:
         EngineError: `final` exists.
     """
 
     def refused(error: OSError) -> EngineError:
-        return EngineError(f"{final}: cannot be created ({error.strerror}). Runs are kept; use another --group-id.")
+        return EngineError(
+            f"{final}: cannot be created ({error.strerror}). Runs are never overwritten; use another --group-id."
+        )
 
     return staged_directory(final, refused)
 
@@ -242,9 +244,7 @@ def _pacing_line(pacing: PacingRecord | None) -> str:
 
 
 def device_text(hardware: Hardware) -> str:
-    return (
-        f"{hardware.device_name} (stated by the scenario, not looked at)" if hardware.stated else hardware.device_name
-    )
+    return f"{hardware.device_name} (stated by the scenario, not detected)" if hardware.stated else hardware.device_name
 
 
 def _labels(settings: EngineSettings) -> list[str]:
@@ -263,7 +263,7 @@ def _labels(settings: EngineSettings) -> list[str]:
     if settings.not_read_back:
         lines.append(f"Stated by the scenario, not read back from the engine: {', '.join(settings.not_read_back)}.")
     if settings.not_told:
-        lines.append(f"Not told by the server, and known to no simulation: {', '.join(settings.not_told)}.")
+        lines.append(f"Not reported by the server, and modelled by no simulation: {', '.join(settings.not_told)}.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Whether a running engine has the settings of the scenario. How they are found out is the backends' business."""
+"""Whether a running engine has the settings of the scenario. The backends find them out."""
 
 from __future__ import annotations
 

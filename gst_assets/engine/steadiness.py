@@ -1,7 +1,7 @@
 """How steady this machine is: equal pieces of work, repeated for some seconds, and how far the repeats are apart.
 
 The answer is about the processor, which drives every engine; a GPU's own repeats are not tried. Standard library only.
-Whether an engine measures meanwhile is the caller's to know: this takes one core and would disturb it.
+Whether an engine measures meanwhile the caller must know: this takes one core and would disturb it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Steadiness:
     late_p99_ms: float
     """P99 of how much later than asked a sleep of 1 ms ended: what a driver's send times suffer."""
     cpu_others: float | None
-    """Share of all cores' time that other programs took meanwhile; None where it is not told."""
+    """Share of all cores' time that other programs took meanwhile; None where it is not reported."""
     cpu_steal: float | None
-    """Share that the host of a virtual machine took; None where it is not told."""
+    """Share that the host of a virtual machine took; None where it is not reported."""
 
 
 class _Repeat(NamedTuple):
@@ -46,8 +46,8 @@ class _Repeat(NamedTuple):
 
 
 def measure(seconds: float, on_share: Callable[[float], None] | None = None) -> Steadiness:
-    """Repeat the same work `REPEATS` times for `seconds` altogether; `on_share` is told how much of it is done, from 0
-    to 1."""
+    """Repeat the same work `REPEATS` times for `seconds` altogether; `on_share` is called with the share that is done,
+    from 0 to 1."""
     data, moved = bytes(_PIECE_BYTES), bytearray(_MOVED_BYTES)
     before = machine.processor_ticks()
     repeats: list[_Repeat] = []
@@ -108,11 +108,11 @@ def worth(found: Steadiness, pass_band: float, warn_band: float) -> str:
     return " ".join([answer, *(f"{cause[0].upper()}{cause[1:]}." for cause in causes)])
 
 
-def _repeat(until: float, data: bytes, moved: bytearray) -> _Repeat:
+def _repeat(until_s: float, data: bytes, moved: bytearray) -> _Repeat:
     """Pieces of work until a moment of the monotonic clock, between them sleeps of 1 ms; at least one."""
     pieces: list[int] = []
     late: list[int] = []
-    while not pieces or time.monotonic() < until:
+    while not pieces or time.monotonic() < until_s:
         began_ns = time.perf_counter_ns()
         hashlib.sha256(data).digest()
         moved[: _MOVED_BYTES // 2] = moved[_MOVED_BYTES // 2 :]

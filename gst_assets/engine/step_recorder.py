@@ -1,4 +1,4 @@
-"""Composition and times of every engine step, kept in memory and appended to a binary file when the engine is idle.
+"""Composition and times of every engine step, buffered in memory and appended to a binary file when the engine is idle.
 
 Writer (`StepRecorder`, inside the engine's process) and reader (`read_steps`) of one format: rows of little-endian
 int64, one column per `protocol.IterationField`. Knows the attributes of vLLM's scheduler but imports nothing of it.
@@ -28,7 +28,7 @@ class StepRecorder:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
         self._rows = array("q")
-        # The output is kept beside its row, so that no other object takes its id meanwhile.
+        # The output is kept with its row, so that no other object takes its id meanwhile.
         self._open: dict[int, tuple[Any, list[int]]] = {}
 
     @classmethod

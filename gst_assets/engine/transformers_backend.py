@@ -233,7 +233,7 @@ class TransformersEngine:
         self._send(Cancelled(request_id))
 
     async def forget(self) -> None:
-        """See `protocol.Engine.forget`. Nothing is kept: block sharing is off."""
+        """See `protocol.Engine.forget`. Nothing is cached: block sharing is off."""
 
     async def iterations(self, until_ns: int) -> np.ndarray | None:
         """See `protocol.Engine.iterations`. A step is written down when the next turn of the loop begins, at once after

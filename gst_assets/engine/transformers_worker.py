@@ -195,7 +195,7 @@ def _read_back(manager: Any) -> dict[str, Any]:
         "enforce_eager": not any(config.cuda_graph_booleans),
         "attention_backend": f"{model.config._attn_implementation} over the paged cache",
         "scheduling_policy": SCHEDULING_POLICY,
-        # Below this share of free blocks the library starts no further prompt beside running ones.
+        # Below this share of free blocks the library starts no further prompt while others run.
         "kv_safety_margin": scheduler.safety_margin,
     }
 

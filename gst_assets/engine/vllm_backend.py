@@ -62,7 +62,7 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         # Else in the temporary directory, which is gone after each start.
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "torchinductor")),
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiles at first use, which needs a CUDA toolkit
-        # Tokens of a step are handed to the driver in groups of this many, between which a request that is due can
+        # Tokens of a step are passed to the driver in groups of this many, between which a request that is due can
         # leave.
         "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": os.environ.get("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "16"),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(scenario.engine.start_timeout_s)),
@@ -210,7 +210,7 @@ def _quiet_stat_logger() -> Any:
 def _model_directory(model: Model) -> Path | str:
     """Where vLLM finds the model: the checkpoint, or a directory with only the config.json of `served_config`.
 
-    That directory is named by its content and stays beside vLLM's compile cache, whose key its path enters.
+    That directory is named by its content and stays next to vLLM's compile cache, whose key its path enters.
     """
     if model.checkpoint:
         directory = resolve_path(model.checkpoint)
@@ -224,7 +224,7 @@ def _model_directory(model: Model) -> Path | str:
 
 
 def _cache() -> Path:
-    """This project's folder beside what vLLM keeps from one start to the next."""
+    """This project's folder next to vLLM's persistent cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("VLLM_CACHE_ROOT") or f"{base}/vllm").expanduser() / "gst_assets"
 

@@ -45,7 +45,7 @@ class WorkerReport:
         After a step that processed only part of a prompt, vLLM (`GPUModelRunner._bookkeeping_sync`, 0.32.0) drops the
         token it sampled and winds the request's generator back through its offset. A CPU generator has none: it raises,
         and the engine dies. Here every generator gets an offset of its own kind: winding back means starting again from
-        the seed, which is exact since no token was kept yet.
+        the seed, which is exact since no token was returned yet.
         """
         import torch
 

@@ -3,7 +3,9 @@
 Read off inference-sim/inference-sim, sim/metrics_utils.go (`MetricsOutput`, `RequestMetrics`), sim/metrics.go
 (`EmitOutput`) and sim/simulator.go (`InjectArrival`): `arrived_at` is seconds of the simulator's clock, `ttft_ms`,
 `e2e_ms` and `scheduling_delay_ms` are milliseconds from arrival. A request that did not complete has zeros there.
-`itl_ms` is a request's mean, so there are no token times. What it prints has no requests: the file has.
+`num_decode_tokens` is what was asked for; a `length_capped` request ended with fewer, which the file does not count.
+A request that is scheduled again after a preemption overwrites its `scheduling_delay_ms`. `itl_ms` is a request's mean,
+so there are no token times. What it prints has no requests: the file has.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from gst_assets.importers.results import (
     check_options,
     counted,
     in_order,
+    instances_told,
     since,
+    without_scheduling,
 )
 
 _NAME = re.compile(r"request_(\d+)")
+_INCOMPLETE, _CAPPED = "incomplete", "length capped"
 
 
 def read(path: Path, options: Options) -> Results:
@@ -55,8 +60,8 @@ def read(path: Path, options: Options) -> Results:
             for item, one in zip(items, bare, strict=True)
         ]
     )
-    unfinished = sum(one.error is not None for one in requests)
-    return Results(
+    errors = [one.error[0] for one in requests if one.error is not None]
+    results = Results(
         run_type="vidur",
         files=(path,),
         requests=requests,
@@ -77,12 +82,24 @@ def read(path: Path, options: Options) -> Results:
         is_named=True,
         dropped={
             "itl_ms": "a request's mean gap, not its tokens",
-            **counted(unfinished, len(requests), "requests that did not complete (zeros), kept as failed"),
+            "handled_by": instances_told({item.text("handled_by") for item in items if item.has("handled_by")}),
+            **counted(
+                errors.count(_INCOMPLETE), len(requests), "requests that did not complete (zeros), kept as failed"
+            ),
+            **counted(
+                errors.count(_CAPPED), len(requests), "requests that ended at the longest length, kept as failed"
+            ),
         },
         unstated=(
             *(() if models else (MODEL_NOT_STATED,)),
             "token times are not in the file",
         ),
+    )
+    preempted = output.count("preemption_count") if output.has("preemption_count") else 0
+    if not preempted:
+        return results
+    return without_scheduling(
+        results, f"{preempted} preemptions: scheduling_delay_ms of a preempted request is that of its last scheduling"
     )
 
 
@@ -90,17 +107,13 @@ def _request(item: Item, origin: float, name: str) -> Request:
     arrival = since(origin, item.number("arrived_at", least=0))
     prompt, produced = item.count("num_prefill_tokens"), item.count("num_decode_tokens")
     ttft, e2e, waited = (item.number(key, least=0) for key in ("ttft_ms", "e2e_ms", "scheduling_delay_ms"))
+    error = None
     if not e2e:
-        return Request(
-            name,
-            arrival,
-            None,
-            None,
-            prompt,
-            0,
-            num_requested=produced,
-            error=("incomplete", "the simulation ended before the request did"),
-        )
+        error = (_INCOMPLETE, "the simulation ended before the request did")
+    elif item.flag("length_capped"):
+        error = (_CAPPED, "ended at the model's longest length; how many tokens it has by then is not in the file")
+    if error:
+        return Request(name, arrival, None, None, prompt, 0, num_requested=produced, error=error, where=item.where)
     first, end = arrival + round(ttft * 1e6), arrival + round(e2e * 1e6)
     return Request(
         name,
@@ -112,4 +125,5 @@ def _request(item: Item, origin: float, name: str) -> Request:
         num_requested=produced,
         scheduled_ns=arrival + round(waited * 1e6),
         token_ns=(first,) if produced == 1 else (),
+        where=item.where,
     )

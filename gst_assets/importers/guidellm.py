@@ -4,9 +4,12 @@ its `requests`.
 Read off guidellm 0.8.1, guidellm/schemas/base/request_stats.py (`GenerativeRequestStats`),
 guidellm/schemas/base/info.py (`RequestTimings`, whose descriptions say "Unix timestamp") and
 guidellm/benchmark/schemas/report.py (`GenerativeBenchmarksReport`, version 2), and a file that it wrote; version 1
-(0.5) differs in where the model is. `requests` has the lists `successful`, `errored` and `incomplete`. The file has
-the first and the last token's time only: what guidellm reports as single gaps it spaces evenly itself, so they are
-not taken.
+(0.5) differs in where the model is, and a published file of 0.6 (inference-sim/inference-sim,
+eval/ground_truth/jan20-codellama-prefill-1/guidellm-results.json) shows that a report may hold a sample of its requests
+only (`sample_requests`, later `sample_size`), and that strategies which send as answers come
+(guidellm/scheduler/strategies.py) target every request at the run's start. `requests` has the lists `successful`,
+`errored` and `incomplete`. The file has the first and the last token's time only: what guidellm reports as single gaps
+it spaces evenly itself, so they are not taken.
 """
 
 from __future__ import annotations
@@ -18,7 +21,20 @@ from typing import Any
 from gst_assets.contracts.documents import NOT_STATED
 from gst_assets.errors import ResultsError
 from gst_assets.importers.reading import Item, read_object
-from gst_assets.importers.results import Options, Request, Results, check_clock, check_options, counted, in_order, since
+from gst_assets.importers.results import (
+    Options,
+    Request,
+    Results,
+    check_clock,
+    check_options,
+    counted,
+    in_order,
+    lengths_told,
+    since,
+)
+
+_SENDS_AS_ANSWERED = ("synchronous", "concurrent", "throughput")
+"""Strategies without intended times."""
 
 
 def read(path: Path, options: Options) -> Results:
@@ -33,13 +49,18 @@ def read(path: Path, options: Options) -> Results:
     groups = benchmark.item("requests")
     answered, failed = groups.items("successful"), groups.items("errored")
     unfinished = groups.items("incomplete") if groups.has("incomplete") else []
+    _check_whole(benchmark, {"successful": len(answered), "errored": len(failed)})
     if not answered:
         raise ResultsError(f"{groups.where}: no successful request.")
     starts = [_start(item) for item in answered + failed]
     clock = check_clock(
         starts, "epoch", options, f"{groups.where}: request_start", "guidellm's RequestTimings: Unix timestamps"
     )
-    arrivals = [_intended(item, sent) for item, sent in zip(answered + failed, starts, strict=True)]
+    strategy = _strategy(benchmark)
+    is_open = strategy not in _SENDS_AS_ANSWERED
+    arrivals = [
+        _intended(item, sent) if is_open else sent for item, sent in zip(answered + failed, starts, strict=True)
+    ]
     origin = min(arrivals)
     requests = in_order(
         [
@@ -58,7 +79,7 @@ def read(path: Path, options: Options) -> Results:
         written_by=f"guidellm {version}",
         model=_model(report),
         mapping={
-            "arrival_time_ns": "info.timings.targeted_start",
+            "arrival_time_ns": "info.timings.targeted_start" if is_open else "info.timings.request_start",
             "send_time_ns": "info.timings.request_start",
             "first_token_time_ns": "info.timings.first_token_iteration",
             "completion_time_ns": "info.timings.last_token_iteration",
@@ -66,19 +87,26 @@ def read(path: Path, options: Options) -> Results:
             "num_decode_tokens": "output_tokens",
         },
         clock=clock,
-        arrivals="when guidellm meant to start the request (targeted_start); where it does not say, when it was sent",
+        arrivals=(
+            "when guidellm meant to start the request (targeted_start); where it does not say, when it was sent"
+            if is_open
+            else f"when the request was sent: strategy {strategy} sends as answers come, and intends no times"
+        ),
         joined_by="order of arrival (request_id is made anew in every run)",
         is_named=False,
         transport="http",
         started_at=_moment(min(starts)),
-        definitions={"its own TTFT": "from request_start; here from arrival, so a late start is inside"},
+        definitions=(
+            {"its own TTFT": "from request_start; here from arrival, so a late start is inside"} if is_open else {}
+        ),
         dropped={
             **counted(len(unfinished), total, "incomplete requests (cut off at the benchmark's end)"),
             **counted(len(failed), total, "failed requests, kept without times"),
-            "output": "texts are not kept",
+            "output": "texts are not imported",
         },
         unstated=(
-            "requested output lengths not stated: the produced ones stand in",
+            *(() if is_open else ("intended arrival times not stated",)),
+            *lengths_told(requests),
             "engine version not stated",
             "the file has the first and last token's time only",
         ),
@@ -94,6 +122,26 @@ def _chosen(benchmarks: list[Item], options: Options, where: str) -> Item:
             "each into a directory of its own."
         )
     return benchmarks[options.part]
+
+
+def _check_whole(benchmark: Item, found: dict[str, int]) -> None:
+    """A sample of the requests is no run: its load and throughput are not those that were measured."""
+    metrics = benchmark.values.get("metrics")
+    totals = metrics.get("request_totals") if isinstance(metrics, dict) else None
+    for name, number in found.items():
+        total = totals.get(name) if isinstance(totals, dict) else None
+        if total is not None and total != number:
+            raise ResultsError(
+                f"{benchmark.where}: holds {number} of {total!s:.20} {name} requests: guidellm kept a sample, which"
+                " has another load than the run. Run it again without sample_requests (sample_size)."
+            )
+
+
+def _strategy(benchmark: Item) -> str | None:
+    config = benchmark.values.get("config")
+    strategy = config.get("strategy") if isinstance(config, dict) else None
+    kind = strategy.get("type_") if isinstance(strategy, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _timings(item: Item) -> Item:
@@ -113,16 +161,25 @@ def _intended(item: Item, sent: float) -> float:
 def _request(item: Item, origin: float, arrival: float, sent: float, *, failed: bool) -> Request:
     name, timings = item.text("request_id"), _timings(item)
     arrival_ns, send_ns = since(origin, arrival), since(origin, sent)
-    prompt = item.count("prompt_tokens") if item.has("prompt_tokens") or not failed else 0
+    prompt = item.count("prompt_tokens") if item.has("prompt_tokens") or not failed else None
     if failed:
         message: Any = item.item("info").values.get("error") or "no reason given"
-        return Request(name, arrival_ns, None, None, prompt, 0, send_ns=send_ns, error=("error", str(message)[:1000]))
+        error = ("error", str(message)[:1000])
+        return Request(name, arrival_ns, None, None, prompt, 0, send_ns=send_ns, error=error, where=item.where)
     produced = item.count("output_tokens")
     if not produced:
-        return Request(name, arrival_ns, None, None, prompt, 0, send_ns=send_ns)
+        return Request(name, arrival_ns, None, None, prompt, 0, send_ns=send_ns, where=item.where)
     first, last = (since(origin, timings.number(key)) for key in ("first_token_iteration", "last_token_iteration"))
     return Request(
-        name, arrival_ns, first, last, prompt, produced, send_ns=send_ns, token_ns=(first,) if produced == 1 else ()
+        name,
+        arrival_ns,
+        first,
+        last,
+        prompt,
+        produced,
+        send_ns=send_ns,
+        token_ns=(first,) if produced == 1 else (),
+        where=item.where,
     )
 
 

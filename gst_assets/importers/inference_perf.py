@@ -3,9 +3,10 @@ requests.
 
 Read off kubernetes-sigs/inference-perf, inference_perf/reportgen/base.py (`generate_reports`: start_time, end_time,
 request, response, info, error) and inference_perf/apis/base.py (`InferenceInfo`, `StreamedResponseMetrics`); earlier
-versions have the token times in `info` itself. Times are `time.perf_counter()` in seconds, `output_token_times` those
-of the tokens as the client's tokenizer counts them. The file does not keep `scheduled_time`, so the intended arrival
-is not known.
+versions have the token times in `info` itself, and later ones are to have the prompt's length in `request_metrics`
+only. No published per-request file was found: those of demos/kubecon-na-2025 are summaries. Times are
+`time.perf_counter()` in seconds, `output_token_times` those of the tokens as the client's tokenizer counts them. The
+file does not keep `scheduled_time`, so the intended arrival is not known.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from gst_assets.errors import ResultsError
 from gst_assets.importers.reading import Item, objects, read_json
 from gst_assets.importers.results import (
+    MODEL_NOT_STATED,
     Options,
     Request,
     Results,
@@ -22,6 +24,7 @@ from gst_assets.importers.results import (
     check_options,
     counted,
     in_order,
+    lengths_told,
     since,
     token_times_told,
 )
@@ -65,7 +68,7 @@ def read(path: Path, options: Options) -> Results:
             "token_time_ns": "info.response_metrics.output_token_times",
             "first_token_time_ns": "its first",
             "completion_time_ns": "its last",
-            "num_prefill_tokens": "info.input_tokens",
+            "num_prefill_tokens": "info.input_tokens, or info.request_metrics.text.input_tokens",
             "num_decode_tokens": "info.response_metrics.output_tokens",
         },
         clock=clock,
@@ -74,15 +77,20 @@ def read(path: Path, options: Options) -> Results:
         is_named=False,
         transport="http",
         dropped={
-            "request, response": "texts are not kept",
+            "request, response": "texts are not imported",
             **counted(
                 sum(one.error is not None for one in requests), len(requests), "failed requests, kept without times"
             ),
+            **counted(
+                sum(_retried(item) for item in items),
+                len(items),
+                "requests sent again after a fault, counted from the first time they were sent",
+            ),
         },
         unstated=(
-            "model not stated",
+            MODEL_NOT_STATED,
             "intended arrival times not stated",
-            "requested output lengths not stated: the produced ones stand in",
+            *lengths_told(requests),
             *token_times_told(requests, "token times"),
         ),
     )
@@ -96,19 +104,19 @@ def _request(item: Item, origin: float, start: float, name: str) -> Request:
             str(error.values.get("error_type") or "error"),
             str(error.values.get("error_msg") or "no reason given")[:1000],
         )
-        prompt = (
-            item.item("info").count("input_tokens") if item.has("info") and item.item("info").has("input_tokens") else 0
-        )
-        return Request(name, arrival, None, None, prompt, 0, send_ns=arrival, error=told)
+        prompt = _prompt(item.item("info")) if item.has("info") else None
+        return Request(name, arrival, None, None, prompt, 0, send_ns=arrival, error=told, where=item.where)
     info = item.item("info")
     answer = info.item("response_metrics") if info.has("response_metrics") else info
-    prompt, produced = info.count("input_tokens"), answer.count("output_tokens")
+    prompt, produced = _prompt(info), answer.count("output_tokens")
+    if prompt is None:
+        raise info.error("input_tokens", "a whole number of at least 0")
     if not produced:
-        return Request(name, arrival, None, None, prompt, 0, send_ns=arrival)
+        return Request(name, arrival, None, None, prompt, 0, send_ns=arrival, where=item.where)
     if "output_token_times" not in answer.values:
         raise ResultsError(
-            f"{answer.where}: output_token_times missing: without streaming (api.streaming: true) nobody saw the "
-            "first token. Measure with it."
+            f"{answer.where}: output_token_times missing: without streaming (api.streaming: true) the first token was"
+            " not seen. Measure with it."
         )
     seconds = answer.numbers("output_token_times")
     end = item.number("end_time")
@@ -127,4 +135,19 @@ def _request(item: Item, origin: float, start: float, name: str) -> Request:
         produced,
         send_ns=arrival,
         token_ns=times if len(times) == produced else (),
+        where=item.where,
     )
+
+
+def _prompt(info: Item) -> int | None:
+    if info.has("input_tokens"):
+        return info.count("input_tokens")
+    if not info.has("request_metrics") or not info.item("request_metrics").has("text"):
+        return None
+    text = info.item("request_metrics").item("text")
+    return text.count("input_tokens") if text.has("input_tokens") else None
+
+
+def _retried(item: Item) -> bool:
+    info = item.values.get("info")
+    return isinstance(info, dict) and bool(info.get("retries_attempted"))

@@ -7,12 +7,11 @@ is Unix time and the other times are the engine's monotonic clock, so its own TT
 s after arrival. Both are kept: arrival is set on the engine's clock by the smallest `queued_ts - arrival_time` of the
 run, so it is late by that request's own wait, and TTFT from arrival is a lower bound. The simulated CSV has
 nanoseconds of the simulator's clock, and the gaps between tokens in `ITL`. Files of earlier versions count the prompt
-in `output`; the number of gaps tells.
+in `output`; the number of gaps shows which.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,18 @@ from gst_assets.importers.results import (
     check_options,
     counted,
     in_order,
+    instances_told,
+    lengths_told,
     since,
     token_times_told,
 )
+from gst_assets.input_files import JsonProblem, parse_json
 
 _COLUMNS = ("request id", "model", "input", "output", "arrival", "end_time", "latency", "queuing_delay", "TTFT", "ITL")
 _TIMES = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 _PREFIX = "bench-"
 _APART_S = 100_000
-"""Clocks that differ by more than a day are two (as bench/core/validate.py tells them apart)."""
+"""Clocks that differ by more than a day are two (as bench/core/validate.py distinguishes them)."""
 
 
 def read(path: Path, options: Options) -> Results:
@@ -112,22 +114,24 @@ def _real(path: Path, options: Options) -> Results:
             if mixed[0]
             else "one for all times"
         ),
-        arrivals="when the client handed the request to the engine",
+        arrivals="when the client sent the request to the engine",
         joined_by="request_id" + (f" without '{_PREFIX}', the position in the data set" if is_named else ""),
         is_named=is_named,
         transport="in_process",
         device_name=_device(meta),
+        device_count=_device_count(meta),
         started_at=_moment(meta.get("started_at")),
         ended_at=_moment(meta.get("finished_at")),
         definitions={
             "its own TTFT": (
-                "from queued_ts; here from arrival, and the report tells both. The engine queued requests "
+                "from queued_ts; here from arrival, and the report has both. The engine queued requests "
                 f"{min(waits) / 1e6:.1f} to {max(waits) / 1e6:.1f} ms after arrival"
             ),
         },
         dropped=counted(len(items) - len(answered), len(items), "requests without all times"),
         unstated=(
             *(() if meta.get("model") else (MODEL_NOT_STATED,)),
+            *lengths_told(requests),
             "the file has the first and last token's time only",
         ),
     )
@@ -147,15 +151,15 @@ def _measured(item: Item, origin: float, arrival: float) -> Request:
         last,
         item.count("input_toks"),
         produced,
-        num_requested=produced,
         scheduled_ns=scheduled,
         queued_ns=queued,
         token_ns=(first,) if produced == 1 else (),
+        where=item.where,
     )
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    """meta.json beside the file, where its bench left one."""
+    """meta.json next to the file, where its bench left one."""
     beside = path.with_name("meta.json")
     return dict(read_object(beside).values) if beside.is_file() else {}
 
@@ -164,6 +168,12 @@ def _device(meta: dict[str, Any]) -> str | None:
     hardware = meta.get("hardware")
     name = hardware.get("name") or hardware.get("device_name") if isinstance(hardware, dict) else None
     return name if isinstance(name, str) else None
+
+
+def _device_count(meta: dict[str, Any]) -> int | None:
+    hardware = meta.get("hardware")
+    count = hardware.get("device_count") if isinstance(hardware, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
 
 
 def _moment(text: Any) -> datetime | None:
@@ -212,7 +222,7 @@ def _simulated(path: Path) -> Results:
         arrivals="as the simulator was given them",
         joined_by="request id, the position in the data set",
         is_named=True,
-        dropped={"instance id, TPOT": "not used"},
+        dropped={"TPOT": "not used", "instance id": instances_told({row.text("instance id") for row in rows})},
         unstated=token_times_told(requests, "gaps in ITL (or gaps that miss end_time)"),
     )
 
@@ -225,8 +235,8 @@ def _finished(row: Item, origin: int) -> tuple[Request, bool]:
             f"{row.where}: latency is {row.values['latency']}, but end_time - arrival is {end - arrival}."
         )
     try:
-        gaps = Item({"ITL": json.loads(row.text("ITL"))}, row.where).numbers("ITL")
-    except ValueError:
+        gaps = Item({"ITL": parse_json(row.text("ITL"))}, row.where).numbers("ITL")
+    except JsonProblem:
         raise row.error("ITL", "a list of nanoseconds") from None
     prompt, output = row.count("input"), row.count("output")
     counts_prompt = len(gaps) + 1 == output - prompt and len(gaps) + 1 != output
@@ -248,6 +258,7 @@ def _finished(row: Item, origin: int) -> tuple[Request, bool]:
             num_requested=produced,
             scheduled_ns=arrival - origin + row.count("queuing_delay"),
             token_ns=tuple(times) if is_told else (),
+            where=row.where,
         ),
         counts_prompt,
     )

@@ -1,29 +1,29 @@
 """Reading JSON, JSON lines and CSV of other programs: every value by its type, every error with file and line or
-item. Meaning belongs to the formats.
+item. Meaning belongs to the formats, files as such to `input_files`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gst_assets.errors import ResultsError
+from gst_assets.input_files import InputKind, JsonProblem, lines, open_input, parse_json, read_text
 
-_MOST_BYTES = 4 << 30
 _LARGEST = 4e18
 """Numbers beyond it do not fit 64-bit nanoseconds."""
-_KINDS = (
-    (b"\x1f\x8b", "gzip-compressed. Unpack it first"),
-    (b"PK\x03\x04", "a zip archive. Unpack it first"),
-    (b"PAR1", "a Parquet file. Export the results as the format's own JSON or CSV"),
-    (b"\xff\xfe", "UTF-16. Save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16. Save it as UTF-8"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file. Fetch it with git lfs pull"),
+_MOST_DIGITS = 19
+"""Of a whole number up to `_LARGEST`."""
+_KIND = InputKind(
+    ResultsError,
+    missing="no such file. Correct the path.",
+    expected="a file of results",
+    remedy="Name the file that the program wrote.",
+    most_bytes=4 << 30,
 )
 
 
@@ -57,7 +57,7 @@ class Item:
     def count(self, key: str) -> int:
         """A whole number of at least 0; `64.0` is one, as Vidur writes it."""
         value = self.values.get(key)
-        if isinstance(value, str) and value.isascii() and value.isdigit():
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS:
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
             return value  # as it stands: a float has 53 bits
@@ -65,6 +65,13 @@ class Item:
         if number is None or number < 0 or number != int(number):
             raise self.error(key, "a whole number of at least 0")
         return int(number)
+
+    def flag(self, key: str) -> bool:
+        """True or false; false where the key is not there."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(key, "true or false")
+        return bool(value)
 
     def text(self, key: str) -> str:
         """Text of at least a character."""
@@ -104,7 +111,7 @@ class Item:
     def _number(value: Any) -> float | None:
         if isinstance(value, str):
             try:
-                value = float(value) if value.strip() == value and value and "_" not in value else None
+                value = float(value) if value.strip() == value and value.isascii() and "_" not in value else None
             except ValueError:
                 return None
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
@@ -128,16 +135,17 @@ def read_json(path: Path) -> Any:
     """
     text = _text(path)
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once_each)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
+        return parse_json(text, keys_once=True)
+    except JsonProblem as problem:
+        where = f"{path}: line {problem.line}" if problem.line is not None else str(path)
+        if problem.reason == "Extra data":
             raise ResultsError(
-                f"{path}: line {error.lineno}: a second JSON value begins. Results that were appended to one file "
-                "have to be split; give one result a file."
+                f"{where}: a second JSON value begins. Results that were appended to one file have to be split; give"
+                " one result a file."
             ) from None
-        raise ResultsError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}). Is the file cut off?") from None
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path}: not valid JSON ({error}).") from None
+        # Only a text that ends or breaks somewhere has a line; what is forbidden anywhere in it is not cut off.
+        cut_off = " Is the file cut off?" if problem.line is not None else ""
+        raise ResultsError(f"{where}: not valid JSON ({problem.reason}).{cut_off}") from None
 
 
 def read_object(path: Path) -> Item:
@@ -155,18 +163,22 @@ def read_json_lines(path: Path) -> list[Item]:
         ResultsError: names the first line that is no JSON object, or a file without any.
     """
     found = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_once_each)
-        except (ValueError, RecursionError) as error:
-            raise ResultsError(f"{path}: line {number}: not valid JSON ({error}). Is the file cut off?") from None
-        if not isinstance(value, dict):
-            raise ResultsError(f"{path}: line {number}: expected a JSON object, found {type(value).__name__}.")
-        found.append(Item(value, f"{path}: line {number}"))
+    with open_input(path, _KIND) as handle:
+        for number, line in lines(handle, path, _KIND):
+            where = f"{path}: line {number}"
+            if not line.strip():
+                continue
+            try:
+                value = parse_json(line.decode("utf-8"), keys_once=True)
+            except UnicodeDecodeError as error:
+                raise ResultsError(f"{where}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from None
+            except JsonProblem as problem:
+                raise ResultsError(f"{where}: not valid JSON ({problem.reason}). Is the file cut off?") from None
+            if not isinstance(value, dict):
+                raise ResultsError(f"{where}: expected a JSON object, found {type(value).__name__}.")
+            found.append(Item(value, where))
     if not found:
-        raise ResultsError(f"{path}: no line with a JSON object.")
+        raise ResultsError(f"{path}: empty, expected a JSON object a line. Name the file that the program wrote.")
     return found
 
 
@@ -205,40 +217,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Item]:
     return found
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
-
-
 def _text(path: Path) -> str:
-    try:
-        if path.is_dir():
-            raise ResultsError(f"{path}: a directory, expected a file. Name the file in it.")
-        if path.exists() and not path.is_file():  # a named pipe would be waited for
-            raise ResultsError(f"{path}: no regular file. Save the results to a file first.")
-        if path.stat().st_size > _MOST_BYTES:
-            raise ResultsError(f"{path}: larger than {_MOST_BYTES >> 30} GiB. Import a part of it.")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: no such file. Correct the path.") from None
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be read ({error.strerror}). Check the path and the permissions.") from None
-    for mark, what in _KINDS:
-        if data.startswith(mark):
-            raise ResultsError(f"{path}: {what}.")
-    if not data.strip():
-        raise ResultsError(f"{path}: empty.")
-    if data.lstrip()[:1] == b"<":
-        raise ResultsError(f"{path}: an HTML or XML page, not results. Was a login or error page saved in its place?")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ResultsError(f"{path}: line {line}: not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+    text = read_text(path, _KIND)
+    if not text.strip():
+        raise ResultsError(f"{path}: empty. Name the file that the program wrote.")
+    return text

@@ -4,8 +4,8 @@ and writes no file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,9 @@ MODEL_NOT_STATED = "model not stated"
 class Request:
     """One request in nanoseconds since the first arrival.
 
-    `name` is what the results call it. `first_token_ns` and `completion_ns` are None for a failed request (`error`:
-    type and message) and one without tokens. `num_requested` is None where the results do not tell it. `token_ns`:
+    `name` is what the results call it, `where` its file and item. `num_prompt` is None where the results do not state
+    it of a failed request. `first_token_ns` and `completion_ns` are None for a failed request (`error`:
+    type and message) and one without tokens. `num_requested` is None where the results do not state it. `token_ns`:
     the time of every produced token, or nothing where they are not known.
     """
 
@@ -34,7 +35,7 @@ class Request:
     arrival_ns: int
     first_token_ns: int | None
     completion_ns: int | None
-    num_prompt: int
+    num_prompt: int | None
     num_produced: int
     num_requested: int | None = None
     send_ns: int | None = None
@@ -43,6 +44,7 @@ class Request:
     token_ns: tuple[int, ...] = ()
     num_preemptions: int | None = None
     error: tuple[str, str] | None = None
+    where: str = field(kw_only=True)
 
     @property
     def has_tokens(self) -> bool:
@@ -52,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Results:
-    """One run as its file tells it. `maker` is the engine that was measured, or the simulator; `written_by` names
+    """One run as its file states it. `maker` is the engine that was measured, or the simulator; `written_by` names
     program and version of the file's source. The other texts are as in `contracts.documents.Imported`. `is_named`:
     requests have names that other results of the workload share.
     """
@@ -90,7 +92,7 @@ class Options:
 
 
 def check_options(options: Options, where: str, *, clock: bool = False, part: bool = False) -> None:
-    """Nobody states what a format has no use for: `clock`, `part` say what it has.
+    """An option that the format has no use for is refused: `clock`, `part` say what it has.
 
     Raises:
         ResultsError: names the option.
@@ -113,7 +115,7 @@ def check_clock(times_s: Sequence[float], expected: Clock, options: Options, whe
     (`evidence`), and as the values look.
 
     Raises:
-        ResultsError: the values look like the other clock, and nobody says which it is.
+        ResultsError: the values look like the other clock, and no option states which it is.
     """
     epoch = [one >= _EPOCH_FROM_S for one in times_s]
     if any(epoch) != all(epoch):
@@ -141,6 +143,46 @@ def in_order(requests: Sequence[Request]) -> list[Request]:
 def counted(number: int, total: int, what: str) -> dict[str, str]:
     """An entry of `Results.dropped`, or none."""
     return {what: f"{number} of {total}"} if number else {}
+
+
+def instances_told(names: Collection[str]) -> str:
+    """What to say of the instances that served the requests of a simulation."""
+    return "one instance, or not stated" if len(names) < 2 else f"{len(names)} instances served the requests"
+
+
+def lengths_told(requests: Sequence[Request]) -> tuple[str, ...]:
+    """What to say of lengths that clients do not keep: the requested ones, and the prompts of failed requests."""
+    unknown = sum(one.num_prompt is None for one in requests)
+    prompts = f"prompt lengths of {unknown} failed requests not stated: their rows have 0"
+    return (
+        "requested output lengths not stated: the produced ones stand in",
+        *((prompts,) if unknown else ()),
+    )
+
+
+def with_first_scheduling(results: Results) -> Results:
+    """`results`, without any time of scheduling where one lies after the first token: that is a later scheduling, and
+    the time until then no wait."""
+    late = sum(
+        one.scheduled_ns is not None and one.first_token_ns is not None and one.scheduled_ns > one.first_token_ns
+        for one in results.requests
+    )
+    if not late:
+        return results
+    return without_scheduling(
+        results, f"{late} of {len(results.requests)} lie after the first token, so they are not the first scheduling"
+    )
+
+
+def without_scheduling(results: Results, reason: str) -> Results:
+    """`results` without times of scheduling, and the reason."""
+    mapping = {name: told for name, told in results.mapping.items() if name != "scheduled_time_ns"}
+    return replace(
+        results,
+        requests=[replace(one, scheduled_ns=None) for one in results.requests],
+        mapping=mapping,
+        dropped={**results.dropped, "times of scheduling": reason},
+    )
 
 
 def token_times_told(requests: Sequence[Request], unit: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Stock Vidur's output folder: `request_metrics.csv`, and `config.json` beside it.
+"""Stock Vidur's output folder: `request_metrics.csv`, and `config.json` next to it.
 
 Read off vidur 0.0.26, vidur/metrics/metrics_store.py (`_store_request_metrics`, `on_request_arrival`,
 `_on_request_end`) and vidur/metrics/constants.py; times are seconds of the simulator's clock. The first token is the
@@ -35,7 +35,7 @@ def read(path: Path, options: Options) -> Results:
     """The simulation in an output folder, or in its request_metrics.csv.
 
     Raises:
-        ResultsError: not such a file, or ids that are not 0, 1, 2, ...
+        ResultsError: not such a file, ids that are not 0, 1, 2, ..., or a request that was restarted.
     """
     check_options(options, str(path))
     path = path / _FILE if path.is_dir() else path
@@ -87,6 +87,12 @@ def read(path: Path, options: Options) -> Results:
 
 def _request(row: Item, arrival_s: float) -> Request:
     arrival, produced = round(arrival_s * 1e9), row.count("request_num_decode_tokens")
+    if row.count("request_num_restarts"):
+        # vidur/entities/request.py, `restart`: tokens so far become part of the prompt, which is prefilled anew.
+        raise ResultsError(
+            f"{row.where}: request_num_restarts is {row.values['request_num_restarts']}: Vidur then counts tokens that"
+            " it had produced as prompt, and its first token anew, so neither is known. Simulate with more KV blocks."
+        )
     first, end, scheduled = (
         arrival + round(row.number(key, least=0) * 1e9)
         for key in ("prefill_e2e_time", "request_e2e_time", "request_scheduling_delay")
@@ -100,13 +106,14 @@ def _request(row: Item, arrival_s: float) -> Request:
         produced,
         num_requested=produced,
         scheduled_ns=scheduled,
-        num_preemptions=row.count("request_num_restarts"),
+        num_preemptions=0,
         token_ns=(first,) if produced == 1 else (),
+        where=row.where,
     )
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The replica's section of config.json beside the file."""
+    """The replica's section of config.json next to the file."""
     beside = path.with_name("config.json")
     if not beside.is_file():
         return {}

@@ -24,7 +24,7 @@ def write_run(results: Results, format_name: str, out: Path, stated: dict[str, s
     Raises:
         ArtifactError: `out` exists.
         ResultsError: no request, or two of one name.
-        ContractError: times that cannot be (a first token before its arrival); names the request by its number (row).
+        ContractError: numbers that the contract does not hold; names the request by its number (row).
     """
     if out.exists():
         raise ArtifactError(f"{out}: already exists. Runs are never overwritten; name another --out.")
@@ -35,10 +35,11 @@ def write_run(results: Results, format_name: str, out: Path, stated: dict[str, s
     # Checked under the name of what was read: the tables are this project's, the times the file's.
     table = validate(RequestMetrics, _request_table(results), results.files[0])
     with_tokens = all(one.has_tokens for one in requests if one.error is None)
+    tokens = validate(TokenMetrics, _token_table(requests), results.files[0]) if with_tokens else None
     with staged_directory(out) as staging:
         write_table(RequestMetrics, table, staging)
-        if with_tokens:
-            write_table(TokenMetrics, _token_table(requests), staging)
+        if tokens is not None:
+            write_table(TokenMetrics, tokens, staging)
         name = Kind.REAL_RUN.meta_name
         document = _document(results, format_name, out.absolute().name, stated)
         model = RealRunFacts if results.run_type == "real" else SimulationFacts
@@ -47,14 +48,14 @@ def write_run(results: Results, format_name: str, out: Path, stated: dict[str, s
 
 
 def _check_names(results: Results) -> None:
-    seen: dict[str, int] = {}
-    for number, one in enumerate(results.requests):
+    seen: dict[str, str] = {}
+    for one in results.requests:
         if one.name in seen:
             raise ResultsError(
-                f"{results.files[0]}: requests {seen[one.name]} and {number} are both called {one.name!r}, so "
-                "nothing can be joined by it."
+                f"{one.where}: called {one.name!r:.80}, as is {seen[one.name]}, so nothing can be joined by it. Give"
+                " each request a name of its own."
             )
-        seen[one.name] = number
+        seen[one.name] = one.where
 
 
 def _request_table(results: Results) -> pd.DataFrame:
@@ -67,7 +68,7 @@ def _request_table(results: Results) -> pd.DataFrame:
                 "arrival_time_ns": one.arrival_ns,
                 "first_token_time_ns": one.first_token_ns if ok else None,
                 "ttft_ns": one.first_token_ns - one.arrival_ns if ok and one.first_token_ns is not None else None,
-                "num_prefill_tokens": one.num_prompt,
+                "num_prefill_tokens": one.num_prompt or 0,
                 "num_decode_tokens": one.num_produced if one.num_requested is None else one.num_requested,
                 "num_decode_tokens_actual": one.num_produced if ok else 0,
                 "status": "ok" if one.error is None else "error",
@@ -131,6 +132,7 @@ def _document(results: Results, format_name: str, run_id: str, stated: dict[str,
             "arrivals": results.arrivals,
             "joined_by": results.joined_by,
             "transport": results.transport,
+            "requested_lengths": all(one.num_requested is not None for one in results.requests),
             "definitions": results.definitions,
             "dropped": results.dropped,
             "unstated": list(results.unstated),

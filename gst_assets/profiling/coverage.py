@@ -1,4 +1,4 @@
-"""Whether the operators add up: their sum beside the whole steps that the device was watched running."""
+"""Whether the operators add up: their sum compared with whole steps as the device was seen to run them."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Measure a profiling bundle: `gst profile`, and the child process in which the Dagster asset measures.
 
 One engine start serves the operators and the calibration; DIR appears complete or not at all. The same command given
-again after an interruption, `kill -9` included, goes on where it was: see `partial`. Also how the Dagster asset
+again after an interruption, `kill -9` included, continues where it was: see `partial`. Also how the Dagster asset
 measures, in a child process. Needs no Dagster, pandera, Vidur or (with FILE.json) OmegaConf, so it runs on a bare GPU
 host.
 
 The only module of this package that simulates: at the end its calibration traffic is simulated with the fresh tables
-(`vidur_adapter.self_fit`, which needs no Vidur), and what does not fit is said.
+(`vidur_adapter.self_fit`, which needs no Vidur), and what does not fit is reported.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help=(
             "directory for the recorded stamps of every calibration step, from which the bundle's tables were derived;"
-            " default: they are not kept"
+            " default: they are not stored"
         ),
     )
     parser.add_argument(
@@ -150,7 +150,7 @@ async def measure(
     """
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ProfileError(f"{out}: already exists. Bundles are kept; remove it or use another --out.")
+        raise ProfileError(f"{out}: already exists. Bundles are never overwritten; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware)
     git_state()  # what is wrong with the revision, which the bundle records, is to be found out now
     between = InterleavedRuns(plays, scenario, hardware, runs) if plays and runs else None
@@ -277,7 +277,7 @@ class _Clock:
         print(f"{name}: done in {self.seconds[name]:.1f} s", flush=True)
 
     def progress(self, what: str, share: float) -> None:
-        """Tell how far the phase is. The first call of a phase says what share of it was done before."""
+        """Print how far the phase is. The first call of a phase says what share of it was done before."""
         if self._shown is None:
             self._shown = Progress(what, 1, before=share)
         self._shown.at(share)
@@ -286,7 +286,8 @@ class _Clock:
 def _staged(out: Path) -> AbstractContextManager[Path]:
     def refused(error: OSError) -> ProfileError:
         return ProfileError(
-            f"{out}: cannot be created ({error.strerror}). Bundles are kept; remove it or use another --out."
+            f"{out}: cannot be created ({error.strerror}). Bundles are never overwritten; remove it or use another"
+            " --out."
         )
 
     return staged_directory(out, refused)

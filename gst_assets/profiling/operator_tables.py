@@ -29,7 +29,7 @@ from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
 from gst_assets.scenario import Scenario
 
 _BLOCK = 16
-"""Batches of one call into the worker, which is deaf to all else meanwhile."""
+"""Batches of one call into the worker, which answers nothing else meanwhile."""
 
 Batch = tuple[tuple[int, int], ...]
 OnShare = Callable[[str, float], None]
@@ -79,7 +79,7 @@ async def measure_operators(
     engine: Worker, scenario: Scenario, progress: OnShare, partial: PartialProfile | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Time the scenario's grid on a running engine; returns (mlp, attention, unmodelled, facts of the worker). Blocks
-    that `partial` has are not timed again, and those that are timed are kept there.
+    that `partial` has are not timed again, and those that are timed are stored there.
 
     Raises:
         ProfileError: the engine runs another model than the scenario describes, or several devices.

@@ -1,10 +1,10 @@
-"""What a profile in the making has measured so far, so that one that was interrupted, by `kill -9` too, goes on where
+"""What a profile in progress has measured so far, so that one that was interrupted, by `kill -9` too, continues where
 it was.
 
-It lies beside the bundle's place as `.<name>.partial/` and has no run_meta.json, so nothing can take it for a bundle;
-it goes when the bundle is complete. Calibration is kept by round, operator times by block of batches. What belongs
-together is decided here by comparing what it was begun with: scenario, device, versions, and the machine's boot, whose
-clock the recorded times are of.
+It is next to the bundle's place, as `.<name>.partial/`, and has no run_meta.json, so it cannot be mistaken for a
+bundle; it is removed when the bundle is complete. Calibration is stored by round, operator times by block of batches.
+What belongs together is decided here by comparing what it was begun with: scenario, device, versions, and the machine's
+boot, which fixes the clock of the recorded times.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def subject(scenario: Scenario, hardware: Hardware, plays: Sequence[Mapping[str,
 
 
 class PartialProfile:
-    """The folder of one profile in the making; `opened` yields it."""
+    """The folder of one profile in progress; `opened` yields it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class PartialProfile:
     @classmethod
     @contextmanager
     def opened(cls, out: Path, begun_with: dict[str, Any]) -> Iterator[PartialProfile]:
-        """The partial profile of the bundle `out`, begun or continued; no other process has it meanwhile.
+        """The partial profile of the bundle `out`, begun or continued; no other process uses it meanwhile.
 
         Raises:
             ProfileError: it cannot be created, another process measures it, or it was begun with something else (names
@@ -70,7 +70,7 @@ class PartialProfile:
             handle = os.open(folder, os.O_RDONLY)
         except OSError as error:
             raise ProfileError(
-                f"--out {out}: no directory can be created beside it ({error.strerror}). Name one in a writable"
+                f"--out {out}: no directory can be created next to it ({error.strerror}). Name one in a writable"
                 " directory."
             ) from None
         try:
@@ -195,7 +195,7 @@ class PartialProfile:
             shutil.copy2(path, to / path.name)
 
     def drop_rounds(self) -> None:
-        """Forget all rounds: they are not what was designed."""
+        """Remove all rounds: they are not what was designed."""
         for path in self.folder.glob("round-*.npz"):
             path.unlink()
 
@@ -227,7 +227,7 @@ class PartialProfile:
             handle.write(json.dumps({"key": key, "value": value}) + "\n")
 
     def remove(self) -> None:
-        """The bundle is complete."""
+        """Remove the folder: the bundle is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, path: Path, text: str) -> None:

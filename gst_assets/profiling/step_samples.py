@@ -13,7 +13,7 @@ worker's (`worker_steps.StepField`: forward pass begun, launched, and the device
 - `copy_out`: end on the device until the tokens are at a host that waits for them.
 - `process`: tokens at the host until it forms a step, in an engine that has work.
 
-An engine that computes on its host (a CPU) has no launch: its forward pass is the device's part. The ways of a request
+An engine that computes on its host (a CPU) has no launch: its forward pass is the device's part. The paths of a request
 are in `calibration`.
 """
 
@@ -325,8 +325,9 @@ def host_speed(
     rows: list[dict[str, Any]],
     longest_gap_ns: int,
 ) -> pd.DataFrame:
-    """The table `contracts.tables.HostSpeed`: how fast the host was, beside the fitted rows. `parts` are stretches of
-    steps in order, `deliveries` of each the moments at which tokens were at the host and the ratios of their delivery.
+    """The table `contracts.tables.HostSpeed`: how fast the host was, relative to the fitted rows. `parts` are stretches
+    of steps in order, `deliveries` of each the moments at which tokens were at the host and the ratios of their
+    delivery.
 
     Times count from the first step; gaps longer than `longest_gap_ns`, in which the engine had nothing to do, are
     shortened to it.

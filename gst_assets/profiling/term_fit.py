@@ -97,7 +97,7 @@ def fit(
 
 
 def _doublings(positions: Floats) -> Floats:
-    """Powers of two between the positions, those with enough samples around them to tell a slope."""
+    """Powers of two between the positions, those with enough samples around them to determine a slope."""
     places, counts = np.unique(np.round(np.log2(np.maximum(positions, 1.0))), return_counts=True)
     often: Floats = places[counts >= _MIN_SLOPE_SAMPLES]
     return 2.0**often if len(often) else 2.0 ** places[np.argmax(counts)][None]
@@ -129,7 +129,7 @@ def _least_absolute(design: Floats, values: Floats) -> Floats:
     """The solution, shape (columns,), of a design of shape (samples, columns) with the least sum of absolute residuals,
     each relative to what is fitted. Relative to what was measured a sample that is too short would count more than one
     that is too long, and the fit would lie below the median."""
-    # Columns of like size, so that a direction that the samples do not tell apart stays small.
+    # Columns of like size, so that a direction that the samples do not determine stays small.
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
     scaled = design / scale
     ridge = _RIDGE * np.eye(design.shape[1]) * len(values)

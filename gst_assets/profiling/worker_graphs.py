@@ -1,8 +1,8 @@
 """Device times of operators on an NVIDIA GPU, taken from captured graphs. Runs inside vLLM's worker.
 
-On a GPU a small operator takes less time than launching it, so a clock around launches measures the host. Here the host
-is out of the way: an operator is captured in a CUDA graph, once for every layer, and the graph is replayed between two
-events. Which operators belongs to `worker_ops`. Torch is imported inside the functions.
+On a GPU a small operator takes less time than launching it, so a clock around launches measures the host. Here the
+host's time is excluded: an operator is captured in a CUDA graph, once for every layer, and the graph is replayed
+between two events. Which operators belongs to `worker_ops`. Torch is imported inside the functions.
 
 One kernel repeated without a pause draws more power than a step that alternates kernels: matrix products of 2,048
 tokens brought an H200 to its 700 W, from 1,980 to 1,485 MHz, and took 18 % longer than with rests. So the device rests
@@ -31,7 +31,7 @@ class GraphClock:
 
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
-        # A pool dies with its last graph: this one keeps it.
+        # A pool is freed with its last graph: this one holds it.
         self._keeper = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
             self._keeper.capture_begin(pool=self._pool, capture_error_mode="thread_local")

@@ -239,7 +239,7 @@ class OperatorTimer(StepWatch, WorkerReport):
         """Inputs, attention metadata from the backend's own builder, and slot mapping of one batch.
 
         Sequences take consecutive KV blocks and start over when the cache is full: a batch larger than the cache then
-        reads blocks twice, but a whole cache apart.
+        reads blocks twice, but with a whole cache in between.
         """
         import torch
         from vllm.v1.attention.backend import CommonAttentionMetadata

@@ -2,7 +2,7 @@
 
 `StepWatch` is a vLLM worker extension. While it watches, every step the engine runs leaves one row (`StepField`): the
 host's moments by the clock of the worker, and on a GPU the device's by events in its stream, on the same time axis. So
-host and device are told apart in the very steps that serve requests, with their contexts and mixtures. What is made of
+host and device are separated in the very steps that serve requests, with their contexts and mixtures. What is made of
 the rows belongs to `step_samples`. Torch is imported inside the functions that run in the worker.
 
 vLLM 0.22.1 and 0.32.0 run a step as `execute_model` (inputs, forward pass, logits) and `sample_tokens` (sampling, start
@@ -28,7 +28,7 @@ _CYCLES_PER_NS = 1.98
 
 
 class StepField(IntEnum):
-    """Columns of the rows that `take_steps` returns, in ns of `time.monotonic_ns`."""
+    """Columns of the rows that `gst_take_steps` returns, in ns of `time.monotonic_ns`."""
 
     BEGUN_NS = 0
     """The worker begins with the step."""
@@ -41,16 +41,16 @@ class StepField(IntEnum):
     DEVICE_ENDED_NS = 4
     """The device has sampled the step's tokens."""
     HEAD_START_NS = 5
-    """For so long the device was kept asleep before the forward pass, so that the host launched ahead of it; 0: it was
-    not."""
+    """How long the device was made to sleep before the forward pass, so that the host launched ahead of it; 0: it
+    did not."""
     WATCHING_NS = 6
-    """Of the time from FORWARD_NS to LAUNCHED_NS: what putting events into the device's queue took the host, which an
-    unwatched step is spared."""
+    """Of the time from FORWARD_NS to LAUNCHED_NS: the host's time for putting events into the device's queue, which an
+    unwatched step does not spend."""
 
 
 @dataclass
 class _Watch:
-    """What is kept while watching. `events` are (begin, end) of each row on a GPU."""
+    """State while watching. `events` are (begin, end) of each row on a GPU."""
 
     is_gpu: bool
     rows: list[list[int]] = field(default_factory=list)

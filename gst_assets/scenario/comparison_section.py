@@ -10,7 +10,7 @@ from gst_assets.scenario.settings import Settings
 
 
 class ServiceLevel(Settings):
-    """What a request must keep to count towards goodput: each bound that is given."""
+    """What a request must meet to count towards goodput: each bound that is given."""
 
     ttft_ns: int | None = Field(None, gt=0, description="longest time to the first token")
     tpot_ns: int | None = Field(None, gt=0, description="longest mean gap between the tokens of a request")
@@ -24,7 +24,7 @@ class ServiceLevel(Settings):
 
 
 class Bands(Settings):
-    """Bands of the verdict, on the relative error of the headline variant, and which latencies have to keep them
+    """Bands of the verdict, on the relative error of the headline variant, and which latencies have to be within them
     (docs/comparison.md)."""
 
     pass_band: float = Field(0.05, gt=0)
@@ -34,7 +34,7 @@ class Bands(Settings):
     )
     required_statistics: tuple[Literal["mean", "p50", "p90", "p95", "p99"], ...] = Field(("p50", "p90"), min_length=1)
     service_level: ServiceLevel | None = Field(
-        None, description="what a request must keep to count towards goodput; null: goodput is not told"
+        None, description="what a request must meet to count towards goodput; null: goodput is not reported"
     )
 
     @model_validator(mode="after")
@@ -59,5 +59,7 @@ class Regression(Settings):
     )
     min_nights: int = Field(8, ge=4, description="fewer nights of a subject are insufficient data")
     min_nights_after: int = Field(3, ge=2, description="nights since a change before it is more than suspicious")
-    alarm_nights: int = Field(14, ge=3, description="nights for which a change is told; then it is the new baseline")
+    alarm_nights: int = Field(
+        14, ge=3, description="nights for which a change is reported; then it becomes the new baseline"
+    )
     window_nights: int = Field(50, ge=8, description="sliding window of the change-point detection")

@@ -19,7 +19,7 @@ _NIGHTLY = "nightly"
 """The one setting that no file has from its parents."""
 _MOST_PARENTS, _LONGEST_LINE_OF_PARENTS = 20, 20
 _MOST_INTERPOLATIONS = 24
-"""In a scenario and its overrides together. They are not remembered when one stands in another, so a few more could
+"""In a scenario and its overrides together. Their values are not cached when one contains another, so a few more could
 take hours."""
 _KIND = InputKind(
     ScenarioError,

@@ -49,7 +49,7 @@ def load_scenario(name: str, overrides: Sequence[str] = (), directory: Path | No
 
 
 def load_file(path: Path, overrides: Sequence[str] = ()) -> Scenario:
-    """Compose and validate the scenario in `path`, wherever it lies. It may extend shipped files and those beside it.
+    """Compose and validate the scenario in `path`, wherever it is. It may extend shipped files and those in its folder.
 
     Raises:
         ScenarioError: no such file, or see `load_scenario`.

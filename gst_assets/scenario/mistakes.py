@@ -50,7 +50,7 @@ def validated(text: str, origins: Origins) -> Scenario:
     try:
         return Scenario.model_validate_json(text, strict=True)
     except ValidationError as error:
-        # A misspelled key is often also a missing one: the key that stands there is the better hint.
+        # A misspelled key is often also a missing one: the key that is present is the better hint.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key, problem = _explain(first)
         where = origins.of(key, missing=first["type"] in ("missing", "union_tag_not_found"))

@@ -17,8 +17,8 @@ Architecture = Literal["Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM
 class Geometry(Settings):
     """Shapes of a dense decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
 
-    Settings that are excluded where they hold their default came later: what is written of the models before them, and
-    the digests over it, stay as they were.
+    Settings that are excluded where they hold their default were added later: what was written about earlier models,
+    and the digests over it, stay the same.
     """
 
     num_layers: int = Field(gt=0)

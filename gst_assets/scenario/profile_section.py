@@ -26,9 +26,9 @@ class Profile(Settings):
     prefill_context_sizes: tuple[int, ...] = Field(description="tokens cached before a prefill chunk, ascending from 0")
     decode_batch_sizes: tuple[int, ...] = Field(description="sequences of a decode step, ascending from 1")
     decode_context_sizes: tuple[int, ...] = Field(description="tokens cached per sequence in a decode step, ascending")
-    operator_repeats: int = Field(20, gt=2, description="timings per operator and point; the median is kept")
+    operator_repeats: int = Field(20, gt=2, description="timings per operator and point; the median is used")
     calibration_prefill_sizes: tuple[int, ...] = Field(
-        description="lengths of lone calibration prompts beside the captured graph sizes, ascending"
+        description="lengths of lone calibration prompts in addition to the captured graph sizes, ascending"
     )
     traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         description="rates of open-loop calibration traffic, ascending; a burst that fills the engine follows them",

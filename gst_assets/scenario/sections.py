@@ -67,8 +67,8 @@ class Scenario(Settings):
 
     @property
     def file(self) -> str:
-        """The scenario's file: a shipped one relative to the project root, an own one with its folder; where it is not
-        here, its name alone."""
+        """The scenario's file: a shipped one relative to the project root, a user's own one with its folder; where it
+        is not here, its name alone."""
         name = f"{self.name}.yaml"
         for directory in scenario_directories():
             if (directory / name).is_file():

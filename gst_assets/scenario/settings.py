@@ -18,11 +18,11 @@ class Settings(BaseModel):
 
 def _not_vanishing(rate_per_s: float) -> float:
     if rate_per_s < _LOWEST_RATE:
-        raise ValueError(f"expected at least {_LOWEST_RATE:g} a second, found {rate_per_s:g}")
+        raise ValueError(f"expected at least {_LOWEST_RATE:g} per second, found {rate_per_s:g}")
     return rate_per_s
 
 
-# What follows from numbers within these bounds neither overflows nor vanishes, in 64-bit integers and floats; all are
+# Results of numbers within these bounds neither overflow nor vanish, in 64-bit integers and floats; all are
 # far beyond any use.
 MOST_REQUESTS = 10**7
 _LOWEST_RATE = 1e-15

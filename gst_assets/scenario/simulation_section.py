@@ -63,7 +63,7 @@ class Sweep(Settings):
     )
     num_kv_blocks: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.num_kv_blocks")
     variant: Variant = Field("calibrated", description="the simulation's variant")
-    service_level: ServiceLevel | None = Field(None, description="null: goodput is not told")
+    service_level: ServiceLevel | None = Field(None, description="null: goodput is not reported")
 
     @model_validator(mode="after")
     def _values_differ(self) -> Sweep:

@@ -175,12 +175,12 @@ Lengths = Annotated[
 
 
 class TraceSource(Settings):
-    """Requests of a published trace. Nothing of it is left out or shortened but what these settings ask for, in the
+    """Requests of a published trace. Requests are left out or shortened only as these settings ask for, in the
     order given here."""
 
     path: str = Field(description="the trace, relative to the project root")
     format: Literal["azure_2023", "azure_2024", "burstgpt", "mooncake", "sharegpt", "vidur"] | None = Field(
-        None, description="null: told from the file's beginning"
+        None, description="null: detected from the file's beginning"
     )
     licence: str | None = Field(
         None, description="under which terms the file may be used; null: those its publisher states for the format"
@@ -188,13 +188,13 @@ class TraceSource(Settings):
     start_row: int = Field(0, ge=0, description="rows (conversations) to leave out at the beginning")
     num_rows: int | None = Field(None, gt=0, description="rows to read from there; null: all")
     sample_fraction: float | None = Field(
-        None, gt=0, lt=1, description="keep each row with this probability (seeded); null: keep all"
+        None, gt=0, lt=1, description="use each row with this probability (seeded); null: use all"
     )
     unusable: Literal["error", "drop"] = Field(
         "error", description="what to do with a row without prompt or output tokens, e.g. of a request that failed"
     )
     max_total_tokens: int | None = Field(
-        None, gt=1, description="longest prompt plus output to keep; null: model.max_model_len"
+        None, gt=1, description="longest prompt plus output to use; null: model.max_model_len"
     )
     over_length: Literal["error", "drop", "truncate"] = Field(
         "error", description="what to do with longer ones; truncate shortens the prompt, never the output"

@@ -94,7 +94,7 @@ class Bundle:
         return self._once(lambda: self.engine_costs(most, seed).tables(most, queue_size), *key)
 
     def request_ways(self, seed: int | None) -> RequestWays:
-        """The ways of a request to the engine and back; arguments and errors as of `engine_costs`."""
+        """The paths of a request to the engine and back; arguments and errors as of `engine_costs`."""
         where = f"{self.directory}/overheads.csv"
         return self._once(
             lambda: RequestWays(self._calibrated("overheads"), where, self._speed(seed)), "request ways", seed
@@ -135,7 +135,7 @@ class Bundle:
         """Shapes of the model that was measured.
 
         Raises:
-            ContractError: run_meta.json does not tell them.
+            ContractError: run_meta.json does not state them.
         """
         return self._measured_with(Geometry, "model", "geometry")
 
@@ -144,7 +144,7 @@ class Bundle:
         """How the engine drew tokens while it was measured.
 
         Raises:
-            ContractError: run_meta.json does not tell it.
+            ContractError: run_meta.json does not state it.
         """
         return self._measured_with(Sampling, "engine", "sampling")
 
@@ -202,7 +202,7 @@ def load_bundle(directory: Path) -> Bundle:
 
     Raises:
         ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt`
-            beside lists it.
+            in its folder lists it.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
         ProfileError: a hole in the attention grid.
     """
@@ -253,7 +253,7 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
     `lengths` (`contracts.tables.TraceLengths`): also every context length of that workload.
 
     Raises:
-        ContractError: run_meta.json does not tell what was measured.
+        ContractError: run_meta.json does not state what was measured.
         ProfileError: the first violation; names file and column or setting, what was found, what was expected, and the
             remedy.
     """

@@ -36,7 +36,7 @@ OTHER_TERMS = ("copy_out", "process", "handover", "delivery")
 _ALL_BUT_DEVICE = ("prepare", "launch", "lead_in", "drain", "copy_out", "process")
 _BLOCK_NS = 250_000_000
 """Slow moments of a host last about this long (on an H200's host the speed of steps 0.2 s apart correlated by 0.4, 0.5
-s apart by 0.2); within a block their sequence is kept."""
+s apart by 0.2); within a block their sequence is preserved."""
 _STRATA = 16
 """Groups of blocks by how slow they are."""
 _BEYOND = 1.15
@@ -49,11 +49,11 @@ class StepCost(NamedTuple):
     prepare: float
     """From forming the step to launching its forward pass: scheduling, inputs."""
     launch: float
-    """For which launching keeps the host: forward pass and sampling."""
+    """For which launching occupies the host: forward pass and sampling."""
     lead_in: float
     """For which the device is between two steps: copying inputs."""
     device: float
-    """For which the step keeps a device busy that never waits for the host."""
+    """For which the step occupies a device that never waits for the host."""
     drain: float
     """From the end of the launch to the end on the device, where the device was not behind."""
     copy_out: float
@@ -68,7 +68,7 @@ class HostSpeedTrace:
 
     A moving-block resampling (Kuensch 1989) of one trace, stratified: blocks are grouped by how slow they are, and each
     group is met in turn, so that a simulation of some seconds meets a fair mix of the calibration's moments whatever
-    the seed. Ratios are to what the terms say.
+    the seed. Ratios are to what the terms predict.
     """
 
     def __init__(self, table: pd.DataFrame, seed: int) -> None:
@@ -227,14 +227,7 @@ class EngineCosts:
     def decode_rise_ns(self, num_decodes: int) -> float:
         """By how much `StepCost.device` of a step of so many decodes grows with each token of context over all its
         requests."""
-        return self._decode_slope("decode_context_token", num_decodes)
-
-    def decode_warmth_ns(self, num_decodes: int) -> float:
-        """By how much `StepCost.device` of a step of so many decodes is larger on a device that is fully warm."""
-        return self._decode_slope("warmth", num_decodes)
-
-    def _decode_slope(self, feature: str, num_decodes: int) -> float:
-        return self._terms.of("device", DECODE).slope(feature, float(self._graphs.padded(num_decodes)))
+        return self._terms.of("device", DECODE).slope("decode_context_token", float(self._graphs.padded(num_decodes)))
 
     def after_idle(self, cost: StepCost, kind: str) -> StepCost:
         """The cost of a step of a kind that is formed when none is out."""

@@ -1,6 +1,6 @@
 """Reading between measured points: the one place that interpolates.
 
-`Curve` and `Surface` are linear between their points and refuse what lies outside; `HeldCurve` keeps its outermost
+`Curve` and `Surface` are linear between their points and refuse what lies outside; `HeldCurve` holds its outermost
 values there. Points are read one at a time in plain floats, or by formulas (`Formula`) that serve a whole stretch of
 decode steps.
 """

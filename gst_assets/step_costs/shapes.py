@@ -23,7 +23,7 @@ class Composition(NamedTuple):
 
 
 class StepShape(NamedTuple):
-    """What a step holds, as far as its cost tells it apart."""
+    """What a step holds, as far as its cost depends on it."""
 
     num_decodes: int
     decode_context_tokens: int

@@ -1,7 +1,7 @@
 """How hard the device has just worked: many tokens in a step draw the power that its clock is then lowered for.
 
 On an H200 at its 700 W a prompt of 2,048 tokens of Qwen3-8B took 14 % longer behind another prompt than behind decodes
-or a rest, and who had worked more than some 20 to 50 ms before made no difference. A decode step right behind prompts
+or a rest, and work more than some 20 to 50 ms before made no difference. A decode step right behind prompts
 takes 3 to 5 % longer (H100 and H200). What that costs a step is part of term `device` (feature `warm_token`; of decode
 steps `warmth`).
 """

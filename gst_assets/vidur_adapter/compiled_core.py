@@ -1,7 +1,7 @@
 """`core` compiled by numba: the same functions, once per machine.
 
-Apart from `core`, so that neither numba's import nor its compiler is paid for where plain Python is soon done. The
-compiled code is kept beside `core.py`, or where $NUMBA_CACHE_DIR says, and made again when that file changes.
+Apart from `core`, so that numba is neither imported nor compiles where plain Python is fast enough. The
+compiled code is cached next to `core.py`, or where $NUMBA_CACHE_DIR says, and made again when that file changes.
 """
 
 from __future__ import annotations

@@ -2,22 +2,22 @@
 
 What each step holds follows vLLM V1's rules as `registration` lists them; how long steps take comes in tables
 (`step_costs.cost_tables`). The functions here call nothing but each other and `math`, so that numba compiles them as
-they are (`compiled`); called as they stand they are the same simulation in plain Python, with lists in place of arrays.
-Under operator sums the results are those of Vidur's own event loop (`event_loop.RecordedSimulator`) to the nanosecond.
-Building the arrays and reading the results belongs to `simulation_loop`.
+they are (`compiled_core`); called as they stand they are the same simulation in plain Python, with lists in place of
+arrays. Under operator sums the results are those of Vidur's own event loop (`event_loop.RecordedSimulator`) to the
+nanosecond. Building the arrays and reading the results belongs to `simulation_loop`.
 
 A request is its place among the columns, called its row; steps are numbered from 0. A step's tokens count as computed
 when it is formed: a step formed before the output of the one before it is known goes on from there. What a request
 holds (its KV blocks and its place among max_num_seqs) is released when the output of its last step is handed out. For
 one step at a time the two moments are the same. At most two steps may be formed and not handed out.
 
-With a prefix cache full KV blocks are kept, by the rules of vLLM V1 (`vllm/v1/core/block_pool.py`,
+With a prefix cache full KV blocks stay cached, by the rules of vLLM V1 (`vllm/v1/core/block_pool.py`,
 `kv_cache_manager.py` and `single_type_kv_cache_manager.py`, 0.32.0, one group of full attention): each under a key that
-stands for it and all before it; a request takes the longest run of blocks that are kept, except the block of its
+stands for it and all before it; a request takes the longest run of blocks that are cached, except the block of its
 prompt's last token, which is computed in any case; a block belongs to as many requests as use it, and is free when none
-does; equal blocks are not merged; who needs a block gets the free one at the front of a queue, which is no longer kept
-then. A request gives up its blocks from the last to the first: those kept go to the queue's end, so that the least
-recently used is evicted first, those that are not full to its front.
+does; equal blocks are not merged; a request that needs a block gets the free one at the front of a queue, which is no
+longer cached then. A request gives up its blocks from the last to the first: those cached go to the queue's end, so
+that the least recently used is evicted first, those that are not full to its front.
 
 While KV blocks last each decode gets its token whatever else a step holds. So when it ends, when it fills a block and
 how much context all of them have follow from the number of the step in which it got its first token, and a step costs
@@ -73,7 +73,7 @@ class Limits(NamedTuple):
 
 
 class PrefixCache(NamedTuple):
-    """KV blocks with what is kept in them. `slots` are the places of all full blocks that requests may come to hold,
+    """KV blocks with what is cached in them. `slots` are the places of all full blocks that requests may come to hold,
     request after request. All arrays are empty without a prefix cache."""
 
     is_on: bool
@@ -86,21 +86,21 @@ class PrefixCache(NamedTuple):
     num_held: Any
     """(requests,): full blocks that it holds."""
     first_block: Any
-    """(keys,): the block that has been kept longest under it, -1 for none."""
+    """(keys,): the block that has been cached longest under it, -1 for none."""
     last_block: Any
-    """(keys,): the one kept last."""
+    """(keys,): the one cached last."""
     next_same: Any
     """(blocks,): the next one of the same key, -1 for none."""
     previous_same: Any
     key_of: Any
-    """(blocks,): -1 where nothing is kept in it."""
+    """(blocks,): -1 where nothing is cached in it."""
     num_users: Any
     """(blocks,)"""
     next_free: Any
     """(blocks + 1,): the queue of free blocks as a ring, whose last place stands for its ends."""
     previous_free: Any
     unkeyed: Any
-    """(blocks,): a stack of blocks that requests hold and that are not full: they are told apart by nothing."""
+    """(blocks,): a stack of blocks that requests hold and that are not full: they are interchangeable."""
 
 
 class State(NamedTuple):
@@ -471,7 +471,7 @@ def give_up_blocks(state: State, limits: Limits, row: int, held_tokens: int, com
 
 
 def num_found(state: State, limits: Limits, row: int, num_tokens: int) -> int:
-    """How many full blocks of a request's first tokens are kept. The block of the last token is never looked for."""
+    """How many full blocks of a request's first tokens are cached. The block of the last token is never looked for."""
     prefix, slot = state.prefix, state.prefix.first_slot[row]
     found = 0
     while found < (num_tokens - 1) // limits.block_size and prefix.first_block[prefix.key[slot + found]] != NOBODY:
@@ -501,7 +501,7 @@ def keep_full_blocks(state: State, limits: Limits, row: int, num_tokens: int) ->
 
 
 def drop_key(prefix: PrefixCache, block: int) -> None:
-    """Nothing is kept in a block any longer."""
+    """Nothing is cached in a block any longer."""
     key, before, after = prefix.key_of[block], prefix.previous_same[block], prefix.next_same[block]
     if before == NOBODY:
         prefix.first_block[key] = after
@@ -659,7 +659,7 @@ def put_out(integers: Any, there_ns: int, process_ns: int) -> None:
 
 
 def take_oldest(integers: Any) -> int:
-    """Wait for the oldest step that is out, and go on when its tokens are processed. Returns when they were at hand."""
+    """Wait for the oldest step that is out, and go on when its tokens are processed. Returns when they were there."""
     handed_out_ns = max(integers[NOW_NS], integers[FIRST_OUT_NS])
     integers[NOW_NS] = handed_out_ns + integers[FIRST_OUT_PROCESS_NS]
     integers[FIRST_OUT_NS] = integers[SECOND_OUT_NS]
@@ -669,8 +669,8 @@ def take_oldest(integers: Any) -> int:
 
 
 def launch_on_device(state: State, costs: CostTables) -> None:
-    """As `clocks.HostDeviceClock` says: the host prepares and launches, the device is reached once it has ended the
-    step before, and ends when both it and the launch are done."""
+    """A host and a device with a queue between: the host prepares and launches, the device is reached once it has ended
+    the step before, and ends when both it and the launch are done."""
     integers, floats = state.integers, state.floats
     decodes, chunks, context = integers[STEP_DECODES], integers[NUM_CHUNKS], integers[STEP_CONTEXT]
     new_tokens = 0

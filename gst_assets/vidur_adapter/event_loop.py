@@ -1,4 +1,4 @@
-"""One run of Vidur's own event loop, with a recorder where Vidur keeps its metrics.
+"""One run of Vidur's own event loop, with a recorder in place of Vidur's metrics store.
 
 Its recorder handles Vidur's own entities, so Vidur is imported at the top. Never loaded with the definitions: it is
 imported inside functions only (`test_definitions` would see it). Configuration belongs to `registration`, step times to
@@ -24,7 +24,7 @@ _STEPS_BETWEEN_SHARES = 64
 
 
 class Recorder:
-    """Stands where Vidur's MetricsStore stands, and keeps what happened."""
+    """Takes the place of Vidur's MetricsStore, and records what happened."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -59,10 +59,10 @@ class Recorder:
                 self.history.add_tokens(request._id, step, step)
 
     def on_replica_schedule(self, *_: Any) -> None:
-        """Vidur's hook; nothing to keep."""
+        """Vidur's hook; nothing to record."""
 
     def on_batch_stage_end(self, *_: Any) -> None:
-        """Vidur's hook; nothing to keep."""
+        """Vidur's hook; nothing to record."""
 
     def plot(self) -> None:
         """Vidur's hook; nothing to draw."""
@@ -93,7 +93,8 @@ class RecordedSimulator(Simulator):
         self._init_event_queue()
 
     def run(self, on_share: Callable[[float], None] | None = None) -> None:
-        """Vidur's own; `on_share` is told now and then what share of the requests has arrived, from 0 to 1."""
+        """Vidur's own; `on_share` is called now and then with the share of the requests that has arrived, from 0 to
+        1."""
         rows, store = self._config.request_generator_config.rows, self._metric_store
         if on_share is not None and rows:
             store.on_step = lambda: on_share(len(store.requests) / len(rows))

@@ -1,4 +1,4 @@
-"""What a prefix cache knows prompts by: a key for each full KV block. What is done with them belongs to `core`."""
+"""How a prefix cache identifies prompts: a key for each full KV block. What is done with them belongs to `core`."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ of processor time), so that a simulation trains those forests only.
 Vidur's own: event loop and clock (float seconds), `SarathiReplicaScheduler` with its watermark, `Request`,
 `ReplicaConfig` with its `head_dim`, `RandomForrestExecutionTimePredictor` with every default (batching overhead 0.1,
 contexts rounded up to 256, prompts looked up at the tokens after the chunk, random forests by grid search). What
-could not be left, none of which gives a request another time than Vidur's command does:
+had to be changed, none of which gives a request another time than Vidur's command does:
 
 - Profiles come from the bundle's files, not from a hub; forests have a `random_state`: one of the outcomes that
   Vidur's, which have none, may have.
-- Requests are handed over as they are. Vidur's trace reader would rescale, clip and truncate them; at scale 1 it
+- Requests are passed on unchanged. Vidur's trace reader would rescale, clip and truncate them; at scale 1 it
   gives the same.
 - The model and the device are registered, as subclasses: Vidur ships no Qwen3. The device's memory decides nothing,
   since KV blocks are stated.
@@ -20,7 +20,7 @@ could not be left, none of which gives a request another time than Vidur's comma
   Entries are the same.
 - One replica is found by the least load, not in turn: Vidur's turns count from 0, its replicas on from the last
   simulation of the process.
-- No metrics store, no files, no plots: a recorder stands there.
+- No metrics store, no files, no plots: a recorder takes its place.
 
 Vidur 0.0.26 fails an assertion some steps after any preemption; here that is one `SimulationError`.
 
@@ -83,7 +83,7 @@ _PROFILE_AGAIN = "Measure the bundle again, or point profile.root to another one
 
 
 class PublishedType(BaseIntEnum):
-    """Keys under which this module registers with Vidur, beside `registration.AdapterType`."""
+    """Keys under which this module registers with Vidur, in addition to `registration.AdapterType`."""
 
     PUBLISHED_DEVICE = 1100
     PUBLISHED_REQUESTS = 1101
@@ -135,10 +135,10 @@ class PublishedRequests(BaseRequestGenerator):
 
 @dataclass
 class PublishedConfig(RandomForrestExecutionTimePredictorConfig):
-    """Vidur's settings at their defaults, where the profile lies, and what is known of its forests.
+    """Vidur's settings at their defaults, where the profile is, and what is known of its forests.
 
     `chosen` has the parameters of every operator's forest; None: Vidur's grid search looks for them. `table_cache`
-    keeps tables between runs.
+    stores tables between runs.
     """
 
     directory: Path = Path()
@@ -150,7 +150,7 @@ class PublishedConfig(RandomForrestExecutionTimePredictorConfig):
         return PublishedType.PUBLISHED_PREDICTOR
 
     def search(self) -> dict[str, Any]:
-        """What Vidur's search is made of: candidates, folds, seed."""
+        """The parts of Vidur's search: candidates, folds, seed."""
         return {
             "n_estimators": self.num_estimators,
             "max_depth": self.max_depth,
@@ -208,7 +208,7 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         """Vidur's hook for finished tables; whatever it raises makes Vidur train."""
         stored = self._cache().load() if self.chosen and self._config.table_cache is not None else None
         if stored is None:
-            raise LookupError("no tables of this content are kept")
+            raise LookupError("no tables of this content are stored")
         self._is_cached = True
         return stored
 
@@ -235,13 +235,13 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         self.chosen[model_name] = {name: found.get_params()[name] for name in GRID}
         print(
             f"published: forest {len(self.chosen)} of {NUM_FORESTS}, {model_name}: {self.chosen[model_name]} "
-            f"({time.perf_counter() - started:.0f} s; `gst search-forests` keeps what is found)",
+            f"({time.perf_counter() - started:.0f} s; `gst search-forests` stores what is found)",
             file=sys.stderr,
             flush=True,
         )
         return found
 
-    # Vidur keeps models and tables on disk by configuration, whatever the CSV files hold, and pickles them.
+    # Vidur stores models and tables on disk by configuration, whatever the CSV files hold, and pickles them.
 
     def _load_model_from_cache(self, *_: Any) -> None:
         return None
@@ -284,7 +284,7 @@ def read_forests(path: Path, csv_sha256: Mapping[str, str]) -> dict[str, dict[st
         if found.csv_sha256.get(name) != digest:
             raise ProfileError(
                 f"{path}: chosen on a {name} with sha256 {found.csv_sha256.get(name, 'unknown')[:16]}, but the one"
-                f" beside it has {digest[:16]}. {again}."
+                f" next to it has {digest[:16]}. {again}."
             )
     wanted = PublishedConfig().search()
     if found.search != wanted:
@@ -307,7 +307,7 @@ def write_forests(
 
 
 def _kept_path(cache_dir: Path, csv_sha256: Mapping[str, str]) -> Path:
-    """Where a simulation keeps what it had to search for. One search of one Vidur on one pair of files: one name."""
+    """Where a simulation stores what it had to search for. One search of one Vidur on one pair of files: one name."""
     content = [csv_sha256, PublishedConfig().search(), _versions()]
     return cache_dir / f"published_forests_{sha256_bytes(json.dumps(content, sort_keys=True).encode())[:32]}.json"
 
@@ -316,7 +316,7 @@ def _known_forests(directory: Path, cache_dir: Path | None) -> dict[str, dict[st
     digests = csv_digests(directory)
     path = directory / FORESTS_FILE
     if path.is_file():
-        again = f"Remove it, or search again: python -m gst_assets.vidur_adapter.published search {directory}"
+        again = f"Remove it, or search again: gst search-forests {directory}"
         check_listed(directory, FORESTS_FILE, path.read_bytes(), f"{again}.")
         return read_forests(path, digests)
     if cache_dir is not None:
@@ -414,7 +414,7 @@ class _SecondsRecorder(Recorder):
 
 
 class PublishedSimulator(RecordedSimulator):
-    """Vidur's simulator. `run` is Vidur's, but for what it raises."""
+    """Vidur's simulator. `run` is Vidur's, except for what it raises."""
 
     recorder = _SecondsRecorder
 
@@ -435,7 +435,7 @@ class PublishedSimulator(RecordedSimulator):
             if preempted is not None:
                 raise SimulationError(
                     f"request {preempted.id} was preempted for want of KV blocks (engine.num_kv_blocks"
-                    f" {config.cache_config.num_blocks}), which Vidur 0.0.26 does not survive. {remedy}."
+                    f" {config.cache_config.num_blocks}), on which Vidur 0.0.26 fails. {remedy}."
                 ) from None
             waiting = self._scheduler.get_pending_requests()
             if waiting:

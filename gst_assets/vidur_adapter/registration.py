@@ -1,4 +1,4 @@
-"""What Vidur 0.0.26 must be told to simulate a scenario: model, device, replica, requests, scheduler and configurations
+"""What Vidur 0.0.26 needs to simulate a scenario: model, device, replica, requests, scheduler and configurations
 that touch no disk.
 
 Vidur is extended by subclassing and its registries only. Imports Vidur: import it inside functions. Step times belong
@@ -15,13 +15,13 @@ policy fcfs):
   goes to the head of the waiting queue and recomputes prompt and generated tokens.
 - Corrected in `EngineScheduler`: Vidur preempts whenever no block is free, also when the request has room in its last
   one; it uses every block, while vLLM keeps block 0 as its null block. With the first corrected, a step that preempts
-  admits nobody, as in vLLM: the preempted request heads the queue and needs one block more than it gave up.
+  admits no request, as in vLLM: the preempted request heads the queue and needs one block more than it gave up.
 - Corrected in `SimulatedRequest`: Vidur's `restart` keeps the stage counters (any preemption then fails an assertion)
   and turns the rest of a half-prefilled prompt into output tokens.
 - Left as in Vidur: the blocks of a prompt are taken at admission, vLLM takes them chunk by chunk, so that under KV
   pressure a decode can take a block which Vidur has reserved; prefix caching and async scheduling are modelled only by
   `core`; of requests arriving at the same instant Vidur admits all that fit in one step, while a real engine may begin
-  with the first it hears of.
+  with the first that reaches it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def model_name(geometry: Geometry, max_model_len: int) -> str:
 
 
 _REGISTERED_MODELS: list[type] = []
-"""Keeps the model classes alive: Vidur's registry of subclasses holds them weakly."""
+"""Holds the model classes: Vidur's registry of subclasses holds them weakly."""
 
 
 @dataclass
@@ -199,7 +199,7 @@ class WorkloadRequestsConfig(BaseRequestGeneratorConfig):
 
 
 class WorkloadRequests(BaseRequestGenerator):
-    """Hands the rows over as they are; Vidur's trace readers rescale, clip and shuffle."""
+    """Passes the rows on unchanged; Vidur's trace readers rescale, clip and shuffle."""
 
     def generate_requests(self) -> list[SimulatedRequest]:
         return [SimulatedRequest(*row) for row in self.config.rows]

@@ -9,7 +9,7 @@ from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Spans, give
 
 
 def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
-    """When the scheduler can see each request. The driver hands requests over in order, so none is seen before one that
+    """When the scheduler can see each request. The driver sends requests in order, so none is seen before one that
     arrived earlier."""
     prompts, places = np.unique(num_prefill_tokens, return_inverse=True)
     handover = np.array([ways.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]

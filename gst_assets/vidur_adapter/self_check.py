@@ -1,4 +1,4 @@
-"""Whether a simulation still is what it was: the same inputs must give the same bytes, on every machine and in every
+"""Whether a simulation is still reproducible: the same inputs must give the same bytes, on every machine and in every
 process.
 
 Simulates and compares; what a difference means for a run belongs to the caller. No cached operator table is used, so
@@ -83,7 +83,7 @@ def _compare(run: OwnSimulatedRun, model: type[Table], again: Path) -> None:
             if versions
             else "Versions are those it was made with, so the simulation is not deterministic. "
         )
-        + "If the change is meant, materialize vidur_request_metrics and vidur_token_metrics again."
+        + "If the change is intended, materialize vidur_request_metrics and vidur_token_metrics again."
     )
 
 

@@ -1,4 +1,4 @@
-"""A bundle held against the calibration it was made of: the calibration traffic simulated with the bundle, beside what
+"""A bundle checked against its own calibration: the calibration traffic simulated with the bundle, compared with what
 was measured.
 
 Needs neither Vidur nor pandera, so the profile command uses it on a bare GPU host. Reading a bundle belongs to
@@ -154,7 +154,7 @@ def bundle_fit(directory: Path) -> pd.DataFrame:
 
     bundle = load_bundle(directory)
     if bundle.overheads is None or bundle.host_speed is None or bundle.traffic is None:
-        raise ProfileError(f"{directory}: a bundle without calibration has nothing to be held against.")
+        raise ProfileError(f"{directory}: a bundle without calibration has nothing to be compared with.")
     tables = {
         "overheads.csv": bundle.overheads,
         "host_speed.csv": bundle.host_speed,

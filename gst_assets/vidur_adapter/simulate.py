@@ -135,10 +135,10 @@ def simulate(
 
     `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published`
     (Vidur as it ships, see `published`), `kernels` (the same operator sums with the adapter's corrections) or
-    `calibrated` (with what the engine was measured to need beyond them). `cache_dir` keeps the forest tables of
-    `published` between runs; None keeps none. `prompts`: the token ids of each request, which an engine with prefix
-    caching depends on; not looked at without. `on_share` is told now and then what share is simulated, from 0 to 1.
-    Equal inputs give equal tables, byte for byte.
+    `calibrated` (with measured costs of whole steps). `cache_dir` stores the forest tables of
+    `published` between runs; None stores none. `prompts`: the token ids of each request, which an engine with prefix
+    caching depends on; not used without. `on_share` is called now and then with the share that is simulated, from 0 to
+    1. Equal inputs give equal tables, byte for byte.
 
     Raises:
         SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never

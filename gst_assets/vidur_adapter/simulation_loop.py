@@ -75,8 +75,8 @@ class SimulationLoop:
         self._mode = mode or _mode(requests)
 
     def run(self, on_share: Callable[[float], None] | None = None) -> None:
-        """Simulate until every request has its tokens; `on_share` is told now and then what share of them has, from 0
-        to 1.
+        """Simulate until every request has its tokens; `on_share` is called now and then with the share that has, from
+        0 to 1.
 
         Raises:
             SimulationError: a request can never be scheduled.

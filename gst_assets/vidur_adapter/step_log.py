@@ -1,7 +1,7 @@
-"""What happened in a simulation, kept by column: when steps were formed and handed out, what they held, who got tokens
-from which.
+"""What happened in a simulation, stored by column: when steps were formed and handed out, what they held, who got
+tokens from which.
 
-A loop tells it what happens; the tables made of it belong to `simulate`. Knows neither Vidur nor pandas.
+A loop reports to it what happens; the tables made from it belong to `simulate`. Knows neither Vidur nor pandas.
 """
 
 from __future__ import annotations
@@ -64,16 +64,10 @@ class StepLog:
         self._spans = array("q")
 
     def add_step(self, formed_ns: int, step: Composition, num_running: int, num_waiting: int) -> None:
-        """The next step. Handing out is told by `add_handed_out`."""
+        """The next step. When it was handed out is added by `add_handed_out`."""
         self._groups.extend((self.num_steps, *step, num_running, num_waiting))
         self._formed_ns.append(formed_ns)
         self.num_steps += 1
-
-    def add_decodes(self, formed_ns: Sequence[int], step: Composition, num_running: int, num_waiting: int) -> None:
-        """The next steps, all of the same decodes and nothing else; `step` is the first of them."""
-        self._groups.extend((self.num_steps, *step, num_running, num_waiting))
-        self._formed_ns.extend(formed_ns)
-        self.num_steps += len(formed_ns)
 
     def add_handed_out(self, handed_out_ns: Sequence[int]) -> None:
         """When the outputs of the next steps were handed out: in the order in which they were formed."""
@@ -90,11 +84,6 @@ class StepLog:
         self._handed_out_ns.frombytes(handed_out_ns.tobytes())
         self._spans.frombytes(spans.tobytes())
         self.num_steps += len(formed_ns)
-
-    @property
-    def last_formed_ns(self) -> int:
-        """When the last step was formed. There must be one."""
-        return self._formed_ns[-1]
 
     def steps(self) -> LoggedSteps:
         """All steps. Every one must have been handed out."""

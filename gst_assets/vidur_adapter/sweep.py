@@ -92,8 +92,8 @@ def simulate_all(
     not depend on `workers`.
 
     `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
-    `on_done` is told how many jobs are done. `kept`: jobs that are in there are not simulated again, and what the
-    others give, which JSON must be able to hold, is added.
+    `on_done` is called with the number of jobs done so far. `kept`: jobs that are in there are not simulated again, and
+    what the others give, which JSON must be able to hold, is added.
 
     Raises:
         SimulationError, ProfileError: of the first job that has one.
@@ -149,8 +149,8 @@ def configurations(scenario: Scenario) -> list[Scenario]:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise SimulationError(
                 f"scenario {scenario.name}: sweep combines"
-                f" {', '.join(f'{name} {value}' for name, value in changed.items())}: {reason}. Take one of the values"
-                " out of the sweep."
+                f" {', '.join(f'{name} {value}' for name, value in changed.items())}: {reason}. Remove one of the"
+                " values from the sweep."
             ) from None
         arrivals = scenario.workload.arrivals
         if rate is not None:
@@ -183,10 +183,10 @@ def sweep_jobs(
 
 
 def point(job: Job, result: SimulationResult) -> dict[str, Any]:
-    """The row of `contracts.tables.SweepPoints` of a simulation, less its place among the others (`pareto_*`).
+    """The row of `contracts.tables.SweepPoints` of a simulation, without its place among the others (`pareto_*`).
 
     Throughput is what was produced from the first arrival to the last token: near the offered rate while the engine
-    keeps up, its capacity beyond. Goodput counts the requests that keep every bound given, as vLLM's serving benchmark
+    keeps up, its capacity beyond. Goodput counts the requests that meet every bound given, as vLLM's serving benchmark
     does (`vllm bench serve --goodput`).
     """
     from gst_assets.analysis.measures import is_sufficient, percentile_ns, percentiles_of_counts_ns
@@ -230,7 +230,7 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
 
 
 def _kept(level: ServiceLevel, ttft: np.ndarray, tpot: np.ndarray, e2e: np.ndarray) -> np.ndarray:
-    """Which requests keep the service level: bool of shape (num_requests,)."""
+    """Which requests meet the service level: bool of shape (num_requests,)."""
     kept = np.ones(len(ttft), dtype=bool)
     for bound, found in ((level.ttft_ns, ttft), (level.tpot_ns, tpot), (level.e2e_ns, e2e)):
         if bound is not None:

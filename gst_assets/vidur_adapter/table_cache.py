@@ -1,7 +1,7 @@
-"""Tables that Vidur's forests predicted, kept on disk by content: mappings from a tuple of integers to milliseconds per
-layer.
+"""Tables that Vidur's forests predicted, stored on disk by content: mappings from a tuple of integers to milliseconds
+per layer.
 
-What a key is made of belongs to `published`. Knows neither Vidur nor scikit-learn.
+The parts of a key belong to `published`. Knows neither Vidur nor scikit-learn.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def code_sha256(directory: Path = _ADAPTER) -> str:
     """Digest of the Python files of `directory`, by default of the package whose code computes, writes and reads the
     tables.
 
-    Of all its files, not of the few that matter today: tables that are computed again cost seconds, tables of other
-    code a wrong result.
+    Of all its files, not of the few that matter today: tables that are computed again cost seconds; tables of other
+    code give a wrong result.
     """
     files = sorted(directory.rglob("*.py"))
     return sha256_bytes("".join(f"{file.relative_to(directory)} {sha256_file(file)}\n" for file in files).encode())

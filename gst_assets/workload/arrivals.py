@@ -139,7 +139,7 @@ def time_scale(arrivals: TraceArrivals, trace: TraceTimes) -> float:
 
 
 def rates(arrivals: Arrivals, intervals: pd.DataFrame, trace: TraceTimes | None = None) -> Rates:
-    """The rate over the whole schedule `intervals` beside the one asked."""
+    """The rate over the whole schedule `intervals`, and the one asked for."""
     times_ns = intervals["arrival_time_ns"]
     first_ns, last_ns = int(times_ns.iloc[0]), int(times_ns.iloc[-1])
     # The wait before the first request is a gap of the process, but not where a schedule is defined to begin with a

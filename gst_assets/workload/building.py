@@ -33,8 +33,9 @@ def build(
 
     The same scenario gives the same prompts, lengths and arrivals, byte for byte, whatever `workers` (threads that
     write generated prompts) is. `tokenizer`: the scenario's, where it is loaded already. `contract=False` leaves the
-    rules of the Pandera models out, for a host without pandera. `keep_token_ids`: keep what the tokens of a prompts
-    file were counted by, so that `requests_of` need not encode it again; generated prompts are not kept.
+    rules of the Pandera models out, for a host without pandera. `keep_token_ids`: retain the token ids by which a
+    prompts file was counted, so that `requests_of` need not encode it again; those of generated prompts are not
+    retained.
 
     Raises:
         WorkloadError: the prompts, the trace or the tokenizer cannot be used, or a request does not fit (see `lengths`

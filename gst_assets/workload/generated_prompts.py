@@ -32,7 +32,7 @@ _LEAST_WORDS_LOG2, _MOST_WORDS_LOG2 = 6, 12
 class PromptLengths:
     """What is to be written: of each prompt its id, its length in tokens, and its place in the seed's stream of words.
 
-    Prompts that share places share words. `opening_tokens`, where there are any: so many tokens of each prompt stand
+    Prompts that share places share words. `opening_tokens`, where there are any: so many tokens of each prompt come
     first and come from `opening_word` on; the others follow, from `first_word` on.
     """
 

@@ -1,4 +1,4 @@
-"""Reading and writing prompts.jsonl: one JSON object a line with `prompt_id` and `text`, order kept.
+"""Reading and writing prompts.jsonl: one JSON object per line with `prompt_id` and `text`, in order.
 
 Counting tokens belongs to `tokenizer`. Importable on a GPU host (standard library only).
 """
@@ -24,7 +24,7 @@ _KIND = InputKind(
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `extra` holds the further keys of its line, which are kept as they are."""
+    """One prompt. `extra` holds the further keys of its line, which are preserved unchanged."""
 
     prompt_id: str
     text: str
@@ -41,7 +41,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def iterate_prompts(path: Path) -> Iterator[Prompt]:
-    """Read prompts one by one in file order, keeping only their ids. Blank lines are skipped.
+    """Read prompts one by one in file order, holding only their ids. Blank lines are skipped.
 
     Raises:
         WorkloadError: no file that can be read (see `input_files.open_input`), not UTF-8 or without prompts; a line
@@ -63,7 +63,7 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
             used_on[prompt.prompt_id] = number
             yield prompt
     if not used_on:
-        raise WorkloadError(f"{path}: no prompts. Expected one JSON object with prompt_id and text a line.")
+        raise WorkloadError(f"{path}: no prompts. Expected one JSON object with prompt_id and text per line.")
 
 
 def _parse(path: Path, number: int, line: str) -> Prompt:

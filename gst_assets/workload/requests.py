@@ -163,7 +163,7 @@ def _sessions(scenario: Scenario, settings: SessionSource) -> RequestPlan:
 
 
 class _Selection:
-    """Goes through a trace once and keeps what the scenario asks for."""
+    """Goes through a trace once and selects what the scenario asks for."""
 
     def __init__(self, scenario: Scenario, settings: TraceSource, tokenizer: Tokenizer) -> None:
         self.scenario, self.settings, self.tokenizer = scenario, settings, tokenizer
@@ -210,7 +210,7 @@ class _Selection:
             before += len(rows)
             if end <= 0:
                 break
-            # Drawn for every row of the window, so that what one row's fate is does not depend on another's.
+            # Drawn for every row of the window, so that the selection of one row does not depend on another's.
             chosen = np.arange(begin, min(end, len(rows)))
             self.counts["rows"] += len(chosen)
             drawn = sampler.random(len(chosen)) if settings.sample_fraction is not None else None
@@ -254,8 +254,8 @@ class _Selection:
     def _keep(
         self, rows: TraceRows, chosen: np.ndarray, drawn: np.ndarray | None, texts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Prompt tokens, output tokens and times of the rows kept out of the rows `chosen` (positions); their texts are
-        added to `texts`."""
+        """Prompt tokens, output tokens and times of the rows selected from the rows `chosen` (positions); their texts
+        are added to `texts`."""
         if drawn is not None:
             sampled = drawn < self.settings.sample_fraction
             self.counts["sampled_out"] += int((~sampled).sum())

@@ -44,7 +44,7 @@ def draw_turns(settings: SessionSource, seed: int) -> Turns:
     """Draw the sessions. More sessions of the same settings begin with these.
 
     Raises:
-        WorkloadError: bounds of lengths that keep next to no draw (`synthetic.draw_lengths`).
+        WorkloadError: bounds of lengths that accept next to no draw (`synthetic.draw_lengths`).
     """
     number = settings.num_sessions
     streams = dict(zip(("begin", "turns", "gaps", "group", "system", "user", "decode"), SESSION_STREAMS, strict=True))

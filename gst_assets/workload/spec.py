@@ -41,10 +41,10 @@ INTERVALS_TYPES = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_
 
 @dataclass(frozen=True)
 class LoadedWorkload:
-    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are kept,
+    """A complete workload directory: every table validated, every digest checked. Of the prompts only the ids are held,
     in file order.
 
-    `token_ids`: those of each prompt by its id, where `build` was told to keep them.
+    `token_ids`: those of each prompt by its id, where `build` was asked to retain them.
     """
 
     directory: Path
@@ -116,8 +116,8 @@ def load(directory: Path, *, contract: bool = True) -> LoadedWorkload:
     for name in (meta.paths.prompts, meta.paths.trace_lengths, meta.paths.trace_intervals):
         if name not in meta.sha256:
             raise ArtifactError(
-                f"{directory / Kind.WORKLOAD.meta_name}: key sha256 does not list {name}, so nobody can tell whether it"
-                " was changed. Materialize workload_spec again."
+                f"{directory / Kind.WORKLOAD.meta_name}: key sha256 does not list {name}, so it cannot be checked"
+                " whether it was changed. Materialize workload_spec again."
             )
     prompt_ids = [prompt.prompt_id for prompt in iterate_prompts(directory / meta.paths.prompts)]
     lengths_path, intervals_path = directory / meta.paths.trace_lengths, directory / meta.paths.trace_intervals

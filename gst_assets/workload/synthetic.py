@@ -22,11 +22,11 @@ def stream(seed: int, key: int) -> np.random.Generator:
 
 
 def draw_lengths(lengths: Lengths, count: int, seed: int, key: int, setting: str) -> tuple[np.ndarray, int]:
-    """Token lengths, int64 of shape (count,), and how many draws before the last one kept fell outside the bounds and
-    were drawn anew.
+    """Token lengths, int64 of shape (count,), and how many draws before the last accepted one fell outside the bounds
+    and were drawn anew.
 
     Raises:
-        WorkloadError: the bounds keep less than one draw in a thousand (names `setting`).
+        WorkloadError: the bounds accept less than one draw in a thousand (names `setting`).
     """
     generator = stream(seed, key)
     match lengths:

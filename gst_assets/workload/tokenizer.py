@@ -59,8 +59,8 @@ class Tokenizer:
         thread live at once."""
 
         def encoded(part: Sequence[str]) -> list[_T]:
-            # One text a call, without the offsets that nobody reads, in threads of our own (it lets the interpreter
-            # go). In the library's batch call each of its lasting threads keeps what words it met first: after a scan
+            # One text a call, without the unused offsets, in threads of our own (it releases the interpreter
+            # lock). In the library's batch call each of its lasting threads caches the words it saw first: after a scan
             # of the vocabulary it took twice the processor time.
             try:
                 return [keep(self._backend.encode_batch_fast([text], add_special_tokens=False)[0]) for text in part]
@@ -156,8 +156,8 @@ def _added_tokens(config: Mapping[str, Any]) -> set[str]:
 
 def _wants_own_code(reference: str) -> WorkloadError:
     return WorkloadError(
-        f"model.tokenizer {reference!r}: wants code of its own run, which is never done. Name a tokenizer that "
-        "tokenizer.json describes alone, or take auto_map and tokenizer_class out of its tokenizer_config.json."
+        f"model.tokenizer {reference!r}: requires code of its own to run, which is never done. Name a tokenizer that "
+        "tokenizer.json describes alone, or remove auto_map and tokenizer_class from its tokenizer_config.json."
     )
 
 

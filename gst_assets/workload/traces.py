@@ -1,4 +1,4 @@
-"""Published request traces: how each format is told, read in blocks, and checked line by line.
+"""Published request traces: how each format is recognised, read in blocks, and checked line by line.
 
 What is selected from a trace, scaled or shortened belongs to `requests`. The formats and where they are specified:
 docs/workloads.md.
@@ -49,7 +49,7 @@ class TraceFormat:
     """A published format. `time`, `prefill` and `decode` are its columns as the header or the JSON keys name them, or
     `conversations` the key of its texts; `others` are published and not used, of them `always` in every file.
     `times_optional`: files of it exist without times. `licence`: what the publisher states for the data
-    (docs/workloads.md says where), or None where the format does not tell whose data a file holds."""
+    (docs/workloads.md says where), or None where the format does not show whose data a file holds."""
 
     name: str
     publication: str
@@ -170,7 +170,7 @@ class TraceRows:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace whose format is known. `unused`: columns or keys of its first row that nothing is made of. `has_times`:
+    """A trace whose format is known. `unused`: columns or keys of its first row that are not used. `has_times`:
     of its first row. `licence` and `publication` are those of its format, or None where the file is not as published.
     `stated`: the scenario names the format."""
 
@@ -214,7 +214,7 @@ class _Beginning:
 
 
 def open_trace(path: Path, name: str | None) -> Trace:
-    """The trace at `path` in the format `name`, or in the one that its whole first row tells. A file that is not as a
+    """The trace at `path` in the format `name`, or in the one that its whole first row shows. A file that is not as a
     format is published (columns or keys that it does not know) is one of that format only where `name` says so.
 
     Raises:
@@ -257,7 +257,7 @@ def _nearest(begun: _Beginning) -> str:
     """Why a beginning is of no published format, and what to do."""
     if begun.told:
         return (
-            f"which both {' and '.join(begun.told)} have, and no time below it that tells which. Set"
+            f"which both {' and '.join(begun.told)} have, and no time below it that shows which. Set"
             " workload.trace.format."
         )
     of_kind = [one for one in FORMATS.values() if one.is_json is begun.is_json]
@@ -313,7 +313,7 @@ def _beginning(path: Path, handle: BinaryIO) -> _Beginning:
         raise WorkloadError(f"{path}: line 1: {shown} holds a carriage return. End lines with \\n or \\r\\n.")
     twice = sorted({one for one in header if header.count(one) > 1})
     if twice:
-        raise WorkloadError(f"{path}: line 1: column {_listed(twice)} occurs more than once. Keep one.")
+        raise WorkloadError(f"{path}: line 1: column {_listed(twice)} occurs more than once. Remove all but one.")
     told = _published_as([one.name for one in FORMATS.values() if not one.is_json], header)
     if "azure_2023" not in told:
         return _Beginning(header, told, shown, is_json=False)
@@ -672,7 +672,7 @@ def _json_items(path: Path, block_bytes: int) -> Iterator[tuple[int, int, Any]]:
             data = read_from(handle, path, _KIND, max(block_bytes, 2 * (len(buffer) - at)))
             ended = not data
             data = undecoded + data
-            # A character that the block cuts is kept for the next one.
+            # A character that the block cuts is carried over to the next one.
             cut = 0 if ended else _cut_character(data)
             whole, undecoded = (data[:-cut], data[-cut:]) if cut else (data, b"")
             left = buffer[at:]

@@ -63,25 +63,25 @@ def test_each_outcome_is_told_in_one_of_four_words() -> None:
             "pass",
             [cell("TTFT P50", 0.012, "pass"), cell("E2E P50", 0.03, "pass")],
             "`calibrated` is too slow in both cells, by 1.2 to 3.0 %; most at E2E P50: +3.0 % (2.0 to 4.0). Five real repeats differ by 2.0 %. "
-            "Good enough to size within 5 %.",
+            "Good enough for sizing within 5 %.",
         ),
         (
             "warn",
             [cell("TTFT P50", -0.07, "warn"), cell("E2E P50", 0.02, "pass")],
             "`calibrated` is between 7.0 % too fast and 2.0 % too slow in both cells; most at TTFT P50: -7.0 % (-8.0 to -6.0). Five real repeats "
-            "differ by 2.0 %. Good enough to size within 10 %, not within 5 %.",
+            "differ by 2.0 %. Good enough for sizing within 10 %, not within 5 %.",
         ),
         (
             "fail",
             [cell("TTFT P50", -0.2, "fail"), cell("E2E P50", -0.03, "pass")],
             "`calibrated` is too fast in both cells, by 3.0 to 20 %; most at TTFT P50: -20 % (-21 to -19). Five real repeats differ by 2.0 %. Outside "
-            "the 10 % band at TTFT P50, which it takes for faster than they are: not good enough to size by them; E2E P50 keeps it.",
+            "the 10 % band at TTFT P50, which it predicts too fast: not good enough for sizing; E2E P50 is within it.",
         ),
         (
             "inconclusive",
-            [cell("TTFT P50", 0.0, "pass"), cell("E2E P50", 0.08, "inconclusive", half=0.05, reason="the interval reaches over")],
+            [cell("TTFT P50", 0.0, "pass"), cell("E2E P50", 0.08, "inconclusive", half=0.05, reason="the interval crosses the edge")],
             "`calibrated` is too slow in both cells, by 0 to 8.0 %; most at E2E P50: +8.0 % (3.0 to 13). Five real repeats differ by "
-            "2.0 %. Cannot judge whether it keeps the 10 % band at E2E P50 (the interval reaches over); TTFT P50 is within 5 %.",
+            "2.0 %. Cannot judge whether it is within the 10 % band at E2E P50 (the interval crosses the edge); TTFT P50 is within 5 %.",
         ),
     ],
 )  # fmt: skip
@@ -119,7 +119,7 @@ def test_an_exact_simulation_and_no_cell_at_all() -> None:
 def test_a_mark_is_what_holds_a_pass_back() -> None:
     marked = replace(SITUATION, marks=("real run r1 is degraded",))
     found = answer("warn", cell("TTFT P50", 0.0, "pass"), situation=marked)
-    assert found.sentence.endswith("Within 5 % as far as it can be told; not a pass: real run r1 is degraded.")
+    assert found.sentence.endswith("Within 5 % as far as the data show; not a pass: real run r1 is degraded.")
 
 
 def test_only_an_engine_that_can_run_again_is_told_how_many_repeats_would_do() -> None:
@@ -138,5 +138,5 @@ def test_one_live_repeat_is_told_to_take_five() -> None:
     alone = replace(SITUATION, num_repeats=1, repeatable=True)
     unknown = cell("E2E P50", 0.06, "insufficient", reason="one repeat")
     assert answer("insufficient", unknown, situation=alone).more == (
-        "5 repeats would tell what the engine does when it runs again",
+        "5 repeats would show how much the engine differs when it runs again",
     )

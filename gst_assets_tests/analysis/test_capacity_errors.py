@@ -33,9 +33,9 @@ def test_an_error_lies_between_what_the_four_rates_allow() -> None:
         (found(49.0, 52.0), "inconclusive"),
         (found(53.0, 56.0), "fail"),
         (found(30.0, 32.0), "fail"),
-        (found(64.0, None, "above_high", "kept at the highest rate probed"), "fail"),
-        (found(46.0, None, "above_high", "kept at the highest rate probed"), "insufficient"),
-        (found(None, 28.0, "below_low", "broken at the lowest rate probed"), "fail"),
+        (found(64.0, None, "above_high", "met at the highest rate probed"), "fail"),
+        (found(46.0, None, "above_high", "met at the highest rate probed"), "insufficient"),
+        (found(None, 28.0, "below_low", "exceeded at the lowest rate probed"), "fail"),
         (found(44.0, None, "undetermined", "requests failed"), "insufficient"),
     ],
 )

@@ -180,7 +180,7 @@ def test_tokens_from_the_cache_are_named_where_they_differ_request_by_request(tm
     assert causes(compared(tmp_path / "b", real, with_cached(slow, 16)), "ttft") == ["unexplained"]
     one_agrees = [real[0], *(with_cached(one, 0) for one in REAL[1:])]
     assert causes(compared(tmp_path / "c", one_agrees, with_cached(slow, 0)), "ttft") == ["unexplained"]
-    assert causes(compared(tmp_path / "d", real, slow), "ttft") == ["unexplained"], "the simulation does not tell"
+    assert causes(compared(tmp_path / "d", real, slow), "ttft") == ["unexplained"], "the simulation does not report it"
 
 
 def test_steps_outside_calibration_are_told_with_the_times_of_steps(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_late_driver_is_named_only_where_it_makes_the_real_side_slower(tmp_pat
 
 
 def test_a_cause_is_told_with_its_share_and_the_rest_as_unexplained(tmp_path: Path) -> None:
-    """Of 4.5 ms by which first tokens are late 2 are the mixed steps': the rest is in the handing over, which no rule
+    """Of 4.5 ms by which first tokens are late 2 are the mixed steps': the rest is in the delivery, which no rule
     knows."""
     slow = served(Costs(mixed_ns=12 * MS, handover_ns=3 * MS), is_real=False)
     rows = compared(tmp_path, REAL, slow).error_causes
@@ -378,7 +378,7 @@ def test_kv_capacity_is_that_of_the_smallest_cache_not_of_the_smallest_numbers()
     measured: Any = SimpleNamespace(real_repeats=[run(100, 16)])
     assert _kv_capacity(run(50, 32, real=False), measured) == 1600
     assert _kv_capacity(run(40, 32, real=False), measured) == 1280
-    assert _kv_capacity(run(10, None, real=False), measured) == 1600, "a size that is not told decides nothing"
+    assert _kv_capacity(run(10, None, real=False), measured) == 1600, "a size that is not reported decides nothing"
 
 
 def test_runs_that_record_neither_scheduling_nor_steps_say_so(tmp_path: Path) -> None:

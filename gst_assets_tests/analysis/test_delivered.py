@@ -1,4 +1,4 @@
-"""Runs over HTTP whose tokens were delivered otherwise than the engine made them, beside an exact simulation of that
+"""Runs over HTTP whose tokens were delivered otherwise than the engine made them, and an exact simulation of that
 engine: marked, named, and not judged as the engine's latency."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _measured(delivery: Delivery, folder: Path) -> RealRun:
 
 
 def _compared(real: RealRun, folder: Path) -> Comparison:
-    """Beside a simulation that is exact: every token when the server's engine makes it."""
+    """Compared with an exact simulation: every token when the server's engine makes it."""
     requests = []
     for row in real.requests.itertuples():
         first_ns = row.arrival_time_ns + round(FIRST_TOKEN_S * 1e9)

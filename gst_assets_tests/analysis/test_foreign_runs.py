@@ -253,7 +253,7 @@ def test_several_simulations_stand_side_by_side_best_first(tmp_path: Path) -> No
     text = _report([real, f"first={sim}", str(two), f"third={three}"], tmp_path / "out")
     assert "| latency | 1. two | 2. third | 3. first |" in text
     assert "| TTFT P50 | +2.0 % (–), cannot judge | -10.0 % (–), cannot judge | -88.6 % (–), cannot judge |" in text
-    # A simulation without token times takes ITL from nobody else.
+    # A simulation without token times takes ITL from no other.
     assert "| ITL P50 | +1.0 % (–), cannot judge | not available | -86.8 % (–), cannot judge |" in text
     assert "| **mean size** | 1.5 % | 10.0 % | 88.1 % |" in text
 

@@ -172,7 +172,8 @@ def test_a_run_as_a_whole_by_hand(tmp_path: Path) -> None:
     s = 1_000_000_000
     run, side = _run(tmp_path, [Request(0, (2 * s, 5 * s)), Request(3 * s, (4 * s, 6 * s, 9 * s))])
     line = timeline(run, side)
-    assert (line.source, line.time_ns.tolist()) == ("request times", [0, 2 * s, 3 * s, 4 * s, 5 * s, 9 * s])
+    assert line.source == "request times, prefill counted as waiting"
+    assert line.time_ns.tolist() == [0, 2 * s, 3 * s, 4 * s, 5 * s, 9 * s]
     assert (line.running.tolist(), line.waiting.tolist()) == ([0, 1, 1, 2, 1, 0], [1, 0, 1, 0, 0, 0])
     found = whole(run, side, line)
     assert (found.duration_ns, found.requests_per_s, found.tokens_per_s) == (9 * s, 2 / 9, 5 / 9)
@@ -182,6 +183,11 @@ def test_a_run_as_a_whole_by_hand(tmp_path: Path) -> None:
     told = run.requests.assign(scheduled_time_ns=[3 * s // 4, 3 * s + s // 4], num_preemptions=[0, 2])
     found = whole(replace(run, requests=told), side, line)
     assert (found.scheduling_delay_ns, found.num_preemptions) == (s / 2, 2)
+    line = timeline(replace(run, requests=told), side)
+    found = whole(replace(run, requests=told), side, line)
+    assert line.source == "request times" and found.mean_waiting == pytest.approx(1 / 9)
+    early = told.assign(scheduled_time_ns=[3 * s // 4, 2 * s])
+    assert timeline(replace(run, requests=early), side).source == "request times, prefill counted as waiting"
 
 
 @settings(deadline=None, max_examples=15)

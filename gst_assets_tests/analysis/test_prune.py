@@ -123,7 +123,7 @@ def test_what_only_old_comparisons_needed_goes_and_the_history_stays_to_the_byte
     again = prune(store, 2)
     assert (again.condensed, again.removed, again.pointers) == ([], [], [])
     lines = described(done, store, dry_run=False)
-    assert lines[0] == f"gone: comparisons/{ids[1]}, but for its night" and "gone: workloads/wl-1" in lines
+    assert lines[0] == f"gone: comparisons/{ids[1]}, except its night" and "gone: workloads/wl-1" in lines
     assert lines[-1].endswith(
         "4 real_runs, 6 vidur_runs, 2 workloads, 3 comparisons stay, and every night of the history"
     )

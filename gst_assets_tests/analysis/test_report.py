@@ -112,7 +112,7 @@ def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: 
     assert lines[5].startswith("| TTFT P50 | +4.0 % | ") and lines[5].endswith(" | 20.0 | 20.8 | 3.0 % |")
     figure = lines.index("![The errors that decide](figs/answer.png)")
     assert 10 < figure < lines.index("## Why the errors") < lines.index("## Files")
-    assert any(line.startswith("- Beside it, **outside the band**: `kernels` ") for line in lines[11:figure])
+    assert any(line.startswith("- For comparison, **outside the band**: `kernels` ") for line in lines[11:figure])
 
 
 def test_every_latency_of_every_variant_is_told(usual: Comparison, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_what_was_checked_and_found_in_order_is_folded_inside_the_checks(usual: 
     checks = page[page.index('<details id="checks">') : page.index('<details id="machine">')]
     assert checks.index("run r0 is late") < checks.index("class=nested") < checks.index(">in order</td>")
     assert re.search(
-        r"<summary><span>Checks</span> <span class=\"told\">1 marked, \d+ noted, \d+ in order</span>", checks
+        r"<summary><span>Checks</span> <span class=\"about\">1 marked, \d+ noted, \d+ in order</span>", checks
     )
 
 
@@ -236,7 +236,7 @@ def test_the_machine_is_told_for_each_repeat_and_what_is_not_known_is_a_dash(tmp
     assert "| repeat 2 | – | – | – | – | – | – | – | – | – |" in text
     assert "calibration round" not in text
     alone = _write(_comparison(tmp_path / "b", [real], {"calibrated": real}), tmp_path / "none")
-    assert "Not recorded: these runs were made by a version, or another program, that did not look." in alone
+    assert "Not recorded: these runs were made by a version, or by another program, that does not record it." in alone
 
 
 def test_the_machine_of_the_calibration_is_told_where_its_profile_is_still_there(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_capacity_is_searched_on_both_sides_where_the_scenario_asks_for_it(root:
         assert found.num_probes == (probes["side"] == side).sum() and "fewer than 10" in found.flags[0]
     assert {"summary.md", "delay_by_rate.png"} <= {path.name for path in directory.iterdir()}
     assert not staged(root)
-    # A comparison with the same settings sets both capacities beside each other; the one before knew of none.
+    # A comparison with the same settings compares both capacities; the one before knew of none.
     known = set(store.list(Kind.COMPARISON))
     assert_succeeds(materialize(root, "comparison_report", overrides=[*OVERRIDES, search]))
     (after,) = set(store.list(Kind.COMPARISON)) - known

@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Whole:
 
 def test_every_declared_check_was_evaluated(whole: Whole) -> None:
     declared = {key.to_user_string().replace(":", "/") for key in defs.resolve_asset_graph().asset_check_keys}
-    # Nothing is searched or swept in this scenario, and a check of nothing is not told as passed.
+    # Nothing is searched or swept in this scenario, and a check of nothing is not reported as passed.
     assert declared ^ set(whole[1]) == {"capacity/contract", "sweep/contract"}
     assert all(one.passed for name, one in whole[1].items() if name.endswith("/contract"))
 

@@ -111,10 +111,10 @@ def test_what_cannot_be_searched_is_refused_before_the_engine_starts(tmp_path: P
     with pytest.raises(ScenarioError, match="has no capacity section"):
         asyncio.run(engine_probe.measure([load_scenario("smoke")], tmp_path))
     server = load_scenario("openai_server", [SEARCH])
-    with pytest.raises(EngineError, match="does not tell when it first scheduled"):
+    with pytest.raises(EngineError, match="does not report when it first scheduled"):
         asyncio.run(engine_probe.measure([server], tmp_path))
     (tmp_path / "kept").mkdir()
-    with pytest.raises(EngineError, match=r"kept: already exists\. Searches are kept"):
+    with pytest.raises(EngineError, match=r"kept: already exists\. Searches are never overwritten"):
         asyncio.run(engine_probe.measure([SCENARIO], tmp_path, "kept"))
     with pytest.raises(EngineError, match="name each scenario once"):
         engine_probe.check_one_engine([SCENARIO, SCENARIO])

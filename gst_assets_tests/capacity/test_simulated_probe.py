@@ -30,7 +30,7 @@ def found_per_s(device_ms: int, told: list[str]) -> float:
 def test_the_capacity_lies_below_one_request_at_a_time_and_follows_the_speed_of_steps() -> None:
     told: list[str] = []
     slow, fast = found_per_s(2, told), found_per_s(1, [])
-    # A request takes 20 ms: 50 a second, of a thousand arrivals whose own rate is some percent beside the one asked
+    # A request takes 20 ms: 50 a second, of a thousand arrivals whose own rate is some percent off the one asked
     # for.
     assert 40 < slow < 55
     assert 1.6 < fast / slow < 2.6

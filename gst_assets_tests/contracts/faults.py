@@ -116,4 +116,4 @@ class FaultyObjects:
 
 
 class Crash(BaseException):
-    """The end of a process, as far as an object store can tell."""
+    """The end of a process, as far as an object store can see."""

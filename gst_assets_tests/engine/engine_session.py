@@ -77,7 +77,7 @@ async def session(scenario_file: Path) -> dict[str, Any]:
             facts["rpc_error"] = str(error)
         facts["pid"] = os.getpid()
 
-        # One request that cannot finish in time beside three that can; then all is as if it had never been.
+        # One request that cannot finish in time among three that can; then all is as if it had never been.
         _, facts["timeout"] = await play(engine, plan("t", [(8, 1500), (8, 4), (8, 4), (8, 4)]), timeout_s=2)
         twice = [await play(engine, plan(name, [(40, 12)])) for name in ("a", "b")]
         facts["after_timeout"] = twice[0][1]

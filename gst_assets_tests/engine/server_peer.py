@@ -55,7 +55,7 @@ class Peer:
     models: tuple[str, ...] = ("m",)
     models_status: int = 200
     counts_only: bool = False
-    """Know nothing of return_token_ids; the running count of tokens is told to who asks for it."""
+    """Know nothing of return_token_ids; the running count of tokens is sent to a client that asks for it."""
     obeys: bool = True
     """Misbehave as the prompt demands."""
     pause_s: float = 0.002

@@ -1,5 +1,5 @@
-"""The record of the machine, taken on this machine: who used the cores, windows, what is not told, and what a sample
-costs."""
+"""The record of the machine, taken on this machine: who used the cores, windows, what is not reported, and what a
+sample costs."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def behaving(*behaviours: Behaviour) -> list[PlannedRequest]:
         (Behaviour.ERROR_EVENT, "ServerRefused", "error inside the stream: the engine is on fire"),
         (Behaviour.OTHER_PROMPT, "StreamBroken", "the server counts 4 prompt_tokens, this client 3"),
         (Behaviour.ABORT, "ServerRefused", "finish_reason 'abort'"),
-        (Behaviour.NOT_TOKENS, "StreamBroken", "tell neither token_ids nor how many tokens"),
+        (Behaviour.NOT_TOKENS, "StreamBroken", "state neither token_ids nor how many tokens"),
         (Behaviour.ENDLESS, "StreamBroken", "bytes without the end of one"),
         (Behaviour.HTML, "StreamBroken", "the stream ended without a finish_reason"),
     ],
@@ -217,7 +217,7 @@ def test_a_key_that_the_server_repeats_is_in_no_table_and_no_error(key: str, mon
 
 def test_what_cannot_be_measured_is_one_error_before_anything_is() -> None:
     message = opening(scenario_of(f"http://127.0.0.1:{free_port()}"))
-    assert "engine.server.base_url http://127.0.0.1" in message and "nobody answers" in message
+    assert "engine.server.base_url http://127.0.0.1" in message and "nothing answers" in message
     assert "Nothing was measured" in message
 
     async def with_models(*names: str) -> None:
@@ -231,7 +231,7 @@ def test_what_cannot_be_measured_is_one_error_before_anything_is() -> None:
         async with serving(Peer()) as peer, open_engine(scenario_of(peer.base_url, "engine.num_kv_blocks=null")):
             pass
 
-    with pytest.raises(EngineError, match=r"engine\.num_kv_blocks: the server does not tell it"):
+    with pytest.raises(EngineError, match=r"engine\.num_kv_blocks: the server does not report it"):
         asyncio.run(open_blocks())
 
 
@@ -416,7 +416,7 @@ def test_a_measured_run_says_that_http_is_inside_and_what_was_only_stated(server
     summary = (directory / "summary.md").read_text()
     assert "**HTTP is inside the measurement**" in summary
     assert "not read back from the engine: attention_backend." in summary
-    assert "stated by the scenario, not looked at" in summary
+    assert "stated by the scenario, not detected" in summary
 
 
 @pytest.mark.engine

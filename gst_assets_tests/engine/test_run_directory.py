@@ -135,7 +135,7 @@ def test_a_driver_that_is_held_up_makes_the_run_degraded_and_says_why(workload: 
     assert "exceeds replay.lateness_limit_ns, 5.000 ms" in meta.degraded_reasons[0]
     assert f"Degraded: yes: {meta.degraded_reasons[0]}" in (directory / "summary.md").read_text()
     requests = tables.read_table(tables.RequestMetrics, directory / "request_metrics.csv")
-    # The lateness stays inside TTFT, and is told for each request.
+    # The lateness stays inside TTFT, and is recorded for each request.
     late_ns = requests["send_time_ns"] - requests["arrival_time_ns"]
     assert late_ns.max() == meta.lateness_ns["max"] and (requests["ttft_ns"] >= late_ns).all()
 

@@ -1,4 +1,4 @@
-"""What engines of this machine are told to serve."""
+"""What engines of this machine are given to serve."""
 
 from __future__ import annotations
 

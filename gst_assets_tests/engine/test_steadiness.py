@@ -44,7 +44,7 @@ def test_repeats_that_take_longer_are_spread(monkeypatch: pytest.MonkeyPatch) ->
     assert (found.piece_p50_ms, found.late_p99_ms, found.num_pieces) == (1.0, 0.1, 50)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux tells who took the processor")  # noqa: PTH110
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux reports who took the processor")  # noqa: PTH110
 def test_other_programs_are_seen() -> None:
     cores = len(os.sched_getaffinity(0))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]

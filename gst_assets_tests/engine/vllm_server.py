@@ -58,7 +58,7 @@ def vllm_server(scenario: Scenario, log: Path) -> Iterator[VllmServer]:
         f"--port={port}",
         "--disable-uvicorn-access-log",
     ]
-    # The development mode lets the server tell its whole configuration.
+    # The development mode lets the server report its whole configuration.
     environment = {**os.environ, **engine_environment(scenario), "VLLM_SERVER_DEV_MODE": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Operators beside the whole steps they are part of, for steps whose device time is known."""
+"""Operators compared with the whole steps they are part of, for steps whose device time is known."""
 
 from __future__ import annotations
 

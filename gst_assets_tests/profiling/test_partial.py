@@ -154,7 +154,7 @@ def test_two_processes_do_not_share_one_and_nothing_is_left_of_nothing(tmp_path:
 def test_a_folder_that_cannot_be_made_or_read_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(ProfileError, match="file/b: no directory can be created beside it"),
+        pytest.raises(ProfileError, match="file/b: no directory can be created next to it"),
         PartialProfile.opened(tmp_path / "file" / "b", begun_with()),
     ):
         pass

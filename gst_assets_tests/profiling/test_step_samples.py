@@ -133,7 +133,7 @@ def rows_of(steps: WatchedSteps) -> list[dict[str, Any]]:
 
 @by_engine
 def test_every_term_is_recovered(engine: Engine) -> None:
-    """Each read at every step, beside what the step was made of."""
+    """Each read at every step, and what the step was made of."""
     steps = watched(engine)
     rows = rows_of(steps)
     terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")

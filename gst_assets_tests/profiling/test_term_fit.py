@@ -42,7 +42,7 @@ def test_planted_curves_and_slopes_are_found_under_outliers(
     seed: int, curve: list[float], request_share: float, pair_share: float
 ) -> None:
     """Slopes that make a fifth of a step's time and more where their feature is largest: what makes less than 0.2 % is
-    not told apart."""
+    not separated."""
     rng = np.random.default_rng(seed)
     per_request, per_pair = request_share * max(curve) / 5, pair_share * max(curve) / 120_000
     positions = 2.0 ** rng.integers(0, len(curve), 400)
@@ -123,7 +123,7 @@ def test_one_knot_is_one_value_whatever_the_positions_and_no_outlier_draws_it() 
 def test_slope_curves_have_a_knot_for_each_doubling_seen_often_enough() -> None:
     rng = np.random.default_rng(3)
     positions = rng.choice([1.0, 2.0, 4.0, 8.0, 16.0], 1000)
-    positions[:10] = 512.0  # too few to tell a slope
+    positions[:10] = 512.0  # too few to determine a slope
     held = held_of(rng, 1000)
     slope = 30.0 + 2.0 * np.log2(positions)
     exact = 5e6 + 1e4 * positions + slope * held[:, 3]

@@ -1,6 +1,6 @@
 """When the steps of a simulated engine begin and end, written down as plainly as can be: what `core` must equal.
 
-One at a time, or formed one step ahead as by vLLM's asynchronous scheduling. A clock is told of each step as it is
+One at a time, or formed one step ahead as by vLLM's asynchronous scheduling. A clock receives each step as it is
 formed and says when its output is handed out. Which requests a step holds is said by `scheduler_loop`.
 """
 

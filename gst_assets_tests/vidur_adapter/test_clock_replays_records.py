@@ -1,4 +1,4 @@
-"""Steps with known parts, their terms fitted by the profiler, and the same steps told to the simulation's clock: its
+"""Steps with known parts, their terms fitted by the profiler, and the same steps given to the simulation's clock: its
 times are those recorded."""
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ FLAT = support.bundle(SCENARIO, flat=True)
 )
 def test_arrivals_at_the_end_of_a_step_are_seen_alike(rows: list[tuple[int, int, int, int]], blocks: int) -> None:
     # Steps of one request take equal time, so that an arrival after whole steps falls together with the end of one, or
-    # a nanosecond beside it.
+    # a nanosecond off it.
     step = support.flat_step_ns(SCENARIO)
     timed = [(max(steps * step + beside, 0), prompt, decode) for steps, beside, prompt, decode in rows]
     compare_loops(lambda loop: limited(loop, blocks, 4, 128), timed, FLAT)
@@ -299,7 +299,7 @@ def tables_of(costs: Rows | None, queue_size: int) -> CostTables:
 
 
 def happened(loop: SimulationLoop | SchedulerLoop) -> list[list[int]]:
-    """Everything a loop tells, once it has run."""
+    """Everything a loop reports, once it has run."""
     with registration.quiet():
         loop.run()
     columns = (*loop.history.steps(), *loop.history.tokens(), loop.scheduled_at_ns, loop.num_preemptions)

@@ -1,5 +1,5 @@
-"""Cached tokens of every request: the real engine's beside those of the simulation, with a cache that is too small for
-all."""
+"""Cached tokens of every request: the real engine's compared with those of the simulation, with a cache that is too
+small for all."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_after_an_idle_time_preparing_takes_longer() -> None:
 
 def test_one_step_at_a_time_takes_all_its_parts() -> None:
     made = clock(1, prepare=1, launch=2, lead_in=3, device=10, copy_out=4, process=5)
-    # The launch runs beside the device: 1 + 3 + 10 + 4 = 18 to the tokens, and 5 more to the next step.
+    # The launch runs in parallel to the device: 1 + 3 + 10 + 4 = 18 to the tokens, and 5 more to the next step.
     assert played(made, *[DECODE] * 3) == ([0, 23, 46], [18, 41, 64])
 
 

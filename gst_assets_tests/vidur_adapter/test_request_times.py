@@ -13,7 +13,7 @@ from gst_assets_tests.vidur_adapter.support import cost_row, overheads_table, sp
 
 
 def ways(speed: HostSpeedTrace | None = None) -> RequestWays:
-    """Handing over takes a ns a prompt token, delivery 100 ns and 10 ns a decode, up to 100 of either."""
+    """Sending takes a ns per prompt token, delivery 100 ns and 10 ns a decode, up to 100 of either."""
     rows = [cost_row("handover", ns, position=ns) for ns in (1, 100)]
     rows += [cost_row("delivery", 100 + 10 * n, position=n) for n in (0, 100)]
     return RequestWays(overheads_table(rows), "b", speed)
@@ -32,7 +32,7 @@ def tokens(of_steps: list[int]) -> Spans:
 
 def test_requests_are_seen_after_their_hand_over_and_in_order() -> None:
     arrivals, prompts = np.array([0, 10, 20, 500]), np.array([90, 5, 80, 5])
-    # The second one is handed over at 15, but behind the first.
+    # The second one is sent at 15, but behind the first.
     assert seen_ns(arrivals, prompts, ways()).tolist() == [90, 90, 100, 505]
 
 

@@ -1,4 +1,4 @@
-"""A bundle against calibration traffic: what was made with it fits, and a wrong part of a step is told."""
+"""A bundle against calibration traffic: what was made with it fits, and a wrong part of a step is reported."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_the_command_prints_the_table_and_what_does_not_fit(tmp_path: Path) -> N
 def test_the_command_names_what_it_cannot_do_in_one_line(tmp_path: Path) -> None:
     without = written(tmp_path / "without", bundle("device"), calibration_traffic=None)
     for directory, says in (
-        (without, f"error: {without}: a bundle without calibration has nothing to be held against."),
+        (without, f"error: {without}: a bundle without calibration has nothing to be compared with."),
         (tmp_path / "absent", f"error: {tmp_path / 'absent'}"),
     ):
         done = run_gst("self-fit", directory)

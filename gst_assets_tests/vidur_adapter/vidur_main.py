@@ -41,7 +41,7 @@ class Measured(BaseIntEnum):
 
 
 def register(case: dict[str, Any], random_state: int) -> list[type]:
-    """Tell Vidur of the model, the device, and where the CSV files lie. Returns classes that must live on: Vidur
+    """Give Vidur the model, the device, and the place of the CSV files. Returns classes that must live on: Vidur
     finds them among subclasses."""
     mlp, attention = case["mlp"], case["attention"]
 

@@ -116,8 +116,8 @@ def _vidur() -> bytes:
 
 
 def _vidur_lengths() -> bytes:
-    """arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv: lengths without times, their sum and ratio beside
-    them."""
+    """arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv: lengths without times, with their sum and ratio
+    as well."""
     rows = [f"{a},{b},{a + b},{a / b}" for a, b in _LENGTHS]
     return "".join(
         f"{row}\n" for row in ["num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio", *rows]

@@ -205,7 +205,7 @@ def test_epoch_times_are_times(tmp_path: Path, tokenizer: Tokenizer) -> None:
         (b"\n<!DOCTYPE html><html><title>Sign in</title>", "is an HTML page, such as a login or an error page. Download the file itself."),
         (b'<?xml version="1.0"?><Error><Code>AuthorizationHeaderMalformed</Code></Error>', "is an XML document, such as a server's error"),
         (PUBLISHED["vidur"][1].replace(b"\n", b"\r"), "holds a carriage return"),
-        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n48\n", "no time below it that tells which. Set workload.trace.format."),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n48\n", "no time below it that shows which. Set workload.trace.format."),
         (b"TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00-07:00,3,4\n2024-05-10\x0b,3,4\n", "line 3, column TIMESTAMP: found '2024-05-10\\x0b'"),
         (b"a" * (65 << 20), "line 1: more than 64 MiB without an end"),
         (b'[{"conversations": [], "x": "' + b"a" * (70 << 20), "line 1: more than 64 MiB without an end"),

@@ -1,4 +1,4 @@
-"""A tokenizer is data: what stands beside it is never run."""
+"""A tokenizer is data: code next to it is never run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ except WorkloadError as error:
 
 
 def test_code_of_a_tokenizers_directory_is_not_run_whoever_says_yes(tmp_path: Path) -> None:
-    """Without being told so, the library asks on standard input whether to trust it."""
+    """Without that setting the library asks on standard input whether to trust it."""
     mine = tmp_path / "tokenizer"
     shutil.copytree(PROJECT_ROOT / "data" / "tokenizer" / "qwen3", mine)
     config = mine / "tokenizer_config.json"
@@ -43,7 +43,7 @@ def test_code_of_a_tokenizers_directory_is_not_run_whoever_says_yes(tmp_path: Pa
         cwd=PROJECT_ROOT, input="y\n" * 5, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert not ran.exists()
-    assert "wants code of its own run, which is never done. Name a tokenizer" in done.stdout, done.stderr
+    assert "requires code of its own to run, which is never done. Name a tokenizer" in done.stdout, done.stderr
 
 
 def test_ids_are_those_of_transformers_without_importing_it() -> None:

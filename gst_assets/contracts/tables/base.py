@@ -10,7 +10,7 @@ Int = pd.Int64Dtype
 
 
 class Table(pa.DataFrameModel):
-    """Base of the contract tables. Columns the contract does not know are allowed and left alone."""
+    """Base of the contract tables. Columns the contract does not know are allowed and not changed."""
 
     class Config:
         strict = False
@@ -42,7 +42,7 @@ class Table(pa.DataFrameModel):
 
 
 class FilledTable(Table):
-    """Base of the tables that mean nothing without a row: no workload and no run is empty."""
+    """Base of the tables that must have a row: no workload and no run is empty."""
 
     @pa.dataframe_check(error="there must be at least one row")
     def has_rows(cls, df: pd.DataFrame) -> bool:

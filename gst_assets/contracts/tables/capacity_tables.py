@@ -27,7 +27,7 @@ class CapacityProbes(FilledTable):
     p99_delay_ns: Series[float] = pa.Field(nullable=True, description="P99 of scheduling delay")
     max_delay_ns: Series[Int] = pa.Field(nullable=True, description="largest scheduling delay")
     p99_lateness_ns: Series[float] = pa.Field(
-        nullable=True, description="P99 of hand-over - intended arrival, inside the delay; empty: a simulation"
+        nullable=True, description="P99 of send time - intended arrival, part of the delay; empty: a simulation"
     )
     requests_per_s: Series[float] = pa.Field(
         ge=0, nullable=True, description="requests that succeeded, over first arrival to last token"
@@ -39,6 +39,6 @@ class CapacityProbes(FilledTable):
     is_sufficient: Series[bool] = pa.Field(description="at least ten requests lie beyond the P99")
     reason: Series[str] = pa.Field(description="why it could not be judged; empty when it was")
 
-    @pa.dataframe_check(error="a verdict of unjudged needs a reason, and no other verdict has one")
+    @pa.dataframe_check(error="a verdict of `unjudged` needs a reason, and no other verdict has one")
     def unjudged_has_a_reason(cls, df: pd.DataFrame) -> pd.Series:
         return (df["verdict"] == "unjudged") == (df["reason"] != "")

@@ -66,7 +66,7 @@ class LatencyErrors(Table):
     interval_flagged: Series[bool] | None = pa.Field(
         description=(
             "the interval rests on fewer than five repeats, or with one repeat on too few independent samples or"
-            " stretches, to cover what it claims"
+            " stretches, to have the coverage it claims"
         )
     )
     interval_basis: Series[str] | None = pa.Field(
@@ -91,7 +91,7 @@ class LatencyErrors(Table):
 
 
 class RateErrors(Table):
-    """Throughput and goodput, real beside simulated: one row per variant and rate. They do not enter the comparison's
+    """Throughput and goodput, real and simulated: one row per variant and rate. They do not enter the comparison's
     verdict."""
 
     class Config(Table.Config):
@@ -99,7 +99,7 @@ class RateErrors(Table):
 
     metric: Series[str] = pa.Field(
         isin=["requests_per_s", "input_tokens_per_s", "output_tokens_per_s", "goodput_per_s"],
-        description="over first arrival to last compared token; goodput: requests that keep comparison.service_level",
+        description="over first arrival to last compared token; goodput: requests that meet comparison.service_level",
     )
     variant: Series[str] = pa.Field(description="simulation variant")
     real_per_s: Series[float] = pa.Field(ge=0, nullable=True, description="median over repeats")
@@ -117,18 +117,20 @@ class CapacityErrors(Table):
     """Capacity, simulated and real: one row per variant that a search was made on. Written only where the engine's
     capacity was searched with the same settings.
 
-    A search ends between a rate that was kept and one that was broken: 0 where none was kept, empty where none was
-    broken. `relative_error` is of their geometric means.
+    A search ends between a rate at which the bound was met and one at which it was exceeded: 0 where none met it, empty
+    where none exceeded it. `relative_error` is of their geometric means.
     """
 
     class Config(Table.Config):
         name = "capacity_errors.csv"
 
     variant: Series[str] = pa.Field(description="simulation variant")
-    real_low_per_s: Series[float] = pa.Field(ge=0, description="highest rate that the engine kept")
-    real_high_per_s: Series[float] = pa.Field(gt=0, nullable=True, description="lowest rate that the engine broke")
-    sim_low_per_s: Series[float] = pa.Field(ge=0, description="highest rate that the simulation kept")
-    sim_high_per_s: Series[float] = pa.Field(gt=0, nullable=True, description="lowest rate that it broke")
+    real_low_per_s: Series[float] = pa.Field(ge=0, description="highest rate at which the engine met the bound")
+    real_high_per_s: Series[float] = pa.Field(
+        gt=0, nullable=True, description="lowest rate at which it exceeded the bound"
+    )
+    sim_low_per_s: Series[float] = pa.Field(ge=0, description="highest rate at which the simulation met the bound")
+    sim_high_per_s: Series[float] = pa.Field(gt=0, nullable=True, description="lowest rate at which it exceeded it")
     relative_error: Series[float] = pa.Field(nullable=True, description="empty: a capacity was not found")
     interval_low: Series[float] = pa.Field(description="least error that the rates allow")
     interval_high: Series[float] = pa.Field(nullable=True, description="largest; empty: open")
@@ -137,7 +139,7 @@ class CapacityErrors(Table):
 
 
 class RepeatLatencies(Table):
-    """The same statistics for every real repeat: the noise floor that a simulation error is read against."""
+    """The same statistics for every real repeat: the noise floor that simulation errors are compared with."""
 
     class Config(Table.Config):
         name = "repeat_latencies.csv"
@@ -173,7 +175,7 @@ class RequestErrors(Table):
 
 
 class AlignmentCounts(Table):
-    """What alignment kept and left out: one row per real repeat and variant."""
+    """What alignment compared and left out: one row per real repeat and variant."""
 
     class Config(Table.Config):
         name = "alignment_counts.csv"
@@ -186,7 +188,11 @@ class AlignmentCounts(Table):
     num_no_token: Series[Int] = pa.Field(
         ge=0, description="real requests ok but without a token; left out of both sides"
     )
-    num_early_stops: Series[Int] = pa.Field(ge=0, description="compared requests with fewer real tokens than requested")
+    num_early_stops: Series[Int] = pa.Field(
+        ge=0,
+        nullable=True,
+        description="compared requests with fewer real tokens than requested; empty: what was requested is not known",
+    )
     num_tokens_compared: Series[Int] = pa.Field(ge=0, description="tokens on each side")
     num_tokens_cut: Series[Int] = pa.Field(
         ge=0, description="simulated tokens of compared requests beyond the real count"
@@ -198,7 +204,7 @@ class AlignmentCounts(Table):
 
 
 class SettingsParity(Table):
-    """Engine settings beside what each simulation assumed: one row per variant and setting."""
+    """Engine settings and what each simulation assumed: one row per variant and setting."""
 
     class Config(Table.Config):
         name = "settings_parity.csv"
@@ -211,8 +217,8 @@ class SettingsParity(Table):
 
 
 class GateChecks(Table):
-    """What was looked at before the numbers: one row a check and run. A failed check of severity stop leaves no
-    comparison behind."""
+    """What was checked before the numbers were compared: one row per check and run. A failed check of severity stop
+    leaves no comparison behind."""
 
     class Config(Table.Config):
         name = "gate_checks.csv"
@@ -270,7 +276,7 @@ class ErrorGroups(Table):
     factor: Series[str] = pa.Field(isin=["num_prefill_tokens", "num_in_system"])
     low: Series[Int] = pa.Field(ge=0, description="smallest value of the factor in the group")
     high: Series[Int] = pa.Field(ge=0, description="largest value of the factor in the group")
-    num_requests: Series[Int] = pa.Field(gt=0, description="requests in the group, each counted once a repeat")
+    num_requests: Series[Int] = pa.Field(gt=0, description="requests in the group, each counted once per repeat")
     p10: Series[float] = pa.Field(nullable=True, description="10 % point of the relative error")
     median: Series[float] = pa.Field(nullable=True, description="median of the relative error")
     p90: Series[float] = pa.Field(nullable=True, description="90 % point of the relative error")
@@ -296,9 +302,10 @@ class RunTotals(Table):
     )
     num_preemptions: Series[float] = pa.Field(ge=0, nullable=True, description="empty: not recorded")
     queue_source: Series[str] = pa.Field(
-        isin=["iterations.csv", "request times"],
+        isin=["iterations.csv", "request times", "request times, prefill counted as waiting"],
         description=(
-            "where running and waiting are from: the scheduler's counts, or arrivals, first and last tokens of requests"
+            "where running and waiting are from: the scheduler's counts, or times of requests; where a run does not"
+            " tell when they were scheduled, they wait until their first token"
         ),
     )
 
@@ -313,7 +320,7 @@ class StageErrors(Table):
 
     variant: Series[str] = pa.Field(description="simulation variant")
     stage: Series[str] = pa.Field(isin=["queueing", "prefill", "first_token", "decode", "e2e"])
-    num_requests: Series[Int] = pa.Field(gt=0, description="compared requests, each counted once a repeat")
+    num_requests: Series[Int] = pa.Field(gt=0, description="compared requests, each counted once per repeat")
     real_mean_ns: Series[float]
     sim_mean_ns: Series[float]
     error_ns: Series[float] = pa.Field(description="sim_mean_ns - real_mean_ns")
@@ -328,7 +335,7 @@ class StageErrors(Table):
 
 
 class StepCosts(Table):
-    """Service times that the profile's terms predict for the steps that really ran, beside the real ones: the cost
+    """Service times that the profile's terms predict for the steps that really ran, and the real ones: the cost
     model apart from scheduling.
 
     A step's service time runs from when the device could begin it until its tokens are at the host. Empty where it
@@ -348,8 +355,8 @@ class StepCosts(Table):
 
 
 class StepErrors(Table):
-    """The steps of a real run beside those of a simulation or of the first real repeat: one row per pair and kind of
-    step. What a step's time is: `analysis.stages`."""
+    """The steps of a real run compared with those of a simulation or of the first real repeat: one row per pair and
+    kind of step. What a step's time is: `analysis.stages`."""
 
     class Config(Table.Config):
         name = "step_errors.csv"
@@ -385,9 +392,11 @@ class ErrorCauses(Table):
     metric: Series[str] = pa.Field(description="ttft, itl or e2e")
     statistic: Series[str] = pa.Field(description="p50, p90 or p99")
     relative_error: Series[float] = pa.Field(nullable=True, description="(sim - real) / real, signed")
-    rank: Series[Int] = pa.Field(ge=1, description="1.. by the share of the error that goes with it, largest first")
+    rank: Series[Int] = pa.Field(
+        ge=1, description="1.. by the share of the error that the cause explains, largest first"
+    )
     cause: Series[str]
     evidence: Series[str] = pa.Field(description="what was measured, in words")
     share: Series[float] | None = pa.Field(
-        nullable=True, description="part of the error that goes when the cause is removed; empty: not known"
+        nullable=True, description="part of the error that disappears when the cause is removed; empty: not known"
     )

@@ -111,7 +111,7 @@ class RegressionVerdicts(Table):
 
 
 class ChangePoints(Table):
-    """Every significant change of a series over its whole life, also those too old to alarm."""
+    """Every significant change of a series over its whole history, also those too old for an alarm."""
 
     class Config(Table.Config):
         name = "change_points.csv"
@@ -131,7 +131,7 @@ class ChangePoints(Table):
 
 
 class LineMarks(Table):
-    """What changed between one comparison and the next on the scenario's line. `breaks` True: a new subject, nothing
+    """What changed between one comparison and the next on the scenario's line. `breaks` True: a new subject; nothing
     across it is compared."""
 
     class Config(Table.Config):

@@ -121,7 +121,7 @@ class UnmodelledOperators(FilledTable):
 
 
 class Overheads(FilledTable):
-    """What the parts of an engine step and the ways of a request cost, fitted to calibration (`profiling.term_fit`).
+    """What the parts of an engine step and the paths of a request cost, fitted to calibration (`profiling.term_fit`).
 
     A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of
     each other feature (a curve like it where it has several rows) times that feature of the step. The terms: `prepare`
@@ -175,7 +175,7 @@ class Overheads(FilledTable):
         ge=0,
         description=(
             "tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests"
-            " (process, copy_out), prompt tokens (handover), else 0; of a slope in one row only it says nothing"
+            " (process, copy_out), prompt tokens (handover), else 0; meaningless for a slope in one row only"
         ),
     )
     ns: Series[float] = pa.Field(description="nanoseconds; only drain and the terms after idle may be negative")
@@ -183,7 +183,7 @@ class Overheads(FilledTable):
     residual_p05_ns: Series[Int] = pa.Field(description="5th percentile of sample less fit, over the whole term")
     residual_p95_ns: Series[Int] = pa.Field(description="95th percentile of the same")
 
-    @pa.dataframe_check(error="ns must not be negative but for drain and the terms after idle")
+    @pa.dataframe_check(error="ns must not be negative except for drain and the terms after idle")
     def takes_time(cls, df: pd.DataFrame) -> pd.Series:
         return (df["ns"] >= 0) | df["term"].isin(["drain", "prepare_after_idle", "launch_after_idle"])
 
@@ -210,7 +210,7 @@ class HostSpeed(FilledTable):
             " delivery: a step's tokens on their way to the clients"
         ),
     )
-    ratio: Series[float] = pa.Field(gt=0, description="what it took over what the terms say of it")
+    ratio: Series[float] = pa.Field(gt=0, description="time taken over the time that the terms predict")
 
     @pa.dataframe_check(error="time_ns must not decrease")
     def in_order(cls, df: pd.DataFrame) -> pd.Series:
@@ -218,8 +218,8 @@ class HostSpeed(FilledTable):
 
 
 class CalibrationTraffic(FilledTable):
-    """The requests of the calibration traffic as their clients saw them, so that a bundle can be held against what it
-    was made of."""
+    """The requests of the calibration traffic as their clients saw them, so that a bundle can be checked against what
+    it was made from."""
 
     class Config(Table.Config):
         name = "calibration_traffic.csv"
@@ -238,7 +238,7 @@ class CalibrationTraffic(FilledTable):
 
 
 class SelfFit(Table):
-    """Calibration traffic simulated with the bundle itself, beside what was measured: one row per sort of traffic,
+    """Calibration traffic simulated with the bundle itself, and what was measured: one row per kind of traffic,
     metric and statistic.
 
     `measured_ns` and `simulated_ns` are medians over the rounds of the statistic in each, `relative_error` the median
@@ -261,8 +261,8 @@ class SelfFit(Table):
 
 
 class OperatorCoverage(Table):
-    """What the operators, timed one by one, add up to beside the whole steps they are part of. A CPU's whole steps hold
-    its host's work too."""
+    """What the operators, timed one by one, add up to, compared with the whole steps they are part of. A CPU's whole
+    steps include its host's work."""
 
     class Config(Table.Config):
         name = "operator_coverage.csv"

@@ -36,7 +36,7 @@ class RequestMetrics(FilledTable):
     prompt_id: Series[str] | None = pa.Field(description="joins prompts.jsonl")
     backend: Series[str] | None = pa.Field(description="what served the request")
     scheduled_time_ns: Series[Int] | None = pa.Field(nullable=True, description="first scheduled by the engine")
-    send_time_ns: Series[Int] | None = pa.Field(nullable=True, description="when the driver handed the request over")
+    send_time_ns: Series[Int] | None = pa.Field(nullable=True, description="when the driver sent the request")
     num_preemptions: Series[Int] | None = pa.Field(
         ge=0, nullable=True, description="times the engine preempted the request"
     )

@@ -25,7 +25,7 @@ class SweepPoints(FilledTable):
     requests_per_s: Series[float] = pa.Field(gt=0, description="num_requests over the makespan")
     output_tokens_per_s: Series[float] = pa.Field(gt=0, description="tokens produced over the makespan")
     goodput_per_s: Series[float] = pa.Field(
-        ge=0, nullable=True, description="requests that kept the service level over the makespan; empty: none is given"
+        ge=0, nullable=True, description="requests that met the service level, over the makespan; empty: none is given"
     )
     ttft_p50_ns: Series[float] = pa.Field(ge=0, description="P50 of time to first token, from arrival")
     ttft_p90_ns: Series[float] = pa.Field(ge=0, description="P90 of time to first token, from arrival")

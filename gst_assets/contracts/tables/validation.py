@@ -63,7 +63,7 @@ def _validate(model: type[Table], frame: pd.DataFrame, path: Path | str, place: 
     try:
         return model.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        # Lazily, so that the cause is told and not what follows from it: a missing value also breaks sums and orders.
+        # Lazily, so that the cause is reported and not its consequences: a missing value also breaks sums and orders.
         first = min(error.schema_errors, key=lambda one: _BY_CAUSE.get(one.reason_code, len(_BY_CAUSE)))
         described, bad = _describe(first, frame, place)
         raise ContractError(f"{path}: {described}", _sample(frame, bad)) from None
@@ -145,7 +145,7 @@ def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable
             return f"column {error.failure_cases} missing. Write the file with the columns of the contract.", nowhere
         case _REASON.DUPLICATE_COLUMN_LABELS:
             twice = frame.columns[frame.columns.duplicated()]
-            return f"column {twice[0]} occurs more than once. Keep one.", nowhere
+            return f"column {twice[0]} occurs more than once. Remove all but one.", nowhere
         case _REASON.WRONG_DATATYPE:
             return f"column {column}: found {frame[column].dtype} values, expected {error.schema.dtype}.", nowhere
         case _REASON.SERIES_CONTAINS_NULLS:
@@ -169,7 +169,7 @@ def _describe(error: pa.errors.SchemaError, frame: pd.DataFrame, place: Callable
 
 
 def _failed_rows(output: pd.Series, frame: pd.DataFrame, column: str) -> pd.Series:
-    """Which rows of `frame` a check refused. Pandera leaves rows without a value out of the check of a column."""
+    """Which rows of `frame` failed a check. Pandera leaves rows without a value out of the check of a column."""
     failed = np.zeros(len(frame), dtype=bool)
     checked = (
         np.ones(len(frame), dtype=bool) if len(output) == len(frame) else frame[column].notna().to_numpy(dtype=bool)
@@ -199,7 +199,7 @@ def _shown(value: object) -> str:
 
 
 def _mentioned(rule: str, frame: pd.DataFrame) -> list[str]:
-    """The columns that `rule` is about, in its order. Vidur's column names are told by their middle part."""
+    """The columns that `rule` is about, in its order. Vidur's column names are shown by their middle part."""
     by_word = {str(name).removeprefix("time_stats.").removesuffix(".median"): str(name) for name in frame.columns}
     return list(dict.fromkeys(by_word[word] for word in re.findall(r"\w+", rule) if word in by_word))
 

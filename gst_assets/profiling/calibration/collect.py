@@ -1,4 +1,4 @@
-"""The tables made of what calibration left behind: overheads.csv, host_speed.csv and calibration_traffic.csv."""
+"""The tables made from the results of calibration: overheads.csv, host_speed.csv and calibration_traffic.csv."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND, Features, Terms
 
 _LONGEST_GAP_NS = 50_000_000
-"""Of a time in which the engine had nothing to do, this much is kept in the trace of the host's speed."""
+"""Of a time in which the engine had nothing to do, this much stays in the trace of the host's speed."""
 _STAMP_ROUNDING_NS = 1_000  # vLLM stamps requests in float seconds
 
 
 @dataclass(frozen=True)
 class Driven:
-    """What calibration left behind."""
+    """The results of calibration."""
 
     stretches: list[Stretch]
     settings: EngineSettings

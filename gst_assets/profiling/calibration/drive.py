@@ -1,4 +1,4 @@
-"""Plays the rounds of the calibration on a running engine. What is made of what was seen belongs to `collect`."""
+"""Plays the rounds of the calibration on a running engine. The tables made from them belong to `collect`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Calibrator:
         self._rounds: list[Round] = []
 
     def take_over(self, done: Round) -> None:
-        """Take the next round from an earlier process instead of playing it."""
+        """Use the next round from an earlier process instead of playing it."""
         self._rounds.append(done)
 
     async def play_round(self, index: int, progress: OnShare) -> Round:
@@ -121,7 +121,7 @@ class Calibrator:
         ]
 
     def driven(self) -> Driven:
-        """What all rounds left behind."""
+        """The results of all rounds."""
         return Driven([one for done in self._rounds for one in done.stretches], self._settings, self._is_gpu)
 
 

@@ -275,7 +275,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
         "takes_time",
         tables.Overheads,
         {"ns": -0.5},
-        "found ns -0.5, but ns must not be negative but for drain and the terms after idle",
+        "found ns -0.5, but ns must not be negative except for drain and the terms after idle",
     ),
     ("takes_time", tables.Overheads, {"ns": -0.5, "term": "delivery"}, "found ns -0.5, but ns must not be negative"),
     (
@@ -289,7 +289,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
         "unjudged_has_a_reason",
         tables.CapacityProbes,
         {"verdict": "unjudged"},
-        "but a verdict of unjudged needs a reason",
+        "but a verdict of `unjudged` needs a reason",
     ),
     (
         "counts_add_up",
