@@ -1,6 +1,6 @@
 """The columns of the contract's tables, for those who show them and must not wait for pandera: Dagster's definitions.
 
-`columns.json` beside this file is written from the models in `tables` by `python -m gst_assets.contracts.columns`; a
+`columns.json` next to this file is written from the models in `tables` by `python -m gst_assets.contracts.columns`; a
 test holds the two equal. What else the columns must hold is in `tables` alone.
 """
 
