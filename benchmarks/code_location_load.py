@@ -25,7 +25,7 @@ from gst_assets.analysis.history import read_history
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import SCENARIO_DIR, Regression
-from gst_assets_tests.analysis.histories import FIRST_NIGHT, noisy, write_nights
+from gst_assets.testing.histories import FIRST_NIGHT, noisy, write_nights
 
 _ROUNDS = 5
 _WRITTEN = 200

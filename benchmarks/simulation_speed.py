@@ -39,16 +39,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from measuring import Child, measured
 
 from gst_assets.provenance import sha256_file
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
-from gst_assets_tests.vidur_adapter import support
+from gst_assets.testing import simulation_inputs as support
 
 _RATE_PER_S = 20.0
 _MAX_TOKENS, _MAX_SEQS, _BLOCKS, _BLOCK_SIZE, _GRANULARITY, _CHUNK = 4096, 128, 60_000, 16, 256, 4096

@@ -27,12 +27,12 @@ from dagster._core.scheduler.instigation import ScheduleInstigatorData
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.environment import CRON_VARIABLE, ROOT_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets_tests.analysis.histories import noisy, write_nights
+from gst_assets.testing.histories import noisy, write_nights
+from gst_assets.testing.services import free_port
+from gst_assets.testing.simulation_inputs import bundle, scenario
 from gst_assets_tests.assets.recorded_nights import write_bundle
 from gst_assets_tests.assets.webhook import receiving
 from gst_assets_tests.nightly_location import PROFILES_VARIABLE
-from gst_assets_tests.services import free_port
-from gst_assets_tests.vidur_adapter.support import bundle, scenario
 
 LOCATION = "gst_assets_tests.nightly_location"
 SCENARIOS = ("published_qwen3_prompts", "smoke")

@@ -584,53 +584,53 @@ OVERRIDES = st.builds(
 
 LOADERS = {
     "scenario": of_bytes(
-        scenario_file, 150, "mine.yaml", b"extends: smoke\nworkload:\n  seed: 3\n", SHIPPED["smoke"].read_bytes()
+        scenario_file, 85, "mine.yaml", b"extends: smoke\nworkload:\n  seed: 3\n", SHIPPED["smoke"].read_bytes()
     ),
-    "override": Loader(override, b"workload.seed=4", 250, "override", OVERRIDES),
-    "workload settings": Loader(built, b"workload.seed=4", 150, "workload|model", WORKLOAD_OVERRIDES),
-    "resolved scenario": of_json(file("s.json", read_resolved), 150, "s.json", RESOLVED),
-    **{f"trace {name}": of_bytes(trace, 80, "trace", data) for name, (_, data) in PUBLISHED.items()},
-    "prompts": of_bytes(file("p.jsonl", read_prompts), 200, "p.jsonl", PROMPTS),
-    "CSV": of_bytes(file("t.csv", table), 250, "t.csv", TABLE, TABLE.replace(b'"b,c"', b"b")),
+    "override": Loader(override, b"workload.seed=4", 145, "override", OVERRIDES),
+    "workload settings": Loader(built, b"workload.seed=4", 85, "workload|model", WORKLOAD_OVERRIDES),
+    "resolved scenario": of_json(file("s.json", read_resolved), 85, "s.json", RESOLVED),
+    **{f"trace {name}": of_bytes(trace, 45, "trace", data) for name, (_, data) in PUBLISHED.items()},
+    "prompts": of_bytes(file("p.jsonl", read_prompts), 115, "p.jsonl", PROMPTS),
+    "CSV": of_bytes(file("t.csv", table), 145, "t.csv", TABLE, TABLE.replace(b'"b,c"', b"b")),
     "request_metrics.csv": of_bytes(
-        part(RUN, "request_metrics.csv", real_run), 60, "directory", RUN["request_metrics.csv"]
+        part(RUN, "request_metrics.csv", real_run), 35, "directory", RUN["request_metrics.csv"]
     ),
-    "token_metrics.csv": of_bytes(part(RUN, "token_metrics.csv", real_run), 60, "directory", RUN["token_metrics.csv"]),
-    "run_meta.json": of_json(part(RUN, "run_meta.json", real_run), 120, "directory", RUN["run_meta.json"]),
+    "token_metrics.csv": of_bytes(part(RUN, "token_metrics.csv", real_run), 35, "directory", RUN["token_metrics.csv"]),
+    "run_meta.json": of_json(part(RUN, "run_meta.json", real_run), 70, "directory", RUN["run_meta.json"]),
     "trace_lengths.csv": of_bytes(
-        part(WORKLOAD, "trace_lengths.csv", spec.load), 60, "directory", WORKLOAD["trace_lengths.csv"]
+        part(WORKLOAD, "trace_lengths.csv", spec.load), 35, "directory", WORKLOAD["trace_lengths.csv"]
     ),
     "trace_intervals.csv": of_bytes(
-        part(WORKLOAD, "trace_intervals.csv", spec.load), 60, "directory", WORKLOAD["trace_intervals.csv"]
+        part(WORKLOAD, "trace_intervals.csv", spec.load), 35, "directory", WORKLOAD["trace_intervals.csv"]
     ),
     "workload_meta.json": of_json(
-        part(WORKLOAD, "workload_meta.json", spec.load), 100, "directory|/dev/zero", WORKLOAD["workload_meta.json"]
+        part(WORKLOAD, "workload_meta.json", spec.load), 60, "directory|/dev/zero", WORKLOAD["workload_meta.json"]
     ),
     **{
-        f"server {address}": of_json(server_told(address), 60, "GET|engine|server", text.encode())
+        f"server {address}": of_json(server_told(address), 35, "GET|engine|server", text.encode())
         for address, text in SERVER.items()
         if text[0] == "{"
     },
-    "server /metrics": of_bytes(server_told("/metrics"), 60, "GET|engine|server", SERVER["/metrics"].encode()),
-    "server's stream": of_bytes(server_stream, 150, "stream", STREAM),
-    **{f"pointer {slot.name}": of_json(pointer(slot), 60, "current/smoke", POINTERS[slot.name]) for slot in SLOTS},
+    "server /metrics": of_bytes(server_told("/metrics"), 35, "GET|engine|server", SERVER["/metrics"].encode()),
+    "server's stream": of_bytes(server_stream, 85, "stream", STREAM),
+    **{f"pointer {slot.name}": of_json(pointer(slot), 35, "current/smoke", POINTERS[slot.name]) for slot in SLOTS},
     "profile's document": of_json(
-        file("m.json", lambda path: read_document(ProfileMeta, path)), 60, "m.json", PROFILE_META
+        file("m.json", lambda path: read_document(ProfileMeta, path)), 35, "m.json", PROFILE_META
     ),
-    "artifact": of_json(artifact, 80, "workload_meta.json", b'{"sha256": {}, "n": 1}'),
+    "artifact": of_json(artifact, 45, "workload_meta.json", b'{"sha256": {}, "n": 1}'),
     "tokenizer.json": of_json(
         file("tokenizer.json", lambda path: load_tokenizer(str(path.parent)).count(["a b", "x"])),
-        120,
+        70,
         "tokenizer",
         TOKENIZER,
     ),
-    "tables": of_bytes(tables_cache, 100, "never an error", TABLES),
-    "round": of_bytes(partial_round, 60, "round-0.npz", ROUND),
+    "tables": of_bytes(tables_cache, 60, "never an error", TABLES),
+    "round": of_bytes(partial_round, 35, "round-0.npz", ROUND),
     "operators.jsonl": of_bytes(
-        partial_file("operators.jsonl"), 60, "operators.jsonl", b'{"key": "k", "value": [1.5]}\n'
+        partial_file("operators.jsonl"), 35, "operators.jsonl", b'{"key": "k", "value": [1.5]}\n'
     ),
-    "subject.json": of_json(partial_file("subject.json"), 60, "subject.json", SUBJECT),
-    "recorded": of_bytes(recorded, 50, "token_metrics.csv", gzip.compress(RUN["token_metrics.csv"])),
+    "subject.json": of_json(partial_file("subject.json"), 35, "subject.json", SUBJECT),
+    "recorded": of_bytes(recorded, 30, "token_metrics.csv", gzip.compress(RUN["token_metrics.csv"])),
 }
 
 

@@ -27,7 +27,7 @@ from gst_assets.environment import CACHE_VARIABLE, EXECUTOR_CONFIG_VARIABLE, EXE
 from gst_assets.errors import EnvironmentVariableError
 from gst_assets.executors import chosen_executor
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets_tests.services import S3
+from gst_assets.testing.services import S3
 
 DEPLOY = PROJECT_ROOT / "deploy"
 WORKLOAD = "prompts,trace_lengths,trace_intervals,workload_spec"

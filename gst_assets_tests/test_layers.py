@@ -35,6 +35,7 @@ def test_the_layers_hold() -> None:
         ("contracts/store.py", "import gst_assets.workload", "Layers"),
         ("engine/run.py", "def late():\n    from gst_assets.analysis import measures", "Layers"),
         ("another.py", "", "Layers"),
+        ("api.py", "from gst_assets.testing import services", "Layers"),
         ("vidur_adapter/sweep.py", "import gst_assets.engine.hardware", "Simulation and analysis know no engine"),
         ("contracts/store.py", "import gst_assets.contracts.object_store", "No circles"),
         ("workload/spec.py", "import dagster", "Domain packages know no Dagster"),

@@ -13,8 +13,8 @@ from gst_assets.contracts.store import Kind
 from gst_assets.environment import REPORTS_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import ReportServerError
 from gst_assets.report_server import serving_reports
-from gst_assets_tests.analysis.histories import noisy, write_nights
-from gst_assets_tests.services import free_port
+from gst_assets.testing.histories import noisy, write_nights
+from gst_assets.testing.services import free_port
 
 SCENARIO = "smoke"
 

@@ -34,7 +34,7 @@ from gst_assets.definitions import defs
 from gst_assets.environment import SLACK_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.sensors import TOLD_TAG, tell_of_failed_runs, tell_people
-from gst_assets_tests.analysis.histories import noisy, write_nights
+from gst_assets.testing.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize
 from gst_assets_tests.assets.webhook import Receiver, receiving
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Locator, Page
 
-from gst_assets_tests.browser import browser_page, leaves_loopback
+from gst_assets.testing.browser import browser_page, leaves_loopback
 from gst_assets_tests.night import EARLIER_NIGHTS, LOCATION, Night
 
 pytestmark = [pytest.mark.engine, pytest.mark.services]

@@ -18,8 +18,8 @@ import pytest
 
 from gst_assets.environment import REPORTS_VARIABLE, ROOT_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets_tests.browser import browser_page, leaves_loopback
-from gst_assets_tests.services import free_port
+from gst_assets.testing.browser import browser_page, leaves_loopback
+from gst_assets.testing.services import free_port
 
 SCENARIO = "h100_8b_single"
 _LIMIT_S = 300.0

@@ -1,5 +1,4 @@
-"""Pictures of a comparison's page as its readers meet it: `PYTHONPATH=. python scripts/report_pictures.py REPORT.html
-DIRECTORY`.
+"""Pictures of a comparison's page as its readers meet it: `python scripts/report_pictures.py REPORT.html DIRECTORY`.
 
 Writes wide.png (1,280 x 800, the first screen), phone.png (400 pixels wide), dark.png and print.pdf. Needs a Chromium
 (on the PATH, or named by CHROMIUM). Says which requests the page made, and whether it is wider than the screen; status
@@ -15,7 +14,7 @@ from typing import Literal
 from PIL import Image
 from playwright.sync_api import Page
 
-from gst_assets_tests.browser import browser_page
+from gst_assets.testing.browser import browser_page
 
 COLOURS = 256
 VIEWS: tuple[tuple[str, int, int, Literal["light", "dark"]], ...] = (

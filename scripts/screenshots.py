@@ -1,5 +1,4 @@
-"""Take the documentation's screenshots from a running Dagster UI: `PYTHONPATH=. python scripts/screenshots.py URL
-SCENARIO`.
+"""Take the documentation's screenshots from a running Dagster UI: `python scripts/screenshots.py URL SCENARIO`.
 
 Needs a Chromium (on the PATH, or named by CHROMIUM) and a UI with the scenario's assets materialized (`make demo`, then
 `make ui`). Pictures have 256 colours, which is plenty for a UI and half the size. Also reports every request that would
@@ -16,7 +15,7 @@ from urllib.parse import quote
 from PIL import Image
 from playwright.sync_api import Page
 
-from gst_assets_tests.browser import browser_page, leaves_loopback
+from gst_assets.testing.browser import browser_page, leaves_loopback
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 GROUPS = ("workload", "real_engine", "simulation", "comparison", "regression")

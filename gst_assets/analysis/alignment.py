@@ -57,8 +57,8 @@ class AlignedPair:
 
 @dataclass(frozen=True)
 class Counts:
-    """What alignment compared and left out; the columns of `contracts.tables.AlignmentCounts`. `num_early_stops` is None
-    where the real run does not state what was asked for."""
+    """What alignment compared and left out; the columns of `contracts.tables.AlignmentCounts`. `num_early_stops` is
+    None where the real run does not state what was asked for."""
 
     num_requests: int
     num_compared: int

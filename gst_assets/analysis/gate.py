@@ -117,7 +117,7 @@ def check_comparable(
     both = [variant for variant in simulations if variant in ids]
     if both:
         raise ComparisonError(
-            f"a real run and a simulation are both called {both[0]}, and reports tell them apart by name. Name the"
+            f"a real run and a simulation are both called {both[0]}, and reports distinguish them by name. Name the"
             " simulation otherwise: NAME=DIR."
         )
     for variant, sim in simulations.items():
@@ -405,7 +405,7 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
     # Of the first run `_not_known` says it.
     silent = [name for name, theirs in told.items() if theirs == NOT_STATED]
     for name in silent:
-        text = f"{name}: hardware not stated, so nobody can tell whether it is that of the real run"
+        text = f"{name}: hardware not stated, so it is not known whether it is that of the real run"
         found.append(Check("hardware", name, "mark", device, NOT_STATED, text, _about(name, simulations)))
     if not odd_devices and not silent and device != NOT_STATED:
         found.append(Check("hardware", every, "ok", device, ", ".join(dict.fromkeys(told.values()))))

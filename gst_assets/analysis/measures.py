@@ -284,8 +284,8 @@ def timeline(run: RealRun | SimulatedRun, side: AlignedSide) -> Timeline:
     """Running and waiting requests over time.
 
     From iterations.csv where the run has it (the scheduler's own counts after it formed a step); else from the compared
-    requests: waiting from arrival until scheduled, running from there to the last token. Where the run does not tell
-    when a request was scheduled, its prefill cannot be told from its waiting, and it waits until its first token.
+    requests: waiting from arrival until scheduled, running from there to the last token. Where the run does not record
+    when a request was scheduled, its prefill cannot be separated from its waiting: it waits until its first token.
     """
     table = run.iterations
     if table is not None and len(table):

@@ -12,25 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from gst_assets.contracts.csv_files import write_csv
 from gst_assets.contracts.documents import ProfileMeta, RealRunMeta, VidurRunMeta, write_document
 from gst_assets.contracts.store import directory_digests
-from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
+from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics
+from gst_assets.testing.histories import ENGINE_SETTINGS, HARDWARE
 
 MS = 1_000_000
 WORKLOAD_SHA256 = {"prompts.jsonl": "1" * 64, "trace_lengths.csv": "2" * 64, "trace_intervals.csv": "3" * 64}
-ENGINE_SETTINGS = {
-    "max_num_seqs": 32,
-    "max_num_batched_tokens": 512,
-    "block_size": 32,
-    "num_kv_blocks": 1024,
-    "enable_chunked_prefill": True,
-    "enable_prefix_caching": False,
-    "dtype": "bfloat16",
-    "async_scheduling": False,
-    "enforce_eager": True,
-    "scheduling_policy": "vllm_v1",
-}
-HARDWARE = {"hardware_id": "cpu", "device_name": "Test CPU", "device_count": 1}
 
 
 @dataclass(frozen=True)
@@ -203,10 +192,11 @@ def _common(run_id: str) -> dict[str, Any]:
 def _write(directory: Path, recipe: Recipe, model: type[Any], values: dict[str, Any]) -> Path:
     directory.mkdir(parents=True)
     requests, tokens = tables(recipe)
-    write_table(RequestMetrics, requests, directory)
-    write_table(TokenMetrics, tokens, directory)
+    written = [(RequestMetrics, requests), (TokenMetrics, tokens)]
     if recipe.iterations is not None:
-        write_table(Iterations, recipe.iterations, directory)
+        written.append((Iterations, recipe.iterations))
+    for table, frame in written:  # validated when they are read
+        write_csv(frame, directory / table.file_name())
     document = model.model_validate(values | {"sha256": directory_digests(directory, "run_meta.json")})
     write_document(document, directory / "run_meta.json")
     return directory

@@ -14,7 +14,7 @@ from gst_assets.analysis.history import read_history, write_history
 from gst_assets.analysis.regression_report import summary, write_regression
 from gst_assets.contracts.store import ArtifactStore
 from gst_assets.scenario import Regression as Rule
-from gst_assets_tests.analysis.histories import Night, noisy, values, write_nights
+from gst_assets.testing.histories import Night, noisy, values, write_nights
 
 RULE = Rule()
 

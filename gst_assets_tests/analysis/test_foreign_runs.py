@@ -114,8 +114,16 @@ def _error(runs: list[str], out: Path) -> str:
     return done.stderr
 
 
-def test_the_minimum_compares_and_what_is_missing_is_said(tmp_path: Path) -> None:
-    text = _report(_pair(tmp_path), tmp_path / "out")
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the pair as it is, to read only."""
+    folder = tmp_path_factory.mktemp("plain")
+    _report(_pair(folder), folder / "out")
+    return folder / "out"
+
+
+def test_the_minimum_compares_and_what_is_missing_is_said(plain: Path) -> None:
+    text = (plain / "summary.md").read_text()
     assert "| TTFT P50 | -88.6 % | – | cannot judge | 17.3 | 1.97 | – |" in text
     # 63 gaps a request: index 0 is in no statistic.
     assert "| ITL P50 † | -86.8 % | – | **insufficient** | 13.8 | – | 1.82 | 504 |" in text
@@ -124,7 +132,7 @@ def test_the_minimum_compares_and_what_is_missing_is_said(tmp_path: Path) -> Non
         "simulated settings not stated", "preemptions not stated", "environment not stated",
     ):  # fmt: skip
         assert missing in text, missing
-    meta = read_document(ComparisonMeta, tmp_path / "out" / "run_meta.json")
+    meta = read_document(ComparisonMeta, plain / "run_meta.json")
     assert (meta.workload_id, meta.measured, meta.hardware) == (None, None, None)
     assert any("settings are not stated" in mark for mark in meta.marks)
 
@@ -157,9 +165,9 @@ def test_nobody_is_told_to_remove_a_directory_that_they_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("side", ["real", "vidur"])
-def test_without_token_times_everything_but_itl_compares(tmp_path: Path, side: str) -> None:
+def test_without_token_times_everything_but_itl_compares(plain: Path, tmp_path: Path, side: str) -> None:
     """On either side; the rest is what it is with token times, since these end where the requests do."""
-    whole = _report(_pair(tmp_path / "whole"), tmp_path / "with")
+    whole = (plain / "summary.md").read_text()
     text = _report(_pair(tmp_path / "less", **{side: {"tokens": False}}), tmp_path / "without")
     assert "| ITL P50 † | not available | – | – | – | – | – | 0 |" in text
     assert "ITL: not available: token times are not known on both sides" in text
@@ -186,9 +194,9 @@ def test_a_simulation_without_token_times_is_not_cut(tmp_path: Path) -> None:
 # --- joined by name ---------------------------------------------------------------------------------------------------
 
 
-def test_requests_are_joined_by_their_names(tmp_path: Path) -> None:
+def test_requests_are_joined_by_their_names(plain: Path, tmp_path: Path) -> None:
     """The simulation lists its requests the other way round, under the same names: every request finds its own."""
-    plain = _report(_pair(tmp_path / "plain"), tmp_path / "a")
+    by_number = (plain / "summary.md").read_text()
     real = write_foreign(tmp_path / "r", "real", _LATENCIES_NS["real"], names=[f"q{i}" for i in range(8)])
     sim = write_foreign(tmp_path / "vidur", "vidur", _LATENCIES_NS["vidur"], names=[f"q{i}" for i in range(8)])
     rows = (sim / "request_metrics.csv").read_text().splitlines()
@@ -200,8 +208,8 @@ def test_requests_are_joined_by_their_names(tmp_path: Path) -> None:
         "\n".join([tokens[0], *sorted(moved, key=lambda row: [*map(int, row.split(","))])]) + "\n"
     )
     text = _report([str(real), str(sim)], tmp_path / "b")
-    assert "requests are joined by source_request_id" in text and "requests are joined by request_id" in plain
-    paired = next(line for line in plain.splitlines() if line.startswith("| E2E | vidur |"))
+    assert "requests are joined by source_request_id" in text and "requests are joined by request_id" in by_number
+    paired = next(line for line in by_number.splitlines() if line.startswith("| E2E | vidur |"))
     assert paired in text
 
 

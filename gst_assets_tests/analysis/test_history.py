@@ -15,7 +15,7 @@ from gst_assets.analysis.history import History, load_history, read_history, wri
 from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.provenance import sha256_file
-from gst_assets_tests.analysis.histories import Night, noisy, values, write_night, write_nights
+from gst_assets.testing.histories import Night, noisy, values, write_night, write_nights
 
 
 def as_bytes(history: History, area: Path) -> dict[str, bytes]:

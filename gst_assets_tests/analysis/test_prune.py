@@ -19,7 +19,7 @@ from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.scenario import load_scenario
-from gst_assets_tests.analysis.histories import noisy, write_night
+from gst_assets.testing.histories import noisy, write_night
 from gst_assets_tests.contracts.faults import CRASHED, Faults, injected
 
 PLAIN, OTHER = load_scenario("smoke"), load_scenario("smoke", ["replay.repeats=1"])

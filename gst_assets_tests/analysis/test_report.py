@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Judgement
 from gst_assets.analysis.capacity_errors import capacity_errors
+from gst_assets.analysis.figures import Figure
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
 from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import (
@@ -21,8 +23,11 @@ from gst_assets.analysis.report import (
     verdict_sentence,
     write_comparison,
 )
+from gst_assets.analysis.report_blocks import Block
+from gst_assets.analysis.report_content import FIGURES, content
+from gst_assets.analysis.report_formats import markdown, page
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.analysis.run_reading import RealRun, load_run
+from gst_assets.analysis.run_reading import RealRun, load_run, read_calibration_machine
 from gst_assets.contracts.documents import CapacityFound, ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.contracts.tables import (
@@ -62,20 +67,36 @@ def _write(comparison: Comparison, folder: Path) -> str:
     return (folder / "summary.md").read_text()
 
 
-@pytest.fixture
-def usual(tmp_path: Path) -> Comparison:
+def _blocks(comparison: Comparison) -> list[Block]:
+    """A report whose figures are not drawn, which is most of its time."""
+    figure = Figure("answer.png", "The errors that decide", "")
+    return content(comparison, [figure], read_calibration_machine(comparison.simulations[comparison.headline]))
+
+
+def _text(comparison: Comparison) -> str:
+    return markdown(_blocks(comparison), FIGURES)
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """Three repeats; kernels at 40 % of the latencies, calibrated 4 % above them."""
     real = steady(120, 4)
     return _comparison(
-        tmp_path,
+        tmp_path_factory.mktemp("usual"),
         [real, real.scaled(1.02), real.scaled(0.99)],
         {"kernels": real.scaled(0.4), "calibrated": real.scaled(1.04)},
     )
 
 
-def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
-    usual: Comparison, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def report(usual: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of `usual`, to read only."""
+    folder = tmp_path_factory.mktemp("report") / "out"
+    _write(usual, folder)
+    return folder
+
+
+def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(usual: Comparison) -> None:
     def with_overrides(comparison: Comparison, real: list[str], simulated: list[str]) -> Comparison:
         def given(run: Any, overrides: list[str]) -> Any:
             hydra = run.meta.hydra.model_copy(update={"overrides": overrides})
@@ -89,15 +110,13 @@ def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
 
     seed, requests = "simulation.seed=${engine.block_size}", "workload.num_requests=5"
     same = with_overrides(usual, [requests, seed], [requests, seed])
-    assert _write(same, tmp_path / "same").splitlines()[2].endswith(f" · Overrides: `{requests}`, `{seed}`")
+    assert _text(same).splitlines()[2].endswith(f" · Overrides: `{requests}`, `{seed}`")
     recorded = with_overrides(usual, [], [seed])
-    assert (
-        _write(recorded, tmp_path / "recorded").splitlines()[2].endswith(f" · Overrides: real none; simulated `{seed}`")
-    )
+    assert _text(recorded).splitlines()[2].endswith(f" · Overrides: real none; simulated `{seed}`")
 
 
-def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: Comparison, tmp_path: Path) -> None:
-    lines = [line for line in _write(usual, tmp_path / "out").splitlines() if line]
+def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: Comparison, report: Path) -> None:
+    lines = [line for line in (report / "summary.md").read_text().splitlines() if line]
     assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"
     assert (
         lines[1]
@@ -115,8 +134,8 @@ def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: 
     assert any(line.startswith("- For comparison, **outside the band**: `kernels` ") for line in lines[11:figure])
 
 
-def test_every_latency_of_every_variant_is_told(usual: Comparison, tmp_path: Path) -> None:
-    text = _write(usual, tmp_path / "out")
+def test_every_latency_of_every_variant_is_told(report: Path) -> None:
+    text = (report / "summary.md").read_text()
     header = (
         "| latency [ms] | error | 95 % interval | verdict | real (median of 3) | spread | calibrated | kernels | error"
         " | error / spread | samples |"
@@ -133,51 +152,46 @@ def _ids_and_links(page: str) -> tuple[list[str], set[str]]:
     return re.findall(r' id="([^"]*)"', page), set(re.findall(r'href="#([^"]*)"', page))
 
 
-def test_the_page_is_whole_and_asks_for_nothing(usual: Comparison, tmp_path: Path) -> None:
+def test_the_page_is_whole_and_asks_for_nothing(report: Path) -> None:
     """Sent alone: figures and tables are inside, every link stays inside, nothing is fetched."""
-    _write(usual, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert (
-        page.count('src="data:image/png;base64,') == page.count("<img") == len(list((tmp_path / "out/figs").iterdir()))
-    )
-    targets = re.findall(r'(?:src|href)="([^"]*)"', page)
+    html = (report / "report.html").read_text()
+    assert html.count('src="data:image/png;base64,') == html.count("<img") == len(list((report / "figs").iterdir()))
+    targets = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert all(one.startswith(("data:", "#")) for one in targets)
-    ids, links = _ids_and_links(page)
+    ids, links = _ids_and_links(html)
     assert links <= set(ids) and len(ids) == len(set(ids))
     assert {"ttft", "error", "interval", "verdict", "spread", "checks", "machine", "figure-answer"} <= set(ids)
-    assert not re.search(r"https?://|@import|url\(|<script", page)
-    assert "default-src 'none'" in page and "**" not in page and "`" not in page
-    small = re.findall(r'download="([^"]*)" href="data:text/csv;base64,([^"]*)"', page)
+    assert not re.search(r"https?://|@import|url\(|<script", html)
+    assert "default-src 'none'" in html and "**" not in html and "`" not in html
+    small = re.findall(r'download="([^"]*)" href="data:text/csv;base64,([^"]*)"', html)
     assert {name for name, _ in small} >= {"latency_errors.csv", "gate_checks.csv"}
     for name, data in small:
-        assert base64.b64decode(data) == (tmp_path / "out" / "tables" / name).read_bytes()
+        assert base64.b64decode(data) == (report / "tables" / name).read_bytes()
 
 
-def test_the_first_screen_is_open_and_the_rest_is_folded(usual: Comparison, tmp_path: Path) -> None:
-    _write(usual, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    first = page[page.index("<main>") : page.index("<details")]
+def test_the_first_screen_is_open_and_the_rest_is_folded(report: Path) -> None:
+    html = (report / "report.html").read_text()
+    first = html[html.index("<main>") : html.index("<details")]
     places = [
         first.index(text) for text in ("<h1>", 'class="facts"', 'class="verdict ', 'class="judged"', "<figure", "<nav")
     ]
     assert places == sorted(places)
     assert first.count("<img") == 1 and first.count("<table") == 1
-    assert "<details open" not in page
-    titles = re.findall(r'<details id="([^"]*)">', page)
+    assert "<details open" not in html
+    titles = re.findall(r'<details id="([^"]*)">', html)
     assert re.findall(r'<a href="#([^"]*)">', first[first.index("<nav") :]) == titles
 
 
 @pytest.mark.parametrize("judgement", ["pass", "warn", "fail", "cannot_judge"])
 def test_each_judgement_has_a_word_and_a_colour_of_its_own(
-    usual: Comparison, tmp_path: Path, judgement: Judgement
+    usual: Comparison, report: Path, judgement: Judgement
 ) -> None:
     answer = replace(
         usual.answer, verdict=judgement, cells=tuple(replace(one, verdict=judgement) for one in usual.answer.cells)
     )
-    _write(replace(usual, answers={**usual.answers, "calibrated": answer}), tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert f'<div class="verdict {judgement}"><span class="word">{JUDGEMENT_WORDS[judgement]}</span>' in page
-    first = page[: page.index("<nav")]
+    html = page(_blocks(replace(usual, answers={**usual.answers, "calibrated": answer})), report, FIGURES)
+    assert f'<div class="verdict {judgement}"><span class="word">{JUDGEMENT_WORDS[judgement]}</span>' in html
+    first = html[: html.index("<nav")]
     assert first.count(f'<tr class="{judgement}">') == first.count('<tr class="') == 6
     name = judgement if judgement != "cannot_judge" else "unknown"
     colours = re.findall(r"--(pass|warn|fail|unknown): (#\w+)", STYLE)
@@ -185,11 +199,10 @@ def test_each_judgement_has_a_word_and_a_colour_of_its_own(
     assert list(light.values()).count(light[name]) == 1 and f"border-color: var(--{name})" in STYLE
 
 
-def test_what_was_checked_and_found_in_order_is_folded_inside_the_checks(usual: Comparison, tmp_path: Path) -> None:
+def test_what_was_checked_and_found_in_order_is_folded_inside_the_checks(usual: Comparison, report: Path) -> None:
     marked = replace(usual, checks=(Check("degraded", "r0", "mark", "yes", "", "run r0 is late"), *usual.checks))
-    _write(marked, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    checks = page[page.index('<details id="checks">') : page.index('<details id="machine">')]
+    html = page(_blocks(marked), report, FIGURES)
+    checks = html[html.index('<details id="checks">') : html.index('<details id="machine">')]
     assert checks.index("run r0 is late") < checks.index("class=nested") < checks.index(">in order</td>")
     assert re.search(
         r"<summary><span>Checks</span> <span class=\"about\">1 marked, \d+ noted, \d+ in order</span>", checks
@@ -226,16 +239,14 @@ _MACHINE = {
 
 def test_the_machine_is_told_for_each_repeat_and_what_is_not_known_is_a_dash(tmp_path: Path) -> None:
     real = steady(30, 3)
-    text = _write(
-        _comparison(tmp_path, [real.with_meta(machine=_MACHINE), real], {"calibrated": real}), tmp_path / "out"
-    )
+    text = _text(_comparison(tmp_path, [real.with_meta(machine=_MACHINE), real], {"calibrated": real}))
     assert (
         "| repeat 1 | 2 | 60.0 % | 20.0 % | 35.0 % | 1.0 % | 0.40 to 0.50 | – | 41 to 55 | 1,410 to 1,980, power cap |"
         in text
     )
     assert "| repeat 2 | – | – | – | – | – | – | – | – | – |" in text
     assert "calibration round" not in text
-    alone = _write(_comparison(tmp_path / "b", [real], {"calibrated": real}), tmp_path / "none")
+    alone = _text(_comparison(tmp_path / "b", [real], {"calibrated": real}))
     assert "Not recorded: these runs were made by a version, or by another program, that does not record it." in alone
 
 
@@ -245,7 +256,7 @@ def test_the_machine_of_the_calibration_is_told_where_its_profile_is_still_there
     for name, digest, told in (("same", "4" * 64, True), ("other", "5" * 64, False)):
         profile = write_profile_meta(tmp_path / name, {}, digest, **rounds)
         sim = real.with_meta(profiling_root=str(profile))
-        text = _write(_comparison(tmp_path / f"{name}-runs", [real], {"calibrated": sim}), tmp_path / f"{name}-report")
+        text = _text(_comparison(tmp_path / f"{name}-runs", [real], {"calibrated": sim}))
         assert ("| calibration round 1 | 2 | 60.0 % | 20.0 % |" in text) is told
         assert ("| calibration round 2 | – |" in text) is told
 
@@ -257,17 +268,16 @@ def test_names_from_other_programs_are_shown_as_they_are(tmp_path: Path) -> None
     assert "<img src=x" not in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_every_link_leads_to_a_file_and_every_file_is_listed(usual: Comparison, tmp_path: Path) -> None:
-    text = _write(usual, tmp_path / "out")
+def test_every_link_leads_to_a_file_and_every_file_is_listed(report: Path) -> None:
+    text = (report / "summary.md").read_text()
     linked = set(re.findall(r"\]\(([^)]+)\)", text)) - {"run_meta.json"}  # which the caller writes last
-    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    written = {path.relative_to(report).as_posix() for path in report.rglob("*.*")}
     there = written - {"summary.md", "report.html"}
     assert linked == there
     assert text.count("![") == 9
 
 
-def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path) -> None:
-    _write(usual, tmp_path / "out")
+def test_tables_read_back_through_the_contract(report: Path) -> None:
     for model, rows in (
         (LatencyErrors, 60),
         (RepeatLatencies, 90),
@@ -278,18 +288,16 @@ def test_tables_read_back_through_the_contract(usual: Comparison, tmp_path: Path
         (AlignmentCounts, 6),
         (SettingsParity, 2 * len(COMPARED_SETTINGS)),
     ):
-        assert len(read_table(model, tmp_path / "out" / "tables" / model.file_name())) == rows
+        assert len(read_table(model, report / "tables" / model.file_name())) == rows
 
 
-def test_same_comparison_same_bytes(usual: Comparison, tmp_path: Path) -> None:
-    _write(usual, tmp_path / "one")
-    _write(usual, tmp_path / "two")
-    assert directory_digests(tmp_path / "one", "-") == directory_digests(tmp_path / "two", "-")
+def test_same_comparison_same_bytes(usual: Comparison, report: Path, tmp_path: Path) -> None:
+    _write(usual, tmp_path / "again")
+    assert directory_digests(tmp_path / "again", "-") == directory_digests(report, "-")
 
 
-def test_metadata_completes_the_directory(usual: Comparison, tmp_path: Path) -> None:
-    out = tmp_path / "cmp-1"
-    _write(usual, out)
+def test_metadata_completes_the_directory(usual: Comparison, report: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(report, tmp_path / "cmp-1"))
     meta = comparison_meta(
         usual, run_id="cmp-1", started_at=datetime.now(timezone.utc), sha256=directory_digests(out, "run_meta.json")
     )
@@ -297,8 +305,9 @@ def test_metadata_completes_the_directory(usual: Comparison, tmp_path: Path) -> 
     open_directory(out, Kind.COMPARISON)
     found = read_document(ComparisonMeta, out / "run_meta.json")
     assert (found.run_type, found.verdict, found.headline_variant, found.marks) == ("compare", "warn", "calibrated", [])
-    assert found.sim_run_dir == str(tmp_path / "calibrated") == found.sim_run_dirs["calibrated"]
-    assert found.real_run_dirs == [str(tmp_path / f"r{i}") for i in range(3)]
+    runs = usual.simulations["calibrated"].directory.parent
+    assert found.sim_run_dir == str(runs / "calibrated") == found.sim_run_dirs["calibrated"]
+    assert found.real_run_dirs == [str(runs / f"r{i}") for i in range(3)]
     assert {
         f"{run}/{name}"
         for run in ("r0", "r1", "r2", "kernels", "calibrated")
@@ -333,23 +342,21 @@ def test_degenerate_runs_are_reported_whole(tmp_path: Path, real: Recipe, sim: R
     found = _comparison(tmp_path, [real], {"calibrated": sim})
     text = _write(found, tmp_path / "out")
     assert verdict_sentence(found) in text and "nan" not in text
-    page = (tmp_path / "out" / "report.html").read_text()
-    ids, links = _ids_and_links(page)
+    html = (tmp_path / "out" / "report.html").read_text()
+    ids, links = _ids_and_links(html)
     assert links <= set(ids)
 
 
-def test_what_caps_the_verdict_and_what_would_settle_it_stand_beside_the_cells(
-    usual: Comparison, tmp_path: Path
-) -> None:
+def test_what_caps_the_verdict_and_what_would_settle_it_stand_beside_the_cells(usual: Comparison) -> None:
     answer = replace(usual.answer, marks=("run r0 is degraded",), more=("five more repeats would do.",))
-    text = _write(replace(usual, answers={**usual.answers, "calibrated": answer}), tmp_path / "out")
+    text = _text(replace(usual, answers={**usual.answers, "calibrated": answer}))
     head = text[: text.index("![")]
     assert "- Not a pass because: run r0 is degraded.\n- To settle it: five more repeats would do.\n" in head
 
 
 def test_settings_that_differ_are_told(tmp_path: Path) -> None:
     sim = steady(30, 2).with_meta(simulated_settings={**ENGINE_SETTINGS, "block_size": 16})
-    text = _write(_comparison(tmp_path, [steady(30, 2)], {"calibrated": sim}), tmp_path / "out")
+    text = _text(_comparison(tmp_path, [steady(30, 2)], {"calibrated": sim}))
     assert "| `block_size` | 32 | **16 (differs)** |" in text
     assert "setting block_size: engine 32, simulated with 16" in text
 
@@ -359,7 +366,7 @@ def test_early_stops_and_failures_are_counted_in_the_report(tmp_path: Path) -> N
         [Request(0, (5 * MS, 9 * MS), asked=4), Request(1, (), asked=4, status="error"), Request(2, (), asked=4)]
     )
     sim = Recipe([Request(i, tuple((5 + 4 * k) * MS for k in range(4))) for i in range(3)])
-    text = _write(_comparison(tmp_path, [real], {"calibrated": sim}), tmp_path / "out")
+    text = _text(_comparison(tmp_path, [real], {"calibrated": sim}))
     assert "| r0 | calibrated | 3 | 1 | 1 | 1 | 1 | 2 | 2 |" in text
     assert "1 failed and 1 gave no token, of 3 requests" in text
     assert "1 of 1 requests stopped early" in text
@@ -404,14 +411,16 @@ def test_what_others_wrote_is_shown_and_does_nothing(usual: Comparison, tmp_path
         assert "evil.example" not in " ".join(re.findall(r"<(?:img|a)\b[^>]*>", html)), text
         assert "<img src=http" not in html and 'href="javascript' not in html
     assert summary.count("evil.example") > 5, "it is shown"
-    page = (tmp_path / "report" / "report.html").read_text()
-    assert page.count("evil.example") > 5
-    assert "<img src=http" not in page and re.findall(r'href="(?!#|data:)', page) == []
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert html.count("evil.example") > 5
+    assert "<img src=http" not in html and re.findall(r'href="(?!#|data:)', html) == []
 
 
-def test_capacity_is_told_where_it_was_searched_and_nowhere_else(usual: Comparison, tmp_path: Path) -> None:
-    without = _write(usual, tmp_path / "without")
-    assert "Capacity" not in without and not (tmp_path / "without" / "tables" / CapacityErrors.file_name()).exists()
+def test_capacity_is_told_where_it_was_searched_and_nowhere_else(
+    usual: Comparison, report: Path, tmp_path: Path
+) -> None:
+    without = (report / "summary.md").read_text()
+    assert "Capacity" not in without and not (report / "tables" / CapacityErrors.file_name()).exists()
     sides = {
         side: CapacityFound(status="found", capacity_per_s=low, upper_per_s=high, num_probes=6)
         for side, low, high in (("engine", 45.0, 48.0), ("calibrated", 46.0, 47.0))

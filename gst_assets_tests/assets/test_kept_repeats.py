@@ -30,7 +30,7 @@ def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def scenario_of(base_url: str) -> Scenario:
     overrides = [
         "engine.backend=openai", f"engine.server.base_url='{base_url}'", "replay.repeats=3", "replay.warmup_requests=1",
-        "replay.between_calibration=false", "workload.num_requests=30", "workload.num_decode_tokens=4",
+        "replay.between_calibration=false", "workload.num_requests=12", "workload.num_decode_tokens=4",
         "workload.arrivals={kind: fixed_interval, interval_ns: 50000000}",
     ]  # fmt: skip
     return load_scenario("smoke", overrides)
@@ -58,7 +58,7 @@ def test_the_repeats_before_the_death_are_kept_and_the_error_says_where(tmp_path
     kept = store.list(Kind.REAL_RUN)
     assert [name[-2:] for name in kept] == ["r0", "r1", "r2"]
     runs = [load_run(store.open(Kind.REAL_RUN, name), "real") for name in kept]
-    assert [int((run.requests["status"] == "ok").sum()) for run in runs[:2]] == [30, 30]
+    assert [int((run.requests["status"] == "ok").sum()) for run in runs[:2]] == [12, 12]
     assert runs[2].meta.degraded and runs[2].meta.num_errors > 0
     for run in runs:
         assert str(run.directory) in str(error)

@@ -11,7 +11,7 @@ import pytest
 
 from gst_assets.definitions import defs
 from gst_assets.partitions import SCENARIOS
-from gst_assets_tests.analysis.histories import noisy, write_nights
+from gst_assets.testing.histories import noisy, write_nights
 
 FIRST, SECOND, THIRD = SCENARIOS.get_partition_keys()[:3]
 LINE = [dg.AssetKey("comparison_history"), dg.AssetKey("regression_report")]

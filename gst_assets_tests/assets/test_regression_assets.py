@@ -12,7 +12,7 @@ import pytest
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.definitions import defs
 from gst_assets.provenance import sha256_file
-from gst_assets_tests.analysis.histories import noisy, write_nights
+from gst_assets.testing.histories import noisy, write_nights
 from gst_assets_tests.assets.recorded_nights import SCENARIO, materialize, write_profile
 
 LINE = "key:comparison_history or key:regression_report"

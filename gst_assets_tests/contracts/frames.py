@@ -92,8 +92,12 @@ def frames(draw: st.DrawFn, model: type[Table]) -> pd.DataFrame:
     required, optional = model.column_types()
     present = {name: kind for name, kind in optional.items() if draw(st.booleans())}
     size = draw(st.integers(1, 6))
+    # Numbers that may stand once only are put in order afterwards.
+    once = {
+        name for name, kind in present.items() if kind == csv_files.STRING and model.to_schema().columns[name].unique
+    }
     columns = {
-        name: draw(st.lists(_values(model, name, kind), min_size=size, max_size=size))
+        name: draw(st.lists(_values(model, name, kind), min_size=size, max_size=size, unique=name in once))
         for name, kind in {**required, **present}.items()
     }
     return _made_valid(model, columns, {**required, **present})

@@ -26,7 +26,7 @@ from gst_assets.contracts.store import ArtifactStore, Kind, Staging
 from gst_assets.environment import CACHE_VARIABLE, ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.provenance import PROJECT_ROOT, sha256_file
-from gst_assets_tests.services import S3
+from gst_assets.testing.services import S3
 
 pytestmark = pytest.mark.services
 

@@ -36,7 +36,8 @@ def scenario_of(base_url: str) -> Scenario:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """The block ends in time, and the memory this process holds never rises by more than `PEAK_BYTES`."""
+    """The block ends, with other work on the machine too, and the memory this process holds never rises by more than
+    `PEAK_BYTES`."""
     status = Path("/proc/self/status")
 
     def kib(name: str) -> int:
@@ -63,7 +64,7 @@ def played() -> ReplayResult:
         async with serving() as base_url, open_engine(scenario_of(base_url)) as engine:
             return await replay(engine, planned, request_timeout_s=LIMIT_S, may_stop_early=False)
 
-    with bounded(30):
+    with bounded(100):
         return asyncio.run(play())
 
 
@@ -133,7 +134,7 @@ def opened() -> dict[str, str]:
         async with serving() as base_url:
             return await asyncio.gather(*(message(f"{base_url}/b{index}") for index in range(len(DESCRIPTIONS))))
 
-    with bounded(30):
+    with bounded(100):
         return dict(zip(DESCRIPTIONS, asyncio.run(all_of_them()), strict=True))
 
 

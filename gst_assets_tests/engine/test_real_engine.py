@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +141,16 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-def test_several_workloads_share_a_start_on_a_host_without_the_platform(tmp_path: Path) -> None:
-    """Two arrival rates, resolved scenarios, and neither Dagster, Pandera, Vidur nor OmegaConf in any process."""
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for the engine's sockets; pytest's own are long."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_several_workloads_share_a_start_on_a_host_without_the_platform(tmp_path: Path, short_folder: Path) -> None:
+    """Two arrival rates, resolved scenarios, and neither Dagster, Pandera, Vidur nor OmegaConf in any process. The
+    temporary directory is empty afterwards."""
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "sitecustomize.py").write_text(_BLOCK)
     arguments = []
@@ -151,13 +161,18 @@ def test_several_workloads_share_a_start_on_a_host_without_the_platform(tmp_path
         folder = tmp_path / name
         workload = build_workload(folder / "workload", scenario)
         arguments += ["--workload", str(workload), "--scenario", str(resolved(folder, scenario))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "absent"), str(PROJECT_ROOT)])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "absent"), str(PROJECT_ROOT)]),
+        "TMPDIR": str(short_folder),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "gst_assets.engine.run", *arguments, "--out", str(tmp_path / "out")],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("engine ready after") == 1
+    assert list(short_folder.iterdir()) == []
     metas = [read_document(RealRunMeta, path / "run_meta.json") for path in sorted((tmp_path / "out").iterdir())]
     assert [(meta.hydra.config_name, meta.repeat_index) for meta in metas] == [
         ("fast", 0), ("fast", 1), ("slow", 0), ("slow", 1),

@@ -1,7 +1,8 @@
-"""One start of the real engine on a resolved scenario, and what it says of its model, as JSON on the last line: `python
--m ... SCENARIO.json`.
+"""The real engine on one resolved scenario after the other, and what it says of each model, as JSON on a line each:
+`python -m ... SCENARIO.json ...`.
 
-A process of its own, since the engine needs its environment before torch is imported.
+A process of its own, since the engine needs its environment before torch is imported; one for all, since that import
+takes longer than the rest of it. The scenarios differ in their model only.
 """
 
 from __future__ import annotations
@@ -39,4 +40,5 @@ async def session(scenario_file: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     die_with_parent()
     os.environ.update(engine_environment(read_resolved(Path(sys.argv[1]))))
-    print("facts " + json.dumps(asyncio.run(session(Path(sys.argv[1])))), flush=True)
+    for name in sys.argv[1:]:
+        print("facts " + json.dumps(asyncio.run(session(Path(name)))), flush=True)

@@ -4,7 +4,6 @@ walks all of it."""
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,16 +30,30 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
+def config_of(architecture: str) -> dict[str, Any]:
+    return {"architectures": [architecture], **_SMALL, **DECODERS[architecture]}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the session says of each decoder."""
+    folder, resolved = tmp_path_factory.mktemp("decoders"), []
+    for architecture in DECODERS:
+        (folder / "config.json").write_text(json.dumps(config_of(architecture)))
+        scenario = load_scenario("smoke", ["model.name=small", "model.geometry=null", f"model.config={folder}"])
+        resolved.append(folder / f"{architecture}.json")
+        resolved[-1].write_text(scenario.model_dump_json())
+    (folder / "config.json").unlink()  # a resolved scenario holds it
+    lines = run_module("gst_assets_tests.profiling.decoder_session", [str(path) for path in resolved])
+    found = [json.loads(line.removeprefix("facts ")) for line in lines if line.startswith("facts ")]
+    return dict(zip(DECODERS, found, strict=True))
+
+
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_the_engine_serves_the_config_and_the_profiler_walks_the_whole_model(architecture: str, tmp_path: Path) -> None:
-    config = {"architectures": [architecture], **_SMALL, **DECODERS[architecture]}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    scenario = load_scenario("smoke", ["model.name=small", "model.geometry=null", f"model.config={tmp_path}"])
-    resolved = tmp_path / "scenario.json"
-    resolved.write_text(scenario.model_dump_json())
-    (tmp_path / "config.json").unlink()  # a resolved scenario holds it
-    lines = run_module("gst_assets_tests.profiling.decoder_session", [str(resolved)])
-    (found,) = [json.loads(line.removeprefix("facts ")) for line in lines if line.startswith("facts ")]
+def test_the_engine_serves_the_config_and_the_profiler_walks_the_whole_model(
+    architecture: str, told: dict[str, dict[str, Any]]
+) -> None:
+    config, found = config_of(architecture), told[architecture]
     assert found["reported"] == architecture and found["facts"]["architecture"] == architecture
     assert found["counts"] == [6, 3]
     assert found["facts"]["head_dim"] == config.get("head_dim", 64) and found["facts"]["num_layers"] == 2

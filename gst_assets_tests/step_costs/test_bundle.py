@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,9 +29,15 @@ BUNDLE_FILES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good bundle, to be copied."""
+    return tables.write_bundle(tmp_path_factory.mktemp("written") / "qwen3-tiny", SCENARIO)
+
+
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return load_bundle(tables.write_bundle(tmp_path / "cpu" / "qwen3-tiny", SCENARIO))
+def bundle(written: Path, tmp_path: Path) -> Bundle:
+    return load_bundle(Path(shutil.copytree(written, tmp_path / "cpu" / "qwen3-tiny")))
 
 
 def _lengths(*pairs: tuple[int, int]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace, RequestWays, StepCost
 from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER, CapturedGraphs, StepShape
-from gst_assets_tests.vidur_adapter.support import (
+from gst_assets.testing.simulation_inputs import (
     constant_overheads,
     cost_row,
     default_overheads,

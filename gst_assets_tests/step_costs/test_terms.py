@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
 from gst_assets.step_costs.terms import Features, Terms, features, position_of, slopes_of
-from gst_assets_tests.vidur_adapter.support import cost_row, overheads_table
+from gst_assets.testing.simulation_inputs import cost_row, overheads_table
 
 EAGER = CapturedGraphs(())
 

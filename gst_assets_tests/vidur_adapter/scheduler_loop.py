@@ -13,13 +13,13 @@ from typing import Any
 
 from vidur.entities import Request
 
+from gst_assets.testing.simulation_inputs import QWEN3_0_6B
 from gst_assets.vidur_adapter import registration
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.predictor import OperatorSumConfig, shape_of_batch
 from gst_assets.vidur_adapter.simulation_loop import RequestColumns
 from gst_assets.vidur_adapter.step_log import StepLog
 from gst_assets_tests.vidur_adapter.reference_clocks import EngineClock
-from gst_assets_tests.vidur_adapter.support import QWEN3_0_6B
 
 _MAX_TOKENS = 4096
 

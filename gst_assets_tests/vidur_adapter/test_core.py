@@ -18,14 +18,14 @@ from gst_assets.step_costs import warmth
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.cost_tables import CostTables
 from gst_assets.step_costs.shapes import StepShape
+from gst_assets.testing import simulation_inputs as support
+from gst_assets.testing.simulation_inputs import constant_overheads
 from gst_assets.vidur_adapter import core, predictor, registration, simulation_loop
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.vidur_adapter.simulation_loop import Mode, RequestColumns, SimulationLoop
-from gst_assets_tests.vidur_adapter import support
 from gst_assets_tests.vidur_adapter.reference_clocks import EngineClock, HostDeviceClock, StepByStepClock
 from gst_assets_tests.vidur_adapter.scheduler_loop import SchedulerLoop
-from gst_assets_tests.vidur_adapter.support import constant_overheads
 
 MS = 1_000_000
 SCENARIO = support.scenario()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import core, simulation_loop
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.prefix_keys import prompt_block_keys
 from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
-from gst_assets_tests.vidur_adapter import support
 
 BLOCK = 4
 BUNDLE = support.bundle(support.scenario())

@@ -11,10 +11,10 @@ import pytest
 
 from gst_assets.engine.launch import run_module
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter.simulate import simulate
 from gst_assets.workload.building import build
 from gst_assets.workload.tokenized import prompts_of
-from gst_assets_tests.vidur_adapter import support
 
 pytestmark = pytest.mark.engine
 

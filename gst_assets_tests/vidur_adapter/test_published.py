@@ -24,11 +24,11 @@ from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle, load_bundle
+from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import event_loop, published, registration
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.profiling import tables
-from gst_assets_tests.vidur_adapter import support
 
 MS = 1_000_000
 SMALL = {"n_estimators": 5, "max_depth": 8, "min_samples_split": 2}

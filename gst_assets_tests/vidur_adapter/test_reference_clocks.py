@@ -6,7 +6,7 @@ from typing import Any
 
 from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
-from gst_assets_tests.vidur_adapter import support
+from gst_assets.testing import simulation_inputs as support
 from gst_assets_tests.vidur_adapter.reference_clocks import HostDeviceClock
 
 MS = 1_000_000

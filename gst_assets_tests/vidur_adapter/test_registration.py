@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gst_assets.testing.simulation_inputs import QWEN3_0_6B, scenario
 from gst_assets.vidur_adapter import registration
-from gst_assets_tests.vidur_adapter.support import QWEN3_0_6B, scenario
 
 
 def _replica(num_kv_tokens: int = 0) -> registration.EngineReplica:

@@ -18,11 +18,11 @@ from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import CalibrationTraffic, SelfFit, validate
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.bundle import Bundle
+from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import self_fit
 from gst_assets.vidur_adapter.self_fit import BAND, misfits
 from gst_assets.vidur_adapter.simulate import simulate
 from gst_assets_tests.gst_command import run_gst
-from gst_assets_tests.vidur_adapter import support
 
 MS = 1_000_000
 SCENARIO = support.scenario()

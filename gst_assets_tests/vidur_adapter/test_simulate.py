@@ -22,9 +22,9 @@ from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.shapes import StepShape
+from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import simulation_loop
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
-from gst_assets_tests.vidur_adapter import support
 
 MS = 1_000_000
 VARIANTS = ("kernels", "calibrated")
@@ -349,7 +349,8 @@ def test_two_simulations_in_one_process_are_equal_to_the_byte(variant: str) -> N
 
 _DIGEST_PROGRAM = """
 import hashlib
-from gst_assets_tests.vidur_adapter import support, test_simulate
+from gst_assets.testing import simulation_inputs as support
+from gst_assets_tests.vidur_adapter import test_simulate
 for variant in test_simulate.VARIANTS:
     result = test_simulate.run(test_simulate.MIX, variant=variant)
     print(hashlib.sha256(support.csv_bytes(result)).hexdigest(), sorted(result.settings.items()))

@@ -10,11 +10,11 @@ import pytest
 
 from gst_assets.errors import ScenarioError, SimulationError
 from gst_assets.scenario import Scenario
+from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter.simulate import SimulationResult
 from gst_assets.vidur_adapter.step_log import LoggedSteps, Spans
 from gst_assets.vidur_adapter.sweep import Job, KeptRows, configurations, point, simulate_all, sweep_jobs
 from gst_assets.workload.arrivals import build_trace_intervals
-from gst_assets_tests.vidur_adapter import support
 
 REQUESTS = [(20_000_000, 40 + 30 * (i % 5), 40 + i % 7) for i in range(24)]
 

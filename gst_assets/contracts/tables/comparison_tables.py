@@ -305,7 +305,7 @@ class RunTotals(Table):
         isin=["iterations.csv", "request times", "request times, prefill counted as waiting"],
         description=(
             "where running and waiting are from: the scheduler's counts, or times of requests; where a run does not"
-            " tell when they were scheduled, they wait until their first token"
+            " record when they were scheduled, they wait until their first token"
         ),
     )
 

@@ -22,16 +22,17 @@ by_table = pytest.mark.parametrize("model", all_tables(), ids=lambda model: mode
 
 
 @by_table
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_valid_frame_survives_the_disk_and_its_bytes_are_stable(model: type[Table], data: st.DataObject) -> None:
+    """Few frames of each table: reader and writer are the same for all."""
     frame = data.draw(frames(model))
     with tempfile.TemporaryDirectory() as folder:
         path = write_table(model, frame, Path(folder))
         first = path.read_bytes()
         read = read_table(model, path)
         pd.testing.assert_frame_equal(read, frame)
-        write_table(model, read, Path(folder))
+        csv_files.write_csv(read, path)
         assert path.read_bytes() == first
         # A lone \r is the one thing that pandas' writer leaves unquoted; see `csv_files.write_csv`.
         if b"\r" not in first:
@@ -109,8 +110,10 @@ _FIRST = object()  # stands for the column's first value
 
 
 def _column_violations() -> list[Any]:
-    """Each rule that a column holds alone, broken once: (model, column, wrong value, what the message must say)."""
-    cases = []
+    """Each rule that a column holds alone, broken once: (model, column, wrong value, what the message must say, whether
+    it is read from a file too). That is done once for each sort of mistake in a table: readers and writers have their
+    rules from one place, and differ in how they name it."""
+    cases, read = [], set()
     for model in all_tables():
         required, optional = model.column_types()
         for name, kind in {**required, **optional}.items():
@@ -131,16 +134,18 @@ def _column_violations() -> list[Any]:
                 wrong.append(("missing", missing, "found no value, expected a value in every row"))
             if column.unique:
                 wrong.append(("twice", _FIRST, "expected no value twice"))
-            cases += [
-                pytest.param(model, name, value, says, id=f"{model.__name__}-{name}-{what}")
-                for what, value, says in wrong
-            ]
+            for what, value, says in wrong:
+                sort = (model, what, kind)
+                cases.append(
+                    pytest.param(model, name, value, says, sort not in read, id=f"{model.__name__}-{name}-{what}")
+                )
+                read.add(sort)
     return cases
 
 
-@pytest.mark.parametrize(("model", "column", "value", "says"), _column_violations())
+@pytest.mark.parametrize(("model", "column", "value", "says", "from_file"), _column_violations())
 def test_a_wrong_value_is_named_with_file_place_and_column(
-    model: type[Table], column: str, value: Any, says: str, tmp_path: Path
+    model: type[Table], column: str, value: Any, says: str, from_file: bool, tmp_path: Path
 ) -> None:
     frame = sample_frame(model)
     row = int(
@@ -152,6 +157,8 @@ def test_a_wrong_value_is_named_with_file_place_and_column(
         validate(model, frame, path)
     message = str(writing.value)
     assert message.startswith(f"{path}: row {row},") and column in message and says in message
+    if not from_file:
+        return
     csv_files.write_csv(frame, path)
     with pytest.raises(ContractError) as reading:
         read_table(model, path)

@@ -1,4 +1,4 @@
-"""Comparison directories of chosen nights, written with the contract's own writers. Not a test module.
+"""Comparison directories of chosen nights, written with the contract's own writers.
 
 A night is real and simulated nanoseconds by (metric, statistic); everything else is the same from night to night unless
 a test changes it.
@@ -23,9 +23,21 @@ from gst_assets.contracts.documents import ComparisonMeta, write_document
 from gst_assets.contracts.store import directory_digests
 from gst_assets.contracts.tables import LatencyErrors, write_table
 from gst_assets.scenario import Bands
-from gst_assets_tests.analysis.run_directories import ENGINE_SETTINGS, HARDWARE
 
 FIRST_NIGHT = datetime(2026, 1, 1, 2, 0, tzinfo=timezone.utc)
+ENGINE_SETTINGS = {
+    "max_num_seqs": 32,
+    "max_num_batched_tokens": 512,
+    "block_size": 32,
+    "num_kv_blocks": 1024,
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": False,
+    "dtype": "bfloat16",
+    "async_scheduling": False,
+    "enforce_eager": True,
+    "scheduling_policy": "vllm_v1",
+}
+HARDWARE = {"hardware_id": "cpu", "device_name": "Test CPU", "device_count": 1}
 METRICS = ("ttft", "itl", "e2e")
 STATISTICS = ("p50", "p90", "p99")
 BASE_NS = {"ttft": 20e6, "itl": 4e6, "e2e": 200e6}
@@ -73,6 +85,7 @@ def write_nights(root: Path, nights: Sequence[Night], scenario: str = "smoke") -
 
 
 def write_night(root: Path, scenario: str, number: int, night: Night) -> str:
+    """Write the comparison directory of the night `number` days after `FIRST_NIGHT`; returns its id."""
     at = FIRST_NIGHT + timedelta(days=number)
     comparison_id = f"{scenario}-{at:%Y%m%dT%H%M%SZ}-{hashlib.sha256(str(number).encode()).hexdigest()[:4]}"
     directory = root / "comparisons" / comparison_id

@@ -1,8 +1,7 @@
-"""Real services on loopback for the tests marked `services`: Ceph (its S3 gateway), PostgreSQL and Redis, each in a
-folder of its own.
+"""Real services on loopback: Ceph (its S3 gateway), PostgreSQL and Redis, each in a folder of its own.
 
-Where a program is absent the test is skipped with what to install; with GST_REQUIRE_SERVICES=1 (continuous integration)
-it fails instead.
+What a test does where a program is absent (skipped, or failed with GST_REQUIRE_SERVICES=1) stands in
+`gst_assets_tests/conftest.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-from gst_assets.environment import Services, read
+from gst_assets.errors import GstError
 
 _PACKAGES = {
     "radosgw": "ceph-mon ceph-osd radosgw",
@@ -38,6 +35,14 @@ _PACKAGES = {
 BUCKET = "gst"
 
 
+class ServiceError(GstError):
+    """A service did not start."""
+
+
+class ProgramMissing(ServiceError):
+    """A service's program is not installed."""
+
+
 @dataclass(frozen=True)
 class S3:
     """A running S3 gateway; `environment` is all that a client needs besides a URL."""
@@ -45,25 +50,30 @@ class S3:
     environment: dict[str, str]
 
     def new_root(self) -> str:
-        """A URL that no other test uses."""
+        """An artifact root in the bucket that nobody uses."""
         return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
 
 
 def program(name: str) -> str:
-    """Path of a service's program; where it is absent the test is skipped, or fails with GST_REQUIRE_SERVICES=1."""
+    """Path of a service's program.
+
+    Raises:
+        ProgramMissing: it is not installed.
+    """
     found = shutil.which(name) or next((str(path) for path in Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), None)
-    if found:
-        return found
-    says = f"{name} is not installed: apt-get install --no-install-recommends {_PACKAGES[name]}"
-    if read(Services).required:
-        pytest.fail(says)
-    pytest.skip(says)
+    if found is None:
+        raise ProgramMissing(f"{name} is not installed: apt-get install --no-install-recommends {_PACKAGES[name]}.")
+    return found
 
 
 @contextmanager
 def s3_gateway(folder: Path) -> Iterator[S3]:
     """Ceph's object gateway over one monitor and one storage daemon that keeps its data in memory; about 20 s to
-    start."""
+    start.
+
+    Raises:
+        ServiceError: a program is not installed, or ended, or did not start within 90 s.
+    """
     monitor, storage, gateway = program("ceph-mon"), program("ceph-osd"), program("radosgw")
     monitor_port, port = free_port(), free_port()
     keyring = folder / "keyring"
@@ -104,7 +114,8 @@ def s3_gateway(folder: Path) -> Iterator[S3]:
 
     def call(*command: str) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=90, text=True)
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout} {done.stderr}"
+        if done.returncode != 0:
+            raise ServiceError(f"{' '.join(command)}: {done.stdout} {done.stderr}")
 
     keyring.write_text(
         _ceph_key("mon.", mon="allow *")
@@ -156,7 +167,11 @@ def _make_bucket(environment: dict[str, str]) -> None:
 @contextmanager
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server with an empty database; yields its SQLAlchemy URL. It refuses root, so root starts it as
-    `postgres`."""
+    `postgres`.
+
+    Raises:
+        ServiceError: it is not installed, or ended, or did not start within 90 s.
+    """
     initdb = Path(program("initdb")).resolve()  # the other programs are next to it
     user = "postgres" if os.geteuid() == 0 else None
     port = free_port()
@@ -168,7 +183,8 @@ def postgresql() -> Iterator[str]:
             [str(initdb), "-D", str(data), "-U", "gst", "-A", "trust", "-E", "UTF8", "-N"],
             user=user, cwd=name, capture_output=True, text=True, timeout=90,
         )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+        if made.returncode != 0:
+            raise ServiceError(f"{initdb}: {made.stderr}")
         command = [
             str(initdb.parent / "postgres"),
             "-D",
@@ -190,7 +206,11 @@ def postgresql() -> Iterator[str]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """A Redis server that keeps nothing; yields its URL."""
+    """A Redis server that keeps nothing; yields its URL.
+
+    Raises:
+        ServiceError: it is not installed, or ended, or did not start within 90 s.
+    """
     port = free_port()
     command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with _daemon(command, dict(os.environ), folder / "redis.out") as running:
@@ -225,7 +245,7 @@ def _wait(ready: Callable[[], bool], running: subprocess.Popen[bytes], log: Path
     while not ready():
         ended = running.poll() is not None
         if ended or time.monotonic() > deadline:
-            pytest.fail(f"{what} {'ended' if ended else 'did not start in 90 s'}:\n{log.read_text()[-3000:]}")
+            raise ServiceError(f"{what} {'ended' if ended else 'did not start in 90 s'}:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
 
 
@@ -235,6 +255,7 @@ def _listens(port: int) -> bool:
 
 
 def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A real Chromium that keeps a log of every address it asks for. Not a test module."""
+"""A real Chromium that keeps a log of every address it asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 from playwright.sync_api import Page, Request, WebSocket, sync_playwright
 
-from gst_assets_tests.services import program
+from gst_assets.testing.services import program
 
 # What the browser itself would fetch is off, so that what is asked for is asked for by the page.
 _ARGUMENTS = [
@@ -27,7 +27,11 @@ _PATIENCE_MS = 180_000
 
 @contextmanager
 def browser_page(asked: list[str]) -> Iterator[Page]:
-    """A page; the address of every request and web socket of its browser is appended to `asked`."""
+    """A page; the address of every request and web socket of its browser is appended to `asked`.
+
+    Raises:
+        ProgramMissing: no Chromium on the PATH, and none named by CHROMIUM.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM") or program("chromium"), args=_ARGUMENTS
