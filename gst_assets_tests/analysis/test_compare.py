@@ -62,7 +62,6 @@ def test_the_command_writes_a_complete_directory_without_dagster(runs: list[str]
     assert [path.name for path in out.parent.iterdir()] == ["cmp"], "no staging directory is left"
 
 
-<<<<<<< HEAD
 def test_without_figures_everything_else_is_the_same_and_matplotlib_is_not_loaded(
     runs: list[str], tmp_path: Path
 ) -> None:
@@ -84,17 +83,6 @@ def test_without_figures_everything_else_is_the_same_and_matplotlib_is_not_loade
     assert told.splitlines()[0] == (tmp_path / "with" / "summary.md").read_text().splitlines()[0]
 
 
-def test_no_dagster_is_needed(runs: list[str], tmp_path: Path) -> None:
-    program = (
-        "import sys; from gst_assets.cli import gst; "
-        f"gst.main({['compare', *runs, '--out', str(tmp_path / 'cmp')]!r}, standalone_mode=False); "
-        "assert not {'dagster', 'vidur', 'vllm', 'torch', 'matplotlib.pyplot'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, check=True, capture_output=True)
-
-
-=======
->>>>>>> main
 def test_bands_come_from_the_scenario_or_the_command(runs: list[str], tmp_path: Path) -> None:
     """Those of the scenario give `warn` (the test above)."""
     verdicts = {}

@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 from gst_assets.step_costs.engine_costs import HostSpeedTrace, RequestWays
 from gst_assets.testing.simulation_inputs import cost_row, overheads_table, speed_table
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
-<<<<<<< HEAD
 from gst_assets.vidur_adapter.step_log import LoggedSteps, Spans
-from gst_assets_tests.vidur_adapter.support import cost_row, overheads_table, speed_table
-=======
-from gst_assets.vidur_adapter.step_log import LoggedSteps, Tokens
->>>>>>> main
 
 
 def ways(speed: HostSpeedTrace | None = None) -> RequestWays:
