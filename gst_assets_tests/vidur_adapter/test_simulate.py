@@ -419,7 +419,7 @@ from gst_assets.scenario import load_scenario, resolve_path
 from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
 from gst_assets.vidur_adapter import simulation_loop
 from gst_assets.vidur_adapter.sweep import Job, point
-from gst_assets_tests.vidur_adapter.support import workload
+from gst_assets.testing.simulation_inputs import workload
 
 scenario = load_scenario("h100_8b_half")
 bundle = load_bundle(find_bundle(resolve_path(scenario.profile.root), scenario))
