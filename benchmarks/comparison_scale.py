@@ -162,10 +162,10 @@ def main() -> int:
         read, compared = (min(found, key=lambda one: one.seconds) for found in (reads, comparisons))
         size = sum(Path(one).stat().st_size for one in tables) / 1e6
         print(f"{options.tokens:,} token rows a side, {size:.0f} MB in both tables, {os.cpu_count()} CPUs")
-        print(f"pyarrow reads both: {read.seconds:.1f} s, peak {read.peak_gib:.2f} GiB")
+        print(f"pyarrow reads both: {read.seconds:.1f} s, {read.cpu_seconds:.1f} CPU s, peak {read.peak_gib:.2f} GiB")
         print(
-            f"comparison:         {compared.seconds:.1f} s, peak {compared.peak_gib:.2f} GiB,"
-            f" {compared.seconds / read.seconds:.1f} times the reading"
+            f"comparison:         {compared.seconds:.1f} s, {compared.cpu_seconds:.1f} CPU s, peak"
+            f" {compared.peak_gib:.2f} GiB, {compared.seconds / read.seconds:.1f} times the reading"
         )
         rounds = zip(reads, comparisons, strict=True)
         print("rounds [s]: " + ", ".join(f"{one.seconds:.1f} / {other.seconds:.1f}" for one, other in rounds))

@@ -1,11 +1,13 @@
 """Vidur's stock command, Vidur's event loop in-process and the direct loop on one trace and the same operator tables,
-each in a process of its own.
+each in a process of its own; and `calibrated` on a shipped profile.
 
     python benchmarks/simulation_speed.py [--sizes 1000 10000 100000] [--event-limit 10000] [--stock-limit 10000]
+        [--token-limit 100000]
 
 About 500 + 128 tokens a request at 20 requests/s (seeded), on made-up operator tables under which a decode step of 40
 requests takes about 13 ms. Their times depend on the number of decodes alone: Vidur rounds tokens, chunks and contexts
 up before it looks them up and `kernels` does not, so that on other tables the two would simulate different steps.
+`calibrated` simulates the same requests on the profile of scenario h100_8b_half, an asynchronous engine.
 
 The stock command is `python -m vidur.main`, unpatched, with its default metrics and without its plots (they start a
 browser for each figure and take minutes whatever the number of requests). It finds the tables where its hub client
@@ -14,16 +16,16 @@ its default.
 
 Seconds and ratios are of processor time, with wall-clock time next to them: other work on the machine disturbs
 processor time least. `whole process` includes imports, tables, and writing the results; `without start` leaves out what
-one process pays once however many simulations it makes: imports, and here a simulation of two requests, which makes
-them. The tables of the event loop and the direct loop are compared to the byte. The stock command writes seconds as
-floats and no token times: what is compared is each request's time to its first token and to its last, and reported is
-the largest difference.
+one process pays once however many simulations it makes: imports, and here a small simulation, which makes them. Of a
+loop `without tokens` only the request table is made and written, as a sweep or a search for capacity needs. The tables
+of the event loop and the direct loop are compared to the byte. The stock command writes seconds as floats and no token
+times: what is compared is each request's time to its first token and to its last, and reported is the largest
+difference.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -39,7 +41,8 @@ import numpy as np
 import pandas as pd
 from measuring import Child, measured
 
-from gst_assets.scenario import Scenario
+from gst_assets.provenance import sha256_file
+from gst_assets.scenario import Scenario, load_scenario, resolve_path
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.testing import simulation_inputs as support
@@ -68,6 +71,7 @@ class Row:
 
     loop: str
     num_requests: int
+    num_steps: int | None
     loop_cpu_s: float | None
     loop_wall_s: float | None
     warm_cpu_s: float | None
@@ -115,27 +119,35 @@ def trace(num_requests: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 # --- a loop of this project, in a process of its own ------------------------------------------------------------------
 
 
+_WITHOUT_TOKENS = " without tokens"
+_CALIBRATED = f"calibrated{_WITHOUT_TOKENS}"
+
+
 def simulate_here(loop: str, num_requests: int, directory: Path) -> None:
     """Simulate, write the tables to `directory`, and print the statistics as JSON."""
-    from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, write_table
+    from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, write_table, write_table_parts
+    from gst_assets.step_costs.bundle import find_bundle, load_bundle
     from gst_assets.vidur_adapter.simulate import simulate
 
-    of = scenario(loop)
-    made = bundle(of)
-    simulate(of, *trace(2), made, "kernels", cache_dir=None)  # imports what a simulation needs
+    kind, variant = loop.removesuffix(_WITHOUT_TOKENS), "kernels"
+    if loop == _CALIBRATED:
+        of, variant = load_scenario("h100_8b_half"), kind
+        assert of.profile.root is not None
+        made = load_bundle(find_bundle(resolve_path(of.profile.root), of))
+    else:
+        of = scenario(kind)
+        made = bundle(of)
+    # Imports what a simulation of that size needs: the direct loop is compiled from some size on.
+    simulate(of, *trace(2 if kind == "event" else min(num_requests, 500)), made, variant, cache_dir=None)
     lengths, intervals = trace(num_requests)
     started = time.process_time()
-    result = simulate(of, lengths, intervals, made, "kernels", cache_dir=None)
+    result = simulate(of, lengths, intervals, made, variant, cache_dir=None)
     directory.mkdir()
     write_table(RequestMetrics, result.requests, directory)
-    write_table(TokenMetrics, result.tokens, directory)
-    print(json.dumps({**result.stats, "warm_cpu_s": time.process_time() - started}))
-
-
-def digest(directory: Path) -> str:
-    """Of both tables."""
-    tables = [(directory / f"{name}_metrics.csv").read_bytes() for name in ("request", "token")]
-    return hashlib.sha256(b"\0".join(tables)).hexdigest()
+    if kind == loop:
+        write_table_parts(TokenMetrics, result.token_parts(), directory)
+    warm = {"warm_cpu_s": time.process_time() - started, "num_steps": len(result.delivered_ns)}
+    print(json.dumps({**result.stats, **warm}))
 
 
 # --- Vidur's stock command --------------------------------------------------------------------------------------------
@@ -247,59 +259,81 @@ def difference_ns(stock: Path, direct: Path) -> float:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def rows(sizes: Sequence[int], event_limit: int, stock_limit: int) -> Iterator[Row]:
-    """Measure. The event loop runs up to `event_limit` requests, the stock command up to `stock_limit`."""
+@dataclass(frozen=True)
+class Most:
+    """The most requests for which a loop is run; `tokens`: for which the direct loop's token tables are written."""
+
+    event: int
+    stock: int
+    tokens: int
+
+
+def rows(sizes: Sequence[int], most: Most) -> Iterator[Row]:
+    """Measure."""
     for num_requests in sizes:
         with tempfile.TemporaryDirectory() as name:
             area = Path(name)
-            known: str | None = None
-            for loop in ("direct", "event") if num_requests <= event_limit else ("direct",):
-                here = [
-                    sys.executable,
-                    str(Path(__file__).resolve()),
-                    "--here",
-                    loop,
-                    str(num_requests),
-                    str(area / loop),
-                ]
-                child = measured(here, area, _ENVIRONMENT)
-                stats: dict[str, Any] = json.loads(child.output.splitlines()[-1])
-                tables = digest(area / loop)
-                equal = "-" if known is None else "yes, to the byte" if tables == known else "NO"
-                known = tables
-                yield Row(loop, num_requests, stats["loop_cpu_s"], stats["loop_s"], stats["warm_cpu_s"], child, equal)
-            if num_requests <= stock_limit:
+            known: dict[str, str] = {}
+            for loop in ("direct", "event", f"direct{_WITHOUT_TOKENS}"):
+                if num_requests > {"event": most.event, "direct": most.tokens}.get(loop, num_requests):
+                    continue
+                row, tables = _measured_here(loop, num_requests, area)
+                yield (
+                    replace(row, equal="yes, to the byte" if tables.items() <= known.items() else "NO")
+                    if known
+                    else row
+                )
+                known = known or tables
+            if num_requests <= min(most.stock, most.tokens):
                 child = measured(stock_command(num_requests, area), area, _ENVIRONMENT)
                 equal = f"within {difference_ns(area / 'out', area / 'direct'):.0f} ns"
-                yield Row("stock command", num_requests, None, None, None, child, equal)
+                yield Row("stock command", num_requests, None, None, None, None, child, equal)
+            yield _measured_here(_CALIBRATED, num_requests, area)[0]
+
+
+def _measured_here(loop: str, num_requests: int, area: Path) -> tuple[Row, dict[str, str]]:
+    """A loop of this project, and the digests of its tables."""
+    place = area / loop.replace(" ", "_")
+    program = [sys.executable, str(Path(__file__).resolve())]
+    child = measured([*program, "--here", loop, str(num_requests), str(place)], area, _ENVIRONMENT)
+    stats: dict[str, Any] = json.loads(child.output.splitlines()[-1])
+    tables = {path.name: sha256_file(path) for path in place.iterdir()}
+    told = (stats[name] for name in ("num_steps", "loop_cpu_s", "loop_s", "warm_cpu_s"))
+    return Row(loop, num_requests, *told, child, "-"), tables
 
 
 def table(measurements: Iterable[Row]) -> Iterator[str]:
-    """The rows as lines of Markdown; ratios are to the row of the direct loop above."""
+    """The rows as lines of Markdown; ratios are to the first row of so many requests."""
     head = (
         "requests",
         "loop",
+        "steps",
         "loop CPU s (wall)",
+        "steps per CPU s",
         "ratio",
         "without start CPU s",
         "whole process CPU s (wall)",
         "ratio",
         "peak MiB",
-        "equal to direct",
+        "equal",
     )
     yield f"| {' | '.join(head)} |"
     yield "|" + " --- |" * len(head)
     direct: Row | None = None
     for row in measurements:
-        direct = row if row.loop == "direct" or direct is None else direct
-        loop, ratio = "-", "-"
+        if direct is None or row.num_requests != direct.num_requests or row.loop == _CALIBRATED:
+            direct = row
+        loop, ratio, speed = "-", "-", "-"
         if row.loop_cpu_s is not None and direct.loop_cpu_s is not None:
-            loop, ratio = f"{row.loop_cpu_s:.2f} ({row.loop_wall_s:.2f})", f"{row.loop_cpu_s / direct.loop_cpu_s:.1f}"
+            loop, ratio = f"{row.loop_cpu_s:.3f} ({row.loop_wall_s:.3f})", f"{row.loop_cpu_s / direct.loop_cpu_s:.1f}"
+            speed = f"{(row.num_steps or 0) / row.loop_cpu_s:,.0f}"
         process = f"{row.process.cpu_seconds:.1f} ({row.process.seconds:.1f})"
         cells = (
             f"{row.num_requests:,}",
             row.loop,
+            "-" if row.num_steps is None else f"{row.num_steps:,}",
             loop,
+            speed,
             ratio,
             "-" if row.warm_cpu_s is None else f"{row.warm_cpu_s:.2f}",
             process,
@@ -316,6 +350,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--event-limit", type=int, default=10_000, help="most requests for Vidur's event loop")
     parser.add_argument("--stock-limit", type=int, default=10_000, help="most requests for the stock command")
+    parser.add_argument("--token-limit", type=int, default=100_000, help="most requests with a token table")
     parser.add_argument("--here", nargs=3, metavar=("LOOP", "REQUESTS", "DIRECTORY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
@@ -326,7 +361,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python"
         f" {platform.python_version()}\n"
     )
-    for line in table(rows(options.sizes, options.event_limit, options.stock_limit)):
+    for line in table(rows(options.sizes, Most(options.event_limit, options.stock_limit, options.token_limit))):
         print(line, flush=True)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-import pandas as pd
-
 from gst_assets.foreign_text import inert_cell
 
 MISSING = "–"
@@ -19,7 +17,7 @@ _NS_PER_MS = 1e6
 
 def milliseconds(value_ns: float | None, spec: str = "", *, missing: str = MISSING) -> str:
     """Milliseconds by the format `spec`, e.g. `.2f`; without one, three significant digits or all before the point."""
-    if pd.isna(value_ns):
+    if value_ns is None or _is_missing(value_ns):
         return missing
     value_ms = value_ns / _NS_PER_MS
     return f"{value_ms:{spec}}" if spec else _three_digits(value_ms)
@@ -27,7 +25,7 @@ def milliseconds(value_ns: float | None, spec: str = "", *, missing: str = MISSI
 
 def signed_milliseconds(value_ns: float) -> str:
     """As `milliseconds`, with a sign."""
-    return MISSING if pd.isna(value_ns) else ("-" if value_ns < 0 else "+") + milliseconds(abs(value_ns))
+    return MISSING if _is_missing(value_ns) else ("-" if value_ns < 0 else "+") + milliseconds(abs(value_ns))
 
 
 def brief_milliseconds(value_ns: float) -> str:
@@ -38,7 +36,7 @@ def brief_milliseconds(value_ns: float) -> str:
 
 def rate(value_per_s: float) -> str:
     """A rate with three significant digits, or all before the point."""
-    return MISSING if pd.isna(value_per_s) else _three_digits(value_per_s)
+    return MISSING if _is_missing(value_per_s) else _three_digits(value_per_s)
 
 
 def _three_digits(value: float) -> str:
@@ -48,17 +46,17 @@ def _three_digits(value: float) -> str:
 
 def error_percent(relative: float) -> str:
     """A signed relative error in per cent; `undefined` where it is missing."""
-    return "undefined" if pd.isna(relative) else signed_percent(relative)
+    return "undefined" if _is_missing(relative) else signed_percent(relative)
 
 
 def unsigned_percent(relative: float, digits: int = 1) -> str:
     """An unsigned share in per cent; a dash where it is missing."""
-    return MISSING if pd.isna(relative) else f"{100 * relative:.{digits}f} %"
+    return MISSING if _is_missing(relative) else f"{100 * relative:.{digits}f} %"
 
 
 def signed_percent(relative: float) -> str:
     """A signed share in per cent; a dash where it is missing."""
-    return MISSING if pd.isna(relative) else f"{100 * relative:+.1f} %"
+    return MISSING if _is_missing(relative) else f"{100 * relative:+.1f} %"
 
 
 def interval(low: float, high: float) -> str:
@@ -70,7 +68,7 @@ def interval(low: float, high: float) -> str:
 
 def number(value: float | None, digits: int, *, grouped: bool = True, missing: str = MISSING) -> str:
     """A number with `digits` after the point; `grouped` sets its thousands apart."""
-    return missing if pd.isna(value) else f"{value:{',' if grouped else ''}.{digits}f}"
+    return missing if value is None or _is_missing(value) else f"{value:{',' if grouped else ''}.{digits}f}"
 
 
 def value_range(values: Sequence[float | None], digits: int, *, grouped: bool = True) -> str:
@@ -97,3 +95,11 @@ def markdown_table(
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(inert_cell(cell) for cell in cells)} |"
+
+
+def _is_missing(value: float | None) -> bool:
+    """None, not-a-number, or pandas' own missing value, of which nobody can say whether it is equal to itself."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -16,7 +17,9 @@ from gst_assets.contracts.store import ArtifactStore
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.pool_slots import engine_slot
 from gst_assets.scenario import Scenario, load_scenario, resolve_path
-from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from gst_assets.workload.tokenizer import Tokenizer
 
 _SCENARIO_FILE = "scenario.json"
 
@@ -59,6 +62,8 @@ class TokenizerResource(dg.ConfigurableResource):
 
     def load(self, scenario: Scenario) -> Tokenizer:
         """The tokenizer that `model.tokenizer` names."""
+        from gst_assets.workload.tokenizer import load_tokenizer
+
         return load_tokenizer(scenario.model.tokenizer)
 
 

@@ -20,7 +20,10 @@ from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource,
 from gst_assets.scenario import load_scenario, scenario_names
 from gst_assets.timeline import LOCATION
 
-HEAVY = ("torch", "vllm", "transformers", "vidur", "sklearn", "scipy", "matplotlib", "omegaconf", "otava")
+HEAVY = (
+    "torch", "vllm", "transformers", "vidur", "sklearn", "scipy", "matplotlib", "omegaconf", "otava", "pandas", "numpy",
+    "pandera", "pyarrow",
+)  # fmt: skip
 
 
 def test_definitions_are_loadable_and_name_every_entity() -> None:

@@ -149,7 +149,7 @@ def _politis_white(series: np.ndarray) -> float:
         return 1.0
     quiet = max(5, math.ceil(math.sqrt(math.log10(n))))
     reach = math.ceil(math.sqrt(n)) + quiet
-    lags = np.array([float(centred[: n - lag] @ centred[lag:]) / n for lag in range(min(2 * reach, n - 1) + 1)])
+    lags = _autocovariances(centred, min(2 * reach, n - 1) + 1)
     small = np.abs(lags[1 : reach + 1] / lags[0]) < 2 * math.sqrt(math.log10(n) / n)
     runs = np.convolve(small, np.ones(quiet, dtype=int), mode="valid") == quiet
     first = int(runs.argmax()) if runs.any() else int(np.flatnonzero(~small).max()) + 1
@@ -162,6 +162,15 @@ def _politis_white(series: np.ndarray) -> float:
         return 1.0
     length = (2 * slope**2 / (4 / 3 * long_run**2)) ** (1 / 3) * n ** (1 / 3)
     return min(length, 3 * math.sqrt(n), n / 3)
+
+
+def _autocovariances(centred: np.ndarray, count: int) -> np.ndarray:
+    """Of a series without its mean, at the lags 0, 1, ... `count` - 1; by way of its spectrum (Wiener and Khinchin),
+    which takes n log n where the sums take n times the lags."""
+    size = 1 << (len(centred) + count).bit_length()  # so much room that the series does not meet itself
+    spectrum = np.fft.rfft(centred, size)
+    found: np.ndarray = np.fft.irfft(spectrum * spectrum.conj(), size)[:count] / len(centred)
+    return found
 
 
 def fixed_b_factor(length: int, num_requests: int) -> float:

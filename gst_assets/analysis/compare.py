@@ -101,6 +101,7 @@ def compare_directories(
     pass_band: float | None = None,
     warn_band: float | None = None,
     *,
+    with_figures: bool = True,
     on_read: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Compare run directories and write the complete comparison directory `out`.
@@ -111,8 +112,8 @@ def compare_directories(
 
     A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its
     run id. Several of one name are its seeds, the first the one whose requests are shown. The last name given is the
-    headline, unless the runs' scenario orders its variants. `on_read` is called with the number of directories read so
-    far.
+    headline, unless the runs' scenario orders its variants. Without figures the report shows its tables alone, and
+    matplotlib is not needed. `on_read` is called with the number of directories read so far.
 
     Raises:
         ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
@@ -150,7 +151,7 @@ def compare_directories(
         calibration_sha256=read_calibration_sha256(list(variants.values()), profile),
         further_seeds=further,
     )
-    _write_whole(comparison, out, started_at)
+    _write_whole(comparison, out, started_at, with_figures=with_figures)
     return comparison
 
 
@@ -159,10 +160,10 @@ def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
         on_read(num_read)
 
 
-def _write_whole(comparison: Comparison, out: Path, started_at: datetime) -> None:
+def _write_whole(comparison: Comparison, out: Path, started_at: datetime, *, with_figures: bool) -> None:
     """The whole directory or none of it, metadata document last."""
     with _disk_errors(out), staged_directory(out) as staging:
-        write_comparison(comparison, staging)
+        write_comparison(comparison, staging, with_figures=with_figures)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
             comparison, run_id=out.absolute().name, started_at=started_at, sha256=directory_digests(staging, name)

@@ -177,10 +177,15 @@ def _save(path: Path, height: float, draw: Callable[[Canvas], None]) -> None:
 
     # A user's own matplotlibrc must not change the report.
     with style.context("default"):
-        canvas = Canvas(figsize=(_WIDTH_INCHES, height), layout="constrained")
+        canvas = Canvas(figsize=(_WIDTH_INCHES, height), dpi=_DPI, layout="constrained")
         draw(canvas)
+        # Laid out here, matplotlib does not draw everything once more only to lay it out.
+        layout = canvas.get_layout_engine()
+        assert layout is not None
+        layout.execute(canvas)
+        canvas.set_layout_engine(None)
         # Without the version string the bytes depend on the drawing only.
-        canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+        canvas.savefig(path, format="png", metadata={"Software": None})
 
 
 def _axes(axes: Axes) -> Axes:

@@ -22,7 +22,7 @@ How sure a statistic is, belongs to `bootstrap`; whether an error is small enoug
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -127,12 +127,29 @@ def statistics_ns(ordered: np.ndarray) -> np.ndarray:
 
 def percentile_ns(ordered: np.ndarray, percentile: float) -> float:
     """Percentile of ascending samples (linear interpolation); NaN without samples."""
-    if not len(ordered):
+    return _percentile(ordered.__getitem__, len(ordered), percentile)
+
+
+def percentiles_of_counts_ns(values: np.ndarray, counts: np.ndarray, percentiles: Sequence[float]) -> list[float]:
+    """`percentile_ns` of samples given as values in any order and how often each occurs, shape (values,) both."""
+    order = np.argsort(values, kind="stable")
+    ordered, ends = values[order], np.cumsum(counts[order])
+    size = int(ends[-1]) if len(ends) else 0
+
+    def at(rank: int) -> float:
+        return ordered[np.searchsorted(ends, rank, side="right")]
+
+    return [_percentile(at, size, one) for one in percentiles]
+
+
+def _percentile(at: Callable[[int], float], size: int, percentile: float) -> float:
+    """Of `size` samples, of which `at` gives the one of a rank from 0."""
+    if not size:
         return math.nan
-    position = (len(ordered) - 1) * percentile / 100
+    position = (size - 1) * percentile / 100
     below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return float(ordered[below] + (float(ordered[above]) - float(ordered[below])) * (position - below))
+    above = min(below + 1, size - 1)
+    return float(at(below) + (float(at(above)) - float(at(below))) * (position - below))
 
 
 def is_sufficient(statistic: str, num_samples: int, num_requests: int, beyond: int = MIN_SAMPLES_BEYOND) -> bool:

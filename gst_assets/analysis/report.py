@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gst_assets.analysis.figures import write_figures
+from gst_assets.analysis.figures import Figure, write_figures
 from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.report_blocks import Grid
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
@@ -54,14 +54,14 @@ __all__ = [
 SUMMARY = "summary.md"
 
 
-def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Write everything but the metadata document into `directory`, which exists and is empty.
+def write_comparison(comparison: Comparison, directory: Path, *, with_figures: bool = True) -> None:
+    """Write everything but the metadata document into `directory`, which exists and is empty. Figures are half of the
+    time that a comparison of some thousand tokens takes; without, the report shows its tables alone.
 
     The caller writes `comparison_meta(...)` last, so that an interrupted directory is never taken for a comparison.
     """
     tables, figures = directory / TABLES, directory / FIGURES
     tables.mkdir()
-    figures.mkdir()
     for model, frame in (
         (LatencyErrors, comparison.latency_errors),
         (RepeatLatencies, comparison.repeat_latencies),
@@ -81,7 +81,11 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
     ):
         write_table(model, frame, tables)
     calibration = read_calibration_machine(comparison.simulations[comparison.headline])
-    blocks = content(comparison, write_figures(comparison, figures), calibration)
+    drawn: list[Figure] = []
+    if with_figures:
+        figures.mkdir()
+        drawn = write_figures(comparison, figures)
+    blocks = content(comparison, drawn, calibration)
     (directory / SUMMARY).write_text(markdown(blocks, FIGURES), encoding="utf-8")
     (directory / REPORT).write_text(page(blocks, directory, FIGURES), encoding="utf-8")
 

@@ -102,16 +102,16 @@ _VARIANTS = (
 def content(
     comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
 ) -> list[Block]:
-    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first; `calibration` is
-    the machine in each round that the headline's profile was calibrated in, where it is known."""
-    answer, (first, *others) = comparison.answer, figures
+    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first, or none;
+    `calibration` is the machine in each round that the headline's profile was calibrated in, where it is known."""
+    answer = comparison.answer
     return [
         Heading(_title(comparison), 1),
         _facts(comparison),
         VerdictBlock(answer.verdict, answer.headline, answer.sentence),
-        Beside((deciding_grid(answer), *_beside_it(comparison)), (Picture(first),)),
+        Beside((deciding_grid(answer), *_beside_it(comparison)), tuple(map(Picture, figures[:1]))),
         Contents(),
-        *_sections(comparison, others, calibration),
+        *_sections(comparison, figures[1:], calibration),
     ]
 
 

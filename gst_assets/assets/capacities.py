@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import dagster as dg
-import pandas as pd
 
 from gst_assets.assets.presentation import (
     contract_check_specs,
@@ -21,9 +20,6 @@ from gst_assets.assets.profiles import current_bundle
 from gst_assets.assets.references import as_metadata, made_in_run
 from gst_assets.assets.vidur_runs import TABLE_CACHE
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
-from gst_assets.capacity.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
-from gst_assets.capacity.search import criterion, probes_table, result_sentence
-from gst_assets.capacity.simulated_probe import search_simulated
 from gst_assets.contracts.documents import (
     CapacityFound,
     CapacityMeta,
@@ -35,13 +31,11 @@ from gst_assets.contracts.documents import (
 )
 from gst_assets.contracts.pointers import CAPACITY, Reference, first_difference, pointers, refer, understood
 from gst_assets.contracts.store import ArtifactStore, Kind, open_directory
-from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
 from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
-from gst_assets.step_costs.bundle import check_bundle
 
 
 @dg.multi_asset(
@@ -54,7 +48,7 @@ from gst_assets.step_costs.bundle import check_bundle
             kinds={"vidur", "vllm", "csv"},
             # Most scenarios search for none: then there is nothing to materialize, and that is no failure.
             skippable=True,
-            metadata=table_definition_metadata(CapacityProbes),
+            metadata=table_definition_metadata("capacity_probes.csv"),
             description=(
                 "The highest rate at which the P99 of scheduling delay stays under a bound, on the simulator and, where"
                 " capacity.sides says so, on the real engine: every probe with its verdict. Not materialized for a"
@@ -78,6 +72,14 @@ def capacity(
     if settings is None:
         context.log.info(f"scenario {chosen.name} has no capacity section: nothing is searched for")
         return
+    import pandas as pd
+
+    from gst_assets.capacity.capacity_report import FIGURE, SUMMARY, probes_markdown, write_report
+    from gst_assets.capacity.search import criterion, probes_table, result_sentence
+    from gst_assets.capacity.simulated_probe import search_simulated
+    from gst_assets.contracts.tables import CapacityProbes, read_table, write_table
+    from gst_assets.step_costs.bundle import check_bundle
+
     store, started = artifacts.store(), datetime.now(timezone.utc)
     # Also where only the engine is searched: a workload that was built with other settings is not what the search would
     # be about.

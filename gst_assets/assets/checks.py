@@ -12,19 +12,20 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
-from gst_assets.analysis.answer import JUDGEMENT_WORDS
-from gst_assets.analysis.change_points import RegressionReport
-from gst_assets.analysis.judged_errors import Comparison
-from gst_assets.analysis.regression_report import verdict_line
-from gst_assets.analysis.run_reading import OwnRealRun, OwnSimulatedRun
 from gst_assets.assets.presentation import check_spec, contract_failed, frame_markdown
 from gst_assets.errors import ContractError, SimulationError
 from gst_assets.formats import milliseconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gst_assets.analysis.change_points import RegressionReport
+    from gst_assets.analysis.judged_errors import Comparison
+    from gst_assets.analysis.run_reading import OwnRealRun, OwnSimulatedRun
 
 _ROWS = 10
 _GRAVITY = ("fail", "inconclusive", "warn")
@@ -130,11 +131,11 @@ def lateness_result(runs: Sequence[OwnRealRun]) -> dg.AssetCheckResult:
 # --- simulations ------------------------------------------------------------------------------------------------------
 
 
-def all_tokens_result(runs: Mapping[Any, OwnSimulatedRun]) -> dg.AssetCheckResult:
-    """Simulated requests with fewer tokens than they asked for."""
+def all_tokens_result(requests: Mapping[str, pd.DataFrame]) -> dg.AssetCheckResult:
+    """Simulated requests with fewer tokens than they asked for, of the request tables by run id."""
     short = _joined(
-        (run.meta.run_id, run.requests[run.requests["num_decode_tokens_actual"] < run.requests["num_decode_tokens"]])
-        for run in runs.values()
+        (run_id, table[table["num_decode_tokens_actual"] < table["num_decode_tokens"]])
+        for run_id, table in requests.items()
     )
     columns = ["run_id", "request_id", "num_decode_tokens", "num_decode_tokens_actual", "status"]
     why = f"{len(short)} simulated requests lack tokens"
@@ -185,6 +186,8 @@ def parity_result(comparison: Comparison) -> dg.AssetCheckResult:
 def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataValue) -> dg.AssetCheckResult:
     """The headline variant's deciding cells that are not a pass, the gravest first. Outside the band is an error; what
     cannot be judged is a warning, and this is stated."""
+    from gst_assets.analysis.answer import JUDGEMENT_WORDS
+
     frame = comparison.latency_errors
     cells = frame[(frame["variant"] == comparison.headline) & frame["required"]]
     present = cells[cells["num_real_samples"] > 0]
@@ -230,6 +233,8 @@ def fidelity_result(comparison: Comparison, report: Path, link: dg.UrlMetadataVa
 
 def no_night_lost_result(gone: Sequence[str]) -> dg.AssetCheckResult:
     """The comparisons that a history knew and that are no longer there."""
+    import pandas as pd
+
     rows = pd.DataFrame({"comparison_id": list(gone)})
     why = (
         f"{len(gone)} comparisons that were there are no longer under comparisons/: {', '.join(gone)}. Restore them"
@@ -243,6 +248,8 @@ def no_night_lost_result(gone: Sequence[str]) -> dg.AssetCheckResult:
 
 def regression_result(report: RegressionReport, summary: Path, link: dg.UrlMetadataValue) -> dg.AssetCheckResult:
     """The series with a confirmed regression. Suspicions and too little data pass, and the verdict says so."""
+    from gst_assets.analysis.regression_report import verdict_line
+
     frame = report.verdicts
     worse = frame[frame["verdict"] == "regression"]
     columns = [
@@ -313,5 +320,7 @@ def _rounded(value: object) -> object:
 
 def _joined(parts: Any) -> pd.DataFrame:
     """Rows of several runs with their run_id in front."""
+    import pandas as pd
+
     frames = [frame.assign(run_id=run_id) for run_id, frame in parts]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

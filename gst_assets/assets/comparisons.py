@@ -3,22 +3,10 @@
 import math
 import secrets
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 
-from gst_assets.analysis.figures import VERDICT_FIGURE
-from gst_assets.analysis.judged_errors import Comparison, compare
-from gst_assets.analysis.report import (
-    SUMMARY,
-    comparison_meta,
-    headline_table,
-    latency_table,
-    verdict_sentence,
-    write_comparison,
-)
-from gst_assets.analysis.report_content import FIGURES, REPORT
-from gst_assets.analysis.run_reading import read_calibration_sha256
 from gst_assets.assets import real_runs
 from gst_assets.assets.capacities import current_capacity
 from gst_assets.assets.checks import FIDELITY_BAND, PARITY, fidelity_result, parity_result, reports_contract, specs
@@ -37,11 +25,14 @@ from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.contracts.documents import Hydra, timestamp_slug, write_document
 from gst_assets.contracts.pointers import COMPARISON, refer
 from gst_assets.contracts.store import Kind
-from gst_assets.contracts.tables import LatencyErrors
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ArtifactRoot, ScenarioResource
 from gst_assets.scenario import Scenario
-from gst_assets.workload.spec import check_made_for
+
+if TYPE_CHECKING:
+    from gst_assets.analysis.judged_errors import Comparison
+
+_ERRORS = "latency_errors.csv"
 
 
 @dg.asset(
@@ -49,7 +40,7 @@ from gst_assets.workload.spec import check_made_for
     group_name="comparison",
     kinds={"markdown", "matplotlib"},
     deps=[*real_runs.NAMES, *vidur_metrics.keys],
-    metadata=table_definition_metadata(LatencyErrors),
+    metadata=table_definition_metadata(_ERRORS),
     check_specs=[
         *contract_check_specs(["comparison_report"]),
         *specs("comparison_report", PARITY, FIDELITY_BAND),
@@ -64,6 +55,20 @@ from gst_assets.workload.spec import check_made_for
 def comparison_report(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
+    from gst_assets.analysis.figures import VERDICT_FIGURE
+    from gst_assets.analysis.judged_errors import compare
+    from gst_assets.analysis.report import (
+        SUMMARY,
+        comparison_meta,
+        headline_table,
+        latency_table,
+        verdict_sentence,
+        write_comparison,
+    )
+    from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES
+    from gst_assets.analysis.run_reading import read_calibration_sha256
+    from gst_assets.workload.spec import check_made_for
+
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
     real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
@@ -101,7 +106,7 @@ def comparison_report(
     context.log.info(verdict_sentence(comparison))
     link = report_link(Kind.COMPARISON, comparison_id, REPORT)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(meta.sha256[f"tables/{LatencyErrors.file_name()}"]),
+        data_version=dg.DataVersion(meta.sha256[f"{TABLES}/{_ERRORS}"]),
         check_results=[
             contract_passed("comparison_report", rows=len(comparison.latency_errors)),
             parity_result(comparison),
@@ -123,7 +128,7 @@ def comparison_report(
     )
 
 
-def _trends(comparison: Comparison, scenario: Scenario) -> dict[str, float]:
+def _trends(comparison: "Comparison", scenario: Scenario) -> dict[str, float]:
     """The deciding errors and real medians as numbers, which the UI plots. Undefined ones are left out.
 
     Its plots over time put the partitions of an asset into one line; a nightly scenario has lines of its own, under its
@@ -144,5 +149,5 @@ def _trends(comparison: Comparison, scenario: Scenario) -> dict[str, float]:
 
 
 def _put(values: dict[str, float], key: str, value: object, factor: float, digits: int) -> None:
-    if isinstance(value, float) and not pd.isna(value) and math.isfinite(value):
+    if isinstance(value, float) and math.isfinite(value):
         values[key] = round(value * factor, digits)

@@ -7,11 +7,10 @@ rounds of the calibration, so that both meet the same drift of the machine.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets import profiles, real_runs
 from gst_assets.assets.checks import COMPLETENESS, LATENESS, specs
 from gst_assets.assets.presentation import contract_check_specs, contract_failed, load_tagged
@@ -22,7 +21,10 @@ from gst_assets.errors import ContractError
 from gst_assets.executors import ENGINE_QUEUE
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
-from gst_assets.step_costs.bundle import Bundle
+
+if TYPE_CHECKING:
+    from gst_assets.analysis.run_reading import OwnRealRun
+    from gst_assets.step_costs.bundle import Bundle
 
 _NAMES = (*real_runs.NAMES, profiles.NAME)
 
@@ -80,9 +82,11 @@ def _measure_together(
     workload: Path,
     engine: EngineResource,
     log: Callable[[str], None],
-) -> tuple[list[OwnRealRun], Bundle]:
+) -> "tuple[list[OwnRealRun], Bundle]":
     """Repeats and profile from one engine start; neither becomes current unless both are valid. Of a measurement that
     failed or was cancelled the repeats are kept."""
+    from gst_assets.analysis.run_reading import load_own_run
+
     with store.stage(Kind.PROFILE, profiles.artifact_id(scenario)) as staging:
         measured, root, runs = staging.path / "bundle", store.root / Kind.PROFILE.value, staging.path / "runs"
         with real_runs.keeping(store, runs):

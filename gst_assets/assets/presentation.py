@@ -10,17 +10,20 @@ import base64
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 
+from gst_assets.contracts.columns import columns_of
 from gst_assets.contracts.store import Kind
-from gst_assets.contracts.tables import Table
 from gst_assets.environment import Reports, read
 from gst_assets.formats import markdown_table
 from gst_assets.partitions import SCENARIOS
 from gst_assets.resources import ScenarioResource
 from gst_assets.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PREVIEW_ROWS = 8
 _FIGURE_LIMIT_BYTES = 400_000
@@ -68,28 +71,30 @@ def report_link(kind: Kind, artifact_id: str, file: str) -> dg.UrlMetadataValue:
     return dg.MetadataValue.url(f"{read(Reports).url.rstrip('/')}/{kind.value}/{artifact_id}/{file}")
 
 
-def column_schema(model: type[Table]) -> dg.TableSchema:
-    """A contract table's columns, types, constraints and descriptions."""
+def column_schema(file_name: str) -> dg.TableSchema:
+    """The columns, types, constraints and descriptions of the contract's table of that name."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
-                name=name,
-                type=str(column.dtype),
+                name=column.name,
+                type=column.dtype,
                 description=column.description,
                 constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=column.unique),
             )
-            for name, column in model.to_schema().columns.items()
+            for column in columns_of(file_name)
         ]
     )
 
 
-def table_definition_metadata(model: type[Table]) -> dict[str, dg.TableSchema | str]:
-    """Definition metadata of an asset stored as one contract table."""
-    return {"dagster/column_schema": column_schema(model), "file": model.file_name()}
+def table_definition_metadata(file_name: str) -> dict[str, dg.TableSchema | str]:
+    """Definition metadata of an asset stored as one table of the contract."""
+    return {"dagster/column_schema": column_schema(file_name), "file": file_name}
 
 
 def frame_markdown(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
     """A frame as a markdown table; callers format the cells, which are shown as they are written."""
+    import pandas as pd
+
     rows = [["" if pd.isna(cell) else str(cell) for cell in row] for row in frame.itertuples(index=False)]
     return dg.MetadataValue.md(markdown_table([str(name) for name in frame.columns], rows, tight=True))
 
@@ -139,6 +144,8 @@ def contract_passed(asset: str, **facts: int | str) -> dg.AssetCheckResult:
 def contract_failed(asset: str, error: Exception) -> dg.AssetCheckResult:
     """The contract check of an asset whose tables broke the contract; the op fails right after, and nothing is
     committed."""
+    import pandas as pd
+
     rows = getattr(error, "rows", ())
     return dg.AssetCheckResult(
         passed=False,

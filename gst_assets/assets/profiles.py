@@ -3,20 +3,22 @@ is in `measurements`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from gst_assets.assets.presentation import column_schema, contract_passed, preview
 from gst_assets.assets.references import as_metadata, made_in_run
 from gst_assets.contracts.store import ArtifactStore, Kind, check_seal
-from gst_assets.contracts.tables import AttentionProfile, MlpProfile, Overheads
 from gst_assets.engine import recorded
 from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes, sha256_file
 from gst_assets.resources import EngineResource
 from gst_assets.scenario import Scenario
-from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle, profile_key
+
+if TYPE_CHECKING:
+    from gst_assets.step_costs.bundle import Bundle
 
 NAME = "vidur_profile"
 _RUN_ID, _META_SHA256 = "run_id", "meta_sha256"
@@ -25,7 +27,7 @@ SPEC = dg.AssetSpec(
     partitions_def=SCENARIOS,
     group_name="simulation",
     kinds={"vllm", "csv"},
-    metadata={model.file_name(): column_schema(model) for model in (MlpProfile, AttentionProfile, Overheads)},
+    metadata={name: column_schema(name) for name in ("mlp.csv", "attention.csv", "overheads.csv")},
     description=(
         "Operator times of the model's true shapes (mlp.csv, attention.csv) and what an engine step costs beyond them"
         " (overheads.csv), measured on this hardware on calibration batches. A valid bundle of the same hardware, model"
@@ -40,7 +42,7 @@ def bundle_of(
     engine: EngineResource,
     fixed: Path | None,
     log: Callable[[str], None],
-) -> tuple[Bundle, bool]:
+) -> "tuple[Bundle, bool]":
     """The scenario's bundle and whether it was there already; measured now where it was not. `fixed`: the root that the
     scenario names, if it does.
 
@@ -60,8 +62,10 @@ def bundle_of(
         return adopted(store, scenario, measured), False
 
 
-def adopted(store: ArtifactStore, scenario: Scenario, measured: Path) -> Bundle:
+def adopted(store: ArtifactStore, scenario: Scenario, measured: Path) -> "Bundle":
     """The measured bundle, moved into the store if it serves the scenario; one that was there is replaced."""
+    from gst_assets.step_costs.bundle import check_bundle, load_bundle
+
     bundle = load_bundle(measured)
     check_bundle(bundle, scenario)
     # Before the bundle appears: between the two a reader finds one whose run the pointer does not name, which is as
@@ -75,7 +79,7 @@ def artifact_id(scenario: Scenario) -> str:
     return f"{scenario.hardware.hardware_id}/{scenario.model.name}"
 
 
-def results(bundle: Bundle, *, reused: bool) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+def results(bundle: "Bundle", *, reused: bool) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """The asset's check and materialization."""
     yield contract_passed(NAME, mlp_rows=len(bundle.mlp), attention_rows=len(bundle.attention))
     yield dg.MaterializeResult(
@@ -98,7 +102,7 @@ def results(bundle: Bundle, *, reused: bool) -> Iterator[dg.AssetCheckResult | d
 
 def current_bundle(
     store: ArtifactStore, scenario: Scenario, fixed: Path | None, context: dg.AssetExecutionContext | None = None
-) -> Bundle:
+) -> "Bundle":
     """The scenario's bundle, loaded and checked against the scenario. With `context`: where this run measured or chose
     one, that one.
 
@@ -106,6 +110,8 @@ def current_bundle(
         ProfileError, ContractError
         ArtifactError: incomplete or altered, or another run replaced the one of this run meanwhile.
     """
+    from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
+
     bundle = load_bundle(find_bundle(fixed or store.folder(Kind.PROFILE), scenario))
     check_bundle(bundle, scenario)
     here, meta = _seal(bundle), bundle.directory / Kind.PROFILE.meta_name
@@ -128,15 +134,16 @@ def _pointer(scenario: Scenario) -> tuple[str, str]:
     return f"{NAME}.{scenario.hardware.hardware_id}", scenario.model.name
 
 
-def _seal(bundle: Bundle) -> dict[str, str]:
+def _seal(bundle: "Bundle") -> dict[str, str]:
     """What identifies a bundle, down to its metadata file."""
     return {_RUN_ID: bundle.meta.run_id, _META_SHA256: sha256_file(bundle.directory / Kind.PROFILE.meta_name)}
 
 
-def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> Bundle | None:
+def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> "Bundle | None":
     """The bundle in the artifact root if it was measured with the same settings on this very device; None when one must
     be measured."""
     from gst_assets.engine.hardware import check_hardware
+    from gst_assets.step_costs.bundle import profile_key
 
     present = check_hardware(scenario.hardware)
     path = store.path(Kind.PROFILE, artifact_id(scenario))
@@ -154,7 +161,7 @@ def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], Non
     return bundle
 
 
-def _calibration(bundle: Bundle) -> dict[str, dg.MetadataValue | str]:
+def _calibration(bundle: "Bundle") -> dict[str, dg.MetadataValue | str]:
     """What the calibration measured."""
     if bundle.overheads is None:
         return {"calibration": "none: the bundle has no overheads.csv and serves the kernels variant only"}

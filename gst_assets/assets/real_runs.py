@@ -4,13 +4,13 @@ recorded runs. The op is in `measurements`."""
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 
-from gst_assets.analysis.run_reading import OwnRealRun, load_own_run
 from gst_assets.assets.checks import completeness_result, lateness_result
 from gst_assets.assets.presentation import contract_passed, preview, table_definition_metadata
 from gst_assets.assets.references import as_metadata, current
@@ -18,16 +18,19 @@ from gst_assets.assets.workloads import WORKLOAD_SPEC
 from gst_assets.contracts.documents import timestamp_slug
 from gst_assets.contracts.pointers import REAL_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind, Staging
-from gst_assets.contracts.tables import RequestMetrics, TokenMetrics
 from gst_assets.engine import recorded
 from gst_assets.errors import ArtifactError, ContractError, EngineError, ProfileError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import EngineResource, in_order
 from gst_assets.scenario import Scenario, resolve_path
-from gst_assets.workload.spec import LoadedWorkload
+
+if TYPE_CHECKING:
+    from gst_assets.analysis.run_reading import OwnRealRun
+    from gst_assets.workload.spec import LoadedWorkload
 
 NAMES = ("real_request_metrics", "real_token_metrics")
+_REQUESTS, _TOKENS = "request_metrics.csv", "token_metrics.csv"
 SPECS = [
     dg.AssetSpec(
         "real_request_metrics",
@@ -35,7 +38,7 @@ SPECS = [
         partitions_def=SCENARIOS,
         group_name="real_engine",
         kinds={"vllm", "csv"},
-        metadata=table_definition_metadata(RequestMetrics),
+        metadata=table_definition_metadata(_REQUESTS),
         description=(
             "What the real engine did with each request: intended arrival, send, first token, completion. One run"
             " directory per repeat."
@@ -47,14 +50,14 @@ SPECS = [
         partitions_def=SCENARIOS,
         group_name="real_engine",
         kinds={"vllm", "csv"},
-        metadata=table_definition_metadata(TokenMetrics),
+        metadata=table_definition_metadata(_TOKENS),
         description="When each token of the real run was seen by the client.",
     ),
 ]
 
 
 def results(
-    store: ArtifactStore, scenario: Scenario, runs: list[OwnRealRun], names: Sequence[str]
+    store: ArtifactStore, scenario: Scenario, runs: "list[OwnRealRun]", names: Sequence[str]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Make `runs` the scenario's current ones, and report those of `NAMES` that were asked for."""
     ids = [run.meta.run_id for run in runs]
@@ -78,7 +81,7 @@ def results(
         yield from (completeness_result(runs), lateness_result(runs))
         yield dg.MaterializeResult(
             asset_key="real_request_metrics",
-            data_version=_data_version(runs, RequestMetrics.file_name()),
+            data_version=_data_version(runs, _REQUESTS),
             metadata={
                 **shared,
                 "dagster/row_count": rows["real_request_metrics"],
@@ -94,7 +97,7 @@ def results(
     if "real_token_metrics" in names:
         yield dg.MaterializeResult(
             asset_key="real_token_metrics",
-            data_version=_data_version(runs, TokenMetrics.file_name()),
+            data_version=_data_version(runs, _TOKENS),
             metadata={
                 **shared,
                 "dagster/row_count": rows["real_token_metrics"],
@@ -107,10 +110,10 @@ def results(
 def measure(
     store: ArtifactStore,
     scenario: Scenario,
-    workload: LoadedWorkload,
+    workload: "LoadedWorkload",
     engine: EngineResource,
     log: Callable[[str], None],
-) -> list[OwnRealRun]:
+) -> "list[OwnRealRun]":
     """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed.
 
     Raises:
@@ -150,6 +153,8 @@ def keeping(store: ArtifactStore, runs: Path) -> Iterator[None]:
 
 
 def _is_valid(run: Path) -> bool:
+    from gst_assets.analysis.run_reading import load_own_run
+
     try:
         load_own_run(run, "real")
     except (ArtifactError, ContractError):
@@ -157,28 +162,29 @@ def _is_valid(run: Path) -> bool:
     return True
 
 
-def adopted(store: ArtifactStore, measured: Sequence[Path]) -> list[OwnRealRun]:
+def adopted(store: ArtifactStore, measured: Sequence[Path]) -> "list[OwnRealRun]":
     """The measured runs, moved into the store once all of them are valid."""
-    for directory in measured:
-        load_own_run(directory, "real")
-    return [load_own_run(store.adopt(Kind.REAL_RUN, directory.name, directory), "real") for directory in measured]
+    from gst_assets.analysis.run_reading import load_own_run
+
+    runs = [load_own_run(directory, "real") for directory in measured]
+    return [replace(run, directory=store.adopt(Kind.REAL_RUN, run.directory.name, run.directory)) for run in runs]
 
 
 def play_back(
-    store: ArtifactStore, scenario: Scenario, workload: LoadedWorkload, log: Callable[[str], None]
-) -> list[OwnRealRun]:
+    store: ArtifactStore, scenario: Scenario, workload: "LoadedWorkload", log: Callable[[str], None]
+) -> "list[OwnRealRun]":
     """Expand the scenario's recorded runs into the store; a run that is already there with the same content is
     reused."""
+    from gst_assets.analysis.run_reading import load_own_run
+
     assert scenario.engine.recorded is not None  # the scenario's validation
     root = resolve_path(scenario.engine.recorded)
     kept = recorded.list_recorded(root)
     chosen = recorded.chosen_runs(kept, scenario, workload.meta)
     log(f"playing back {len(chosen)} of {len(kept)} recorded runs of {root}; nothing is measured")
     with store.stage(Kind.REAL_RUN, f"{scenario.name}-recorded") as staging:
-        staged = [recorded.expand(run.directory, staging.path) for run in chosen]
-        for directory in staged:
-            load_own_run(directory, "real")
-        return [load_own_run(_commit_same(store, directory), "real") for directory in staged]
+        runs = [load_own_run(recorded.expand(run.directory, staging.path), "real") for run in chosen]
+        return [replace(run, directory=_commit_same(store, run.directory)) for run in runs]
 
 
 def _commit_same(store: ArtifactStore, directory: Path) -> Path:
@@ -200,23 +206,27 @@ def _commit_same(store: ArtifactStore, directory: Path) -> Path:
 
 def current_real_runs(
     store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
-) -> list[OwnRealRun]:
+) -> "list[OwnRealRun]":
     """The repeats that this run measured, or else the newest that were measured as the scenario asks; loaded and
     validated.
 
     Raises:
         ArtifactError: none measured, or one incomplete or altered. WorkloadError: measured with other settings.
     """
+    from gst_assets.analysis.run_reading import load_own_run
+
     found = current(store, scenario, REAL_RUNS, context, *NAMES)
     return [load_own_run(found.open(store, Kind.REAL_RUN, run_id), "real") for run_id in found.pointer.run_ids]
 
 
-def _data_version(runs: list[OwnRealRun], file_name: str) -> dg.DataVersion:
+def _data_version(runs: "list[OwnRealRun]", file_name: str) -> dg.DataVersion:
     return dg.DataVersion(sha256_bytes("".join(run.meta.sha256[file_name] for run in runs).encode()))
 
 
-def _median_ms(runs: list[OwnRealRun], table: str, column: str) -> float | str:
+def _median_ms(runs: "list[OwnRealRun]", table: str, column: str) -> float | str:
     """Median over all repeats in milliseconds; token latencies without index 0."""
+    import pandas as pd
+
     frames = [getattr(run, table) for run in runs]
     if column == "token_latency_ns":
         frames = [frame[frame["token_index"] > 0] for frame in frames]

@@ -5,16 +5,6 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from gst_assets.analysis.change_points import judge_history
-from gst_assets.analysis.history import load_history, read_history, write_history
-from gst_assets.analysis.regression_report import (
-    FIGURES,
-    SUMMARY,
-    verdict_figure,
-    verdict_line,
-    verdict_table,
-    write_regression,
-)
 from gst_assets.assets.checks import (
     NO_NIGHT_LOST,
     REGRESSION,
@@ -43,16 +33,16 @@ from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.assets.workloads import current_workload
 from gst_assets.contracts.documents import HistoryMeta
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.contracts.tables import ComparisonHistory, RegressionVerdicts
 from gst_assets.errors import ArtifactError, ContractError, SimulationError
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
-from gst_assets.vidur_adapter.self_check import check_same_bytes
 
 GROUP = "regression"
 _READ_AGAIN = 2
+_COMPARISONS, _VERDICTS = "comparison_history.csv", "regression_verdicts.csv"
+
 _HISTORY, _REPORT = "comparison_history", "regression_report"
 
 
@@ -64,7 +54,7 @@ _HISTORY, _REPORT = "comparison_history", "regression_report"
             partitions_def=SCENARIOS,
             group_name=GROUP,
             kinds={"csv"},
-            metadata=table_definition_metadata(ComparisonHistory),
+            metadata=table_definition_metadata(_COMPARISONS),
             description=(
                 "Every completed comparison of the scenario, read from the comparison directories. Materializing it"
                 " again, also after Dagster's database was lost, gives the same bytes."
@@ -76,7 +66,7 @@ _HISTORY, _REPORT = "comparison_history", "regression_report"
             partitions_def=SCENARIOS,
             group_name=GROUP,
             kinds={"markdown", "matplotlib"},
-            metadata=table_definition_metadata(RegressionVerdicts),
+            metadata=table_definition_metadata(_VERDICTS),
             description=(
                 "Whether the engine became slower or the simulation less faithful over the nights: change points, noise"
                 " floor, verdict. Compares only nights of the same hardware, model, engine settings and workload."
@@ -119,6 +109,8 @@ _Results = list[dg.AssetCheckResult | dg.MaterializeResult]
 
 
 def _history(store: ArtifactStore, scenario: Scenario, _: Callable[[str], None]) -> _Results:
+    from gst_assets.analysis.history import read_history, write_history
+
     history = read_history(store, scenario.name)
     with store.stage(Kind.HISTORY, scenario.name) as staging:
         meta = write_history(history, staging.path)
@@ -144,6 +136,18 @@ def _history(store: ArtifactStore, scenario: Scenario, _: Callable[[str], None])
 
 
 def _judged(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]) -> _Results:
+    from gst_assets.analysis.change_points import judge_history
+    from gst_assets.analysis.history import load_history
+    from gst_assets.analysis.regression_report import (
+        FIGURES,
+        SUMMARY,
+        TABLES,
+        verdict_figure,
+        verdict_line,
+        verdict_table,
+        write_regression,
+    )
+
     if not store.has(Kind.HISTORY, scenario.name):
         raise ArtifactError(
             f"{store}: no history of scenario {scenario.name}. Materialize {_HISTORY} for this partition first."
@@ -160,7 +164,7 @@ def _judged(store: ArtifactStore, scenario: Scenario, log: Callable[[str], None]
         regression_result(report, final / SUMMARY, link),
         dg.MaterializeResult(
             asset_key=_REPORT,
-            data_version=dg.DataVersion(meta.sha256[f"tables/{RegressionVerdicts.file_name()}"]),
+            data_version=dg.DataVersion(meta.sha256[f"{TABLES}/{_VERDICTS}"]),
             metadata={
                 "verdict": dg.MetadataValue.md(verdict_line(report)),
                 "open_report": link,
@@ -192,10 +196,12 @@ def simulation_self_check(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    from gst_assets.vidur_adapter.self_check import check_same_bytes
+
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     workload = current_workload(store, chosen, context)
     bundle = current_bundle(store, chosen, profiling_root.fixed(chosen), context)
-    runs = current_vidur_runs(store, chosen, context).first
+    runs = current_vidur_runs(store, chosen, context, with_further=False).first
     for run in runs.values():
         try:
             check_same_bytes(run, chosen, workload, bundle)
@@ -228,4 +234,4 @@ def _read_again_on_disk_errors() -> Iterator[None]:
 
 
 def _version(meta: HistoryMeta) -> dg.DataVersion:
-    return dg.DataVersion(meta.sha256[ComparisonHistory.file_name()])
+    return dg.DataVersion(meta.sha256[_COMPARISONS])

@@ -5,11 +5,11 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import numpy as np
 
-from gst_assets.analysis.run_reading import OwnSimulatedRun, load_own_run
 from gst_assets.assets.checks import ALL_TOKENS, all_tokens_result, specs
 from gst_assets.assets.presentation import (
     contract_check_specs,
@@ -25,7 +25,6 @@ from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload
 from gst_assets.contracts.documents import VidurRunMeta, run_facts, timestamp_slug, write_document
 from gst_assets.contracts.pointers import VIDUR_RUNS, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table
 from gst_assets.foreign_text import inert
 from gst_assets.formats import markdown_table, milliseconds
 from gst_assets.partitions import SCENARIOS
@@ -33,13 +32,16 @@ from gst_assets.progress import Progress
 from gst_assets.provenance import sha256_bytes
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 from gst_assets.scenario import Scenario
-from gst_assets.step_costs.bundle import Bundle, check_bundle
-from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
-from gst_assets.workload.spec import LoadedWorkload
-from gst_assets.workload.tokenized import prompts_of
+
+if TYPE_CHECKING:
+    from gst_assets.analysis.run_reading import OwnSimulatedRun
+    from gst_assets.step_costs.bundle import Bundle
+    from gst_assets.vidur_adapter.simulate import SimulationResult
+    from gst_assets.workload.spec import LoadedWorkload
 
 TABLE_CACHE = ".cache/vidur_tables"
 NAMES = ("vidur_request_metrics", "vidur_token_metrics")
+_REQUESTS, _TOKENS = "request_metrics.csv", "token_metrics.csv"
 
 
 @dg.multi_asset(
@@ -50,7 +52,7 @@ NAMES = ("vidur_request_metrics", "vidur_token_metrics")
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
-            metadata=table_definition_metadata(RequestMetrics),
+            metadata=table_definition_metadata(_REQUESTS),
             description=(
                 "What Vidur predicts for each request, in every variant (published: Vidur as it ships; kernels: the"
                 " same sums with corrections; calibrated: with measured overheads)."
@@ -62,7 +64,7 @@ NAMES = ("vidur_request_metrics", "vidur_token_metrics")
             partitions_def=SCENARIOS,
             group_name="simulation",
             kinds={"vidur", "csv"},
-            metadata=table_definition_metadata(TokenMetrics),
+            metadata=table_definition_metadata(_TOKENS),
             description="When each token appears in the simulation: the ends of simulated steps, never interpolated.",
         ),
     ],
@@ -78,6 +80,8 @@ def vidur_metrics(
     artifacts: ArtifactRoot,
     profiling_root: VidurProfilingRoot,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    from gst_assets.step_costs.bundle import check_bundle
+
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     asked = {key.to_user_string() for key in context.selected_asset_keys}
     workload = current_workload(store, chosen, context)
@@ -103,21 +107,19 @@ def vidur_metrics(
         seed_run_ids={variant: [run.meta.run_id for run in others] for variant, others in further.items()},
     )
     if "vidur_request_metrics" in asked:
-        yield all_tokens_result(runs)
+        yield all_tokens_result({run.meta.run_id: run.result.requests for run in runs.values()})
     headline = runs[chosen.simulation.variants[-1]]
-    for name, model, table in (
-        ("vidur_request_metrics", RequestMetrics, "requests"),
-        ("vidur_token_metrics", TokenMetrics, "tokens"),
+    for name, file, counts, first_rows in (
+        (NAMES[0], _REQUESTS, [len(run.result.requests) for run in runs.values()], headline.result.requests),
+        (NAMES[1], _TOKENS, [run.result.num_tokens for run in runs.values()], next(headline.result.token_parts())),
     ):
         if name not in asked:
             continue
-        rows = sum(len(getattr(run, table)) for run in runs.values())
+        rows = sum(counts)
         yield contract_passed(name, rows=rows, variants=", ".join(runs))
         yield dg.MaterializeResult(
             asset_key=name,
-            data_version=dg.DataVersion(
-                sha256_bytes("".join(run.meta.sha256[model.file_name()] for run in runs.values()).encode())
-            ),
+            data_version=dg.DataVersion(sha256_bytes("".join(run.meta.sha256[file] for run in runs.values()).encode())),
             metadata={
                 **as_metadata(pointed),
                 "dagster/row_count": rows,
@@ -128,20 +130,29 @@ def vidur_metrics(
                     "\n".join(f"- {variant}: `{run.directory}`" for variant, run in runs.items())
                 ),
                 "simulated_settings": dg.MetadataValue.json(headline.meta.simulated_settings),
-                "preview": preview(getattr(headline, table)),
+                "preview": preview(first_rows),
             },
         )
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A simulation in the store: where it is, and what it yielded."""
+
+    directory: Path
+    meta: VidurRunMeta
+    result: "SimulationResult"
+
+
 def _simulate_and_commit(
     scenario: Scenario,
-    workload: LoadedWorkload,
-    bundle: Bundle,
+    workload: "LoadedWorkload",
+    bundle: "Bundle",
     variant: str,
     run_id: str,
     store: ArtifactStore,
     log: Callable[[str], None],
-) -> OwnSimulatedRun:
+) -> _Made:
     started = datetime.now(timezone.utc)
     result = _simulated(scenario, workload, bundle, variant, store, log)
     return _commit(scenario, workload, bundle, variant, run_id, store, started, result)
@@ -149,12 +160,15 @@ def _simulate_and_commit(
 
 def _simulated(
     scenario: Scenario,
-    workload: LoadedWorkload,
-    bundle: Bundle,
+    workload: "LoadedWorkload",
+    bundle: "Bundle",
     variant: str,
     store: ArtifactStore,
     log: Callable[[str], None],
-) -> SimulationResult:
+) -> "SimulationResult":
+    from gst_assets.vidur_adapter.simulate import simulate
+    from gst_assets.workload.tokenized import prompts_of
+
     with Progress(f"simulating {variant}, seed {scenario.simulation.seed}", 1, tell=log) as progress:
         return simulate(
             scenario,
@@ -170,46 +184,42 @@ def _simulated(
 
 def _further_seeds(
     scenario: Scenario,
-    workload: LoadedWorkload,
-    bundle: Bundle,
-    first: OwnSimulatedRun,
+    workload: "LoadedWorkload",
+    bundle: "Bundle",
+    first: _Made,
     store: ArtifactStore,
     log: Callable[[str], None],
-) -> list[OwnSimulatedRun]:
+) -> list[_Made]:
     """The variant under `simulation.seed` + 1 and so on, `simulation.seeds` in all; none where the second seed gives
     the same tables as the first."""
     variant = first.meta.variant
-    runs: list[OwnSimulatedRun] = []
+    runs: list[_Made] = []
     for seed in range(scenario.simulation.seed + 1, scenario.simulation.seed + scenario.simulation.seeds):
         started = datetime.now(timezone.utc)
         seeded = scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"seed": seed})})
         result = _simulated(seeded, workload, bundle, variant, store, log)
-        if not runs and _same_times(first, result):
+        if not runs and result.has_times_of(first.result):
             return []
         run_id = f"{first.meta.run_id}-seed{seed}"
         runs.append(_commit(seeded, workload, bundle, variant, run_id, store, started, result))
     return runs
 
 
-def _same_times(run: OwnSimulatedRun, result: SimulationResult) -> bool:
-    """Whether every token comes at the same time: then nothing else differs either."""
-    times = result.tokens["token_time_ns"].to_numpy(dtype="int64")
-    return bool(np.array_equal(run.tokens["token_time_ns"].to_numpy(dtype="int64"), times))
-
-
 def _commit(
     scenario: Scenario,
-    workload: LoadedWorkload,
-    bundle: Bundle,
+    workload: "LoadedWorkload",
+    bundle: "Bundle",
     variant: str,
     run_id: str,
     store: ArtifactStore,
     started: datetime,
-    result: SimulationResult,
-) -> OwnSimulatedRun:
+    result: "SimulationResult",
+) -> _Made:
+    from gst_assets.contracts.tables import Iterations, RequestMetrics, TokenMetrics, write_table, write_table_parts
+
     with store.stage(Kind.VIDUR_RUN, run_id) as staging:
         write_table(RequestMetrics, result.requests, staging.path)
-        write_table(TokenMetrics, result.tokens, staging.path)
+        write_table_parts(TokenMetrics, result.token_parts(), staging.path)
         write_table(Iterations, result.iterations, staging.path)
         (staging.path / "summary.md").write_text(_summary(run_id, variant, workload, bundle, result), encoding="utf-8")
         meta = VidurRunMeta(
@@ -232,12 +242,18 @@ def _commit(
             num_preemptions=result.num_preemptions,
         )
         write_document(meta, staging.path / Kind.VIDUR_RUN.meta_name)
-        return load_own_run(staging.commit(), "vidur")
+        return _Made(staging.commit(), meta, result)
 
 
-def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle, result: SimulationResult) -> str:
-    tokens = result.tokens[result.tokens["token_index"] > 0]["token_latency_ns"].astype("float64")
-    ttft = result.requests["ttft_ns"].dropna().astype("float64")
+def _summary(
+    run_id: str, variant: str, workload: "LoadedWorkload", bundle: "Bundle", result: "SimulationResult"
+) -> str:
+    import numpy as np
+
+    from gst_assets.analysis.measures import percentiles_of_counts_ns
+
+    ttft = result.requests["ttft_ns"].to_numpy(dtype="int64")
+    samples = {"TTFT": (ttft, np.ones_like(ttft)), "ITL": result.token_gaps_ns()}
     lines = [
         f"# Simulation {run_id}",
         "",
@@ -251,15 +267,15 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
             [
                 [
                     name,
-                    *(milliseconds(float(values.quantile(q)), ".3f", missing="-") for q in (0.5, 0.9, 0.99)),
-                    str(len(values)),
+                    *(milliseconds(value, ".3f", missing="-") for value in percentiles_of_counts_ns(*of, (50, 90, 99))),
+                    str(of[1].sum()),
                 ]
-                for name, values in (("TTFT", ttft), ("ITL", tokens))
+                for name, of in samples.items()
             ],
             tight=True,
         ),
     ]
-    lines += ["", f"Preemptions: {result.num_preemptions}. Steps: {len(result.iterations)}.", ""]
+    lines += ["", f"Preemptions: {result.num_preemptions}. Steps: {len(result.delivered_ns)}.", ""]
     return "\n".join(inert(line) for line in lines)
 
 
@@ -267,24 +283,33 @@ def _summary(run_id: str, variant: str, workload: LoadedWorkload, bundle: Bundle
 class Simulations:
     """`first` by variant; `further`: the runs of each variant under further seeds, none of an exact variant."""
 
-    first: dict[str, OwnSimulatedRun]
-    further: dict[str, list[OwnSimulatedRun]]
+    first: dict[str, "OwnSimulatedRun"]
+    further: dict[str, list["OwnSimulatedRun"]]
 
 
 def current_vidur_runs(
-    store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
+    store: ArtifactStore,
+    scenario: Scenario,
+    context: dg.AssetExecutionContext | None = None,
+    *,
+    with_further: bool = True,
 ) -> Simulations:
     """The simulations that this run made, or else the newest that were made as the scenario asks; loaded and validated.
+    `with_further`: those under further seeds too.
 
     Raises:
         ArtifactError: none made, or one incomplete or altered. WorkloadError: made with other settings.
     """
+    from gst_assets.analysis.run_reading import load_own_run
+
     found = current(store, scenario, VIDUR_RUNS, context, *NAMES)
 
-    def loaded(run_id: str) -> OwnSimulatedRun:
+    def loaded(run_id: str) -> "OwnSimulatedRun":
         return load_own_run(found.open(store, Kind.VIDUR_RUN, run_id), "vidur")
 
     return Simulations(
         {variant: loaded(run_id) for variant, run_id in found.pointer.run_ids.items()},
-        {variant: [loaded(one) for one in run_ids] for variant, run_ids in found.pointer.seed_run_ids.items()},
+        {variant: [loaded(one) for one in run_ids] for variant, run_ids in found.pointer.seed_run_ids.items()}
+        if with_further
+        else {},
     )

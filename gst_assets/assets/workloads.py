@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -22,25 +22,24 @@ from gst_assets.assets.presentation import (
     table_definition_metadata,
 )
 from gst_assets.assets.references import as_metadata, current
-from gst_assets.contracts.documents import WorkloadSchedule
+from gst_assets.contracts.documents import WorkloadPaths, WorkloadSchedule
 from gst_assets.contracts.pointers import WORKLOAD, refer
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.contracts.tables import TraceIntervals, TraceLengths
 from gst_assets.errors import ContractError, WorkloadError
 from gst_assets.foreign_text import inert_line
 from gst_assets.partitions import SCENARIOS
 from gst_assets.provenance import sha256_file
 from gst_assets.resources import ArtifactRoot, ScenarioResource, TokenizerResource
 from gst_assets.scenario import Scenario, resolve_path
-from gst_assets.workload import build, load
-from gst_assets.workload.arrivals import NS_PER_S
-from gst_assets.workload.prompts import iterate_prompts
-from gst_assets.workload.spec import PATHS, LoadedWorkload
+
+if TYPE_CHECKING:
+    from gst_assets.workload.spec import LoadedWorkload
 
 GROUP = "workload"
 WORKLOAD_SPEC = "workload_spec"
 _SOURCE = "source"
-_FILES = {"prompts": PATHS.prompts, "trace_lengths": PATHS.trace_lengths, "trace_intervals": PATHS.trace_intervals}
+_PATHS = WorkloadPaths()
+_FILES = {"prompts": _PATHS.prompts, "trace_lengths": _PATHS.trace_lengths, "trace_intervals": _PATHS.trace_intervals}
 _SPECS = [
     dg.AssetSpec(
         "prompts",
@@ -54,7 +53,7 @@ _SPECS = [
                     dg.TableColumn("text", "string", "the prompt; further keys of a line are preserved unchanged"),
                 ]
             ),
-            "file": PATHS.prompts,
+            "file": _PATHS.prompts,
         },
         description=(
             "The prompts in stable order: the scenario's file with its digest, or texts of the lengths that a trace or"
@@ -67,7 +66,7 @@ _SPECS = [
         partitions_def=SCENARIOS,
         group_name=GROUP,
         kinds={"csv", "huggingface"},
-        metadata=table_definition_metadata(TraceLengths),
+        metadata=table_definition_metadata(_PATHS.trace_lengths),
         description="Prompt length in tokens and tokens requested, per request.",
     ),
     dg.AssetSpec(
@@ -76,7 +75,7 @@ _SPECS = [
         partitions_def=SCENARIOS,
         group_name=GROUP,
         kinds={"csv"},
-        metadata=table_definition_metadata(TraceIntervals),
+        metadata=table_definition_metadata(_PATHS.trace_intervals),
         description="When each request arrives, in integer nanoseconds from workload start.",
     ),
     dg.AssetSpec(
@@ -135,8 +134,10 @@ def workload(
             yield dg.MaterializeResult(asset_key=asset, data_version=dg.DataVersion(digest), metadata=metadata)
 
 
-def _built(store: ArtifactStore, scenario: Scenario, tokenizer: TokenizerResource) -> LoadedWorkload:
+def _built(store: ArtifactStore, scenario: Scenario, tokenizer: TokenizerResource) -> "LoadedWorkload":
     """The scenario's workload, committed and read back."""
+    from gst_assets.workload import build, load
+
     with store.stage(Kind.WORKLOAD, "unnamed") as staging:
         built = build(
             scenario,
@@ -154,8 +155,10 @@ _Told = tuple[str, dict[str, int | str], dict[str, Any]]
 """An asset, what its contract check looked at, and its metadata."""
 
 
-def _told_prompts(built: LoadedWorkload) -> _Told:
-    source, path = built.meta.source, built.directory / PATHS.prompts
+def _told_prompts(built: "LoadedWorkload") -> _Told:
+    from gst_assets.workload.prompts import iterate_prompts
+
+    source, path = built.meta.source, built.directory / _PATHS.prompts
     assert source is not None  # `build` always records it
     first = list(itertools.islice(iterate_prompts(path), 5))
     metadata = {
@@ -168,30 +171,30 @@ def _told_prompts(built: LoadedWorkload) -> _Told:
     return "prompts", {_SOURCE: source.path or source.kind}, metadata
 
 
-def _told_lengths(built: LoadedWorkload) -> _Told:
+def _told_lengths(built: "LoadedWorkload") -> _Told:
     metadata = {
         "dagster/row_count": len(built.lengths),
         "total_prefill_tokens": int(built.lengths["num_prefill_tokens"].sum()),
         "total_decode_tokens": int(built.lengths["num_decode_tokens"].sum()),
         "tokenizer": built.meta.tokenizer_ref,
         "tokenizer_sha256": built.meta.tokenizer_sha256,
-        "path": dg.MetadataValue.path(str(built.directory / PATHS.trace_lengths)),
+        "path": dg.MetadataValue.path(str(built.directory / _PATHS.trace_lengths)),
         "preview": preview(built.lengths),
     }
     return "trace_lengths", {"rows": len(built.lengths)}, metadata
 
 
-def _told_intervals(built: LoadedWorkload) -> _Told:
+def _told_intervals(built: "LoadedWorkload") -> _Told:
     metadata = {
         "dagster/row_count": len(built.intervals),
         **_rates(built.meta.schedule),
-        "path": dg.MetadataValue.path(str(built.directory / PATHS.trace_intervals)),
+        "path": dg.MetadataValue.path(str(built.directory / _PATHS.trace_intervals)),
         "preview": preview(built.intervals),
     }
     return "trace_intervals", {"rows": len(built.intervals)}, metadata
 
 
-def _told_spec(built: LoadedWorkload) -> _Told:
+def _told_spec(built: "LoadedWorkload") -> _Told:
     metadata = {
         "workload_id": built.meta.workload_id,
         "num_requests": len(built.lengths),
@@ -204,13 +207,15 @@ def _told_spec(built: LoadedWorkload) -> _Told:
 
 def current_workload(
     store: ArtifactStore, scenario: Scenario, context: dg.AssetExecutionContext | None = None
-) -> LoadedWorkload:
+) -> "LoadedWorkload":
     """The workload that this run built, or else the newest that was built with what the scenario asks for.
 
     Raises:
         ArtifactError: none materialized, or altered. WorkloadError: built with other settings, or from a file that
             changed since.
     """
+    from gst_assets.workload import load
+
     found = current(store, scenario, WORKLOAD, context)
     loaded = load(found.open(store, Kind.WORKLOAD, found.pointer.workload_id))
     _check_source(found.pointer.source, scenario, loaded.directory)
@@ -236,6 +241,8 @@ def _check_source(sha256: str | None, scenario: Scenario, directory: Path) -> No
 
 
 def _rates(schedule: WorkloadSchedule | None) -> dict[str, float]:
+    from gst_assets.workload.arrivals import NS_PER_S
+
     assert schedule is not None  # `build` always records it
     found = {
         "schedule_span_s": schedule.span_ns / NS_PER_S,

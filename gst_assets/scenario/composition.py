@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,12 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from gst_assets.scenario.yaml_text import RewrittenError, read_yaml
+    from gst_assets.scenario.yaml_text import RewrittenError
 
     text = read_text(path, _KIND)
     root = None
     try:
-        values, root = read_yaml(text)
+        values, root = _parsed(text)
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise ScenarioError(f"{path}: expected a mapping of settings at the top level, found {text.strip()!r:.60}.")
         own = OmegaConf.to_container(OmegaConf.create(values or {}))
@@ -128,6 +129,14 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return {str(key): value for key, value in own.items()}, {
         key: f"{path}: line {line}" for key, line in _lines(root).items()
     }
+
+
+@lru_cache(maxsize=128)
+def _parsed(text: str) -> tuple[Any, Any]:
+    """`read_yaml`, once for each text: every step of a run reads the same files. Nobody changes what it gives."""
+    from gst_assets.scenario.yaml_text import read_yaml
+
+    return read_yaml(text)
 
 
 def _lines(node: Any, prefix: str = "") -> dict[str, int]:

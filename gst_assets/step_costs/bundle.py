@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
+from gst_assets.step_costs.cost_tables import CostTables
 from gst_assets.step_costs.engine_costs import (
     IDLE_TERMS,
     OTHER_TERMS,
@@ -33,6 +35,7 @@ from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND
 
 M = TypeVar("M", bound=BaseModel)
+Made = TypeVar("Made")
 FORMAT_VERSION = 2
 """Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as
 terms, waits within them."""
@@ -55,6 +58,8 @@ class Bundle:
     meta: ProfileMeta
     sha256: dict[str, str]
     """Digest of every file that the bundle's run_meta.json lists."""
+    _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was made of the tables, which nobody changes: simulations of one bundle share it."""
 
     @property
     def graphs(self) -> CapturedGraphs:
@@ -63,7 +68,14 @@ class Bundle:
 
     def operator_times(self) -> OperatorTimes:
         """Operator times of this bundle."""
-        return OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs)
+        return self._once(
+            lambda: OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs), "operators"
+        )
+
+    def operator_tables(self, max_num_batched_tokens: int) -> CostTables:
+        """`operator_times` as tables, for steps of at most so many tokens."""
+        most = max_num_batched_tokens
+        return self._once(lambda: self.operator_times().tables(most), "operator tables", most)
 
     def engine_costs(self, max_num_batched_tokens: int, seed: int | None) -> EngineCosts:
         """What steps of at most so many tokens cost. `seed` orders the slow moments of the host; None: it always takes
@@ -72,6 +84,23 @@ class Bundle:
         Raises:
             ProfileError: a term that is needed has no row.
         """
+        most = max_num_batched_tokens
+        return self._once(lambda: self._engine_costs(most, seed), "engine costs", most, seed)
+
+    def engine_tables(self, max_num_batched_tokens: int, seed: int | None, queue_size: int) -> CostTables:
+        """`engine_costs` as tables, for an engine with a queue of so many steps."""
+        most = max_num_batched_tokens
+        key = ("engine tables", most, seed, queue_size)
+        return self._once(lambda: self.engine_costs(most, seed).tables(most, queue_size), *key)
+
+    def request_ways(self, seed: int | None) -> RequestWays:
+        """The paths of a request to the engine and back; arguments and errors as of `engine_costs`."""
+        where = f"{self.directory}/overheads.csv"
+        return self._once(
+            lambda: RequestWays(self._calibrated("overheads"), where, self._speed(seed)), "request ways", seed
+        )
+
+    def _engine_costs(self, max_num_batched_tokens: int, seed: int | None) -> EngineCosts:
         return EngineCosts(
             self._calibrated("overheads"),
             self.graphs,
@@ -81,12 +110,16 @@ class Bundle:
             device_is_host=self.meta.hardware.hardware_id == CPU,
         )
 
-    def request_ways(self, seed: int | None) -> RequestWays:
-        """The paths of a request to the engine and back; arguments and errors as of `engine_costs`."""
-        return RequestWays(self._calibrated("overheads"), f"{self.directory}/overheads.csv", self._speed(seed))
-
     def _speed(self, seed: int | None) -> HostSpeedTrace | None:
-        return HostSpeedTrace(self._calibrated("host_speed"), seed) if seed is not None else None
+        if seed is None:
+            return None
+        return self._once(lambda: HostSpeedTrace(self._calibrated("host_speed"), seed), "speed", seed)
+
+    def _once(self, make: Callable[[], Made], *key: object) -> Made:
+        if key not in self._made:
+            self._made[key] = make()
+        found: Made = self._made[key]
+        return found
 
     def _calibrated(self, name: str) -> pd.DataFrame:
         frame: pd.DataFrame | None = getattr(self, name)

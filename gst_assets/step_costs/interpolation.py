@@ -71,12 +71,18 @@ class HeldCurve:
     def __init__(self, positions: Sequence[float], values: Sequence[float]) -> None:
         """`positions` ascending."""
         self._axis, self._values = Axis("", "", positions), [float(value) for value in values]
+        self._known: dict[float, float] = {}
 
     def at(self, x: float) -> float:
         """Value at `x`."""
-        positions = self._axis.values
-        below, above, along = self._axis.place(min(max(x, positions[0]), positions[-1]))
-        return self._values[below] + (self._values[above] - self._values[below]) * along
+        # Positions are whole numbers of tokens or requests, and the same few are asked for again and again.
+        found = self._known.get(x)
+        if found is None:
+            positions = self._axis.values
+            below, above, along = self._axis.place(min(max(x, positions[0]), positions[-1]))
+            found = self._values[below] + (self._values[above] - self._values[below]) * along
+            self._known[x] = found
+        return found
 
     def over(self, size: int) -> NDArray[np.float64]:
         """`at` of 0, 1, ... `size` - 1, to the bit."""

@@ -107,20 +107,20 @@ class Terms:
         """`overheads` is `contracts.tables.Overheads`; `where` names it in errors."""
         self._graphs, self._where = graphs, where
         self._terms: dict[tuple[str, str], Term] = {}
-        for (term, kind), rows in overheads.groupby(["term", "step_kind"]):
-            base = rows[rows["feature"] == BASE].sort_values("position")
-            if base.empty:
+        points: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+        columns = ("term", "step_kind", "feature", "position", "ns")
+        for term, kind, feature, position, ns in zip(*(overheads[name].tolist() for name in columns), strict=True):
+            points.setdefault((term, kind), {}).setdefault(feature, []).append((position, ns))
+        for (term, kind), by_feature in sorted(points.items()):
+            if BASE not in by_feature:
                 raise ProfileError(
                     f"{where}: term {term} of step_kind {kind} has no row with feature {BASE}. Profile again."
                 )
-            positions = base["position"].tolist()
-            slopes = {
-                str(name): HeldCurve(found["position"].tolist(), found["ns"].tolist())
-                for name, found in rows[rows["feature"] != BASE].sort_values("position").groupby("feature")
+            curves = {
+                feature: HeldCurve(*zip(*sorted(found), strict=True)) for feature, found in sorted(by_feature.items())
             }
-            self._terms[str(term), str(kind)] = Term(
-                HeldCurve(positions, base["ns"].tolist()), float(positions[-1]), slopes
-            )
+            largest = float(max(position for position, _ in by_feature[BASE]))
+            self._terms[term, kind] = Term(curves.pop(BASE), largest, curves)
 
     def require(self, wanted: Sequence[tuple[str, str]]) -> None:
         """Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gst_assets.step_costs.engine_costs import RequestWays
-from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Tokens
+from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Spans, gives_tokens
 
 
 def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
@@ -16,13 +16,11 @@ def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWa
     return np.maximum.accumulate(arrivals_ns + handover)
 
 
-def delivered_ns(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> Integers:
+def delivered_ns(spans: Spans, steps: LoggedSteps, ways: RequestWays | None) -> Integers:
     """When the client sees the tokens of each step. Outputs are delivered in order, so none overtakes those of an
     earlier step."""
     ends = steps.handed_out_ns
     if ways is None:
         return ends
     delays = ways.deliveries_ns(steps.num_decode_requests, ends)
-    has_tokens = np.zeros(len(ends), dtype=bool)
-    has_tokens[got.step] = True
-    return np.maximum.accumulate(ends + np.where(has_tokens, delays, 0))
+    return np.maximum.accumulate(ends + np.where(gives_tokens(spans, len(ends)), delays, 0))

@@ -13,7 +13,14 @@ from pathlib import Path
 import pandas as pd
 
 from gst_assets.analysis.run_reading import OwnSimulatedRun
-from gst_assets.contracts.tables import Iterations, RequestMetrics, Table, TokenMetrics, write_table
+from gst_assets.contracts.tables import (
+    Iterations,
+    RequestMetrics,
+    Table,
+    TokenMetrics,
+    write_table,
+    write_table_parts,
+)
 from gst_assets.errors import SimulationError
 from gst_assets.provenance import environment, sha256_file
 from gst_assets.scenario import Scenario
@@ -54,11 +61,13 @@ def check_same_bytes(run: OwnSimulatedRun, scenario: Scenario, workload: LoadedW
             cache_dir=None,
             prompts=prompts_of(workload, scenario),
         )
-        again: tuple[tuple[type[Table], pd.DataFrame], ...] = (
-            (RequestMetrics, result.requests), (TokenMetrics, result.tokens), (Iterations, result.iterations),
-        )  # fmt: skip
-        for model, frame in again:
-            _compare(run, model, write_table(model, frame, Path(area)))
+        again: tuple[tuple[type[Table], Path], ...] = (
+            (RequestMetrics, write_table(RequestMetrics, result.requests, Path(area))),
+            (TokenMetrics, write_table_parts(TokenMetrics, result.token_parts(), Path(area))),
+            (Iterations, write_table(Iterations, result.iterations, Path(area))),
+        )
+        for model, path in again:
+            _compare(run, model, path)
 
 
 def _compare(run: OwnSimulatedRun, model: type[Table], again: Path) -> None:

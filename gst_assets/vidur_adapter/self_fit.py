@@ -20,6 +20,7 @@ from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
 from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
+from gst_assets.vidur_adapter.step_log import tokens_of
 
 BAND = 0.03
 _NUM_NULL_BLOCKS = 1
@@ -122,8 +123,9 @@ def _simulated(
     most = settings.max_num_batched_tokens
     loop = SimulationLoop(columns, limits, costs.tables(most, 2 if settings.async_scheduling else 1))
     loop.run()
-    steps, got = loop.history.steps(), loop.history.tokens()
-    times = delivered_ns(got, steps, ways)[got.step]
+    spans = loop.history.spans()
+    got = tokens_of(spans)
+    times = delivered_ns(spans, loop.history.steps(), ways)[got.step]
     rows = []
     for request_id, arrival_ns in zip(columns.request_id, arrivals.tolist(), strict=True):
         mine = times[got.request_id == request_id]

@@ -8,8 +8,9 @@ when such a simulation begins. Reading and checking a bundle belongs to `step_co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -20,13 +21,12 @@ from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
-from gst_assets.step_costs.engine_costs import RequestWays
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.prefix_keys import prompt_block_keys
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
 from gst_assets.vidur_adapter.self_fit import misfits
 from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
-from gst_assets.vidur_adapter.step_log import LoggedSteps, StepLog, Tokens
+from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Spans, StepLog, tokens_after, tokens_of
 
 if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
@@ -43,16 +43,66 @@ class SimulationResult:
     """What a simulation yields.
 
     `requests`, `tokens` and `iterations` follow `contracts.tables.RequestMetrics`, `TokenMetrics` and `Iterations`, in
-    integer nanoseconds since run start. `settings` is everything that was assumed, engine settings under the names of
-    `EngineSettings`. `stats` has the seconds that each phase took and belongs in no stored table.
+    integer nanoseconds since run start; the last two are made when they are first asked for. `settings` is everything
+    that was assumed, engine settings under the names of `EngineSettings`. `stats` has the seconds that each phase took
+    and belongs in no stored table. `steps`, `spans` and `delivered_ns` (when the client sees the tokens of each step)
+    are what the tables are made of.
     """
 
     requests: pd.DataFrame
-    tokens: pd.DataFrame
-    iterations: pd.DataFrame
+    steps: LoggedSteps
+    spans: Spans
+    delivered_ns: Integers
     settings: dict[str, Any]
     num_preemptions: int
     stats: dict[str, float]
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """One row per token, all at once: some 45 bytes each."""
+        return _token_table(self.spans, self.delivered_ns)
+
+    @cached_property
+    def iterations(self) -> pd.DataFrame:
+        """One row per step."""
+        return _iteration_table(self.steps)
+
+    @property
+    def num_tokens(self) -> int:
+        """Over all requests."""
+        return int(self.spans.num_tokens.sum())
+
+    def has_times_of(self, other: SimulationResult) -> bool:
+        """Whether the same requests get their tokens from the same steps at the same times as in `other`: then nothing
+        else differs either."""
+        ours, theirs = ((*one.spans, one.delivered_ns) for one in (self, other))
+        return all(np.array_equal(one, another) for one, another in zip(ours, theirs, strict=True))
+
+    def token_parts(self, most_rows: int = 1 << 20) -> Iterator[pd.DataFrame]:
+        """`tokens` in parts of whole requests, each of at most so many rows where one request has no more."""
+        ends = np.cumsum(self.spans.num_tokens)
+        borders = np.append(np.flatnonzero(begins_request(self.spans.request_id)), len(ends))
+        rows = np.append(0, ends)[borders]  # tokens before each request, and in all
+        first = 0
+        while first < len(borders) - 1:
+            end = max(int(np.searchsorted(rows, rows[first] + most_rows, side="right")) - 1, first + 1)
+            part = Spans(*(column[borders[first] : borders[end]] for column in self.spans))
+            yield _token_table(part, self.delivered_ns)
+            first = end
+
+    def token_gaps_ns(self) -> tuple[Integers, Integers]:
+        """Every `token_latency_ns` but those at `token_index` 0, without making the table: values, some of them equal,
+        and how often each occurs."""
+        spans, times = self.spans, self.delivered_ns
+        follows = ~begins_request(spans.request_id)
+        # After a preemption: from the last token before it.
+        pauses = times[spans.first_step[follows]] - times[spans.last_step[:-1][follows[1:]]]
+        counts = tokens_after(spans, len(times))
+        steps = np.flatnonzero(counts)
+        return (
+            np.append(times[steps] - times[steps - 1], pauses),
+            np.append(counts[steps], np.ones(len(pauses), dtype=np.int64)),
+        )
 
 
 class _Simulator(Protocol):
@@ -105,7 +155,7 @@ def simulate(
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
     seen = arrivals if ways is None else seen_ns(arrivals, lengths["num_prefill_tokens"].to_numpy(dtype="int64"), ways)
     columns = (lengths["request_id"], seen, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
-    requests = RequestColumns(*([int(value) for value in column] for column in columns))
+    requests = RequestColumns(*(np.asarray(column, dtype=np.int64) for column in columns))
     settings = _settings(scenario, bundle, variant, num_kv_blocks)
     if variant == "published":
         simulator, table_seconds = _published(scenario, requests, bundle, num_kv_blocks, cache_dir)
@@ -121,16 +171,17 @@ def simulate(
         settings |= published_settings(simulator)
     elif ways is not None:
         settings["steps_outside_calibration"] = simulator.num_outside
-    steps = simulator.history.steps()
-    tokens = _token_table(simulator.history.tokens(), steps, ways)
-    table = _request_table(lengths, arrivals, tokens, simulator.scheduled_at_ns, simulator.num_preemptions)
+    steps, spans = simulator.history.steps(), simulator.history.spans()
+    times = delivered_ns(spans, steps, ways)
+    table = _request_table(lengths, arrivals, spans, times, simulator.scheduled_at_ns, simulator.num_preemptions)
     if scenario.engine.enable_prefix_caching:
         assert isinstance(simulator, SimulationLoop)  # `_check_settings` refuses the others
-        table["num_cached_tokens"] = pd.array(simulator.num_cached_tokens, dtype=pd.Int64Dtype())
+        table["num_cached_tokens"] = _integer(simulator.num_cached_tokens)
     return SimulationResult(
         requests=table,
-        tokens=tokens,
-        iterations=_iteration_table(steps),
+        steps=steps,
+        spans=spans,
+        delivered_ns=times,
         settings=settings,
         num_preemptions=int(table["num_preemptions"].sum()),
         stats={
@@ -241,11 +292,11 @@ def _simulator(
         return _event_loop(scenario, requests, bundle, limits)
     most = engine.max_num_batched_tokens
     if variant == "kernels":
-        operators = bundle.operator_times()
-        return SimulationLoop(requests, limits, operators.tables(most), ns_of=operators.ns, prompt_keys=keys)
-    costs = bundle.engine_costs(most, _host_seed(scenario))
+        ns_of = bundle.operator_times().ns
+        return SimulationLoop(requests, limits, bundle.operator_tables(most), ns_of=ns_of, prompt_keys=keys)
     queue_size = 2 if bundle.meta.engine_settings.async_scheduling else 1
-    return SimulationLoop(requests, limits, costs.tables(most, queue_size), prompt_keys=keys)
+    tables = bundle.engine_tables(most, _host_seed(scenario), queue_size)
+    return SimulationLoop(requests, limits, tables, prompt_keys=keys)
 
 
 def _host_seed(scenario: Scenario) -> int | None:
@@ -297,7 +348,7 @@ def _published(
 
 
 def _rows(requests: RequestColumns) -> Sequence[tuple[int, int, int, int]]:
-    return list(zip(*requests, strict=True))
+    return list(zip(*(np.asarray(column).tolist() for column in requests), strict=True))
 
 
 def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int) -> dict[str, Any]:
@@ -339,8 +390,9 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _token_table(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> pd.DataFrame:
-    times = delivered_ns(got, steps, ways)[got.step]
+def _token_table(spans: Spans, delivered_ns: Integers) -> pd.DataFrame:
+    got = tokens_of(spans)
+    times = delivered_ns[got.step]
     begins = begins_request(got.request_id)
     return _integers(
         request_id=got.request_id,
@@ -351,26 +403,32 @@ def _token_table(got: Tokens, steps: LoggedSteps, ways: RequestWays | None) -> p
 
 
 def _request_table(
-    lengths: pd.DataFrame, arrivals: Any, tokens: pd.DataFrame, scheduled_at_ns: list[int], num_preemptions: list[int]
+    lengths: pd.DataFrame,
+    arrivals: Integers,
+    spans: Spans,
+    delivered_ns: Integers,
+    scheduled_at_ns: list[int],
+    num_preemptions: list[int],
 ) -> pd.DataFrame:
     ids = lengths["request_id"].to_numpy(dtype="int64")
-    of, times = tokens["request_id"].to_numpy(dtype="int64"), tokens["token_time_ns"].to_numpy(dtype="int64")
-    begin, end = np.searchsorted(of, ids, side="left"), np.searchsorted(of, ids, side="right")
+    begin, end = (np.searchsorted(spans.request_id, ids, side=side) for side in ("left", "right"))
+    produced = np.append(0, np.cumsum(spans.num_tokens))
+    first = delivered_ns[spans.first_step[begin]]
     requests = _integers(
         request_id=ids,
         arrival_time_ns=arrivals,
-        first_token_time_ns=times[begin],
-        ttft_ns=times[begin] - arrivals,
+        first_token_time_ns=first,
+        ttft_ns=first - arrivals,
         num_prefill_tokens=lengths["num_prefill_tokens"].to_numpy(dtype="int64"),
         num_decode_tokens=lengths["num_decode_tokens"].to_numpy(dtype="int64"),
-        num_decode_tokens_actual=end - begin,
+        num_decode_tokens_actual=produced[end] - produced[begin],
     )
     requests["status"] = "ok"
-    requests["completion_time_ns"] = pd.array(times[end - 1], dtype=pd.Int64Dtype())
+    requests["completion_time_ns"] = _integer(delivered_ns[spans.last_step[end - 1]])
     requests["prompt_id"] = lengths["prompt_id"].to_numpy()
     requests["backend"] = BACKEND
-    requests["scheduled_time_ns"] = pd.array(scheduled_at_ns, dtype=pd.Int64Dtype())
-    requests["num_preemptions"] = pd.array(num_preemptions, dtype=pd.Int64Dtype())
+    requests["scheduled_time_ns"] = _integer(scheduled_at_ns)
+    requests["num_preemptions"] = _integer(num_preemptions)
     return requests
 
 
@@ -388,5 +446,11 @@ def _iteration_table(steps: LoggedSteps) -> pd.DataFrame:
     )
 
 
-def _integers(**columns: Any) -> pd.DataFrame:
-    return pd.DataFrame({name: pd.array(values, dtype=pd.Int64Dtype()) for name, values in columns.items()}, copy=False)
+def _integers(**columns: Integers) -> pd.DataFrame:
+    return pd.DataFrame({name: _integer(values) for name, values in columns.items()}, copy=False)
+
+
+def _integer(values: Integers | list[int]) -> pd.arrays.IntegerArray:
+    """A column of the contract's integers, none missing."""
+    numbers = np.array(values, dtype=np.int64)
+    return pd.arrays.IntegerArray(numbers, np.zeros(len(numbers), dtype=bool))

@@ -6,7 +6,6 @@ Knows neither Vidur nor pandas, and no rule of the engine's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from gst_assets.vidur_adapter.core import Buffers, Limits, State
 from gst_assets.vidur_adapter.step_log import StepLog
 
 Mode = Literal["compiled", "python"]
+Column = Sequence[int] | NDArray[np.int64]
 _COMPILED_FROM_TOKENS = 50_000
 """Below this plain Python is done before numba is imported and its code loaded."""
 _BUFFER_STEPS = 1 << 16
@@ -30,11 +30,11 @@ class RequestColumns(NamedTuple):
     """One entry per request, in order of arrival; of those that arrive together the first one waits before the
     others."""
 
-    request_id: Sequence[int]
-    arrived_at_ns: Sequence[int]
-    num_prefill_tokens: Sequence[int]
+    request_id: Column
+    arrived_at_ns: Column
+    num_prefill_tokens: Column
     """At least 1 each."""
-    num_decode_tokens: Sequence[int]
+    num_decode_tokens: Column
     """At least 1 each."""
 
 
@@ -107,9 +107,10 @@ class SimulationLoop:
             self._raise_stuck(state)
         if outcome == core.OUTSIDE:
             self._raise_outside(state)
-        self.scheduled_at_ns = [int(value) for value in state.scheduled_at_ns]
-        self.num_preemptions = [int(value) for value in state.num_preemptions]
-        self.num_cached_tokens = [int(value) for value in state.num_cached_tokens]
+        self.scheduled_at_ns, self.num_preemptions, self.num_cached_tokens = (
+            np.asarray(column).tolist()
+            for column in (state.scheduled_at_ns, state.num_preemptions, state.num_cached_tokens)
+        )
         self.num_free_blocks = int(state.integers[core.NUM_FREE_BLOCKS])
         self.num_outside = int(state.integers[core.NUM_OUTSIDE])
 
@@ -145,7 +146,7 @@ class SimulationLoop:
 
 
 def _mode(requests: RequestColumns) -> Mode:
-    return "compiled" if sum(requests.num_decode_tokens) >= _COMPILED_FROM_TOKENS else "python"
+    return "compiled" if np.sum(requests.num_decode_tokens) >= _COMPILED_FROM_TOKENS else "python"
 
 
 def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None) -> State:
@@ -157,7 +158,7 @@ def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Seque
     integers = np.zeros(core.NUM_INTEGERS, dtype=np.int64)
     integers[core.NUM_FREE_BLOCKS] = limits.num_kv_blocks - limits.num_null_blocks
     integers[core.PREFILLING] = integers[core.GROUP_DECODES] = core.NOBODY
-    longest = max(requests.num_decode_tokens, default=1)
+    longest = int(np.max(requests.num_decode_tokens, initial=1))
     nobody = np.full(count, core.NOBODY, dtype=np.int64)
     return State(
         integers=integers,
@@ -243,12 +244,15 @@ def _as_lists(arrays: Any) -> Any:
 
 
 def _check(requests: RequestColumns) -> None:
-    earlier_ns = -inf
-    for request_id, arrived_at_ns, num_prefill_tokens, num_decode_tokens in zip(*requests, strict=True):
-        if arrived_at_ns < earlier_ns or num_prefill_tokens < 1 or num_decode_tokens < 1:
-            raise SimulationError(
-                f"request {request_id} arrives at {arrived_at_ns} ns (the one before it at {earlier_ns} ns) with "
-                f"{num_prefill_tokens} prompt tokens and {num_decode_tokens} to give; expected requests in order of "
-                "arrival with at least one of each. Sort them, or leave the request out."
-            )
-        earlier_ns = arrived_at_ns
+    arrived_at_ns = np.asarray(requests.arrived_at_ns, dtype=np.int64)
+    wrong = np.diff(arrived_at_ns, prepend=arrived_at_ns[:1]) < 0
+    for tokens in (requests.num_prefill_tokens, requests.num_decode_tokens):
+        wrong |= np.asarray(tokens, dtype=np.int64) < 1
+    if wrong.any():
+        row = int(wrong.argmax())
+        before = f"the one before it at {requests.arrived_at_ns[row - 1]} ns" if row else "the first one"
+        raise SimulationError(
+            f"request {requests.request_id[row]} arrives at {requests.arrived_at_ns[row]} ns ({before}) with"
+            f" {requests.num_prefill_tokens[row]} prompt tokens and {requests.num_decode_tokens[row]} to give; expected"
+            " requests in order of arrival with at least one of each. Sort them, or leave the request out."
+        )

@@ -31,6 +31,20 @@ class LoggedSteps(NamedTuple):
     num_waiting: Integers
 
 
+class Spans(NamedTuple):
+    """One entry per stretch of tokens without a pause, by request and then by time: the request got one token from each
+    step from the first to the last."""
+
+    request_id: Integers
+    first_step: Integers
+    last_step: Integers
+
+    @property
+    def num_tokens(self) -> Integers:
+        """Of each entry."""
+        return self.last_step - self.first_step + 1
+
+
 class Tokens(NamedTuple):
     """One entry per token, by request and then by time: whose it is, and from which step."""
 
@@ -84,11 +98,37 @@ class StepLog:
         formed, handed_out = (np.array(times, np.int64) for times in (self._formed_ns, self._handed_out_ns))
         return LoggedSteps(formed, handed_out, prefill_requests, prefill_tokens, decodes, context, running, waiting)
 
+    def spans(self) -> Spans:
+        """Who got tokens from which steps."""
+        spans = np.frombuffer(self._spans, np.int64).reshape(-1, 3)
+        order = np.lexsort((spans[:, 1], spans[:, 0]))
+        return Spans(*(column[order] for column in spans.T))
+
     def tokens(self) -> Tokens:
         """All tokens."""
-        spans = np.frombuffer(self._spans, np.int64).reshape(-1, 3)
-        spans = spans[np.lexsort((spans[:, 1], spans[:, 0]))]
-        counts = spans[:, 2] - spans[:, 1] + 1
-        before = np.cumsum(counts) - counts
-        steps = np.arange(counts.sum()) + np.repeat(spans[:, 1] - before, counts)
-        return Tokens(np.repeat(spans[:, 0], counts), steps)
+        return tokens_of(self.spans())
+
+
+def tokens_of(spans: Spans) -> Tokens:
+    """The tokens of these entries, one by one."""
+    counts = spans.num_tokens
+    before = np.cumsum(counts) - counts
+    steps = np.arange(counts.sum()) + np.repeat(spans.first_step - before, counts)
+    return Tokens(np.repeat(spans.request_id, counts), steps)
+
+
+def tokens_after(spans: Spans, num_steps: int) -> Integers:
+    """How many requests got a token from each step and from the one before it, int64 of shape (num_steps,): so often
+    the time between the two is a gap between tokens."""
+    return _covering(spans.first_step + 1, spans.last_step + 1, num_steps)
+
+
+def gives_tokens(spans: Spans, num_steps: int) -> NDArray[np.bool_]:
+    """Which steps gave a token to anybody, bool of shape (num_steps,)."""
+    return _covering(spans.first_step, spans.last_step + 1, num_steps) > 0
+
+
+def _covering(begins: Integers, ends: Integers, num_steps: int) -> Integers:
+    """How many of the intervals from `begins` to before `ends` each step lies in."""
+    changes = np.bincount(begins, minlength=num_steps + 1) - np.bincount(ends, minlength=num_steps + 1)
+    return np.cumsum(changes)[:num_steps]

@@ -7,7 +7,9 @@ Pareto-optimal and how they look belongs to `analysis.sweep_report`. Vidur is im
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
 if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
 
+_PERCENTILES = (50, 90, 99)
+_LARGEST_CHUNK = 32
 _T = TypeVar("_T")
 
 
@@ -47,37 +51,75 @@ class Job:
         )
 
 
+class KeptRows:
+    """What was simulated of a sweep, a line of JSON each in a file, so that a sweep that was stopped goes on where it
+    was. The file is named by `key`, which stands for everything that decides the rows."""
+
+    def __init__(self, directory: Path, key: str) -> None:
+        """Reads what is there. A last line that was cut off counts as not written."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / f"sweep_{key}.jsonl"
+        self.rows: dict[int, Any] = {}
+        """By the job's number."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(self._path, len(whole))
+        for line in whole.splitlines():
+            number, row = json.loads(line)
+            self.rows[number] = row
+
+    def add(self, number: int, row: Any) -> None:
+        """Keep the row of a job; JSON gives it back to the bit."""
+        self.rows[number] = row
+        with self._path.open("ab") as file:
+            file.write(json.dumps([number, row]).encode() + b"\n")
+
+    def remove(self) -> None:
+        """The sweep is complete."""
+        self._path.unlink(missing_ok=True)
+
+
 def simulate_all(
     jobs: Sequence[Job],
     summarize: Callable[[Job, SimulationResult], _T],
     *,
     workers: int,
     on_done: Callable[[int], None] | None = None,
+    kept: KeptRows | None = None,
 ) -> list[_T]:
     """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does
     not depend on `workers`.
 
     `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
-    `on_done` is called with the number of jobs done so far.
+    `on_done` is called with the number of jobs done so far. `kept`: jobs that are in there are not simulated again, and
+    what the others give, which JSON must be able to hold, is added.
 
     Raises:
         SimulationError, ProfileError: of the first job that has one.
     """
-    if workers <= 1 or len(jobs) <= 1:
-        return _counted((summarize(job, job.run()) for job in jobs), on_done)
-    # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        return _counted(pool.map(_run, jobs, itertools.repeat(summarize)), on_done)
+    found: dict[int, _T] = dict(kept.rows) if kept is not None else {}
+    left = [number for number in range(len(jobs)) if number not in found]
 
+    def collect(results: Iterable[_T]) -> None:
+        for number, result in zip(left, results, strict=True):
+            found[number] = result
+            if kept is not None:
+                kept.add(number, result)
+            if on_done is not None:
+                on_done(len(found))
 
-def _counted(results: Iterable[_T], on_done: Callable[[int], None] | None) -> list[_T]:
-    found = []
-    for result in results:
-        found.append(result)
-        if on_done is not None:
-            on_done(len(found))
-    return found
+    if workers <= 1 or len(left) <= 1:
+        collect(summarize(jobs[number], jobs[number].run()) for number in left)
+    else:
+        # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
+        context = multiprocessing.get_context("spawn")
+        workers = min(workers, len(left))
+        # What the jobs of a chunk share, the bundle above all, crosses once, and so do the tables that are made of it.
+        size = max(1, min(_LARGEST_CHUNK, len(left) // (4 * workers)))
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            collect(pool.map(_run, (jobs[number] for number in left), itertools.repeat(summarize), chunksize=size))
+    return [found[number] for number in range(len(jobs))]
 
 
 def _run(job: Job, summarize: Callable[[Job, SimulationResult], _T]) -> _T:
@@ -147,9 +189,9 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     keeps up, its capacity beyond. Goodput counts the requests that meet every bound given, as vLLM's serving benchmark
     does (`vllm bench serve --goodput`).
     """
-    from gst_assets.analysis.measures import is_sufficient, percentile_ns
+    from gst_assets.analysis.measures import is_sufficient, percentile_ns, percentiles_of_counts_ns
 
-    requests, tokens = result.requests, result.tokens
+    requests = result.requests
     arrival, first, last = (
         requests[name].to_numpy(dtype="int64")
         for name in ("arrival_time_ns", "first_token_time_ns", "completion_time_ns")
@@ -157,7 +199,6 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     produced = requests["num_decode_tokens_actual"].to_numpy(dtype="int64")
     ttft, e2e = first - arrival, last - arrival
     tpot = (last - first) / np.maximum(produced - 1, 1)
-    gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].to_numpy(dtype="int64")
     makespan_ns = int(last.max() - arrival.min())
     per_s = NS_PER_S / makespan_ns
     level = job.scenario.sweep.service_level if job.scenario.sweep else None
@@ -173,9 +214,12 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
         "output_tokens_per_s": int(produced.sum()) * per_s,
         "goodput_per_s": None if level is None else int(_kept(level, ttft, tpot, e2e).sum()) * per_s,
     }
-    for name, samples in (("ttft", ttft), ("itl", gaps), ("e2e", e2e)):
-        ordered = np.sort(samples)
-        row |= {f"{name}_p{percentile}_ns": percentile_ns(ordered, percentile) for percentile in (50, 90, 99)}
+    each = np.ones(len(requests), dtype=np.int64)
+    # Gaps are counted by step, so that no token table is made.
+    samples = {"ttft": (ttft, each), "itl": result.token_gaps_ns(), "e2e": (e2e, each)}
+    for name, (values, counts) in samples.items():
+        found = percentiles_of_counts_ns(values, counts, _PERCENTILES)
+        row |= {f"{name}_p{percentile}_ns": value for percentile, value in zip(_PERCENTILES, found, strict=True)}
     delay = np.sort(requests["scheduled_time_ns"].to_numpy(dtype="int64") - arrival)
     return row | {
         "scheduling_delay_p99_ns": percentile_ns(delay, 99),

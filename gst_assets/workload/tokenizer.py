@@ -128,7 +128,7 @@ def _of_directory(directory: Path, reference: str) -> Any:
             f"{directory / _FILE}: not readable as a tokenizer ({' '.join(str(error).split()):.200}). "
             "Fetch the file again, or correct model.tokenizer."
         ) from None
-    if not _added_tokens(config) <= backend.get_vocab(with_added_tokens=True).keys():
+    if any(backend.token_to_id(token) is None for token in _added_tokens(config)):
         return _load(str(directory), reference)
     return _whole_texts(backend)
 

@@ -62,6 +62,27 @@ def test_the_command_writes_a_complete_directory_without_dagster(runs: list[str]
     assert [path.name for path in out.parent.iterdir()] == ["cmp"], "no staging directory is left"
 
 
+def test_without_figures_everything_else_is_the_same_and_matplotlib_is_not_loaded(
+    runs: list[str], tmp_path: Path
+) -> None:
+    real, simulated = ([Path(one) for one in part] for part in (runs[:5], runs[5:]))
+    command.compare_directories(real, simulated, tmp_path / "with")
+    program = (
+        "import sys; from gst_assets.cli import gst\n"
+        "try: gst.main(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code and 'matplotlib' not in sys.modules\n"
+    )
+    words = ["compare", *runs, "--out", str(tmp_path / "without"), "--no-figures"]
+    subprocess.run([sys.executable, "-c", program, *words], cwd=PROJECT_ROOT, check=True, capture_output=True)
+    names = [{path.name for path in (tmp_path / out).iterdir()} for out in ("with", "without")]
+    assert names[0] - names[1] == {"figs"} and not names[1] - names[0]
+    for table in (tmp_path / "with" / "tables").iterdir():
+        assert (tmp_path / "without" / "tables" / table.name).read_bytes() == table.read_bytes()
+    told, page = ((tmp_path / "without" / name).read_text() for name in ("summary.md", "report.html"))
+    assert "figs/" not in told and "<img" not in page and "<figure" not in page
+    assert told.splitlines()[0] == (tmp_path / "with" / "summary.md").read_text().splitlines()[0]
+
+
 def test_bands_come_from_the_scenario_or_the_command(runs: list[str], tmp_path: Path) -> None:
     """Those of the scenario give `warn` (the test above)."""
     verdicts = {}

@@ -22,6 +22,7 @@ from gst_assets.analysis.measures import (
     kolmogorov_smirnov,
     paired,
     percentile_ns,
+    percentiles_of_counts_ns,
     relative_error,
     requests_in_system,
     samples_ns,
@@ -87,6 +88,15 @@ def test_no_samples_is_nan_and_not_zero() -> None:
 def test_percentiles_against_scipy(samples: list[int], percentile: int) -> None:
     expected = mquantiles(samples, [percentile / 100], alphap=1, betap=1)[0]
     assert percentile_ns(np.sort(samples), percentile) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**53), st.integers(0, 9)), max_size=30))
+def test_percentiles_of_counts_are_those_of_the_samples_to_the_bit(counted: list[tuple[int, int]]) -> None:
+    values, counts = (np.array([pair[column] for pair in counted], dtype="int64") for column in (0, 1))
+    ordered = np.sort(np.repeat(values, counts))
+    percentiles = (0, 50, 90, 99, 100)
+    expected = [percentile_ns(ordered, one) for one in percentiles]
+    assert np.array_equal(percentiles_of_counts_ns(values, counts, percentiles), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(

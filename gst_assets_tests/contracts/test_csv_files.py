@@ -15,7 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.contracts.csv_files import BOOLEAN, FLOAT, INTEGER, STRING, line_of_row, read_csv, write_csv
+from gst_assets.contracts.csv_files import (
+    BOOLEAN,
+    FLOAT,
+    INTEGER,
+    STRING,
+    line_of_row,
+    read_csv,
+    write_csv,
+    write_integers,
+)
 from gst_assets.errors import ContractError
 from gst_assets_tests.contracts.frames import AWKWARD_TEXT
 
@@ -226,6 +235,19 @@ def test_header_alone_is_a_frame_without_rows_of_the_right_types(tmp_path: Path)
     frame = _read(tmp_path, "n,x,s,b\n")
     assert len(frame) == 0
     assert [str(kind) for kind in frame.dtypes] == ["Int64", "float64", "str", "bool"]
+
+
+@pytest.mark.parametrize("with_pyarrow", [True, False])
+def test_integers_written_in_parts_are_the_whole_to_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, with_pyarrow: bool
+) -> None:
+    frame = pd.DataFrame({"a": range(10), "b": [-(10**18), 0, None, 7, 8] * 2}, dtype="Int64")
+    write_csv(frame, tmp_path / "whole.csv")
+    if not with_pyarrow:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write_integers((frame[begin : begin + 3] for begin in range(0, 10, 3)), tmp_path / "parts.csv")
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert (tmp_path / "whole.csv").read_text().splitlines()[:3] == ["a,b", "0,-1000000000000000000", "1,0"]
 
 
 def test_line_of_row(tmp_path: Path) -> None:

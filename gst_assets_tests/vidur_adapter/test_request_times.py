@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gst_assets.step_costs.engine_costs import HostSpeedTrace, RequestWays
 from gst_assets.testing.simulation_inputs import cost_row, overheads_table, speed_table
 from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
-from gst_assets.vidur_adapter.step_log import LoggedSteps, Tokens
+from gst_assets.vidur_adapter.step_log import LoggedSteps, Spans
 
 
 def ways(speed: HostSpeedTrace | None = None) -> RequestWays:
@@ -25,8 +25,9 @@ def steps(handed_out: list[int], decodes: list[int]) -> LoggedSteps:
     return LoggedSteps(ends, ends, zeros, zeros, np.array(decodes, dtype=np.int64), zeros, zeros, zeros)
 
 
-def tokens(of_steps: list[int]) -> Tokens:
-    return Tokens(np.zeros(len(of_steps), dtype=np.int64), np.array(of_steps, dtype=np.int64))
+def tokens(of_steps: list[int]) -> Spans:
+    given = np.array(of_steps, dtype=np.int64)
+    return Spans(np.zeros(len(of_steps), dtype=np.int64), given, given)
 
 
 def test_requests_are_seen_after_their_hand_over_and_in_order() -> None:

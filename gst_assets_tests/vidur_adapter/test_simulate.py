@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -279,6 +281,29 @@ def test_preempted_requests_complete_and_are_counted(variant: str) -> None:
     assert result.iterations["num_prefill_tokens"].sum() > 200
 
 
+@pytest.mark.parametrize(("variant", "loop"), [("kernels", "event"), ("kernels", "direct"), ("calibrated", "direct")])
+def test_gaps_and_parts_are_those_of_the_token_table(variant: str, loop: str) -> None:
+    """Of requests that are preempted, wait, and give a token alone."""
+    rows = [(1 * MS, 1 + 37 * i % 150, 1 + 53 * i % 90) for i in range(30)]
+    result = run(rows, "engine.num_kv_blocks=12", f"simulation.loop={loop}", variant=variant)
+    assert result.num_preemptions > 3
+    tokens = result.tokens
+    gaps = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].to_numpy(dtype="int64")
+    assert sorted(np.repeat(*result.token_gaps_ns())) == sorted(gaps)
+    for most_rows in (1, 7, 100, len(tokens) - 1, len(tokens)):
+        parts = list(result.token_parts(most_rows))
+        pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), tokens)
+        owners = [set(part["request_id"]) for part in parts]
+        assert sum(map(len, owners)) == len(rows)  # no request is cut
+        assert all(len(part) <= most_rows or len(of) == 1 for part, of in zip(parts, owners, strict=True))
+        assert all(len(one) + len(next_one) > most_rows for one, next_one in pairwise(parts))
+
+
+def test_results_have_the_same_times_or_not() -> None:
+    first, again, later = (run(MIX), run(MIX), run([(1, *MIX[0][1:]), *MIX[1:]]))
+    assert first.has_times_of(again) and not first.has_times_of(later)
+
+
 def test_a_request_that_fills_the_cache_is_not_preempted() -> None:
     result = run([(0, 250, 39)], "engine.num_kv_blocks=10")  # 288 tokens with keys and values: 9 blocks
     assert result.num_preemptions == 0
@@ -360,13 +385,57 @@ def test_nothing_is_written_printed_or_sent(
     assert capfd.readouterr() == ("", "")
 
 
-def test_importing_the_adapter_imports_neither_vidur_nor_sklearn() -> None:
-    program = (
-        "import sys, gst_assets.vidur_adapter, gst_assets.vidur_adapter.simulate\n"
-        "print([n for n in ('vidur', 'sklearn', 'scipy', 'wandb', 'torch', 'dagster', 'pandera') if n in sys.modules])"
+def loaded_after(program: str, *names: str) -> list[str]:
+    """Which of the modules a fresh process has loaded when it has run `program`."""
+    ending = f"\nimport sys; print(*({{*{names!r}}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program + ending], check=True, capture_output=True, text=True, cwd=PROJECT_ROOT
     )
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=PROJECT_ROOT)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
+
+
+def test_importing_the_adapter_imports_neither_vidur_nor_sklearn() -> None:
+    program = "import gst_assets.vidur_adapter, gst_assets.vidur_adapter.simulate"
+    assert not loaded_after(program, "vidur", "sklearn", "scipy", "wandb", "torch", "dagster", "pandera")
+
+
+@pytest.mark.parametrize(
+    ("compiled_from_tokens", "told_of_scipy"),
+    [
+        (10**9, ["scipy"]),
+        # numba itself loads scipy, for its version, and scipy.linalg, for the addresses of its functions.
+        (0, [f"scipy.{name}" for name in ("special", "sparse", "stats", "optimize", "interpolate")]),
+    ],
+)
+def test_a_simulation_from_a_bundle_imports_neither_vidur_nor_sklearn_nor_scipy(
+    compiled_from_tokens: int, told_of_scipy: list[str]
+) -> None:
+    """From the files of the bundle to those of the run, in plain Python and compiled."""
+    program = f"""
+import tempfile
+from pathlib import Path
+from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, write_table, write_table_parts
+from gst_assets.scenario import load_scenario, resolve_path
+from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
+from gst_assets.vidur_adapter import simulation_loop
+from gst_assets.vidur_adapter.sweep import Job, point
+from gst_assets.testing.simulation_inputs import workload
+
+scenario = load_scenario("h100_8b_half")
+bundle = load_bundle(find_bundle(resolve_path(scenario.profile.root), scenario))
+lengths, intervals = workload([(10**8, 300, 40)] * 20)
+check_bundle(bundle, scenario, lengths)
+simulation_loop._COMPILED_FROM_TOKENS = {compiled_from_tokens}
+for variant in ("kernels", "calibrated"):
+    job = Job(scenario, lengths, intervals, bundle, variant, None)
+    result = job.run()
+    point(job, result)
+    with tempfile.TemporaryDirectory() as area:
+        write_table(RequestMetrics, result.requests, Path(area))
+        write_table_parts(TokenMetrics, result.token_parts(), Path(area))
+"""
+    loaded = loaded_after(program, "vidur", "sklearn", *told_of_scipy, "numba", "pandera")
+    assert set(loaded) == {"pandera", *(["numba"] if not compiled_from_tokens else [])}
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

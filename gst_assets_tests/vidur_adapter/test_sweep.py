@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,8 @@ from gst_assets.errors import ScenarioError, SimulationError
 from gst_assets.scenario import Scenario
 from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter.simulate import SimulationResult
-from gst_assets.vidur_adapter.sweep import Job, configurations, point, simulate_all, sweep_jobs
+from gst_assets.vidur_adapter.step_log import LoggedSteps, Spans
+from gst_assets.vidur_adapter.sweep import Job, KeptRows, configurations, point, simulate_all, sweep_jobs
 from gst_assets.workload.arrivals import build_trace_intervals
 
 REQUESTS = [(20_000_000, 40 + 30 * (i % 5), 40 + i % 7) for i in range(24)]
@@ -38,6 +41,29 @@ def test_results_do_not_depend_on_the_number_of_processes() -> None:
     assert len({one[0] for one in alone}) == 4
     crowded = {(one["rate_per_s"], one["max_num_seqs"]): one["scheduling_delay_p99_ns"] for _, one in alone}
     assert crowded[200.0, 2] > crowded[200.0, 32]
+
+
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = simulate_all(jobs(swept()), point, workers=1)
+    first = KeptRows(tmp_path, "key")
+
+    def stop(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_all(jobs(swept()), point, workers=1, on_done=stop, kept=first)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes() + b'[2, {"rate_per_s": 2')  # killed in the middle of a line
+    again = KeptRows(tmp_path, "key")
+    assert list(again.rows) == [0, 1] and again.rows == first.rows
+    told: list[int] = []
+    assert repr(simulate_all(jobs(swept()), point, workers=1, on_done=told.append, kept=again)) == repr(whole)
+    assert told == [3, 4]  # only the others were simulated
+    assert repr(list(KeptRows(tmp_path, "key").rows.values())) == repr(whole)
+    assert KeptRows(tmp_path, "another").rows == {}
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_combination_is_simulated_with_arrivals_of_its_rate() -> None:
@@ -69,9 +95,10 @@ def test_the_figures_of_a_point() -> None:
             "scheduled_time_ns": [100 * ms, 1400 * ms],
         }
     ).astype("Int64")
-    latencies = [0, 500 * ms, 500 * ms, 0, 500 * ms]
-    tokens = pd.DataFrame({"token_index": [0, 1, 2, 0, 1], "token_latency_ns": latencies}).astype("Int64")
-    result = SimulationResult(requests, tokens, pd.DataFrame(), {"num_kv_blocks": 7}, 3, {})
+    spans = Spans(np.array([0, 1]), np.array([0, 3]), np.array([2, 4]))
+    delivered = np.array([1000, 1500, 2000, 3000, 3500]) * ms
+    steps = LoggedSteps(delivered, delivered, *(np.zeros(5, dtype=np.int64) for _ in range(6)))
+    result = SimulationResult(requests, steps, spans, delivered, {"num_kv_blocks": 7}, 3, {})
     job = Job(scenario, requests, requests, None, "kernels", None)  # type: ignore[arg-type]
     row = point(job, result)
     assert row["makespan_ns"] == 3500 * ms
@@ -83,6 +110,7 @@ def test_the_figures_of_a_point() -> None:
     assert row["scheduling_delay_p99_ns"] == pytest.approx(397 * ms)
     assert (row["num_preemptions"], row["num_kv_blocks"], row["p99_sufficient"]) == (3, 7, False)
     assert row["steps_outside_calibration"] is None
+    assert not {"tokens", "iterations"} & vars(result).keys()  # neither table was made for it
     without = Job(swept(), requests, requests, None, "kernels", None)  # type: ignore[arg-type]
     assert point(without, result)["goodput_per_s"] is None
 

@@ -1,7 +1,8 @@
-"""One Pandera model per contract table, and the only two functions that read and write them.
+"""One Pandera model per contract table, and the only functions that read and write them.
 
 The models are the contract: columns, order, types, and every invariant that one table can show. Invariants between two
-tables are `check_run_tables`. CSV bytes belong to `csv_files`; nothing here computes a result.
+tables are `check_run_tables`. CSV bytes belong to `csv_files`; nothing here computes a result. After a change of
+columns write their listing again: `python -m gst_assets.contracts.columns`.
 """
 
 from gst_assets.contracts.tables.base import FilledTable, Int, Table
@@ -49,7 +50,13 @@ from gst_assets.contracts.tables.run_tables import (
     check_run_tables,
 )
 from gst_assets.contracts.tables.sweep_tables import SweepPoints
-from gst_assets.contracts.tables.validation import column_descriptions, read_table, validate, write_table
+from gst_assets.contracts.tables.validation import (
+    column_descriptions,
+    read_table,
+    validate,
+    write_table,
+    write_table_parts,
+)
 from gst_assets.contracts.tables.workload_tables import TraceIntervals, TraceLengths
 
 __all__ = [
@@ -98,4 +105,5 @@ __all__ = [
     "read_table",
     "validate",
     "write_table",
+    "write_table_parts",
 ]
