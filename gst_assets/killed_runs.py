@@ -27,10 +27,10 @@ _UNFINISHED = [
 
 def process_tags() -> dict[str, str]:
     """Tags for a run that this process makes: which process that is, distinct from every other, later ones of the
-    same number included. None where the system does not say (it has no /proc)."""
+    same number included. No tags where the system does not say (it has no /proc, or no machine id)."""
     number = str(os.getpid())
-    started = _start_of(number)
-    return {} if started is None else {PROCESS_TAG: "/".join([*_here(), number, started])}
+    started, here = _start_of(number), _here()
+    return {} if started is None or here is None else {PROCESS_TAG: "/".join([*here, number, started])}
 
 
 def end_killed_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -49,7 +49,7 @@ def end_killed_runs(instance: dg.DagsterInstance) -> list[str]:
 def _is_gone(process: str) -> bool:
     """Whether a process is known to have ended. Of other machines and containers nothing is known."""
     here, parts = _here(), process.split("/")
-    if len(parts) != len(here) + 2 or parts[0] != here[0]:
+    if here is None or len(parts) != len(here) + 2 or parts[0] != here[0]:
         return False
     if parts[1] != here[1]:
         return True  # the machine was started anew
@@ -57,17 +57,16 @@ def _is_gone(process: str) -> bool:
     return place == here and _start_of(number) != started
 
 
-def _here() -> list[str]:
-    """This machine, its start, and the container in it, whose process numbers are its own."""
+def _here() -> list[str] | None:
+    """This machine, its start, and the container in it, whose process numbers are its own; None where the system does
+    not say. A host name alone names no machine: two containers may share it."""
     try:
-        machine = _MACHINE_ID.read_bytes()
+        machine = _MACHINE_ID.read_bytes().strip()
+        start = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        container = (_PROC / "self/ns/pid").readlink().name
     except OSError:
-        machine = b""
-    return [
-        sha256_bytes(machine + socket.gethostname().encode())[:16],
-        (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
-        (_PROC / "self/ns/pid").readlink().name,
-    ]
+        return None
+    return [sha256_bytes(machine + socket.gethostname().encode())[:16], start, container] if machine else None
 
 
 def _start_of(number: str) -> str | None:

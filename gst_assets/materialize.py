@@ -118,7 +118,7 @@ def _made(result: dg.ExecuteInProcessResult, goal: str) -> Path:
 
 
 def _instance() -> dg.DagsterInstance:
-    """The one under $DAGSTER_HOME; without that one which ends with this process and sends no messages."""
+    """The one under $DAGSTER_HOME; without DAGSTER_HOME one that ends with this process and sends no messages."""
     if os.environ.get("DAGSTER_HOME"):
         return dg.DagsterInstance.get()
     return dg.DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})

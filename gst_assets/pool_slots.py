@@ -78,13 +78,15 @@ class Slots:
 def free_dead_slots(instance: dg.DagsterInstance) -> Slots:
     """Free the slots of every run that has ended, or that the instance does not know any more.
 
-    A killed run whose end was not recorded still counts as running: it has to be terminated first, which only a person
-    can decide.
+    A killed run whose end was not recorded still counts as running: `killed_runs.end_killed_runs` ends those whose
+    process is known to be gone; any other has to be terminated by a person first.
     """
     storage = instance.event_log_storage
     freed, kept = [], []
     for pool in sorted(storage.get_concurrency_keys()):
-        for run_id in sorted({slot.run_id for slot in storage.get_concurrency_info(pool).claimed_slots}):
+        info = storage.get_concurrency_info(pool)
+        # A step that was killed while it waited is next in the queue, and would hold up those behind it.
+        for run_id in sorted({one.run_id for one in (*info.claimed_slots, *info.pending_steps)}):
             run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished:
                 storage.free_concurrency_slots_for_run(run_id)

@@ -76,8 +76,8 @@ def owned_folder(base: Path, prefix: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        os.close(lock)  # first: on NFS a file that is open leaves another one behind when it is removed
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 def _new_folder(base: Path, prefix: str) -> tuple[Path, int]:

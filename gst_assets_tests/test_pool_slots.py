@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from gst_assets.environment import EXECUTOR_VARIABLE, LOCK_VARIABLE, ROOT_VARIABLE
-from gst_assets.pool_slots import POOL
+from gst_assets.pool_slots import POOL, free_dead_slots
 from gst_assets.provenance import PROJECT_ROOT
 
 # Runs a job in this process; its first argument is the job, the second the scenario, the rest overrides.
@@ -123,3 +123,12 @@ def test_who_uses_an_engine_holds_a_slot_where_steps_are_spread(
     assert status == 1 and "EngineError" in log, log[-4000:]
     assert ("waiting for a slot" in log) == (executor == "celery")
     assert holders(instance) == ([] if executor == "celery" else [other])
+
+
+def test_a_step_that_was_killed_while_it_waited_is_freed_too(instance: dg.DagsterInstance) -> None:
+    """It would be given the next free slot, and nobody would take it."""
+    other, waiting = take(instance), str(uuid.uuid4())
+    assert not instance.event_log_storage.claim_concurrency_slot(POOL, waiting, "measurements").is_claimed
+    assert holders(instance) == sorted([other, waiting])
+    assert sorted(free_dead_slots(instance).freed) == sorted([(POOL, other), (POOL, waiting)])
+    assert holders(instance) == []

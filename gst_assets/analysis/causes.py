@@ -19,8 +19,9 @@ Rules, and what is removed:
   step, or the KV cache, came as far as the smaller limit of either side). At most: it is not known that the setting
   caused all of what it acts on.
 - `driver busy`: the driver's lateness, which only the real side has, is added to the simulation.
-- `other programs`: while they took a quarter of the cores or more (the machine's record, in windows of a second), every
-  request in flight waited for them: those requests are left out on both sides.
+- `other programs`: while they took a quarter of the cores or more (the machine's record, in windows of a second, longer
+  ones in runs of more than a minute), every request in flight waited for them: those requests are left out on both
+  sides, where at least 20 are left.
 - `host speed, within repeats`: windows of one second whose steps took longer or shorter than those of equal composition
   elsewhere (median, beyond 15 %): the real times in them are scaled back.
 - `host speed, between repeats`: steps of equal composition take longer in some repeats, beyond the pass band: the real
@@ -42,7 +43,7 @@ import pandas as pd
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide
 from gst_assets.analysis.cells import Cell
 from gst_assets.analysis.gate import MANY, delivery_of
-from gst_assets.analysis.measures import MAIN_MEASURES, percentile_ns
+from gst_assets.analysis.measures import MAIN_MEASURES, MIN_REQUESTS, percentile_ns
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.analysis.stages import COMPOSITION, durations_ns, of_kind
 from gst_assets.contracts.documents import MachineWindow
@@ -247,7 +248,7 @@ def _named(
     likely = [
         (cause, share)
         for cause, share in zip(causes, shares, strict=True)
-        if share >= LEAST_SHARE and (not noisy or cause.name.startswith("host speed"))
+        if share >= LEAST_SHARE and (not noisy or cause.is_recorded or cause.name.startswith("host speed"))
     ]
     # What was seen by itself goes first, then what is known to be a cause's own, then what leaves the least.
     likely.sort(key=lambda one: (not one[0].is_recorded, one[0].at_most, abs(1 - one[1])))
@@ -572,8 +573,11 @@ def _other_programs(measured: Measured) -> Iterator[Cause]:
         kept = np.ones(len(begin), dtype=bool)
         for one in disturbed[pair.run.meta.run_id]:
             kept &= (end <= one.start_ns) | (begin >= one.end_ns)
-        # A repeat that was disturbed to its end has nothing undisturbed to be compared with.
-        return replace(pair, real=pair.real.only(kept), sim=pair.sim.only(kept)) if kept.any() else pair
+        # Of a repeat that was disturbed nearly throughout too little is left to be compared with.
+        has_gaps = pair.real.num_gaps[kept].any() or not pair.real.num_gaps.any()
+        if int((kept & pair.real.kept).sum()) < MIN_REQUESTS or not has_gaps:
+            return pair
+        return replace(pair, real=pair.real.only(kept), sim=pair.sim.only(kept))
 
     found = [
         f"{unsigned_percent(max(one.cpu_others or 0.0 for one in windows), 0)} of the cores in"

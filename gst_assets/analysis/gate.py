@@ -402,8 +402,8 @@ def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simu
         text = f"{name}: hardware is {theirs}, that of the real run {device}; not checked that they are one"
         found.append(Check("hardware", name, "mark", device, theirs, text, _about(name, simulations)))
     told = {name: device_of(run.meta) for name, run in others.items()}
-    # Of the first run `_not_known` says it.
-    silent = [name for name, theirs in told.items() if theirs == NOT_STATED]
+    # Of real runs `_not_known` says it.
+    silent = [name for name in simulations if told[name] == NOT_STATED]
     for name in silent:
         text = f"{name}: hardware not stated, so it is not known whether it is that of the real run"
         found.append(Check("hardware", name, "mark", device, NOT_STATED, text, _about(name, simulations)))

@@ -114,7 +114,8 @@ def measure(
     engine: EngineResource,
     log: Callable[[str], None],
 ) -> "list[OwnRealRun]":
-    """Measure every repeat on this machine's engine and commit the runs; all are valid before the first is committed.
+    """Measure every repeat on this machine's engine and commit the runs: all of them, or those that were complete
+    when it failed.
 
     Raises:
         EngineError: the engine failed. The repeats that are complete by then are committed all the same, but are not

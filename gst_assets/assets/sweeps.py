@@ -26,7 +26,7 @@ from gst_assets.contracts.documents import SweepMeta, run_facts, timestamp_slug,
 from gst_assets.contracts.store import Kind
 from gst_assets.partitions import SCENARIOS
 from gst_assets.progress import Progress
-from gst_assets.provenance import environment, sha256_bytes
+from gst_assets.provenance import environment, sha256_bytes, sha256_file
 from gst_assets.resources import ArtifactRoot, ScenarioResource, VidurProfilingRoot
 
 _TABLE = "sweep.csv"
@@ -87,14 +87,14 @@ def sweep(
     decided = {
         "scenario": chosen.model_dump(mode="json"),
         "workload": workload.meta.sha256,
-        "profile": bundle.sha256,
+        "profile": bundle.sha256 | {Kind.PROFILE.meta_name: sha256_file(bundle.directory / Kind.PROFILE.meta_name)},
         "code": code_version("sweeps"),
         "packages": environment()["packages"],
     }
     kept = KeptRows(store.root / _KEPT, sha256_bytes(json.dumps(decided, sort_keys=True).encode())[:16])
     if kept.rows:
         context.log.info(f"{len(kept.rows)} of them were simulated by a run that did not end")
-    with Progress("simulating", len(jobs), "configurations", tell=context.log.info) as progress:
+    with Progress("simulating", len(jobs), "configurations", before=len(kept.rows), tell=context.log.info) as progress:
         frame = sweep_table(simulate_all(jobs, point, workers=workers, on_done=progress.at, kept=kept))
     run_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
     with store.stage(Kind.SWEEP, run_id) as staging:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from gst_assets.workload.spec import LoadedWorkload
 
 TABLE_CACHE = ".cache/vidur_tables"
+_PREVIEWED = 100
+"""Token rows of which the first are shown."""
 NAMES = ("vidur_request_metrics", "vidur_token_metrics")
 _REQUESTS, _TOKENS = "request_metrics.csv", "token_metrics.csv"
 
@@ -111,7 +113,12 @@ def vidur_metrics(
     headline = runs[chosen.simulation.variants[-1]]
     for name, file, counts, first_rows in (
         (NAMES[0], _REQUESTS, [len(run.result.requests) for run in runs.values()], headline.result.requests),
-        (NAMES[1], _TOKENS, [run.result.num_tokens for run in runs.values()], next(headline.result.token_parts())),
+        (
+            NAMES[1],
+            _TOKENS,
+            [run.result.num_tokens for run in runs.values()],
+            next(headline.result.token_parts(_PREVIEWED)),
+        ),
     ):
         if name not in asked:
             continue

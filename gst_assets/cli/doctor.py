@@ -174,6 +174,7 @@ def _free_pool(wants_json: bool) -> None:
     import dagster as dg
 
     from gst_assets.errors import EnvironmentVariableError
+    from gst_assets.killed_runs import end_killed_runs
     from gst_assets.pool_slots import free_dead_slots
 
     if not os.environ.get("DAGSTER_HOME"):
@@ -181,6 +182,7 @@ def _free_pool(wants_json: bool) -> None:
             "DAGSTER_HOME is not set: name the directory of the instance whose pools are meant."
         )
     with dg.DagsterInstance.get() as instance:
+        end_killed_runs(instance)
         slots = free_dead_slots(instance)
     if wants_json:
         echo_json({"freed": slots.freed, "kept": slots.kept})

@@ -342,8 +342,8 @@ class MachineWindow(MachineState):
 
 class MachineRecord(Stored):
     """The machine during one measurement, `engine.machine`: shares over the whole, the state before, and the windows
-    (about a second each, at most 64). `sampling_ns_max`: the longest that one of `num_samples` samples blocked the
-    event loop."""
+    (about a second each, at most 64: longer ones in runs of more than a minute). `sampling_ns_max`: the longest that
+    one of `num_samples` samples blocked the event loop."""
 
     num_cores: int = Field(ge=1)
     cpu_busy: float | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from gst_assets.contracts.store import ArtifactStore, Kind, id_levels, is_plain
 from gst_assets.errors import ArtifactError, WorkloadError
@@ -228,7 +229,7 @@ def _newest(store: ArtifactStore, scenario: Scenario, slot: Slot[P], settings: S
 
 def first_difference(made: Mapping[str, Any], scenario: Scenario, settings: Sequence[str]) -> str | None:
     """The first of `settings` (sections, or `section.key`) in which `made`, a resolved scenario, differs from
-    `scenario`, in words with both values."""
+    `scenario`, in words with both values. A setting that did not exist when it was made has its default."""
     now = scenario.model_dump(mode="json")
     for name in settings:
         section, _, only = name.partition(".")
@@ -236,12 +237,18 @@ def first_difference(made: Mapping[str, Any], scenario: Scenario, settings: Sequ
         if not isinstance(before, Mapping):
             before = {}
         for key in (only,) if only else tuple(after):
-            if before.get(key) != after[key]:
-                return (
-                    f"built with {section}.{key} = {before.get(key)}, but scenario {scenario.name} now asks for"
-                    f" {after[key]}"
-                )
+            then = before[key] if key in before else _default(getattr(scenario, section), key)
+            if then != after[key]:
+                return f"built with {section}.{key} = {then}, but scenario {scenario.name} now asks for {after[key]}"
     return None
+
+
+def _default(section: object, key: str) -> Any:
+    """The default of a section's setting, as JSON holds it; None where it has none."""
+    field = type(section).model_fields[key] if isinstance(section, BaseModel) else None
+    if field is None or field.is_required():
+        return None
+    return to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
 
 
 def split(name: str) -> tuple[Kind, str]:

@@ -36,8 +36,8 @@ def machine_lock(timeout_s: float, log: Callable[[str], None], scenario: str) ->
     """Hold the machine's engine lock for the block, and say in it that `scenario` does; waits up to `timeout_s`
     seconds.
 
-    While it waits, `log` names the holder: at once, and again after 10 s, 20 s, 40 s and so on, so that who reads only
-    some of its lines learns it too.
+    While it waits, `log` names the holder: at once, and again after 10 s, 20 s, 40 s and so on: `gst run` shows only
+    some of the lines of a step.
 
     Raises:
         EngineError: another measurement still held the lock after `timeout_s`, or the lock file cannot be used.

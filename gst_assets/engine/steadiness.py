@@ -1,7 +1,7 @@
 """How steady this machine is: equal pieces of work, repeated for some seconds, and how far the repeats are apart.
 
 The answer is about the processor, which drives every engine; a GPU's own repeats are not tried. Standard library only.
-Whether an engine measures meanwhile the caller must know: this takes one core and would disturb it.
+It takes one core, so a caller must not run it while an engine measures.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _check_times(one: Request) -> None:
             )
     if one.first_token_ns is None:
         return
-    if one.first_token_ns == one.arrival_ns:
+    if one.first_token_ns == (one.arrival_ns if one.send_ns is None else one.send_ns):
         raise ResultsError(
             f"{one.where}: the time to the first token is 0, which programs write where they did not measure it, but"
             f" there are {one.num_produced} tokens. Leave the request out of the file, or measure again."

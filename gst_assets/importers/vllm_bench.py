@@ -200,7 +200,7 @@ def _beyond_tokens(request: Request, latency_s: float) -> float:
         return 0.0
     told_s = (request.completion_ns - request.send_ns) / 1e9
     over = latency_s - told_s
-    if not -_ROUNDING_S <= over <= _STREAM_END_S:
+    if not -_ROUNDING_S <= over <= max(_STREAM_END_S, told_s):
         raise ResultsError(
             f"{request.where}: latencies is {latency_s:g} s, but ttfts and the sum of itls are {told_s:g} s: of one"
             " request they are the same. Is the file edited, or a unit wrong?"

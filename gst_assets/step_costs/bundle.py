@@ -165,7 +165,12 @@ def profile_key(scenario: Scenario) -> str:
         "hardware": values["hardware"],
         "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
         "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
-        "profile": {name: value for name, value in profile.items() if name != "root"},
+        # Without short traffic a profile measures what it did before there was that setting.
+        "profile": {
+            name: value
+            for name, value in profile.items()
+            if name != "root" and (value or name != "short_traffic_rates_per_s")
+        },
     }
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -56,18 +56,24 @@ class KeptRows:
     was. The file is named by `key`, which stands for everything that decides the rows."""
 
     def __init__(self, directory: Path, key: str) -> None:
-        """Reads what is there. A last line that was cut off counts as not written."""
+        """Reads what is there. A line that was cut off, and what follows it, count as not written."""
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / f"sweep_{key}.jsonl"
         self.rows: dict[int, Any] = {}
         """By the job's number."""
         data = self._path.read_bytes() if self._path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(self._path, len(whole))
-        for line in whole.splitlines():
-            number, row = json.loads(line)
+        whole = 0
+        for line in data.splitlines(keepends=True):
+            try:
+                number, row = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n"):
+                break
             self.rows[number] = row
+            whole += len(line)
+        if whole != len(data):
+            os.truncate(self._path, whole)
 
     def add(self, number: int, row: Any) -> None:
         """Keep the row of a job; JSON gives it back to the bit."""

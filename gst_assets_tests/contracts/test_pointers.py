@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from gst_assets.contracts.pointers import REAL_RUNS, SLOTS, Slot, newest, newest_of_any, pointers, refer
+from gst_assets.contracts.pointers import (
+    REAL_RUNS,
+    SLOTS,
+    Slot,
+    first_difference,
+    newest,
+    newest_of_any,
+    pointers,
+    refer,
+)
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.errors import ArtifactError, WorkloadError
 from gst_assets.scenario import Scenario, load_scenario
@@ -61,6 +70,18 @@ def test_an_override_takes_nothing_over(store: ArtifactStore) -> None:
     store.remove_pointer(next(store.pointers("smoke", "real_runs"))[0])
     with pytest.raises(WorkloadError, match=r"built with replay\.repeats = \d+, but scenario smoke now asks for 3"):
         found(store, load_scenario("smoke", ["replay.repeats=3"]))
+
+
+def test_a_setting_that_did_not_exist_has_its_default() -> None:
+    before = PLAIN.model_dump(mode="json")
+    del before["profile"]["short_traffic_rates_per_s"]
+    assert first_difference(before, PLAIN, ["profile"]) is None
+    asked = load_scenario("smoke", ["profile.short_traffic_rates_per_s=[9]"])
+    assert first_difference(before, asked, ["profile"]) == (
+        "built with profile.short_traffic_rates_per_s = [], but scenario smoke now asks for [9.0]"
+    )
+    del before["profile"]["num_tokens"]  # has no default
+    assert "profile.num_tokens = None" in str(first_difference(before, PLAIN, ["profile"]))
 
 
 def test_what_was_removed_falls_back_to_the_one_before_and_is_told(store: ArtifactStore) -> None:

@@ -254,6 +254,12 @@ def test_the_key_follows_what_is_measured_and_nothing_else(override: str, change
     assert (profile_key(load_scenario("smoke", [override])) != profile_key(SCENARIO)) is changes
 
 
+def test_a_setting_that_was_added_since_changes_no_key_where_it_is_not_used() -> None:
+    """The key of commit 35991c4: another one would have every bundle measured again."""
+    assert profile_key(load_scenario("h100_8b_half")) == "2a490b28de642acb"
+    assert profile_key(load_scenario("h100_8b_half", ["profile.short_traffic_rates_per_s=[9]"])) != "2a490b28de642acb"
+
+
 def test_the_key_survives_the_way_through_json() -> None:
     again = Scenario.model_validate(json.loads(SCENARIO.model_dump_json()))
     assert profile_key(again) == profile_key(SCENARIO)

@@ -62,6 +62,9 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert told == [3, 4]  # only the others were simulated
     assert repr(list(KeptRows(tmp_path, "key").rows.values())) == repr(whole)
     assert KeptRows(tmp_path, "another").rows == {}
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + b"\0\0[1, {\n" + lines[2])  # a machine that went down: what follows is not believed
+    assert list(KeptRows(tmp_path, "key").rows) == [0] and file.read_bytes() == lines[0]
     again.remove()
     assert list(tmp_path.iterdir()) == []
 
