@@ -86,7 +86,8 @@ def free_dead_slots(instance: dg.DagsterInstance) -> Slots:
     for pool in sorted(storage.get_concurrency_keys()):
         info = storage.get_concurrency_info(pool)
         # A step that was killed while it waited is next in the queue, and would hold up those behind it.
-        for run_id in sorted({one.run_id for one in (*info.claimed_slots, *info.pending_steps)}):
+        taken, waiting = {one.run_id for one in info.claimed_slots}, {one.run_id for one in info.pending_steps}
+        for run_id in sorted(taken | waiting):
             run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished:
                 storage.free_concurrency_slots_for_run(run_id)
