@@ -145,7 +145,7 @@ def test_a_failed_run_is_told_once_with_its_cause(
     assert len(receiver.received) == 1 and errors == []
     told = receiver.received[0][1]
     assert told["kind"] == "run_failed" and told["scenario"] == SCENARIO
-    assert "no such directory. Materialize the asset that writes it" in told["text"]
+    assert "no history of scenario h100_8b_quarter. Materialize comparison_history" in told["text"]
     tick_of_failed_runs(instance, cursor)
     tick(instance, tick(instance, None))
     assert len(receiver.received) == 1

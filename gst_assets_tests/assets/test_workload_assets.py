@@ -9,7 +9,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gst_assets.assets import workloads
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.sweeps import sweep
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload, workload
@@ -116,7 +115,7 @@ def test_a_broken_contract_fails_the_check_of_the_table_that_breaks_it(
     def broken(*_: object, **__: object) -> None:
         raise ContractError(f"somewhere/{file}: line 3: no number", rows=[{"request_id": 1}])
 
-    monkeypatch.setattr(workloads, "build", broken)
+    monkeypatch.setattr("gst_assets.workload.build", broken)
     with dg.DagsterInstance.ephemeral() as instance:
         result = materialize(tmp_path, "smoke", [], *WORKLOAD, instance=instance)
         assert not result.success

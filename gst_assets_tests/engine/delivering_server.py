@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import Any
 
-FIRST_TOKEN_S = 0.02
-GAP_S = 0.005
+FIRST_TOKEN_S = 0.2
+GAP_S = 0.02
 """Between two tokens of an answer, whatever else is under way: this engine never queues."""
 
 
