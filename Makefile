@@ -12,7 +12,7 @@ export DAGSTER_HOME ?= $(CURDIR)/tmp/dagster_home
 demo: install instance  ## a GPU engine's recorded runs (GPU_SCENARIO), then the engine on this machine (SCENARIO): every asset, and both answers
 	@GST_UI_URL=http://127.0.0.1:$(UI_PORT) $(PY) -m gst_assets.cli run $(DEMO)
 
-test: install  ## two processes, of which one runs the files whose engines take turns (pyproject.toml, one_process_tests): meant for 20 minutes
+test: install  ## two processes, of which one runs the files whose engines take turns (pyproject.toml, one_process_tests): 25 minutes of two cores
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: install  ## no engine, no service, nothing that pyproject.toml lists under slow_tests: meant for 3 minutes of two idle cores
