@@ -75,6 +75,8 @@ def _holds(model: type[Table], frame: pd.DataFrame) -> bool:
     schema = model.to_schema()
     if frame.columns.has_duplicates or (schema.strict or schema.coerce or schema.index is not None):
         return False
+    if schema.unique or schema.ordered or schema.parsers or any(one.parsers for one in schema.columns.values()):
+        return False  # no model has any of these
     for name, column in schema.columns.items():
         if name not in frame.columns:
             if column.required:
