@@ -18,7 +18,7 @@ import dagster as dg
 
 from gst_assets import latest
 from gst_assets.environment import Ui, read
-from gst_assets.errors import ScenarioError
+from gst_assets.errors import EnvironmentVariableError, ScenarioError
 from gst_assets.killed_runs import end_killed_runs, process_tags
 from gst_assets.locations import is_installed
 from gst_assets.scenario import Scenario, load_scenario
@@ -119,7 +119,11 @@ def _made(result: dg.ExecuteInProcessResult, goal: str) -> Path:
 
 def _instance() -> dg.DagsterInstance:
     """The one under $DAGSTER_HOME; without DAGSTER_HOME one that ends with this process and sends no messages."""
-    if os.environ.get("DAGSTER_HOME"):
+    if home := os.environ.get("DAGSTER_HOME"):
+        if not Path(home).is_dir():
+            raise EnvironmentVariableError(
+                f"DAGSTER_HOME={home}: no such directory. Make it, or unset the variable to run without a history."
+            )
         return dg.DagsterInstance.get()
     return dg.DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})
 

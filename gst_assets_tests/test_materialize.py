@@ -15,6 +15,8 @@ import dagster as dg
 import pytest
 
 from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.errors import EnvironmentVariableError
+from gst_assets.materialize import materialize
 from gst_assets.progress import ERASE
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.step_lines import LOGGER, step_lines
@@ -83,10 +85,15 @@ def test_one_line_a_step_with_its_seconds_then_the_answer(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_cancelled_ends_says_so_and_is_the_last(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "home").mkdir()
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "gst_assets.cli", "run", "h100_8b_single", "h100_8b_quarter"],
         cwd=PROJECT_ROOT,
-        env={**os.environ, "GST_ARTIFACT_ROOT": str(tmp_path / "artifacts")},
+        env={
+            **os.environ,
+            "GST_ARTIFACT_ROOT": str(tmp_path / "artifacts"),
+            "DAGSTER_HOME": str(tmp_path / "home"),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
@@ -94,7 +101,9 @@ def test_a_run_that_is_cancelled_ends_says_so_and_is_the_last(tmp_path: Path, nu
             assert process.stdout is not None
             told = b""
             while b"vidur_metrics" not in told:
-                told += os.read(process.stdout.fileno(), 4096)
+                read = os.read(process.stdout.fileno(), 4096)
+                assert read, told.decode()  # it ended before
+                told += read
             process.send_signal(number)
             told += process.communicate(timeout=120)[0]
         finally:
@@ -181,3 +190,9 @@ def test_what_comes_after_a_failed_step_is_not_begun(monkeypatch: pytest.MonkeyP
     assert stream.getvalue() == (
         f"  {'measure':<28}failed\n    ValueError: no engine here\n  {'simulate':<28}not begun\n  {'compare':<28}not begun\n"
     )
+
+
+def test_a_home_that_is_not_there_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "none"))
+    with pytest.raises(EnvironmentVariableError, match=r"DAGSTER_HOME=.*none: no such directory\. Make it, or unset"):
+        materialize(["h100_8b_single"])
