@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gst_assets.contracts.store import ArtifactStore, Kind, id_levels, is_plain
 from gst_assets.errors import ArtifactError, WorkloadError
@@ -248,7 +247,8 @@ def _default(section: object, key: str) -> Any:
     field = type(section).model_fields[key] if isinstance(section, BaseModel) else None
     if field is None or field.is_required():
         return None
-    return to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return TypeAdapter(Any).dump_python(default, mode="json")
 
 
 def split(name: str) -> tuple[Kind, str]:
