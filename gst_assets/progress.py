@@ -77,7 +77,8 @@ class Progress:
         if now - self._told < self.every_s:
             return
         self._told = now
-        line = self._line(done, now - self._began)
+        passed_s = now - self._began
+        line = progress_line(self._what, done, passed_s, self._total, self._unit, before=self._before)
         if self._tell is not None:
             self._tell(line)
         elif self._rewrites:
@@ -88,13 +89,18 @@ class Progress:
             self._stream.write(line + "\n")
             self._stream.flush()
 
-    def _line(self, done: float, passed_s: float) -> str:
-        if not self._total:
-            return f"{self._what}: {_seconds(passed_s)}"
-        of = f"{done:g} of {self._total:g} {self._unit}" if self._unit else f"{100 * done / self._total:.0f} %"
-        gone = done - self._before
-        left = f", about {_seconds(passed_s * (self._total - done) / gone)} left" if gone > 0 else ""
-        return f"{self._what}: {of}, {_seconds(passed_s)}{left}"
+
+def progress_line(
+    what: str, done: float, passed_s: float, total: float | None, unit: str = "", *, before: float = 0
+) -> str:
+    """What is shown after `passed_s` seconds; the other arguments as of `Progress`. For what several processes do,
+    none of which sees all of it."""
+    if not total:
+        return f"{what}: {_seconds(passed_s)}"
+    of = f"{done:g} of {total:g} {unit}" if unit else f"{100 * done / total:.0f} %"
+    gone = done - before
+    left = f", about {_seconds(passed_s * (total - done) / gone)} left" if gone > 0 else ""
+    return f"{what}: {of}, {_seconds(passed_s)}{left}"
 
 
 def tracked(

@@ -59,12 +59,14 @@ class VerdictBlock:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; columns from `numeric_from` on are right-aligned. `judged` colours rows by their judgement."""
+    """A table; columns from `numeric_from` on are right-aligned. `judged` colours rows by their judgement.
+    `sortable`: in a page, by a click on a column's head."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric_from: int
     judged: tuple[Judgement, ...] = ()
+    sortable: bool = False
 
 
 @dataclass(frozen=True)

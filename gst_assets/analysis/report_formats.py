@@ -1,8 +1,9 @@
 """Turning a report's blocks into Markdown and into one self-contained HTML page. Knows no comparison.
 
-The page asks for nothing: its style is inline, figures and small tables are data URLs, every link stays inside it, and
-a content security policy makes a browser refuse anything else. So it is whole when it is sent alone. Texts hold what
-others wrote (names, errors): in neither form can that be a tag, an image, or a link that leads out.
+The page asks for nothing: its style (and the script of a table that can be sorted) is inline, figures and small tables
+are data URLs, every link stays inside it, and a content security policy makes a browser refuse anything else. So it is
+whole when it is sent alone. Texts hold what others wrote (names, errors): in neither form can that be a tag, an image,
+or a link that leads out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gst_assets.analysis.report_blocks import (
     Text,
     VerdictBlock,
 )
+from gst_assets.analysis.report_sorting import SCRIPT, SCRIPT_SOURCE, SORTING_STYLE
 from gst_assets.analysis.report_style import STYLE
 from gst_assets.foreign_text import inert_line, visible
 from gst_assets.formats import markdown_table
@@ -108,15 +110,30 @@ def page(blocks: Sequence[Block], directory: Path, figure_directory: str) -> str
     page."""
     writer = _Page(blocks, directory, figure_directory)
     title = next(block.text for block in blocks if isinstance(block, Heading))
+    policy, style, script = _POLICY, STYLE, ""
+    if any(isinstance(block, Grid) and block.sortable for block in _all(blocks)):
+        policy, style = f"{policy}; script-src {SCRIPT_SOURCE}", STYLE + SORTING_STYLE
+        script = f"<script>{SCRIPT}</script>\n"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
         + writer.written(blocks)
-        + "\n</main>\n</body>\n</html>\n"
+        + f"\n</main>\n{script}</body>\n</html>\n"
     )
+
+
+def _all(blocks: Sequence[Block]) -> Iterator[Block]:
+    """The blocks and those inside them."""
+    for block in blocks:
+        yield block
+        match block:
+            case Section():
+                yield from _all(block.blocks)
+            case Beside():
+                yield from _all((*block.left, *block.right))
 
 
 class _Page:
@@ -220,7 +237,8 @@ def _html_table(grid: Grid) -> str:
 
     judged = grid.judged or ("",) * len(grid.rows)
     body = "\n".join(row(cells, "td", judgement) for cells, judgement in zip(grid.rows, judged, strict=True))
-    kind = ' class="judged"' if grid.judged else ""
+    kinds = [name for name, is_so in (("judged", grid.judged), ("sortable", grid.sortable)) if is_so]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
     return (
         "<div"
         f' class="wide"><table{kind}>\n<thead>{row(grid.header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n'

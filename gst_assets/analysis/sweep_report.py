@@ -1,5 +1,7 @@
-"""What a sweep shows: which configurations are Pareto-optimal, the figure, and the summary. The simulations are those
-of `vidur_adapter.sweep`.
+"""What a sweep shows: which configurations are Pareto-optimal, the figure, the page with every point, and the summary.
+The simulations are those of `vidur_adapter.sweep`.
+
+A point's name is its place in sweep.csv, from 1.
 
 matplotlib is imported on use, as in `figures`.
 """
@@ -13,16 +15,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from gst_assets.analysis.figures import Figure as ShownFigure
+from gst_assets.analysis.report_blocks import Block, Facts, File, Files, Grid, Heading, Picture, Section, Text
+from gst_assets.analysis.report_formats import page
 from gst_assets.contracts.tables import SweepPoints, write_table
-from gst_assets.formats import markdown_table, milliseconds
+from gst_assets.formats import MISSING, brief_milliseconds, markdown_table, milliseconds, number
+from gst_assets.scenario import HighestRate, Scenario, ServiceLevel
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SUMMARY = "summary.md"
+REPORT = "report.html"
 FIGURE = "pareto.png"
 LATENCIES = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E"}
 _NS_PER_MS = 1e6
+_SETTINGS = {"max_num_seqs": "max seqs", "max_num_batched_tokens": "max tokens", "num_kv_blocks": "KV blocks"}
+_SUMMARY_POINTS = 200
+"""More points than a text shows: then only those that are Pareto-optimal."""
+_DRAWN_GROUPS = 12
+_NAMED_POINTS = 60
+"""More engine settings, or points, cannot be told apart in a figure by colour and label."""
+_NAMES_ACROSS = 16
 _WIDTH_INCHES = 6.4
 _PANEL_INCHES = 2.5
 _DPI = 130
@@ -36,9 +51,16 @@ def pareto(throughput: np.ndarray, latency: np.ndarray) -> np.ndarray:
 
     bool of shape (points,); a point without a latency (NaN) is never optimal. Equal points are optimal together.
     """
-    better = (throughput[None, :] >= throughput[:, None]) & (latency[None, :] <= latency[:, None])
-    strictly = (throughput[None, :] > throughput[:, None]) | (latency[None, :] < latency[:, None])
-    return ~(better & strictly).any(axis=1) & ~np.isnan(latency)
+    optimal = np.zeros(len(latency), dtype=bool)
+    known = np.flatnonzero(~np.isnan(latency))
+    if not len(known):
+        return optimal
+    groups, of = np.unique(-throughput[known], return_inverse=True)  # most throughput first
+    shortest = np.full(len(groups), np.inf)
+    np.minimum.at(shortest, of, latency[known])
+    before = np.concatenate([[np.inf], np.minimum.accumulate(shortest)[:-1]])  # with more throughput
+    optimal[known] = (latency[known] == shortest[of]) & (latency[known] < before[of])
+    return optimal
 
 
 def sweep_table(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -48,29 +70,34 @@ def sweep_table(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
     throughput = frame["output_tokens_per_s"].to_numpy(dtype="float64")
     for name in LATENCIES:
         frame[f"pareto_{name}"] = pareto(throughput, frame[f"{name}_p99_ns"].to_numpy(dtype="float64"))
-    required, _ = SweepPoints.column_types()
-    return frame.astype(required)[list(required)]
+    required, optional = SweepPoints.column_types()
+    types = required | optional
+    return frame.astype(types)[list(types)]
 
 
-def write_sweep(frame: pd.DataFrame, title: str, directory: Path) -> None:
-    """Write sweep.csv, pareto.png and summary.md. Equal tables give equal bytes.
+def write_sweep(frame: pd.DataFrame, scenario: Scenario, directory: Path) -> None:
+    """Write sweep.csv, pareto.png, report.html and summary.md of the sweep of `scenario`. Equal tables give equal
+    bytes.
 
     Raises:
         ContractError: the table breaks the contract.
     """
     write_table(SweepPoints, frame, directory)
     _draw(frame, directory / FIGURE)
-    (directory / SUMMARY).write_text(
-        f"# {title}\n\n{caption(frame)}\n\n![Throughput against P99]({FIGURE})\n\n{summary_table(frame)}\n",
-        encoding="utf-8",
-    )
+    (directory / REPORT).write_text(page(_blocks(frame, scenario), directory, "."), encoding="utf-8")
+    texts = [f"# {_title(scenario)}", caption(frame)]
+    if (search := _search(scenario)) is not None:
+        texts += [_searched(search), highest_rates_table(frame, search)]
+    texts += [f"![Throughput against P99]({FIGURE})", summary_table(frame, most=_SUMMARY_POINTS)]
+    (directory / SUMMARY).write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 
 def caption(frame: pd.DataFrame) -> str:
     """What the figure shows, and what limits it."""
     fewest = int(frame["num_requests"].min())
     notes = [
-        "Output tokens per second against P99 latency, one point a configuration with its rate of requests. Filled:"
+        "Output tokens per second against P99 latency, one point a configuration with its"
+        f" {'rate of requests' if _is_named(frame) else 'number, of some of the optimal ones'}. Filled:"
         " Pareto-optimal, no other gives more tokens at no longer latency. Simulated; how far the simulation is from"
         " the engine is stated in the comparison."
     ]
@@ -82,17 +109,24 @@ def caption(frame: pd.DataFrame) -> str:
     return " ".join(notes)
 
 
-def summary_table(frame: pd.DataFrame) -> str:
-    """One line a configuration, in milliseconds; optimal values are bold."""
-    header = ["rate/s", "max seqs", "max tokens", "KV blocks", "requests/s", "tokens/s", "goodput/s"]
+def _optimal(frame: pd.DataFrame) -> pd.Series:
+    """Which points are Pareto-optimal in some latency."""
+    return frame[[f"pareto_{name}" for name in LATENCIES]].any(axis=1)
+
+
+def summary_table(frame: pd.DataFrame, *, most: int) -> str:
+    """One line a configuration, in milliseconds; optimal values are bold. Of more than `most` only those that are
+    optimal in some latency, which is said."""
+    header = ["#", "rate/s", *_SETTINGS.values(), "requests/s", "tokens/s", "goodput/s"]
     header += [f"{label} P50 / P90 / P99 [ms]" for label in LATENCIES.values()] + [
         "scheduling delay P99 [ms]",
         "preemptions",
     ]
+    shown = frame if len(frame) <= most else frame[_optimal(frame)]
     rows = []
-    for row in frame.to_dict("records"):
-        cells = ["" if pd.isna(row["rate_per_s"]) else f"{row['rate_per_s']:g}"]
-        cells += [str(row[name]) for name in ("max_num_seqs", "max_num_batched_tokens", "num_kv_blocks")]
+    for place, row in zip(shown.index, shown.to_dict("records"), strict=True):
+        cells = [str(place + 1), "" if pd.isna(row["rate_per_s"]) else f"{row['rate_per_s']:g}"]
+        cells += [str(row[name]) for name in _SETTINGS]
         cells += [f"{row['requests_per_s']:.2f}", f"{row['output_tokens_per_s']:.0f}"]
         cells += ["" if pd.isna(row["goodput_per_s"]) else f"{row['goodput_per_s']:.2f}"]
         for name in LATENCIES:
@@ -100,7 +134,136 @@ def summary_table(frame: pd.DataFrame) -> str:
             cells.append(f"**{values}**" if row[f"pareto_{name}"] else values)
         cells += [milliseconds(row["scheduling_delay_p99_ns"], ".4g"), str(row["num_preemptions"])]
         rows.append(cells)
-    return markdown_table(header, rows, right=range(len(header)), tight=True)
+    table = markdown_table(header, rows, right=range(len(header)), tight=True)
+    if len(shown) == len(frame):
+        return table
+    return f"{_told_of_optimal(frame)} All are in sweep.csv and {REPORT}.\n\n{table}"
+
+
+def _told_of_optimal(frame: pd.DataFrame) -> str:
+    return f"{int(_optimal(frame).sum())} of {len(frame):,} points are Pareto-optimal in some latency."
+
+
+# --- the highest rate -------------------------------------------------------------------------------------------------
+
+
+def _search(scenario: Scenario) -> HighestRate | None:
+    return scenario.sweep.highest_rate if scenario.sweep is not None else None
+
+
+def _searched(search: HighestRate) -> str:
+    return (
+        f"Highest rate, between {search.low_rate_per_s:g} and {search.high_rate_per_s:g} requests/s and to"
+        f" {100 * search.relative_tolerance:g} %, at which at least {100 * search.least_share:g} % of the requests meet"
+        " the service level."
+    )
+
+
+def highest_rates(frame: pd.DataFrame, search: HighestRate) -> list[tuple[str, ...]]:
+    """Of each combination of engine settings, in the order of the table: the settings, the highest rate tried that
+    keeps the service level, the lowest that does not, and how many were tried."""
+    rows = []
+    for settings, group in frame.groupby(list(_SETTINGS), sort=False):
+        is_kept = group["level_share"] >= search.least_share
+        kept, broken = group.loc[is_kept, "rate_per_s"], group.loc[~is_kept, "rate_per_s"]
+        rows.append(
+            (
+                *(str(value) for value in settings),
+                f"{kept.max():.4g}" if len(kept) else f"below {search.low_rate_per_s:g}",
+                f"{broken.min():.4g}" if len(broken) else MISSING,
+                str(len(group)),
+            )
+        )
+    return rows
+
+
+_HIGHEST_HEADER = (*_SETTINGS.values(), "highest rate/s", "not kept at", "rates tried")
+
+
+def highest_rates_table(frame: pd.DataFrame, search: HighestRate) -> str:
+    """`highest_rates` in Markdown."""
+    columns = range(len(_HIGHEST_HEADER))
+    return markdown_table(_HIGHEST_HEADER, highest_rates(frame, search), right=columns, tight=True)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def _title(scenario: Scenario) -> str:
+    return f"Sweep of {scenario.name}"
+
+
+def _blocks(frame: pd.DataFrame, scenario: Scenario) -> list[Block]:
+    search = _search(scenario)
+    optimal = frame[_optimal(frame)].sort_values("output_tokens_per_s", ascending=False, kind="stable")
+    blocks: list[Block] = [Heading(_title(scenario), 1), _facts(frame, scenario)]
+    if search is not None:
+        grid = Grid(_HIGHEST_HEADER, tuple(highest_rates(frame, search)), 0, sortable=True)
+        blocks += [Heading("Highest rate", 2), Text(_searched(search)), grid]
+    return [
+        *blocks,
+        Heading("Pareto-optimal", 2),
+        Text(f"{_told_of_optimal(frame)} A click on the head of a column sorts by it. Times in ms."),
+        _grid(optimal),
+        Picture(ShownFigure(FIGURE, "Throughput against P99", caption(frame))),
+        Section("Every point", (_grid(frame),), f"{len(frame):,}, with all settings"),
+        Section(
+            "Files", (Files((File("sweep.csv", "every point"), File(FIGURE, "the figure"))),), "what else is there"
+        ),
+    ]
+
+
+def _facts(frame: pd.DataFrame, scenario: Scenario) -> Facts:
+    assert scenario.sweep is not None
+    facts = [
+        ("model", scenario.model.name),
+        ("hardware", scenario.hardware.hardware_id),
+        ("simulation", scenario.sweep.variant),
+        ("requests", f"{int(frame['num_requests'].min()):,}"),
+        ("points", f"{len(frame):,}"),
+    ]
+    if scenario.sweep.service_level is not None:
+        facts.append(("service level", _level(scenario.sweep.service_level)))
+    return Facts(tuple(facts))
+
+
+def _level(level: ServiceLevel) -> str:
+    bounds = {"TTFT": level.ttft_ns, "TPOT": level.tpot_ns, "E2E": level.e2e_ns}
+    return ", ".join(f"{name} {brief_milliseconds(ns)} ms" for name, ns in bounds.items() if ns is not None)
+
+
+def _grid(frame: pd.DataFrame) -> Grid:
+    """Points with every setting and every figure."""
+    percentiles = [
+        (f"{name}_p{percentile}_ns", f"{label} P{percentile}")
+        for name, label in LATENCIES.items()
+        for percentile in (50, 90, 99)
+    ]
+    header = ("#", "rate/s", *_SETTINGS.values(), "requests/s", "tokens/s", "goodput/s", "within level %")
+    header += (*(label for _, label in percentiles), "delay P99", "preemptions", "outside calibration", "optimal in")
+    rows = []
+    for place, row in zip(frame.index, frame.to_dict("records"), strict=True):
+        share = row["level_share"]
+        rows.append(
+            (
+                str(place + 1),
+                MISSING if pd.isna(row["rate_per_s"]) else f"{row['rate_per_s']:.4g}",
+                *(str(row[name]) for name in _SETTINGS),
+                f"{row['requests_per_s']:.2f}",
+                f"{row['output_tokens_per_s']:.0f}",
+                number(row["goodput_per_s"], 2, grouped=False),
+                MISSING if pd.isna(share) else f"{100 * share:.1f}",
+                *(milliseconds(row[name], ".4g") for name, _ in percentiles),
+                milliseconds(row["scheduling_delay_p99_ns"], ".4g"),
+                str(row["num_preemptions"]),
+                MISSING if pd.isna(row["steps_outside_calibration"]) else str(row["steps_outside_calibration"]),
+                " ".join(label for name, label in LATENCIES.items() if row[f"pareto_{name}"]),
+            )
+        )
+    return Grid(header, tuple(rows), 1, sortable=True)
+
+
+# --- the figure -------------------------------------------------------------------------------------------------------
 
 
 def _draw(frame: pd.DataFrame, path: Path) -> None:
@@ -112,39 +275,26 @@ def _draw(frame: pd.DataFrame, path: Path) -> None:
         pareto_figure(frame).savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
+def _is_named(frame: pd.DataFrame) -> bool:
+    """Whether the figure can tell every point."""
+    return len(frame) <= _NAMED_POINTS and frame.groupby(list(_SETTINGS)).ngroups <= _DRAWN_GROUPS
+
+
 def pareto_figure(frame: pd.DataFrame) -> Figure:
-    """A panel for each latency; colour and marker show the engine settings, lines join the rates of each, and each
-    point is labelled with its rate."""
+    """A panel for each latency. Colour and marker show the engine settings, lines join the rates of each, and each
+    point is labelled with its rate; where there are too many for that, the optimal ones are joined, and some of them
+    labelled with their number."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    settings = ["max_num_seqs", "max_num_batched_tokens", "num_kv_blocks"]
-    varied = [name for name in settings if frame[name].nunique() > 1]
-    groups = list(frame.groupby(settings, sort=False))
+    is_named = _is_named(frame)
     canvas = Figure(figsize=(_WIDTH_INCHES, 0.5 + _PANEL_INCHES * len(LATENCIES)), layout="constrained")
     panels = canvas.subplots(len(LATENCIES), 1, sharex=True)
     for axes, (name, label) in zip(panels, LATENCIES.items(), strict=True):
-        for number, (key, group) in enumerate(groups):
-            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-            latency = group[f"{name}_p99_ns"].to_numpy(dtype="float64") / _NS_PER_MS
-            tokens = group["output_tokens_per_s"].to_numpy(dtype="float64")
-            optimal = group[f"pareto_{name}"].to_numpy(dtype=bool)
-            told = ", ".join(f"{one} {value}" for one, value in zip(settings, key, strict=True) if one in varied)
-            drawn = {"color": colour, "marker": marker, "markersize": 6}
-            axes.plot(tokens, latency, **drawn, linewidth=0.8, markerfacecolor="white", label=told or "as the scenario")
-            axes.plot(tokens[optimal], latency[optimal], **drawn, linestyle="none")
-            for rate, x, y in zip(group["rate_per_s"], tokens, latency, strict=True):
-                if not (pd.isna(rate) or np.isnan(y)):
-                    axes.annotate(
-                        f"{rate:g}/s",
-                        (x, y),
-                        xytext=(5, -2),
-                        textcoords="offset points",
-                        ha="left",
-                        va="top",
-                        fontsize=7,
-                        color=colour,
-                    )
+        if is_named:
+            _draw_every_point(axes, frame, name)
+        else:
+            _draw_many_points(axes, frame, name)
         if (frame[f"{name}_p99_ns"].dropna() > 0).all():
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -158,3 +308,42 @@ def pareto_figure(frame: pd.DataFrame) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     return canvas
+
+
+def _draw_every_point(axes: Axes, frame: pd.DataFrame, name: str) -> None:
+    varied = [one for one in _SETTINGS if frame[one].nunique() > 1]
+    for number_of_group, (key, group) in enumerate(frame.groupby(list(_SETTINGS), sort=False)):
+        colour = _COLOURS[number_of_group % len(_COLOURS)]
+        latency = group[f"{name}_p99_ns"].to_numpy(dtype="float64") / _NS_PER_MS
+        tokens = group["output_tokens_per_s"].to_numpy(dtype="float64")
+        optimal = group[f"pareto_{name}"].to_numpy(dtype=bool)
+        told = ", ".join(f"{one} {value}" for one, value in zip(_SETTINGS, key, strict=True) if one in varied)
+        drawn = {"color": colour, "marker": _MARKERS[number_of_group % len(_MARKERS)], "markersize": 6}
+        axes.plot(tokens, latency, **drawn, linewidth=0.8, markerfacecolor="white", label=told or "as the scenario")
+        axes.plot(tokens[optimal], latency[optimal], **drawn, linestyle="none")
+        for rate, x, y in zip(group["rate_per_s"], tokens, latency, strict=True):
+            if not (pd.isna(rate) or np.isnan(y)):
+                _label(axes, f"{rate:.4g}/s", x, y, colour)
+
+
+def _draw_many_points(axes: Axes, frame: pd.DataFrame, name: str) -> None:
+    latency = frame[f"{name}_p99_ns"].to_numpy(dtype="float64") / _NS_PER_MS
+    tokens = frame["output_tokens_per_s"].to_numpy(dtype="float64")
+    optimal = np.flatnonzero(frame[f"pareto_{name}"].to_numpy(dtype=bool))
+    optimal = optimal[np.argsort(tokens[optimal], kind="stable")]
+    axes.plot(
+        tokens, latency, color="#9aa0aa", marker=".", markersize=3, linestyle="none", label=f"{len(frame):,} points"
+    )
+    axes.plot(
+        tokens[optimal], latency[optimal], color=_COLOURS[0], marker="o", markersize=4, linewidth=0.8, label="optimal"
+    )
+    apart, last = (tokens.max() - tokens.min()) / _NAMES_ACROSS, -np.inf
+    for place in optimal:
+        if tokens[place] - last >= apart:
+            _label(axes, f"#{frame.index[place] + 1}", tokens[place], latency[place], _COLOURS[0])
+            last = tokens[place]
+
+
+def _label(axes: Axes, text: str, x: float, y: float, colour: str) -> None:
+    placed = {"xytext": (5, -2), "textcoords": "offset points", "ha": "left", "va": "top"}
+    axes.annotate(text, (x, y), **placed, fontsize=7, color=colour)

@@ -60,12 +60,14 @@ def cataloged(assets: Sequence[Any]) -> list[dg.AssetsDefinition]:
 
 
 def _complete(assets: Any) -> dg.AssetsDefinition:
+    # Of a graph of steps: the one that makes the asset.
+    op = assets.get_op_def_for_asset_key(min(assets.keys))
     # Dagster's own `with_source_code_references` would name the decorator of a decorated function.
-    function = inspect.unwrap(assets.op.compute_fn.decorated_fn)
+    function = inspect.unwrap(op.compute_fn.decorated_fn)
     file = Path(inspect.getfile(function))
     reference = dg.LocalFileCodeReference(file_path=str(file), line_number=function.__code__.co_firstlineno)
     references = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
-    needs = "engine" if ENGINE_QUEUE.items() <= assets.op.tags.items() else "processor"
+    needs = "engine" if ENGINE_QUEUE.items() <= op.tags.items() else "processor"
     version = code_version(file.stem)
 
     def complete(spec: dg.AssetSpec) -> dg.AssetSpec:

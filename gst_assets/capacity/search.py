@@ -21,6 +21,7 @@ from gst_assets.contracts.documents import CapacityFound
 from gst_assets.formats import milliseconds, number
 from gst_assets.scenario import Capacity, Poisson
 from gst_assets.workload.arrivals import build_trace_intervals
+from gst_assets.workload.bisection import RateBisection
 
 LEAST_BEYOND = 10
 """A P99 with fewer requests beyond it rests on a handful of them (as `measures.MIN_SAMPLES_BEYOND`)."""
@@ -117,26 +118,18 @@ def probe_workload(lengths: pd.DataFrame, settings: Capacity, rate_per_s: float)
 
 
 class CapacitySearch:
-    """A bisection on the logarithm of the rate, after a probe of either bound."""
+    """A bisection of the rate that ends where a probe cannot be judged."""
 
     def __init__(self, settings: Capacity, side: str) -> None:
         self._settings, self._side = settings, side
         self.probes: list[Probe] = []
-        self._kept: float | None = None
-        self._broken: float | None = None
+        self._rates = RateBisection(settings.low_rate_per_s, settings.high_rate_per_s, settings.relative_tolerance)
 
     def next_rate_per_s(self) -> float | None:
         """The rate to be probed next; None when the search is over."""
-        settings = self._settings
-        if not self.probes:
-            return settings.low_rate_per_s
-        if self.probes[-1].verdict == "unjudged" or self._kept is None:
+        if self.probes and self.probes[-1].verdict == "unjudged":
             return None
-        if self._broken is None:
-            return settings.high_rate_per_s if self._kept < settings.high_rate_per_s else None
-        if self._broken <= self._kept * (1 + settings.relative_tolerance):
-            return None
-        return math.sqrt(self._kept * self._broken)
+        return self._rates.next_rate_per_s()
 
     def record(self, seen: Seen) -> Probe:
         """Judge what the probe at `next_rate_per_s` saw, and take it into account."""
@@ -144,10 +137,8 @@ class CapacitySearch:
         assert rate is not None, "the search is over"
         probe = judge(seen, self._settings, self._side, len(self.probes), rate)
         self.probes.append(probe)
-        if probe.verdict == "kept":
-            self._kept = rate
-        elif probe.verdict == "broken":
-            self._broken = rate
+        if probe.verdict != "unjudged":
+            self._rates.record(rate, is_met=probe.verdict == "kept")
         return probe
 
     def result(self) -> CapacityFound:
@@ -157,12 +148,12 @@ class CapacitySearch:
         status = "found"
         if last.verdict == "unjudged":
             status, reason = "undetermined", f"the probe at {last.rate_per_s:.4g} requests/s: {last.reason}"
-        elif self._kept is None:
+        elif self._rates.met_per_s is None:
             status, reason = (
                 "below_low",
                 f"the bound is exceeded at the lowest rate probed, {settings.low_rate_per_s:g} requests/s",
             )
-        elif self._broken is None:
+        elif self._rates.missed_per_s is None:
             status, reason = (
                 "above_high",
                 f"the bound is met at the highest rate probed, {settings.high_rate_per_s:g} requests/s",
@@ -182,8 +173,8 @@ class CapacitySearch:
         return CapacityFound.model_validate(
             {
                 "status": status,
-                "capacity_per_s": self._kept,
-                "upper_per_s": self._broken,
+                "capacity_per_s": self._rates.met_per_s,
+                "upper_per_s": self._rates.missed_per_s,
                 "num_probes": len(self.probes),
                 "reason": reason,
                 "flags": flags,

@@ -585,6 +585,12 @@ class SweepMeta(OwnRunMeta):
     num_configurations: int = Field(ge=1)
 
 
+class SweepPartMeta(Document):
+    """part_meta.json of a part of a sweep that is not complete yet: what some of its simulations gave."""
+
+    sha256: dict[str, str]
+
+
 D = TypeVar("D", bound=BaseModel)
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-_WRITTEN_ONCE = frozenset({Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON, Kind.NIGHT})
+_WRITTEN_ONCE = frozenset({Kind.WORKLOAD, Kind.REAL_RUN, Kind.VIDUR_RUN, Kind.COMPARISON, Kind.NIGHT, Kind.SWEEP_PART})
 """Kinds whose directories are never replaced: their files have the plain names of the contract."""
 _PROBE = ".create-if-absent"
 _ATTEMPTS = 5

@@ -48,6 +48,7 @@ class Kind(StrEnum):
     REGRESSION = "regressions"
     CAPACITY = "capacity"
     SWEEP = "sweeps"
+    SWEEP_PART = "sweep_parts"
     NIGHT = "nights"
 
     @property
@@ -61,6 +62,7 @@ _META_NAMES = {
     "history": "history_meta.json",
     "regressions": "regression_meta.json",
     "nights": "night_meta.json",
+    "sweep_parts": "part_meta.json",
 }
 
 

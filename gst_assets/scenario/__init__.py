@@ -12,7 +12,7 @@ from gst_assets.scenario.loading import load_file, load_scenario, read_reference
 from gst_assets.scenario.model_section import CPU, Geometry, HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.sections import Scenario
-from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep, Variant
+from gst_assets.scenario.simulation_section import Capacity, HighestRate, Simulation, Sweep, Variant
 from gst_assets.scenario.traffic_time import traffic_s
 from gst_assets.scenario.workload_section import (
     Arrivals,
@@ -49,6 +49,7 @@ __all__ = [
     "Gamma",
     "Geometry",
     "HardwareSection",
+    "HighestRate",
     "Lengths",
     "LognormalLength",
     "Model",

@@ -42,11 +42,13 @@ class Scenario(Settings):
 
     @model_validator(mode="after")
     def _sweep_has_a_rate_to_change(self) -> Scenario:
-        arrivals = self.workload.arrivals
-        if self.sweep is not None and self.sweep.rates_per_s and not isinstance(arrivals, Poisson | Gamma):
-            raise ValueError(
-                f"sweep.rates_per_s needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
-            )
+        arrivals, sweep = self.workload.arrivals, self.sweep
+        if sweep is not None and not isinstance(arrivals, Poisson | Gamma):
+            for name in ("rates_per_s", "highest_rate"):
+                if getattr(sweep, name):
+                    raise ValueError(
+                        f"sweep.{name} needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
+                    )
         return self
 
     @property

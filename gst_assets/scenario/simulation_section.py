@@ -49,9 +49,27 @@ class Simulation(Settings):
         return self
 
 
+class HighestRate(Settings):
+    """The search for the highest rate at which enough of the requests meet the service level."""
+
+    low_rate_per_s: float = Field(gt=0, description="lowest rate tried, expected to be sustained")
+    high_rate_per_s: float = Field(gt=0, description="highest rate tried, expected not to be")
+    relative_tolerance: float = Field(
+        0.05, gt=0, lt=1, description="the search ends when the bounds are closer than this, relative to the lower one"
+    )
+    least_share: float = Field(
+        0.99, gt=0, le=1, description="share of the requests that must be within every bound of the service level"
+    )
+
+    @model_validator(mode="after")
+    def _bounds_differ(self) -> HighestRate:
+        _check_bounds(self.low_rate_per_s, self.high_rate_per_s)
+        return self
+
+
 class Sweep(Settings):
     """Simulations of the scenario's requests under other rates and engine settings: every combination of the lists. An
-    empty list keeps the scenario's own value."""
+    empty list keeps the scenario's own value. With `highest_rate` the rates are searched for, not listed."""
 
     rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (), description="mean arrivals per second, of arrivals that have one rate (poisson, gamma)"
@@ -64,14 +82,26 @@ class Sweep(Settings):
     num_kv_blocks: tuple[Annotated[int, Field(gt=0)], ...] = Field((), description="values of engine.num_kv_blocks")
     variant: Variant = Field("calibrated", description="the simulation's variant")
     service_level: ServiceLevel | None = Field(None, description="null: goodput is not reported")
+    highest_rate: HighestRate | None = Field(
+        None,
+        description="in place of rates_per_s: of each combination, the highest rate that keeps the service level",
+    )
 
     @model_validator(mode="after")
     def _values_differ(self) -> Sweep:
         for name, values in self:
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ValueError(f"{name} {list(values)} names one twice")
-        if not any(isinstance(values, tuple) and values for _, values in self):
-            raise ValueError("expected a list of rates_per_s, max_num_seqs, max_num_batched_tokens or num_kv_blocks")
+        if self.highest_rate is None:
+            if not any(isinstance(values, tuple) and values for _, values in self):
+                raise ValueError(
+                    "expected a list of rates_per_s, max_num_seqs, max_num_batched_tokens or num_kv_blocks, or"
+                    " highest_rate"
+                )
+        elif self.rates_per_s:
+            raise ValueError("highest_rate searches for the rate, so rates_per_s must be empty")
+        elif self.service_level is None:
+            raise ValueError("highest_rate needs service_level, which says what a request must meet")
         return self
 
 
@@ -96,10 +126,12 @@ class Capacity(Settings):
 
     @model_validator(mode="after")
     def _bounds_differ(self) -> Capacity:
-        if self.high_rate_per_s <= self.low_rate_per_s:
-            raise ValueError(
-                f"high_rate_per_s {self.high_rate_per_s} is not above low_rate_per_s {self.low_rate_per_s}"
-            )
+        _check_bounds(self.low_rate_per_s, self.high_rate_per_s)
         if len(set(self.sides)) < len(self.sides):
             raise ValueError(f"sides {list(self.sides)} names one twice")
         return self
+
+
+def _check_bounds(low_per_s: float, high_per_s: float) -> None:
+    if high_per_s <= low_per_s:
+        raise ValueError(f"high_rate_per_s {high_per_s} is not above low_rate_per_s {low_per_s}")

@@ -1,7 +1,8 @@
 """Simulating one workload under many settings, on several cores.
 
-Which settings, what each simulation yields as a row of the sweep's table, and the processes it runs in. Which rows are
-Pareto-optimal and how they look belongs to `analysis.sweep_report`. Vidur is imported when a simulation begins.
+Which settings, what each simulation yields as a row of the sweep's table, and the processes it runs in. How the work is
+cut between machines belongs to `sweep_parts`, which rows are Pareto-optimal and how they look to
+`analysis.sweep_report`. Vidur is imported when a simulation begins.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from gst_assets.errors import SimulationError
 from gst_assets.scenario import EngineSection, Gamma, Poisson, Scenario, ServiceLevel, Sweep
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets.workload.arrivals import NS_PER_S, build_trace_intervals
+from gst_assets.workload.bisection import RateBisection
 
 if TYPE_CHECKING:
     from gst_assets.step_costs.bundle import Bundle
@@ -35,7 +37,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Job:
-    """One simulation: the arguments of `simulate`."""
+    """What is simulated of one combination of settings: the arguments of `simulate`."""
 
     scenario: Scenario
     lengths: pd.DataFrame
@@ -50,10 +52,22 @@ class Job:
             self.scenario, self.lengths, self.intervals, self.bundle, self.variant, cache_dir=self.cache_dir
         )
 
+    def at_rate(self, rate_per_s: float) -> Job:
+        """The same with arrivals of that rate: the seed's gaps, stretched."""
+        workload = self.scenario.workload
+        arrivals = workload.arrivals.model_copy(update={"rate_per_s": rate_per_s})
+        scenario = self.scenario.model_copy(update={"workload": workload.model_copy(update={"arrivals": arrivals})})
+        return replace(
+            self,
+            scenario=scenario,
+            intervals=build_trace_intervals(arrivals, len(self.lengths), workload.seed),
+        )
+
 
 class KeptRows:
-    """What was simulated of a sweep, a line of JSON each in a file, so that a sweep that was stopped goes on where it
-    was. The file is named by `key`, which stands for everything that decides the rows."""
+    """What was simulated of a part of a sweep, a line of JSON each in a file of this machine, so that a part that was
+    stopped goes on where it was. The file is named by `key`, which stands for the part and for everything that decides
+    its rows."""
 
     def __init__(self, directory: Path, key: str) -> None:
         """Reads what is there. A line that was cut off, and what follows it, count as not written."""
@@ -82,30 +96,30 @@ class KeptRows:
             file.write(json.dumps([number, row]).encode() + b"\n")
 
     def remove(self) -> None:
-        """The sweep is complete."""
+        """The part is complete."""
         self._path.unlink(missing_ok=True)
 
 
 def simulate_all(
-    jobs: Sequence[Job],
-    summarize: Callable[[Job, SimulationResult], _T],
+    jobs: Mapping[int, Job],
+    work: Callable[[Job], _T],
     *,
     workers: int,
     on_done: Callable[[int], None] | None = None,
     kept: KeptRows | None = None,
-) -> list[_T]:
-    """`summarize(job, result)` of each job, in the order of `jobs`, with up to `workers` processes. What comes out does
-    not depend on `workers`.
+) -> dict[int, _T]:
+    """`work(job)` of each job by its number, in the order of `jobs`, with up to `workers` processes. What comes out
+    does not depend on `workers`.
 
-    `summarize` runs where the job ran, so that only what it returns crosses between processes; a function of a module.
-    `on_done` is called with the number of jobs done so far. `kept`: jobs that are in there are not simulated again, and
-    what the others give, which JSON must be able to hold, is added.
+    `work` simulates the job and returns what is to be known of it; a function of a module. `on_done` is called with
+    the number of jobs done so far. `kept`: jobs that are in there are not simulated again, and what the others give,
+    which JSON must be able to hold, is added.
 
     Raises:
         SimulationError, ProfileError: of the first job that has one.
     """
-    found: dict[int, _T] = dict(kept.rows) if kept is not None else {}
-    left = [number for number in range(len(jobs)) if number not in found]
+    found: dict[int, _T] = {number: row for number, row in kept.rows.items() if number in jobs} if kept else {}
+    left = [number for number in jobs if number not in found]
 
     def collect(results: Iterable[_T]) -> None:
         for number, result in zip(left, results, strict=True):
@@ -116,7 +130,7 @@ def simulate_all(
                 on_done(len(found))
 
     if workers <= 1 or len(left) <= 1:
-        collect(summarize(jobs[number], jobs[number].run()) for number in left)
+        collect(work(jobs[number]) for number in left)
     else:
         # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
         context = multiprocessing.get_context("spawn")
@@ -124,12 +138,8 @@ def simulate_all(
         # What the jobs of a chunk share, the bundle above all, crosses once, and so do the tables that are made of it.
         size = max(1, min(_LARGEST_CHUNK, len(left) // (4 * workers)))
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            collect(pool.map(_run, (jobs[number] for number in left), itertools.repeat(summarize), chunksize=size))
-    return [found[number] for number in range(len(jobs))]
-
-
-def _run(job: Job, summarize: Callable[[Job, SimulationResult], _T]) -> _T:
-    return summarize(job, job.run())
+            collect(pool.map(work, (jobs[number] for number in left), chunksize=size))
+    return {number: found[number] for number in jobs}
 
 
 def configurations(scenario: Scenario) -> list[Scenario]:
@@ -168,24 +178,49 @@ def configurations(scenario: Scenario) -> list[Scenario]:
 
 
 def sweep_jobs(
-    scenario: Scenario, lengths: pd.DataFrame, intervals: pd.DataFrame, bundle: Bundle, cache_dir: Path | None
-) -> list[Job]:
-    """A job for each configuration. `lengths` and `intervals` are the workload's; arrivals of another rate are drawn as
-    the workload's were.
+    scenario: Scenario,
+    lengths: pd.DataFrame,
+    intervals: pd.DataFrame,
+    bundle: Bundle,
+    cache_dir: Path | None,
+    numbers: Iterable[int] | None = None,
+) -> dict[int, Job]:
+    """A job for each configuration by its number, from 0; `numbers`: for these only. `lengths` and `intervals` are the
+    workload's; arrivals of another rate are drawn as the workload's were.
 
     Raises:
         SimulationError: as `configurations`.
     """
-    sweep = _sweep_of(scenario)
+    sweep, chosen = _sweep_of(scenario), configurations(scenario)
     made: dict[Any, pd.DataFrame] = {None: intervals}
-    jobs = []
-    for chosen in configurations(scenario):
-        workload = chosen.workload
-        rate = _rate(chosen) if sweep.rates_per_s else None
+    jobs = {}
+    for number in range(len(chosen)) if numbers is None else numbers:
+        workload = chosen[number].workload
+        rate = _rate(chosen[number]) if sweep.rates_per_s else None
         if rate not in made:
             made[rate] = build_trace_intervals(workload.arrivals, len(lengths), workload.seed)
-        jobs.append(Job(chosen, lengths, made[rate], bundle, sweep.variant, cache_dir))
+        jobs[number] = Job(chosen[number], lengths, made[rate], bundle, sweep.variant, cache_dir)
     return jobs
+
+
+def points(job: Job) -> list[dict[str, Any]]:
+    """The rows of `contracts.tables.SweepPoints` of a job, without their place among the others: one, or one for each
+    rate that a search for the highest tried, ascending.
+
+    Raises:
+        SimulationError, ProfileError: as `simulate`.
+    """
+    search = _sweep_of(job.scenario).highest_rate
+    if search is None:
+        return [point(job, job.run())]
+    rates = RateBisection(search.low_rate_per_s, search.high_rate_per_s, search.relative_tolerance)
+    found = []
+    while (rate := rates.next_rate_per_s()) is not None:
+        tried = job.at_rate(rate)
+        row = point(tried, tried.run())
+        rates.record(rate, is_met=row["level_share"] >= search.least_share)
+        found.append(row)
+    return sorted(found, key=lambda row: row["rate_per_s"])
 
 
 def point(job: Job, result: SimulationResult) -> dict[str, Any]:
@@ -208,6 +243,7 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
     makespan_ns = int(last.max() - arrival.min())
     per_s = NS_PER_S / makespan_ns
     level = job.scenario.sweep.service_level if job.scenario.sweep else None
+    num_kept = None if level is None else int(_kept(level, ttft, tpot, e2e).sum())
     row: dict[str, Any] = {
         "rate_per_s": _rate(job.scenario),
         "max_num_seqs": job.scenario.engine.max_num_seqs,
@@ -218,7 +254,7 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
         "makespan_ns": makespan_ns,
         "requests_per_s": len(requests) * per_s,
         "output_tokens_per_s": int(produced.sum()) * per_s,
-        "goodput_per_s": None if level is None else int(_kept(level, ttft, tpot, e2e).sum()) * per_s,
+        "goodput_per_s": None if num_kept is None else num_kept * per_s,
     }
     each = np.ones(len(requests), dtype=np.int64)
     # Gaps are counted by step, so that no token table is made.
@@ -232,6 +268,7 @@ def point(job: Job, result: SimulationResult) -> dict[str, Any]:
         "num_preemptions": result.num_preemptions,
         "steps_outside_calibration": result.settings.get("steps_outside_calibration"),
         "p99_sufficient": is_sufficient("p99", len(requests), len(requests)),
+        "level_share": None if num_kept is None else num_kept / len(requests),
     }
 
 

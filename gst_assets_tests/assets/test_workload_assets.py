@@ -9,14 +9,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from gst_assets.assets import sweeps
 from gst_assets.assets.measurements import measurements
 from gst_assets.assets.sweeps import sweep
 from gst_assets.assets.workloads import WORKLOAD_SPEC, current_workload, workload
 from gst_assets.contracts.store import ArtifactStore, Kind
 from gst_assets.contracts.tables import SweepPoints, read_table
-from gst_assets.errors import ContractError, GstError, ProfileError, WorkloadError
+from gst_assets.errors import ContractError, GstError, ProfileError, SimulationError, WorkloadError
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
 from gst_assets.scenario import load_scenario
+from gst_assets.vidur_adapter import sweep as sweeping
 from gst_assets.workload.prompts import read_prompts
 from gst_assets.workload.tokenizer import load_tokenizer
 
@@ -32,13 +34,15 @@ def materialize(
     overrides: Sequence[str],
     *assets: dg.AssetsDefinition | str,
     workers: int = 1,
+    configurations_a_step: int = 0,
     instance: dg.DagsterInstance | None = None,
 ) -> dg.ExecuteInProcessResult:
+    how = {"workers": workers, "configurations_a_step": configurations_a_step}
     return dg.materialize(
         [workload, measurements, sweep],
         selection=dg.AssetSelection.assets(*assets),
         partition_key=scenario,
-        run_config={"ops": {"sweep": {"config": {"workers": workers}}}} if sweep in assets else None,
+        run_config={"ops": {"sweep": {"config": how}}} if sweep in assets else None,
         resources={
             "scenario": ScenarioResource(overrides=list(overrides)),
             "artifacts": ArtifactRoot(root=str(root)),
@@ -151,7 +155,8 @@ def test_synthetic_lengths_give_the_same_workload_whatever_the_number_of_workers
 def test_a_scenario_without_a_sweep_succeeds_and_materializes_none(tmp_path: Path) -> None:
     result = materialize(tmp_path, "smoke", [], sweep)
     assert result.success
-    assert result.asset_materializations_for_node("sweep") == [] and result.get_asset_check_evaluations() == []
+    assert result.get_asset_materialization_events() == [] and result.get_asset_check_evaluations() == []
+    assert [event.step_key for event in result.all_events if event.is_step_start] == ["sweep.cut_sweep"]
     assert ArtifactStore(tmp_path).list(Kind.SWEEP) == []
 
 
@@ -171,12 +176,69 @@ def test_a_sweep_of_the_shipped_profile(tmp_path: Path) -> None:
         one.passed for one in result.get_asset_check_evaluations() if one.asset_key.to_user_string() == "sweep"
     ] == [True]
     before = store.list(Kind.SWEEP)
-    for sweeping, error, says in (
+    for wrong, error, says in (
         (["sweep.max_num_batched_tokens=[1024]"], ProfileError, "max_num_batched_tokens is 2048, but the scenario expects 1024"),
         (["sweep.max_num_seqs=[512]", "sweep.variant=kernels"], ProfileError, r"batch_size covers 1 to 256, expected 1 to 512 \(engine.max_num_seqs\)"),
     ):  # fmt: skip
         with pytest.raises(error, match=says):
-            materialize(tmp_path, "h100_8b_sweep", [*overrides, *sweeping], sweep)
+            materialize(tmp_path, "h100_8b_sweep", [*overrides, *wrong], sweep)
     with pytest.raises(GstError, match=r"built with workload\.num_requests = 12"):
         materialize(tmp_path, "h100_8b_sweep", limits[1:], sweep)
     assert store.list(Kind.SWEEP) == before
+
+
+def test_a_sweep_does_not_depend_on_how_it_was_cut_nor_on_where_it_was_stopped(tmp_path: Path) -> None:
+    """Six configurations in one step; in steps of four; and in steps of one of which the fourth fails, then in steps of
+    two, which simulate only what is left."""
+    overrides = ["workload.num_requests=12", "workload.num_decode_tokens=6", "sweep.max_num_seqs=[2, 256]"]
+    overrides.append("sweep.rates_per_s=[8.0, 16.0, 48.0]")
+    scenario, store = "h100_8b_sweep", ArtifactStore(tmp_path)
+    materialize(tmp_path, scenario, overrides, *WORKLOAD, "vidur_profile")
+    whole = materialize(tmp_path, scenario, overrides, sweep)
+    in_fours = materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=4)
+    assert [_simulated(result) for result in (whole, in_fours)] == [
+        ["1_of_1_configurations_0_to_5"],
+        ["1_of_2_configurations_0_to_3", "2_of_2_configurations_4_to_5"],
+    ]
+    told: list[str] = []
+
+    def stop(job: sweeping.Job) -> list[dict[str, object]]:
+        if (job.scenario.workload.arrivals.rate_per_s, job.scenario.engine.max_num_seqs) == (16.0, 256):
+            raise SimulationError("stopped here")
+        return points(job)
+
+    points = sweeping.points
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SimulationError, match="stopped here"):
+        patch.setattr(sweeping, "points", stop)
+        materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=1)
+    assert len(store.list(Kind.SWEEP_PART)) == 3 and len(store.list(Kind.SWEEP)) == 2
+
+    def count(job: sweeping.Job) -> list[dict[str, object]]:
+        told.append(f"{job.scenario.workload.arrivals.rate_per_s:g}/{job.scenario.engine.max_num_seqs}")
+        return points(job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeping, "points", count)
+        resumed = materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=2)
+    assert told == ["16/256", "48/2", "48/256"]
+    assert _simulated(resumed) == ["1_of_2_configurations_2_to_3", "2_of_2_configurations_4_to_5"]
+    assert store.list(Kind.SWEEP_PART) == []
+    directories = [store.open(Kind.SWEEP, run_id) for run_id in store.list(Kind.SWEEP)]
+    for name in ("sweep.csv", "pareto.png", "report.html", "summary.md"):
+        assert len(directories) == 3 and len({(directory / name).read_bytes() for directory in directories}) == 1, name
+
+
+def test_a_worker_that_would_simulate_something_else_is_refused(tmp_path: Path) -> None:
+    """A step of a sweep that was cut where other packages are installed."""
+    overrides = ["workload.num_requests=12", "workload.num_decode_tokens=6", "sweep.rates_per_s=[16.0]"]
+    materialize(tmp_path, "h100_8b_sweep", overrides, *WORKLOAD, "vidur_profile")
+    versions = iter(("2.3.5", "2.4.0"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SimulationError, match="this worker would simulate"):
+        patch.setattr(sweeps, "environment", lambda: {"packages": {"numpy": next(versions)}})
+        materialize(tmp_path, "h100_8b_sweep", overrides, sweep)
+
+
+def _simulated(result: dg.ExecuteInProcessResult) -> list[str]:
+    """The steps of a sweep that simulated, by what they name."""
+    keys = [str(event.step_key) for event in result.all_events if event.is_step_start]
+    return [key.partition("[")[2].rpartition("_")[0] for key in keys if "simulate_part" in key]

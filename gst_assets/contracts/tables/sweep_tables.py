@@ -53,3 +53,6 @@ class SweepPoints(FilledTable):
     )
     pareto_itl: Series[bool] = pa.Field(description="the same of ITL P99; False where there is none")
     pareto_e2e: Series[bool] = pa.Field(description="the same of E2E P99")
+    level_share: Series[float] | None = pa.Field(
+        ge=0, le=1, nullable=True, description="share of the requests that met the service level; empty: none is given"
+    )
