@@ -199,13 +199,13 @@ def _blocks(frame: pd.DataFrame, scenario: Scenario) -> list[Block]:
     blocks: list[Block] = [Heading(_title(scenario), 1), _facts(frame, scenario)]
     if search is not None:
         grid = Grid(_HIGHEST_HEADER, tuple(highest_rates(frame, search)), 0, sortable=True)
-        blocks += [Heading("Highest rate", 2), Text(_searched(search)), grid]
+        blocks += [Heading("Highest rate"), Text(_searched(search)), grid]
     return [
         *blocks,
-        Heading("Pareto-optimal", 2),
+        Picture(ShownFigure(FIGURE, "Throughput against P99", caption(frame))),
+        Heading("Pareto-optimal"),
         Text(f"{_told_of_optimal(frame)} A click on the head of a column sorts by it. Times in ms."),
         _grid(optimal),
-        Picture(ShownFigure(FIGURE, "Throughput against P99", caption(frame))),
         Section("Every point", (_grid(frame),), f"{len(frame):,}, with all settings"),
         Section(
             "Files", (Files((File("sweep.csv", "every point"), File(FIGURE, "the figure"))),), "what else is there"
@@ -239,8 +239,8 @@ def _grid(frame: pd.DataFrame) -> Grid:
         for name, label in LATENCIES.items()
         for percentile in (50, 90, 99)
     ]
-    header = ("#", "rate/s", *_SETTINGS.values(), "requests/s", "tokens/s", "goodput/s", "within level %")
-    header += (*(label for _, label in percentiles), "delay P99", "preemptions", "outside calibration", "optimal in")
+    header = ("#", "rate/s", *_SETTINGS.values(), "optimal in", "requests/s", "tokens/s", "goodput/s", "within level %")
+    header += (*(label for _, label in percentiles), "delay P99", "preemptions", "outside calibration")
     rows = []
     for place, row in zip(frame.index, frame.to_dict("records"), strict=True):
         share = row["level_share"]
@@ -249,6 +249,7 @@ def _grid(frame: pd.DataFrame) -> Grid:
                 str(place + 1),
                 MISSING if pd.isna(row["rate_per_s"]) else f"{row['rate_per_s']:.4g}",
                 *(str(row[name]) for name in _SETTINGS),
+                " ".join(label for name, label in LATENCIES.items() if row[f"pareto_{name}"]),
                 f"{row['requests_per_s']:.2f}",
                 f"{row['output_tokens_per_s']:.0f}",
                 number(row["goodput_per_s"], 2, grouped=False),
@@ -257,7 +258,6 @@ def _grid(frame: pd.DataFrame) -> Grid:
                 milliseconds(row["scheduling_delay_p99_ns"], ".4g"),
                 str(row["num_preemptions"]),
                 MISSING if pd.isna(row["steps_outside_calibration"]) else str(row["steps_outside_calibration"]),
-                " ".join(label for name, label in LATENCIES.items() if row[f"pareto_{name}"]),
             )
         )
     return Grid(header, tuple(rows), 1, sortable=True)

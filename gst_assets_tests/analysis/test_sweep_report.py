@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paretoset import paretoset
 
-from gst_assets.analysis.sweep_report import caption, pareto, pareto_figure, summary_table, sweep_table, write_sweep
+from gst_assets.analysis.sweep_report import (
+    caption,
+    highest_rates,
+    pareto,
+    pareto_figure,
+    summary_table,
+    sweep_table,
+    write_sweep,
+)
 from gst_assets.contracts.tables import SweepPoints, validate
 from gst_assets.errors import ContractError
+from gst_assets.scenario import HighestRate, load_scenario
+from gst_assets.testing.browser import browser_page
 
+SCENARIO = load_scenario("h100_8b_sweep")
 COORDINATE = st.integers(1, 6).map(float)
 
 
@@ -49,6 +61,7 @@ def row(tokens_per_s: float, latency_ns: float, **changes: Any) -> dict[str, Any
         "num_preemptions": 0,
         "steps_outside_calibration": None,
         "p99_sufficient": True,
+        "level_share": None,
     }
     return fixed | latencies | changes
 
@@ -59,14 +72,14 @@ def test_the_directory_is_written_with_the_same_bytes_and_marks_the_optimal(tmp_
     assert frame["pareto_ttft"].tolist() == [False, True, True]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_sweep(frame, "Sweep", tmp_path / name)
+        write_sweep(frame, SCENARIO, tmp_path / name)
     files = {path.name for path in (tmp_path / "one").iterdir()}
-    assert files == {"sweep.csv", "pareto.png", "summary.md"}
+    assert files == {"sweep.csv", "pareto.png", "report.html", "summary.md"}
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
-    lines = summary_table(frame).splitlines()
+    lines = summary_table(frame, most=3).splitlines()
     assert "**5 / 5 / 5**" in lines[3] and "**" not in lines[2] and "| 2.50 |" in lines[4]
     with pytest.raises(ContractError, match=r"sweep\.csv: row 0, column makespan_ns: found 0, expected more than 0"):
-        write_sweep(frame.assign(makespan_ns=pd.array([0, 1, 1], dtype="Int64")), "Sweep", tmp_path)
+        write_sweep(frame.assign(makespan_ns=pd.array([0, 1, 1], dtype="Int64")), SCENARIO, tmp_path)
 
 
 def test_every_point_of_the_figure_tells_its_rate_and_every_axis_what_it_is() -> None:
@@ -76,6 +89,82 @@ def test_every_point_of_the_figure_tells_its_rate_and_every_axis_what_it_is() ->
     assert figure.axes[-1].get_xlabel() == "output tokens/s"
     for axes in figure.axes:
         assert sorted(one.get_text() for one in axes.texts) == ["2/s", "2/s", "4.5/s", "4.5/s"]
+
+
+def many(count: int) -> pd.DataFrame:
+    """As many points under settings of their own; every tenth is optimal."""
+    return sweep_table([row(10 + n // 10 * 10, 1e6 * (n + 1), max_num_seqs=n + 1) for n in range(count)])
+
+
+def test_a_figure_of_many_points_names_those_optimal_ones_that_have_room() -> None:
+    frame = many(400)
+    figure = pareto_figure(frame)
+    for axes in figure.axes:
+        names = [one.get_text() for one in axes.texts]
+        assert 10 <= len(names) <= 17 and {int(name.removeprefix("#")) % 10 for name in names} == {1}
+        assert [len(line.get_xdata()) for line in axes.lines] == [400, 40]
+    assert "its number, of some of the optimal ones" in caption(frame)
+    lines = summary_table(frame, most=200).splitlines()
+    assert lines[0] == "40 of 400 points are Pareto-optimal in some latency. All are in sweep.csv and report.html."
+    assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {n}" for n in range(1, 401, 10)]
+
+
+def test_the_page_names_every_point_with_all_its_settings(tmp_path: Path) -> None:
+    write_sweep(many(300), SCENARIO, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    optimal, every = (table.split("</tr>")[1:-1] for table in text.split("<table")[1:])
+    assert (len(optimal), len(every)) == (30, 300)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in every]
+    assert [(one[0], one[1:5]) for one in cells] == [(str(n), ["4", str(n), "512", "99"]) for n in range(1, 301)]
+    first = re.findall(r"<td[^>]*>(.*?)</td>", optimal[0])  # the most tokens first
+    assert (first[0], first[5], first[7]) == ("291", "TTFT ITL E2E", "300")
+    assert "src=" not in text.replace('src="data:', "") and "://" not in text
+
+
+@pytest.mark.services
+def test_the_page_is_sorted_by_a_click_and_asks_for_nothing(tmp_path: Path) -> None:
+    rows = [row(10, 5e6), row(1200, 7e6, rate_per_s=None), row(30, 9e6, rate_per_s=12.0, goodput_per_s=2.5)]
+    write_sweep(sweep_table(rows), SCENARIO, tmp_path)
+    asked: list[str] = []
+    with browser_page(asked) as page:
+        page.set_default_timeout(30_000)
+        page.goto((tmp_path / "report.html").as_uri())
+        page.get_by_text("Every point", exact=True).click()
+        table = page.locator("table.sortable").last
+
+        def order(head: str) -> str:
+            table.locator("th button", has_text=re.compile(f"^{re.escape(head)}$")).click()
+            return "".join(table.locator("tbody td:first-child").all_inner_texts())
+
+        heads = ("tokens/s", "tokens/s", "rate/s", "rate/s", "goodput/s", "#")
+        assert [order(head) for head in heads] == ["132", "231", "132", "312", "312", "123"]
+        assert table.locator("th[aria-sort]").all_inner_texts() == ["#"]
+        assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    assert [address for address in asked if not address.startswith(("file:", "data:"))] == []
+
+
+def test_the_highest_rate_is_told_of_each_combination_of_settings(tmp_path: Path) -> None:
+    search = HighestRate(low_rate_per_s=4, high_rate_per_s=64, least_share=0.9)
+    shares = {8: ((4, 1.0), (16, 0.9), (17, 0.89), (64, 0.1)), 16: ((4, 0.5),), 32: ((4, 1.0), (64, 0.95))}
+    frame = sweep_table(
+        [
+            row(10 * rate, 5e6 * rate, rate_per_s=float(rate), max_num_seqs=seqs, level_share=share)
+            for seqs, tried in shares.items()
+            for rate, share in tried
+        ]
+    )
+    assert highest_rates(frame, search) == [
+        ("8", "512", "99", "16", "17", "4"),
+        ("16", "512", "99", "below 4", "4", "1"),
+        ("32", "512", "99", "64", "–", "2"),
+    ]
+    level = "sweep.service_level={ttft_ns: 200000000, tpot_ns: 20000000}"
+    asked = ["sweep.rates_per_s=[]", level, f"sweep.highest_rate={search.model_dump_json()}"]
+    write_sweep(frame, load_scenario("h100_8b_sweep", asked), tmp_path)
+    for name in ("summary.md", "report.html"):
+        told = (tmp_path / name).read_text()
+        assert "between 4 and 64 requests/s and to 5 %, at which at least 90 % of the requests meet" in told
+        assert "below 4" in told
 
 
 def test_too_few_requests_and_extrapolated_steps_are_told() -> None:
@@ -88,5 +177,5 @@ def test_without_a_second_token_there_is_no_gap_to_judge(tmp_path: Path) -> None
     nothing = {f"itl_{p}_ns": np.nan for p in ("p50", "p90", "p99")}
     frame = sweep_table([row(1, 1, **nothing), row(2, 2, **nothing)])
     assert not frame["pareto_itl"].any() and frame["pareto_ttft"].all()
-    write_sweep(frame, "Sweep", tmp_path)
+    write_sweep(frame, SCENARIO, tmp_path)
     assert "– / – / –" in (tmp_path / "summary.md").read_text()
