@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -63,12 +64,19 @@ def home(tmp_path: Path, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
-def materialize(select: str, environment: dict[str, str], log: Path) -> subprocess.CompletedProcess[bytes]:
-    config = json.dumps({"resources": {"scenario": {"config": {"overrides": TINY}}}})
+def materialize(
+    select: str,
+    environment: dict[str, str],
+    log: Path,
+    scenario: str = "smoke",
+    overrides: Sequence[str] = TINY,
+    ops: dict[str, Any] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    config = json.dumps({"resources": {"scenario": {"config": {"overrides": overrides}}}, "ops": ops or {}})
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "gst_assets.definitions"]
     with log.open("wb") as out:
         return subprocess.run(
-            [*command, "--select", select, "--partition", "smoke", "--config-json", config],
+            [*command, "--select", select, "--partition", scenario, "--config-json", config],
             cwd=PROJECT_ROOT, env=os.environ | environment, stdout=out, stderr=subprocess.STDOUT, timeout=840,
         )  # fmt: skip
 
@@ -94,15 +102,17 @@ def test_dagster_keeps_runs_and_events_in_postgresql(home: Path, tmp_path: Path)
 
 
 @contextmanager
-def worker(queue: str, environment: dict[str, str], area: Path) -> Iterator[None]:
-    """A `dagster-celery` worker of one process on one queue, with an artifact cache of its own."""
+def worker(queue: str, environment: dict[str, str], area: Path, name: str = "") -> Iterator[None]:
+    """A `dagster-celery` worker of one process on one queue, with an artifact cache of its own; `name`: else that of
+    the queue."""
+    name = name or queue
     programs = str(Path(sys.executable).parent)
     settings = environment | {
-        CACHE_VARIABLE: str(area / f"cache_{queue}"),
+        CACHE_VARIABLE: str(area / f"cache_{name}"),
         "PYTHONPATH": str(PROJECT_ROOT),
         "PATH": f"{programs}:{os.environ['PATH']}",
     }
-    log = area / f"{queue}.log"
+    log = area / f"{name}.log"
     with log.open("wb") as out:
         running = subprocess.Popen(
             [
@@ -116,7 +126,7 @@ def worker(queue: str, environment: dict[str, str], area: Path) -> Iterator[None
                 "-q",
                 queue,
                 "-n",
-                queue,
+                name,
                 "--",
                 "--concurrency",
                 "1",
@@ -142,6 +152,17 @@ def worker(queue: str, environment: dict[str, str], area: Path) -> Iterator[None
                 os.killpg(running.pid, signal.SIGKILL)
 
 
+def workers_of(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
+    """The name of the worker that ran each step, by the step's key."""
+    return {
+        event.step_key: event.engine_event_data.metadata["Celery worker"].value.partition("@")[0]
+        for entry in instance.all_logs(run_id)
+        if (event := entry.dagster_event)
+        and event.is_engine_event
+        and "Celery worker" in event.engine_event_data.metadata
+    }
+
+
 @pytest.mark.services
 @pytest.mark.engine
 def test_engine_steps_run_on_their_own_queue(
@@ -162,13 +183,7 @@ def test_engine_steps_run_on_their_own_queue(
     assert done.returncode == 0, log.read_text()[-6000:]
     with dg.DagsterInstance.from_config(str(home)) as instance:
         (run,) = instance.get_runs()
-        ran_on = {
-            event.step_key: event.engine_event_data.metadata["Celery worker"].value.partition("@")[0]
-            for entry in instance.all_logs(run.run_id)
-            if (event := entry.dagster_event)
-            and event.is_engine_event
-            and "Celery worker" in event.engine_event_data.metadata
-        }
+        ran_on = workers_of(instance, run.run_id)
     print(ran_on)
     engine_steps = {"measurements", "capacity"}
     assert {step for step, name in ran_on.items() if name == "engine"} == engine_steps
@@ -196,6 +211,47 @@ def test_engine_steps_run_on_their_own_queue(
     assert not (tmp_path / "cache_job").exists()
     kept = [path for path in (home / "storage").rglob("*") if path.is_file()]
     assert kept and all("compute_logs" in path.parts for path in kept), kept
+
+
+@pytest.mark.services
+def test_a_sweep_through_two_workers_is_that_of_one_process(
+    home: Path, s3: S3, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight configurations, in one step of one process and in four steps on two workers, to the byte."""
+    alone = s3.environment | {ROOT_VARIABLE: s3.new_root(), CACHE_VARIABLE: str(tmp_path / "cache_job")}
+    spread = alone | {
+        "GST_CELERY_BROKER": redis_url,
+        "GST_CELERY_BACKEND": redis_url,
+        EXECUTOR_VARIABLE: "celery",
+        EXECUTOR_CONFIG_VARIABLE: str(DEPLOY / "celery.yaml"),
+    }
+    rates, requests = "sweep.rates_per_s=[8,16,24,48]", ["workload.num_requests=40", "workload.num_decode_tokens=6"]
+    swept: dict[str, Any] = {
+        "scenario": "h100_8b_sweep",
+        "overrides": [rates, "sweep.max_num_seqs=[4,256]", *requests],
+    }
+    in_one, in_four = ({"sweep": {"config": {"workers": 1, "configurations_a_step": size}}} for size in (0, 2))
+    log = tmp_path / "log.txt"
+    done = materialize(f"{WORKLOAD},vidur_profile,sweep", alone, log, ops=in_one, **swept)
+    assert done.returncode == 0, log.read_text()[-6000:]
+    with worker("dagster", spread, tmp_path, "one"), worker("dagster", spread, tmp_path, "two"):
+        done = materialize("sweep", spread, log, ops=in_four, **swept)
+    assert done.returncode == 0, log.read_text()[-6000:]
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        run, before = instance.get_runs()
+        ran_on, told = workers_of(instance, run.run_id), [one.user_message for one in instance.all_logs(run.run_id)]
+        assert workers_of(instance, before.run_id) == {}
+    print(ran_on)
+    simulated = [name for step, name in sorted(ran_on.items()) if step.startswith("sweep.simulate_part[")]
+    assert len(simulated) == 4 and set(simulated) == {"one", "two"} and len(ran_on) == 6
+    assert any(line.startswith("the whole sweep: 4 of 4 parts, ") for line in told), told
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    store = ObjectStore(alone[ROOT_VARIABLE], tmp_path / "cache_reader")
+    directories = [store.open(Kind.SWEEP, run_id) for run_id in store.list(Kind.SWEEP)]
+    assert len(directories) == 2 and store.list(Kind.SWEEP_PART) == []
+    for name in ("sweep.csv", "pareto.png", "report.html", "summary.md"):
+        assert len({(directory / name).read_bytes() for directory in directories}) == 1, name
 
 
 def test_an_unusable_executor_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
