@@ -242,7 +242,7 @@ def test_a_sweep_through_two_workers_is_that_of_one_process(
         ran_on, told = workers_of(instance, run.run_id), [one.user_message for one in instance.all_logs(run.run_id)]
         assert workers_of(instance, before.run_id) == {}
     print(ran_on)
-    simulated = [name for step, name in sorted(ran_on.items()) if step.startswith("sweep.simulate_part[")]
+    simulated = [name for step, name in sorted(ran_on.items()) if step.startswith("sweep.simulate[")]
     assert len(simulated) == 4 and set(simulated) == {"one", "two"} and len(ran_on) == 6
     assert any(line.startswith("the whole sweep: 4 of 4 parts, ") for line in told), told
     for name, value in s3.environment.items():

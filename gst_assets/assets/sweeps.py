@@ -73,7 +73,7 @@ class _PartConfig(dg.Config):
 def _of_the_steps(val: SweepConfig) -> dict[str, Any]:
     return {
         "cut_sweep": {"config": {"configurations_a_step": val.configurations_a_step}},
-        "simulate_part": {"config": {"workers": val.workers}},
+        "simulate": {"config": {"workers": val.workers}},
     }
 
 
@@ -148,7 +148,7 @@ def cut_sweep(
     out=dg.Out(dg.Nothing),
     description="Simulates the configurations that its key names, and keeps what they gave in the artifact store.",
 )
-def simulate_part(
+def simulate(
     context: dg.AssetExecutionContext,
     config: _PartConfig,
     scenario: ScenarioResource,
@@ -183,7 +183,7 @@ def simulate_part(
 
 
 def _check_same(inputs: _Inputs, part: "Part") -> None:
-    if inputs.key != part.key:
+    if not inputs.key.startswith(part.key):
         raise SimulationError(
             f"scenario {inputs.scenario.name}: this worker would simulate something else ({inputs.key}) than the step"
             f" that cut the sweep ({part.key}): its code, packages, scenario file or profile differ. Give every worker"
@@ -278,7 +278,7 @@ def gather_sweep(
     config=_of_the_steps,
 )
 def _steps(workload_spec: Any, vidur_profile: Any) -> dict[str, Any]:
-    parts = cut_sweep(workload_spec=workload_spec, vidur_profile=vidur_profile).map(simulate_part)
+    parts = cut_sweep(workload_spec=workload_spec, vidur_profile=vidur_profile).map(simulate)
     made, checked = gather_sweep(parts.collect())
     return {"sweep": made, "sweep_contract": checked}
 

@@ -121,24 +121,26 @@ def simulate_all(
     found: dict[int, _T] = {number: row for number, row in kept.rows.items() if number in jobs} if kept else {}
     left = [number for number in jobs if number not in found]
 
-    def collect(results: Iterable[_T]) -> None:
-        for number, result in zip(left, results, strict=True):
+    def collect(numbers: Iterable[int], results: Iterable[_T]) -> None:
+        for number, result in zip(numbers, results, strict=True):
             found[number] = result
             if kept is not None:
                 kept.add(number, result)
             if on_done is not None:
                 on_done(len(found))
 
-    if workers <= 1 or len(left) <= 1:
-        collect(work(jobs[number]) for number in left)
-    else:
+    # With several processes too the first is simulated here, so that what is made once on a machine, the compiled core
+    # and the forests' tables, is not made by each of them.
+    here, elsewhere = (left, []) if workers <= 1 else (left[:1], left[1:])
+    collect(here, (work(jobs[number]) for number in here))
+    if elsewhere:
         # Started afresh: Vidur and the libraries below it keep threads and state that a forked process would share.
         context = multiprocessing.get_context("spawn")
-        workers = min(workers, len(left))
+        workers = min(workers, len(elsewhere))
         # What the jobs of a chunk share, the bundle above all, crosses once, and so do the tables that are made of it.
-        size = max(1, min(_LARGEST_CHUNK, len(left) // (4 * workers)))
+        size = max(1, min(_LARGEST_CHUNK, len(elsewhere) // (4 * workers)))
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            collect(pool.map(work, (jobs[number] for number in left), chunksize=size))
+            collect(elsewhere, pool.map(work, (jobs[number] for number in elsewhere), chunksize=size))
     return {number: found[number] for number in jobs}
 
 

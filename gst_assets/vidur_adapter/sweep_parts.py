@@ -20,13 +20,14 @@ from gst_assets.errors import SimulationError
 
 _ROWS = "rows.jsonl"
 _REQUESTS_A_PART = 250_000
-_NAME = re.compile(r"(\d+)_of_(\d+)_configurations_(\d+)_to_(\d+)_([0-9a-f]+)")
+_KEY_DIGITS = 8
+_NAME = re.compile(r"(\d+)_of_(\d+)_(\d+)_to_(\d+)_([0-9a-f]+)")
 
 
 @dataclass(frozen=True)
 class Part:
     """Configurations `first` to `last`, both included; the `place`th, from 1, of `count` parts that are to be
-    simulated. `key`: as of `SweepParts`."""
+    simulated. `key`: the first digits of that of `SweepParts`."""
 
     place: int
     count: int
@@ -38,9 +39,7 @@ class Part:
     def name(self) -> str:
         """All of it in letters, digits and underscores; names sort as parts do."""
         places, numbers = len(str(self.count)), len(str(self.last))
-        return (
-            f"{self.place:0{places}}_of_{self.count}_configurations_{self.first:0{numbers}}_to_{self.last}_{self.key}"
-        )
+        return f"{self.place:0{places}}_of_{self.count}_{self.first:0{numbers}}_to_{self.last}_{self.key}"
 
     @classmethod
     def named(cls, name: str) -> Self:
@@ -55,7 +54,7 @@ def cut(num_jobs: int, size: int, known: Collection[int], key: str) -> list[Part
     that somebody puts the sweep together."""
     ranges = [range(first, min(first + size, num_jobs)) for first in range(0, num_jobs, size)]
     left = [one for one in ranges if not all(number in known for number in one)] or ranges[-1:]
-    return [Part(place, len(left), one[0], one[-1], key) for place, one in enumerate(left, 1)]
+    return [Part(place, len(left), one[0], one[-1], key[:_KEY_DIGITS]) for place, one in enumerate(left, 1)]
 
 
 def usual_size(num_requests: int) -> int:

@@ -197,8 +197,8 @@ def test_a_sweep_does_not_depend_on_how_it_was_cut_nor_on_where_it_was_stopped(t
     whole = materialize(tmp_path, scenario, overrides, sweep)
     in_fours = materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=4)
     assert [_simulated(result) for result in (whole, in_fours)] == [
-        ["1_of_1_configurations_0_to_5"],
-        ["1_of_2_configurations_0_to_3", "2_of_2_configurations_4_to_5"],
+        ["1_of_1_0_to_5"],
+        ["1_of_2_0_to_3", "2_of_2_4_to_5"],
     ]
     told: list[str] = []
 
@@ -221,7 +221,7 @@ def test_a_sweep_does_not_depend_on_how_it_was_cut_nor_on_where_it_was_stopped(t
         patch.setattr(sweeping, "points", count)
         resumed = materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=2)
     assert told == ["16/256", "48/2", "48/256"]
-    assert _simulated(resumed) == ["1_of_2_configurations_2_to_3", "2_of_2_configurations_4_to_5"]
+    assert _simulated(resumed) == ["1_of_2_2_to_3", "2_of_2_4_to_5"]
     assert store.list(Kind.SWEEP_PART) == []
     directories = [store.open(Kind.SWEEP, run_id) for run_id in store.list(Kind.SWEEP)]
     for name in ("sweep.csv", "pareto.png", "report.html", "summary.md"):
@@ -241,4 +241,4 @@ def test_a_worker_that_would_simulate_something_else_is_refused(tmp_path: Path) 
 def _simulated(result: dg.ExecuteInProcessResult) -> list[str]:
     """The steps of a sweep that simulated, by what they name."""
     keys = [str(event.step_key) for event in result.all_events if event.is_step_start]
-    return [key.partition("[")[2].rpartition("_")[0] for key in keys if "simulate_part" in key]
+    return [key.partition("[")[2].rpartition("_")[0] for key in keys if "sweep.simulate[" in key]
