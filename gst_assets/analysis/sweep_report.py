@@ -96,10 +96,10 @@ def caption(frame: pd.DataFrame) -> str:
     """What the figure shows, and what limits it."""
     fewest = int(frame["num_requests"].min())
     notes = [
-        "Output tokens per second against P99 latency, one point a configuration with its"
-        f" {'rate of requests' if _is_named(frame) else 'number, of some of the optimal ones'}. Filled:"
-        " Pareto-optimal, no other gives more tokens at no longer latency. Simulated; how far the simulation is from"
-        " the engine is stated in the comparison."
+        "Output tokens per second against P99 latency, one point a configuration"
+        f"{' with its rate of requests' if _is_named(frame) else '; some of the optimal ones with their numbers'}."
+        " Filled: Pareto-optimal, no other gives more tokens at no longer latency. Simulated; how far the simulation is"
+        " from the engine is stated in the comparison."
     ]
     if not frame["p99_sufficient"].all():
         notes.append(f"**Insufficient samples: {fewest} requests are too few for a P99 of TTFT or E2E.**")

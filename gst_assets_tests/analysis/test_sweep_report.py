@@ -103,7 +103,7 @@ def test_a_figure_of_many_points_names_those_optimal_ones_that_have_room() -> No
         names = [one.get_text() for one in axes.texts]
         assert 10 <= len(names) <= 17 and {int(name.removeprefix("#")) % 10 for name in names} == {1}
         assert [len(line.get_xdata()) for line in axes.lines] == [400, 40]
-    assert "its number, of some of the optimal ones" in caption(frame)
+    assert "some of the optimal ones with their numbers" in caption(frame)
     lines = summary_table(frame, most=200).splitlines()
     assert lines[0] == "40 of 400 points are Pareto-optimal in some latency. All are in sweep.csv and report.html."
     assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {n}" for n in range(1, 401, 10)]
