@@ -18,7 +18,7 @@ from gst_assets.engine import recorded
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.errors import GstError
 from gst_assets.scenario import Model, Scenario, resolve_path
-from gst_assets.step_costs.bundle import find_bundle
+from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
 from gst_assets.workload.tokenizer import load_tokenizer
 
 _EXTRA = "pip install 'gst-assets[platform]'"
@@ -83,9 +83,14 @@ def _profile(scenario: Scenario) -> Need:
     if scenario.profile.root is None and scenario.engine.backend != recorded.BACKEND:
         return Need(what, True, "measured by the run, or taken from the artifact root where it fits")
     root = scenario.profile.root
-    return _asked(
-        what, lambda: str(find_bundle(resolve_path(root) if root else open_store().folder(Kind.PROFILE), scenario))
-    )
+
+    def fitting() -> str:
+        directory = find_bundle(resolve_path(root) if root else open_store().folder(Kind.PROFILE), scenario)
+        if find_spec("pandera") is not None:  # else `packages` says so
+            check_bundle(load_bundle(directory), scenario)
+        return str(directory)
+
+    return _asked(what, fitting)
 
 
 def _files(scenario: Scenario) -> Iterator[Need]:
