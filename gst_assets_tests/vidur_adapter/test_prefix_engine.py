@@ -15,6 +15,7 @@ from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter.simulate import simulate
 from gst_assets.workload.building import build
 from gst_assets.workload.tokenized import prompts_of
+from gst_assets_tests.vidur_adapter.prefix_session import SHARED_BLOCKS
 
 pytestmark = pytest.mark.engine
 
@@ -59,3 +60,7 @@ def test_the_engine_takes_from_its_cache_what_the_simulation_says_request_by_req
     assert 0 < sum(real["alone"]) < 0.8 * workload.lengths["num_prefill_tokens"].sum()
     roomy = scenario.model_copy(update={"engine": scenario.engine.model_copy(update={"num_kv_blocks": 1024})})
     assert simulated(roomy, spaced) != real["alone"]  # so something was evicted
+    # Whoever decodes has the same two blocks first, and all but one of them read these again.
+    size = SHARED_BLOCKS * scenario.engine.block_size
+    assert real["alike"] and all(reread == max(decodes - 1, 0) * size for decodes, reread in real["alike"])
+    assert max(decodes for decodes, _ in real["alike"]) == 4
