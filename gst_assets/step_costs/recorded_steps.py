@@ -47,7 +47,9 @@ def service_times(
         iterations["num_context_tokens"] - prompts - reread, iterations["num_attention_pairs"],
     )  # fmt: skip
     rows = zip(*(column.tolist() for column in held_columns), strict=True)
-    held = [Features(*row, reread_context_token=shared) for row, shared in zip(rows, reread.tolist(), strict=True)]
+    held = [
+        Features(*row)._replace(reread_context_token=shared) for row, shared in zip(rows, reread.tolist(), strict=True)
+    ]
     kinds = [graphs.kind(step.prefill_token, step.decode_request) for step in held]
     warmth, done_before = Warmth(), float(formed[0])
     is_late = _taken_late(iterations, held, costs, queue_size)
