@@ -318,7 +318,7 @@ def _draw_every_point(axes: Axes, frame: pd.DataFrame, name: str) -> None:
         tokens = group["output_tokens_per_s"].to_numpy(dtype="float64")
         optimal = group[f"pareto_{name}"].to_numpy(dtype=bool)
         told = ", ".join(f"{one} {value}" for one, value in zip(_SETTINGS, key, strict=True) if one in varied)
-        drawn = {"color": colour, "marker": _MARKERS[number_of_group % len(_MARKERS)], "markersize": 6}
+        drawn: dict[str, Any] = {"color": colour, "marker": _MARKERS[number_of_group % len(_MARKERS)], "markersize": 6}
         axes.plot(tokens, latency, **drawn, linewidth=0.8, markerfacecolor="white", label=told or "as the scenario")
         axes.plot(tokens[optimal], latency[optimal], **drawn, linestyle="none")
         for rate, x, y in zip(group["rate_per_s"], tokens, latency, strict=True):
@@ -345,5 +345,5 @@ def _draw_many_points(axes: Axes, frame: pd.DataFrame, name: str) -> None:
 
 
 def _label(axes: Axes, text: str, x: float, y: float, colour: str) -> None:
-    placed = {"xytext": (5, -2), "textcoords": "offset points", "ha": "left", "va": "top"}
+    placed: dict[str, Any] = {"xytext": (5, -2), "textcoords": "offset points", "ha": "left", "va": "top"}
     axes.annotate(text, (x, y), **placed, fontsize=7, color=colour)

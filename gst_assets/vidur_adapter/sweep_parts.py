@@ -46,7 +46,7 @@ class Part:
         """The part of that `name`."""
         found = _NAME.fullmatch(name)
         assert found is not None, name
-        return cls(*map(int, found.groups()[:4]), key=found[5])
+        return cls(int(found[1]), int(found[2]), int(found[3]), int(found[4]), found[5])
 
 
 def cut(num_jobs: int, size: int, known: Collection[int], key: str) -> list[Part]:
