@@ -36,7 +36,7 @@ _SUMMARY_POINTS = 200
 """More points than a text shows: then only those that are Pareto-optimal."""
 _DRAWN_GROUPS = 12
 _NAMED_POINTS = 60
-"""More engine settings, or points, cannot be told apart in a figure by colour and label."""
+"""With more engine settings, or points, colour and label no longer keep them apart in a figure."""
 _NAMES_ACROSS = 16
 _WIDTH_INCHES = 6.4
 _PANEL_INCHES = 2.5
@@ -276,7 +276,7 @@ def _draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _is_named(frame: pd.DataFrame) -> bool:
-    """Whether the figure can tell every point."""
+    """Whether the figure labels every point."""
     return len(frame) <= _NAMED_POINTS and frame.groupby(list(_SETTINGS)).ngroups <= _DRAWN_GROUPS
 
 
