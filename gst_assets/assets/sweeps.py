@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
 from gst_assets.assets.catalog import code_version
 from gst_assets.assets.presentation import (
@@ -54,11 +55,16 @@ _SHOWN_POINTS = 50
 class SweepConfig(dg.Config):
     """How the sweep is run; its result does not depend on it."""
 
-    workers: int = 0
-    """Processes that simulate at once in a step; 0: one for each CPU, or a single one where steps are spread over
-    machines."""
-    configurations_a_step: int = 0
-    """0: all in one step, or, where steps are spread over machines, as many as make a few seconds of simulation."""
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="processes that simulate at once in a step; 0: one a CPU, one where steps are on many machines",
+    )
+    configurations_a_step: int = Field(
+        default=0,
+        ge=0,
+        description="0: all in one step, or, where they are on many machines, a few seconds of simulation",
+    )
 
 
 class _CutConfig(dg.Config):

@@ -221,6 +221,9 @@ def test_a_sweep_does_not_depend_on_how_it_was_cut_nor_on_where_it_was_stopped(t
         patch.setattr(sweeping, "points", count)
         resumed = materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=2)
     assert told == ["16/256", "48/2", "48/256"]
+    with pytest.raises(dg.DagsterConfigMappingFunctionError) as error:
+        materialize(tmp_path, scenario, overrides, sweep, configurations_a_step=-1)
+    assert "greater than or equal to 0" in str(error.value.__cause__)
     assert _simulated(resumed) == ["1_of_2_2_to_3", "2_of_2_4_to_5"]
     assert store.list(Kind.SWEEP_PART) == []
     directories = [store.open(Kind.SWEEP, run_id) for run_id in store.list(Kind.SWEEP)]
