@@ -17,9 +17,8 @@ from gst_assets.progress import Ticking
 from gst_assets.vidur_adapter import core
 
 COMPILING = "compiling the simulator's core, once per machine"
-# Without reference counts: whoever calls `advance` holds the arrays while it runs, and no function makes or returns any.
-# With them every call counts the 60 arrays of a state and its costs up and down again, which is nearly all that a step
-# takes.
+# Without reference counts: whoever calls `advance` holds the arrays while it runs, and no function makes or gives one.
+# Counted, the 60 arrays of a state and its costs go up and down with every call, which is nearly all that a step takes.
 _OPTIONS = {"error_model": "python", "_nrt": False}
 _ENTRY = {"cache": True}
 # Into the one that calls it, so that no call copies what describes the arrays. Nothing but compiled code calls these.
