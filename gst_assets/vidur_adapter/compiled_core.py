@@ -46,7 +46,7 @@ def _telling(compiled: Any) -> Callable[..., int]:
     """The same function, which shows that it is being compiled."""
     from numba.core import event
 
-    class Shown(event.Listener):  # type: ignore[misc]
+    class Shown(event.Listener):
         """What `compiled` calls is compiled meanwhile."""
 
         def on_start(self, started: Any) -> None:
