@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -19,9 +19,12 @@ from gst_assets.testing import services
 if TYPE_CHECKING:
     from gst_assets_tests.night import Night
 
-# An example may wait for a core that other tests use: no test may depend on how long one takes.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
+# An example may wait for a core that other tests use: no test may depend on how long one takes. And the examples of a
+# test are the same in every run, so that a run fails for what was changed and not for what was drawn.
+settings.register_profile(
+    "same_everywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same_everywhere")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
