@@ -96,7 +96,7 @@ def test_a_process_that_the_dead_one_left_still_owns_the_folder() -> None:
     with engine_folder():
         assert left.is_dir()
     os.killpg(dead.pid, 9)
-    for _ in range(100):
+    for _ in range(1200):
         with engine_folder():
             pass
         if not left.exists():
