@@ -1,4 +1,4 @@
-"""A server in a process of its own that behaves well: `python -m gst_assets_tests.engine.peer_process PAUSE_S` prints
+"""A server in a process of its own that behaves well: `python -m gst_assets_tests.engine.peer_process TOGETHER` prints
 its address and serves."""
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ class PeerProcess:
 
 
 @contextmanager
-def peer_process(pause_s: float) -> Iterator[PeerProcess]:
-    """A server with limits and a death of its own; `pause_s` lies between the tokens of a request."""
-    command = [sys.executable, "-m", __name__, str(pause_s)]
+def peer_process(together: int) -> Iterator[PeerProcess]:
+    """A server with limits and a death of its own; after a probe it answers once so many completions have been asked
+    for."""
+    command = [sys.executable, "-m", __name__, str(together)]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -32,11 +33,11 @@ def peer_process(pause_s: float) -> Iterator[PeerProcess]:
             process.kill()
 
 
-async def _serve(pause_s: float) -> None:
-    async with serving(Peer(obeys=False, pause_s=pause_s)) as peer:
+async def _serve(together: int) -> None:
+    async with serving(Peer(obeys=False, together=together)) as peer:
         print(peer.base_url, flush=True)
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1])))
+    asyncio.run(_serve(int(sys.argv[1])))

@@ -59,6 +59,8 @@ class Peer:
     obeys: bool = True
     """Misbehave as the prompt demands."""
     pause_s: float = 0.002
+    together: int = 0
+    """After the first, which is a client's probe, no completion is answered before so many more have been asked for."""
     tls: ssl.SSLContext | None = None
     connections: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -114,6 +116,8 @@ async def _complete(peer: Peer, body: dict[str, Any], writer: asyncio.StreamWrit
         how = Behaviour(body["prompt"][0] if peer.obeys else Behaviour.GOOD)
     except ValueError:
         how = Behaviour.GOOD
+    while 1 < len(peer.bodies) <= peer.together:
+        await asyncio.sleep(0.01)
     if how is Behaviour.HANG:
         await asyncio.sleep(3600)
     if how is Behaviour.OVERLOADED:
