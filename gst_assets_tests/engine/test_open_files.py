@@ -38,8 +38,8 @@ def test_five_hundred_streams_with_a_limit_of_three_hundred_files(which: str, tm
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard if which == "soft" else 300))
 
-    with peer_process(NUM_STREAMS) as peer:
-        scenario = scenario_of(peer.base_url)
+    with peer_process(together=NUM_STREAMS) as base_url:
+        scenario = scenario_of(base_url)
         workload = build_workload(tmp_path / "workload", scenario)
         (tmp_path / "scenario.json").write_text(scenario.model_dump_json())
         names = [
@@ -94,9 +94,9 @@ played = asyncio.run(play())
 print(played.death, dict(collections.Counter(result.error_type for result in played.results)))
 print({result.error_msg for result in played.results})
 """
-    with peer_process(20) as peer:  # which all have tried to open a file by then
+    with peer_process(together=20) as base_url:  # which all have tried to open a file by then
         ended = subprocess.run(
-            [sys.executable, "-c", code, peer.base_url],
+            [sys.executable, "-c", code, base_url],
             cwd=PROJECT_ROOT,
             preexec_fn=lambda: _limited_to(60),
             capture_output=True,
