@@ -24,7 +24,7 @@ from gst_assets.scenario import Scenario, load_scenario
 from gst_assets_tests.engine.hostile_server import DESCRIPTIONS, HARMLESS, NUM_TOKENS, STREAMS, serving
 
 FAULTS = {"ServerRefused", "ServerSilent", "ServerOverran", "StreamBroken", "RequestTimeout", "EngineError"}
-SILENCE_S, LIMIT_S, PATIENCE_S = 1.0, 3.0, 300.0
+SILENCE_S, LIMIT_S, PATIENCE_S = 1.0, 2.0, 300.0
 PEAK_BYTES = 400 << 20
 GAP_NS = 5_000_000
 
@@ -136,8 +136,8 @@ def test_each_bad_stream_costs_its_own_request_only(played: ReplayResult, tmp_pa
         ("status 429", "ServerRefused", "HTTP 429: Rate limit reached"),
         ("status 302", "ServerRefused", "HTTP 302: redirects to https://elsewhere.example. What is measured is one server"),
         ("status 307 relative", "ServerRefused", "set engine.server.base_url to the address at which it answers itself"),
-        ("drip of bytes", "RequestTimeout", "not finished 3 s after its intended arrival"),
-        ("drip of headers", "RequestTimeout", "not finished 3 s after its intended arrival"),
+        ("drip of bytes", "RequestTimeout", "not finished 2 s after its intended arrival"),
+        ("drip of headers", "RequestTimeout", "not finished 2 s after its intended arrival"),
         ("silence", "ServerSilent", "the server said nothing for 1 s (engine.server.read_timeout_s)"),
         ("endless line", "StreamBroken", "bytes without the end of one"),
         ("endless comments", "StreamBroken", "the reply is longer than"),
@@ -194,8 +194,8 @@ def test_each_bad_description_is_one_error_before_anything_is_measured(opened: d
         ("models 500", "GET /v1/models gave HTTP 500: \ufffd down"),
         ("models endless", "GET /v1/models: the reply is longer than 4194304 bytes"),
         ("/metrics endless", "GET /metrics: the reply is longer than 4194304 bytes"),
-        ("models drip", "the reply did not end within 3 s (replay.request_timeout_s)"),
-        ("/metrics drip", "the reply did not end within 3 s (replay.request_timeout_s)"),
+        ("models drip", "the reply did not end within 2 s (replay.request_timeout_s)"),
+        ("/metrics drip", "the reply did not end within 2 s (replay.request_timeout_s)"),
         ("/version silence", "the server said nothing for 1 s (engine.server.read_timeout_s)"),
         ("info tensor parallel", "runs with tensor_parallel (tensor_parallel_size 2). A comparison knows one engine"),
         ("info pipeline parallel", "runs with pipeline_parallel"),
