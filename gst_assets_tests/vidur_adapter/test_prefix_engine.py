@@ -19,8 +19,8 @@ from gst_assets.workload.tokenized import prompts_of
 pytestmark = pytest.mark.engine
 
 SESSIONS = (
-    "{num_sessions: 20, session_rate_per_s: 1.5, min_turns: 1, max_turns: 4, least_turn_gap_s: 1.0, mean_turn_gap_s:"
-    " 1.5, num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 60, max_tokens: 200}, user_tokens: {kind:"
+    "{num_sessions: 20, session_rate_per_s: 5, min_turns: 1, max_turns: 4, least_turn_gap_s: 0.2, mean_turn_gap_s:"
+    " 0.4, num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 60, max_tokens: 200}, user_tokens: {kind:"
     " uniform, min_tokens: 5, max_tokens: 60}, decode_tokens: {kind: uniform, min_tokens: 1, max_tokens: 40}}"
 )
 
