@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -25,7 +24,7 @@ from gst_assets.engine.vllm_backend import VllmEngine, engine_environment, open_
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import EngineError
 from gst_assets.scenario import read_resolved
-from gst_assets_tests.engine.under_way import UnderWay
+from gst_assets_tests.engine.under_way import UnderWay, found_together, vllm_process
 
 
 class WorkerProbe(WorkerReport):
@@ -87,16 +86,10 @@ async def session(scenario_file: Path) -> dict[str, Any]:
         facts["after_timeout"] = twice[0][1]
         facts["same_tokens"] = twice[0][0].results[0].token_ids == twice[1][0].results[0].token_ids
 
-        # More at once than the engine may run together, and more prompt than fits one step. It is stopped until all of
-        # them have been handed over, so that it finds them together.
+        # More at once than the engine may run together, and more prompt than fits one step.
         lengths = [(60, 12)] * 40
-        watched = UnderWay(engine)
-        os.kill(_engine_process(), signal.SIGSTOP)
-        playing = asyncio.create_task(play(watched, plan("burst", lengths), timeout_s=300))
-        await watched.when(begun=len(lengths))
-        await asyncio.sleep(0.5)  # what was handed over is on its way through a socket
-        os.kill(_engine_process(), signal.SIGCONT)
-        burst, facts["burst"] = await playing
+        burst = await found_together(engine, plan("burst", lengths), request_timeout_s=300, may_stop_early=False)
+        facts["burst"] = outcome(burst)
         last_ns = max(result.times.last_token_ns or 0 for result in burst.results if result.times)
         steps = await engine.iterations(last_ns)
         assert steps is not None
@@ -116,16 +109,10 @@ async def session(scenario_file: Path) -> dict[str, Any]:
         watched = UnderWay(engine)
         playing = asyncio.create_task(play(watched, doomed, timeout_s=7200))
         await watched.when(with_token=8)
-        os.kill(_engine_process(), signal.SIGKILL)
+        os.kill(vllm_process(), signal.SIGKILL)
         _, facts["death"] = await playing  # noticed: neither the late one nor a timeout is waited for
         _, facts["after_death"] = await play(engine, plan("z", [(8, 4), (8, 4)]))
     return facts
-
-
-def _engine_process() -> int:
-    (process,) = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
-    assert process.pid is not None
-    return process.pid
 
 
 if __name__ == "__main__":

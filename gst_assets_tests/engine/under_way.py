@@ -4,10 +4,14 @@ test stands here."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import multiprocessing
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from gst_assets.engine.protocol import EngineRequest, TokenMessage
+from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 
 
 class UnderWay:
@@ -32,3 +36,24 @@ class UnderWay:
         """Return once there are so many of each."""
         while self.begun < begun or self.with_token < with_token:
             await asyncio.sleep(0.01)
+
+
+def vllm_process() -> int:
+    """The process in which vLLM schedules, a child of this one."""
+    (process,) = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
+    assert process.pid is not None
+    return process.pid
+
+
+async def found_together(engine: Any, planned: Sequence[PlannedRequest], **options: Any) -> ReplayResult:
+    """A replay on vLLM whose process is stopped until all requests have been handed over, so that it finds them
+    together."""
+    watched, process = UnderWay(engine), vllm_process()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        playing = asyncio.create_task(replay(watched, planned, **options))  # type: ignore[arg-type]
+        await watched.when(begun=len(planned))
+        await asyncio.sleep(0.5)  # what was handed over is on its way through a socket
+    finally:
+        os.kill(process, signal.SIGCONT)
+    return await playing
