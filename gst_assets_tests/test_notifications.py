@@ -24,6 +24,8 @@ SECRET = "T0P/s3cret"
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (WEBHOOK_VARIABLE, SLACK_VARIABLE, "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    # A busy machine may take seconds to start the process that posts.
+    monkeypatch.setattr(notifications, "_TIMEOUT_S", 300.0)
 
 
 @contextmanager
