@@ -67,9 +67,9 @@ def test_samples_of_each_measure() -> None:
 def test_samples_know_their_requests() -> None:
     """Of three requests the second was not compared."""
     gaps = clustered(SIDE, "itl", 3)
-    assert (gaps.counts.tolist(), gaps.sums().tolist(), gaps.num_requests) == ([2, 0, 0], [23, 0, 0], 1)
+    assert (gaps.counts.tolist(), gaps.sums.tolist(), gaps.num_requests) == ([2, 0, 0], [23, 0, 0], 1)
     assert clustered(SIDE, "tpot", 3).counts.tolist() == [1, 0, 0]
-    assert clustered(SIDE, "e2e", 3).sums().tolist() == [30, 0, 9]
+    assert clustered(SIDE, "e2e", 3).sums.tolist() == [30, 0, 9]
 
 
 def test_percentiles_by_hand() -> None:
