@@ -72,6 +72,13 @@ def test_samples_know_their_requests() -> None:
     assert clustered(SIDE, "e2e", 3).sums.tolist() == [30, 0, 9]
 
 
+def test_samples_above_a_percentile_are_counted_by_request() -> None:
+    """Ranks 5 and 9 of ten values are 50 and 90; the request without a sample has none above."""
+    samples = Samples(np.array([10, 90, 60, 20, 30, 100, 40, 50, 70, 80]) - 10, np.array([3, 0, 3, 4]))
+    above = samples.num_above((50, 90))
+    assert [one.tolist() for one in above] == [[1.0, 0.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]]
+
+
 def test_percentiles_by_hand() -> None:
     # Type 7 on 10, 20, 30, 40: position (n - 1) p, so P50 is half-way between 20 and 30 and P90 is at 2.7.
     samples = np.array([10, 20, 30, 40])
