@@ -7,36 +7,72 @@ engine has started. Standard library only.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_text
-from gst_assets.locations import locate
-
-SUPPORTED = {
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen2ForCausalLM": "qwen2",
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-}
-"""Architectures that can be served, profiled and simulated, and the `model_type` of each: dense decoders of one kind of
-layer."""
+from gst_assets.locations import locate, work_root
 
 _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class DecoderKind:
+    """What is particular to one architecture whose layer vLLM computes in the order of its Llama: RMS norm with the
+    residual added, one projection to queries, keys and values, rotary embedding, attention, its projection, norm, gated
+    MLP (`profiling.worker_ops` walks it so). The defaults are Llama's layer without biases.
+    """
+
+    model_type: str
+    """`model_type` of its config.json."""
+    head_dim: Literal["stated or derived", "stated", "derived"] = "stated or derived"
+    """Whether head_dim has to be in the file, or can only be hidden_size / num_attention_heads."""
+    has_qkv_bias: bool = False
+    """The projection to queries, keys and values has biases, without a key that says so."""
+    bias_keys: tuple[str, ...] = ()
+    """Those of `attention_bias` and `mlp_bias` that the architecture knows."""
+    window_needs_switch: bool = False
+    """`sliding_window` counts only where `use_sliding_window` is true."""
+    rope_types: tuple[str, ...] = _ROPE_TYPES
+    """Types of rotary embedding that are computed as they are named."""
+
+
+SUPPORTED = {
+    "Qwen3ForCausalLM": DecoderKind(
+        "qwen3", head_dim="stated", bias_keys=("attention_bias",), window_needs_switch=True
+    ),
+    "Qwen2ForCausalLM": DecoderKind("qwen2", head_dim="derived", has_qkv_bias=True, window_needs_switch=True),
+    "LlamaForCausalLM": DecoderKind("llama", bias_keys=("attention_bias", "mlp_bias")),
+    "MistralForCausalLM": DecoderKind("mistral"),
+    # transformers' Phi3Config reads yarn as longrope, and knows no other type but default.
+    "Phi3ForCausalLM": DecoderKind("phi3", rope_types=("default",)),
+}
+"""Architectures that can be served, profiled and simulated: the only place that lists them. docs/engines.md says how
+one is added."""
+
 _FILE = "config.json"
 _REFUSED_BY_KEY = {
     "kv_lora_rank": "has multi-head latent attention",
     "num_local_experts": "is a mixture of experts",
     "num_experts": "is a mixture of experts",
     "n_routed_experts": "is a mixture of experts",
-    "quantization_config": "is quantised (FP8 and other formats are not supported)",
-    "compression_config": "is quantised",
-    "auto_map": "needs program code of its own",
+    "quantization_config": "is quantised (FP8 and other formats)",
+    "compression_config": "is quantised (FP8 and other formats)",
+    "auto_map": "names program code of its own",
     "dual_chunk_attention_config": "has dual chunk attention",
     "qk_norm": "has q- and k-norm that its architecture has not",
     "llama_4_scaling": "scales its attention",
 }
 """Keys that say of a supported architecture that it is another model all the same, where they hold more than null,
 false or 0."""
+_REMEDIES = {
+    "quantization_config": "Name the config.json of the same model in bfloat16 or float16",
+    "compression_config": "Name the config.json of the same model in bfloat16 or float16",
+    "auto_map": "If that code computes what transformers' own class of this name does, use a copy of the file without"
+    " auto_map",
+}
+_ADDING = "docs/engines.md#add-an-architecture says what another one takes"
 
 
 def read_config(reference: str) -> dict[str, Any]:
@@ -48,6 +84,8 @@ def read_config(reference: str) -> dict[str, Any]:
     path = locate(reference)
     path = path / _FILE if path.is_dir() else path
     remedy = f"Name a {_FILE} as Hugging Face publishes it, or its directory"
+    if not Path(reference).expanduser().is_absolute():
+        remedy += f"; {reference} is a relative path, which starts at {work_root()}"
     kind = InputKind(ValueError, f"no such file. {remedy}", f"a {_FILE}", remedy, most_bytes=16 << 20)
     try:
         content = parse_json(read_text(path, kind), keys_once=True)
@@ -68,18 +106,22 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
             names `source`, the field, and what was expected.
     """
     architecture = _architecture(config, source)
+    kind = SUPPORTED[architecture]
     _refuse_other_models(config, source, architecture)
-    hidden_size, num_q_heads = (_count(config, name, source) for name in ("hidden_size", "num_attention_heads"))
-    # Where a configuration has no head_dim, Hugging Face defines it so; of Qwen3 it is independent, and has to be
-    # there.
-    head_dim = (
-        _count(config, "head_dim", source)
-        if config.get("head_dim") is not None or architecture == "Qwen3ForCausalLM"
-        else hidden_size // num_q_heads
+    hidden_size, num_q_heads, num_kv_heads = (
+        _count(config, name, source) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
     )
-    if architecture == "Qwen2ForCausalLM" and head_dim != hidden_size // num_q_heads:
+    if num_q_heads % num_kv_heads:
         raise ValueError(
-            f"{source}: head_dim is {head_dim}, but Qwen2 has hidden_size / num_attention_heads ="
+            f"{source}: num_attention_heads: expected a multiple of num_key_value_heads {num_kv_heads}, found"
+            f" {num_q_heads}"
+        )
+    # Where a configuration has no head_dim, Hugging Face defines it so.
+    stated = config.get("head_dim") is not None or kind.head_dim == "stated"
+    head_dim = _count(config, "head_dim", source) if stated else hidden_size // num_q_heads
+    if kind.head_dim == "derived" and head_dim != hidden_size // num_q_heads:
+        raise ValueError(
+            f"{source}: head_dim is {head_dim}, but {architecture} has hidden_size / num_attention_heads ="
             f" {hidden_size // num_q_heads}"
         )
     return {
@@ -87,50 +129,48 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
         "num_layers": _count(config, "num_hidden_layers", source),
         "hidden_size": hidden_size,
         "num_q_heads": num_q_heads,
-        "num_kv_heads": _count(config, "num_key_value_heads", source),
+        "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
         "mlp_hidden_size": _count(config, "intermediate_size", source),
         "vocab_size": _count(config, "vocab_size", source),
         "max_position_embeddings": _count(config, "max_position_embeddings", source),
         "tie_word_embeddings": _flag(config, "tie_word_embeddings", source),
-        "attention_bias": _bias(
-            config, "attention_bias", source, architecture, ("Qwen3ForCausalLM", "LlamaForCausalLM")
-        ),
-        "mlp_bias": _bias(config, "mlp_bias", source, architecture, ("LlamaForCausalLM",)),
+        "attention_bias": _bias(config, "attention_bias", source, architecture),
+        "mlp_bias": _bias(config, "mlp_bias", source, architecture),
     }
 
 
 def _architecture(config: dict[str, Any], source: str) -> str:
-    names = config.get("architectures")
+    names = _required(config, "architectures", source)
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f"{source}: architectures: expected a list of one name, found {names!r:.80}")
     name: str = names[0]
     supported = f"Supported are the dense decoders {', '.join(SUPPORTED)}"
     if name not in SUPPORTED:
-        kind = next((f", which {what}" for key, what in _REFUSED_BY_KEY.items() if config.get(key)), "")
-        kind = ", which is an encoder and a decoder" if config.get("is_encoder_decoder") else kind
-        raise ValueError(f"{source}: architectures: {name}{kind}, is not supported. {supported}")
-    if config.get("model_type") != SUPPORTED[name]:
-        raise ValueError(
-            f"{source}: model_type: expected {SUPPORTED[name]!r} with {name}, found {config.get('model_type')!r:.60}."
-            f" {supported}"
-        )
+        what = next((what for key, what in _REFUSED_BY_KEY.items() if config.get(key)), None)
+        what = "is an encoder and a decoder" if config.get("is_encoder_decoder") else what
+        refusal = f"{name} {what}, which is not supported" if what else f"{name} is not supported"
+        raise ValueError(f"{source}: architectures: {refusal}. {supported}. {_ADDING}")
+    expected, found = SUPPORTED[name].model_type, config.get("model_type")
+    if found != expected:
+        raise ValueError(f"{source}: model_type: expected {expected!r} with {name}, found {found!r:.60}. {supported}")
     return name
 
 
 def _refuse_other_models(config: dict[str, Any], source: str, architecture: str) -> None:
     for key, what in _REFUSED_BY_KEY.items():
         if config.get(key):
-            raise ValueError(f"{source}: {key}: this {architecture} {what}, which is not supported")
+            remedy = f". {_REMEDIES[key]}" if key in _REMEDIES else ""
+            raise ValueError(f"{source}: {key}: this {architecture} {what}, which is not supported{remedy}")
     if config.get("is_encoder_decoder") or config.get("is_causal") is False:
         raise ValueError(f"{source}: this {architecture} is an encoder, which is not supported")
-    # Of Qwen2 and Qwen3 a window counts only where use_sliding_window says so; layer_types, where they are, decide.
+    # layer_types, where they are, decide.
     layers = config.get("layer_types")
     windowed = (
         any(kind != "full_attention" for kind in layers)
         if isinstance(layers, list)
         else config.get("sliding_window") is not None
-        and config.get("use_sliding_window", not architecture.startswith("Qwen"))
+        and config.get("use_sliding_window", not SUPPORTED[architecture].window_needs_switch)
     )
     if windowed:
         raise ValueError(
@@ -142,10 +182,11 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
     _positive(config, "rms_norm_eps", source)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
-    if kind not in _ROPE_TYPES:
+    supported = SUPPORTED[architecture].rope_types
+    if kind not in supported:
         raise ValueError(
-            f"{source}: rope_scaling: rotary embeddings of type {kind!r:.60} are not supported. Supported are"
-            f" {', '.join(_ROPE_TYPES)}"
+            f"{source}: rope_scaling: rotary embeddings of type {kind!r:.60} are not supported. Supported with"
+            f" {architecture}: {', '.join(supported)}"
         )
 
 
@@ -169,11 +210,11 @@ def _flag(config: dict[str, Any], name: str, source: str) -> bool:
     return value
 
 
-def _bias(config: dict[str, Any], name: str, source: str, architecture: str, where: tuple[str, ...]) -> bool:
+def _bias(config: dict[str, Any], name: str, source: str, architecture: str) -> bool:
     """Whether there is a bias that Hugging Face's format has only for some architectures, and by default not."""
     if not config.get(name):
         return False
-    if architecture not in where:
+    if name not in SUPPORTED[architecture].bias_keys:
         raise ValueError(f"{source}: {name}: {architecture} has none, found {config[name]!r:.60}. Remove the key")
     return _flag(config, name, source)
 
@@ -181,6 +222,7 @@ def _bias(config: dict[str, Any], name: str, source: str, architecture: str, whe
 def _required(config: dict[str, Any], name: str, source: str) -> Any:
     if config.get(name) is None:
         raise ValueError(
-            f"{source}: {name}: the field is missing, and the model is not known without it. Add it to the file"
+            f"{source}: {name}: the field is missing, and the model is not known without it. Add it to the file; a"
+            " published file leaves out what is the default of its architecture's configuration class in transformers"
         )
     return config[name]

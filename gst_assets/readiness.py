@@ -17,8 +17,9 @@ from gst_assets.contracts.store import Kind
 from gst_assets.engine import recorded
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.errors import GstError
-from gst_assets.scenario import Scenario, resolve_path
-from gst_assets.step_costs.bundle import find_bundle
+from gst_assets.scenario import Model, Scenario, resolve_path
+from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
+from gst_assets.workload.tokenizer import load_tokenizer
 
 _EXTRA = "pip install 'gst-assets[platform]'"
 _PLATFORM = ("dagster", "pandera", "matplotlib", "vidur", "transformers")
@@ -82,9 +83,14 @@ def _profile(scenario: Scenario) -> Need:
     if scenario.profile.root is None and scenario.engine.backend != recorded.BACKEND:
         return Need(what, True, "measured by the run, or taken from the artifact root where it fits")
     root = scenario.profile.root
-    return _asked(
-        what, lambda: str(find_bundle(resolve_path(root) if root else open_store().folder(Kind.PROFILE), scenario))
-    )
+
+    def fitting() -> str:
+        directory = find_bundle(resolve_path(root) if root else open_store().folder(Kind.PROFILE), scenario)
+        if find_spec("pandera") is not None:  # else `packages` says so
+            check_bundle(load_bundle(directory), scenario)
+        return str(directory)
+
+    return _asked(what, fitting)
 
 
 def _files(scenario: Scenario) -> Iterator[Need]:
@@ -93,14 +99,31 @@ def _files(scenario: Scenario) -> Iterator[Need]:
         yield _file("prompts", workload.prompts)
     if workload.trace is not None:
         yield _file("the trace", workload.trace.path)
-    tokenizer = resolve_path(scenario.model.tokenizer)
-    if tokenizer.is_dir():
-        yield Need("a tokenizer", True, str(tokenizer))
-    else:
-        yield Need("a tokenizer", None, f"{scenario.model.tokenizer}: no folder here, so it is asked of the hub")
+    yield _tokenizer(scenario.model)
     if scenario.model.checkpoint is not None:
         is_here = resolve_path(scenario.model.checkpoint).is_dir()
         yield Need("the weights", True if is_here else None, scenario.model.checkpoint)
+
+
+def _tokenizer(model: Model) -> Need:
+    what, directory = "a tokenizer", resolve_path(model.tokenizer)
+    if not directory.is_dir():
+        return Need(what, None, f"{model.tokenizer}: no folder here, so it is asked of the hub")
+    if model.fold_token_ids:
+        return Need(what, True, str(directory))
+    vocabulary = model.geometry.vocab_size
+    try:
+        largest = load_tokenizer(model.tokenizer).largest_id()
+    except GstError as error:
+        return Need(what, False, " ".join(str(error).split()))
+    if largest < vocabulary:
+        return Need(what, True, str(directory))
+    return Need(
+        what,
+        None,
+        f"{directory}: its ids end at {largest:,}, the model's vocabulary at {vocabulary - 1:,}, and the engine is sent"
+        " no prompt with an id beyond that. Set model.fold_token_ids=true, or model.tokenizer to the model's own",
+    )
 
 
 def _file(what: str, text: str) -> Need:

@@ -256,16 +256,16 @@ def test_a_scenario_is_shown_with_what_it_needs() -> None:
 
 def test_what_only_the_run_can_tell_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    shown = run_gst(
-        "show",
-        "openai_server",
-        "-o",
+    fits_the_profile = [
         "profile.root=data/profiles",
-        "-o",
         "hardware.hardware_id=h100",
-        "-o",
+        "hardware.device_name=H100",
         "model.name=qwen3-8b",
-    ).stdout
+        "model.geometry=null",
+        "model.config=data/models/Qwen3-8B",
+    ]
+    options = [part for override in fits_the_profile for part in ("-o", override)]
+    shown = run_gst("show", "openai_server", *options).stdout
     assert re.search(r"^a running server +\? +http://", shown, re.M)
     assert " can run on this machine: as far as is known before it starts, yes\n" in shown
     without = run_gst("show", "openai_server", "-o", "engine.server.api_key_variable=NO_SUCH_KEY").stdout

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import pytest
 
+from gst_assets.model_config import SUPPORTED
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets_tests.gst_command import run_gst
 
@@ -200,3 +201,10 @@ def test_wrapping_changes_lines_only() -> None:
         f"\n| {prose} |\n" in wrapped and f"\n    {prose}\n" in wrapped and wrapped.endswith("\n1. One two - three\n")
     )
     assert not re.search(r"^ *(?:- |3\. )", wrapped.partition("\n- ")[2].partition("\n\n|")[0], re.M)
+
+
+def test_the_page_on_models_names_every_architecture() -> None:
+    text = (PROJECT_ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    section = text.partition("## Add a dense decoder")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+ForCausalLM)`", section))
+    assert named == set(SUPPORTED)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gst_assets.errors import ScenarioError
-from gst_assets.locations import locate
+from gst_assets.locations import locate, work_root
 from gst_assets.model_config import SUPPORTED, geometry_of, read_config
 from gst_assets.scenario import Geometry, Scenario, load_scenario, read_resolved
 from gst_assets.step_costs.bundle import profile_key
@@ -36,6 +36,7 @@ def llama(directory: Path, **changes: Any) -> list[str]:
         ("Qwen3-32B", ("Qwen3ForCausalLM", 64, 5120, 64, 8, 128, 25_600, 151_936, 40_960, False)),
         ("Llama-3.1-8B", ("LlamaForCausalLM", 32, 4096, 32, 8, 128, 14_336, 128_256, 131_072, False)),
         ("Mistral-7B-v0.3", ("MistralForCausalLM", 32, 4096, 32, 8, 128, 14_336, 32_768, 32_768, False)),
+        ("Phi-4", ("Phi3ForCausalLM", 40, 5120, 40, 10, 128, 17_920, 100_352, 16_384, False)),
     ],
 )
 def test_shipped_configs_have_the_published_shapes(name: str, shapes: tuple[Any, ...]) -> None:
@@ -81,7 +82,7 @@ def test_qwen2_has_biases_of_its_own_and_no_head_dim_of_its_own() -> None:
     config = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "sliding_window": 131072}
     geometry = Geometry(**geometry_of(config, "here"))  # the window is switched off, as published
     assert geometry.qkv_bias and not geometry.attention_bias and geometry.head_dim == 128
-    with pytest.raises(ValueError, match=r"here: head_dim is 64, but Qwen2 has .* = 128"):
+    with pytest.raises(ValueError, match=r"here: head_dim is 64, but Qwen2ForCausalLM has .* = 128"):
         geometry_of({**config, "head_dim": 64}, "here")
 
 
@@ -99,22 +100,29 @@ def test_biases_are_read_where_the_architecture_has_the_choice() -> None:
     ("changes", "message"),
     [
         ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8},
-         "architectures: MixtralForCausalLM, which is a mixture of experts, is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
+         "architectures: MixtralForCausalLM is a mixture of experts, which is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
         ({"architectures": ["DeepseekV3ForCausalLM"], "kv_lora_rank": 512},
-         "architectures: DeepseekV3ForCausalLM, which has multi-head latent attention, is not supported"),
+         "architectures: DeepseekV3ForCausalLM has multi-head latent attention, which is not supported"),
         ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
-         "architectures: T5ForConditionalGeneration, which is an encoder and a decoder, is not supported"),
-        ({"architectures": ["BertModel"]}, "architectures: BertModel, is not supported"),
-        ({"architectures": None}, "architectures: expected a list of one name, found None"),
+         "architectures: T5ForConditionalGeneration is an encoder and a decoder, which is not supported"),
+        ({"architectures": ["BertModel"]},
+         "architectures: BertModel is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
+        ({"architectures": ["GemmaForCausalLM"]}, "architectures: GemmaForCausalLM is not supported"),
+        ({"architectures": None}, "architectures: the field is missing"),
+        ({"architectures": ["LlamaForCausalLM", "B"]}, "architectures: expected a list of one name, found ['LlamaForCausalLM', 'B']"),
         ({"model_type": "qwen2"}, "model_type: expected 'llama' with LlamaForCausalLM, found 'qwen2'"),
         ({"quantization_config": {"quant_method": "fp8"}},
-         "quantization_config: this LlamaForCausalLM is quantised (FP8 and other formats are not supported)"),
-        ({"auto_map": {"AutoConfig": "own.Config"}}, "auto_map: this LlamaForCausalLM needs program code of its own"),
+         "quantization_config: this LlamaForCausalLM is quantised (FP8 and other formats), which is not supported. Name the config.json of the same model in bfloat16"),
+        ({"auto_map": {"AutoConfig": "own.Config"}},
+         "auto_map: this LlamaForCausalLM names program code of its own, which is not supported. If that code computes"),
+        ({"num_attention_heads": 30}, "num_attention_heads: expected a multiple of num_key_value_heads 8, found 30"),
         ({"sliding_window": 4096}, "sliding_window: attention over a window of 4096 tokens is not supported"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window: attention over a window"),
         ({"is_causal": False}, "this LlamaForCausalLM is an encoder"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', found 'gelu'"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: rotary embeddings of type 'longrope' are not supported"),
+        ({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "rope_scaling": {"type": "yarn", "factor": 4.0}},
+         "rope_scaling: rotary embeddings of type 'yarn' are not supported. Supported with Phi3ForCausalLM: default"),
         ({"num_key_value_heads": None}, "num_key_value_heads: the field is missing"),
         ({"rms_norm_eps": None}, "rms_norm_eps: the field is missing"),
         ({"tie_word_embeddings": None}, "tie_word_embeddings: the field is missing"),
@@ -157,6 +165,13 @@ def test_files_that_are_no_config_are_named(text: str | None, problem: str, tmp_
     assert f"config {path}: " in str(raised.value) and problem in str(raised.value)
 
 
+def test_a_relative_path_that_is_not_there_says_where_it_starts() -> None:
+    with pytest.raises(ScenarioError) as raised:
+        load_scenario("smoke", ["model.geometry=null", "model.config=my-model"])
+    assert f"config {work_root() / 'my-model'}: no such file. " in str(raised.value)
+    assert f"; my-model is a relative path, which starts at {work_root()}" in str(raised.value)
+
+
 def test_a_geometry_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=r"geometry.num_layers is set, and differs from what config .* says"):
         load_scenario("smoke", llama(tmp_path)[1:])
@@ -171,7 +186,7 @@ def test_fp8_and_several_devices_are_refused_by_name() -> None:
 
 
 def test_architectures_are_those_of_the_geometry() -> None:
-    with pytest.raises(ScenarioError, match=r"model\.geometry\.architecture"):
+    with pytest.raises(ScenarioError, match=r"model\.geometry\.architecture: expected one of Qwen3For.* 'GemmaFor"):
         load_scenario("smoke", ["model.geometry.architecture=GemmaForCausalLM"])
     for name in SUPPORTED:
         loaded = load_scenario("smoke", [f"model.geometry.architecture={name}"])

@@ -98,7 +98,8 @@ class WorkloadSource(Stored):
     `num_requests` are sent. `prompts_truncated` were shortened by `tokens_truncated` in all to end within
     `max_total_tokens`. `unused_columns` of the file stand for nothing in the workload. Of synthetic lengths: how many
     draws fell outside the bounds and were drawn anew. Of sessions: `num_selected` turns of `num_sessions` sessions,
-    over a time of `span_ns`.
+    over a time of `span_ns`. Of a trace whose conversations are taken turn by turn, `rows` and `sampled_out` count
+    conversations, the others turns, of `num_sessions` conversations.
     """
 
     kind: Literal["prompts", "trace", "synthetic", "sessions"]

@@ -80,6 +80,8 @@ class IterationField(IntEnum):
     """Of CONTEXT_TOKENS, those of the requests in prefill."""
     ATTENTION_PAIRS = 12
     """(query, key) pairs of the requests in prefill (`step_costs.shapes.attention_pairs`)."""
+    REREAD_CONTEXT_TOKENS = 13
+    """See `step_costs.shapes.StepShape.reread_context_tokens`; 0 without a prefix cache."""
 
 
 class Engine(Protocol):

@@ -26,7 +26,7 @@ def config_of_geometry(geometry: Geometry, dtype: str) -> dict[str, Any]:
     """
     config = {
         "architectures": [geometry.architecture],
-        "model_type": SUPPORTED[geometry.architecture],
+        "model_type": SUPPORTED[geometry.architecture].model_type,
         "attention_bias": geometry.attention_bias,
         "attention_dropout": 0.0,
         "head_dim": geometry.head_dim,

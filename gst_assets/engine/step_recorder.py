@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class StepRecorder:
         self._rows = array("q")
         # The output is kept with its row, so that no other object takes its id meanwhile.
         self._open: dict[int, tuple[Any, list[int]]] = {}
+        self._shared = SharedBlocks()
 
     @classmethod
     def from_environment(cls) -> StepRecorder:
@@ -40,7 +42,7 @@ class StepRecorder:
     def scheduled(self, scheduler: Any, output: Any, began_ns: int, ended_ns: int) -> None:
         """A step was formed between `began_ns` and `ended_ns`; `scheduler` already counts its tokens as computed."""
         prefill_requests = prefill_tokens = decode_requests = context_tokens = prefill_context = pairs = 0
-        requests = scheduler.requests
+        requests, decoding = scheduler.requests, []
         for request_id, num_tokens in output.num_scheduled_tokens.items():
             request = requests[request_id]
             before = request.num_computed_tokens - num_tokens
@@ -53,6 +55,8 @@ class StepRecorder:
                 pairs += attention_pairs(before, num_tokens)
             else:
                 decode_requests += 1
+                decoding.append(request_id)
+        reread = self._shared.reread_tokens(scheduler, decoding) if scheduler.cache_config.enable_prefix_caching else 0
         row = [began_ns, 0, prefill_requests, prefill_tokens, decode_requests, context_tokens]
         row += [
             len(scheduler.running),
@@ -62,6 +66,7 @@ class StepRecorder:
             0,
             prefill_context,
             pairs,
+            reread,
         ]
         self._open[id(output)] = (output, row)
 
@@ -84,6 +89,41 @@ class StepRecorder:
             self._file.write(self._rows.tobytes())
             self._file.flush()
             self._rows = array("q")
+
+
+class SharedBlocks:
+    """Which full KV blocks of their prompts the decodes have in common, from the block ids that vLLM gave them.
+
+    Asked once when a request begins to decode, so that a step in which nobody begins or ends costs a set's comparison.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, list[int]] = {}
+        self._readers: dict[int, int] = {}
+        self._num_reread = 0
+
+    def reread_tokens(self, scheduler: Any, decoding: Sequence[str]) -> int:
+        """`step_costs.shapes.StepShape.reread_context_tokens` of a step in which these requests decode."""
+        size = scheduler.cache_config.block_size
+        if decoding != list(self._blocks):
+            for request_id in self._blocks.keys() - decoding:
+                self._count(self._blocks.pop(request_id), -1)
+            for request_id in decoding:
+                if request_id not in self._blocks:
+                    # One group of full attention, as every model here has.
+                    (held,) = scheduler.kv_cache_manager.get_block_ids(request_id)
+                    self._blocks[request_id] = held[: scheduler.requests[request_id].num_prompt_tokens // size]
+                    self._count(self._blocks[request_id], 1)
+        return self._num_reread * size
+
+    def _count(self, blocks: Sequence[int], change: int) -> None:
+        for block in blocks:
+            readers = self._readers.pop(block, 0) + change
+            if readers:
+                self._readers[block] = readers
+            # All readers but the first one read it again.
+            if readers + (change < 0) > 1:
+                self._num_reread += change
 
 
 def read_steps(path: Path) -> np.ndarray:

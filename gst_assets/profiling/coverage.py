@@ -27,6 +27,8 @@ def operator_coverage(steps: WatchedSteps, operators: WholeStepOperators) -> pd.
             continue
         for n, whole_ns in zip(places.tolist(), ns.tolist(), strict=True):
             held = steps.features[n]
+            if held.reread_context_token:  # the operators were measured on KV blocks that nobody shares
+                continue
             if held.prefill_request > 1 or held.attention_pair != held.prefill_token * (held.prefill_token + 1) // 2:
                 continue
             chunks = [(0, held.prefill_token)] if held.prefill_request else []

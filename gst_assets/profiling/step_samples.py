@@ -31,7 +31,7 @@ from gst_assets.errors import ProfileError
 from gst_assets.profiling.term_fit import MIN_SAMPLES, fit
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER, CapturedGraphs
-from gst_assets.step_costs.terms import ANY_KIND, BASE, Features, Terms, position_of, slopes_of
+from gst_assets.step_costs.terms import ANY_KIND, BASE, REREAD, Features, Terms, position_of, slopes_of
 from gst_assets.step_costs.warmth import Warmth
 
 _LEAST_RATIO = 1e-3
@@ -76,16 +76,18 @@ class WatchedSteps:
         self.num_waiting = steps[:, IterationField.WAITING]
         prefill_context = steps[:, IterationField.PREFILL_CONTEXT_TOKENS]
         num_tokens = steps[:, IterationField.PREFILL_TOKENS] + steps[:, IterationField.DECODE_REQUESTS]
+        reread = steps[:, IterationField.REREAD_CONTEXT_TOKENS]
         warmth = self._warmth(num_tokens)
         self.held = np.column_stack(
             [
                 steps[:, IterationField.PREFILL_REQUESTS],
                 steps[:, IterationField.PREFILL_TOKENS],
                 steps[:, IterationField.DECODE_REQUESTS],
-                steps[:, IterationField.CONTEXT_TOKENS] - prefill_context,
+                steps[:, IterationField.CONTEXT_TOKENS] - prefill_context - reread,
                 steps[:, IterationField.ATTENTION_PAIRS],
                 num_tokens * warmth,
                 warmth,
+                reread,
             ]
         )
         self.features = [Features(*row) for row in self.held.tolist()]
@@ -213,15 +215,16 @@ def step_rows(steps: WatchedSteps, is_serving: NDArray[np.bool_]) -> list[dict[s
             missing.append(f"{term} of {kind} steps")
             continue
         positions = np.array([position_of(term, kind, steps.features[n], steps.graphs) for n in places.tolist()])
+        held = steps.held[places].astype(float)
         fixed = term == "device" and bool(steps.graphs.sizes) and kind != "mixed_eager"
         one = not positions.any()
         rows += fit(
             term,
             kind,
             positions,
-            steps.held[places].astype(float),
+            held,
             ns,
-            slopes_of(term, kind),
+            [name for name in slopes_of(term, kind) if name != REREAD or held[:, -1].any()],
             are_fixed=fixed,
             most_knots=1 if one else None,
             has_slope_curves=term == "device" and kind == DECODE,

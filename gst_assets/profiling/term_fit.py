@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gst_assets.step_costs.terms import BASE, Features
+from gst_assets.step_costs.terms import BASE, REREAD, Features
 
 Floats = NDArray[np.float64]
 
@@ -53,13 +53,16 @@ def fit(
     base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
     """
     knots = _knots(positions, are_fixed) if most_knots != 1 else np.array([0.0])
-    slope_knots = _doublings(positions) if has_slope_curves else np.array([0.0])
-    slope_hats = _hats(positions, slope_knots)
-    columns = [
-        (name, place, slope_hats[:, place] * held[:, Features._fields.index(name)])
-        for name in slopes
-        for place in range(len(slope_knots))
-    ]
+    columns = []
+    for name in slopes:
+        feature = held[:, Features._fields.index(name)]
+        # Beyond the batches that shared something its slope is that of the nearest ones that did.
+        seen = positions[feature > 0] if name == REREAD else positions
+        slope_knots = _doublings(seen) if has_slope_curves else np.array([0.0])
+        columns += [
+            (name, float(at), weight * feature)
+            for at, weight in zip(slope_knots, _hats(positions, slope_knots).T, strict=True)
+        ]
     kept = list(columns)
     while True:
         design = np.column_stack([_hats(positions, knots), *(values for _, _, values in kept)])
@@ -68,7 +71,7 @@ def fit(
         if len(knots) > 1 and solution[lowest] < 0:
             knots = np.delete(knots, lowest)
             continue
-        found = dict(zip([(name, place) for name, place, _ in kept], solution[len(knots) :].tolist(), strict=True))
+        found = dict(zip([(name, at) for name, at, _ in kept], solution[len(knots) :].tolist(), strict=True))
         if min(found.values(), default=0.0) >= 0:
             break
         kept = [column for column in kept if found[column[0], column[1]] >= 0]
@@ -89,10 +92,10 @@ def fit(
         {
             **common,
             "feature": name,
-            "position": float(slope_knots[place]),
-            "ns": round(found.get((name, place), 0.0), 6),
+            "position": at,
+            "ns": round(found.get((name, at), 0.0), 6),
         }
-        for name, place, _ in columns
+        for name, at, _ in columns
     ]
 
 

@@ -7,11 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gst_assets.model_config import geometry_of, read_config
+from gst_assets.model_config import SUPPORTED, geometry_of, read_config
 from gst_assets.scenario.settings import Settings
-
-Architecture = Literal["Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"]
-"""Those of `model_config.SUPPORTED`."""
 
 
 class Geometry(Settings):
@@ -30,7 +27,7 @@ class Geometry(Settings):
     vocab_size: int = Field(gt=0)
     max_position_embeddings: int = Field(gt=0)
     tie_word_embeddings: bool = True
-    architecture: Architecture = Field(
+    architecture: str = Field(
         "Qwen3ForCausalLM",
         exclude_if=lambda value: value == "Qwen3ForCausalLM",
         description="of what layers it consists, by Hugging Face's name",
@@ -48,7 +45,14 @@ class Geometry(Settings):
     @property
     def qkv_bias(self) -> bool:
         """Whether the projections to queries, keys and values have biases."""
-        return self.attention_bias or self.architecture == "Qwen2ForCausalLM"
+        return self.attention_bias or SUPPORTED[self.architecture].has_qkv_bias
+
+    @field_validator("architecture")
+    @classmethod
+    def _supported(cls, value: str) -> str:
+        if value not in SUPPORTED:
+            raise ValueError(f"expected one of {', '.join(SUPPORTED)}, found {value!r:.60}")
+        return value
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Geometry:
@@ -117,7 +121,8 @@ class Model(Settings):
         if self.max_model_len > self.geometry.max_position_embeddings:
             raise ValueError(
                 f"max_model_len {self.max_model_len} exceeds geometry.max_position_embeddings"
-                f" {self.geometry.max_position_embeddings}"
+                f" {self.geometry.max_position_embeddings}. Set model.max_model_len to"
+                f" {self.geometry.max_position_embeddings} or less"
             )
         return self
 

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from gst_assets.scenario.settings import Settings
 
+MORE_TRAFFIC = ("short_traffic_rates_per_s", "shared_traffic_rates_per_s")
+"""Traffic that is only played where a scenario asks for it."""
 _STARTS_AT_LOWEST = ("num_tokens", "prefill_chunk_sizes", "prefill_context_sizes", "decode_batch_sizes")
 
 
@@ -40,6 +42,13 @@ class Profile(Settings):
             " decodes, as with prefix caching"
         ),
     )
+    shared_traffic_rates_per_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description=(
+            "rates of calibration traffic whose prompts begin alike, ascending; for engines with prefix caching, in"
+            " which decodes read the KV blocks that they share in less time"
+        ),
+    )
     traffic_segment_s: float = Field(3.0, gt=0, description="how long each rate is played in each round")
     seed: int = Field(1_000_003, ge=0)
 
@@ -50,7 +59,7 @@ class Profile(Settings):
                 continue
             if list(value) != sorted(set(value)):
                 raise ValueError(f"{name} must be ascending without repeats, found {list(value)}")
-            if name == "short_traffic_rates_per_s":
+            if name in MORE_TRAFFIC:
                 continue
             if not value:
                 raise ValueError(f"{name} must not be empty")

@@ -174,6 +174,29 @@ Lengths = Annotated[
 ]
 
 
+class TurnTimes(Settings):
+    """When the turns of a trace's conversations arrive, open-loop: whether the answer before was complete does not
+    matter. Times that publishers of conversations do not give, so they are drawn from the seed."""
+
+    session_rate_per_s: Rate = Field(
+        description="mean conversations that begin per second, exponentially distributed gaps"
+    )
+    least_turn_gap_s: Duration = Field(description="shortest time from a turn to the next one of its conversation")
+    mean_turn_gap_s: Duration = Field(
+        description="mean of that time; what exceeds the least is exponentially distributed"
+    )
+
+    @model_validator(mode="after")
+    def _gaps_are_ordered(self) -> TurnTimes:
+        _check_gaps(self.least_turn_gap_s, self.mean_turn_gap_s)
+        return self
+
+
+def _check_gaps(least_s: float, mean_s: float) -> None:
+    if mean_s < least_s:
+        raise ValueError(f"mean_turn_gap_s {mean_s} is below least_turn_gap_s {least_s}")
+
+
 class TraceSource(Settings):
     """Requests of a published trace. Requests are left out or shortened only as these settings ask for, in the
     order given here."""
@@ -202,6 +225,25 @@ class TraceSource(Settings):
     share_prompts: bool = Field(
         False, description="one generated prompt for all requests of its length, instead of one each"
     )
+    shared_prefixes: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="prompts have the same 512 tokens where Mooncake's hash_ids are the same; false: nothing in common",
+    )
+    sessions: TurnTimes | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description=(
+            "every turn of a user in ShareGPT's conversations is a request, its prompt all that was said before it and"
+            " the turn itself; null: the first turn of each conversation only"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _prompts_are_shared_in_one_way(self) -> TraceSource:
+        if self.share_prompts and self.shared_prefixes:
+            raise ValueError("share_prompts and shared_prefixes both say which tokens are shared. Set one to false")
+        return self
 
 
 class SyntheticSource(Settings):
@@ -239,10 +281,7 @@ class SessionSource(Settings):
     def _bounds_are_ordered(self) -> SessionSource:
         if self.max_turns < self.min_turns:
             raise ValueError(f"max_turns {self.max_turns} is below min_turns {self.min_turns}")
-        if self.mean_turn_gap_s < self.least_turn_gap_s:
-            raise ValueError(
-                f"mean_turn_gap_s {self.mean_turn_gap_s} is below least_turn_gap_s {self.least_turn_gap_s}"
-            )
+        _check_gaps(self.least_turn_gap_s, self.mean_turn_gap_s)
         return self
 
 
@@ -287,7 +326,8 @@ class Workload(Settings):
                 "arrivals of kind trace need workload.trace or workload.sessions, but the requests come from"
                 f" {named[0]}"
             )
-        if self.sessions is not None and not isinstance(self.arrivals, TraceArrivals):
+        has_sessions = self.sessions is not None or (self.trace is not None and self.trace.sessions is not None)
+        if has_sessions and not isinstance(self.arrivals, TraceArrivals):
             raise ValueError(
                 f"sessions have times of their own, but arrivals are of kind {self.arrivals.kind}. Set kind to trace,"
                 " with time_scale or rate_per_s for another load"

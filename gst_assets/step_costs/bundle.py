@@ -21,6 +21,7 @@ from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
+from gst_assets.scenario.profile_section import MORE_TRAFFIC
 from gst_assets.step_costs.cost_tables import CostTables
 from gst_assets.step_costs.engine_costs import (
     IDLE_TERMS,
@@ -165,11 +166,9 @@ def profile_key(scenario: Scenario) -> str:
         "hardware": values["hardware"],
         "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
         "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
-        # Without short traffic a profile measures what it did before there was that setting.
+        # Without more traffic a profile measures what it did before there were those settings.
         "profile": {
-            name: value
-            for name, value in profile.items()
-            if name != "root" and (value or name != "short_traffic_rates_per_s")
+            name: value for name, value in profile.items() if name != "root" and (value or name not in MORE_TRAFFIC)
         },
     }
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ KINDS = (DECODE, MIXED, MIXED_EAGER)
 HOST_SLOPES = ("decode_request", "prefill_request", "prefill_token")
 DEVICE_SLOPES = (
     "attention_pair", "decode_context_token", "decode_request", "prefill_request", "warm_token", "warmth",
+    "reread_context_token",
 )  # fmt: skip
 """In the order in which `terms.Term.ns` adds them up."""
 
@@ -59,7 +60,7 @@ class CostTables(NamedTuple):
     device_ns: Any
     """(kinds, padded tokens + 1)"""
     device_slopes_ns: Any
-    """(kinds, 6, padded tokens + 1): of `DEVICE_SLOPES`."""
+    """(kinds, 7, padded tokens + 1): of `DEVICE_SLOPES`."""
     drain_ns: Any
     """(kinds,)"""
     copy_out_ns: Any

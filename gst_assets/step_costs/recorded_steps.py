@@ -41,11 +41,15 @@ def service_times(
     formed = iterations["scheduled_time_ns"].tolist()
     output = iterations["output_time_ns"].tolist()
     prompts = iterations["num_prefill_context_tokens"]
+    reread = iterations["num_reread_context_tokens"] if "num_reread_context_tokens" in iterations else 0 * prompts
     held_columns = (
         iterations["num_prefill_requests"], iterations["num_prefill_tokens"], iterations["num_decode_requests"],
-        iterations["num_context_tokens"] - prompts, iterations["num_attention_pairs"],
+        iterations["num_context_tokens"] - prompts - reread, iterations["num_attention_pairs"],
     )  # fmt: skip
-    held = [Features(*row) for row in zip(*(column.tolist() for column in held_columns), strict=True)]
+    rows = zip(*(column.tolist() for column in held_columns), strict=True)
+    held = [
+        Features(*row)._replace(reread_context_token=shared) for row, shared in zip(rows, reread.tolist(), strict=True)
+    ]
     kinds = [graphs.kind(step.prefill_token, step.decode_request) for step in held]
     warmth, done_before = Warmth(), float(formed[0])
     is_late = _taken_late(iterations, held, costs, queue_size)

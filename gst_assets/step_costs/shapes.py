@@ -30,6 +30,9 @@ class StepShape(NamedTuple):
     """KV tokens present before the step, over all decodes."""
     chunks: Sequence[tuple[int, int]]
     """(KV tokens present, new tokens) of each request in prefill."""
+    reread_context_tokens: int = 0
+    """Of `decode_context_tokens`, those in KV blocks that another decode of the step reads too, counted for all of
+    these but one."""
 
     @property
     def num_prefill_tokens(self) -> int:

@@ -20,6 +20,7 @@ from gst_assets.step_costs.shapes import DECODE, CapturedGraphs, StepShape
 
 ANY_KIND = "any"
 BASE = "base"
+REREAD = "reread_context_token"
 
 
 class Features(NamedTuple):
@@ -29,11 +30,14 @@ class Features(NamedTuple):
     prefill_token: int
     decode_request: int
     decode_context_token: int
+    """Of what decodes share in a prefix cache each token counts once."""
     attention_pair: int
     """See `shapes.attention_pairs`; of the prompts in the step."""
     warm_token: float = 0.0
     """New tokens of the step times the device's warmth (`warmth.Warmth`) when it begins."""
     warmth: float = 0.0
+    reread_context_token: int = 0
+    """See `shapes.StepShape.reread_context_tokens`: near the device after the first decode read it."""
 
     def at_warmth(self, warmth: float) -> Features:
         """The same of a step that finds the device this warm."""
@@ -50,8 +54,9 @@ def features(shape: StepShape, warmth: float = 0.0) -> Features:
         len(shape.chunks),
         shape.num_prefill_tokens,
         shape.num_decodes,
-        shape.decode_context_tokens,
+        shape.decode_context_tokens - shape.reread_context_tokens,
         shape.num_attention_pairs,
+        reread_context_token=shape.reread_context_tokens,
     ).at_warmth(warmth)
 
 
@@ -59,9 +64,9 @@ def slopes_of(term: str, kind: str) -> tuple[str, ...]:
     """The features that the term has a slope for in steps of a kind."""
     if term == "device":
         return (
-            ("decode_context_token", "warmth")
+            ("decode_context_token", REREAD, "warmth")
             if kind == DECODE
-            else ("prefill_request", "decode_request", "decode_context_token", "attention_pair", "warm_token")
+            else ("prefill_request", "decode_request", "decode_context_token", REREAD, "attention_pair", "warm_token")
         )
     return _HOST_SLOPES if term in ("prepare", "launch") and kind != DECODE else ()
 
@@ -119,6 +124,9 @@ class Terms:
             curves = {
                 feature: HeldCurve(*zip(*sorted(found), strict=True)) for feature, found in sorted(by_feature.items())
             }
+            # Where the calibration shared nothing it is not known what sharing saves, so nothing is saved.
+            if "decode_context_token" in curves:
+                curves.setdefault(REREAD, curves["decode_context_token"])
             largest = float(max(position for position, _ in by_feature[BASE]))
             self._terms[term, kind] = Term(curves.pop(BASE), largest, curves)
 

@@ -54,9 +54,9 @@ SPEED_BLOCK_NS = 250_000_000
     PREFILLING, PREFILLED_TOKENS, NUM_DECODES, CONTEXT_OFFSET, NUM_ORDERED, NUM_COMPLETED, NUM_RELEASED, NUM_CHUNKS,
     STEP_DECODES, STEP_CONTEXT, DEVICE_DONE_NS, NUM_OUT, FIRST_OUT_NS, FIRST_OUT_PROCESS_NS, SECOND_OUT_NS,
     SECOND_OUT_PROCESS_NS, NUM_OUTSIDE, NUM_GROUPS, NUM_SPANS, NUM_FORMED_TIMES, NUM_HANDED_OUT_TIMES,
-    GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING, NUM_UNKEYED,
-) = range(34)  # fmt: skip
-NUM_INTEGERS = 34
+    GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING, NUM_UNKEYED, NUM_REREAD_BLOCKS, STEP_REREAD,
+) = range(36)  # fmt: skip
+NUM_INTEGERS = 36
 WARM_SHARE, WARM_AT_NS = range(2)
 NUM_FLOATS = 2
 
@@ -96,6 +96,8 @@ class PrefixCache(NamedTuple):
     """(blocks,): -1 where nothing is cached in it."""
     num_users: Any
     """(blocks,)"""
+    num_readers: Any
+    """(blocks,): decodes among the users, each of which reads the block in every step."""
     next_free: Any
     """(blocks + 1,): the queue of free blocks as a ring, whose last place stands for its ends."""
     previous_free: Any
@@ -275,6 +277,7 @@ def form(state: State, buffers: Buffers, limits: Limits) -> bool:
     decodes = integers[NUM_DECODES]
     integers[STEP_DECODES] = decodes
     integers[STEP_CONTEXT] = integers[CONTEXT_OFFSET] + decodes * step
+    integers[STEP_REREAD] = integers[NUM_REREAD_BLOCKS] * limits.block_size
     integers[NUM_CHUNKS] = 0
     add_prompts(state, buffers, limits, step, limits.max_num_batched_tokens - decodes)
     if not decodes and not integers[NUM_CHUNKS]:
@@ -355,6 +358,8 @@ def count_decode(state: State, limits: Limits, row: int, change: int) -> None:
     integers[NUM_DECODES] += change
     integers[CONTEXT_OFFSET] += change * apart
     state.block_borders[-apart % limits.block_size] += change
+    if state.prefix.is_on:
+        count_readers(state, row, change)
 
 
 def complete_decodes(state: State, buffers: Buffers, limits: Limits, step: int) -> None:
@@ -479,6 +484,19 @@ def num_found(state: State, limits: Limits, row: int, num_tokens: int) -> int:
     return found
 
 
+def count_readers(state: State, row: int, change: int) -> None:
+    """One decode more (`change` 1) or less (-1) reads the full blocks of its prompt in each step. What more than one
+    decode reads is read from memory once and counts as read again for the others."""
+    integers, prefix = state.integers, state.prefix
+    slot = prefix.first_slot[row]
+    for place in range(prefix.num_held[row]):
+        block = prefix.held[slot + place]
+        others = prefix.num_readers[block] - (1 if change < 0 else 0)
+        if others > 0:
+            integers[NUM_REREAD_BLOCKS] += change
+        prefix.num_readers[block] += change
+
+
 def keep_full_blocks(state: State, limits: Limits, row: int, num_tokens: int) -> None:
     """The first `num_tokens` of a request are computed by the step that is formed: others can use its full blocks."""
     integers, prefix = state.integers, state.prefix
@@ -577,8 +595,11 @@ def preempt(state: State, buffers: Buffers, limits: Limits, row: int, step: int)
         give_up_blocks(state, limits, row, state.prompt_tokens[row], integers[PREFILLED_TOKENS])
         return
     computed = context_tokens(state, row, step)
+    runs_last_step = state.last_step[row] < step
+    if not runs_last_step:
+        count_decode(state, limits, row, -1)
     give_up_blocks(state, limits, row, computed, computed)
-    if state.last_step[row] < step:  # its last step runs: there is nothing to compute again
+    if runs_last_step:  # there is nothing to compute again
         return
     following, before = state.next_end[row], state.previous_end[row]
     if before == NOBODY:
@@ -587,7 +608,6 @@ def preempt(state: State, buffers: Buffers, limits: Limits, row: int, step: int)
         state.next_end[before] = following
     if following != NOBODY:
         state.previous_end[following] = before
-    count_decode(state, limits, row, -1)
     record_span(state, buffers, row, step - 1)
     num_got = step - state.first_step[row]
     state.prompt_tokens[row] += num_got
@@ -672,7 +692,8 @@ def launch_on_device(state: State, costs: CostTables) -> None:
     """A host and a device with a queue between: the host prepares and launches, the device is reached once it has ended
     the step before, and ends when both it and the launch are done."""
     integers, floats = state.integers, state.floats
-    decodes, chunks, context = integers[STEP_DECODES], integers[NUM_CHUNKS], integers[STEP_CONTEXT]
+    decodes, chunks, reread = integers[STEP_DECODES], integers[NUM_CHUNKS], integers[STEP_REREAD]
+    context = integers[STEP_CONTEXT] - reread
     new_tokens = 0
     pairs = 0
     for place in range(chunks):
@@ -704,6 +725,7 @@ def launch_on_device(state: State, costs: CostTables) -> None:
     device_ns += slopes[3][place] * chunks
     device_ns += slopes[4][place] * ((new_tokens + decodes) * warmth)
     device_ns += slopes[5][place] * warmth
+    device_ns += slopes[6][place] * reread
     requests = chunks + decodes
     copy_out_ns = costs.copy_out_ns[kind][min(requests, len(costs.copy_out_ns[kind]) - 1)]
     process_ns = costs.process_ns[kind][min(requests, len(costs.process_ns[kind]) - 1)]

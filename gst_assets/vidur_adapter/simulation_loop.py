@@ -217,6 +217,7 @@ def _prefix_cache(
         previous_same=of(blocks, core.NOBODY),
         key_of=of(blocks, core.NOBODY),
         num_users=of(blocks),
+        num_readers=of(blocks),
         next_free=np.roll(ring, -1),
         previous_free=np.roll(ring, 1),
         unkeyed=of(blocks),

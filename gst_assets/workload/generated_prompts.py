@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,35 +30,44 @@ _LEAST_WORDS_LOG2, _MOST_WORDS_LOG2 = 6, 12
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """What is to be written: of each prompt its id, its length in tokens, and its place in the seed's stream of words.
+    """What is to be written: of each prompt its id, and the stretches of the seed's stream of words that it is made of.
 
-    Prompts that share places share words. `opening_tokens`, where there are any: so many tokens of each prompt come
-    first and come from `opening_word` on; the others follow, from `first_word` on.
+    Prompt i consists of the stretches `first_stretch[i]` to `first_stretch[i + 1] - 1`, one after another; stretch j is
+    `tokens[j]` words from place `word[j]` on. Prompts that share places share words. Arrays are int64: `first_stretch`
+    of shape (prompts + 1,), `word` and `tokens` of shape (stretches,).
     """
 
     prompt_ids: list[str]
-    num_tokens: np.ndarray
-    first_word: np.ndarray
-    opening_tokens: np.ndarray | None = None
-    opening_word: np.ndarray | None = None
+    first_stretch: np.ndarray
+    word: np.ndarray
+    tokens: np.ndarray
+
+    @cached_property
+    def num_tokens(self) -> np.ndarray:
+        """Tokens of each prompt: int64 of shape (prompts,)."""
+        before = np.concatenate([[0], np.cumsum(self.tokens)])
+        return np.diff(before[self.first_stretch])
 
     def places(self, begin: int, end: int) -> np.ndarray:
         """The places of all tokens of prompts `begin` to `end - 1`, one prompt after another: int64."""
-        lengths = self.num_tokens[begin:end]
+        chosen = slice(self.first_stretch[begin], self.first_stretch[end])
+        lengths = self.tokens[chosen]
         starts = np.cumsum(lengths) - lengths
-        index = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-        place = np.repeat(self.first_word[begin:end], lengths) + index
-        if self.opening_tokens is None or self.opening_word is None:
-            return place
-        opening = np.repeat(self.opening_tokens[begin:end], lengths)
-        return np.where(index < opening, np.repeat(self.opening_word[begin:end], lengths) + index, place - opening)
+        return np.arange(lengths.sum()) + np.repeat(self.word[chosen] - starts, lengths)
+
+    def first(self, count: int) -> PromptLengths:
+        """The first `count` prompts."""
+        stretches = self.first_stretch[count]
+        return PromptLengths(
+            self.prompt_ids[:count], self.first_stretch[: count + 1], self.word[:stretches], self.tokens[:stretches]
+        )
 
 
 def prompt_of_each(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarray]:
     """A prompt of its own for each request, and the index of each request's prompt. `prefill`: int64 tokens of shape
     (num_requests,)."""
-    ids = [f"r{index}" for index in range(len(prefill))]
-    return PromptLengths(ids, prefill, np.cumsum(prefill) - prefill), np.arange(len(prefill))
+    number = len(prefill)
+    return PromptLengths(_ids(number), np.arange(number + 1), np.cumsum(prefill) - prefill, prefill), np.arange(number)
 
 
 def prompt_of_each_length(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarray]:
@@ -71,7 +80,29 @@ def prompt_of_each_length(prefill: np.ndarray) -> tuple[PromptLengths, np.ndarra
     lengths = lengths[order]
     # As if the texts of all shorter lengths came before: no two share words of the stream, whatever other lengths there
     # are.
-    return PromptLengths([f"n{length}" for length in lengths], lengths, lengths * (lengths - 1) // 2), rank[index]
+    ids = [f"n{length}" for length in lengths]
+    return PromptLengths(ids, np.arange(len(ids) + 1), lengths * (lengths - 1) // 2, lengths), rank[index]
+
+
+def prompts_of_blocks(
+    prefill: np.ndarray, block_ids: np.ndarray, first_block: np.ndarray, block_tokens: int
+) -> PromptLengths:
+    """A prompt for each request whose blocks of `block_tokens` tokens have the same words wherever their id is the
+    same; the last block is cut where the prompt ends.
+
+    `block_ids` (int64, below 2^63 / `block_tokens`): ids of all requests; those of request i begin at
+    `first_block[i]` and are at least as many as `prefill[i]` tokens need.
+    """
+    needed = -(-prefill // block_tokens)
+    first_stretch = np.concatenate([[0], np.cumsum(needed)])
+    number = np.arange(first_stretch[-1]) - np.repeat(first_stretch[:-1], needed)
+    tokens = np.minimum(np.repeat(prefill, needed) - number * block_tokens, block_tokens)
+    word = block_ids[np.repeat(first_block, needed) + number] * block_tokens
+    return PromptLengths(_ids(len(prefill)), first_stretch, word, tokens)
+
+
+def _ids(number: int) -> list[str]:
+    return [f"r{index}" for index in range(number)]
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ asked for, and is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,37 @@ import pandas as pd
 from gst_assets.contracts.documents import WorkloadSource
 from gst_assets.errors import WorkloadError
 from gst_assets.provenance import sha256_file
-from gst_assets.scenario import Scenario, SessionSource, SyntheticSource, TraceArrivals, TraceSource, resolve_path
+from gst_assets.scenario import (
+    Scenario,
+    SessionSource,
+    SyntheticSource,
+    TraceArrivals,
+    TraceSource,
+    TurnTimes,
+    resolve_path,
+)
 from gst_assets.workload.arrivals import TraceTimes
 from gst_assets.workload.generated_prompts import (
     PromptLengths,
     prompt_of_each,
     prompt_of_each_length,
+    prompts_of_blocks,
     write_generated_prompts,
 )
 from gst_assets.workload.prompts import Prompt, write_prompts
-from gst_assets.workload.sessions import draw_turns
+from gst_assets.workload.sessions import draw_turn_times, draw_turns
 from gst_assets.workload.synthetic import DECODE_STREAM, PREFILL_STREAM, SAMPLE_STREAM, draw_lengths, stream
 from gst_assets.workload.tokenizer import Tokenizer
-from gst_assets.workload.traces import BLOCK_BYTES, Trace, TraceRows, open_trace
+from gst_assets.workload.traces import BLOCK_BYTES, HASH_BLOCK_TOKENS, HashIds, Trace, TraceRows, open_trace
 
 
 @dataclass(frozen=True)
 class RequestPlan:
     """Requests before their prompts are written. Arrays are int64 of shape (num_requests,).
 
-    `texts`: the prompt of each request, where the trace has texts; else they are generated, as `words` says where there
-    are any. `time_ns`: the source's times from the first request on, where the arrivals are the source's.
+    `texts`: the prompt of each request, where the trace has texts, and `prompt_ids`, where they have names of their
+    own; else they are generated, as `words` says where there are any. `time_ns`: the source's times from the first
+    request on, where the arrivals are the source's.
     """
 
     prefill: np.ndarray
@@ -48,6 +58,7 @@ class RequestPlan:
     share_prompts: bool
     source: WorkloadSource
     words: PromptLengths | None = None
+    prompt_ids: list[str] | None = None
 
     def write_prompts(self, path: Path, tokenizer: Tokenizer, seed: int, *, workers: int = 1) -> pd.DataFrame:
         """Write prompts.jsonl; returns the requests as a `contracts.tables.TraceLengths` table, with the column
@@ -57,7 +68,7 @@ class RequestPlan:
             WorkloadError: as `write_generated_prompts`.
         """
         if self.texts is not None:
-            ids = np.array([f"r{index}" for index in range(len(self.texts))], dtype=object)
+            ids = np.array(self.prompt_ids or [f"r{index}" for index in range(len(self.texts))], dtype=object)
             write_prompts((Prompt(prompt_id, text) for prompt_id, text in zip(ids, self.texts, strict=True)), path)
         else:
             share: Callable[[np.ndarray], tuple[PromptLengths, np.ndarray]] = (
@@ -158,8 +169,27 @@ def _sessions(scenario: Scenario, settings: SessionSource) -> RequestPlan:
         span_ns=int(turns.time_ns[-1]),
     )
     return RequestPlan(
-        turns.prefill[:count], turns.decode[:count], turns.time_ns[:count], None, False, source, turns.first(count)
+        turns.prefill[:count],
+        turns.decode[:count],
+        turns.time_ns[:count],
+        None,
+        False,
+        source,
+        turns.prompts.first(count),
     )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Rows, or turns of rows, selected from one block of a trace. `hash_ids` are those of the whole prompts, also of
+    shortened ones; `row` is the number of the row in the file, from 0."""
+
+    prefill: np.ndarray
+    decode: np.ndarray
+    time_ns: np.ndarray | None
+    hash_ids: HashIds | None
+    row: np.ndarray
+    turn: np.ndarray | None
 
 
 class _Selection:
@@ -179,11 +209,22 @@ class _Selection:
                 f"{self.trace.path}: no licence is known for {what}. State in workload.trace.licence under which terms"
                 " the file may be used."
             )
-        self.with_times = isinstance(scenario.workload.arrivals, TraceArrivals)
+        if settings.sessions is not None and not self.trace.format.conversations:
+            raise WorkloadError(
+                f"{self.trace.path}: workload.trace.sessions asks for every turn of conversations, but this file is of"
+                f" the format {self.trace.format.name}, which holds none. Set it to null."
+            )
+        self.with_times = isinstance(scenario.workload.arrivals, TraceArrivals) and settings.sessions is None
         if self.with_times and not self.trace.has_times:
+            own = ", or set workload.trace.sessions" if self.trace.format.conversations else ""
             raise WorkloadError(
                 f"{self.trace.path}: this file of the format {self.trace.format.name} has no times. Choose arrivals of"
-                " another kind, such as poisson."
+                f" another kind, such as poisson{own}."
+            )
+        if settings.shared_prefixes and self.trace.format.name != "mooncake":
+            raise WorkloadError(
+                f"{self.trace.path}: workload.trace.shared_prefixes=true, but only the format mooncake says which"
+                f" prefixes are shared, and this file is of the format {self.trace.format.name}. Set it to false."
             )
         self.limit = settings.max_total_tokens or scenario.model.max_model_len
         if self.limit > scenario.model.max_model_len:
@@ -200,29 +241,35 @@ class _Selection:
         settings, workload = self.settings, self.scenario.workload
         keep_repeated = not isinstance(workload.arrivals, TraceArrivals) or workload.arrivals.repeated == "keep"
         sampler = stream(workload.seed, SAMPLE_STREAM)
-        kept: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+        kept: list[_Kept] = []
         texts: list[str] = []
         before = 0
-        trace_rows = self.trace.rows(times=self.with_times, repeated_times=keep_repeated, block_bytes=block_bytes)
+        trace_rows = self.trace.rows(
+            times=self.with_times,
+            repeated_times=keep_repeated,
+            hash_ids=settings.shared_prefixes,
+            all_turns=settings.sessions is not None,
+            block_bytes=block_bytes,
+        )
         for rows in trace_rows:
             begin = min(max(settings.start_row - before, 0), len(rows))
             end = len(rows) if settings.num_rows is None else settings.start_row + settings.num_rows - before
-            before += len(rows)
+            first_row, before = before, before + len(rows)
             if end <= 0:
                 break
             # Drawn for every row of the window, so that the selection of one row does not depend on another's.
             chosen = np.arange(begin, min(end, len(rows)))
             self.counts["rows"] += len(chosen)
             drawn = sampler.random(len(chosen)) if settings.sample_fraction is not None else None
-            kept.append(self._keep(rows, chosen, drawn, texts))
+            kept.append(self._keep(rows, first_row, chosen, drawn, texts))
         if settings.num_rows is not None and self.counts["rows"] < settings.num_rows:
             raise WorkloadError(
                 f"{self.trace.path}: {before} rows, but workload.trace asks for {settings.num_rows} from row"
                 f" {settings.start_row} on. Ask for fewer."
             )
-        prefill, decode = (
-            np.concatenate([one[column] for one in kept] or [np.zeros(0, np.int64)]) for column in (0, 1)
-        )
+        nothing = np.zeros(0, np.int64)
+        prefill = np.concatenate([nothing, *(one.prefill for one in kept)])
+        decode = np.concatenate([nothing, *(one.decode for one in kept)])
         count = len(prefill) if workload.num_requests is None else workload.num_requests
         if len(prefill) < max(count, 1):
             raise WorkloadError(
@@ -230,9 +277,13 @@ class _Selection:
                 f" asked for ({', '.join(f'{name} {number}' for name, number in self.counts.items())}). Select more, or"
                 " lower workload.num_requests."
             )
-        time_ns, span_ns = None, None
-        if self.with_times:
-            time_ns = np.concatenate([one[2] for one in kept if one[2] is not None])
+        time_ns, span_ns, num_sessions, prompt_ids = None, None, None, None
+        if settings.sessions is not None:
+            order, time_ns, num_sessions, prompt_ids = self._in_order_of_arrival(settings.sessions, kept)
+            prefill, decode, texts = prefill[order], decode[order], [texts[at] for at in order.tolist()]
+        elif self.with_times:
+            time_ns = np.concatenate([one.time_ns for one in kept if one.time_ns is not None])
+        if time_ns is not None:
             time_ns = time_ns - time_ns[0]
             span_ns, time_ns = int(time_ns[-1]), time_ns[:count]
         source = WorkloadSource(
@@ -242,24 +293,55 @@ class _Selection:
             format=self.trace.format.name,
             publication=self.trace.publication,
             licence=self.licence,
-            unused_columns=list(self.trace.unused),
+            unused_columns=[name for name in self.trace.unused if name != "hash_ids" or not settings.shared_prefixes],
             num_selected=len(prefill),
             span_ns=span_ns,
             max_total_tokens=self.limit,
+            num_sessions=num_sessions,
             **self.counts,
         )
         chosen_texts = texts[:count] if self.trace.format.conversations else None
-        return RequestPlan(prefill[:count], decode[:count], time_ns, chosen_texts, settings.share_prompts, source)
+        words = None
+        if settings.shared_prefixes:
+            shared = HashIds.joined([one.hash_ids for one in kept if one.hash_ids is not None])
+            words = prompts_of_blocks(prefill[:count], shared.ids, shared.first[:count], HASH_BLOCK_TOKENS)
+        return RequestPlan(
+            prefill[:count],
+            decode[:count],
+            time_ns,
+            chosen_texts,
+            settings.share_prompts,
+            source,
+            words,
+            None if prompt_ids is None else prompt_ids[:count],
+        )
+
+    def _in_order_of_arrival(
+        self, settings: TurnTimes, kept: Sequence[_Kept]
+    ) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
+        """Of the turns kept, conversation after conversation: their order of arrival, and in that order their times and
+        ids; and how many conversations they are of. Prompt `s<i>t<k>` is turn k of the file's conversation i, both from
+        0."""
+        row = np.concatenate([one.row for one in kept])
+        turn = np.concatenate([one.turn for one in kept if one.turn is not None])
+        _, counts = np.unique(row, return_counts=True)
+        time_ns = draw_turn_times(settings, counts, self.scenario.workload.seed)
+        order = np.lexsort((turn, row, time_ns))
+        return order, time_ns[order], len(counts), [f"s{row[at]}t{turn[at]}" for at in order.tolist()]
 
     def _keep(
-        self, rows: TraceRows, chosen: np.ndarray, drawn: np.ndarray | None, texts: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Prompt tokens, output tokens and times of the rows selected from the rows `chosen` (positions); their texts
-        are added to `texts`."""
+        self, rows: TraceRows, first_row: int, chosen: np.ndarray, drawn: np.ndarray | None, texts: list[str]
+    ) -> _Kept:
+        """What is selected from the rows `chosen` (positions); their texts are added to `texts`. `first_row`: the
+        number of the first of `rows` in the file."""
         if drawn is not None:
             sampled = drawn < self.settings.sample_fraction
             self.counts["sampled_out"] += int((~sampled).sum())
             chosen = chosen[sampled]
+        row = first_row + np.arange(len(rows))
+        if self.settings.sessions is not None:
+            rows, position = rows.by_turn(chosen)
+            row, chosen = row[position], np.arange(len(rows))
         prefill, decode = self._lengths(rows, chosen)
         asked = self.scenario.workload.num_decode_tokens
         usable = (prefill > 0) & (decode > 0)
@@ -280,7 +362,14 @@ class _Selection:
             chosen, prefill, decode = self._shorten(rows, chosen, prefill, decode, excess, long)
         if rows.texts is not None:
             texts += [rows.texts[position][0] for position in chosen.tolist()]
-        return prefill, decode, None if rows.time_ns is None else rows.time_ns[chosen]
+        return _Kept(
+            prefill,
+            decode,
+            None if rows.time_ns is None else rows.time_ns[chosen],
+            None if rows.hash_ids is None else rows.hash_ids.of(chosen),
+            row[chosen],
+            None if rows.turn is None else rows.turn[chosen],
+        )
 
     def _lengths(self, rows: TraceRows, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if rows.texts is None:

@@ -1,7 +1,8 @@
-"""Seeded conversations: which turns there are, when each arrives, and of which words its prompt is made.
+"""Conversations: when their turns arrive, and of seeded ones which turns there are and of which words each prompt is
+made.
 
 The turns of a session are in order, and each prompt begins with the prompts of the turns before it. Writing the texts
-belongs to `generated_prompts`; what a request may ask of the model to `requests`.
+belongs to `generated_prompts`; what a request may ask of the model, and conversations of a trace, to `requests`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gst_assets.scenario import SessionSource
+from gst_assets.scenario import SessionSource, TurnTimes
 from gst_assets.workload.generated_prompts import PromptLengths
 from gst_assets.workload.synthetic import SESSION_STREAMS, draw_lengths, stream
 
 _NS_PER_S = 1e9
+_STREAMS = dict(zip(("begin", "turns", "gaps", "group", "system", "user", "decode"), SESSION_STREAMS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,6 @@ class Turns:
     time_ns: np.ndarray
     prompts: PromptLengths
 
-    def first(self, count: int) -> PromptLengths:
-        """What is to be written for the first `count` turns."""
-        asked = self.prompts
-        assert asked.opening_tokens is not None and asked.opening_word is not None
-        return PromptLengths(
-            asked.prompt_ids[:count],
-            asked.num_tokens[:count],
-            asked.first_word[:count],
-            asked.opening_tokens[:count],
-            asked.opening_word[:count],
-        )
-
 
 def draw_turns(settings: SessionSource, seed: int) -> Turns:
     """Draw the sessions. More sessions of the same settings begin with these.
@@ -47,49 +37,57 @@ def draw_turns(settings: SessionSource, seed: int) -> Turns:
         WorkloadError: bounds of lengths that accept next to no draw (`synthetic.draw_lengths`).
     """
     number = settings.num_sessions
-    streams = dict(zip(("begin", "turns", "gaps", "group", "system", "user", "decode"), SESSION_STREAMS, strict=True))
-    begin_ns = np.cumsum(
-        _rounded(stream(seed, streams["begin"]).standard_exponential(number), settings.session_rate_per_s)
-    )
-    turns = stream(seed, streams["turns"]).integers(settings.min_turns, settings.max_turns + 1, number)
-    group = stream(seed, streams["group"]).integers(0, settings.num_system_prompts, number)
+    turns = stream(seed, _STREAMS["turns"]).integers(settings.min_turns, settings.max_turns + 1, number)
+    group = stream(seed, _STREAMS["group"]).integers(0, settings.num_system_prompts, number)
     system, _ = draw_lengths(
         settings.system_tokens,
         settings.num_system_prompts,
         seed,
-        streams["system"],
+        _STREAMS["system"],
         "workload.sessions.system_tokens",
     )
     count = int(turns.sum())
-    user, _ = draw_lengths(settings.user_tokens, count, seed, streams["user"], "workload.sessions.user_tokens")
-    decode, _ = draw_lengths(settings.decode_tokens, count, seed, streams["decode"], "workload.sessions.decode_tokens")
-    least_ns = round(settings.least_turn_gap_s * _NS_PER_S)
-    beyond_s = settings.mean_turn_gap_s - settings.least_turn_gap_s
-    gaps_ns = least_ns + np.rint(
-        stream(seed, streams["gaps"]).standard_exponential(count) * beyond_s * _NS_PER_S
-    ).astype(np.int64)
+    user, _ = draw_lengths(settings.user_tokens, count, seed, _STREAMS["user"], "workload.sessions.user_tokens")
+    decode, _ = draw_lengths(settings.decode_tokens, count, seed, _STREAMS["decode"], "workload.sessions.decode_tokens")
+    time_ns = draw_turn_times(settings, turns, seed)
 
     session = np.repeat(np.arange(number), turns)
     first = np.cumsum(turns) - turns
     place = np.arange(count) - first[session]
     spoken = user + decode
-    # What of the conversation stands before a turn, and when it arrives: sums over the earlier turns of its session.
-    before = _sums_within(spoken, first, session)
-    time_ns = begin_ns[session] + _sums_within(gaps_ns, first, session)
+    before = _sums_within(spoken, first, session)  # what of the conversation stands before a turn
     prefill = system[group[session]] + before + user
     # System prompts come first in the stream of words, then one conversation after another.
     opening_word = (np.cumsum(system) - system)[group[session]]
     conversation = system.sum() + np.concatenate([[0], np.cumsum(spoken)])[first][session]
     order = np.lexsort((place, session, time_ns))
+    # Two stretches each: the system prompt, and the conversation so far.
+    opening = system[group[session]]
     prompts = PromptLengths(
         [f"s{session[at]}t{place[at]}" for at in order.tolist()],
-        prefill[order],
-        conversation[order],
-        system[group[session]][order],
-        opening_word[order],
+        2 * np.arange(count + 1),
+        np.stack([opening_word, conversation], axis=1)[order].ravel(),
+        np.stack([opening, prefill - opening], axis=1)[order].ravel(),
     )
     arrived = time_ns[order]
     return Turns(prefill[order], decode[order], arrived - arrived[0], prompts)
+
+
+def draw_turn_times(settings: SessionSource | TurnTimes, turns: np.ndarray, seed: int) -> np.ndarray:
+    """When each turn arrives, in nanoseconds: int64, session after session. `turns`: int64 of shape (sessions,), how
+    many each session has. More sessions begin with the times of fewer."""
+    number, count = len(turns), int(turns.sum())
+    begin_ns = np.cumsum(
+        _rounded(stream(seed, _STREAMS["begin"]).standard_exponential(number), settings.session_rate_per_s)
+    )
+    least_ns = round(settings.least_turn_gap_s * _NS_PER_S)
+    beyond_s = settings.mean_turn_gap_s - settings.least_turn_gap_s
+    gaps_ns = least_ns + np.rint(
+        stream(seed, _STREAMS["gaps"]).standard_exponential(count) * beyond_s * _NS_PER_S
+    ).astype(np.int64)
+    session, first = np.repeat(np.arange(number), turns), np.cumsum(turns) - turns
+    times_ns: np.ndarray = begin_ns[session] + _sums_within(gaps_ns, first, session)
+    return times_ns
 
 
 def _rounded(gaps: np.ndarray, rate_per_s: float) -> np.ndarray:

@@ -49,6 +49,10 @@ class Tokenizer:
         CPU this process may use."""
         return self._each(texts, len, workers)
 
+    def largest_id(self) -> int:
+        """The largest token id that a text can have, added tokens included."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values())
+
     def vocabulary(self) -> list[str]:
         """The vocabulary's entries as the tokenizer spells them, by ascending id, without added tokens."""
         ids = self._backend.get_vocab(with_added_tokens=False)

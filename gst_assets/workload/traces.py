@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +44,13 @@ _KIND = InputKind(
 _LATEST_S = 9 * 10**9
 """Seconds since the trace's origin, below. Nanoseconds since 1970 fit 64 bits until then."""
 _MOST_TOKENS = 10**9
+HASH_BLOCK_TOKENS = 512
+"""Prompt tokens that one of Mooncake's `hash_ids` stands for; the last one of a request stands for the rest."""
+_MOST_HASH_ID = 10**15
+_HASH_IDS = "hash_ids"
+BETWEEN_TURNS = "\n\n"
+"""Between what one speaker of a conversation says and what the next one says, in a prompt that holds both."""
+_USERS = ("human", "user")
 
 
 @dataclass(frozen=True)
@@ -144,13 +153,38 @@ _AZURE_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 
 
 @dataclass(frozen=True)
+class HashIds:
+    """Ids of the prompt blocks of consecutive rows: those of row i are `ids[first[i] : first[i + 1]]`. Both int64;
+    `first` of shape (rows + 1,)."""
+
+    ids: np.ndarray
+    first: np.ndarray
+
+    def of(self, positions: np.ndarray) -> HashIds:
+        """Those of the rows at `positions`."""
+        counts = np.diff(self.first)[positions]
+        first = np.concatenate([[0], np.cumsum(counts)])
+        return HashIds(self.ids[np.arange(first[-1]) + np.repeat(self.first[positions] - first[:-1], counts)], first)
+
+    @staticmethod
+    def joined(parts: Sequence[HashIds]) -> HashIds:
+        """Those of the rows of all `parts`, one part after another."""
+        counts = np.concatenate([np.zeros(0, np.int64), *(np.diff(part.first) for part in parts)])
+        ids = np.concatenate([np.zeros(0, np.int64), *(part.ids for part in parts)])
+        return HashIds(ids, np.concatenate([[0], np.cumsum(counts)]))
+
+
+@dataclass(frozen=True)
 class TraceRows:
     """Consecutive rows of a trace. All arrays have one element a row; `line` is where the row begins in the file, from
     1.
 
     `time_ns`: int64 nanoseconds from an origin of the format's own, not decreasing; None where they were not asked for.
     `prefill`, `decode`: int64 tokens; None where the format has texts. `texts`: prompt and answer of each row, either
-    empty where missing. `item`: the number of the row in a JSON array, from 1, where the file is one.
+    empty where missing. `item`: the number of the row in a JSON array, from 1, where the file is one. `hash_ids`: one
+    for each `HASH_BLOCK_TOKENS` tokens of a row's prompt; None where they were not asked for. `talks`: prompt and
+    answer of each turn of a conversation, in place of `texts` where all turns were asked for. `turn`: where a row is
+    one of those turns, its number from 0.
     """
 
     line: np.ndarray
@@ -159,13 +193,36 @@ class TraceRows:
     decode: np.ndarray | None
     texts: Sequence[tuple[str, str]] | None
     item: np.ndarray | None = None
+    hash_ids: HashIds | None = None
+    talks: Sequence[Sequence[tuple[str, str]]] | None = None
+    turn: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.line)
 
     def where(self, position: int) -> str:
         """The place of a row in the file, for messages."""
-        return f"line {self.line[position]}" + ("" if self.item is None else f", item {self.item[position]}")
+        item = "" if self.item is None else f", item {self.item[position]}"
+        turn = "" if self.turn is None else f", turn {self.turn[position]}"
+        return f"line {self.line[position]}{item}{turn}"
+
+    def by_turn(self, chosen: np.ndarray) -> tuple[TraceRows, np.ndarray]:
+        """Each turn of the conversations at the positions `chosen` as a row, and the position that it comes from."""
+        assert self.talks is not None
+        talks = [self.talks[position] for position in chosen.tolist()]
+        counts = np.array([len(talk) for talk in talks], dtype=np.int64)
+        position = np.repeat(chosen, counts)
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        rows = TraceRows(
+            self.line[position],
+            None,
+            None,
+            None,
+            list(chain.from_iterable(talks)),
+            None if self.item is None else self.item[position],
+            turn=np.arange(len(position)) - first,
+        )
+        return rows, position
 
 
 @dataclass(frozen=True)
@@ -183,14 +240,25 @@ class Trace:
     stated: bool
     header: tuple[str, ...] = field(default=(), repr=False)
 
-    def rows(self, *, times: bool, repeated_times: bool, block_bytes: int = BLOCK_BYTES) -> Iterator[TraceRows]:
-        """Read the trace block by block. `times`: whether times are asked for; else they are neither read nor checked.
-        `repeated_times`: whether two rows may have the same.
+    def rows(
+        self,
+        *,
+        times: bool,
+        repeated_times: bool,
+        hash_ids: bool = False,
+        all_turns: bool = False,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> Iterator[TraceRows]:
+        """Read the trace block by block. `times`, `hash_ids` (Mooncake's), `all_turns` (ShareGPT's): whether they are
+        asked for; else they are neither read nor checked. `repeated_times`: whether two rows may have the same time.
 
         Raises:
             WorkloadError: names the file, the line, the column and what was expected.
         """
-        read = {"mooncake": _mooncake_rows, "sharegpt": _sharegpt_rows}.get(self.format.name, _csv_rows)
+        read: Callable[[Trace, bool, int], Iterator[TraceRows]] = {
+            "mooncake": partial(_mooncake_rows, hash_ids),
+            "sharegpt": partial(_sharegpt_rows, all_turns),
+        }.get(self.format.name, _csv_rows)
         before: tuple[int, int] | None = None
         empty = True
         for rows in read(self, times, block_bytes):
@@ -525,19 +593,22 @@ def _casts(value: Any, kind: Any) -> bool:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def _mooncake_rows(trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
+def _mooncake_rows(hash_ids: bool, trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
     for line, block in _blocks(trace.path, block_bytes):
-        yield _plain_mooncake(trace, times, line, block) or _mooncake_by_line(trace, times, line, block)
+        rows = _plain_mooncake(trace, times, hash_ids, line, block)
+        yield rows or _mooncake_by_line(trace, times, hash_ids, line, block)
 
 
-def _plain_mooncake(trace: Trace, times: bool, first_line: int, block: bytes) -> TraceRows | None:
+def _plain_mooncake(trace: Trace, times: bool, hash_ids: bool, first_line: int, block: bytes) -> TraceRows | None:
     """The rows of a block, or None where they are not all plain integers within bounds."""
     import pyarrow as pa
     from pyarrow import json as pa_json
 
     names = trace.format.used if times else trace.format.needed
-    schema = pa.schema([pa.field(name, pa.int64()) for name in names])
-    options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    fields = [pa.field(name, pa.int64()) for name in names]
+    if hash_ids:
+        fields.append(pa.field(_HASH_IDS, pa.list_(pa.int64())))
+    options = pa_json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
     try:
         table = pa_json.read_json(
             pa.BufferReader(block), pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1), options
@@ -545,23 +616,43 @@ def _plain_mooncake(trace: Trace, times: bool, first_line: int, block: bytes) ->
     except pa.ArrowException:
         return None
     count = block.count(b"\n")
-    columns = [table[name].combine_chunks() for name in names]
+    columns = [table[one.name].combine_chunks() for one in fields]
     if len(table) != count or any(one.null_count for one in columns):
         return None
+    found = _plain_hash_ids(columns.pop()) if hash_ids else None
     *time, prefill, decode = (np.asarray(one) for one in columns)
     limits = [_LATEST_S * 1000] * len(time) + [_MOST_TOKENS] * 2
     for values, limit in zip((*time, prefill, decode), limits, strict=True):
         if values.min() < 0 or values.max() >= limit:
             return None
+    if hash_ids and (found is None or not np.array_equal(np.diff(found.first), _hash_blocks(prefill))):
+        return None
     lines = np.arange(first_line, first_line + count, dtype=np.int64)
-    return TraceRows(lines, time[0] * 1_000_000 if time else None, prefill, decode, None)
+    return TraceRows(lines, time[0] * 1_000_000 if time else None, prefill, decode, None, hash_ids=found)
 
 
-def _mooncake_by_line(trace: Trace, times: bool, first_line: int, block: bytes) -> TraceRows:
+def _plain_hash_ids(lists: Any) -> HashIds | None:
+    """Those of an array of lists, or None where they are not all within bounds."""
+    values = lists.flatten()
+    if values.null_count:
+        return None
+    ids = np.asarray(values)
+    if len(ids) and (ids.min() < 0 or ids.max() >= _MOST_HASH_ID):
+        return None
+    return HashIds(ids, np.asarray(lists.offsets, dtype=np.int64))
+
+
+def _hash_blocks(prefill: Any) -> Any:
+    """How many hash ids a prompt of `prefill` tokens has: int or int64 array."""
+    return -(-prefill // HASH_BLOCK_TOKENS)
+
+
+def _mooncake_by_line(trace: Trace, times: bool, hash_ids: bool, first_line: int, block: bytes) -> TraceRows:
     """The rows of a block, one Python step a line: for what `_plain_mooncake` does not read, and for the place of what
     is wrong."""
     path, form = trace.path, trace.format
     rows: list[tuple[int, int, int, int]] = []
+    ids: list[list[int]] = []
     for line, text in enumerate(block.split(b"\n")[:-1], start=first_line):
         if not text.strip():
             continue
@@ -573,8 +664,35 @@ def _mooncake_by_line(trace: Trace, times: bool, first_line: int, block: bytes) 
             raise WorkloadError(f"{path}: line {line}: expected a JSON object with {', '.join(form.used)}.")
         counts = [_json_count(path, line, value, name) for name in form.needed]
         rows.append((line, _json_time_ns(trace, line, value) if times else 0, counts[0], counts[1]))
+        if hash_ids:
+            ids.append(_json_hash_ids(path, line, value, counts[0]))
     lines, time_ns, prefill, decode = np.array(rows, dtype=np.int64).reshape(-1, 4).T
-    return TraceRows(lines, time_ns if times else None, prefill, decode, None)
+    found = None
+    if hash_ids:
+        first = np.concatenate([[0], np.cumsum([len(one) for one in ids], dtype=np.int64)])
+        found = HashIds(np.array(list(chain.from_iterable(ids)), dtype=np.int64), first)
+    return TraceRows(lines, time_ns if times else None, prefill, decode, None, hash_ids=found)
+
+
+def _json_hash_ids(path: Path, line: int, row: dict[str, Any], prefill: int) -> list[int]:
+    where, wanted = f"{path}: line {line}, key {_HASH_IDS}", _hash_blocks(prefill)
+    remedy = "Correct the file, or set workload.trace.shared_prefixes=false to leave them unread."
+    ids = row.get(_HASH_IDS)
+    if not isinstance(ids, list):
+        raise WorkloadError(f"{where}: found {_shown(row, _HASH_IDS)}, expected a list of {wanted} integers. {remedy}")
+    for number, one in enumerate(ids, start=1):
+        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < _MOST_HASH_ID:
+            shown = str(one) if isinstance(one, Decimal) else repr(one)
+            raise WorkloadError(
+                f"{where}, item {number}: found {shown:.80}, expected an integer of at least 0 and below"
+                f" {_MOST_HASH_ID:.0e}. {remedy}"
+            )
+    if len(ids) != wanted:
+        raise WorkloadError(
+            f"{where}: found {len(ids)} for {prefill} input tokens, expected {wanted}: one for every"
+            f" {HASH_BLOCK_TOKENS} tokens, the last one for the rest. {remedy}"
+        )
+    return ids
 
 
 def _json_count(path: Path, line: int, row: dict[str, Any], key: str) -> int:
@@ -615,41 +733,78 @@ def _shown(row: dict[str, Any], key: str) -> str:
     return str(value)[:80] if isinstance(value, Decimal) else repr(value)[:80]
 
 
-def _sharegpt_rows(trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
+def _sharegpt_rows(all_turns: bool, trace: Trace, times: bool, block_bytes: int) -> Iterator[TraceRows]:
     assert not times, "conversations have no times"
     found: list[tuple[int, int]] = []
     texts: list[tuple[str, str]] = []
+    talks: list[list[tuple[str, str]]] = []
     size = 0
 
     def rows() -> TraceRows:
         lines, items = np.array(found, dtype=np.int64).reshape(-1, 2).T
-        return TraceRows(lines, None, None, None, texts, items if items.any() else None)
+        numbered = items if items.any() else None
+        return TraceRows(
+            lines,
+            None,
+            None,
+            None,
+            None if all_turns else texts,
+            numbered,
+            talks=talks if all_turns else None,
+        )
 
     for line, item, value in _json_items(trace.path, block_bytes):
         found.append((line, item))
-        texts.append(_first_turns(f"{trace.path}: {_place(line, item)}", value))
-        size += len(texts[-1][0]) + len(texts[-1][1])
+        where = f"{trace.path}: {_place(line, item)}"
+        read = _turns(where, value) if all_turns else [_first_turns(where, value)]
+        if all_turns:
+            talks.append(read)
+        else:
+            texts += read
+        size += sum(len(prompt) + len(answer) for prompt, answer in read)
         if size >= block_bytes:
             yield rows()
-            found, texts, size = [], [], 0
+            found, texts, talks, size = [], [], [], 0
     yield rows()
 
 
 def _first_turns(where: str, value: Any) -> tuple[str, str]:
     """Prompt and answer: the first two turns, whoever speaks them, as vLLM's benchmark takes them; empty where there is
     none."""
+    texts = [text for _, text in _spoken(where, value, 2)]
+    return (texts[0] if texts else ""), (texts[1] if len(texts) > 1 else "")
+
+
+def _turns(where: str, value: Any) -> list[tuple[str, str]]:
+    """Of each turn of a user the prompt, which is all that was said until its end, and the answer, which is what
+    another speaker says next; empty where there is none. One empty pair for a conversation without a user."""
+    spoken = list(_spoken(where, value, None))
+    for speaker, _ in spoken:
+        if not isinstance(speaker, str):
+            raise WorkloadError(f"{where}: expected turns with a speaker under from, found {speaker!r:.60}.")
+    turns, said = [], ""
+    for number, (speaker, text) in enumerate(spoken):
+        said = f"{said}{BETWEEN_TURNS}{text}" if number else text
+        if speaker in _USERS:
+            answered = number + 1 < len(spoken) and spoken[number + 1][0] not in _USERS
+            turns.append((said, spoken[number + 1][1] if answered else ""))
+    return turns or [("", "")]
+
+
+def _spoken(where: str, value: Any, most: int | None) -> Iterator[tuple[Any, str]]:
+    """Speaker and text of the first `most` turns (None: all)."""
     turns = value.get("conversations") if isinstance(value, dict) else None
     if not isinstance(turns, list):
         raise WorkloadError(f"{where}: expected a JSON object with a list of conversations.")
-    texts = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
-    for text in texts:
+    for turn in turns[:most]:
+        text = turn.get("value") if isinstance(turn, dict) else None
         if not isinstance(text, str):
             raise WorkloadError(f"{where}: expected turns with a text under value, found {text!r:.60}.")
         try:
             text.encode()
         except UnicodeEncodeError:
             raise WorkloadError(f"{where}: holds half of a surrogate pair, which is no character. Remove it.") from None
-    return (texts[0] or "" if texts else ""), (texts[1] or "" if len(texts) > 1 else "")
+        yield turn.get("from"), text
 
 
 def _place(line: int, item: int) -> str:

@@ -25,10 +25,26 @@ class Output:
 
 
 @dataclass
+class Cache:
+    enable_prefix_caching: bool = False
+    block_size: int = 4
+
+
+@dataclass
+class Blocks:
+    of: dict[str, list[int]]
+
+    def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
+        return (self.of[request_id],)
+
+
+@dataclass
 class Scheduler:
     requests: dict[str, Request]
     running: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    cache_config: Cache = field(default_factory=Cache)
+    kv_cache_manager: Blocks = field(default_factory=lambda: Blocks({}))
 
 
 def test_composition_of_a_mixed_step(tmp_path: Path) -> None:
@@ -56,6 +72,31 @@ def test_composition_of_a_mixed_step(tmp_path: Path) -> None:
     assert row[F.ATTENTION_PAIRS] == sum(context + place + 1 for context, new in seen for place in range(new))
     assert (row[F.RUNNING], row[F.WAITING]) == (4, 1)
     assert row[F.TRACING_NS] > 0
+
+
+def test_blocks_that_decodes_share_count_for_all_of_them_but_one(tmp_path: Path) -> None:
+    """Full blocks of prompts only, whoever comes, goes, pauses or comes back with other blocks."""
+    requests = {"a": Request(11, 12), "b": Request(12, 13), "c": Request(9, 10), "p": Request(40, 8)}
+    blocks = Blocks({"a": [1, 2, 3], "b": [1, 2, 4, 5], "c": [1, 6, 3], "p": [1, 2]})
+    scheduler = Scheduler(requests, cache_config=Cache(enable_prefix_caching=True), kv_cache_manager=blocks)
+    recorder, found = StepRecorder(tmp_path / "steps"), []
+    asked = [{"a": 1}, {"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1, "p": 8}, {"b": 1, "c": 1}, {"b": 1}, {"c": 1, "b": 1}]
+    for number, held in enumerate(asked):
+        if number == 4:
+            blocks.of["c"] = [7, 8, 9]  # preempted, and computed again elsewhere
+        output = Output(held)
+        recorder.scheduled(scheduler, output, number, number)
+        recorder.completed(output, number, number)
+    recorder.flush()
+    found = read_steps(tmp_path / "steps")[:, F.REREAD_CONTEXT_TOKENS].tolist()
+    # a and b share blocks 1 and 2; c shares 1 with both; p is in prefill; block 3 is full in neither a nor c.
+    assert found == [0, 8, 12, 4, 0, 0]
+    scheduler.cache_config.enable_prefix_caching = False
+    without, output = StepRecorder(tmp_path / "without"), Output({"a": 1, "b": 1})
+    without.scheduled(scheduler, output, 0, 0)
+    without.completed(output, 0, 0)
+    without.flush()
+    assert read_steps(tmp_path / "without")[0, F.REREAD_CONTEXT_TOKENS] == 0
 
 
 def test_a_step_of_decodes_has_no_prompt_to_count(tmp_path: Path) -> None:

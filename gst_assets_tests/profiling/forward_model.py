@@ -94,6 +94,7 @@ def play(
         steps[index, F.LAUNCHED_NS] = launched
         steps[index, F.PREFILL_CONTEXT_TOKENS] = composition.num_context_tokens - step.shape.decode_context_tokens
         steps[index, F.ATTENTION_PAIRS] = step.shape.num_attention_pairs
+        steps[index, F.REREAD_CONTEXT_TOKENS] = step.shape.reread_context_tokens
         watched[index, W.BEGUN_NS] = (formed + forward) // 2
         watched[index, [W.FORWARD_NS, W.LAUNCHED_NS]] = forward, launched
         watched[index, [W.DEVICE_BEGUN_NS, W.DEVICE_ENDED_NS, W.HEAD_START_NS]] = begun, ended, step.head_start_ns

@@ -1,5 +1,5 @@
-"""Decoders other than Qwen3, each a small config.json served by the real engine: what it runs, and whether the profiler
-walks all of it."""
+"""Every supported architecture, as a small config.json served by the real engine: what it runs, and whether the profiler
+walks all of it. An architecture that is added to `model_config.SUPPORTED` is tested here without further ado."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gst_assets.engine.launch import run_module
+from gst_assets.model_config import SUPPORTED
 from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
 from gst_assets.scenario import load_scenario
 
@@ -23,22 +24,28 @@ _LLAMA3_ROPE = {
     "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024,
     "rope_type": "llama3",
 }  # fmt: skip
-DECODERS: dict[str, dict[str, Any]] = {
-    "LlamaForCausalLM": {"model_type": "llama", "rope_scaling": _LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True},
-    "Qwen2ForCausalLM": {"model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 64},
-    "MistralForCausalLM": {"model_type": "mistral", "head_dim": 32, "sliding_window": None},
+_PARTICULARS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"rope_scaling": _LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True},
+    "Qwen2ForCausalLM": {"tie_word_embeddings": True, "sliding_window": 64},
+    "Qwen3ForCausalLM": {"head_dim": 32, "attention_bias": True},
+    "MistralForCausalLM": {"head_dim": 32, "sliding_window": None},
+    "Phi3ForCausalLM": {"pad_token_id": 0, "partial_rotary_factor": 0.75},
 }
+"""What an architecture may have that others have not."""
 
 
 def config_of(architecture: str) -> dict[str, Any]:
-    return {"architectures": [architecture], **_SMALL, **DECODERS[architecture]}
+    particulars = _PARTICULARS.get(architecture, {})
+    return {
+        "architectures": [architecture], "model_type": SUPPORTED[architecture].model_type, **_SMALL, **particulars,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the session says of each decoder."""
     folder, resolved = tmp_path_factory.mktemp("decoders"), []
-    for architecture in DECODERS:
+    for architecture in SUPPORTED:
         (folder / "config.json").write_text(json.dumps(config_of(architecture)))
         scenario = load_scenario("smoke", ["model.name=small", "model.geometry=null", f"model.config={folder}"])
         resolved.append(folder / f"{architecture}.json")
@@ -46,10 +53,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     (folder / "config.json").unlink()  # a resolved scenario holds it
     lines = run_module("gst_assets_tests.profiling.decoder_session", [str(path) for path in resolved])
     found = [json.loads(line.removeprefix("facts ")) for line in lines if line.startswith("facts ")]
-    return dict(zip(DECODERS, found, strict=True))
+    return dict(zip(SUPPORTED, found, strict=True))
 
 
-@pytest.mark.parametrize("architecture", DECODERS)
+@pytest.mark.parametrize("architecture", SUPPORTED)
 def test_the_engine_serves_the_config_and_the_profiler_walks_the_whole_model(
     architecture: str, told: dict[str, dict[str, Any]]
 ) -> None:

@@ -17,7 +17,7 @@ from gst_assets.profiling.step_samples import WatchedSteps, host_speed, step_row
 from gst_assets.profiling.term_fit import MIN_SAMPLES
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
-from gst_assets.step_costs.terms import Features, Terms
+from gst_assets.step_costs.terms import REREAD, Features, Terms
 from gst_assets_tests.profiling.forward_model import Made, play
 
 GRAPHS = CapturedGraphs([1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
@@ -55,8 +55,10 @@ class Engine(NamedTuple):
                 tokens = self.graphs().padded(held.prefill_token + held.decode_request)
                 if not prompts:
                     context = (20.0 + tokens / 8) * held.decode_context_token
+                    context += (8.0 + tokens / 16) * held.reread_context_token
                     return 3e6 + 2e4 * tokens + context + 4e5 * held.warmth
                 more = 1e5 * held.prefill_request + 5e3 * held.decode_request + 30.0 * held.decode_context_token
+                more += 12.0 * held.reread_context_token
                 return self.device * (1e6 + 1e4 * tokens + more + 4.0 * held.attention_pair)
             case "drain":
                 return 3e4
@@ -171,6 +173,46 @@ def test_the_slopes_are_those_planted(engine: Engine) -> None:
     assert slope["device", "decode", "decode_context_token", 64.0] == pytest.approx(
         20 + (64 if engine.is_gpu else 55) / 8, rel=0.05
     )
+
+
+def test_context_that_decodes_share_has_slopes_of_its_own_where_any_is_shared() -> None:
+    engine, rng = ENGINES["mixed"], np.random.default_rng(3)
+    made = [
+        one._replace(
+            shape=one.shape._replace(
+                # Batches of up to five share nothing, as where few requests meet.
+                reread_context_tokens=int(
+                    rng.uniform(0, 0.8) * one.shape.decode_context_tokens * (one.shape.num_decodes > 5)
+                )
+            )
+        )
+        for one in traffic(rng, 5000)
+    ]
+    records = play(made, engine.costs, GRAPHS, queue_size=2, is_gpu=True)
+    frame = pd.DataFrame(rows_of(WatchedSteps(*records, GRAPHS, is_gpu=True)))
+    device = frame[frame["term"] == "device"].set_index(["step_kind", "feature", "position"])["ns"]
+    for position in (16.0, 64.0):
+        assert device["decode", REREAD, position] == pytest.approx(8 + position / 16, rel=0.1)
+        assert device["decode", "decode_context_token", position] == pytest.approx(20 + position / 8, rel=0.05)
+    assert device["mixed", REREAD, 0.0] == pytest.approx(12, rel=0.1)
+    assert device["mixed", "decode_context_token", 0.0] == pytest.approx(30, rel=0.05)
+    assert device["decode", REREAD].index.min() == 8.0  # no slope of batches that shared nothing
+    terms = Terms(frame, GRAPHS, "overheads.csv")
+    few = Features(0, 0, 2, 1000, 0)
+    saved = terms.step_ns("device", "decode", few._replace(decode_context_token=2000)) - terms.step_ns(
+        "device", "decode", few._replace(reread_context_token=1000)
+    )
+    assert saved == pytest.approx(1000 * (20 + 2 / 8 - 8 - 8 / 16), rel=0.1)
+
+
+def test_where_nothing_was_shared_reading_again_costs_what_reading_costs() -> None:
+    frame = pd.DataFrame(rows_of(watched(ENGINES["mixed"])))
+    assert REREAD not in set(frame["feature"])
+    terms = Terms(frame, GRAPHS, "overheads.csv")
+    for kind in ("decode", "mixed", "mixed_eager"):
+        held = Features(0 if kind == "decode" else 1, 0 if kind == "decode" else 600, 8, 4000, 0)
+        shared = held._replace(decode_context_token=1000, reread_context_token=3000)
+        assert terms.step_ns("device", kind, shared) == pytest.approx(terms.step_ns("device", kind, held), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["host_bound", "mixed", "synchronous"])

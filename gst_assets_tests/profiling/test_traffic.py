@@ -30,12 +30,30 @@ def test_short_traffic_is_played_where_the_scenario_asks_for_it() -> None:
     scenario = load_scenario("h100_8b_prefix")
     rates = scenario.profile.short_traffic_rates_per_s
     *flowing, burst = traffic.segments(scenario, 0)
-    short = [one for one in flowing if one.has_short_prompts]
+    short = [one for one in flowing if one.has_short_prompts and not one.has_shared_prefixes]
     assert rates and tuple(one.rate_per_s for one in short) == rates and not burst.has_short_prompts
     lengths = [len(one.request.prompt_token_ids) for each in short for one in traffic.requests(each, scenario, 0)]
     assert max(lengths) <= 512 and max(lengths) > 300
-    others = [len(one.request.prompt_token_ids) for one in traffic.requests(flowing[-len(short) - 1], scenario, 0)]
-    assert max(others) > 512
+    (other, *_) = (one for one in reversed(flowing) if not one.has_short_prompts)
+    assert max(len(one.request.prompt_token_ids) for one in traffic.requests(other, scenario, 0)) > 512
+
+
+def test_prompts_of_shared_traffic_begin_alike() -> None:
+    """An eighth, a quarter or a half of the longest prompt, and then up to 512 tokens that nobody else has."""
+    scenario = load_scenario("h100_8b_prefix")
+    shared = [one for one in traffic.segments(scenario, 0) if one.has_shared_prefixes]
+    assert tuple(one.rate_per_s for one in shared) == scenario.profile.shared_traffic_rates_per_s != ()
+    longest = min(2 * scenario.engine.max_num_batched_tokens, scenario.model.max_model_len - 300)
+    prompts = [tuple(one.request.prompt_token_ids) for one in traffic.requests(shared[-1], scenario, 0)]
+    for size in (longest // 8, longest // 4, longest // 2):
+        alike = [prompt for prompt in prompts if sum(prompt[:size] == other[:size] for other in prompts) > 1]
+        assert len(alike) > len(prompts) / 5
+    assert len(set(prompts)) == len(prompts)
+    assert max(map(len, prompts)) <= longest // 2 + 512 and min(map(len, prompts)) >= longest // 8 + 16
+    again = traffic.requests(traffic.segments(scenario, 1)[-2], scenario, 1)  # the burst is the last one
+    assert {prompt[:100] for prompt in prompts}.isdisjoint(
+        tuple(one.request.prompt_token_ids[:100]) for one in again
+    )  # another round's prefixes are others
 
 
 @pytest.mark.parametrize("name", scenario_names())

@@ -78,7 +78,7 @@ def test_where_on_its_curve_a_step_lies(term: str, kind: str, position: float) -
 
 
 def test_which_slopes_are_fitted() -> None:
-    assert slopes_of("device", "decode") == ("decode_context_token", "warmth")
+    assert slopes_of("device", "decode") == ("decode_context_token", "reread_context_token", "warmth")
     assert "attention_pair" in slopes_of("device", "mixed")
     assert slopes_of("launch", "decode") == slopes_of("process", "any") == slopes_of("drain", "mixed") == ()
     assert slopes_of("prepare", "mixed") == ("prefill_request", "prefill_token", "decode_request")

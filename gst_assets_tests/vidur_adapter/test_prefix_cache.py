@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gst_assets.step_costs.engine_costs import EngineCosts
+from gst_assets.step_costs.shapes import DECODE, MIXED, CapturedGraphs
+from gst_assets.step_costs.terms import REREAD
 from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import core, simulation_loop
 from gst_assets.vidur_adapter.core import Limits
@@ -255,6 +258,61 @@ def test_of_two_that_arrive_together_the_second_finds_what_the_first_computes_in
     assert loop.num_cached_tokens == [0, 64]
     split = run([(0, prompt, 3), (0, prompt, 3)], Limits(32, 40, 1, 4, 64))  # two chunks: the second waits for the last
     assert split.num_cached_tokens == [0, 64]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 40_000_000),
+            st.lists(st.integers(1, 2), min_size=1, max_size=5),
+            st.integers(1, 31),
+            st.integers(1, 60),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    budget=st.integers(8, 128),
+)
+def test_a_step_costs_more_by_what_its_decodes_share(rows: list[tuple[int, list[int], int, int]], budget: int) -> None:
+    """Next to a count over the finished simulation: who decoded in each step, with which full blocks of the prompt."""
+    asked = sorted(
+        (arrival, [block for block in blocks for _ in range(32)] + [99] * rest, decode)
+        for arrival, blocks, rest, decode in rows
+    )
+    prompts = [prompt for _, prompt, _ in asked]
+    costs = EngineCosts(
+        support.overheads_table(
+            [
+                *support.constant_overheads(device=1_000_000),
+                *(support.cost_row("device", 10, kind, REREAD) for kind in support.KINDS),
+            ]
+        ),
+        CapturedGraphs(()),
+        (DECODE, MIXED),
+        "overheads.csv",
+    )
+    limits = Limits(32, 400, 1, 12, budget)
+    columns = RequestColumns(
+        list(range(len(asked))),
+        [row[0] for row in asked],
+        [len(prompt) for prompt in prompts],
+        [row[2] for row in asked],
+    )
+    keys = prompt_block_keys(prompts, 32)
+    loop = SimulationLoop(columns, limits, costs.tables(budget, 1), prompt_keys=keys)
+    loop.run()
+    log, got = loop.history.steps(), loop.history.tokens()
+    expected = [1_000_000] * loop.history.num_steps
+    for step in range(loop.history.num_steps):
+        # The token of a request's first step is its prompt's.
+        held = [
+            keys[row] for row in range(len(asked))
+            if step in (mine := got.step[got.request_id == row]) and step != mine[0]
+        ]  # fmt: skip
+        blocks = [key for one in held for key in one]
+        expected[step] += 10 * 32 * (len(blocks) - len(set(blocks)))
+    assert (log.handed_out_ns - log.formed_ns).tolist() == expected
 
 
 @settings(max_examples=40, deadline=None)

@@ -21,11 +21,13 @@ from gst_assets.scenario import (
     ZipfLength,
     load_scenario,
 )
+from gst_assets.workload.building import build
 from gst_assets.workload.generated_prompts import prompt_of_each, prompt_of_each_length, write_generated_prompts
 from gst_assets.workload.prompts import read_prompts
 from gst_assets.workload.requests import plan_requests
 from gst_assets.workload.synthetic import draw_lengths
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
+from gst_assets_tests.workload.published import PUBLISHED
 
 ROWS = [(0.0, 10, 4), (1.0, 0, 4), (2.0, 300, 10), (3.0, 20, 5), (4.0, 7, 0), (5.0, 30, 6), (6.0, 40, 7)]
 
@@ -108,6 +110,24 @@ def test_conversations_have_texts_and_no_times(tmp_path: Path, tokenizer: Tokeni
         plan_requests(scenario(path), tokenizer)
     plan = plan_requests(scenario(path, "workload.arrivals={kind: static}"), tokenizer)
     assert (plan.prefill.tolist(), plan.decode.tolist(), plan.texts) == ([2], [1], ["Hello world"])
+
+
+PINNED = {
+    "sharegpt": ("workload.arrivals={kind: static}", "wl-480064995e23d4ab"),
+    "mooncake": ("workload.trace.share_prompts=false", "wl-33772f3b7687e8e2"),
+    "mooncake with shared prompts": ("workload.trace.share_prompts=true", "wl-4b4456b42e35a34b"),
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_a_workload_has_the_bytes_that_earlier_versions_gave(name: str, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    override, expected = PINNED[name]
+    path = tmp_path / "trace"
+    path.write_bytes(PUBLISHED[name.split()[0]][1])
+    times = "workload.arrivals={kind: trace, repeated: keep}"
+    asked = scenario(path, "workload.trace.unusable=drop", times, override)
+    (tmp_path / "built").mkdir()
+    assert build(asked, tmp_path / "built", tokenizer=tokenizer).meta.workload_id == expected
 
 
 @settings(deadline=None, max_examples=8)

@@ -168,6 +168,7 @@ class Overheads(FilledTable):
             "attention_pair",
             "warm_token",
             "warmth",
+            "reread_context_token",
         ],
         description="what ns is multiplied with; base: a point of the curve",
     )

@@ -164,6 +164,13 @@ class Iterations(Table):
             " each"
         ),
     )
+    num_reread_context_tokens: Series[Int] | None = pa.Field(
+        ge=0,
+        description=(
+            "of num_context_tokens, those in KV blocks that another decode of the step reads too, counted for all of"
+            " these but one; only where decodes shared any"
+        ),
+    )
 
     @pa.dataframe_check(error="completion_time_ns must not be before scheduled_time_ns")
     def ends_after_start(cls, df: pd.DataFrame) -> pd.Series:

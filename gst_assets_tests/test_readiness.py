@@ -1,0 +1,40 @@
+"""What `gst show` says of a scenario's tokenizer and profile; the rest of it is tested through the command (`test_cli`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from gst_assets.locations import locate
+from gst_assets.readiness import Need, needs
+from gst_assets.scenario import Scenario, load_scenario
+
+
+def need_of(what: str, scenario: Scenario) -> Need:
+    (found,) = [need for need in needs(scenario, with_engine=False) if need.what == what]
+    return found
+
+
+def tokenizer_of(*overrides: str) -> Need:
+    return need_of("a tokenizer", load_scenario("smoke", list(overrides)))
+
+
+def test_a_tokenizer_within_the_vocabulary_is_there() -> None:
+    folded = tokenizer_of()
+    assert folded == Need("a tokenizer", True, str(locate("data/tokenizer/qwen3")))
+    assert tokenizer_of("model.fold_token_ids=false", "model.geometry.vocab_size=151669") == folded
+
+
+@pytest.mark.parametrize("size", [8192, 151_668])
+def test_a_tokenizer_beyond_the_vocabulary_is_named_before_a_gpu_host_finds_out(size: int) -> None:
+    need = tokenizer_of("model.fold_token_ids=false", f"model.geometry.vocab_size={size}")
+    assert need.met is None
+    assert f"its ids end at 151,668, the model's vocabulary at {size - 1:,}" in need.found
+    assert "Set model.fold_token_ids=true" in need.found
+
+
+def test_a_profile_of_another_model_of_that_name_is_not_there() -> None:
+    folder = str(locate("data/profiles/h100/qwen3-8b"))
+    assert need_of("a profile", load_scenario("h100_8b_half")) == Need("a profile", True, folder)
+    other = need_of("a profile", load_scenario("h100_8b_half", ["model.geometry.num_layers=24"]))
+    assert other.met is False
+    assert "params.model.geometry.num_layers is 36, but the scenario expects 24" in other.found
