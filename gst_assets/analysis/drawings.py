@@ -132,8 +132,9 @@ class DecidingErrors:
             colour, marker = _JUDGED[cell.judgement]
             reach = np.array([value for value in (cell.low, cell.error, cell.high) if np.isfinite(value)]) * 100
             if not len(reach):
-                at, near = (0, row), {"xytext": (6, 5), "textcoords": "offset points"}
-                axes.annotate("no bound", at, **near, fontsize=9, color="#333333")
+                axes.annotate(
+                    "no bound", (0, row), xytext=(6, 5), textcoords="offset points", fontsize=9, color="#333333"
+                )
                 continue
             ends.extend(reach)
             if np.isfinite(cell.low):

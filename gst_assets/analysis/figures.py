@@ -228,7 +228,8 @@ def _scatter(comparison: Comparison, metric: Measure) -> Drawing:
         every = -(-len(points) // _MAX_SCATTER_POINTS)
         points = points.iloc[::every]
         shown = replace(style, label=f"{style.label} (every {every}th request)") if every > 1 else style
-        drawn.append((shown, *(points[name].to_numpy() for name in columns)))
+        real, simulated = (points[name].to_numpy() for name in columns)
+        drawn.append((shown, real, simulated))
     values = medians.to_numpy()
     extent = (float(values.min()), float(values.max()))
     return drawings.RequestScatter(MEASURE_NAMES[metric], tuple(drawn), extent, comparison.bands.warn_band)

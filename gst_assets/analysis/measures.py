@@ -93,7 +93,7 @@ class Samples:
 
     def _by_request(self, numbers: np.ndarray, dtype: type) -> np.ndarray:
         """Sum of `numbers`, one a sample, of each request; in one pass, which memory bounds where samples are many."""
-        total = np.zeros(len(numbers) + 1, dtype=dtype)
+        total: np.ndarray = np.zeros(len(numbers) + 1, dtype=dtype)
         np.cumsum(numbers, dtype=dtype, out=total[1:])
         ends = np.cumsum(self.counts)
         return total[ends] - total[ends - self.counts]
