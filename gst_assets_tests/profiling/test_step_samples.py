@@ -107,6 +107,18 @@ def traffic(rng: np.random.Generator, number: int, *, head_start: bool = False, 
     return made
 
 
+def sharing(number: int, *, slow: bool = True) -> list[Made]:
+    """Traffic of decodes that share up to four fifths of their context. Batches of up to five share nothing, as where
+    few requests meet."""
+    rng = np.random.default_rng(3)
+
+    def shared(shape: StepShape) -> StepShape:
+        most = 0.8 * shape.decode_context_tokens if shape.num_decodes > 5 else 0.0
+        return shape._replace(reread_context_tokens=int(rng.uniform(0, most)))
+
+    return [one._replace(shape=shared(one.shape)) for one in traffic(rng, number, slow=slow)]
+
+
 @cache
 def watched(engine: Engine, number: int = 2500) -> WatchedSteps:
     """Traffic, and on a GPU as much with a head start, as a calibration plays them."""
@@ -176,19 +188,8 @@ def test_the_slopes_are_those_planted(engine: Engine) -> None:
 
 
 def test_context_that_decodes_share_has_slopes_of_its_own_where_any_is_shared() -> None:
-    engine, rng = ENGINES["mixed"], np.random.default_rng(3)
-    made = [
-        one._replace(
-            shape=one.shape._replace(
-                # Batches of up to five share nothing, as where few requests meet.
-                reread_context_tokens=int(
-                    rng.uniform(0, 0.8) * one.shape.decode_context_tokens * (one.shape.num_decodes > 5)
-                )
-            )
-        )
-        for one in traffic(rng, 5000)
-    ]
-    records = play(made, engine.costs, GRAPHS, queue_size=2, is_gpu=True)
+    engine = ENGINES["mixed"]
+    records = play(sharing(5000), engine.costs, GRAPHS, queue_size=2, is_gpu=True)
     frame = pd.DataFrame(rows_of(WatchedSteps(*records, GRAPHS, is_gpu=True)))
     device = frame[frame["term"] == "device"].set_index(["step_kind", "feature", "position"])["ns"]
     for position in (16.0, 64.0):
@@ -196,7 +197,7 @@ def test_context_that_decodes_share_has_slopes_of_its_own_where_any_is_shared() 
         assert device["decode", "decode_context_token", position] == pytest.approx(20 + position / 8, rel=0.05)
     assert device["mixed", REREAD, 0.0] == pytest.approx(12, rel=0.1)
     assert device["mixed", "decode_context_token", 0.0] == pytest.approx(30, rel=0.05)
-    assert device["decode", REREAD].index.min() == 8.0  # no slope of batches that shared nothing
+    assert min(device.loc["decode", REREAD].index) == 8.0  # no slope of batches that shared nothing
     terms = Terms(frame, GRAPHS, "overheads.csv")
     few = Features(0, 0, 2, 1000, 0)
     saved = terms.step_ns("device", "decode", few._replace(decode_context_token=2000)) - terms.step_ns(
