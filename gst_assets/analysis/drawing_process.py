@@ -1,9 +1,8 @@
-"""A process of its own that draws a report's figures, beside the one that compares and writes tables.
+"""A process of its own that draws a report's figures while the first compares and writes tables.
 
-Importing matplotlib and drawing take as long as comparing some hundred thousand tokens; on two cores they go on beside
-it. What is drawn, and how, belongs to `figures` and `drawings`. Imports the standard library only: the process itself
-(`python -m gst_assets.analysis.drawing_process DIRECTORY`) needs numpy and matplotlib, and nothing else of this
-package.
+Importing matplotlib and drawing take as long as comparing some hundred thousand tokens; on two cores both go on at the
+same time. What is drawn, and how, belongs to `figures` and `drawings`. Imports the standard library only: the process
+itself (`python -m gst_assets.analysis.drawing_process`) needs numpy and matplotlib, and nothing heavy of this package.
 """
 
 from __future__ import annotations

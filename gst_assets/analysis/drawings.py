@@ -93,7 +93,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Band:
+class ShownBands:
     """Errors up to these shares pass and warn, e.g. 0.05 and 0.1."""
 
     passes: float
@@ -119,7 +119,7 @@ class DecidingErrors:
     """One row a deciding cell, on a plain axis; the error is written at its point's right end."""
 
     rows: tuple[DecidingRow, ...]
-    band: Band
+    band: ShownBands
 
     def draw(self, canvas: Canvas) -> None:
         axes = _axes(canvas.add_subplot())
@@ -186,7 +186,7 @@ class ErrorIntervals:
 
     rows: tuple[tuple[str, bool], ...]
     series: tuple[ErrorSeries, ...]
-    band: Band
+    band: ShownBands
 
     def draw(self, canvas: Canvas) -> None:
         axes = _axes(canvas.add_subplot())
@@ -311,7 +311,7 @@ class QuantilePanel:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Panels beside each other; the headline is the last of each."""
+    """Panels from left to right; the headline is the last variant of each."""
 
     panels: tuple[QuantilePanel, ...]
     warns: float

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis import drawings
-from gst_assets.analysis.drawings import STYLES, Band, Drawing, Sheet, Style
+from gst_assets.analysis.drawings import STYLES, Drawing, Sheet, ShownBands, Style
 from gst_assets.analysis.judged_errors import CURVE_LEVELS, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure, Timeline
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
@@ -140,8 +140,8 @@ def _headline_runs(comparison: Comparison) -> tuple[RealRun | SimulatedRun, Real
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def _band(comparison: Comparison) -> Band:
-    return Band(comparison.bands.pass_band, comparison.bands.warn_band)
+def _bands(comparison: Comparison) -> ShownBands:
+    return ShownBands(comparison.bands.pass_band, comparison.bands.warn_band)
 
 
 def _answer(comparison: Comparison) -> Drawing:
@@ -149,7 +149,7 @@ def _answer(comparison: Comparison) -> Drawing:
         drawings.DecidingRow(cell.name, cell.verdict, cell.error, cell.low, cell.high)
         for cell in comparison.answer.cells
     ]
-    return drawings.DecidingErrors(tuple(rows), _band(comparison))
+    return drawings.DecidingErrors(tuple(rows), _bands(comparison))
 
 
 def _errors(comparison: Comparison) -> Drawing:
@@ -174,7 +174,7 @@ def _errors(comparison: Comparison) -> Drawing:
         series.append(drawings.ErrorSeries(style, is_headline, np.array(at), errors, tuple(intervals)))
     shown = {(cell.metric, cell.statistic): cell for cell in comparison.cells if cell.variant == comparison.headline}
     labels = [(f"{shown[key].name} {shown[key].sign}".rstrip(), shown[key].required) for key in keys]
-    return drawings.ErrorIntervals(tuple(labels), tuple(series), _band(comparison))
+    return drawings.ErrorIntervals(tuple(labels), tuple(series), _bands(comparison))
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------

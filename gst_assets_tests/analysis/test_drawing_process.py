@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from gst_assets.analysis.drawing_process import DrawingProcess
-from gst_assets.analysis.drawings import Band, DecidingErrors, DecidingRow, Sheet
+from gst_assets.analysis.drawings import DecidingErrors, DecidingRow, Sheet, ShownBands
 from gst_assets.errors import ComparisonError
 from gst_assets.provenance import PROJECT_ROOT
 
 _ROWS = (DecidingRow("TTFT P50", "pass", 0.01, -0.02, 0.04), DecidingRow("E2E P90", "cannot_judge", 0.2, *[np.nan] * 2))
-_SHEET = Sheet("answer.png", 2.0, DecidingErrors(_ROWS, Band(0.05, 0.1)))
+_SHEET = Sheet("answer.png", 2.0, DecidingErrors(_ROWS, ShownBands(0.05, 0.1)))
 _WAIT_S = 60
 
 
