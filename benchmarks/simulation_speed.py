@@ -137,8 +137,8 @@ def simulate_here(loop: str, num_requests: int, directory: Path) -> None:
     else:
         of = scenario(kind)
         made = bundle(of)
-    # Imports what a simulation of that size needs: the direct loop is compiled from some size on.
-    simulate(of, *trace(2 if kind == "event" else min(num_requests, 500)), made, variant, cache_dir=None)
+    # Imports what a simulation of that size needs: the direct loop begins compiled with more than 2,000 requests.
+    simulate(of, *trace(2 if kind == "event" else 500 if num_requests <= 2000 else 2001), made, variant, cache_dir=None)
     lengths, intervals = trace(num_requests)
     started = time.process_time()
     result = simulate(of, lengths, intervals, made, variant, cache_dir=None)

@@ -3,8 +3,9 @@
 What each step holds follows vLLM V1's rules as `registration` lists them; how long steps take comes in tables
 (`step_costs.cost_tables`). The functions here call nothing but each other and `math`, so that numba compiles them as
 they are (`compiled_core`); called as they stand they are the same simulation in plain Python, with lists in place of
-arrays. Under operator sums the results are those of Vidur's own event loop (`event_loop.RecordedSimulator`) to the
-nanosecond. Building the arrays and reading the results belongs to `simulation_loop`.
+arrays. So none makes an array or returns one. Under operator sums the results are those of Vidur's own event loop
+(`event_loop.RecordedSimulator`) to the nanosecond. Building the arrays and reading the results belongs to
+`simulation_loop`.
 
 A request is its place among the columns, called its row; steps are numbered from 0. A step's tokens count as computed
 when it is formed: a step formed before the output of the one before it is known goes on from there. What a request

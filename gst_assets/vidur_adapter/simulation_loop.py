@@ -20,10 +20,20 @@ from gst_assets.vidur_adapter.step_log import StepLog
 
 Mode = Literal["compiled", "python"]
 Column = Sequence[int] | NDArray[np.int64]
-_COMPILED_FROM_TOKENS = 50_000
-"""Below this plain Python is done before numba is imported and its code loaded."""
+_MOST_PLAIN_STEPS = 20_000
+"""So many steps plain Python simulates in less time than importing numba and loading the compiled code takes."""
+_MOST_PLAIN_REQUESTS = 2_000
+"""More requests hardly take fewer steps than that."""
 _BUFFER_STEPS = 1 << 16
+_PLAIN_BUFFER_STEPS = 1 << 12
 _LEAST_SPANS = 1 << 14
+
+
+class _Process:
+    """What a process knows of its simulations."""
+
+    plain_steps = 0
+    """Simulated in plain Python for want of enough to do."""
 
 
 class RequestColumns(NamedTuple):
@@ -54,7 +64,7 @@ class SimulationLoop:
     ) -> None:
         """`ns_of` is what `costs` were made from; it raises for a step outside the profiled range, saying what is.
         `prompt_keys`: with a prefix cache, `prefix_keys.prompt_block_keys` of the prompts; None: without.
-        `mode` None: compiled where there is enough to do. Both give the same results.
+        `mode` None: compiled from where this process has had enough to do. Both give the same results.
 
         Raises:
             SimulationError: requests out of order, or one without a token to compute or to give.
@@ -72,7 +82,9 @@ class SimulationLoop:
         self.num_cached_tokens: list[int] = []
         """Prompt tokens of each request that were there when it was first admitted."""
         self._ns_of, self._prompt_keys = ns_of, prompt_keys
-        self._mode = mode or _mode(requests)
+        self._mode = mode
+        # Where each step's tokens end up is known by request id.
+        self._request_id = np.array(requests.request_id, dtype=np.int64)
 
     def run(self, on_share: Callable[[float], None] | None = None) -> None:
         """Simulate until every request has its tokens; `on_share` is called now and then with the share that has, from
@@ -82,42 +94,62 @@ class SimulationLoop:
             SimulationError: a request can never be scheduled.
             ProfileError: a step lies outside the profiled range of the operators.
         """
-        state, buffers = (
-            _state(self._requests, self._limits, self._prompt_keys),
-            _buffers(self._limits, len(self._requests.request_id)),
-        )
-        costs = self._costs
-        advance = core.advance
-        if self._mode == "python":
-            state, buffers, costs = _as_lists(state), _as_lists(buffers), as_lists(costs)
-        else:
-            from gst_assets.vidur_adapter.compiled_core import compiled_advance
-
-            advance = compiled_advance()
-        # Where each step's tokens end up is known by request id.
-        request_id = np.array(self._requests.request_id, dtype=np.int64)
-        while True:
-            outcome = advance(state, buffers, costs, self._limits)
-            self._drain(state, buffers, request_id)
-            if on_share is not None:
-                on_share(int(state.integers[core.NUM_COMPLETED]) / len(request_id) if len(request_id) else 1.0)
-            if outcome != core.FULL:
-                break
+        state = _state(self._requests, self._limits, self._prompt_keys)
+        outcome = core.FULL
+        if self._is_plain():
+            outcome = self._run_plain(state, on_share)
+        if outcome == core.FULL:
+            outcome = self._run_compiled(state, on_share)
         if outcome == core.STUCK:
             self._raise_stuck(state)
         if outcome == core.OUTSIDE:
             self._raise_outside(state)
         self.scheduled_at_ns, self.num_preemptions, self.num_cached_tokens = (
-            np.asarray(column).tolist()
-            for column in (state.scheduled_at_ns, state.num_preemptions, state.num_cached_tokens)
+            column.tolist() for column in (state.scheduled_at_ns, state.num_preemptions, state.num_cached_tokens)
         )
         self.num_free_blocks = int(state.integers[core.NUM_FREE_BLOCKS])
         self.num_outside = int(state.integers[core.NUM_OUTSIDE])
 
-    def _drain(self, state: State, buffers: Buffers, request_id: NDArray[np.int64]) -> None:
+    def _is_plain(self) -> bool:
+        """Whether the next steps are simulated in plain Python."""
+        if self._mode is not None:
+            return self._mode == "python"
+        return _Process.plain_steps < _MOST_PLAIN_STEPS and len(self._request_id) <= _MOST_PLAIN_REQUESTS
+
+    def _run_plain(self, state: State, on_share: Callable[[float], None] | None) -> int:
+        """Simulate in plain Python, to the end or for as long as that is worth while. `state` is then what it came to.
+        Returns what `core.advance` does."""
+        lists, costs = _as_lists(state), as_lists(self._costs)
+        buffers = _as_lists(_buffers(self._limits, min(self._most_steps, _PLAIN_BUFFER_STEPS)))
+        outcome = core.FULL
+        while outcome == core.FULL and self._is_plain():
+            outcome = core.advance(lists, buffers, costs, self._limits)
+            if self._mode is None:
+                _Process.plain_steps += lists.integers[core.NUM_FORMED_TIMES]
+            self._drain(lists, buffers, on_share)
+        _read_back(state, lists)
+        return outcome
+
+    def _run_compiled(self, state: State, on_share: Callable[[float], None] | None) -> int:
+        """Simulate to the end. Returns what `core.advance` does."""
+        from gst_assets.vidur_adapter.compiled_core import compiled_advance
+
+        advance, buffers, outcome = compiled_advance(), _buffers(self._limits, self._most_steps), core.FULL
+        while outcome == core.FULL:
+            outcome = advance(state, buffers, self._costs, self._limits)
+            self._drain(state, buffers, on_share)
+        return outcome
+
+    @property
+    def _most_steps(self) -> int:
+        """More than a small simulation takes, so that its buffers are small."""
+        return 64 * len(self._request_id) + 64
+
+    def _drain(self, state: State, buffers: Buffers, on_share: Callable[[float], None] | None) -> None:
+        """Take what happened out of the buffers, and say how much is done."""
         integers = state.integers
         spans = np.array(buffers.spans[: integers[core.NUM_SPANS]], dtype=np.int64).reshape(-1, 3)
-        spans[:, 0] = request_id[spans[:, 0]]
+        spans[:, 0] = self._request_id[spans[:, 0]]
         self.history.extend(
             np.array(buffers.groups[: integers[core.NUM_GROUPS]], dtype=np.int64),
             np.array(buffers.formed_ns[: integers[core.NUM_FORMED_TIMES]], dtype=np.int64),
@@ -126,6 +158,8 @@ class SimulationLoop:
         )
         for counter in (core.NUM_GROUPS, core.NUM_SPANS, core.NUM_FORMED_TIMES, core.NUM_HANDED_OUT_TIMES):
             integers[counter] = 0
+        if on_share is not None:
+            on_share(int(integers[core.NUM_COMPLETED]) / len(self._request_id) if len(self._request_id) else 1.0)
 
     def _raise_stuck(self, state: State) -> None:
         waiting, first = core.num_waiting(state.integers), core.first_waiting(state)
@@ -143,10 +177,6 @@ class SimulationLoop:
         if self._ns_of is not None:
             self._ns_of(shape)
         raise ProfileError(f"a step of {shape} is outside the profiled range. Measure the profile again.")
-
-
-def _mode(requests: RequestColumns) -> Mode:
-    return "compiled" if np.sum(requests.num_decode_tokens) >= _COMPILED_FROM_TOKENS else "python"
 
 
 def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None) -> State:
@@ -224,8 +254,8 @@ def _prefix_cache(
     )
 
 
-def _buffers(limits: Limits, num_requests: int) -> Buffers:
-    steps = min(_BUFFER_STEPS, 64 * num_requests + 64)
+def _buffers(limits: Limits, most_steps: int) -> Buffers:
+    steps = min(_BUFFER_STEPS, most_steps)
     spans = max(_LEAST_SPANS, 4 * limits.max_num_seqs)
     return Buffers(
         groups=np.zeros((steps, 7), dtype=np.int64),
@@ -242,6 +272,15 @@ def _as_lists(arrays: Any) -> Any:
             for value in arrays
         )
     )
+
+
+def _read_back(arrays: Any, lists: Any) -> None:
+    """Write the lists into the arrays that `_as_lists` made them of."""
+    for array, values in zip(arrays, lists, strict=True):
+        if isinstance(array, tuple):
+            _read_back(array, values)
+        elif isinstance(array, np.ndarray):
+            array[...] = values
 
 
 def _check(requests: RequestColumns) -> None:

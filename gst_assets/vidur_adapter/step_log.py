@@ -101,7 +101,7 @@ class StepLog:
     def spans(self) -> Spans:
         """Who got tokens from which steps."""
         spans = np.frombuffer(self._spans, np.int64).reshape(-1, 3)
-        order = np.lexsort((spans[:, 1], spans[:, 0]))
+        order = np.argsort(spans[:, 0], kind="stable")  # those of one request were added in order of time
         return Spans(*(column[order] for column in spans.T))
 
     def tokens(self) -> Tokens:

@@ -400,7 +400,7 @@ def test_importing_the_adapter_imports_neither_vidur_nor_sklearn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiled_from_tokens", "told_of_scipy"),
+    ("most_plain_steps", "told_of_scipy"),
     [
         (10**9, ["scipy"]),
         # numba itself loads scipy, for its version, and scipy.linalg, for the addresses of its functions.
@@ -408,7 +408,7 @@ def test_importing_the_adapter_imports_neither_vidur_nor_sklearn() -> None:
     ],
 )
 def test_a_simulation_from_a_bundle_imports_neither_vidur_nor_sklearn_nor_scipy(
-    compiled_from_tokens: int, told_of_scipy: list[str]
+    most_plain_steps: int, told_of_scipy: list[str]
 ) -> None:
     """From the files of the bundle to those of the run, in plain Python and compiled."""
     program = f"""
@@ -425,7 +425,7 @@ scenario = load_scenario("h100_8b_half")
 bundle = load_bundle(find_bundle(resolve_path(scenario.profile.root), scenario))
 lengths, intervals = workload([(10**8, 300, 40)] * 20)
 check_bundle(bundle, scenario, lengths)
-simulation_loop._COMPILED_FROM_TOKENS = {compiled_from_tokens}
+simulation_loop._MOST_PLAIN_STEPS = {most_plain_steps}
 for variant in ("kernels", "calibrated"):
     job = Job(scenario, lengths, intervals, bundle, variant, None)
     result = job.run()
@@ -435,7 +435,7 @@ for variant in ("kernels", "calibrated"):
         write_table_parts(TokenMetrics, result.token_parts(), Path(area))
 """
     loaded = loaded_after(program, "vidur", "sklearn", *told_of_scipy, "numba", "pandera")
-    assert set(loaded) == {"pandera", *(["numba"] if not compiled_from_tokens else [])}
+    assert set(loaded) == {"pandera", *(["numba"] if not most_plain_steps else [])}
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
