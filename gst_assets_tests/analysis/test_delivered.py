@@ -77,8 +77,8 @@ def test_what_the_delivery_hides_is_marked_named_and_not_judged(
     marks = [one for one in comparison.checks if one.check == "bunched tokens"]
     assert [one.severity for one in marks] == ["mark"] and "ITL is not judged" in marks[0].finding
     (tmp_path / "report").mkdir()
-    write_comparison(comparison, tmp_path / "report")
-    head = (tmp_path / "report" / "summary.md").read_text().split("![")[0]
+    write_comparison(comparison, tmp_path / "report", None)
+    head = (tmp_path / "report" / "summary.md").read_text().split("\n## ")[0]
     assert "real run g-r0: " in head and "came together with the one before" in head
     assert ("came in one message" in head) == (delivery is Delivery.WHOLE)
     page = (tmp_path / "report" / "report.html").read_text()
