@@ -84,7 +84,7 @@ def a_night(area: Path) -> Iterator[Night]:
 
 def _switch_on(environment: dict[str, str]) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "schedule", "start", "nightly", "-m", LOCATION]
-    subprocess.run(command, cwd=PROJECT_ROOT, env=environment, check=True, capture_output=True, text=True, timeout=300)
+    subprocess.run(command, cwd=PROJECT_ROOT, env=environment, check=True, capture_output=True, text=True, timeout=600)
 
 
 def _as_if_switched_on(instance: dg.DagsterInstance, at: datetime) -> None:

@@ -115,7 +115,7 @@ def test_dg_finds_the_definitions() -> None:
     assert project["dg"]["project"]["code_location_name"] == LOCATION
     dg_program = Path(sys.executable).with_name("dg")
     run = subprocess.run(
-        [dg_program, "list", "defs", "--json"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=300
+        [dg_program, "list", "defs", "--json"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr
     listed = json.loads(run.stdout)

@@ -138,18 +138,18 @@ def worker(queue: str, environment: dict[str, str], area: Path, name: str = "") 
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 600
         while " ready." not in log.read_text():
             assert running.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.1)
         yield
     finally:
         os.killpg(running.pid, signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             running.wait(timeout=30)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
 
 def workers_of(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:

@@ -155,7 +155,7 @@ def test_a_wrong_variable_stops_the_definitions_and_a_run_by_name(module: str) -
     )
     done = subprocess.run(
         [sys.executable, *command], env=os.environ | {name: value, "PYTHONPATH": str(PROJECT_ROOT)},
-        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and f"{wrong}: expected " in done.stderr.splitlines()[-1]
 

@@ -105,11 +105,12 @@ def test_a_run_that_is_cancelled_ends_says_so_and_is_the_last(tmp_path: Path, nu
                 assert read, told.decode()  # it ended before
                 told += read
             process.send_signal(number)
-            told += process.communicate(timeout=120)[0]
+            told += process.communicate(timeout=600)[0]
         finally:
             process.kill()
     assert process.returncode == 1
-    assert re.search(rb"\n  vidur_metrics +cancelled\n(  \w+ +left out\n)*  cancelled after \d+ s\n$", told), told
+    # On a busy machine a later step may have begun, or none be under way.
+    assert re.search(rb"\n  \w+ +(cancelled|left out)\n(  \w+ +left out\n)*  cancelled after \d+ s\n$", told), told
     assert b"h100_8b_quarter" not in told and b"Interrupted" not in told
 
 

@@ -63,7 +63,7 @@ def begin(home: Path, *arguments: str, executor: str = "celery") -> subprocess.P
         )  # fmt: skip
 
 
-def ended(run: subprocess.Popen[bytes], home: Path, seconds: float = 240) -> tuple[int, str]:
+def ended(run: subprocess.Popen[bytes], home: Path, seconds: float = 600) -> tuple[int, str]:
     """Exit status and log; ends the process where it does not end by itself."""
     try:
         return run.wait(timeout=seconds), (home.parent / "log.txt").read_text()
@@ -113,7 +113,7 @@ def test_who_uses_an_engine_holds_a_slot_where_steps_are_spread(
     wanted = "prompts,trace_lengths,trace_intervals,workload_spec,real_request_metrics"
     run = begin(home, "comparison", "a100_light", wanted, executor=executor)
     if executor == "celery":
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while "waiting for a slot of Dagster's pool engine" not in (log := (home.parent / "log.txt").read_text()):
             assert run.poll() is None and time.monotonic() < deadline, log[-4000:]
             time.sleep(0.2)

@@ -36,7 +36,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def get(path: str, host: str | None = None) -> tuple[int, str | None, bytes]:
     address = report_link(Kind.COMPARISON, "x", "y").url or ""
-    connection = http.client.HTTPConnection("127.0.0.1", int(address.split(":")[2].split("/")[0]), timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", int(address.split(":")[2].split("/")[0]), timeout=300)
     connection.request("GET", path, headers={"Host": host} if host else {})
     answer = connection.getresponse()
     return answer.status, answer.headers["Content-Type"], answer.read()

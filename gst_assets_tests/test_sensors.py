@@ -30,6 +30,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 
+from gst_assets import notifications
 from gst_assets.definitions import defs
 from gst_assets.environment import SCENARIOS_VARIABLE, SLACK_VARIABLE, WEBHOOK_VARIABLE
 from gst_assets.provenance import PROJECT_ROOT
@@ -46,6 +47,8 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with receiving() as running:
         monkeypatch.setenv(WEBHOOK_VARIABLE, f"{running.url}/hook")
         monkeypatch.delenv(SLACK_VARIABLE, raising=False)
+        # A busy machine may take seconds to start the process that posts.
+        monkeypatch.setattr(notifications, "_TIMEOUT_S", 300.0)
         yield running
 
 

@@ -37,8 +37,12 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.measures import PERCENTILES, STATISTICS, Samples
+from gst_assets.analysis.repeats import t_quantile
 
 LEVEL = 0.95
+_TAILS = (0.025, 0.975)
+_NORMAL = 1.959963984540054
+"""The normal distribution is below it with the second share of `_TAILS`."""
 NUM_REPLICATES = 1000
 SEED = 20260101
 MIN_STRETCHES = 10
@@ -203,7 +207,7 @@ class Replicates:
 def replicate(samples: Samples, ordered: np.ndarray, blocks: Blocks) -> Replicates:
     """Mean and percentiles of clustered samples in every replicate. `ordered` are their values in ascending order."""
     grid = _grid(ordered)
-    sums = np.bincount(blocks.unit_of, samples.sums(), blocks.num_units)
+    sums = np.bincount(blocks.unit_of, samples.sums, blocks.num_units)
     columns = np.column_stack([_counts(samples, blocks), sums, _counts_below(samples, grid, blocks)]).astype(np.float32)
     once = np.ones((1, blocks.num_units), dtype=np.float32)
     drawn, whole = blocks.weights @ columns, once @ columns
@@ -315,15 +319,15 @@ def intervals(
 def _levels(drawn: np.ndarray) -> list[float]:
     """Shares of the replicates below the ends of the interval: accelerated, so that the end on the side of the longer
     tail lies further out."""
-    from scipy.special import ndtr, ndtri
-
     deviation = drawn - drawn.mean() if np.isfinite(drawn).all() else np.zeros(1)
     size = float(np.sqrt((deviation**2).mean()))
     # Replicates that differ by rounding only have no shape.
     skewness = float((deviation**3).mean()) / size**3 if size > 1e-9 else 0.0
     acceleration = min(max(skewness / 6, -_MAX_ACCELERATION), _MAX_ACCELERATION)
-    ends = [float(ndtri((1 - LEVEL) / 2)), float(ndtri((1 + LEVEL) / 2))]
-    return [float(ndtr(z / (1 - acceleration * z))) for z in ends]
+    if not acceleration:
+        return list(_TAILS)
+    # Not scipy's, whose import takes longer than all of the above.
+    return [math.erfc(-z / (1 - acceleration * z) / math.sqrt(2)) / 2 for z in (-_NORMAL, _NORMAL)]
 
 
 def _log_ratio(sim: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -340,12 +344,10 @@ def _between_repeats(ratios: np.ndarray) -> float:
         return 0.0
     if not np.isfinite(ratios).all():
         return math.inf
-    from scipy.special import stdtrit
-
     # The median of two is their mean; of more, its variance is at most about pi / 2 times that of the mean.
     inefficiency = 1.0 if repeats == 2 else math.pi / 2
     error = math.sqrt(inefficiency * float(np.var(ratios, ddof=1)) / repeats)
-    return float(stdtrit(repeats - 1, 1 - (1 - LEVEL) / 2)) * error
+    return t_quantile(repeats - 1) * error
 
 
 def dependence(real: Samples, sim: Samples, order: np.ndarray) -> list[np.ndarray]:
@@ -353,11 +355,10 @@ def dependence(real: Samples, sim: Samples, order: np.ndarray) -> list[np.ndarra
     mean real), and at P50 and P90 the difference of the two sides' counts above their percentile; and the rank of each
     side's latency, since errors depend on load. `block_length` looks at how these depend on their neighbours."""
     means = [float(side.values.mean(dtype=np.float64)) for side in (sim, real)]
-    parts = [side.sums() / (mean or 1.0) - side.counts for side, mean in zip((sim, real), means, strict=True)]
+    parts = [side.sums / (mean or 1.0) - side.counts for side, mean in zip((sim, real), means, strict=True)]
     series = [parts[0] - parts[1]]
-    for percentile in (50, 90):
-        above = [_counts_above(side, percentile) for side in (sim, real)]
-        series.append(above[0] - above[1])
+    above = [side.num_above((50, 90)) for side in (sim, real)]
+    series += [ours - theirs for ours, theirs in zip(*above, strict=True)]
     series += [_ranks(side) for side in (sim, real)]
     return [one[order] for one in series]
 
@@ -365,15 +366,7 @@ def dependence(real: Samples, sim: Samples, order: np.ndarray) -> list[np.ndarra
 def _ranks(samples: Samples) -> np.ndarray:
     """Rank of each request's mean latency; requests that were not compared are in the middle."""
     means = np.divide(
-        samples.sums(), samples.counts, out=np.full(len(samples.counts), math.nan), where=samples.counts > 0
+        samples.sums, samples.counts, out=np.full(len(samples.counts), math.nan), where=samples.counts > 0
     )
     ranks = pd.Series(means).rank()
     return ranks.fillna(ranks.mean()).to_numpy()
-
-
-def _counts_above(samples: Samples, percentile: int) -> np.ndarray:
-    rank = int(len(samples.values) * percentile / 100)
-    level = np.partition(samples.values, rank)[rank]
-    ends = np.cumsum(samples.counts)
-    total = np.concatenate([[0], np.cumsum(samples.values > level)])
-    return (total[ends] - total[ends - samples.counts]).astype(np.float64)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from gst_assets.analysis.drawing_process import DrawingProcess
 from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.report import comparison_meta, write_comparison
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun, load_run, read_calibration_sha256, run_kind
@@ -112,11 +113,12 @@ def compare_directories(
 
     A simulation may be given with a name, as (name, directory); without, it goes by the variant it states, else by its
     run id. Several of one name are its seeds, the first the one whose requests are shown. The last name given is the
-    headline, unless the runs' scenario orders its variants. Without figures the report shows its tables alone, and
-    matplotlib is not needed. `on_read` is called with the number of directories read so far.
+    headline, unless the runs' scenario orders its variants. A second process draws the figures; without them the report
+    shows its tables alone, and matplotlib is not needed. `on_read` is called with the number of directories read so
+    far.
 
     Raises:
-        ComparisonError: runs that cannot be compared, impossible bands, or `out` exists.
+        ComparisonError: runs that cannot be compared, impossible bands, `out` exists, or figures cannot be drawn.
         ArtifactError, ContractError: a directory that is not a complete run.
     """
     started_at = datetime.now(timezone.utc)
@@ -130,6 +132,20 @@ def compare_directories(
         raise ComparisonError(
             f"{out}: already exists. Comparisons are never overwritten; remove it or name another --out."
         )
+    with DrawingProcess() if with_figures else nullcontext() as drawing:
+        comparison = _compared(real, simulations, profile, pass_band, warn_band, on_read)
+        _write_whole(comparison, out, started_at, drawing)
+    return comparison
+
+
+def _compared(
+    real: Sequence[Path],
+    simulations: Sequence[Path | Named],
+    profile: Path | None,
+    pass_band: float | None,
+    warn_band: float | None,
+    on_read: Callable[[int], None] | None,
+) -> Comparison:
     repeats = []
     for directory in real:
         repeats.append(load_run(directory, "real"))
@@ -144,15 +160,13 @@ def compare_directories(
         sim = replace(sim, meta=sim.meta.model_copy(update={"variant": variant}))
         if variants.setdefault(variant, sim) is not sim:
             further.setdefault(variant, []).append(sim)
-    comparison = compare(
+    return compare(
         repeats,
         variants,
         bands=_bands(repeats, pass_band, warn_band),
         calibration_sha256=read_calibration_sha256(list(variants.values()), profile),
         further_seeds=further,
     )
-    _write_whole(comparison, out, started_at, with_figures=with_figures)
-    return comparison
 
 
 def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
@@ -160,10 +174,10 @@ def _tell(on_read: Callable[[int], None] | None, num_read: int) -> None:
         on_read(num_read)
 
 
-def _write_whole(comparison: Comparison, out: Path, started_at: datetime, *, with_figures: bool) -> None:
+def _write_whole(comparison: Comparison, out: Path, started_at: datetime, drawing: DrawingProcess | None) -> None:
     """The whole directory or none of it, metadata document last."""
     with _disk_errors(out), staged_directory(out) as staging:
-        write_comparison(comparison, staging, with_figures=with_figures)
+        write_comparison(comparison, staging, drawing)
         name = Kind.COMPARISON.meta_name
         meta = comparison_meta(
             comparison, run_id=out.absolute().name, started_at=started_at, sha256=directory_digests(staging, name)

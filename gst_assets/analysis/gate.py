@@ -41,7 +41,6 @@ from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts,
 from gst_assets.errors import ComparisonError
 from gst_assets.formats import milliseconds, signed_percent, unsigned_percent
 from gst_assets.scenario import Bands
-from gst_assets.workload.digest import workload_digest
 
 Severity = Literal["ok", "note", "mark"]
 
@@ -189,16 +188,22 @@ def device_of(meta: RunMeta) -> str:
 
 
 def _check_not_calibrated_on(real: RealRun, calibration_sha256: Collection[str] | None) -> None:
-    requests = real.requests
-    arrivals = requests["arrival_time_ns"] - requests["arrival_time_ns"].min()
-    lengths = zip(requests["num_prefill_tokens"], requests["num_decode_tokens"], strict=True)
+    if not calibration_sha256:
+        return
+    # Here, since few comparisons know what was calibrated on and this imports what builds workloads.
+    from gst_assets.workload.digest import workload_digest
+
+    prompts, outputs, arrivals = (
+        real.requests[name].to_numpy(dtype="int64")
+        for name in ("num_prefill_tokens", "num_decode_tokens", "arrival_time_ns")
+    )
     digests = {
         "workload_id": real.meta.workload_id or "",
-        "lengths and arrivals": workload_digest(lengths, arrivals),
+        "lengths and arrivals": workload_digest(zip(prompts, outputs, strict=True), arrivals - arrivals.min()),
         **real.meta.workload_sha256,
     }
     for name, digest in digests.items():
-        if digest in (calibration_sha256 or ()):
+        if digest in calibration_sha256:
             raise ComparisonError(
                 f"workload {real.meta.workload_id} ({name} {digest[:24]}) is one the profile was calibrated on, so the"
                 " comparison would only show the fit. Compare on a workload that the calibration never saw."

@@ -541,7 +541,9 @@ def _statistics(sides: _Sides, judging: _Judging) -> _Found:
                 found.curves[measure, key] = np.array([percentile_ns(side.ordered, 100 * one) for one in CURVE_LEVELS])
         if blocks and measure in MAIN_MEASURES and all(len(side.ordered) for side in real.values()):
             pooled = _pooled([side.samples for side in real.values()])
-            found.bands[measure] = Band(*bootstrap.band(pooled, pooled.ordered(), _BAND_LEVELS, blocks))
+            # Not sorted twice where the only repeat is all of them.
+            ordered = next(iter(real.values())).ordered if len(real) == 1 else pooled.ordered()
+            found.bands[measure] = Band(*bootstrap.band(pooled, ordered, _BAND_LEVELS, blocks))
     return found
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -78,10 +79,23 @@ class Samples:
         """The values in ascending order."""
         return np.sort(self.values)
 
+    @cached_property
     def sums(self) -> np.ndarray:
         """Sum of the values of each request, float64."""
+        return self._by_request(self.values, np.float64)
+
+    def num_above(self, percentiles: Sequence[float]) -> list[np.ndarray]:
+        """For each percentile, how many samples of each request are above the one of its rank (not interpolated),
+        float64."""
+        ranks = [int(len(self.values) * percentile / 100) for percentile in percentiles]
+        levels = np.partition(self.values, ranks)[ranks]
+        return [self._by_request(self.values > level, np.int64).astype(np.float64) for level in levels]
+
+    def _by_request(self, numbers: np.ndarray, dtype: type) -> np.ndarray:
+        """Sum of `numbers`, one a sample, of each request; in one pass, which memory bounds where samples are many."""
+        total: np.ndarray = np.zeros(len(numbers) + 1, dtype=dtype)
+        np.cumsum(numbers, dtype=dtype, out=total[1:])
         ends = np.cumsum(self.counts)
-        total = np.concatenate([[0.0], np.cumsum(self.values, dtype=np.float64)])
         return total[ends] - total[ends - self.counts]
 
 

@@ -8,6 +8,7 @@ enters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis.change_points import STATISTICS, TRACKED_MEASURES, RegressionReport, SeriesVerdict
+from gst_assets.analysis.drawings import save
 from gst_assets.analysis.measures import MEASURE_NAMES, Measure
 from gst_assets.contracts.documents import HistoryMeta, RegressionMeta, write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -24,6 +26,7 @@ from gst_assets.formats import markdown_table, milliseconds, signed_percent, uns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 SUMMARY = "summary.md"
 TABLES = "tables"
@@ -166,7 +169,7 @@ def write_figures(report: RegressionReport, directory: Path) -> list[str]:
     if not len(report.nights):
         return []
     for name, side in ((ENGINE_FIGURE, "engine"), (FIDELITY_FIGURE, "fidelity")):
-        _draw(report, side, directory / name)
+        save(directory / name, _INCHES, _DPI, partial(_draw, report=report, side=side))
     return [ENGINE_FIGURE, FIDELITY_FIGURE]
 
 
@@ -177,22 +180,16 @@ def verdict_figure(report: RegressionReport) -> str:
     return FIDELITY_FIGURE if deciding == {"fidelity"} else ENGINE_FIGURE
 
 
-def _draw(report: RegressionReport, side: str, path: Path) -> None:
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    with style.context("default"):
-        canvas = Figure(figsize=_INCHES, layout="constrained")
-        grid = canvas.subplots(len(TRACKED_MEASURES), 1, sharex=True)
-        for axes, metric in zip(grid, TRACKED_MEASURES, strict=True):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(True, color="#DDDDDD", linewidth=0.6)
-            axes.set_axisbelow(True)
-            _panel(axes, report, side, metric)
-        _night_axis(grid[-1], report.nights)
-        handles, labels = grid[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False)
-        canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+def _draw(canvas: Canvas, report: RegressionReport, side: str) -> None:
+    grid = canvas.subplots(len(TRACKED_MEASURES), 1, sharex=True)
+    for axes, metric in zip(grid, TRACKED_MEASURES, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        _panel(axes, report, side, metric)
+    _night_axis(grid[-1], report.nights)
+    handles, labels = grid[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False)
 
 
 def _panel(axes: Axes, report: RegressionReport, side: str, metric: Measure) -> None:

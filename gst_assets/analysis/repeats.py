@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -37,6 +38,15 @@ _INEFFICIENCY = {1: 1.0, 2: 1.0, 3: 1.346, 4: 1.192, 5: 1.434, 6: 1.288, 7: 1.47
 _TREND = {4: 1.0, 5: 0.9, 6: 0.829, 7: 0.714, 8: 0.643, 9: 0.600, 10: 0.564}
 """Critical values of Spearman's correlation, two-sided 10 % (Zar 1972, "Significance Testing of the Spearman Rank
 Correlation Coefficient")."""
+_T = (
+    12.706204736174694, 4.302652729749462, 3.1824463052837078, 2.7764451051977934, 2.5705818356363146,
+    2.4469118511449786, 2.364624251592784, 2.306004135204166, 2.262157162798205, 2.228138851986274, 2.200985160091639,
+    2.1788128296672284, 2.1603686564627913, 2.144786687917804, 2.131449545559776, 2.1199052992212546,
+    2.1098155778333156, 2.1009220402410382, 2.0930240544083087, 2.085963447265864, 2.0796138447276795,
+    2.0738730679040254, 2.0686576104190486, 2.0638985616280245, 2.0595385527532972, 2.0555294386428735,
+    2.0518305164802846, 2.0484071417952454, 2.045229642132703, 2.0422724563012378,
+)  # fmt: skip
+"""`t_quantile` of 1, 2, ... degrees, as scipy computes it: importing scipy takes as long as judging a comparison."""
 _MOST_AUTOCORRELATION = 0.9
 _MOST_FOR_THE_RANGE = 8
 _ROUNDING = 1e-9
@@ -81,8 +91,8 @@ def repeat_interval(real: np.ndarray, sim: np.ndarray) -> RepeatInterval | None:
     centre = float(np.log(np.median(sim)) - np.log(np.median(real)))
     between, drifts = _error_of_median(ratios)
     of_seeds = math.sqrt(_inefficiency(num_seeds) / num_seeds) * _deviation(seeds)
-    repeats_reach = _t(num_repeats - 1) * between
-    seeds_reach = _t(num_seeds - 1) * of_seeds if of_seeds > 0 else 0.0
+    repeats_reach = t_quantile(num_repeats - 1) * between
+    seeds_reach = t_quantile(num_seeds - 1) * of_seeds if of_seeds > 0 else 0.0
     lowest, highest = _range(ratios)
     low = centre - math.hypot(max(repeats_reach, centre - lowest), seeds_reach)
     high = centre + math.hypot(max(repeats_reach, highest - centre), seeds_reach)
@@ -101,7 +111,7 @@ def repeats_advised(relative_error: float, interval: RepeatInterval, band: float
     further ones differ as these do and do not drift; None where `MOST_REPEATS_ADVISED` would not do."""
     distance = abs(math.log1p(math.copysign(band, relative_error)) - math.log1p(relative_error))
     for number in range(max(REPEATS_FOR_A_PASS, interval.num_repeats + 1), MOST_REPEATS_ADVISED + 1):
-        reach = _t(number - 1) * math.sqrt(_inefficiency(number) / number)
+        reach = t_quantile(number - 1) * math.sqrt(_inefficiency(number) / number)
         if interval.real_deviation * max(reach, _expected_range(number)) < distance:
             return number
     return None
@@ -110,10 +120,8 @@ def repeats_advised(relative_error: float, interval: RepeatInterval, band: float
 def _expected_range(number: int) -> float:
     """How far the order statistics of `_range` lie from the median, of normal values with a standard deviation of 1
     (Blom's approximation)."""
-    from scipy.special import ndtri
-
     _, rank = _range(np.arange(1.0, number + 1))
-    return float(ndtri((rank - 0.375) / (number + 0.25)))
+    return NormalDist().inv_cdf((rank - 0.375) / (number + 0.25))
 
 
 def _error_of_median(ratios: np.ndarray) -> tuple[float, bool]:
@@ -165,7 +173,10 @@ def _inefficiency(number: int) -> float:
     return _INEFFICIENCY.get(number, math.pi / 2)
 
 
-def _t(degrees: float) -> float:
+def t_quantile(degrees: int) -> float:
+    """Student's t that 95 % of the distribution with so many degrees of freedom, at least 1, do not exceed in size."""
+    if degrees <= len(_T):
+        return _T[degrees - 1]
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 1 - (1 - LEVEL) / 2))

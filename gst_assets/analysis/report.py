@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gst_assets.analysis.figures import Figure, write_figures
+from gst_assets.analysis.drawing_process import DrawingProcess
+from gst_assets.analysis.figures import planned_figures
 from gst_assets.analysis.judged_errors import Comparison
 from gst_assets.analysis.report_blocks import Grid
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
@@ -54,13 +55,20 @@ __all__ = [
 SUMMARY = "summary.md"
 
 
-def write_comparison(comparison: Comparison, directory: Path, *, with_figures: bool = True) -> None:
-    """Write everything but the metadata document into `directory`, which exists and is empty. Figures are half of the
-    time that a comparison of some thousand tokens takes; without, the report shows its tables alone.
+def write_comparison(comparison: Comparison, directory: Path, drawing: DrawingProcess | None) -> None:
+    """Write everything but the metadata document into `directory`, which exists and is empty. `drawing` draws the
+    figures meanwhile; without it the report shows its tables alone.
 
     The caller writes `comparison_meta(...)` last, so that an interrupted directory is never taken for a comparison.
+
+    Raises:
+        ComparisonError: the figures cannot be drawn.
     """
     tables, figures = directory / TABLES, directory / FIGURES
+    planned = planned_figures(comparison) if drawing is not None else []
+    if drawing is not None:
+        figures.mkdir()
+        drawing.begin([sheet for _, sheet in planned], figures)
     tables.mkdir()
     for model, frame in (
         (LatencyErrors, comparison.latency_errors),
@@ -81,12 +89,10 @@ def write_comparison(comparison: Comparison, directory: Path, *, with_figures: b
     ):
         write_table(model, frame, tables)
     calibration = read_calibration_machine(comparison.simulations[comparison.headline])
-    drawn: list[Figure] = []
-    if with_figures:
-        figures.mkdir()
-        drawn = write_figures(comparison, figures)
-    blocks = content(comparison, drawn, calibration)
+    blocks = content(comparison, [figure for figure, _ in planned], calibration)
     (directory / SUMMARY).write_text(markdown(blocks, FIGURES), encoding="utf-8")
+    if drawing is not None:
+        drawing.finish()  # the page has the figures inside
     (directory / REPORT).write_text(page(blocks, directory, FIGURES), encoding="utf-8")
 
 

@@ -55,6 +55,7 @@ _ERRORS = "latency_errors.csv"
 def comparison_report(
     context: dg.AssetExecutionContext, scenario: ScenarioResource, artifacts: ArtifactRoot
 ) -> dg.MaterializeResult:
+    from gst_assets.analysis.drawing_process import DrawingProcess
     from gst_assets.analysis.figures import VERDICT_FIGURE
     from gst_assets.analysis.judged_errors import compare
     from gst_assets.analysis.report import (
@@ -71,37 +72,38 @@ def comparison_report(
 
     chosen, store = load_tagged(context, scenario, context.partition_key), artifacts.store()
     started = datetime.now(timezone.utc)
-    real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
-    simulations = made.first
-    # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked
-    # when it was expanded.
-    sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
-    for run in real:
-        check_made_for(run.meta.params, chosen, run.directory, sections, "real_request_metrics")
-    for simulation in simulations.values():
-        check_made_for(
-            simulation.meta.params, chosen, simulation.directory, (*sections, "simulation"), "vidur_request_metrics"
+    with DrawingProcess() as drawing:
+        real, made = current_real_runs(store, chosen, context), current_vidur_runs(store, chosen, context)
+        simulations = made.first
+        # A recorded run keeps the engine section it was measured with; what it must share with the scenario was checked
+        # when it was expanded.
+        sections = ("workload", "model") if chosen.engine.backend == "recorded" else ("workload", "model", "engine")
+        for run in real:
+            check_made_for(run.meta.params, chosen, run.directory, sections, "real_request_metrics")
+        for simulation in simulations.values():
+            check_made_for(
+                simulation.meta.params, chosen, simulation.directory, (*sections, "simulation"), "vidur_request_metrics"
+            )
+        comparison = compare(
+            real,
+            simulations,
+            bands=chosen.comparison,
+            calibration_sha256=read_calibration_sha256(list(simulations.values())),
+            further_seeds=made.further,
+            repeatable=chosen.engine.backend != "recorded",
+            capacity=current_capacity(store, chosen, context),
         )
-    comparison = compare(
-        real,
-        simulations,
-        bands=chosen.comparison,
-        calibration_sha256=read_calibration_sha256(list(simulations.values())),
-        further_seeds=made.further,
-        repeatable=chosen.engine.backend != "recorded",
-        capacity=current_capacity(store, chosen, context),
-    )
-    comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
-    with store.stage(Kind.COMPARISON, comparison_id) as staging:
-        write_comparison(comparison, staging.path)
-        meta = comparison_meta(comparison, run_id=comparison_id, started_at=started, sha256=staging.digests())
-        asked = {
-            "params": chosen.model_dump(mode="json"),
-            "hydra": Hydra.of(chosen),
-        }
-        meta = meta.model_copy(update=asked)
-        write_document(meta, staging.path / Kind.COMPARISON.meta_name)
-        final = staging.commit()
+        comparison_id = f"{chosen.name}-{timestamp_slug(started)}-{secrets.token_hex(2)}"
+        with store.stage(Kind.COMPARISON, comparison_id) as staging:
+            write_comparison(comparison, staging.path, drawing)
+            meta = comparison_meta(comparison, run_id=comparison_id, started_at=started, sha256=staging.digests())
+            asked = {
+                "params": chosen.model_dump(mode="json"),
+                "hydra": Hydra.of(chosen),
+            }
+            meta = meta.model_copy(update=asked)
+            write_document(meta, staging.path / Kind.COMPARISON.meta_name)
+            final = staging.commit()
     pointed = refer(store, chosen, COMPARISON, [(Kind.COMPARISON, comparison_id)], comparison_id=comparison_id)
     context.log.info(verdict_sentence(comparison))
     link = report_link(Kind.COMPARISON, comparison_id, REPORT)

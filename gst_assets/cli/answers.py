@@ -263,7 +263,7 @@ def _minute(started_at: str | None) -> str:
 @click.option("--pass-band", type=float, metavar="X", help="Largest |relative error| that passes, e.g. 0.05.")
 @click.option("--warn-band", type=float, metavar="X", help="Largest |relative error| that warns, e.g. 0.10.")
 @click.option(
-    "--no-figures", is_flag=True, help="Draw none, which takes half the time: the report has its tables alone."
+    "--no-figures", is_flag=True, help="Draw none: the report has its tables alone, in half the processor time."
 )
 def compare(
     directories: tuple[str, ...],

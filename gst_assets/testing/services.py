@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ _PACKAGES = {
     "chromium": "chromium",
 }
 BUCKET = "gst"
+_START_S = 300
+"""A service starts in some seconds; on a machine with other work it may take many times that."""
 
 
 class ServiceError(GstError):
@@ -72,7 +75,7 @@ def s3_gateway(folder: Path) -> Iterator[S3]:
     start.
 
     Raises:
-        ServiceError: a program is not installed, or ended, or did not start within 90 s.
+        ServiceError: a program is not installed, or ended, or did not start within five minutes.
     """
     monitor, storage, gateway = program("ceph-mon"), program("ceph-osd"), program("radosgw")
     monitor_port, port = free_port(), free_port()
@@ -113,7 +116,7 @@ def s3_gateway(folder: Path) -> Iterator[S3]:
     secret = {"AWS_ACCESS_KEY_ID": "gst-test", "AWS_SECRET_ACCESS_KEY": "gst-test-secret"}
 
     def call(*command: str) -> None:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=90, text=True)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=_START_S, text=True)
         if done.returncode != 0:
             raise ServiceError(f"{' '.join(command)}: {done.stdout} {done.stderr}")
 
@@ -170,7 +173,7 @@ def postgresql() -> Iterator[str]:
     `postgres`.
 
     Raises:
-        ServiceError: it is not installed, or ended, or did not start within 90 s.
+        ServiceError: it is not installed, or ended, or did not start within five minutes.
     """
     initdb = Path(program("initdb")).resolve()  # the other programs are next to it
     user = "postgres" if os.geteuid() == 0 else None
@@ -181,7 +184,7 @@ def postgresql() -> Iterator[str]:
             shutil.chown(name, user)
         made = subprocess.run(
             [str(initdb), "-D", str(data), "-U", "gst", "-A", "trust", "-E", "UTF8", "-N"],
-            user=user, cwd=name, capture_output=True, text=True, timeout=90,
+            user=user, cwd=name, capture_output=True, text=True, timeout=_START_S,
         )  # fmt: skip
         if made.returncode != 0:
             raise ServiceError(f"{initdb}: {made.stderr}")
@@ -209,7 +212,7 @@ def redis(folder: Path) -> Iterator[str]:
     """A Redis server that keeps nothing; yields its URL.
 
     Raises:
-        ServiceError: it is not installed, or ended, or did not start within 90 s.
+        ServiceError: it is not installed, or ended, or did not start within five minutes.
     """
     port = free_port()
     command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
@@ -241,11 +244,13 @@ def _daemon(
 
 
 def _wait(ready: Callable[[], bool], running: subprocess.Popen[bytes], log: Path, what: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + _START_S
     while not ready():
         ended = running.poll() is not None
         if ended or time.monotonic() > deadline:
-            raise ServiceError(f"{what} {'ended' if ended else 'did not start in 90 s'}:\n{log.read_text()[-3000:]}")
+            raise ServiceError(
+                f"{what} {'ended' if ended else f'did not start in {_START_S} s'}:\n{log.read_text()[-3000:]}"
+            )
         time.sleep(0.1)
 
 
@@ -255,7 +260,14 @@ def _listens(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that nobody uses now.
+
+    Below those that Linux gives to connections (32768 and up), so that none is given away before the service listens
+    there, and drawn, so that two processes seldom choose the same.
+    """
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

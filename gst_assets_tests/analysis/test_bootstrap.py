@@ -88,6 +88,17 @@ def test_replicates_are_those_of_the_resampled_tokens() -> None:
         assert ranks == pytest.approx([0.5, 0.9, 0.95, 0.99], abs=0.005)
 
 
+@pytest.mark.parametrize("power", [0, 1, 2, 3])
+def test_the_ends_of_an_interval_are_accelerated_by_its_skewness(power: int) -> None:
+    """Efron's levels with scipy's distribution; without skewness the nominal ones."""
+    drawn = np.random.default_rng(power).gamma(4, size=500) ** power
+    deviation = drawn - drawn.mean()
+    skewness = float((deviation**3).mean() / (deviation**2).mean() ** 1.5) if power else 0.0
+    z = stats.norm.ppf([0.025, 0.975])
+    expected = stats.norm.cdf(z / (1 - min(max(skewness / 6, -0.2), 0.2) * z))
+    assert _levels(drawn) == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_band_holds_the_distribution() -> None:
     samples = _samples(np.random.default_rng(1).lognormal(15, 0.5, 300))
     values, low, high = band(samples, samples.ordered(), np.linspace(0, 1, 50), Blocks(np.arange(300), 5))

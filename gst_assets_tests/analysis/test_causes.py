@@ -109,7 +109,7 @@ def test_a_clean_pair_has_no_cause(tmp_path: Path) -> None:
     assert comparison.error_causes.empty
     out = tmp_path / "out"
     out.mkdir()
-    write_comparison(comparison, out)
+    write_comparison(comparison, out, None)
     assert "No error of `calibrated` is beyond 5 %, so no cause was looked for." in (out / "summary.md").read_text()
 
 
@@ -325,7 +325,7 @@ def test_stages_add_up_and_steps_stand_beside_each_other(tmp_path: Path) -> None
     assert steps[steps["beside"] == "real0"]["run_id"].unique().tolist() == ["real1"]
     out = tmp_path / "out"
     out.mkdir()
-    write_comparison(comparison, out)
+    write_comparison(comparison, out, None)
     for model, frame in (
         (StageErrors, comparison.stage_errors),
         (StepErrors, steps),

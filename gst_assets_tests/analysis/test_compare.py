@@ -63,17 +63,19 @@ def test_the_command_writes_a_complete_directory_without_dagster(runs: list[str]
 
 
 def test_without_figures_everything_else_is_the_same_and_matplotlib_is_not_loaded(
-    runs: list[str], tmp_path: Path
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, simulated = ([Path(one) for one in part] for part in (runs[:5], runs[5:]))
     command.compare_directories(real, simulated, tmp_path / "with")
-    program = (
-        "import sys; from gst_assets.cli import gst\n"
-        "try: gst.main(sys.argv[1:])\n"
-        "except SystemExit as end: assert not end.code and 'matplotlib' not in sys.modules\n"
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = [sys.executable, "-m", "gst_assets.cli", "compare", *runs, "--out"]
+    subprocess.run(
+        [*words, str(tmp_path / "without"), "--no-figures"], cwd=PROJECT_ROOT, check=True, capture_output=True
     )
-    words = ["compare", *runs, "--out", str(tmp_path / "without"), "--no-figures"]
-    subprocess.run([sys.executable, "-c", program, *words], cwd=PROJECT_ROOT, check=True, capture_output=True)
+    done = subprocess.run([*words, str(tmp_path / "lacking")], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: this command needs the package matplotlib, which")
+    assert not (tmp_path / "lacking").exists()
     names = [{path.name for path in (tmp_path / out).iterdir()} for out in ("with", "without")]
     assert names[0] - names[1] == {"figs"} and not names[1] - names[0]
     for table in (tmp_path / "with" / "tables").iterdir():

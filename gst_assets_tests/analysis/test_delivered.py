@@ -71,16 +71,15 @@ def test_what_the_delivery_hides_is_marked_named_and_not_judged(
     tmp_path: Path, delivery: Delivery, unjudged: set[str]
 ) -> None:
     comparison = _compared(_measured(delivery, tmp_path), tmp_path)
-    answer = comparison.answer
-    assert answer.verdict != "fail"
-    assert {cell.metric for cell in answer.cells if cell.verdict == "cannot_judge"} >= unjudged
-    assert not any(cell.verdict == "fail" for cell in answer.cells)
+    # What the other metrics say depends on how busy the machine was.
+    told = {cell.verdict for cell in comparison.answer.cells if cell.metric in unjudged}
+    assert told == {"cannot_judge"}
     marks = [one for one in comparison.checks if one.check == "bunched tokens"]
     assert [one.severity for one in marks] == ["mark"] and "ITL is not judged" in marks[0].finding
     (tmp_path / "report").mkdir()
-    write_comparison(comparison, tmp_path / "report")
-    head = (tmp_path / "report" / "summary.md").read_text().split("![")[0]
-    assert "- Not a pass because: real run g-r0: " in head and "came together with the one before" in head
+    write_comparison(comparison, tmp_path / "report", None)
+    head = (tmp_path / "report" / "summary.md").read_text().split("\n## ")[0]
+    assert "real run g-r0: " in head and "came together with the one before" in head
     assert ("came in one message" in head) == (delivery is Delivery.WHOLE)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "came together with the one before" in page[: page.index("<nav")]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gst_assets.analysis.figures import _scale_errors, write_figures
+from gst_assets.analysis.drawings import scale_errors
+from gst_assets.analysis.figures import planned_figures
 from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.run_reading import load_run
 from gst_assets.scenario import Bands
@@ -21,7 +22,10 @@ def _comparison(folder: Path, reals: list[Recipe], sim: Recipe) -> Comparison:
 
 def _draw(comparison: Comparison, folder: Path) -> dict[str, bytes]:
     folder.mkdir()
-    return {figure.file_name: (folder / figure.file_name).read_bytes() for figure in write_figures(comparison, folder)}
+    for figure, sheet in (planned := planned_figures(comparison)):
+        assert figure.file_name == sheet.file_name
+        sheet.save(folder)
+    return {figure.file_name: (folder / figure.file_name).read_bytes() for figure, _ in planned}
 
 
 def test_same_comparison_same_bytes_whatever_the_user_configured(tmp_path: Path) -> None:
@@ -76,7 +80,7 @@ def test_labels_of_the_error_axis_stay_apart(ends: tuple[float, float]) -> None:
     canvas = Canvas(figsize=(5.4, 3), layout="constrained")
     axes = canvas.add_subplot()
     axes.set_yticks([0], ["E2E per token mean"], fontsize=8)
-    _scale_errors(axes, *ends)
+    scale_errors(axes, *ends)
     canvas.draw_without_rendering()
     shown = [one for one in axes.get_xticklabels() if ends[0] <= one.get_position()[0] <= ends[1]]
     boxes = sorted((box.x0, box.x1) for box in (one.get_window_extent() for one in shown))

@@ -37,7 +37,9 @@ def test_every_comparison_of_the_scenario_is_there_in_order_of_measurement(tmp_p
     assert len(read_history(ArtifactStore(tmp_path), "a100_light").comparisons) == 0
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(6)))
 def test_the_order_in_which_directories_appeared_changes_no_byte(tmp_path: Path, seed: int, order: list[int]) -> None:
     nights = noisy(6, seed)

@@ -67,9 +67,16 @@ def test_samples_of_each_measure() -> None:
 def test_samples_know_their_requests() -> None:
     """Of three requests the second was not compared."""
     gaps = clustered(SIDE, "itl", 3)
-    assert (gaps.counts.tolist(), gaps.sums().tolist(), gaps.num_requests) == ([2, 0, 0], [23, 0, 0], 1)
+    assert (gaps.counts.tolist(), gaps.sums.tolist(), gaps.num_requests) == ([2, 0, 0], [23, 0, 0], 1)
     assert clustered(SIDE, "tpot", 3).counts.tolist() == [1, 0, 0]
-    assert clustered(SIDE, "e2e", 3).sums().tolist() == [30, 0, 9]
+    assert clustered(SIDE, "e2e", 3).sums.tolist() == [30, 0, 9]
+
+
+def test_samples_above_a_percentile_are_counted_by_request() -> None:
+    """Ranks 5 and 9 of ten values are 50 and 90; the request without a sample has none above."""
+    samples = Samples(np.array([10, 90, 60, 20, 30, 100, 40, 50, 70, 80]) - 10, np.array([3, 0, 3, 4]))
+    above = samples.num_above((50, 90))
+    assert [one.tolist() for one in above] == [[1.0, 0.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]]
 
 
 def test_percentiles_by_hand() -> None:

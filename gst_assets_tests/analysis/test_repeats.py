@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from gst_assets.analysis.repeats import (
     MOST_REPEATS_ADVISED,
@@ -15,6 +15,7 @@ from gst_assets.analysis.repeats import (
     _range,
     repeat_interval,
     repeats_advised,
+    t_quantile,
 )
 from gst_assets.analysis.verdict import judge
 from gst_assets.scenario import Bands
@@ -138,3 +139,10 @@ def test_five_repeats_hold_the_truth_and_rarely_mislead(engine: str) -> None:
     # 120 intervals: 0.93 less two standard errors.
     assert rates.unflagged > 0.88
     assert rates.false_pass < 0.09 and rates.false_fail < 0.09
+
+
+def test_quantiles_are_those_of_student() -> None:
+    """To the last digit, in the table and beyond it: what is stored depends on them."""
+    assert [t_quantile(degrees) for degrees in range(1, 40)] == [
+        float(special.stdtrit(degrees, 0.975)) for degrees in range(1, 40)
+    ]

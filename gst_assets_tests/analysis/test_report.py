@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Judgement
 from gst_assets.analysis.capacity_errors import capacity_errors
+from gst_assets.analysis.drawing_process import DrawingProcess
 from gst_assets.analysis.figures import Figure
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
 from gst_assets.analysis.judged_errors import Comparison, compare
@@ -63,7 +64,8 @@ def _comparison(folder: Path, reals: list[Recipe], sims: dict[str, Recipe]) -> C
 
 def _write(comparison: Comparison, folder: Path) -> str:
     folder.mkdir()
-    write_comparison(comparison, folder)
+    with DrawingProcess() as drawing:
+        write_comparison(comparison, folder, drawing)
     return (folder / "summary.md").read_text()
 
 

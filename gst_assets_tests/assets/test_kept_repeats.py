@@ -4,7 +4,6 @@ where."""
 from __future__ import annotations
 
 import glob
-import signal
 from pathlib import Path
 
 import dagster as dg
@@ -31,35 +30,34 @@ def scenario_of(base_url: str) -> Scenario:
     overrides = [
         "engine.backend=openai", f"engine.server.base_url='{base_url}'", "replay.repeats=3", "replay.warmup_requests=1",
         "replay.between_calibration=false", "workload.num_requests=12", "workload.num_decode_tokens=4",
-        "workload.arrivals={kind: fixed_interval, interval_ns: 50000000}",
+        "workload.arrivals={kind: fixed_interval, interval_ns: 20000000}",
     ]  # fmt: skip
     return load_scenario("smoke", overrides)
 
 
-def measured_and_killed(folder: Path, line: str) -> tuple[ArtifactStore, EngineError]:
-    """Measure on a server that is killed once `line` is logged; returns the store and the error."""
+TWO_REPEATS = 1 + 1 + 2 * 12
+"""Completions that a server is asked for before the third repeat: a probe, the warm-up, and two repeats."""
+
+
+def measured_and_killed(folder: Path, answered: int) -> tuple[ArtifactStore, EngineError]:
+    """Measure on a server that is killed when it has answered so many completions; returns the store and the error."""
     store = ArtifactStore(folder / "artifacts")
-    with peer_process(pause_s=0.1) as peer:
-        scenario = scenario_of(peer.base_url)
+    with peer_process(dies_after=answered) as base_url:
+        scenario = scenario_of(base_url)
         (folder / "workload").mkdir()
         workload = build(scenario, folder / "workload")
-
-        def log(told: str) -> None:
-            if line in told:
-                peer.process.send_signal(signal.SIGKILL)
-
         with pytest.raises(EngineError) as raised:
-            real_runs.measure(store, scenario, workload, EngineResource(), log)
+            real_runs.measure(store, scenario, workload, EngineResource(), lambda _: None)
     return store, raised.value
 
 
 def test_the_repeats_before_the_death_are_kept_and_the_error_says_where(tmp_path: Path) -> None:
-    store, error = measured_and_killed(tmp_path, "repeat 3 of 3: playing")
+    store, error = measured_and_killed(tmp_path, TWO_REPEATS + 3)
     kept = store.list(Kind.REAL_RUN)
     assert [name[-2:] for name in kept] == ["r0", "r1", "r2"]
     runs = [load_run(store.open(Kind.REAL_RUN, name), "real") for name in kept]
     assert [int((run.requests["status"] == "ok").sum()) for run in runs[:2]] == [12, 12]
-    assert runs[2].meta.degraded and runs[2].meta.num_errors > 0
+    assert runs[2].meta.degraded and runs[2].meta.num_errors >= 9
     for run in runs:
         assert str(run.directory) in str(error)
     assert "of 3 repeats of the scenario 2 could be finished" in str(
@@ -72,8 +70,8 @@ def test_the_repeats_before_the_death_are_kept_and_the_error_says_where(tmp_path
 def test_a_run_that_is_cancelled_keeps_its_complete_repeats_and_says_how_to_compare_them(tmp_path: Path) -> None:
     """While the third repeat is played, and one is half written."""
     store = ArtifactStore(tmp_path / "artifacts")
-    with peer_process(pause_s=0.01) as peer:
-        scenario = scenario_of(peer.base_url)
+    with peer_process(silent_after=TWO_REPEATS + 3) as base_url:
+        scenario = scenario_of(base_url)
         (tmp_path / "workload").mkdir()
         workload = build(scenario, tmp_path / "workload")
 
@@ -98,7 +96,7 @@ def test_a_run_that_is_cancelled_keeps_its_complete_repeats_and_says_how_to_comp
 
 
 def test_a_failure_before_the_first_repeat_keeps_nothing(tmp_path: Path) -> None:
-    store, error = measured_and_killed(tmp_path, "hardware: ")
+    store, error = measured_and_killed(tmp_path, 0)
     assert "Nothing was measured" in str(error) and "Kept" not in str(error)
     assert not (store.root / Kind.REAL_RUN.value).exists()
 

@@ -104,7 +104,12 @@ def frames(draw: st.DrawFn, model: type[Table]) -> pd.DataFrame:
 
 
 def sample_frame(model: type[Table]) -> pd.DataFrame:
-    """One fixed valid frame of six rows with every column filled."""
+    """One fixed valid frame of six rows with every column filled; the caller's own."""
+    return _sample_frame(model).copy()
+
+
+@cache
+def _sample_frame(model: type[Table]) -> pd.DataFrame:
     required, optional = model.column_types()
     types = {**required, **optional}
     columns: dict[str, list[Any]] = {}

@@ -293,7 +293,7 @@ def test_wrong_credentials_and_a_missing_bucket_are_named(machines: Machines, tm
         {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
     ):
         with process(code, machines, environment=wrong) as running:
-            message = running.communicate(timeout=60)[0]
+            message = running.communicate(timeout=600)[0]
         assert message.startswith(f"{machines.url}/real_runs: cannot be read ("), message
 
 
@@ -369,7 +369,7 @@ def test_two_writers_of_the_same_ids(machines: Machines, share: bool) -> None:
             assert running.stdin is not None
             running.stdin.write("go\n")
             running.stdin.flush()
-        said = {name: running.communicate(timeout=120)[0].splitlines() for name, running in both.items()}
+        said = {name: running.communicate(timeout=600)[0].splitlines() for name, running in both.items()}
     reader = machines.store()
     for number in range(12):
         outcome = {name: lines[number] for name, lines in said.items()}
@@ -405,7 +405,7 @@ say("committed")
 def test_a_writer_killed_between_any_two_objects(machines: Machines, limit: int) -> None:
     """Two files that all writers share or not, a third, and the metadata: killed before each of the four."""
     with process(f"limit = {limit}\n{_KILLED_AFTER}", machines, "one") as running:
-        said = running.communicate(timeout=60)[0]
+        said = running.communicate(timeout=600)[0]
     assert running.returncode == -signal.SIGKILL, said
     left = ["a_same.csv", "data.csv", "more.csv"][:limit]
     assert [key.rpartition("/")[2] for key in machines.objects()[1:]] == left
@@ -457,28 +457,35 @@ def test_killed_at_any_moment_what_is_listed_is_whole(machines: Machines) -> Non
 
 
 _REPLACE_MANY = """
-for number in range(10):
+number, enough = -1, Path(sys.argv[1])
+while number < 9 or not enough.exists():
+    number += 1
     with store.stage(Kind.PROFILE, "cpu/tiny") as staging:
         fill(staging, f"{number};")
         staging.commit(replace=True)
     if number == 0:
         say("first")
-say("done")
+say(number)
 """
 
 
 def test_a_reader_finds_a_complete_profile_while_two_writers_replace_it(machines: Machines) -> None:
-    reads, seen = 0, set()
-    with process(_REPLACE_MANY, machines, "one") as one, process(_REPLACE_MANY, machines, "two") as two:
+    """The writers go on until they were read often enough, however the three take turns."""
+    reads, seen, enough = 0, set(), machines.area / "enough"
+    code = _REPLACE_MANY.replace("sys.argv[1]", repr(str(enough)))
+    hung = time.monotonic() + 600
+    with process(code, machines, "one") as one, process(code, machines, "two") as two:
         assert _line(one) == _line(two) == "first"
         reader = machines.store()
-        while one.poll() is None or two.poll() is None:
+        while (one.poll() is None or two.poll() is None) and time.monotonic() < hung:
             directory = reader.open(Kind.PROFILE, PROFILE)
             text = (directory / "data.csv").read_text()
             assert (directory / "more.csv").read_text() == text * 2000
             assert reader.list(Kind.PROFILE) == [PROFILE]
             seen.add(text)
             reads += 1
-        assert _line(one) == _line(two) == "done"
+            if reads >= 4 and len(seen) > 1:
+                enough.touch()
+        last = {f"{_line(running)};" for running in (one, two)}
     assert reads > 1 and len(seen) > 1
-    assert (reader.open(Kind.PROFILE, PROFILE) / "data.csv").read_text() == "9;"
+    assert (reader.open(Kind.PROFILE, PROFILE) / "data.csv").read_text() in last

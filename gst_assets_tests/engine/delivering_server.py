@@ -12,7 +12,8 @@ from typing import Any
 
 FIRST_TOKEN_S = 0.2
 GAP_S = 0.02
-"""Between two tokens of an answer, whatever else is under way: this engine never queues."""
+"""Between two tokens of an answer, whatever else is under way: this engine never queues. Where each token is sent it is
+the least: after a stall of the machine the next token is made when the one before is out, so that none catch up."""
 
 
 class Delivery(Enum):
@@ -79,7 +80,14 @@ async def _complete(delivery: Delivery, body: dict[str, Any], writer: asyncio.St
         rest = range(1, asked, _TOKENS_A_MESSAGE)
         groups = [ids[:1], *(ids[place : place + _TOKENS_A_MESSAGE] for place in rest)]
     events = [_tokens(group, last=group[-1] == ids[-1]) for group in groups]
-    if delivery is Delivery.WHOLE:
+    if delivery is Delivery.EACH:
+        await asyncio.sleep(FIRST_TOKEN_S)
+        for event in events:
+            _chunk(writer, event)
+            await writer.drain()
+            await asyncio.sleep(GAP_S)
+        _chunk(writer, end)
+    elif delivery is Delivery.WHOLE:
         await asyncio.sleep(made_s[-1] - clock.time())
         _chunk(writer, b"".join(events) + end)
     else:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 import signal
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from gst_assets.engine.vllm_backend import VllmEngine, engine_environment, open_
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import EngineError
 from gst_assets.scenario import read_resolved
+from gst_assets_tests.engine.under_way import UnderWay, found_together, vllm_process
 
 
 class WorkerProbe(WorkerReport):
@@ -59,9 +59,9 @@ def outcome(played: ReplayResult) -> dict[str, Any]:
 
 
 async def play(
-    engine: VllmEngine, planned: list[PlannedRequest], timeout_s: float = 60
+    engine: VllmEngine | UnderWay, planned: list[PlannedRequest], timeout_s: float = 60
 ) -> tuple[ReplayResult, dict[str, Any]]:
-    played = await replay(engine, planned, request_timeout_s=timeout_s, may_stop_early=False)
+    played = await replay(engine, planned, request_timeout_s=timeout_s, may_stop_early=False)  # type: ignore[arg-type]
     return played, outcome(played)
 
 
@@ -77,15 +77,19 @@ async def session(scenario_file: Path) -> dict[str, Any]:
             facts["rpc_error"] = str(error)
         facts["pid"] = os.getpid()
 
-        # One request that cannot finish in time among three that can; then all is as if it had never been.
-        _, facts["timeout"] = await play(engine, plan("t", [(8, 1500), (8, 4), (8, 4), (8, 4)]), timeout_s=2)
+        # One request that cannot finish in time, as it was due almost a minute ago, among three that can; then all is as
+        # if it had never been.
+        late, *others = plan("t", [(8, 1500), (8, 4), (8, 4), (8, 4)])
+        late = replace(late, arrival_time_ns=-58 * 10**9)
+        _, facts["timeout"] = await play(engine, [late, *others], timeout_s=60)
         twice = [await play(engine, plan(name, [(40, 12)])) for name in ("a", "b")]
         facts["after_timeout"] = twice[0][1]
         facts["same_tokens"] = twice[0][0].results[0].token_ids == twice[1][0].results[0].token_ids
 
         # More at once than the engine may run together, and more prompt than fits one step.
         lengths = [(60, 12)] * 40
-        burst, facts["burst"] = await play(engine, plan("burst", lengths))
+        burst = await found_together(engine, plan("burst", lengths), request_timeout_s=300, may_stop_early=False)
+        facts["burst"] = outcome(burst)
         last_ns = max(result.times.last_token_ns or 0 for result in burst.results if result.times)
         steps = await engine.iterations(last_ns)
         assert steps is not None
@@ -102,18 +106,13 @@ async def session(scenario_file: Path) -> dict[str, Any]:
 
         # The engine's process is killed while eight requests are under way and one is still to come.
         doomed = [*plan("d", [(8, 1900)] * 8), PlannedRequest(EngineRequest("late", [1], 1, 0), 3_600_000_000_000, "p")]
-        asyncio.get_running_loop().call_later(1.0, _kill_engine_process)
-        began = time.monotonic()
-        _, facts["death"] = await play(engine, doomed, timeout_s=300)
-        facts["death_s"] = time.monotonic() - began
+        watched = UnderWay(engine)
+        playing = asyncio.create_task(play(watched, doomed, timeout_s=7200))
+        await watched.when(with_token=8)
+        os.kill(vllm_process(), signal.SIGKILL)
+        _, facts["death"] = await playing  # noticed: neither the late one nor a timeout is waited for
         _, facts["after_death"] = await play(engine, plan("z", [(8, 4), (8, 4)]))
     return facts
-
-
-def _kill_engine_process() -> None:
-    (process,) = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -42,6 +42,8 @@ class MemoryEngine:
     deaf: set[str] = field(default_factory=set)
     """Requests that hang and never let themselves be cancelled."""
     bunch: set[str] = field(default_factory=set)
+    holds: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """Requests that yield nothing before this is true."""
     stop_after: dict[str, int] = field(default_factory=dict)
     die_at_token: int | None = None
     """The engine dies when this many tokens have been made in all."""
@@ -63,6 +65,8 @@ class MemoryEngine:
         queued_ns = time.monotonic_ns()
         if name in self.hang:
             await self._wait(3600)
+        while name in self.holds and not self.holds[name]():
+            await asyncio.sleep(0.001)
         while name in self.deaf:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(3600)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -59,6 +61,12 @@ class Peer:
     obeys: bool = True
     """Misbehave as the prompt demands."""
     pause_s: float = 0.002
+    together: int = 0
+    """After the first, which is a client's probe, no completion is answered before so many more have been asked for."""
+    silent_after: int | None = None
+    """So many completions are answered, a client's probe among them; those after them never are."""
+    dies_after: int | None = None
+    """So many are answered; its process is killed by the next."""
     tls: ssl.SSLContext | None = None
     connections: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -114,6 +122,12 @@ async def _complete(peer: Peer, body: dict[str, Any], writer: asyncio.StreamWrit
         how = Behaviour(body["prompt"][0] if peer.obeys else Behaviour.GOOD)
     except ValueError:
         how = Behaviour.GOOD
+    while 1 < len(peer.bodies) <= peer.together:
+        await asyncio.sleep(0.01)
+    if peer.silent_after is not None and len(peer.bodies) > peer.silent_after:
+        await asyncio.sleep(3600)
+    if peer.dies_after is not None and len(peer.bodies) > peer.dies_after:
+        os.kill(os.getpid(), signal.SIGKILL)
     if how is Behaviour.HANG:
         await asyncio.sleep(3600)
     if how is Behaviour.OVERLOADED:

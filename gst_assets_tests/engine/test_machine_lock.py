@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,7 @@ from gst_assets.provenance import PROJECT_ROOT
 _HOLD = """
 import sys, time
 from gst_assets.engine.machine_lock import machine_lock
-with machine_lock(60, lambda line: print(line, flush=True), sys.argv[1]):
+with machine_lock(3600, lambda line: print(line, flush=True), sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -85,10 +86,9 @@ def test_the_lock_goes_with_its_holder_however_that_ends(start: Start, number: s
     holder = start("smoke")
     assert _line(holder) == "held"
     holder.send_signal(number)
-    holder.wait(timeout=20)
-    began = time.monotonic()
-    with machine_lock(10, pytest.fail, "cpu_high"):
-        assert time.monotonic() - began < 5
+    holder.wait(timeout=120)
+    with machine_lock(10, pytest.fail, "cpu_high"):  # which fails if it has to wait
+        pass
 
 
 def test_a_waiting_process_says_who_holds_the_lock_and_since_when(start: Start) -> None:
@@ -107,14 +107,17 @@ def test_a_waiting_process_says_who_holds_the_lock_and_since_when(start: Start) 
 
 
 def test_a_waiting_process_says_it_again_and_ever_more_rarely(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINE_EVERY_S", 0.4)
+    """On a clock that only its own sleeps move."""
     assert _line(start("smoke")) == "held"
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(module, "time", clock)
     said: list[str] = []
-    with pytest.raises(EngineError), machine_lock(4, said.append, "cpu_high"):
+    with pytest.raises(EngineError), machine_lock(100, said.append, "cpu_high"):
         pytest.fail("two held the lock")
-    assert 3 <= len(said) <= 5  # at once, then each time that the wait has doubled
     assert re.match(r"waiting for this machine's engine: process", said[0])
-    assert all(re.match(r"waiting for this machine's engine for \d s: process", line) for line in said[1:])
+    waits = [re.match(r"waiting for this machine's engine for (\d+) s: process", line) for line in said[1:]]
+    assert [wait and int(wait[1]) for wait in waits] == [10, 20, 40, 80]  # each time that the wait has doubled
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -123,18 +126,18 @@ def test_a_waiting_process_can_be_interrupted(start: Start, number: signal.Signa
     waiting = start("cpu_high")
     assert "waiting" in _line(waiting)
     waiting.send_signal(number)
-    assert waiting.wait(timeout=5) != 0
+    assert waiting.wait(timeout=120) != 0
 
 
 def test_waiting_takes_no_processor_time(start: Start) -> None:
     assert _line(start("smoke")) == "held"
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = resource.getrusage(resource.RUSAGE_THREAD)  # other threads belong to other tests
     with (
-        pytest.raises(EngineError, match=r"\(scenario smoke\) has held it since .* for longer than 3 s\. Wait for it"),
-        machine_lock(3, lambda _: None, "cpu_high"),
+        pytest.raises(EngineError, match=r"\(scenario smoke\) has held it since .* for longer than 2 s\. Wait for it"),
+        machine_lock(2, lambda _: None, "cpu_high"),
     ):
         pytest.fail("two held the lock")
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    after = resource.getrusage(resource.RUSAGE_THREAD)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
 
 
@@ -263,7 +266,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_waits_for(lock_file: Path
         return runs[-1]
 
     def wait(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not condition():
             log = (tmp_path / f"log_{runs.index(process)}").read_text(errors="replace")
             assert process.poll() is None and time.monotonic() < deadline, log[-4000:]
@@ -273,22 +276,22 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_waits_for(lock_file: Path
         return lambda: lock_file.exists() and f'"pid": {process.pid},' in lock_file.read_text()
 
     try:
-        assert run(workload).wait(timeout=120) == 0
+        assert run(workload).wait(timeout=600) == 0
         for number in (signal.SIGKILL, signal.SIGHUP):
             killed = run()
             wait(killed, holds(killed))
             killed.send_signal(number)
-            killed.wait(timeout=20)
+            killed.wait(timeout=120)
         holder = run()
         wait(holder, holds(holder))
         waiting = run()
         log = tmp_path / f"log_{len(runs) - 1}"
         wait(waiting, lambda: f"process {holder.pid} of user" in log.read_text(errors="replace"))
-        used = _processor_s(waiting.pid)
+        used = _step_s(waiting.pid)
         time.sleep(3)
-        assert _processor_s(waiting.pid) - used < 0.9
+        assert _step_s(waiting.pid) - used < 0.9
         waiting.terminate()
-        waiting.wait(timeout=20)
+        waiting.wait(timeout=120)
         assert holder.poll() is None
     finally:
         for process in runs:
@@ -296,8 +299,9 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_waits_for(lock_file: Path
             process.wait()
 
 
-def _processor_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+def _step_s(pid: int) -> float:
+    """Processor time of the thread in which the step waits; Dagster has others."""
+    fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -38,8 +38,8 @@ def test_five_hundred_streams_with_a_limit_of_three_hundred_files(which: str, tm
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard if which == "soft" else 300))
 
-    with peer_process(pause_s=2.0) as peer:
-        scenario = scenario_of(peer.base_url)
+    with peer_process(together=NUM_STREAMS) as base_url:
+        scenario = scenario_of(base_url)
         workload = build_workload(tmp_path / "workload", scenario)
         (tmp_path / "scenario.json").write_text(scenario.model_dump_json())
         names = [
@@ -52,7 +52,7 @@ def test_five_hundred_streams_with_a_limit_of_three_hundred_files(which: str, tm
         ]
         ended = subprocess.run(
             [sys.executable, "-m", "gst_assets.engine.run", *names, "--group-id", "g"],
-            cwd=PROJECT_ROOT, preexec_fn=limit, capture_output=True, text=True, timeout=120, check=False,
+            cwd=PROJECT_ROOT, preexec_fn=limit, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
     if which == "hard":
         assert ended.returncode == 1
@@ -94,14 +94,14 @@ played = asyncio.run(play())
 print(played.death, dict(collections.Counter(result.error_type for result in played.results)))
 print({result.error_msg for result in played.results})
 """
-    with peer_process(pause_s=0.5) as peer:
+    with peer_process(together=20) as base_url:  # which all have tried to open a file by then
         ended = subprocess.run(
-            [sys.executable, "-c", code, peer.base_url],
+            [sys.executable, "-c", code, base_url],
             cwd=PROJECT_ROOT,
             preexec_fn=lambda: _limited_to(60),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
     assert "None {" in ended.stdout and "'OutOfFiles': " in ended.stdout and "'': " in ended.stdout, (

@@ -359,7 +359,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         "main()"
     )
     return subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600
     )
 
 

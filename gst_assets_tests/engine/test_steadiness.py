@@ -6,11 +6,14 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 
 from gst_assets.engine import steadiness
 from gst_assets.engine.steadiness import REPEATS, Steadiness, worth
+from gst_assets_tests.engine.kernel_counters import Counted, bounds_of_others, counted, process_ticks
 
 STEADY = Steadiness(
     seconds=15,
@@ -25,11 +28,22 @@ STEADY = Steadiness(
 )
 
 
-def test_a_machine_is_measured_for_the_time_asked() -> None:
+def test_a_machine_is_measured_for_the_time_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_s: list[float] = []
+    repeat = steadiness._repeat
+
+    def noted(until_s: float, *data: Any) -> steadiness._Repeat:
+        ends_s.append(until_s)
+        return repeat(until_s, *data)
+
+    monkeypatch.setattr(steadiness, "_repeat", noted)
     shares: list[float] = []
+    began = time.monotonic()
     found = steadiness.measure(0.5, shares.append)
     assert shares == [(index + 1) / REPEATS for index in range(REPEATS)]
-    assert 0.5 <= found.seconds < 5 and found.num_pieces >= REPEATS
+    assert [end - ends_s[0] for end in ends_s] == pytest.approx([0.1 * index for index in range(REPEATS)])
+    assert began + 0.1 <= ends_s[0] and ends_s[-1] <= time.monotonic()
+    assert found.seconds >= 0.5 and found.num_pieces >= REPEATS
     assert found.piece_p50_ms > 0 and found.worst_over_p50 >= 1
     assert found.spread_p50 >= 0 and found.spread_p90 >= 0 and found.late_p99_ms >= 0
 
@@ -46,15 +60,22 @@ def test_repeats_that_take_longer_are_spread(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux reports who took the processor")  # noqa: PTH110
 def test_other_programs_are_seen() -> None:
+    """As many as the kernel counted: how much of a core they get is not theirs to say."""
     cores = len(os.sched_getaffinity(0))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    during: list[Counted] = []
     try:
-        found = steadiness.measure(2)
+        while not all(process_ticks(one.pid) > 5 for one in busy):
+            time.sleep(0.02)
+        before = counted()
+        found = steadiness.measure(1, lambda _: during.append(counted()))
+        around = counted().since(before)
     finally:
         for one in busy:
             one.kill()
             one.wait()
-    assert found.cpu_others is not None and found.cpu_others > 0.3
+    least, most = bounds_of_others(during[-1].since(during[0]), around)
+    assert found.cpu_others is not None and least - 0.0001 <= found.cpu_others <= most + 0.0001
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from gst_assets.engine.vllm_backend import _model_directory, engine_environment
 from gst_assets.scenario import Scenario
+from gst_assets.testing.services import free_port
 
 SERVED_MODEL = "tiny"
 _START_S = 600
@@ -27,12 +27,6 @@ _POLL_S = 0.2
 class VllmServer:
     base_url: str
     pid: int
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -29,8 +29,9 @@ def _import(kind: str, path: Path, out: Path, *options: str) -> Path:
     return out
 
 
-def _report(out: Path, *runs: str | Path) -> str:
-    result = _gst("compare", *runs, "--out", out)
+def _report(out: Path, *runs: str | Path, figures: tuple[str, ...] = ("--no-figures",)) -> str:
+    """The report's text; without figures, which take longer than all else."""
+    result = _gst("compare", *runs, "--out", out, *figures)
     assert result.exit_code == 0, result.output
     assert (out / "report.html").is_file()
     return (out / "summary.md").read_text()
@@ -44,7 +45,7 @@ def test_a_benchmark_of_a_server_against_three_simulators(tmp_path: Path) -> Non
     other = _import(
         "llmservingsim", files.llmservingsim_simulated(tmp_path / "sim.csv", played(120, factor=0.9)), tmp_path / "lss"
     )
-    text = _report(tmp_path / "out", real, vidur, f"second={blis}", other)
+    text = _report(tmp_path / "out", real, vidur, f"second={blis}", other, figures=())
     assert "| latency | 1. second | 2. llmservingsim | 3. vidur |" in text
     row = next(line for line in text.splitlines() if line.startswith("| TTFT P50 | +2.0 % (")).split(" | ")
     assert row[1].startswith("+2.0 % (+") and row[2].startswith("-10.0 % (-") and row[3].startswith("-50.0 % (-")
@@ -170,9 +171,11 @@ def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
 def test_several_simulations_are_printed_best_first(tmp_path: Path) -> None:
     real, near = _pair(tmp_path, 120)
     far = _import("vidur", files.vidur(tmp_path / "v", played(120, factor=0.5)), tmp_path / "far")
-    one = _gst("compare", real, near, "--out", tmp_path / "one")
+    one = _gst("compare", real, near, "--out", tmp_path / "one", "--no-figures")
     assert "1. blis" not in one.output
-    lines = _gst("compare", real, far, near, f"third={near}", "--out", tmp_path / "three").output.splitlines()
+    lines = _gst(
+        "compare", real, far, near, f"third={near}", "--out", tmp_path / "three", "--no-figures"
+    ).output.splitlines()
     assert re.split(r"  +", lines[1]) == ["latency", "1. blis", "2. third", "3. vidur"]
     assert re.split(r"  +", lines[2]) == ["verdict", "outside the band", "outside the band", "outside the band"]
     row = next(line for line in lines if line.startswith("E2E P50"))
@@ -208,7 +211,7 @@ def test_texts_of_others_stay_text(tmp_path: Path) -> None:
     runs = _pair(tmp_path)
     for run in runs:
         _evil_documents(run)
-    result = _gst("compare", *runs, f"second={runs[1]}", "--out", tmp_path / "out")
+    result = _gst("compare", *runs, f"second={runs[1]}", "--out", tmp_path / "out", "--no-figures")
     assert result.exit_code == 0, result.output
     summary, page = ((tmp_path / "out" / name).read_text() for name in ("summary.md", "report.html"))
     for text in (result.output, summary, page):
@@ -224,7 +227,7 @@ def test_texts_of_others_stay_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a`b", "a\nb", "\x1b[31m", "a**b", os.fsdecode(b"\xe9")])
 def test_a_simulation_is_given_a_plain_name(tmp_path: Path, name: str) -> None:
     real, sim = _pair(tmp_path)
-    result = _gst("compare", real, f"{name}={sim}", "--out", tmp_path / "out")
+    result = _gst("compare", real, f"{name}={sim}", "--out", tmp_path / "out", "--no-figures")
     assert result.exit_code == 1 and "expected a name on one line" in result.output and "\x1b" not in result.output
 
 
@@ -258,7 +261,7 @@ def test_two_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     real, sim = _pair(tmp_path)
     (tmp_path / "more").mkdir()
     again = _import("vllm-bench", tmp_path / "r.json", tmp_path / "more" / "real")
-    result = _gst("compare", real, again, sim, "--out", tmp_path / "out")
+    result = _gst("compare", real, again, sim, "--out", tmp_path / "out", "--no-figures")
     assert result.exit_code == 1 and f"({real}, {again})" in result.output
 
 
@@ -266,7 +269,7 @@ def test_one_measurement_is_no_two_repeats(tmp_path: Path) -> None:
     """Imported twice: repeats that do not differ would be told of an engine that ran once."""
     real, sim = _pair(tmp_path)
     again = _import("vllm-bench", tmp_path / "r.json", tmp_path / "again")
-    result = _gst("compare", real, again, sim, "--out", tmp_path / "out")
+    result = _gst("compare", real, again, sim, "--out", tmp_path / "out", "--no-figures")
     assert result.exit_code == 1 and "are imported from the same results" in result.output
 
 

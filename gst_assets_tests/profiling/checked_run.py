@@ -1,16 +1,22 @@
 """The profiler's command with one addition inside the worker: the timed walk is compared with the model's own forward
 pass.
 
-Run as a module by `test_run`; the result is in the bundle's run_meta.json under `worker`.
+Run as a module by `test_measure_bundle`; the result is in the bundle's run_meta.json under `worker`. With `DIES` in the
+environment it is killed, with all its processes, when the first block of operators is kept.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any
 
 from gst_assets.profiling import measure_bundle
+from gst_assets.profiling.partial import PartialProfile
 from gst_assets.profiling.worker_ops import OperatorTimer, _HostLaps
+
+DIES = "GST_TEST_DIES_AFTER_A_BLOCK"
 
 
 class CheckedTimer(OperatorTimer):
@@ -39,6 +45,19 @@ class CheckedTimer(OperatorTimer):
         return float((walked - expected).abs().max())
 
 
+def _die_after_a_block() -> None:
+    """As `kill -9` of its process group would, at a moment that no clock decides."""
+    keep = PartialProfile.keep_operator_block
+
+    def keep_and_die(self: PartialProfile, key: str, value: Any) -> None:
+        keep(self, key, value)
+        os.killpg(0, signal.SIGKILL)
+
+    PartialProfile.keep_operator_block = keep_and_die  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if DIES in os.environ:
+        _die_after_a_block()
     measure_bundle._WORKER_EXTENSION = "gst_assets_tests.profiling.checked_run.CheckedTimer"
     sys.exit(measure_bundle.main())

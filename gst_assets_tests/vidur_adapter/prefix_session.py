@@ -22,6 +22,7 @@ from gst_assets.engine.protocol import EngineRequest, IterationField
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.scenario import Scenario, read_resolved
+from gst_assets_tests.engine.under_way import found_together
 
 SHARED_BLOCKS = 2
 
@@ -47,7 +48,7 @@ async def session(scenarios: list[Scenario], workloads: list[Path]) -> None:
             say(alone)
         await engine.forget()
         began_ns = time.monotonic_ns()
-        played = await replay(engine, alike(scenarios[0].engine.block_size), **options)
+        played = await found_together(engine, alike(scenarios[0].engine.block_size), **options)
         steps = await engine.iterations(max(result.times.last_token_ns for result in played.results))
         steps = steps[steps[:, IterationField.SCHEDULED_NS] >= began_ns]
         say(steps[:, [IterationField.DECODE_REQUESTS, IterationField.REREAD_CONTEXT_TOKENS]].tolist())

@@ -40,7 +40,7 @@ def test_code_of_a_tokenizers_directory_is_not_run_whoever_says_yes(tmp_path: Pa
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _LOAD, str(mine)],
-        cwd=PROJECT_ROOT, input="y\n" * 5, capture_output=True, text=True, timeout=120,
+        cwd=PROJECT_ROOT, input="y\n" * 5, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert not ran.exists()
     assert "requires code of its own to run, which is never done. Name a tokenizer" in done.stdout, done.stderr
@@ -64,7 +64,7 @@ def test_ids_are_those_of_transformers_without_importing_it() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(texts)],
-        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=True,
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     ids, has_transformers = json.loads(done.stdout)
     from transformers import AutoTokenizer

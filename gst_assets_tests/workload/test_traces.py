@@ -157,7 +157,9 @@ def test_repeated_times_may_be_kept_and_a_named_format_must_be_that_of_the_file(
         open_trace(tmp_path / "none", None)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.decimals(0, 999_999_999, places=12, allow_nan=False).map(lambda one: f"{one:f}")

@@ -107,6 +107,8 @@ def _is_kept(check: pa.Check, values: pd.Series) -> bool:
             return bool((values > given["min_value"]).all())
         case "isin":
             return bool(values.isin(list(given["allowed_values"])).all())
+        case "str_length" if given.get("max_value") is None and given.get("exact_value") is None:
+            return bool((values.str.len() >= given["min_value"]).all())
     return False
 
 
