@@ -75,7 +75,7 @@ def _post(name: str, url: str, body: dict[str, str]) -> None:
     paths = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],  # not what lies where the user works
             input=json.dumps([url, body]),
             capture_output=True,
             text=True,

@@ -111,6 +111,8 @@ def _tokenizer(model: Model) -> Need:
         return Need(what, None, f"{model.tokenizer}: no folder here, so it is asked of the hub")
     if model.fold_token_ids:
         return Need(what, True, str(directory))
+    if find_spec("tokenizers") is None:  # `packages` says so
+        return Need(what, None, f"{directory}: its ids are not compared with the vocabulary without tokenizers")
     vocabulary = model.geometry.vocab_size
     try:
         largest = load_tokenizer(model.tokenizer).largest_id()

@@ -32,6 +32,13 @@ def test_a_tokenizer_beyond_the_vocabulary_is_named_before_a_gpu_host_finds_out(
     assert "Set model.fold_token_ids=true" in need.found
 
 
+def test_without_tokenizers_the_ids_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that has the base package only `gst show` lists what is missing all the same."""
+    monkeypatch.setattr("gst_assets.readiness.find_spec", lambda _: None)
+    need = tokenizer_of("model.fold_token_ids=false", "model.geometry.vocab_size=8192")
+    assert need.met is None and "not compared" in need.found
+
+
 def test_a_profile_of_another_model_of_that_name_is_not_there() -> None:
     folder = str(locate("data/profiles/h100/qwen3-8b"))
     assert need_of("a profile", load_scenario("h100_8b_half")) == Need("a profile", True, folder)

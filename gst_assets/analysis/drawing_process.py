@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,8 +24,6 @@ from gst_assets.provenance import PROJECT_ROOT
 if TYPE_CHECKING:
     from gst_assets.analysis.drawings import Sheet
 
-_NO_MATPLOTLIB = 3
-"""Exit status of a process without matplotlib."""
 _SHOWN_CHARACTERS = 500
 
 
@@ -33,15 +32,29 @@ class DrawingProcess:
     it did. It also ends by itself when this process is killed."""
 
     def __enter__(self) -> DrawingProcess:
+        """Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ComparisonError: no process can be started.
+        """
+        if find_spec("matplotlib") is None:
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
         self._said = tempfile.TemporaryFile()
         search = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._said,
-            env={**os.environ, "PYTHONPATH": search},
-        )
+        try:
+            self._process = subprocess.Popen(
+                # Without -P a numpy.py where the user works would be imported in place of numpy.
+                [sys.executable, "-P", "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                env={**os.environ, "PYTHONPATH": search},
+            )
+        except OSError as error:
+            self._said.close()
+            raise ComparisonError(
+                f"the process that draws the figures cannot be started: {error.strerror}. Compare without figures (gst"
+                " compare --no-figures), or stop other programs."
+            ) from None
         return self
 
     def begin(self, sheets: Sequence[Sheet], directory: Path) -> None:
@@ -57,18 +70,15 @@ class DrawingProcess:
         """Wait until everything is drawn.
 
         Raises:
-            ModuleNotFoundError: matplotlib is not installed.
             ComparisonError: the process failed; carries what it said last.
         """
         status = self._process.wait()
-        if status == _NO_MATPLOTLIB:
-            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
         if status:
             self._said.seek(0)
             said = " ".join(self._said.read().decode("utf-8", "replace").split())[-_SHOWN_CHARACTERS:]
             raise ComparisonError(
-                f"the process that draws the figures ended with status {status}: {said or 'it said nothing'}. Compare"
-                " with --no-figures, or repair what it says."
+                f"the process that draws the figures ended with status {status}: {said or 'it said nothing'}. Repair"
+                " what it says, or compare without figures (gst compare --no-figures)."
             )
 
     def __exit__(
@@ -84,13 +94,9 @@ class DrawingProcess:
 
 def main() -> int:
     """Draw what comes on standard input; nothing where that ends before anything came."""
-    try:
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure  # noqa: F401  (both while the other process still compares)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        return _NO_MATPLOTLIB
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401  (both while the other process still compares)
+
     import gst_assets.analysis.drawings  # noqa: F401  (what is pickled)
 
     try:

@@ -102,7 +102,7 @@ _VARIANTS = (
 def content(
     comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
 ) -> list[Block]:
-    """The report. `figures` are those of `figures.write_figures`, the one of the deciding cells first, or none;
+    """The report. `figures` are those of `figures.planned_figures`, the one of the deciding cells first, or none;
     `calibration` is the machine in each round that the headline's profile was calibrated in, where it is known."""
     answer = comparison.answer
     return [

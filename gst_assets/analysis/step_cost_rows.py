@@ -15,7 +15,7 @@ import numpy as np
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import ProfileMeta, read_document
 from gst_assets.contracts.store import Kind
-from gst_assets.step_costs.recorded_steps import NEEDED, service_times
+from gst_assets.step_costs.recorded_steps import NEEDED, REREAD_TOKENS, service_times
 
 
 def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) ->
     directory = Path(simulation.meta.profiling_root or "")
     recorded = [
         run.iterations for run in real_repeats
-        if run.iterations is not None and set(NEEDED) <= set(run.iterations.columns) and len(run.iterations)
+        if run.iterations is not None and _needed(run) <= set(run.iterations.columns) and len(run.iterations)
     ]  # fmt: skip
     is_own = (
         simulation.meta.variant == "calibrated" and simulation.meta.profiling_root and simulation.meta.profile_sha256
@@ -65,3 +65,10 @@ def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) ->
             }
         )
     return rows
+
+
+def _needed(run: RealRun) -> set[str]:
+    """Columns without which the run's steps are not predicted. What decodes share is 0 where there is no prefix cache,
+    and not known where there is one that a run of an earlier version did not record."""
+    settings = run.meta.engine_settings
+    return {*NEEDED, REREAD_TOKENS} if settings is not None and settings.enable_prefix_caching else set(NEEDED)

@@ -129,7 +129,7 @@ def cut_sweep(
         context.log.info(f"scenario {chosen.name} has no section sweep: nothing to simulate, nothing materialized")
         return
     from gst_assets.step_costs.bundle import check_bundle
-    from gst_assets.vidur_adapter.sweep import configurations
+    from gst_assets.vidur_adapter.sweep import configurations, simulations_each
     from gst_assets.vidur_adapter.sweep_parts import SweepParts, cut, usual_size
 
     inputs = _inputs(context, chosen, artifacts, profiling_root)
@@ -139,7 +139,9 @@ def cut_sweep(
     for one in {one.engine.model_dump_json(): one for one in combined}.values():
         check_bundle(inputs.bundle, one, lengths)
     known = SweepParts(inputs.store, inputs.key).rows()
-    size = config.configurations_a_step or (usual_size(len(lengths)) if is_spread() else len(combined))
+    size = config.configurations_a_step or (
+        usual_size(len(lengths) * simulations_each(chosen)) if is_spread() else len(combined)
+    )
     parts = cut(len(combined), size, known, inputs.key)
     context.log.info(
         f"{len(combined)} configurations of {len(lengths)} requests, {len(known)} of them simulated by a run that did"
@@ -175,10 +177,10 @@ def simulate(
         inputs.scenario, workload.lengths, workload.intervals, inputs.bundle, inputs.store.root / TABLE_CACHE, left
     )
     kept = KeptRows(inputs.store.root / _KEPT, f"{inputs.key}_{part.first}_{part.last}")
-    if kept.rows:
-        context.log.info(f"{len(kept.rows)} of {len(jobs)} configurations were simulated by a run that did not end")
+    before = sum(number in jobs for number in kept.rows)
+    if before:
+        context.log.info(f"{before} of {len(jobs)} configurations were simulated by a run that did not end")
     workers = config.workers or (1 if is_spread() else len(os.sched_getaffinity(0)))
-    before = len(kept.rows)
     with Progress("simulating", len(jobs), "configurations", before=before, tell=context.log.info) as progress:
         rows = simulate_all(jobs, points, workers=workers, on_done=progress.at, kept=kept)
     if rows:
@@ -192,8 +194,8 @@ def _check_same(inputs: _Inputs, part: "Part") -> None:
     if not inputs.key.startswith(part.key):
         raise SimulationError(
             f"scenario {inputs.scenario.name}: this worker would simulate something else ({inputs.key}) than the step"
-            f" that cut the sweep ({part.key}): its code, packages, scenario file or profile differ. Give every worker"
-            " the same commit, packages and files."
+            f" that cut the sweep ({part.key}): its code, packages, scenario file, workload or profile differ. Give"
+            " every worker the same commit, packages and files, and materialize the sweep again."
         )
 
 
@@ -229,7 +231,7 @@ def gather_sweep(
         sweep_table,
         write_sweep,
     )
-    from gst_assets.vidur_adapter.sweep import configurations
+    from gst_assets.vidur_adapter.sweep import KeptRows, configurations
     from gst_assets.vidur_adapter.sweep_parts import SweepParts
 
     inputs = _inputs(context, scenario.load(context.partition_key), artifacts, profiling_root)
@@ -260,7 +262,6 @@ def gather_sweep(
         )
         write_document(meta, staging.path / Kind.SWEEP.meta_name)
         final = staging.commit()
-    parts.remove()
     yield contract_passed("sweep", rows=len(frame))
     yield dg.MaterializeResult(
         asset_key="sweep",
@@ -275,6 +276,9 @@ def gather_sweep(
             "points": dg.MetadataValue.md(summary_table(frame, most=_SHOWN_POINTS)),
         },
     )
+    # Last: a run that is killed before has everything still.
+    parts.remove()
+    KeptRows.remove_all(store.root / _KEPT, inputs.key)
 
 
 @dg.graph(

@@ -55,7 +55,7 @@ _ITERATION_COLUMNS = {
 }
 
 _REREAD = "num_reread_context_tokens"
-"""One column more, where requests shared something."""
+"""One column more, where the engine has a prefix cache."""
 _ITERATION_TIMES = tuple(name for name in _ITERATION_COLUMNS if name.endswith("_time_ns"))
 
 _P50_P90_P99 = {"p50": 50, "p90": 90, "p99": 99}
@@ -124,18 +124,18 @@ def token_metrics(played: ReplayResult) -> pd.DataFrame:
     return frame
 
 
-def iterations(steps: np.ndarray, played: ReplayResult) -> pd.DataFrame:
+def iterations(steps: np.ndarray, played: ReplayResult, *, has_prefix_cache: bool) -> pd.DataFrame:
     """The iterations table: the steps (`Engine.iterations`) scheduled inside the run, in the order of their scheduling
     and numbered from 0, times from run start.
 
-    `num_reread_context_tokens` is there if decodes shared KV blocks in any step."""
+    `num_reread_context_tokens` is there if the engine has a prefix cache."""
     inside = steps_inside(steps, played)
     inside = inside[np.argsort(inside[:, IterationField.SCHEDULED_NS], kind="stable")]
     frame = pd.DataFrame({name: inside[:, column] for name, column in _ITERATION_COLUMNS.items()})
     for name in _ITERATION_TIMES:
         seen = frame[name] != 0  # 0: the engine did not report it
         frame[name] = (frame[name] - played.start_ns).astype("Int64").where(seen)
-    if inside[:, IterationField.REREAD_CONTEXT_TOKENS].any():
+    if has_prefix_cache:
         frame[_REREAD] = inside[:, IterationField.REREAD_CONTEXT_TOKENS]
     frame.insert(0, "iteration_id", np.arange(len(frame), dtype=np.int64))
     return frame.astype("Int64")

@@ -95,7 +95,9 @@ def write_run(
         }
         if steps is not None:
             inside = metric_rows.steps_inside(steps, played)
-            csv_files.write_csv(metric_rows.iterations(steps, played), folder / "iterations.csv")
+            has_prefix_cache = common.settings.enable_prefix_caching
+            iterations = metric_rows.iterations(steps, played, has_prefix_cache=has_prefix_cache)
+            csv_files.write_csv(iterations, folder / "iterations.csv")
             facts["tracing_ns_per_step"] = metric_rows.percentiles(inside[:, IterationField.TRACING_NS].tolist())
         latencies = metric_rows.latency_percentiles(requests, tokens)
         (folder / "summary.md").write_text(

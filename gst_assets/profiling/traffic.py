@@ -14,6 +14,7 @@ from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, replay
 from gst_assets.errors import ProfileError
 from gst_assets.scenario import Scenario
+from gst_assets.scenario.profile_section import SHARED_TRAFFIC
 
 _SHORTEST, _LONGEST_OUTPUT = 16, 300
 _LONGEST_SHORT = 512
@@ -47,7 +48,7 @@ def segments(scenario: Scenario, round_index: int) -> list[Segment]:
     ]
     found += [
         replace(
-            _segment(f"round {round_index} shared traffic {rate:g}/s", rate, scenario),
+            _segment(f"round {round_index} {SHARED_TRAFFIC} {rate:g}/s", rate, scenario),
             has_short_prompts=True,
             has_shared_prefixes=True,
         )

@@ -10,6 +10,8 @@ from gst_assets.scenario.settings import Settings
 
 MORE_TRAFFIC = ("short_traffic_rates_per_s", "shared_traffic_rates_per_s")
 """Traffic that is only played where a scenario asks for it."""
+SHARED_TRAFFIC = "shared traffic"
+"""In the name of a stretch of calibration whose prompts begin alike."""
 _STARTS_AT_LOWEST = ("num_tokens", "prefill_chunk_sizes", "prefill_context_sizes", "decode_batch_sizes")
 
 

@@ -55,7 +55,10 @@ class HighestRate(Settings):
     low_rate_per_s: float = Field(gt=0, description="lowest rate tried, expected to be sustained")
     high_rate_per_s: float = Field(gt=0, description="highest rate tried, expected not to be")
     relative_tolerance: float = Field(
-        0.05, gt=0, lt=1, description="the search ends when the bounds are closer than this, relative to the lower one"
+        0.05,
+        ge=1e-4,
+        lt=1,
+        description="the search ends when the bounds are closer than this, relative to the lower one",
     )
     least_share: float = Field(
         0.99, gt=0, le=1, description="share of the requests that must be within every bound of the service level"
@@ -119,7 +122,10 @@ class Capacity(Settings):
     low_rate_per_s: float = Field(gt=0, description="lowest rate probed, expected to be sustained")
     high_rate_per_s: float = Field(gt=0, description="highest rate probed, expected not to be")
     relative_tolerance: float = Field(
-        0.05, gt=0, lt=1, description="the search ends when the bounds are closer than this, relative to the lower one"
+        0.05,
+        ge=1e-4,
+        lt=1,
+        description="the search ends when the bounds are closer than this, relative to the lower one",
     )
     num_requests: int = Field(1000, gt=1, description="requests of a probe; a P99 of fewer than 1,000 is flagged")
     seed: int = Field(ge=0, lt=2**63, description="of the lengths drawn and of the gaps, the same in every probe")

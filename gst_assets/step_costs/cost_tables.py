@@ -16,8 +16,8 @@ from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER, CapturedGra
 KINDS = (DECODE, MIXED, MIXED_EAGER)
 HOST_SLOPES = ("decode_request", "prefill_request", "prefill_token")
 DEVICE_SLOPES = (
-    "attention_pair", "decode_context_token", "decode_request", "prefill_request", "warm_token", "warmth",
-    "reread_context_token",
+    "attention_pair", "decode_context_token", "decode_request", "prefill_request", "reread_context_token", "warm_token",
+    "warmth",
 )  # fmt: skip
 """In the order in which `terms.Term.ns` adds them up."""
 

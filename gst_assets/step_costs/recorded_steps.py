@@ -29,19 +29,22 @@ class ServiceTime(NamedTuple):
 _LATE = 2.0
 NEEDED = ("launched_time_ns", "output_time_ns", "num_prefill_context_tokens", "num_attention_pairs")
 """Optional columns of `contracts.tables.Iterations` without which nothing can be predicted."""
+REREAD_TOKENS = "num_reread_context_tokens"
+"""Where the engine has a prefix cache, one more."""
 
 
 def service_times(
     iterations: pd.DataFrame, costs: EngineCosts, graphs: CapturedGraphs, queue_size: int
 ) -> list[ServiceTime]:
     """For each step of a real run (`contracts.tables.Iterations` with the columns `NEEDED`) whose tokens the host
-    waited for: of others it is not seen when the device was done. The host is at its median speed. `queue_size` is 2
+    waited for: of others it is not seen when the device was done. Without the column `REREAD_TOKENS` decodes shared
+    nothing. The host is at its median speed. `queue_size` is 2
     for an engine with asynchronous scheduling, else 1.
     """
     formed = iterations["scheduled_time_ns"].tolist()
     output = iterations["output_time_ns"].tolist()
     prompts = iterations["num_prefill_context_tokens"]
-    reread = iterations["num_reread_context_tokens"] if "num_reread_context_tokens" in iterations else 0 * prompts
+    reread = iterations[REREAD_TOKENS] if REREAD_TOKENS in iterations else 0 * prompts
     held_columns = (
         iterations["num_prefill_requests"], iterations["num_prefill_tokens"], iterations["num_decode_requests"],
         iterations["num_context_tokens"] - prompts - reread, iterations["num_attention_pairs"],

@@ -128,7 +128,8 @@ class Terms:
             if "decode_context_token" in curves:
                 curves.setdefault(REREAD, curves["decode_context_token"])
             largest = float(max(position for position, _ in by_feature[BASE]))
-            self._terms[term, kind] = Term(curves.pop(BASE), largest, curves)
+            base = curves.pop(BASE)
+            self._terms[term, kind] = Term(base, largest, dict(sorted(curves.items())))
 
     def require(self, wanted: Sequence[tuple[str, str]]) -> None:
         """Raises:

@@ -724,9 +724,9 @@ def launch_on_device(state: State, costs: CostTables) -> None:
     device_ns += slopes[1][place] * context
     device_ns += slopes[2][place] * decodes
     device_ns += slopes[3][place] * chunks
-    device_ns += slopes[4][place] * ((new_tokens + decodes) * warmth)
-    device_ns += slopes[5][place] * warmth
-    device_ns += slopes[6][place] * reread
+    device_ns += slopes[4][place] * reread
+    device_ns += slopes[5][place] * ((new_tokens + decodes) * warmth)
+    device_ns += slopes[6][place] * warmth
     requests = chunks + decodes
     copy_out_ns = costs.copy_out_ns[kind][min(requests, len(costs.copy_out_ns[kind]) - 1)]
     process_ns = costs.process_ns[kind][min(requests, len(costs.process_ns[kind]) - 1)]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from gst_assets.contracts.documents import EngineSettings
 from gst_assets.errors import ProfileError
+from gst_assets.scenario.profile_section import SHARED_TRAFFIC
 from gst_assets.step_costs.engine_costs import EngineCosts, HostSpeedTrace, RequestWays
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.core import Limits
@@ -30,7 +31,7 @@ _STATISTICS = {"p50": 50, "p90": 90}
 def self_fit(tables: Mapping[str, pd.DataFrame], settings: EngineSettings, *, device_is_host: bool) -> pd.DataFrame:
     """The table `contracts.tables.SelfFit`. `tables` are overheads.csv, host_speed.csv and calibration_traffic.csv by
     file name, `settings` those of the engine that was calibrated. Each stretch is simulated on its own, with its number
-    as seed.
+    as seed; not those whose prompts begin alike, since the table does not say which tokens they share.
 
     Raises:
         ProfileError: a term has no row.
@@ -39,6 +40,8 @@ def self_fit(tables: Mapping[str, pd.DataFrame], settings: EngineSettings, *, de
     traffic = tables["calibration_traffic.csv"]
     found: dict[tuple[str, str, str], list[tuple[float, float, int]]] = {}
     for seed, (stretch, requests) in enumerate(traffic.groupby("stretch", sort=False)):
+        if SHARED_TRAFFIC in str(stretch):
+            continue
         simulated = _simulated(requests, tables, settings, seed, device_is_host=device_is_host)
         sort = str(stretch).split(" ", 2)[2]  # without its round
         for name, percent in _STATISTICS.items():

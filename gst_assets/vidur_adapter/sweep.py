@@ -99,6 +99,13 @@ class KeptRows:
         """The part is complete."""
         self._path.unlink(missing_ok=True)
 
+    @staticmethod
+    def remove_all(directory: Path, key: str) -> None:
+        """The sweep whose parts' keys begin with `key` is complete: what is left on this machine of parts that were cut
+        otherwise."""
+        for path in directory.glob(f"sweep_{key}_*.jsonl"):
+            path.unlink(missing_ok=True)
+
 
 def simulate_all(
     jobs: Mapping[int, Job],
@@ -142,6 +149,18 @@ def simulate_all(
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             collect(elsewhere, pool.map(work, (jobs[number] for number in elsewhere), chunksize=size))
     return {number: found[number] for number in jobs}
+
+
+def simulations_each(scenario: Scenario) -> int:
+    """How many simulations a combination takes, at most.
+
+    Raises:
+        SimulationError: the scenario has no sweep.
+    """
+    asked = _sweep_of(scenario).highest_rate
+    if asked is None:
+        return 1
+    return RateBisection.most_rates(asked.low_rate_per_s, asked.high_rate_per_s, asked.relative_tolerance)
 
 
 def configurations(scenario: Scenario) -> list[Scenario]:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from gst_assets.contracts.documents import SweepPartMeta, write_document
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.errors import SimulationError
+from gst_assets.errors import ArtifactError, SimulationError
 
 _ROWS = "rows.jsonl"
 _REQUESTS_A_PART = 250_000
@@ -58,8 +58,8 @@ def cut(num_jobs: int, size: int, known: Collection[int], key: str) -> list[Part
 
 
 def usual_size(num_requests: int) -> int:
-    """Configurations of `num_requests` requests in a part, where parts are spread over machines: a few seconds of
-    simulation, which is more than starting a step takes, and little to lose."""
+    """Configurations in a part, of which each simulates `num_requests` requests in all, where parts are spread over
+    machines: a few seconds of simulation, which is more than starting a step takes, and little to lose."""
     return max(1, _REQUESTS_A_PART // num_requests)
 
 
@@ -114,13 +114,17 @@ class SweepParts:
             staging.commit()
 
     def remove(self) -> None:
-        """The sweep is complete.
+        """The sweep is complete. What another run of the same sweep removed meanwhile is gone as well.
 
         Raises:
             ArtifactError: one cannot be removed.
         """
         for name in self._names():
-            self._store.remove(Kind.SWEEP_PART, name)
+            try:
+                self._store.remove(Kind.SWEEP_PART, name)
+            except ArtifactError:
+                if name in self._names():
+                    raise
 
     def _names(self) -> list[str]:
         return [name for name in self._store.list(Kind.SWEEP_PART) if name.startswith(f"{self._key}-")]

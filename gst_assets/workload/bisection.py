@@ -30,6 +30,12 @@ class RateBisection:
             return self._high if met < self._high else None
         return math.sqrt(met * missed) if missed > met * (1 + self._tolerance) else None
 
+    @staticmethod
+    def most_rates(low_rate_per_s: float, high_rate_per_s: float, relative_tolerance: float) -> int:
+        """How many rates are tried at most: both ends, and one for each halving of what is between."""
+        width = math.log(high_rate_per_s / low_rate_per_s) / math.log1p(relative_tolerance)
+        return 2 + max(0, math.ceil(math.log2(width))) if width > 0 else 2
+
     def record(self, rate_per_s: float, *, is_met: bool) -> None:
         """Take into account what was seen at the rate of `next_rate_per_s`."""
         if is_met:

@@ -51,6 +51,7 @@ _HASH_IDS = "hash_ids"
 BETWEEN_TURNS = "\n\n"
 """Between what one speaker of a conversation says and what the next one says, in a prompt that holds both."""
 _USERS = ("human", "user")
+_SYSTEM = "system"
 
 
 @dataclass(frozen=True)
@@ -777,7 +778,8 @@ def _first_turns(where: str, value: Any) -> tuple[str, str]:
 
 def _turns(where: str, value: Any) -> list[tuple[str, str]]:
     """Of each turn of a user the prompt, which is all that was said until its end, and the answer, which is what
-    another speaker says next; empty where there is none. One empty pair for a conversation without a user."""
+    the next speaker says who is no `system`; empty where that is a user or nobody. One empty pair for a conversation
+    without a user."""
     spoken = list(_spoken(where, value, None))
     for speaker, _ in spoken:
         if not isinstance(speaker, str):
@@ -786,8 +788,8 @@ def _turns(where: str, value: Any) -> list[tuple[str, str]]:
     for number, (speaker, text) in enumerate(spoken):
         said = f"{said}{BETWEEN_TURNS}{text}" if number else text
         if speaker in _USERS:
-            answered = number + 1 < len(spoken) and spoken[number + 1][0] not in _USERS
-            turns.append((said, spoken[number + 1][1] if answered else ""))
+            following = next((turn for turn in spoken[number + 1 :] if turn[0] != _SYSTEM), (None, ""))
+            turns.append((said, "" if following[0] in _USERS else following[1]))
     return turns or [("", "")]
 
 

@@ -70,6 +70,22 @@ def _is_running(pid: int) -> bool:
         return False
 
 
+def test_what_lies_where_the_user_works_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("numpy", "matplotlib", "gst_assets"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    with DrawingProcess() as drawing:
+        drawing.begin([_SHEET], tmp_path)
+        drawing.finish()
+    assert (tmp_path / "answer.png").is_file()
+
+
+def test_without_matplotlib_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gst_assets.analysis.drawing_process.find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"), DrawingProcess():
+        pass
+
+
 def test_it_needs_numpy_and_matplotlib_alone(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nsys.modules.update(dict.fromkeys(('pandas', 'pandera', 'pydantic', 'scipy', 'dagster')))\n"

@@ -26,6 +26,7 @@ from gst_assets.capacity.search import (
 )
 from gst_assets.contracts.tables import CapacityProbes, TraceIntervals, TraceLengths, validate
 from gst_assets.scenario import Capacity
+from gst_assets.workload.bisection import RateBisection
 
 BOUND_MS = 100.0
 
@@ -80,6 +81,7 @@ def test_the_capacity_of_a_queue_is_found_to_the_tolerance(service_ms: float, to
         assert p99_s(asked, 2, service_s) > BOUND_MS / 1e3
     # The bounds, then halvings of the ratio's logarithm.
     assert found.num_probes <= 3 + math.log2(math.log(32) / math.log1p(tolerance))
+    assert found.num_probes <= RateBisection.most_rates(2, 64, tolerance)
 
 
 def test_a_probe_that_failed_requests_is_not_guessed() -> None:

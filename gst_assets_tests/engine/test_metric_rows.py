@@ -110,7 +110,7 @@ def _step(scheduled: int, prefill: int, decode: int) -> list[int]:
 
 def test_iterations_are_those_inside_the_run() -> None:
     steps = np.array([_step(-500, 1, 0), _step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1), _step(20_000, 0, 1)])
-    frame = metric_rows.iterations(steps, _played())
+    frame = metric_rows.iterations(steps, _played(), has_prefix_cache=False)
     tables.validate(tables.Iterations, frame, "iterations")
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
@@ -123,6 +123,17 @@ def test_iterations_are_those_inside_the_run() -> None:
     assert not metric_rows.steps_are_missing(steps, _played())
 
 
+def test_what_decodes_read_again_is_told_of_an_engine_with_a_prefix_cache_alone() -> None:
+    steps = np.array([_step(20, 1, 0), _step(120, 0, 1)])
+    assert "num_reread_context_tokens" not in metric_rows.iterations(steps, _played(), has_prefix_cache=False)
+    none_shared = metric_rows.iterations(steps, _played(), has_prefix_cache=True)
+    assert none_shared["num_reread_context_tokens"].tolist() == [0, 0]
+    steps[1, IterationField.REREAD_CONTEXT_TOKENS] = 32
+    frame = metric_rows.iterations(steps, _played(), has_prefix_cache=True)
+    tables.validate(tables.Iterations, frame, "iterations")
+    assert frame["num_reread_context_tokens"].tolist() == [0, 32]
+
+
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_lost_step_is_noticed(lost: int) -> None:
     steps = [_step(20, 1, 0), _step(120, 0, 1), _step(220, 0, 1)]
@@ -131,7 +142,9 @@ def test_a_lost_step_is_noticed(lost: int) -> None:
 
 
 def test_no_iterations_are_an_empty_table() -> None:
-    frame = metric_rows.iterations(np.empty((0, len(IterationField)), dtype=np.int64), _played())
+    frame = metric_rows.iterations(
+        np.empty((0, len(IterationField)), dtype=np.int64), _played(), has_prefix_cache=False
+    )
     tables.validate(tables.Iterations, frame, "iterations")
     assert frame.empty
 
@@ -147,7 +160,7 @@ def test_percentiles_exclude_token_zero_and_failed_requests() -> None:
 
 def test_iterations_are_in_time_order_whatever_order_they_were_recorded_in() -> None:
     steps = np.array([_step(220, 0, 1), _step(20, 1, 0), _step(120, 0, 1)])
-    frame = metric_rows.iterations(steps, _played())
+    frame = metric_rows.iterations(steps, _played(), has_prefix_cache=False)
     assert frame["iteration_id"].tolist() == [0, 1, 2]
     assert frame["scheduled_time_ns"].tolist() == [20, 120, 220]
     assert frame["num_prefill_tokens"].tolist() == [2, 0, 0]

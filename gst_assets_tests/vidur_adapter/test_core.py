@@ -469,7 +469,7 @@ def test_many_requests_begin_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_steps_take_a_small_part_of_plain_ones() -> None:
     """Some 0.05 us beside 10 us or more. With reference counts, or with calls that copy what describes the arrays, it
     is 0.5 to 3 us, and nothing else would tell."""
-    requests, limits = columns([(50, 100, 120)] * 400, MS), Limits(16, 4000, 1, 64, 512)
+    requests, limits = columns([(50, 100, 120)] * 2000, MS), Limits(16, 4000, 1, 64, 512)
     taken_s: dict[Mode, float] = {}
     for mode in get_args(Mode):
         for _ in range(3):  # the first one loads the compiled code

@@ -17,6 +17,9 @@ from gst_assets.contracts.documents import write_document
 from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.contracts.tables import CalibrationTraffic, SelfFit, validate
 from gst_assets.errors import ProfileError
+from gst_assets.profiling.traffic import segments
+from gst_assets.scenario import load_scenario
+from gst_assets.scenario.profile_section import SHARED_TRAFFIC
 from gst_assets.step_costs.bundle import Bundle
 from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import self_fit
@@ -117,6 +120,16 @@ def test_a_bundle_fits_traffic_made_with_it(bound_by: str, is_async: bool, hardw
         for metric in ("e2e", "itl", "ttft")
         for statistic in ("p50", "p90")
     ]
+
+
+def test_traffic_whose_prompts_begin_alike_is_left_out() -> None:
+    """The table does not say what they share, so it would be simulated as if they shared nothing."""
+    made = bundle("device")
+    assert made.traffic is not None
+    shared = made.traffic.assign(stretch=made.traffic["stretch"].str.replace("traffic 20/s", "shared traffic 20/s"))
+    assert set(fitted(dataclasses.replace(made, traffic=shared))["traffic"]) == {"burst"}
+    of_segments = {one.name for one in segments(load_scenario("h100_8b_prefix"), 0) if one.has_shared_prefixes}
+    assert of_segments and all(SHARED_TRAFFIC in name for name in of_segments)
 
 
 def cells(table: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:

@@ -56,3 +56,16 @@ def test_parts_of_several_cuts_make_one_sweep_and_what_is_missing_is_named(tmp_p
     parts.remove()
     assert parts.rows() == {} and others.rows() == {0: ["of another sweep"]}
     assert len(store.list(Kind.SWEEP_PART)) == 1
+
+
+def test_what_another_run_of_the_sweep_removed_meanwhile_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = SweepParts(ArtifactStore(tmp_path), KEY)
+    parts.add({0: [1]})
+    parts.add({1: [2]})
+    names = parts._names()
+    SweepParts(ArtifactStore(tmp_path), KEY).remove()
+    seen = iter([names])
+    monkeypatch.setattr(SweepParts, "_names", lambda _: next(seen, []))
+    parts.remove()

@@ -25,6 +25,7 @@ TALKS = [
     [("human", "One"), ("human", "Two"), ("gpt", "Both"), ("human", "Unanswered")],
     [],
     [("gpt", "Nobody asked")],
+    [("human", "Where to"), ("system", "Answer in French."), ("gpt", "A Paris")],
 ]  # fmt: skip
 EXPECTED = {
     "s0t0": ("Hi there", "Hello."),
@@ -33,6 +34,7 @@ EXPECTED = {
     "s1t0": ("Be brief.\n\nName a tree", "Oak"),
     "s2t0": ("The end of an earlier part.\n\nGo on", "It goes on."),
     "s3t1": ("One\n\nTwo", "Both"),
+    "s6t0": ("Where to", "A Paris"),
 }
 UNUSABLE = 4  # One, Unanswered, the empty talk, the one without a user
 TIMES = "workload.trace.sessions={session_rate_per_s: 2.0, least_turn_gap_s: 0.5, mean_turn_gap_s: 0.9}"
@@ -83,8 +85,8 @@ def test_a_turn_is_all_that_was_said_before_it_and_its_answer_is_what_is_asked(
         assert {name: one[0] for name, one in found.items()} == {name: text for name, (text, _) in EXPECTED.items()}
         for name, (text, answer) in EXPECTED.items():
             assert list(found[name][1:3]) == tokenizer.count([text, answer])
-        assert (plan.source.rows, plan.source.unusable_dropped, plan.source.num_selected) == (6, UNUSABLE, 6)
-        assert plan.source.num_sessions == 4
+        assert (plan.source.rows, plan.source.unusable_dropped, plan.source.num_selected) == (7, UNUSABLE, 7)
+        assert plan.source.num_sessions == 5
     with pytest.raises(WorkloadError, match=r"line 4, turn 0: 1 prompt and 0 output tokens, expected at least 1"):
         plan_requests(scenario(tmp_path / "t", content), tokenizer, block_bytes=block)
 

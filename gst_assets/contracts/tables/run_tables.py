@@ -168,7 +168,7 @@ class Iterations(Table):
         ge=0,
         description=(
             "of num_context_tokens, those in KV blocks that another decode of the step reads too, counted for all of"
-            " these but one; only where decodes shared any"
+            " these but one; only of engines with a prefix cache"
         ),
     )
 
