@@ -53,7 +53,7 @@ async def found_together(engine: Any, planned: Sequence[PlannedRequest], **optio
     try:
         playing = asyncio.create_task(replay(watched, planned, **options))  # type: ignore[arg-type]
         await watched.when(begun=len(planned))
-        await asyncio.sleep(0.5)  # what was handed over is on its way through a socket
+        await asyncio.sleep(2)  # what was handed over is on its way through a socket
     finally:
         os.kill(process, signal.SIGCONT)
     return await playing
