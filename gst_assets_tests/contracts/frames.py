@@ -48,7 +48,8 @@ def all_tables() -> list[type[Table]]:
 
 @cache
 def limits(model: type[Table], name: str) -> dict[str, Any]:
-    """What the column's own checks say: `min` (inclusive for integers), `above` (exclusive), `values`, `min_length`."""
+    """What the column's own checks say: `min` (inclusive for integers), `above` (exclusive), `max` (inclusive),
+    `values`, `min_length`."""
     found: dict[str, Any] = {}
     for check in model.to_schema().columns[name].checks:
         given = check.statistics
@@ -57,6 +58,8 @@ def limits(model: type[Table], name: str) -> dict[str, Any]:
                 found["min"] = given["min_value"]
             case "greater_than":
                 found["above"] = given["min_value"]
+            case "less_than_or_equal_to":
+                found["max"] = given["max_value"]
             case "isin":
                 found["values"] = list(given["allowed_values"])
             case "str_length":
@@ -70,11 +73,12 @@ def _values(model: type[Table], name: str, kind: str) -> st.SearchStrategy[Any]:
     column, rule = model.to_schema().columns[name], limits(model, name)
     if kind == csv_files.INTEGER:
         lowest = rule["above"] + 1 if "above" in rule else rule.get("min", -(2**63))
+        assert "max" not in rule, f"{model.__name__}.{name}: no strategy for an integer with a highest value"
         one: st.SearchStrategy[Any] = st.integers(lowest, INT64_MAX) | st.integers(max(lowest, -9), 9)
         missing: Any = pd.NA
     elif kind == csv_files.FLOAT:
         lowest = rule.get("above", rule.get("min"))
-        one = st.floats(lowest, allow_nan=False, allow_infinity=False, exclude_min="above" in rule)
+        one = st.floats(lowest, rule.get("max"), allow_nan=False, allow_infinity=False, exclude_min="above" in rule)
         missing = np.nan
     elif kind == csv_files.BOOLEAN:
         return st.booleans()
@@ -123,6 +127,8 @@ def _sample_frame(model: type[Table]) -> pd.DataFrame:
             columns[name] = [row % 2 == 0 for row in range(6)]
         else:
             columns[name] = [24 * row + 24 if kind == csv_files.INTEGER else row + 1.5 for row in range(6)]
+        if "max" in rule:
+            columns[name] = [rule["max"] * row / 6 for row in range(6)]
     return _made_valid(model, columns, types)
 
 

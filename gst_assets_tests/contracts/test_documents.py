@@ -25,6 +25,7 @@ from gst_assets.contracts.documents import (
     RunMeta,
     SimulationFacts,
     SweepMeta,
+    SweepPartMeta,
     VidurRunMeta,
     WorkloadMeta,
     read_document,
@@ -145,6 +146,7 @@ _VALID: dict[type[BaseModel], dict[str, Any]] = {
         "variant": "kernels",
         "num_configurations": 2,
     },
+    SweepPartMeta: {"sha256": {}},
 }
 each_document = pytest.mark.parametrize("model", list(_VALID), ids=lambda model: model.__name__)
 

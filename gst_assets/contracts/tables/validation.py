@@ -105,6 +105,8 @@ def _is_kept(check: pa.Check, values: pd.Series) -> bool:
             return bool((values >= given["min_value"]).all())
         case "greater_than":
             return bool((values > given["min_value"]).all())
+        case "less_than_or_equal_to":
+            return bool((values <= given["max_value"]).all())
         case "isin":
             return bool(values.isin(list(given["allowed_values"])).all())
         case "str_length" if given.get("max_value") is None and given.get("exact_value") is None:
@@ -189,6 +191,8 @@ def _rule(check: pa.Check) -> str:
             return f"expected at least {given['min_value']}"
         case "greater_than":
             return f"expected more than {given['min_value']}"
+        case "less_than_or_equal_to":
+            return f"expected at most {given['max_value']}"
         case "isin":
             return f"expected one of {', '.join(map(str, given['allowed_values']))}"
         case "str_length":

@@ -133,12 +133,14 @@ def _column_violations() -> list[Any]:
                 wrong.append(("too_low", rule["min"] - 1, f"expected at least {rule['min']}"))
             if "above" in rule:
                 wrong.append(("too_low", rule["above"], f"expected more than {rule['above']}"))
+            if "max" in rule:
+                wrong.append(("too_high", rule["max"] + 1, f"expected at most {rule['max']}"))
             if "values" in rule:
                 wrong.append(("not_allowed", "other", f"expected one of {rule['values'][0]}"))
             if "min_length" in rule:
                 wrong.append(("empty", "", "expected text of at least 1 character"))
             if kind == csv_files.FLOAT:
-                wrong.append(("infinite", np.inf, "finite"))
+                wrong.append(("infinite", np.inf, "expected at most" if "max" in rule else "finite"))
             if not column.nullable and kind in (csv_files.INTEGER, csv_files.FLOAT):
                 missing = pd.NA if kind == csv_files.INTEGER else np.nan
                 wrong.append(("missing", missing, "found no value, expected a value in every row"))
