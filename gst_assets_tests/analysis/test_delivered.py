@@ -71,9 +71,11 @@ def test_what_the_delivery_hides_is_marked_named_and_not_judged(
     tmp_path: Path, delivery: Delivery, unjudged: set[str]
 ) -> None:
     comparison = _compared(_measured(delivery, tmp_path), tmp_path)
-    # What the other metrics say depends on how busy the machine was.
-    told = {cell.verdict for cell in comparison.answer.cells if cell.metric in unjudged}
-    assert told == {"cannot_judge"}
+    answer = comparison.answer
+    assert answer.verdict != "fail"
+    assert {cell.metric for cell in answer.cells if cell.verdict == "cannot_judge"} >= unjudged
+    assert not any(cell.verdict == "fail" for cell in answer.cells)
+    assert {cell.verdict for cell in answer.cells if cell.metric in unjudged} == {"cannot_judge"}
     marks = [one for one in comparison.checks if one.check == "bunched tokens"]
     assert [one.severity for one in marks] == ["mark"] and "ITL is not judged" in marks[0].finding
     (tmp_path / "report").mkdir()

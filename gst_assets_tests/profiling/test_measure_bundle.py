@@ -173,7 +173,7 @@ def test_every_term_of_a_cpu_engine_is_measured(measured: tuple[Bundle, list[str
         assert (overheads.loc[overheads["term"] == term, "ns"] == 0).all()
     costs = bundle.engine_costs(128, seed=0)
     long, short = (costs.step(StepShape(0, 0, [(0, tokens)])) for tokens in (120, 16))
-    assert long.device > 0 and short.device > 0  # `test_step_samples` holds how terms are found
+    assert long.device > 1.2 * short.device
     assert costs.device_is_host
 
 

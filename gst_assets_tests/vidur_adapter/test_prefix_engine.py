@@ -21,8 +21,8 @@ from gst_assets_tests.vidur_adapter.prefix_session import SHARED_BLOCKS
 pytestmark = pytest.mark.engine
 
 SESSIONS = (
-    "{num_sessions: 20, session_rate_per_s: 5, min_turns: 1, max_turns: 4, least_turn_gap_s: 0.2, mean_turn_gap_s:"
-    " 0.4, num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 60, max_tokens: 200}, user_tokens: {kind:"
+    "{num_sessions: 20, session_rate_per_s: 1.5, min_turns: 1, max_turns: 4, least_turn_gap_s: 1.0, mean_turn_gap_s:"
+    " 1.5, num_system_prompts: 3, system_tokens: {kind: uniform, min_tokens: 60, max_tokens: 200}, user_tokens: {kind:"
     " uniform, min_tokens: 5, max_tokens: 60}, decode_tokens: {kind: uniform, min_tokens: 1, max_tokens: 40}}"
 )
 
@@ -104,8 +104,10 @@ def test_the_engine_takes_from_its_cache_what_the_simulation_says_request_by_req
         roomy = scenario.model_copy(update={"engine": scenario.engine.model_copy(update={"num_kv_blocks": 1024})})
         everything.append(simulated(roomy, workload, spaced))
         assert everything[-1] != real  # so something was evicted
-    # As they arrive, the speed of the engine decides which requests overlap, and so what is evicted and what is not
-    # there yet: whole blocks, never more than there can be.
+    # As they arrive: the last blocks of two requests that overlap may be given up in another order, and those are
+    # evicted first. Whole blocks in any case, never more than there can be.
+    expected = simulated(scenarios[0], workloads[0], workloads[0].intervals)
+    assert sum(one == two for one, two in zip(together, expected, strict=True)) >= 0.95 * len(expected)
     block = scenarios[0].engine.block_size
     assert all(0 <= one <= most and one % block == 0 for one, most in zip(together, everything[0], strict=True))
     assert sum(together) > 0
