@@ -161,10 +161,12 @@ def profile_key(scenario: Scenario) -> str:
     """
     values: dict[str, Any] = scenario.model_dump(mode="json")
     model, engine, profile = values["model"], values["engine"], values["profile"]
+    # Not in the dump where nothing is quantised, nor then in the key.
+    of_model = ("geometry", "dtype", "max_model_len", *(["quantization"] if "quantization" in model else []))
     chosen = {
         "format_version": FORMAT_VERSION,
         "hardware": values["hardware"],
-        "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
+        "model": {name: model[name] for name in of_model},
         "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
         # Without more traffic a profile measures what it did before there were those settings.
         "profile": {
@@ -281,6 +283,9 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     for name, value in geometry:
         _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
+    # None: nothing is quantised, as in every bundle from before there was the setting.
+    quantised = [value or "none" for value in (meta.engine_settings.quantization, model.quantization)]
+    _same(bundle, "run_meta.json", "engine_settings.quantization", *quantised)
     expected = {
         "mlp.csv": {
             "n_head": geometry.num_q_heads,
