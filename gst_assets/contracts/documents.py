@@ -280,7 +280,7 @@ class EngineSettings(Stored):
         description="how it computes with quantised weights; None: nothing is quantised, or not reported",
     )
     quantized_kernels: str | None = Field(
-        None, exclude_if=lambda value: value is None, description="what computes with them, where the engine tells it"
+        None, exclude_if=lambda value: value is None, description="what computes with them, where the engine reports it"
     )
     max_model_len: int
     max_num_seqs: int
