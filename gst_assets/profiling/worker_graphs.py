@@ -15,6 +15,7 @@ before each replay (it spins, which draws little).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -30,7 +31,8 @@ _CYCLES_PER_MS = 1.98e6
 
 
 class GraphClock:
-    """Times callables by capturing them. One clock for all graphs: they share a memory pool and never run at once."""
+    """Times callables by capturing them. One clock for all graphs of a worker: they share a memory pool, which other
+    ranks may know, and never run at once."""
 
     def __init__(self, ranks: Any = None) -> None:
         """`ranks`: vLLM's group of ranks that share each layer (`parallel_state.GroupCoordinator`); None: one
@@ -72,25 +74,44 @@ class GraphClock:
                 raise ProfileError(
                     f"operator {name} cannot be captured in a CUDA graph ({' '.join(str(error).split()):.200})."
                 ) from error
-            for _ in range(_WARMUPS):
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
-                graph.replay()
-                end.record()
-            stream.synchronize()
-            rest_ms = max(_REST_SHARE * begin.elapsed_time(end), _SHORTEST_REST_MS)
-            pairs = []
-            for _ in range(repeats):
-                torch.cuda._sleep(round(rest_ms * _CYCLES_PER_MS))
-                if self._ranks is not None:
-                    self._ranks.all_reduce(self._met)
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
-                graph.replay()
-                end.record()
-                pairs.append((begin, end))
-            stream.synchronize()
+            times = self._timed(graph.replay, executions, repeats, _SHORTEST_REST_MS)
         graph.reset()
+        return times
+
+    def launched_nanoseconds(self, run: Callable[[], object], executions: int, repeats: int) -> list[int]:
+        """As `nanoseconds`, of what the engine does not capture either: `run` is launched while the device rests."""
+        import torch
+
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            run()
+            self._stream.synchronize()
+            began_s = time.perf_counter()
+            run()
+            launching_ms = (time.perf_counter() - began_s) * 1e3
+            return self._timed(run, executions, repeats, _REST_SHARE * launching_ms)
+
+    def _timed(self, launch: Callable[[], object], executions: int, repeats: int, least_rest_ms: float) -> list[int]:
+        import torch
+
+        for _ in range(_WARMUPS):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            launch()
+            end.record()
+        self._stream.synchronize()
+        rest_ms = max(_REST_SHARE * begin.elapsed_time(end), least_rest_ms)
+        pairs = []
+        for _ in range(repeats):
+            torch.cuda._sleep(round(rest_ms * _CYCLES_PER_MS))
+            if self._ranks is not None:
+                self._ranks.all_reduce(self._met)
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            launch()
+            end.record()
+            pairs.append((begin, end))
+        self._stream.synchronize()
         return [round(begin.elapsed_time(end) * 1e6 / executions) for begin, end in pairs]
 
     def _known_to_collectives(self) -> AbstractContextManager[Any]:
