@@ -65,6 +65,11 @@ class Bundle:
     """What was made of the tables, which nobody changes: simulations of one bundle share it."""
 
     @property
+    def tensor_parallel_size(self) -> int:
+        """Devices that shared each layer while it was measured."""
+        return int(self.mlp["num_tensor_parallel_workers"].iloc[0])
+
+    @property
     def graphs(self) -> CapturedGraphs:
         """The captured graphs of the engine that was measured."""
         return CapturedGraphs(self.meta.engine_settings.cudagraph_capture_sizes)
@@ -263,7 +268,7 @@ def load_bundle(directory: Path) -> Bundle:
 
 def _check_degree(bundle: Bundle) -> None:
     """The bundle's tables are of one number of devices, and say what the devices' sums take where there are several."""
-    degree = int(bundle.mlp["num_tensor_parallel_workers"].iloc[0])
+    degree = bundle.tensor_parallel_size
     columns = {
         "mlp.csv": bundle.mlp["num_tensor_parallel_workers"],
         "attention.csv": bundle.attention["num_tensor_parallel_workers"],
@@ -316,7 +321,7 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
         _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
     degree = scenario.engine.tensor_parallel_size
-    found_degree = int(bundle.mlp["num_tensor_parallel_workers"].iloc[0])
+    found_degree = bundle.tensor_parallel_size
     if found_degree != degree:
         raise ProfileError(
             f"{bundle.directory}: measured at tensor parallel degree {found_degree}"
