@@ -177,12 +177,9 @@ def test_a_geometry_that_contradicts_the_config_is_refused(tmp_path: Path) -> No
         load_scenario("smoke", llama(tmp_path)[1:])
 
 
-def test_fp8_and_several_devices_are_refused_by_name() -> None:
+def test_fp8_is_refused_by_name() -> None:
     with pytest.raises(ScenarioError, match=r"model\.dtype: fp8 is not supported: FP8 kernels are not profiled"):
         load_scenario("smoke", ["model.dtype=fp8"])
-    with pytest.raises(ScenarioError, match=r"engine\.tensor_parallel_size: tensor_parallel_size 2 is not supported"):
-        load_scenario("smoke", ["engine.tensor_parallel_size=2"])
-    assert load_scenario("smoke", ["engine.tensor_parallel_size=1"]).engine.tensor_parallel_size == 1
 
 
 def test_architectures_are_those_of_the_geometry() -> None:

@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from gst_assets.model_config import SUPPORTED, geometry_of, read_config
 from gst_assets.scenario.settings import Settings
 
+_VOCABULARY_MULTIPLE = 64
+"""vLLM pads the vocabulary to a multiple of this (`vocab_parallel_embedding.DEFAULT_VOCAB_PADDING_SIZE`)."""
+
 
 class Geometry(Settings):
     """Shapes of a dense decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
@@ -46,6 +49,23 @@ class Geometry(Settings):
     def qkv_bias(self) -> bool:
         """Whether the projections to queries, keys and values have biases."""
         return self.attention_bias or SUPPORTED[self.architecture].has_qkv_bias
+
+    def unshareable(self, num_devices: int) -> str | None:
+        """Why a layer cannot be spread over so many devices by vLLM's rules (0.22 and 0.32), in words; None: it can.
+
+        Query heads, the MLP and the vocabulary, padded to a multiple of 64, are cut into equal parts; key and value
+        heads too, unless there are fewer of them than devices: then each is on several devices alike.
+        """
+        if self.num_q_heads % num_devices:
+            return f"{num_devices} devices cannot share num_q_heads {self.num_q_heads} evenly"
+        if max(self.num_kv_heads, num_devices) % min(self.num_kv_heads, num_devices):
+            return f"{num_devices} devices can neither share num_kv_heads {self.num_kv_heads} evenly nor repeat them"
+        if self.mlp_hidden_size % num_devices:
+            return f"{num_devices} devices cannot share mlp_hidden_size {self.mlp_hidden_size} evenly"
+        padded = -(-self.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+        if padded % num_devices:
+            return f"{num_devices} devices cannot share vocab_size {self.vocab_size}, padded to {padded}, evenly"
+        return None
 
     @field_validator("architecture")
     @classmethod

@@ -51,6 +51,15 @@ class Scenario(Settings):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _devices_share_each_layer(self) -> Scenario:
+        problem = self.model.geometry.unshareable(self.engine.tensor_parallel_size)
+        if problem:
+            raise ValueError(
+                f"engine.tensor_parallel_size {self.engine.tensor_parallel_size} does not fit the model: {problem}"
+            )
+        return self
+
     @property
     def measured_together(self) -> bool:
         """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches
