@@ -44,7 +44,9 @@ LAYER_OPERATORS = (
 )
 """Operators of one decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it
 where the model has them (Qwen3); biases are part of their projection; the norms include the residual add
-that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes."""
+that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes. With FP8 weights a
+projection includes quantising its input, which an engine with compiled graphs fuses into the norm or activation before
+it, but for `attn_post_proj`."""
 
 MODEL_OPERATORS = ("embedding", "final_norm", "lm_head", "sampling")
 """Operators that run once a step. Vidur has no column for them. `sampling` is greedy: the logits' conversion to float32
@@ -107,6 +109,7 @@ class OperatorTimer(StepWatch, WorkerReport):
             "block_size": groups[0][0].kv_cache_spec.block_size,
             "num_kv_blocks": self.model_runner.kv_cache_config.num_blocks,
             "max_model_len": self.vllm_config.model_config.max_model_len,
+            **{name: value for name, value in self._quantization().items() if value is not None},
         }
 
     def gst_time_batches(
@@ -155,7 +158,7 @@ class OperatorTimer(StepWatch, WorkerReport):
             hidden = self.model_runner.model.model.embed_tokens(inputs["token_ids"])
             sums = partial(_times, partial(_summed, hidden), _ALL_REDUCE_EXECUTIONS)
             times[ALL_REDUCE] = clock.nanoseconds(ALL_REDUCE, sums, _ALL_REDUCE_EXECUTIONS, repeats)
-        with self._gst_without_kv_cache_writes() as writes:
+        with self._gst_without_kv_cache_writes() as writes, self._gst_kernels_that_quantise():
             _each(per_layer["attn"], layers)  # so that the arguments of every write are known
             for name, run in per_layer.items():
                 if name in wanted:
@@ -290,6 +293,28 @@ class OperatorTimer(StepWatch, WorkerReport):
         if ALL_REDUCE in totals:
             totals[ALL_REDUCE] = round(totals[ALL_REDUCE] / (ALL_REDUCES_PER_LAYER * len(self._gst_layers())))
         return totals
+
+    @contextmanager
+    def _gst_kernels_that_quantise(self) -> Iterator[None]:
+        """Within the block the projections quantise their inputs with vLLM's CUDA kernel. Called by themselves they
+        would compile the chain of small operators that the engine's graphs hold fused, once for each of them."""
+        layers = self._gst_layers() if self._quantization()["quantization"] is not None else []
+        projections = [
+            linear
+            for layer in layers
+            for linear in (
+                layer.self_attn.qkv_proj, layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj,
+            )
+        ]  # fmt: skip
+        quantisers = [linear.quant_method.fp8_linear.quant_fp8 for linear in projections]
+        before = [quantiser._forward_method for quantiser in quantisers]
+        for quantiser in quantisers:
+            quantiser._forward_method = quantiser.forward_cuda
+        try:
+            yield
+        finally:
+            for quantiser, method in zip(quantisers, before, strict=True):
+                quantiser._forward_method = method
 
     def _gst_layers(self) -> list[Any]:
         return list(self.model_runner.model.model.layers)

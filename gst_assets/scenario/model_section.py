@@ -99,6 +99,15 @@ class Model(Settings):
         None, description="Hugging Face directory or hub id; null: random weights of this geometry"
     )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Literal["fp8"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description=(
+            "fp8: the engine quantises the projections' weights to e4m3 as it starts, one scale each, and their inputs"
+            " at every step; all else, the KV cache included, stays of dtype. For a GPU of compute capability 8.9 or"
+            " higher. null: nothing is quantised"
+        ),
+    )
     max_model_len: int = Field(gt=0, description="longest prompt plus output the engine accepts, in tokens")
     tokenizer: str = Field(description="Hugging Face tokenizer directory (relative to the project root) or hub id")
     fold_token_ids: bool = Field(
@@ -131,9 +140,12 @@ class Model(Settings):
 
     @field_validator("dtype", mode="before")
     @classmethod
-    def _no_fp8(cls, value: Any) -> Any:
+    def _fp8_is_no_dtype(cls, value: Any) -> Any:
         if isinstance(value, str) and re.search("fp8|float8", value):
-            raise ValueError(f"{value} is not supported: FP8 kernels are not profiled. Use bfloat16 or float16")
+            raise ValueError(
+                f"{value} is none of activations. For FP8 weights set model.quantization=fp8, with model.dtype bfloat16"
+                " or float16"
+            )
         return value
 
     @model_validator(mode="after")

@@ -169,10 +169,12 @@ def profile_key(scenario: Scenario) -> str:
     """
     values: dict[str, Any] = scenario.model_dump(mode="json")
     model, engine, profile = values["model"], values["engine"], values["profile"]
+    # Not in the dump where nothing is quantised, nor then in the key.
+    of_model = ("geometry", "dtype", "max_model_len", *(["quantization"] if "quantization" in model else []))
     chosen = {
         "format_version": FORMAT_VERSION,
         "hardware": values["hardware"],
-        "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
+        "model": {name: model[name] for name in of_model},
         "engine": {name: engine[name] for name in _ENGINE_SETTINGS}
         | {name: engine[name] for name in _LATER_ENGINE_SETTINGS if name in engine}
         | {"draws": _draws(scenario.engine.sampling)},
@@ -328,6 +330,9 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             f" (num_tensor_parallel_workers in mlp.csv), but engine.tensor_parallel_size is {degree}. {_REMEASURE}, or"
             f" set engine.tensor_parallel_size={found_degree}."
         )
+    # None: nothing is quantised, as in every bundle from before there was the setting.
+    quantised = [value or "none" for value in (meta.engine_settings.quantization, model.quantization)]
+    _same(bundle, "run_meta.json", "engine_settings.quantization", *quantised)
     expected = {
         "mlp.csv": {
             "n_head": geometry.num_q_heads,

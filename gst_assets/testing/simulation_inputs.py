@@ -61,6 +61,7 @@ def engine_settings(of: Scenario, **changes: Any) -> EngineSettings:
         "backend": "vllm",
         "engine_version": "0.32.0",
         "dtype": of.model.dtype,
+        "quantization": of.model.quantization,
         "max_model_len": of.model.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,

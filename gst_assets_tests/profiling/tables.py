@@ -180,6 +180,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
         backend="vllm",
         engine_version="0.0",
         dtype=scenario.model.dtype,
+        quantization=scenario.model.quantization,
         max_model_len=scenario.model.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_batched_tokens,

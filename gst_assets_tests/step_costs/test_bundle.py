@@ -120,6 +120,25 @@ def test_a_bundle_for_something_else_is_refused(overrides: str, bundle: Bundle) 
         check_bundle(bundle, load_scenario("smoke", overrides.split()))
 
 
+_GPU = ["hardware.hardware_id=h100", "hardware.device_name=Formula", "model.dtype=bfloat16"]
+
+
+@pytest.mark.parametrize(("measured", "asked"), [("fp8", "none"), ("none", "fp8")])
+def test_a_bundle_of_other_weights_is_refused_with_both_named(measured: str, asked: str, tmp_path: Path) -> None:
+    of = {
+        name: load_scenario("smoke", [*_GPU, f"model.quantization={'null' if name == 'none' else name}"])
+        for name in (measured, asked)
+    }
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", of[measured]))
+    check_bundle(bundle, of[measured])
+    message = (
+        rf"run_meta\.json: engine_settings\.quantization is {measured}, but the scenario expects {asked}\. Measure"
+    )
+    with pytest.raises(ProfileError, match=message):
+        check_bundle(bundle, of[asked])
+    assert profile_key(of["fp8"]) != profile_key(of["none"])
+
+
 @pytest.mark.parametrize(
     ("pairs", "named"),
     [
