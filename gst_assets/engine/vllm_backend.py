@@ -180,6 +180,10 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     }
     if engine.cudagraph_max_capture_size is not None:
         options["max_cudagraph_capture_size"] = engine.cudagraph_max_capture_size
+    if model.geometry.num_experts is not None and scenario.hardware.hardware_id != CPU:
+        # What later versions choose by themselves on Hopper. 0.22.1 would take FlashInfer's kernels, which are compiled
+        # at first use and need a CUDA toolkit.
+        options["moe_backend"] = "triton"
     if steps is not None:
         options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
     try:

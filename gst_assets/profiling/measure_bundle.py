@@ -42,6 +42,7 @@ from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.profiling.served_experts import served_experts
 from gst_assets.progress import Progress
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
@@ -200,21 +201,33 @@ async def _measure(
                 await between.play_after(engine, index)
         driven = calibrator.driven()
         clock.phase_ends("calibration")
-        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress, partial)
+        has_experts = scenario.model.geometry.num_experts is not None
+        served = await served_experts(engine, scenario) if has_experts else None
+        if has_experts:
+            clock.phase_ends("served experts")
+        timed = await measure_operators(engine, scenario, clock.progress, partial)
         clock.phase_ends("operators")
     try:
         tables = driven.tables()
     except ProfileError:
         partial.drop_rounds()  # else the same rounds would fail again
         raise
-    graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), facts["num_layers"]
-    operators = WholeStepOperators(OperatorTimes(mlp, attention, layers, graphs), attention, unmodelled, layers, graphs)
+    graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), timed.facts["num_layers"]
+    operators = WholeStepOperators(
+        OperatorTimes(timed.mlp, timed.attention, layers, graphs, timed.experts),
+        timed.attention,
+        timed.unmodelled,
+        layers,
+        graphs,
+    )
     tables |= {
-        "mlp.csv": mlp,
-        "attention.csv": attention,
-        "unmodelled.csv": unmodelled,
+        "mlp.csv": timed.mlp,
+        "attention.csv": timed.attention,
+        "unmodelled.csv": timed.unmodelled,
         "operator_coverage.csv": operator_coverage(driven.watched(), operators),
     }
+    tables |= {"experts.csv": timed.experts} if timed.experts is not None else {}
+    tables |= {"served_experts.csv": served} if served is not None else {}
     tables["self_fit.csv"] = self_fit(tables, driven.settings, device_is_host=hardware.hardware_id == CPU)
     clock.phase_ends("tables")
     for line in misfits(tables["self_fit.csv"]):
@@ -232,7 +245,7 @@ async def _measure(
             profile_key=profile_key(scenario),
             engine_settings=driven.settings,
             calibration_sha256=driven.digests(),
-            worker=facts,
+            worker=timed.facts,
             seconds=clock.seconds,
             calibration_rounds_taken_over=taken_over,
             machine=seen,

@@ -52,6 +52,7 @@ class Bundle:
     directory: Path
     mlp: pd.DataFrame
     attention: pd.DataFrame
+    experts: pd.DataFrame | None
     overheads: pd.DataFrame | None
     host_speed: pd.DataFrame | None
     traffic: pd.DataFrame | None
@@ -69,8 +70,9 @@ class Bundle:
 
     def operator_times(self) -> OperatorTimes:
         """Operator times of this bundle."""
+        layers = self.geometry.num_layers
         return self._once(
-            lambda: OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs), "operators"
+            lambda: OperatorTimes(self.mlp, self.attention, layers, self.graphs, self.experts), "operators"
         )
 
     def operator_tables(self, max_num_batched_tokens: int) -> CostTables:
@@ -240,6 +242,7 @@ def load_bundle(directory: Path) -> Bundle:
         directory=directory,
         mlp=listed(tables.MlpProfile),
         attention=listed(tables.AttentionProfile),
+        experts=optional(tables.ExpertsProfile),
         overheads=optional(tables.Overheads),
         host_speed=optional(tables.HostSpeed),
         traffic=optional(tables.CalibrationTraffic),
@@ -247,8 +250,24 @@ def load_bundle(directory: Path) -> Bundle:
         meta=meta,
         sha256=dict(meta.sha256),
     )
+    _check_feed_forward(bundle)
     bundle.operator_times()
     return bundle
+
+
+def _check_feed_forward(bundle: Bundle) -> None:
+    """Every layer has one MLP, timed in mlp.csv, or experts, timed in experts.csv."""
+    has_mlp, has_experts = bool(bundle.mlp[_MLP_COLUMN].notna().any()), bundle.experts is not None
+    if has_mlp != has_experts:
+        return
+    found = "filled, but the bundle lists experts.csv" if has_mlp else "empty, and the bundle lists no experts.csv"
+    raise ProfileError(
+        f"{bundle.directory / 'mlp.csv'}: {_MLP_COLUMN} is {found}; expected the times of one MLP or those of experts."
+        f" {_REMEASURE}."
+    )
+
+
+_MLP_COLUMN = "time_stats.mlp_up_proj.median"
 
 
 def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None = None) -> None:
@@ -281,7 +300,7 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     for name, value in geometry:
         _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
-    expected = {
+    expected: dict[str, dict[str, int | None]] = {
         "mlp.csv": {
             "n_head": geometry.num_q_heads,
             "n_kv_head": geometry.num_kv_heads,
@@ -299,8 +318,21 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             "num_tensor_parallel_workers": 1,
         },
     }
+    frames = {"mlp.csv": bundle.mlp, "attention.csv": bundle.attention}
+    if (bundle.experts is not None) != (geometry.num_experts is not None):
+        found, wanted = ("has", "has none") if bundle.experts is not None else ("has no", "has experts")
+        raise ProfileError(f"{bundle.directory}: {found} experts.csv, but the scenario's model {wanted}. {_REMEASURE}.")
+    if bundle.experts is not None:
+        frames["experts.csv"] = bundle.experts
+        expected["experts.csv"] = {
+            "n_expert": geometry.num_experts,
+            "n_expert_per_token": geometry.num_experts_per_token,
+            "n_embd": geometry.hidden_size,
+            "n_expanded_embd": geometry.mlp_hidden_size,
+            "num_tensor_parallel_workers": 1,
+        }
     for file, columns in expected.items():
-        frame = bundle.mlp if file == "mlp.csv" else bundle.attention
+        frame = frames[file]
         for column, value in columns.items():
             wrong = (frame[column] != value).to_numpy(dtype=bool)
             if wrong.any():
@@ -316,6 +348,9 @@ def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | 
     )
     budget = "engine.max_num_batched_tokens"
     _covers(bundle, "mlp.csv", "num_tokens", bundle.mlp["num_tokens"], 1, engine.max_num_batched_tokens, budget)
+    if bundle.experts is not None:
+        chosen = bundle.experts["num_tokens"][bundle.experts["routing"] == "router"]
+        _covers(bundle, "experts.csv (router rows)", "num_tokens", chosen, 1, engine.max_num_batched_tokens, budget)
     _covers(bundle, _DECODE, "batch_size", decode["batch_size"], 1, engine.max_num_seqs, "engine.max_num_seqs")
     if lengths is None:
         return

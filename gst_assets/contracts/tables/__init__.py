@@ -35,11 +35,13 @@ from gst_assets.contracts.tables.history_tables import (
 from gst_assets.contracts.tables.profile_tables import (
     AttentionProfile,
     CalibrationTraffic,
+    ExpertsProfile,
     HostSpeed,
     MlpProfile,
     OperatorCoverage,
     Overheads,
     SelfFit,
+    ServedExperts,
     UnmodelledOperators,
 )
 from gst_assets.contracts.tables.run_tables import (
@@ -71,6 +73,7 @@ __all__ = [
     "ComparisonHistory",
     "ErrorCauses",
     "ErrorGroups",
+    "ExpertsProfile",
     "FilledTable",
     "GateChecks",
     "HostSpeed",
@@ -90,6 +93,7 @@ __all__ = [
     "RequestMetrics",
     "RunTotals",
     "SelfFit",
+    "ServedExperts",
     "SettingsParity",
     "StageErrors",
     "StepCosts",
