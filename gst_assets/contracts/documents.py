@@ -293,6 +293,14 @@ class EngineSettings(Stored):
     enforce_eager: bool
     cudagraph_capture_sizes: list[int] = Field(default_factory=list)
     attention_backend: str
+    tensor_parallel_size: int | None = Field(
+        None, exclude_if=lambda value: value is None, description="devices that share each layer; None: not reported"
+    )
+    all_reduce: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="what may sum a layer's results over the devices, in order of trial; None: one device, or unknown",
+    )
     transport: Literal["in_process", "http"] = "in_process"
     not_read_back: list[str] = Field(default_factory=list)
     scheduling_policy: str = UNKNOWN_POLICY
@@ -305,6 +313,18 @@ class EngineSettings(Stored):
         existed."""
         if isinstance(values, dict) and values.get("backend") == "vllm" and "scheduling_policy" not in values:
             return {**values, "scheduling_policy": VLLM_POLICY}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_device_before_there_were_more(cls, values: Any) -> Any:
+        """An engine that this program started had one device before the key existed."""
+        if (
+            isinstance(values, dict)
+            and values.get("backend") in ("vllm", "transformers")
+            and "tensor_parallel_size" not in values
+        ):
+            return {**values, "tensor_parallel_size": 1}
         return values
 
 

@@ -39,15 +39,15 @@ def present_gpus() -> list[str]:
     return json.loads(asked.stdout.strip().splitlines()[-1])
 
 
-def check_hardware(wanted: HardwareSection) -> Hardware:
-    """The device present, if it is the one the scenario names: for `cpu` the processor, else GPU 0 (the one an engine
-    uses).
+def check_hardware(wanted: HardwareSection, tensor_parallel_size: int = 1) -> Hardware:
+    """The devices an engine will use, if they are those the scenario names: for `cpu` the processor, else the first
+    `tensor_parallel_size` GPUs.
 
-    `device_count` is 1 for a CPU, else the GPUs visible.
+    `device_count` is 1 for a CPU, whatever the number of processes on it, else the GPUs that are used.
 
     Raises:
-        EngineError: no GPU, or a device whose name does not contain `device_name`; says what was expected, what is
-            present and the remedy.
+        EngineError: no GPU, too few of them, or a device whose name does not contain `device_name`; says what was
+            expected, what is present and the remedy.
     """
     if wanted.hardware_id == CPU:
         _check_name(wanted, cpu_name())
@@ -58,9 +58,25 @@ def check_hardware(wanted: HardwareSection) -> Hardware:
             f"hardware_id {wanted.hardware_id}: expected a GPU named like {wanted.device_name!r}, but this machine has"
             f" none (processor: {cpu_name()}). {_REMEDY}"
         )
-    _check_name(wanted, names[0])
+    if len(names) < tensor_parallel_size:
+        raise EngineError(
+            f"engine.tensor_parallel_size {tensor_parallel_size}: needs as many GPUs, but this machine shows"
+            f" {len(names)} ({', '.join(names)}). Lower engine.tensor_parallel_size to {len(names)} or less, or run on"
+            " a host with more (CUDA_VISIBLE_DEVICES hides GPUs)."
+        )
+    used = names[:tensor_parallel_size]
+    for name in used:
+        _check_name(wanted, name)
+    if len(set(used)) > 1:
+        raise EngineError(
+            f"engine.tensor_parallel_size {tensor_parallel_size}: the GPUs are not alike ({', '.join(used)}), and the"
+            " slowest would decide. Choose equal ones with CUDA_VISIBLE_DEVICES."
+        )
     return Hardware(
-        hardware_id=wanted.hardware_id, device_name=names[0], device_count=len(names), driver=_nvidia_driver()
+        hardware_id=wanted.hardware_id,
+        device_name=used[0],
+        device_count=tensor_parallel_size,
+        driver=_nvidia_driver(),
     )
 
 

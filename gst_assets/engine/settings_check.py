@@ -10,7 +10,8 @@ from gst_assets.scenario import Scenario
 
 
 def check_settings(scenario: Scenario, found: EngineSettings) -> None:
-    """The running engine has the scenario's settings; those the scenario leaves open (null) are not compared.
+    """The running engine has the scenario's settings; those the scenario leaves open (null), or the engine
+    does not report, are not compared.
 
     Raises:
         EngineError: names the first setting that differs, what was asked, what the engine runs with, and the remedy.
@@ -43,6 +44,8 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
         "engine.async_scheduling": engine.async_scheduling,
         "engine.enforce_eager": engine.enforce_eager,
     }
+    if found.tensor_parallel_size is not None:
+        asked["engine.tensor_parallel_size"] = engine.tensor_parallel_size
     if engine.num_kv_blocks is not None:
         asked["engine.num_kv_blocks"] = engine.num_kv_blocks
     got = {name: getattr(found, name.split(".")[1]) for name in asked}

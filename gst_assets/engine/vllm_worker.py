@@ -10,6 +10,36 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+_COMMUNICATORS = (
+    ("fi_pcie_ipc_ar_comm", "flashinfer_pcie"),
+    ("fi_ar_comm", "flashinfer"),
+    ("ca_comm", "custom"),
+    ("symm_mem_comm", "symm_mem"),
+    ("pynccl_comm", "nccl"),
+)
+"""Attributes of vLLM's communicator for NVIDIA GPUs (`device_communicators/cuda_communicator.py`), in the order in
+which its `all_reduce` tries them for a tensor; each takes what its size limit allows."""
+
+
+def all_reduce_ways(config: Any) -> str | None:
+    """What may sum a layer's results over the ranks, in the order in which vLLM tries it, with commas; None at one
+    rank."""
+    if config.parallel_config.tensor_parallel_size == 1:
+        return None
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group().device_communicator
+    distributed = getattr(group, "dist_module", None)
+    if distributed is not None:  # the CPU build's
+        return "shared_memory" if type(distributed).__name__ == "_CPUSHMDistributed" else "gloo"
+    ways = ["fused_with_norm"] if config.compilation_config.pass_config.fuse_allreduce_rms else []
+    for attribute, name in _COMMUNICATORS:
+        found = getattr(group, attribute, None)
+        if found is not None and not found.disabled:
+            ways.append(name)
+    return ",".join(ways)
+
+
 _ONLINE_FP8 = "fp8_per_tensor"
 """vLLM's method that quantises weights in bfloat16 or float16 to FP8 as it starts, one scale for each projection."""
 _E4M3 = "float8_e4m3fn"
@@ -57,6 +87,8 @@ class WorkerReport:
             "enforce_eager": bool(model.enforce_eager),
             "cudagraph_capture_sizes": sorted(config.compilation_config.cudagraph_capture_sizes or []),
             "attention_backend": ",".join(sorted(backends)),
+            "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+            "all_reduce": all_reduce_ways(config),
         }
 
     def _quantization(self) -> dict[str, str | None]:

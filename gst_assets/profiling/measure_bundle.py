@@ -42,6 +42,7 @@ from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.profiling.served_experts import served_experts
 from gst_assets.progress import Progress
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
@@ -151,7 +152,7 @@ async def measure(
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are never overwritten; remove it or use another --out.")
-    hardware = check_hardware(scenario.hardware)
+    hardware = check_hardware(scenario.hardware, scenario.engine.tensor_parallel_size)
     git_state()  # what is wrong with the revision, which the bundle records, is to be found out now
     between = InterleavedRuns(plays, scenario, hardware, runs) if plays and runs else None
     begun_with = subject(scenario, hardware, between.described() if between else [])
@@ -200,21 +201,25 @@ async def _measure(
                 await between.play_after(engine, index)
         driven = calibrator.driven()
         clock.phase_ends("calibration")
-        mlp, attention, unmodelled, facts = await measure_operators(engine, scenario, clock.progress, partial)
+        has_experts = scenario.model.geometry.num_experts is not None
+        served = await served_experts(engine, scenario) if has_experts else None
+        if has_experts:
+            clock.phase_ends("served experts")
+        tables, facts = await measure_operators(engine, scenario, clock.progress, partial)
         clock.phase_ends("operators")
     try:
-        tables = driven.tables()
+        tables |= driven.tables()
     except ProfileError:
         partial.drop_rounds()  # else the same rounds would fail again
         raise
     graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), facts["num_layers"]
-    operators = WholeStepOperators(OperatorTimes(mlp, attention, layers, graphs), attention, unmodelled, layers, graphs)
-    tables |= {
-        "mlp.csv": mlp,
-        "attention.csv": attention,
-        "unmodelled.csv": unmodelled,
-        "operator_coverage.csv": operator_coverage(driven.watched(), operators),
-    }
+    mlp, attention, unmodelled = (tables[name] for name in ("mlp.csv", "attention.csv", "unmodelled.csv"))
+    per_step = OperatorTimes(
+        mlp, attention, layers, graphs, all_reduce=tables.get("all_reduce.csv"), experts=tables.get("experts.csv")
+    )
+    operators = WholeStepOperators(per_step, attention, unmodelled, layers, graphs)
+    tables["operator_coverage.csv"] = operator_coverage(driven.watched(), operators)
+    tables |= {"served_experts.csv": served} if served is not None else {}
     tables["self_fit.csv"] = self_fit(tables, driven.settings, device_is_host=hardware.hardware_id == CPU)
     clock.phase_ends("tables")
     for line in misfits(tables["self_fit.csv"]):

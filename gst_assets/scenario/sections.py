@@ -52,6 +52,30 @@ class Scenario(Settings):
         return self
 
     @model_validator(mode="after")
+    def _experts_stand_alone(self) -> Scenario:
+        if self.model.geometry.num_experts is None:
+            return self
+        for setting, is_set, reset in (
+            ("engine.tensor_parallel_size", self.engine.tensor_parallel_size > 1, "1"),
+            ("model.quantization", self.model.quantization is not None, "null"),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"{setting} is not supported with a mixture of experts: the expert block is profiled on one device,"
+                    f" as it is stored. Set {setting}={reset}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _devices_share_each_layer(self) -> Scenario:
+        problem = self.model.geometry.unshareable(self.engine.tensor_parallel_size)
+        if problem:
+            raise ValueError(
+                f"engine.tensor_parallel_size {self.engine.tensor_parallel_size} does not fit the model: {problem}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _quantised_where_an_engine_does(self) -> Scenario:
         quantization, backend = self.model.quantization, self.engine.backend
         if quantization is None:

@@ -1,8 +1,9 @@
 """Operator time of a step: the one place that adds operators up.
 
-The sum is Vidur's (`vidur.entities.ExecutionTime`, 0.0.26): per layer every operator but the KV-cache write, and
-nothing that runs once a step. `WholeStepOperators` adds what Vidur leaves out, for comparison with the time of a whole
-step. Variant `published` does not come here: there Vidur's own predictor adds up.
+The sum is Vidur's (`vidur.entities.ExecutionTime`, 0.0.26): per layer every operator but the KV-cache write, on several
+devices two all-reduces among them, and nothing that runs once a step. `WholeStepOperators` adds what Vidur leaves out,
+for comparison with the time of a whole step. Variant `published` does not come here: there Vidur's own predictor adds
+up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pandas as pd
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.cost_tables import CostTables, padded_tokens, without_parts
 from gst_assets.step_costs.interpolation import Axis, Curve, Formula, Surface
-from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
+from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER, CapturedGraphs, StepShape
 
 PER_TOKEN_OPERATORS = (
     "input_layernorm",
@@ -32,6 +33,13 @@ PER_TOKEN_OPERATORS = (
 )
 """Columns `time_stats.<name>.median` of mlp.csv, in ms per layer."""
 
+_MLP = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
+_EXPERTS = ("moe_router", "moe_experts")
+"""Columns `time_stats.<name>.median` of experts.csv, in ms per layer, which a mixture of experts has in place of
+`_MLP`."""
+_ROUTING = "router"
+"""Of the rows that are added up: the router's own choice. The other rows bound what another spread would take."""
+
 _SHORT_RUN = 16
 """Up to so many points are faster one by one than as an array."""
 
@@ -44,8 +52,18 @@ class OperatorTimes:
     extrapolated or clipped.
     """
 
-    def __init__(self, mlp: pd.DataFrame, attention: pd.DataFrame, num_layers: int, graphs: CapturedGraphs) -> None:
-        """Tables as in `contracts.tables.MlpProfile` and `AttentionProfile`.
+    def __init__(
+        self,
+        mlp: pd.DataFrame,
+        attention: pd.DataFrame,
+        num_layers: int,
+        graphs: CapturedGraphs,
+        *,
+        all_reduce: pd.DataFrame | None = None,
+        experts: pd.DataFrame | None = None,
+    ) -> None:
+        """Tables as in `contracts.tables.MlpProfile`, `AttentionProfile` and, of several devices, `AllReduceProfile`,
+        of a mixture of experts `ExpertsProfile`.
 
         Raises:
             ProfileError: the attention rows leave a hole in their grid.
@@ -53,7 +71,17 @@ class OperatorTimes:
         self._num_layers, self._graphs = num_layers, graphs
         ordered = mlp.sort_values("num_tokens")
         axis = Axis("mlp.csv", "num_tokens", ordered["num_tokens"].tolist())
-        self._per_token = {name: Curve(axis, ordered[f"time_stats.{name}.median"]) for name in PER_TOKEN_OPERATORS}
+        in_mlp = [name for name in PER_TOKEN_OPERATORS if experts is None or name not in _MLP]
+        self._per_token = [Curve(axis, ordered[f"time_stats.{name}.median"]) for name in in_mlp]
+        if experts is not None:
+            chosen = experts[experts["routing"] == _ROUTING].sort_values("num_tokens")
+            axis = Axis("experts.csv", "num_tokens", chosen["num_tokens"].tolist())
+            self._per_token += [Curve(axis, chosen[f"time_stats.{name}.median"]) for name in _EXPERTS]
+        if all_reduce is not None:
+            ordered = all_reduce.sort_values("num_tokens")
+            axis = Axis("all_reduce.csv", "num_tokens", ordered["num_tokens"].tolist())
+            times = ordered["time_stats.all_reduce.median"] * ALL_REDUCES_PER_LAYER
+            self._per_token.append(Curve(axis, times))
         prefill, decode = attention[attention["is_prefill"]], attention[~attention["is_prefill"]]
         self._decode = Surface(decode, "batch_size", "kv_cache_size", "time_stats.attn_decode.median", "decode")
         self._prefill = Surface(
@@ -113,7 +141,7 @@ class OperatorTimes:
         found = self._token_sums_ms.get(num_tokens)
         if found is None:
             padded = self._graphs.padded(num_tokens)
-            found = self._token_sums_ms[num_tokens] = sum(curve.at(padded) for curve in self._per_token.values())
+            found = self._token_sums_ms[num_tokens] = sum(curve.at(padded) for curve in self._per_token)
         return found
 
     def _decode_ms(self, shape: StepShape) -> float:

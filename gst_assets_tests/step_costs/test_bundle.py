@@ -90,7 +90,7 @@ def test_an_incomplete_or_altered_bundle_is_not_read(bundle: Bundle) -> None:
 def test_a_missing_or_zero_time_is_refused_with_its_row(value: float, tmp_path: Path) -> None:
     mlp = tables.mlp_table(SCENARIO)
     mlp.loc[3, "time_stats.mlp_act.median"] = value
-    with pytest.raises(ContractError, match=r"mlp\.csv: line 5, column time_stats\.mlp_act\.median"):
+    with pytest.raises(ContractError, match=r"mlp\.csv: line 5, .*time_stats\.mlp_act\.median"):
         load_bundle(tables.write_bundle(tmp_path / "b", SCENARIO, mlp=mlp))
 
 

@@ -33,13 +33,16 @@ from gst_assets.contracts.tables.history_tables import (
     RegressionVerdicts,
 )
 from gst_assets.contracts.tables.profile_tables import (
+    AllReduceProfile,
     AttentionProfile,
     CalibrationTraffic,
+    ExpertsProfile,
     HostSpeed,
     MlpProfile,
     OperatorCoverage,
     Overheads,
     SelfFit,
+    ServedExperts,
     UnmodelledOperators,
 )
 from gst_assets.contracts.tables.run_tables import (
@@ -63,6 +66,7 @@ __all__ = [
     "REGRESSION_VERDICTS",
     "TIME_COLUMNS",
     "AlignmentCounts",
+    "AllReduceProfile",
     "AttentionProfile",
     "CalibrationTraffic",
     "CapacityErrors",
@@ -71,6 +75,7 @@ __all__ = [
     "ComparisonHistory",
     "ErrorCauses",
     "ErrorGroups",
+    "ExpertsProfile",
     "FilledTable",
     "GateChecks",
     "HostSpeed",
@@ -90,6 +95,7 @@ __all__ = [
     "RequestMetrics",
     "RunTotals",
     "SelfFit",
+    "ServedExperts",
     "SettingsParity",
     "StageErrors",
     "StepCosts",
