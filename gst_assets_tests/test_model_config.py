@@ -192,6 +192,8 @@ def test_experts_belong_to_the_architectures_that_have_them() -> None:
         ({"model_type": "qwen2"}, "model_type: expected 'llama' with LlamaForCausalLM, found 'qwen2'"),
         ({"quantization_config": {"quant_method": "fp8"}},
          "quantization_config: this LlamaForCausalLM is published with quantised weights, which is not supported. Name the config.json of the same model in bfloat16 or float16. With it, model.quantization=fp8 serves weights that vLLM quantises"),
+        ({"use_bias": True}, "use_bias: this LlamaForCausalLM has biases by a key that vLLM does not read"),
+        ({"qkv_bias": True}, "qkv_bias: this LlamaForCausalLM has biases by a key that is not read here"),
         ({"quantization_config": {"quant_method": "awq"}},
          "quantization_config: this LlamaForCausalLM is published with quantised weights, which is not supported. Name the config.json of the same model in bfloat16 or float16."),
         ({"auto_map": {"AutoConfig": "own.Config"}},
