@@ -247,7 +247,7 @@ def test_there_are_no_forests_of_a_mixture_of_experts(tmp_path: Path) -> None:
                   "model.geometry.num_experts_per_token=2"],
     )  # fmt: skip
     directory = tables.write_bundle(tmp_path / "b", mixture)
-    with pytest.raises(ProfileError, match="of a mixture of experts, for which Vidur .* has no layer"):
+    with pytest.raises(ProfileError, match=r"of a mixture of experts, for which Vidur .* has no layer"):
         published.search_bundle(directory, 1, print)
 
 
