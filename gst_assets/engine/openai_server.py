@@ -51,7 +51,7 @@ UNSUPPORTED = (
 """What makes it another engine, or another delivery, than the one that is simulated and compared."""
 
 ASKED_ABOUT = ("tensor_parallel", *UNSUPPORTED)
-"""What is named as not told where the server does not report it. The degree of tensor parallelism is compared with the
+"""What `not_told` names where the server does not report it. The degree of tensor parallelism is compared with the
 scenario's where it does."""
 
 
