@@ -372,11 +372,6 @@ def _rows(requests: RequestColumns) -> Sequence[tuple[int, int, int, int]]:
 def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int) -> dict[str, Any]:
     """Everything simulated, under the names of `EngineSettings` where it has one."""
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
-    if variant == "published" and geometry.num_experts is not None:
-        raise SimulationError(
-            f"variant published: {scenario.model.name} is a mixture of experts, which is not modelled: Vidur 0.0.26 has"
-            " no expert layer. Simulate kernels and calibrated."
-        )
     kv_heads = max(geometry.num_kv_heads // engine.tensor_parallel_size, 1)
     return {
         "variant": variant,
