@@ -92,7 +92,7 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         values["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(str(cpu) for cpu in own) for own in bound)
         values["OMP_NUM_THREADS"] = str(threads)
     elif _multicast_is_forbidden():
-        # Its all-reduce is told by one of those variables only to find no multicast; so it is not even tried.
+        # Its all-reduce would ask for a multicast address before it gives up.
         values["VLLM_ALLREDUCE_USE_SYMM_MEM"] = "0"
     return values
 

@@ -99,6 +99,18 @@ class Scenario(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _vidur_has_no_experts(self) -> Scenario:
+        asked = {"simulation.variants": self.simulation.variants}
+        asked |= {"sweep.variant": (self.sweep.variant,)} if self.sweep is not None else {}
+        for name, variants in asked.items():
+            if self.model.geometry.num_experts is not None and "published" in variants:
+                raise ValueError(
+                    f"{name} has published, but model {self.model.name} is a mixture of experts, which is not modelled:"
+                    " Vidur 0.0.26 has no expert layer. Ask for kernels or calibrated"
+                )
+        return self
+
     @property
     def measured_together(self) -> bool:
         """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches
