@@ -107,6 +107,14 @@ def test_qwen2_has_biases_of_its_own_and_no_head_dim_of_its_own() -> None:
         geometry_of({**config, "head_dim": 64}, "here")
 
 
+def test_ernie_states_its_head_dim_and_has_no_biases() -> None:
+    config = {**LLAMA, "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "use_bias": False}
+    assert Geometry(**geometry_of({**config, "head_dim": 64}, "here")).head_dim == 64
+    without = {key: value for key, value in config.items() if key != "head_dim"}
+    with pytest.raises(ValueError, match="here: head_dim: the field is missing"):
+        geometry_of(without, "here")
+
+
 def test_biases_are_read_where_the_architecture_has_the_choice() -> None:
     assert Geometry(**geometry_of({**LLAMA, "attention_bias": True, "mlp_bias": True}, "here")).mlp_bias
     mistral = read_config("data/models/Mistral-7B-v0.3") | {"attention_bias": True}
