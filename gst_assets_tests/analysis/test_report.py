@@ -103,7 +103,7 @@ def test_quantised_weights_are_told_beside_the_type_of_the_rest(usual: Compariso
     settings = first.meta.engine_settings
     assert settings is not None and f"({settings.dtype}), scenario" in _text(usual)
     meta = first.meta.model_copy(update={"engine_settings": settings.model_copy(update={"quantization": "fp8"})})
-    told = _text(replace(usual, real_repeats=[replace(first, meta=meta), *others]))
+    told = _text(replace(usual, real_repeats=(replace(first, meta=meta), *others)))
     assert f"({settings.dtype}, weights fp8), scenario" in told
 
 
