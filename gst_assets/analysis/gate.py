@@ -156,6 +156,14 @@ def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | Simulate
                 f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one"
                 " model."
             )
+    # A key that is left out where nothing is quantised: only a run that states its dtype also says that.
+    models = [meta.params.get("model", {}) for meta in (one, two)]
+    quantised = [model.get("quantization") or "none" for model in models]
+    if all("dtype" in model for model in models) and quantised[0] != quantised[1]:
+        raise ComparisonError(
+            f"run {one.run_id} is of model.quantization {quantised[0]}, run {two.run_id} of {quantised[1]}. Compare"
+            " runs of one model."
+        )
     if not _same_device(one.hardware, two.hardware):
         verb, remedy = (
             ("was simulated for", "Simulate with a profile made on the hardware of the real run.")

@@ -274,6 +274,14 @@ class EngineSettings(Stored):
         description="of the model it runs, by Hugging Face's name; None: not reported",
     )
     dtype: str
+    quantization: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="how it computes with quantised weights; None: nothing is quantised, or not reported",
+    )
+    quantized_kernels: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="what computes with them, where the engine reports it"
+    )
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -14,6 +14,7 @@ from gst_assets.errors import EngineError
 from gst_assets.provenance import cpu_name
 from gst_assets.scenario import CPU, HardwareSection
 
+_FP8_CAPABILITY = (8, 9)
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking
 # afterwards.
@@ -91,6 +92,26 @@ def _check_name(wanted: HardwareSection, found: str) -> None:
             f"hardware_id {wanted.hardware_id}: expected a device whose name contains {wanted.device_name!r}, but this"
             f" machine has {found!r}. {_REMEDY}"
         )
+
+
+def check_fp8_units(device_name: str, capability: tuple[int, int] | None) -> None:
+    """The GPU multiplies FP8 matrices. `capability` is its CUDA compute capability (major, minor); None: not known.
+
+    Raises:
+        EngineError: it does not; names the GPU, its capability, what was expected and the remedy.
+    """
+    if capability is None or capability < _FP8_CAPABILITY:
+        has = "an unknown compute capability" if capability is None else f"compute capability {_dotted(capability)}"
+        raise EngineError(
+            f"model.quantization fp8: {device_name} has {has}, but FP8 matrix units come with"
+            f" {_dotted(_FP8_CAPABILITY)} and higher (L4, L40S, H100, H200; not A100). Without them vLLM would store"
+            " the weights in FP8 and compute in model.dtype, which is another engine. Set model.quantization=null, or"
+            " measure on such a GPU."
+        )
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _nvidia_driver() -> str | None:

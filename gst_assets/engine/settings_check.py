@@ -22,6 +22,18 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
             f"model: the scenario's is a {model.geometry.architecture}, but {found.backend} {found.engine_version} runs"
             f" a {found.architecture}. Set model.config to what model.checkpoint holds."
         )
+    if found.quantization != model.quantization:
+        kernels = f" ({found.quantized_kernels})" if found.quantized_kernels else ""
+        remedy = (
+            f"Set model.quantization={found.quantization or 'null'}, or name a model.checkpoint for"
+            f" {model.quantization or 'no quantisation'}"
+            if found.quantization in (None, "fp8")
+            else "Name a model.checkpoint in bfloat16 or float16; for model.quantization=fp8, on a GPU with FP8 units"
+        )
+        raise EngineError(
+            f"model.quantization: the scenario asks for {model.quantization or 'none'}, but {found.backend}"
+            f" {found.engine_version} runs with {found.quantization or 'none'}{kernels}. {remedy}."
+        )
     asked: dict[str, Any] = {
         "model.dtype": model.dtype,
         "model.max_model_len": model.max_model_len,

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gst_assets.contracts.documents import EngineSettings
+from gst_assets.engine.hardware import check_fp8_units
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.engine.served_model import served_config
 from gst_assets.engine.settings_check import check_settings
@@ -35,6 +36,9 @@ from gst_assets.scenario import CPU, Model, Scenario, resolve_path
 from gst_assets.staging import staged_file
 
 BACKEND = "vllm"
+_QUANTIZATION = {"fp8": "fp8_per_tensor"}
+"""vLLM's name of a scenario's `model.quantization`, the same in 0.22.1 and 0.32.0. Its method `fp8` is another one in
+each: 0.22.1 quantises as it starts too, 0.32.0 only reads checkpoints that are quantised."""
 _WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"
 _TRACERS = {
     False: "gst_assets.engine.vllm_tracing.TracingScheduler",
@@ -119,6 +123,7 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
     """
     _check_extension(worker_extension_cls)
     _import_vllm(scenario)
+    _check_units(scenario.model)
     beside = tempfile.gettempdir()
     with engine_folder() as folder:
         steps = folder / "steps.bin" if scenario.replay.record_iterations else None
@@ -183,6 +188,16 @@ def _import_vllm(scenario: Scenario) -> None:
         )
 
 
+def _check_units(model: Model) -> None:
+    from vllm.platforms import current_platform
+
+    if model.quantization is not None:
+        capability = current_platform.get_device_capability()
+        check_fp8_units(
+            current_platform.get_device_name(), None if capability is None else (capability.major, capability.minor)
+        )
+
+
 def _version() -> str:
     import vllm
 
@@ -214,11 +229,17 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
         "worker_extension_cls": extension,
         "disable_log_stats": True,
     }
+    if model.quantization is not None:
+        options["quantization"] = _QUANTIZATION[model.quantization]
     if engine.cudagraph_max_capture_size is not None:
         options["max_cudagraph_capture_size"] = engine.cudagraph_max_capture_size
     if engine.tensor_parallel_size > 1 and scenario.hardware.hardware_id != CPU and _multicast_is_forbidden():
         # FlashInfer's all-reduce, fused with the norm behind it, makes a workspace that multicasts.
         options["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
+    if model.geometry.num_experts is not None and scenario.hardware.hardware_id != CPU:
+        # What later versions choose by themselves on Hopper. 0.22.1 would take FlashInfer's kernels, which are compiled
+        # at first use and need a CUDA toolkit.
+        options["moe_backend"] = "triton"
     if steps is not None:
         options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
     try:

@@ -15,7 +15,7 @@ _VOCABULARY_MULTIPLE = 64
 
 
 class Geometry(Settings):
-    """Shapes of a dense decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
+    """Shapes of a decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
 
     Settings that are excluded where they hold their default were added later: what was written about earlier models,
     and the digests over it, stay the same.
@@ -26,7 +26,7 @@ class Geometry(Settings):
     num_q_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
-    mlp_hidden_size: int = Field(gt=0)
+    mlp_hidden_size: int = Field(gt=0, description="of a layer's MLP, or of one of its experts")
     vocab_size: int = Field(gt=0)
     max_position_embeddings: int = Field(gt=0)
     tie_word_embeddings: bool = True
@@ -44,6 +44,17 @@ class Geometry(Settings):
         ),
     )
     mlp_bias: bool = Field(False, exclude_if=lambda value: not value, description="biases of the MLP (Llama)")
+    num_experts: int | None = Field(
+        None, gt=0, exclude_if=lambda value: value is None, description="MLPs of each layer of a mixture of experts"
+    )
+    num_experts_per_token: int | None = Field(
+        None, gt=0, exclude_if=lambda value: value is None, description="experts that the router chooses for a token"
+    )
+    norm_topk_prob: bool = Field(
+        True,
+        exclude_if=lambda value: bool(value),
+        description="scale the weights of a token's experts so that they add up to 1 (Qwen3-MoE leaves the choice)",
+    )
 
     @property
     def qkv_bias(self) -> bool:
@@ -80,6 +91,19 @@ class Geometry(Settings):
             raise ValueError(f"num_q_heads {self.num_q_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         return self
 
+    @model_validator(mode="after")
+    def _experts_belong_to_the_architecture(self) -> Geometry:
+        has = SUPPORTED[self.architecture].experts is not None
+        for name in ("num_experts", "num_experts_per_token"):
+            if (getattr(self, name) is not None) != has:
+                found, wanted = getattr(self, name), "a number" if has else "none"
+                raise ValueError(f"{name} is {found}, but {self.architecture} needs {wanted}")
+        if self.num_experts and self.num_experts_per_token and self.num_experts_per_token > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_token {self.num_experts_per_token} exceeds num_experts {self.num_experts}"
+            )
+        return self
+
 
 class Model(Settings):
     """The model served and the tokenizer that counts its prompts. `geometry` says its shapes, or `config`, from which
@@ -99,6 +123,15 @@ class Model(Settings):
         None, description="Hugging Face directory or hub id; null: random weights of this geometry"
     )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Literal["fp8"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description=(
+            "fp8: the engine quantises the projections' weights to e4m3 as it starts, one scale each, and their inputs"
+            " at every step; all else, the KV cache included, stays of dtype. For a GPU of compute capability 8.9 or"
+            " higher. null: nothing is quantised"
+        ),
+    )
     max_model_len: int = Field(gt=0, description="longest prompt plus output the engine accepts, in tokens")
     tokenizer: str = Field(description="Hugging Face tokenizer directory (relative to the project root) or hub id")
     fold_token_ids: bool = Field(
@@ -131,9 +164,12 @@ class Model(Settings):
 
     @field_validator("dtype", mode="before")
     @classmethod
-    def _no_fp8(cls, value: Any) -> Any:
+    def _fp8_is_no_dtype(cls, value: Any) -> Any:
         if isinstance(value, str) and re.search("fp8|float8", value):
-            raise ValueError(f"{value} is not supported: FP8 kernels are not profiled. Use bfloat16 or float16")
+            raise ValueError(
+                f"{value} is none of activations. For FP8 weights set model.quantization=fp8, with model.dtype bfloat16"
+                " or float16"
+            )
         return value
 
     @model_validator(mode="after")

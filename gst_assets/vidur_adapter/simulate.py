@@ -203,6 +203,11 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_pro
             f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}."
         )
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
+    if variant == "published" and geometry.num_experts is not None:
+        raise SimulationError(
+            f"variant published: {scenario.model.name} is a mixture of experts, which is not modelled: Vidur 0.0.26 has"
+            " no expert layer. Simulate kernels and calibrated."
+        )
     if engine.enable_prefix_caching:
         if variant == "published" or (variant == "kernels" and scenario.simulation.loop == "event"):
             raise SimulationError(
@@ -384,6 +389,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "async_scheduling": variant == "calibrated" and reported.async_scheduling,
         # Properties of the profile: the operators and terms were measured in an engine of these settings.
         "dtype": reported.dtype,
+        **({} if reported.quantization is None else {"quantization": reported.quantization}),
         "enforce_eager": reported.enforce_eager,
         "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
         "head_dim": geometry.head_dim,

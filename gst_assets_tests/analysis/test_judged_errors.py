@@ -655,6 +655,18 @@ def test_another_model(tmp_path: Path) -> None:
         _compare(tmp_path, [steady(2, 2)], {"calibrated": steady(2, 2).with_meta(model="other")})
 
 
+def test_other_weights_of_the_model_of_one_name(tmp_path: Path) -> None:
+    """A run says so by the setting, and that it has none by leaving it out."""
+    of = {name: steady(2, 2).with_meta(params={"model": {"dtype": "bfloat16", **more}}) for name, more in
+          (("none", {}), ("fp8", {"quantization": "fp8"}))}  # fmt: skip
+    with pytest.raises(ComparisonError, match=r"run r0 is of model\.quantization fp8, run s-calibrated of none"):
+        _compare(tmp_path / "a", [of["fp8"]], {"calibrated": of["none"]})
+    with pytest.raises(ComparisonError, match=r"run r0 is of model\.quantization none, run r1 of fp8"):
+        _compare(tmp_path / "b", [of["none"], of["fp8"]], {"calibrated": of["none"]})
+    _compare(tmp_path / "c", [of["fp8"]], {"calibrated": of["fp8"]})
+    _compare(tmp_path / "d", [of["fp8"]], {"calibrated": steady(2, 2)})  # does not state its dtype either
+
+
 def test_repeats_of_two_workloads(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match="run r0 is of workload wl-0000000000000001, run r1 of workload wl-2"):
         _compare(tmp_path, [steady(2, 2), steady(2, 2).with_meta(workload_id="wl-2")], {"calibrated": steady(2, 2)})

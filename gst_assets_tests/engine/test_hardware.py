@@ -51,3 +51,17 @@ def test_an_engine_on_several_gpus_needs_as_many_alike(monkeypatch: pytest.Monke
     del names[1:]
     with pytest.raises(EngineError, match="tensor_parallel_size 2: needs as many GPUs, but this machine shows 1"):
         hardware.check_hardware(wanted, 2)
+
+
+def test_fp8_needs_a_gpu_that_multiplies_it() -> None:
+    for capability in ((8, 9), (9, 0), (10, 0)):
+        hardware.check_fp8_units("a GPU", capability)
+    with pytest.raises(EngineError) as raised:
+        hardware.check_fp8_units("NVIDIA A100-SXM4-80GB", (8, 0))
+    message = str(raised.value)
+    assert message.startswith(
+        "model.quantization fp8: NVIDIA A100-SXM4-80GB has compute capability 8.0, but FP8 matrix"
+    )
+    assert "come with 8.9 and higher" in message and "Set model.quantization=null, or measure on such" in message
+    with pytest.raises(EngineError, match="a GPU has an unknown compute capability"):
+        hardware.check_fp8_units("a GPU", None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gst_assets.engine import vllm_backend
+from gst_assets.engine import vllm_backend, vllm_worker
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario, load_scenario
@@ -166,3 +166,39 @@ def test_vllm_looks_for_no_address_outside_the_machine() -> None:
     environment = os.environ | engine_environment(load_scenario("smoke"))
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "127.0.0.1 []", done.stderr
+
+
+@pytest.mark.engine
+def test_vllm_takes_the_quantisation_and_quantises_where_the_profiler_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be seen without a GPU: vLLM's own configuration, and its method on one projection."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.kernels.linear import init_fp8_linear_kernel
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    gpu = ["hardware.hardware_id=h100", "hardware.device_name=H100", "model.dtype=bfloat16"]
+    seen: list[Any] = []
+
+    def keep(arguments: Any, **_: Any) -> None:
+        seen.append(arguments)
+
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", keep)
+    for quantization in ("null", "fp8"):
+        scenario = load_scenario("smoke", [*gpu, f"model.quantization={quantization}"])
+        vllm_backend._start(scenario, vllm_backend._WORKER_REPORT, None)
+    plain, quantised = (arguments.create_engine_config() for arguments in seen)
+    assert plain.model_config.quantization is None and plain.quant_config is None
+    assert quantised.model_config.quantization == vllm_worker._ONLINE_FP8
+    assert quantised.cache_config.cache_dtype == plain.cache_config.cache_dtype == "auto"
+    with set_current_vllm_config(quantised):
+        kinds = {kind: quantised.quant_config.get_quant_method(object.__new__(kind), "model.layers.0.x") for kind in
+                 (LinearBase, ParallelLMHead, VocabParallelEmbedding)}  # fmt: skip
+        method = kinds.pop(LinearBase)
+        kernel = init_fp8_linear_kernel(
+            method.activation_quant_key, method.weight_quant_key, torch.bfloat16, torch.bfloat16, (96, 64)
+        )
+    assert set(kinds.values()) == {None}, "neither the LM head nor the embedding is quantised"
+    assert callable(kernel.quant_fp8._forward_method) and callable(kernel.quant_fp8.forward_cuda)
+    assert not kernel.quant_fp8.static  # the scale follows the activations

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from gst_assets.contracts.listing import read_listing
 from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import Scenario, load_scenario
 from gst_assets.step_costs.bundle import Bundle, load_bundle
 from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import event_loop, published, registration
@@ -272,6 +272,16 @@ def test_the_command_writes_what_it_chose_and_a_bundle_with_it_still_is_what_it_
         run([(0, 10, 2)], load_bundle(directory), None)
     done = run_gst("search-forests", tmp_path / "absent")
     assert done.exit_code == 1 and done.stderr.startswith(f"error: {tmp_path / 'absent'}: ")
+
+
+def test_there_are_no_forests_of_a_mixture_of_experts(tmp_path: Path) -> None:
+    mixture = load_scenario(
+        "smoke", ["model.geometry.architecture=MixtralForCausalLM", "model.geometry.num_experts=8",
+                  "model.geometry.num_experts_per_token=2"],
+    )  # fmt: skip
+    directory = tables.write_bundle(tmp_path / "b", mixture)
+    with pytest.raises(ProfileError, match=r"of a mixture of experts, for which Vidur .* has no layer"):
+        published.search_bundle(directory, 1, print)
 
 
 def test_tables_are_kept_by_content(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
