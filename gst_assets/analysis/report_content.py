@@ -492,7 +492,15 @@ def _engine(meta: RealRunFacts) -> str:
         if graphs
         else "no CUDA graphs captured"
     )
-    return f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend}, {captured}"
+    shared = (
+        f", tensor parallel degree {settings.tensor_parallel_size} (all-reduce {settings.all_reduce or 'not reported'})"
+        if settings.tensor_parallel_size and settings.tensor_parallel_size > 1
+        else ""
+    )
+    return (
+        f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend},"
+        f" {captured}{shared}"
+    )
 
 
 def _imported(run: RealRun | SimulatedRun) -> str:

@@ -214,7 +214,7 @@ def _summary(
             f" max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens {settings.max_num_batched_tokens},"
             f" {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, prefix caching"
             f" {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager"
-            f" {settings.enforce_eager}."
+            f" {settings.enforce_eager}{_shared(settings)}."
         ),
         *_labels(settings),
         "",
@@ -234,6 +234,12 @@ def _summary(
         "",
     ]
     return "\n".join(inert(line) for line in lines)
+
+
+def _shared(settings: EngineSettings) -> str:
+    """How many devices share each layer, in words; empty for one, or where that is not known."""
+    degree = settings.tensor_parallel_size
+    return f", tensor parallel degree {degree}" if degree and degree > 1 else ""
 
 
 def _pacing_line(pacing: PacingRecord | None) -> str:

@@ -126,6 +126,20 @@ def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(
     assert _text(recorded).splitlines()[2].endswith(f" · Overrides: real none; simulated `{seed}`")
 
 
+def test_the_report_says_how_many_devices_share_each_layer(usual: Comparison) -> None:
+    def of(degree: int, all_reduce: str | None) -> str:
+        run = usual.real_repeats[0]
+        settings = run.meta.engine_settings
+        assert settings is not None
+        shared = settings.model_copy(update={"tensor_parallel_size": degree, "all_reduce": all_reduce})
+        changed = replace(run, meta=run.meta.model_copy(update={"engine_settings": shared}))
+        return _text(replace(usual, real_repeats=[changed, *usual.real_repeats[1:]]))
+
+    assert "tensor parallel" not in of(1, None)
+    assert "no CUDA graphs captured, tensor parallel degree 2 (all-reduce custom,nccl)" in of(2, "custom,nccl")
+    assert "tensor parallel degree 4 (all-reduce not reported)" in of(4, None)
+
+
 def test_the_answer_comes_first_then_the_deciding_cells_and_their_figure(usual: Comparison, report: Path) -> None:
     lines = [line for line in (report / "summary.md").read_text().splitlines() if line]
     assert lines[0] == "# Vidur against vllm: qwen3-tiny on cpu, scenario smoke"

@@ -67,6 +67,20 @@ def test_a_repeat_becomes_a_complete_run_directory(workload: Path, tmp_path: Pat
     assert ("forget", "") in engine.log
 
 
+def test_the_summary_says_how_many_devices_share_each_layer(workload: Path, tmp_path: Path) -> None:
+    played = asyncio.run(
+        replay(
+            MemoryEngine(), planned_requests(read(workload), SCENARIO, 0), request_timeout_s=30, may_stop_early=False
+        )
+    )
+    for degree, told in ((2, True), (1, False), (None, False)):
+        settings = SETTINGS.model_copy(update={"tensor_parallel_size": degree})
+        common = replace(_common(workload), settings=settings)
+        now = datetime.now(timezone.utc)
+        directory = write_run(common, played, None, 0, now, "memory", tmp_path / str(degree))
+        assert ("tensor parallel degree 2." in (directory / "summary.md").read_text()) is told
+
+
 def test_an_engine_that_dies_leaves_a_complete_run_of_error_rows(workload: Path, tmp_path: Path) -> None:
     directory, died = _repeat(MemoryEngine(die_at_token=1), workload, tmp_path / "out")
     assert died == "the engine was killed"

@@ -128,6 +128,27 @@ def test_the_event_loop_has_the_operators_of_every_step(monkeypatch: pytest.Monk
     assert any(len(shape.chunks) > 1 for shape in seen) and any(shape.chunks and shape.num_decodes for shape in seen)
 
 
+@pytest.mark.parametrize("degree", [2, 4])
+def test_the_loops_agree_on_several_devices_and_pay_two_sums_a_layer(degree: int) -> None:
+    """At four, its two key and value heads are on two devices each."""
+    shared = support.scenario(f"engine.tensor_parallel_size={degree}")
+    bundle, rows = support.bundle(shared), [(40 * MS * (i % 3), 1 + 29 * (i % 7), 1 + 50 * (i % 5)) for i in range(25)]
+
+    def of(loop: str, scenario: Scenario = shared) -> Scenario:
+        return scenario.model_copy(update={"simulation": scenario.simulation.model_copy(update={"loop": loop})})
+
+    found = compare_loops(of, rows, bundle)
+    alone = compare_loops(lambda loop: of(loop, SCENARIO), rows, BUNDLE)
+    assert found.settings["tensor_parallel_size"] == degree
+    assert alone.settings["kv_bytes_per_token"] == 2 * found.settings["kv_bytes_per_token"]
+    more_ms = (found.requests["ttft_ns"] - alone.requests["ttft_ns"]).iloc[0] / 1e6
+    assert more_ms == pytest.approx(2 * 4 * (support.ALL_REDUCE_MS + 1e-4 * rows[0][1]))
+    with pytest.raises(
+        SimulationError, match=rf"tensor_parallel_size is 1, but bundle was profiled at degree {degree}"
+    ):
+        simulate(SCENARIO, *support.workload(rows), bundle, "calibrated", cache_dir=None)
+
+
 def test_the_loops_agree_under_kv_pressure_with_preemptions() -> None:
     rows = [(1 * MS, 20 + 7 * (i % 11), 30 + 13 * (i % 5)) for i in range(60)]
     direct = compare_loops(lambda loop: limited(loop, 20, 8, 64), rows, BUNDLE)

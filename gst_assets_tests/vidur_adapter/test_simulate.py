@@ -206,7 +206,11 @@ def test_fp8_weights_are_in_the_tables_and_leave_the_kv_cache_as_it_is(variant: 
 
 
 def test_qwen3_0_6b_has_114688_kv_bytes_per_token() -> None:
-    geometry = [f"model.geometry.{name}={value}" for name, value in support.QWEN3_0_6B if name != "tie_word_embeddings"]
+    geometry = [
+        f"model.geometry.{name}={value}"
+        for name, value in support.QWEN3_0_6B.model_dump().items()
+        if name != "tie_word_embeddings"
+    ]
     result = run([(0, 50, 3)], "model.dtype=bfloat16", *geometry)
     assert (result.settings["head_dim"], result.settings["kv_bytes_per_token"]) == (128, 114_688)
 
