@@ -71,7 +71,7 @@ def test_experts_are_timed_under_the_routers_choice_and_under_both_extremes(bund
     counts = bundle.experts.pivot(index="num_tokens", columns="routing", values="distinct_experts")
     tokens = counts.index.to_numpy(dtype="int64")
     assert tokens.tolist() == [1, 8, 32, 128]
-    # The engine's own router was watched while it did as it was told.
+    # The engine's own router was watched while the choice was set.
     assert counts["even"].tolist() == np.minimum(EXPERTS, CHOSEN * tokens).tolist()
     assert counts["same"].tolist() == [CHOSEN] * 4
     assert counts["router"].iloc[0] == CHOSEN and counts["router"].iloc[-1] == EXPERTS
