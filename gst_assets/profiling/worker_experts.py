@@ -1,5 +1,5 @@
-"""Expert blocks of a mixture of experts, inside the engine's worker process: taken apart into router and experts, made to
-choose given experts, and watched while requests are served.
+"""Expert blocks of a mixture of experts, inside the engine's worker process: taken apart into router and experts, made
+to choose given experts, and watched while requests are served.
 
 `ExpertBlock` knows vLLM's modules (`Qwen3MoeSparseMoeBlock`, `MixtralMoE`; 0.22.1 and 0.32.0); what is timed belongs to
 `worker_ops`, what is made of the rows to `operator_tables`. Torch is imported inside the functions.
