@@ -78,8 +78,8 @@ _REFUSED_BY_KEY = {
     "num_local_experts": "is a mixture of experts of another kind",
     "num_experts": "is a mixture of experts of another kind",
     "n_routed_experts": "is a mixture of experts of another kind",
-    "quantization_config": "is quantised (FP8 and other formats)",
-    "compression_config": "is quantised (FP8 and other formats)",
+    "quantization_config": "is published with quantised weights",
+    "compression_config": "is published with quantised weights",
     "auto_map": "names program code of its own",
     "dual_chunk_attention_config": "has dual chunk attention",
     "qk_norm": "has q- and k-norm that its architecture has not",
@@ -93,6 +93,10 @@ _REMEDIES = {
     "auto_map": "If that code computes what transformers' own class of this name does, use a copy of the file without"
     " auto_map",
 }
+_FP8_INSTEAD = (
+    ". With it, model.quantization=fp8 serves weights that vLLM quantises to FP8 as it starts, with one scale for each"
+    " projection"
+)
 _ADDING = "docs/engines.md#add-an-architecture says what another one takes"
 
 
@@ -204,6 +208,8 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
     for key, what in _REFUSED_BY_KEY.items():
         if config.get(key) and not (experts and key == experts.count):
             remedy = f". {_REMEDIES[key]}" if key in _REMEDIES else ""
+            if isinstance(config[key], dict) and config[key].get("quant_method") == "fp8":
+                remedy += _FP8_INSTEAD
             raise ValueError(f"{source}: {key}: this {architecture} {what}, which is not supported{remedy}")
     if config.get("is_encoder_decoder") or config.get("is_causal") is False:
         raise ValueError(f"{source}: this {architecture} is an encoder, which is not supported")

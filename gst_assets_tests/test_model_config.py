@@ -204,7 +204,9 @@ def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named
         ({"architectures": ["LlamaForCausalLM", "B"]}, "architectures: expected a list of one name, found ['LlamaForCausalLM', 'B']"),
         ({"model_type": "qwen2"}, "model_type: expected 'llama' with LlamaForCausalLM, found 'qwen2'"),
         ({"quantization_config": {"quant_method": "fp8"}},
-         "quantization_config: this LlamaForCausalLM is quantised (FP8 and other formats), which is not supported. Name the config.json of the same model in bfloat16"),
+         "quantization_config: this LlamaForCausalLM is published with quantised weights, which is not supported. Name the config.json of the same model in bfloat16 or float16. With it, model.quantization=fp8 serves weights that vLLM quantises"),
+        ({"quantization_config": {"quant_method": "awq"}},
+         "quantization_config: this LlamaForCausalLM is published with quantised weights, which is not supported. Name the config.json of the same model in bfloat16 or float16."),
         ({"auto_map": {"AutoConfig": "own.Config"}},
          "auto_map: this LlamaForCausalLM names program code of its own, which is not supported. If that code computes"),
         ({"num_attention_heads": 30}, "num_attention_heads: expected a multiple of num_key_value_heads 8, found 30"),
@@ -230,6 +232,13 @@ def test_what_is_not_modelled_is_refused_by_file_and_field(
         load_scenario("smoke", llama(tmp_path, **changes))
     assert f"config {tmp_path}: {message}" in str(raised.value)
     assert str(raised.value).count("\n") == 0
+
+
+def test_only_a_file_with_fp8_weights_leads_to_the_setting_for_them(tmp_path: Path) -> None:
+    for method, leads in (("fp8", True), ("awq", False), (None, False)):
+        with pytest.raises(ScenarioError) as raised:
+            load_scenario("smoke", llama(tmp_path, quantization_config={"quant_method": method}))
+        assert ("model.quantization=fp8" in str(raised.value)) is leads
 
 
 def test_qwen3_has_its_own_head_dim() -> None:
@@ -267,14 +276,6 @@ def test_a_relative_path_that_is_not_there_says_where_it_starts() -> None:
 def test_a_geometry_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=r"geometry.num_layers is set, and differs from what config .* says"):
         load_scenario("smoke", llama(tmp_path)[1:])
-
-
-def test_fp8_and_several_devices_are_refused_by_name() -> None:
-    with pytest.raises(ScenarioError, match=r"model\.dtype: fp8 is not supported: FP8 kernels are not profiled"):
-        load_scenario("smoke", ["model.dtype=fp8"])
-    with pytest.raises(ScenarioError, match=r"engine\.tensor_parallel_size: tensor_parallel_size 2 is not supported"):
-        load_scenario("smoke", ["engine.tensor_parallel_size=2"])
-    assert load_scenario("smoke", ["engine.tensor_parallel_size=1"]).engine.tensor_parallel_size == 1
 
 
 def test_architectures_are_those_of_the_geometry() -> None:

@@ -156,6 +156,14 @@ def _check_same_subject(first: RealRun | SimulatedRun, other: RealRun | Simulate
                 f"run {one.run_id} is of model.{key} {shapes[0]}, run {two.run_id} of {shapes[1]}. Compare runs of one"
                 " model."
             )
+    # A key that is left out where nothing is quantised: only a run that states its dtype also says that.
+    models = [meta.params.get("model", {}) for meta in (one, two)]
+    quantised = [model.get("quantization") or "none" for model in models]
+    if all("dtype" in model for model in models) and quantised[0] != quantised[1]:
+        raise ComparisonError(
+            f"run {one.run_id} is of model.quantization {quantised[0]}, run {two.run_id} of {quantised[1]}. Compare"
+            " runs of one model."
+        )
     if not _same_device(one.hardware, two.hardware):
         verb, remedy = (
             ("was simulated for", "Simulate with a profile made on the hardware of the real run.")
@@ -289,6 +297,7 @@ def checks(
         *_named_alike(real_repeats, simulations),
         _held_out(calibration_sha256),
         *_settings(parity, every),
+        *_degree(real_repeats, simulations),
     ]
     for run in real_repeats:
         found += [
@@ -512,6 +521,19 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
         )
         text = f"setting {setting}: engine {real}, {what} ({variants})"
         found.append(Check("settings", variants, "mark", str(real), str(simulated), text, tuple(rows["variant"])))
+    return found
+
+
+def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one."""
+    degrees = {run.meta.engine_settings.tensor_parallel_size for run in real_repeats if run.meta.engine_settings}
+    stated, found = sorted(degree for degree in degrees if degree is not None), []
+    for variant, sim in simulations.items():
+        assumed = _assumed(sim).get("tensor_parallel_size")
+        if stated and assumed is not None and stated != [assumed]:
+            engine = " / ".join(str(degree) for degree in stated)
+            text = f"tensor parallel degree: engine {engine}, simulated with {assumed} ({variant})"
+            found.append(Check("tensor parallel degree", variant, "mark", engine, str(assumed), text, (variant,)))
     return found
 
 

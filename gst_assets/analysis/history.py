@@ -39,10 +39,10 @@ from gst_assets.provenance import sha256_bytes
 _NIGHT_META = "comparison.json"
 """A pruned comparison's own metadata document, in its directory under `nights/`."""
 _ERRORS = f"tables/{LatencyErrors.file_name()}"
-_NOT_PART_OF_THE_SUBJECT = {"architecture", "engine_version", "num_kv_blocks"}
-"""Engine settings that may differ between two nights of one subject. The architecture is among the scenario's settings,
-and was not always reported. A version is what a regression may come from, and the number of KV blocks depends on the
-memory that was free at start; both are marked on the line instead."""
+_NOT_PART_OF_THE_SUBJECT = {"architecture", "engine_version", "num_kv_blocks", "tensor_parallel_size"}
+"""Engine settings that may differ between two nights of one subject. Architecture and tensor parallel degree are among
+the scenario's settings, and were not always reported. A version is what a regression may come from, and the number of
+KV blocks depends on the memory that was free at start; both are marked on the line instead."""
 
 
 @dataclass(frozen=True)

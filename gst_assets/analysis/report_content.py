@@ -445,7 +445,8 @@ def _runs(comparison: Comparison) -> Items:
     overrides = (
         f" with overrides {', '.join(f'`{text}`' for text in meta.hydra.overrides)}" if meta.hydra.overrides else ""
     )
-    dtype = f" ({settings.dtype})" if settings else ""
+    quantised = f", weights {settings.quantization}" if settings and settings.quantization else ""
+    dtype = f" ({settings.dtype}{quantised})" if settings else ""
     workload = f"Workload `{meta.workload_id}`" if meta.workload_id else "Workload not identified"
     if hardware and hardware.device_name and hardware.device_count and hardware.hardware_id:
         device = f"{hardware.device_count} x {hardware.device_name} (`{hardware.hardware_id}`){driver}"

@@ -145,7 +145,7 @@ def _reusable(store: ArtifactStore, scenario: Scenario, log: Callable[[str], Non
     from gst_assets.engine.hardware import check_hardware
     from gst_assets.step_costs.bundle import profile_key
 
-    present = check_hardware(scenario.hardware)
+    present = check_hardware(scenario.hardware, scenario.engine.tensor_parallel_size)
     path = store.path(Kind.PROFILE, artifact_id(scenario))
     if artifact_id(scenario) not in store.list(Kind.PROFILE):
         return None

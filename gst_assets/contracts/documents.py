@@ -274,6 +274,14 @@ class EngineSettings(Stored):
         description="of the model it runs, by Hugging Face's name; None: not reported",
     )
     dtype: str
+    quantization: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="how it computes with quantised weights; None: nothing is quantised, or not reported",
+    )
+    quantized_kernels: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="what computes with them, where the engine reports it"
+    )
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -285,6 +293,14 @@ class EngineSettings(Stored):
     enforce_eager: bool
     cudagraph_capture_sizes: list[int] = Field(default_factory=list)
     attention_backend: str
+    tensor_parallel_size: int | None = Field(
+        None, exclude_if=lambda value: value is None, description="devices that share each layer; None: not reported"
+    )
+    all_reduce: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="what may sum a layer's results over the devices, in order of trial; None: one device, or unknown",
+    )
     transport: Literal["in_process", "http"] = "in_process"
     not_read_back: list[str] = Field(default_factory=list)
     scheduling_policy: str = UNKNOWN_POLICY
@@ -297,6 +313,18 @@ class EngineSettings(Stored):
         existed."""
         if isinstance(values, dict) and values.get("backend") == "vllm" and "scheduling_policy" not in values:
             return {**values, "scheduling_policy": VLLM_POLICY}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_device_before_there_were_more(cls, values: Any) -> Any:
+        """An engine that this program started had one device before the key existed."""
+        if (
+            isinstance(values, dict)
+            and values.get("backend") in ("vllm", "transformers")
+            and "tensor_parallel_size" not in values
+        ):
+            return {**values, "tensor_parallel_size": 1}
         return values
 
 

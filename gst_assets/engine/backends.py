@@ -9,7 +9,7 @@ from gst_assets.contracts.documents import Hardware
 from gst_assets.engine.hardware import check_hardware
 from gst_assets.engine.protocol import Engine
 from gst_assets.errors import EngineError
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import CPU, Scenario
 
 
 def engine_environment(scenario: Scenario) -> dict[str, str]:
@@ -41,10 +41,13 @@ def engine_hardware(scenario: Scenario) -> Hardware:
         EngineError: this machine has another device than the scenario names.
     """
     if scenario.engine.backend != "openai":
-        return check_hardware(scenario.hardware)
+        return check_hardware(scenario.hardware, scenario.engine.tensor_parallel_size)
     wanted = scenario.hardware
     return Hardware(
-        hardware_id=wanted.hardware_id, device_name=wanted.device_name or "not stated", device_count=1, stated=True
+        hardware_id=wanted.hardware_id,
+        device_name=wanted.device_name or "not stated",
+        device_count=1 if wanted.hardware_id == CPU else scenario.engine.tensor_parallel_size,
+        stated=True,
     )
 
 

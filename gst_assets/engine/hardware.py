@@ -14,6 +14,7 @@ from gst_assets.errors import EngineError
 from gst_assets.provenance import cpu_name
 from gst_assets.scenario import CPU, HardwareSection
 
+_FP8_CAPABILITY = (8, 9)
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # Asked of another interpreter: naming a GPU through torch opens a context on it, which takes memory and forbids forking
 # afterwards.
@@ -38,15 +39,15 @@ def present_gpus() -> list[str]:
     return json.loads(asked.stdout.strip().splitlines()[-1])
 
 
-def check_hardware(wanted: HardwareSection) -> Hardware:
-    """The device present, if it is the one the scenario names: for `cpu` the processor, else GPU 0 (the one an engine
-    uses).
+def check_hardware(wanted: HardwareSection, tensor_parallel_size: int = 1) -> Hardware:
+    """The devices an engine will use, if they are those the scenario names: for `cpu` the processor, else the first
+    `tensor_parallel_size` GPUs.
 
-    `device_count` is 1 for a CPU, else the GPUs visible.
+    `device_count` is 1 for a CPU, whatever the number of processes on it, else the GPUs that are used.
 
     Raises:
-        EngineError: no GPU, or a device whose name does not contain `device_name`; says what was expected, what is
-            present and the remedy.
+        EngineError: no GPU, too few of them, or a device whose name does not contain `device_name`; says what was
+            expected, what is present and the remedy.
     """
     if wanted.hardware_id == CPU:
         _check_name(wanted, cpu_name())
@@ -57,9 +58,25 @@ def check_hardware(wanted: HardwareSection) -> Hardware:
             f"hardware_id {wanted.hardware_id}: expected a GPU named like {wanted.device_name!r}, but this machine has"
             f" none (processor: {cpu_name()}). {_REMEDY}"
         )
-    _check_name(wanted, names[0])
+    if len(names) < tensor_parallel_size:
+        raise EngineError(
+            f"engine.tensor_parallel_size {tensor_parallel_size}: needs as many GPUs, but this machine shows"
+            f" {len(names)} ({', '.join(names)}). Lower engine.tensor_parallel_size to {len(names)} or less, or run on"
+            " a host with more (CUDA_VISIBLE_DEVICES hides GPUs)."
+        )
+    used = names[:tensor_parallel_size]
+    for name in used:
+        _check_name(wanted, name)
+    if len(set(used)) > 1:
+        raise EngineError(
+            f"engine.tensor_parallel_size {tensor_parallel_size}: the GPUs are not alike ({', '.join(used)}), and the"
+            " slowest would decide. Choose equal ones with CUDA_VISIBLE_DEVICES."
+        )
     return Hardware(
-        hardware_id=wanted.hardware_id, device_name=names[0], device_count=len(names), driver=_nvidia_driver()
+        hardware_id=wanted.hardware_id,
+        device_name=used[0],
+        device_count=tensor_parallel_size,
+        driver=_nvidia_driver(),
     )
 
 
@@ -75,6 +92,26 @@ def _check_name(wanted: HardwareSection, found: str) -> None:
             f"hardware_id {wanted.hardware_id}: expected a device whose name contains {wanted.device_name!r}, but this"
             f" machine has {found!r}. {_REMEDY}"
         )
+
+
+def check_fp8_units(device_name: str, capability: tuple[int, int] | None) -> None:
+    """The GPU multiplies FP8 matrices. `capability` is its CUDA compute capability (major, minor); None: not known.
+
+    Raises:
+        EngineError: it does not; names the GPU, its capability, what was expected and the remedy.
+    """
+    if capability is None or capability < _FP8_CAPABILITY:
+        has = "an unknown compute capability" if capability is None else f"compute capability {_dotted(capability)}"
+        raise EngineError(
+            f"model.quantization fp8: {device_name} has {has}, but FP8 matrix units come with"
+            f" {_dotted(_FP8_CAPABILITY)} and higher (L4, L40S, H100, H200; not A100). Without them vLLM would store"
+            " the weights in FP8 and compute in model.dtype, which is another engine. Set model.quantization=null, or"
+            " measure on such a GPU."
+        )
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _nvidia_driver() -> str | None:

@@ -209,7 +209,8 @@ def _summary(
             f" {common.scenario.model.name}, on {device_text(common.hardware)}."
         ),
         (
-            f"{settings.backend} {settings.engine_version}, {settings.dtype}, attention {settings.attention_backend}:"
+            f"{settings.backend} {settings.engine_version}, {settings.dtype}{_quantised(settings)}, attention"
+            f" {settings.attention_backend}:"
             f" max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens {settings.max_num_batched_tokens},"
             f" {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, prefix caching"
             f" {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager"
@@ -247,6 +248,13 @@ def _pacing_line(pacing: PacingRecord | None) -> str:
 
 def device_text(hardware: Hardware) -> str:
     return f"{hardware.device_name} (stated by the scenario, not detected)" if hardware.stated else hardware.device_name
+
+
+def _quantised(settings: EngineSettings) -> str:
+    if settings.quantization is None:
+        return ""
+    kernels = f" ({settings.quantized_kernels})" if settings.quantized_kernels else ""
+    return f", weights {settings.quantization}{kernels}"
 
 
 def _labels(settings: EngineSettings) -> list[str]:

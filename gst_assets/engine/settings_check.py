@@ -10,7 +10,8 @@ from gst_assets.scenario import Scenario
 
 
 def check_settings(scenario: Scenario, found: EngineSettings) -> None:
-    """The running engine has the scenario's settings; those the scenario leaves open (null) are not compared.
+    """The running engine has the scenario's settings; those the scenario leaves open (null), or the engine
+    does not report, are not compared.
 
     Raises:
         EngineError: names the first setting that differs, what was asked, what the engine runs with, and the remedy.
@@ -20,6 +21,18 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
         raise EngineError(
             f"model: the scenario's is a {model.geometry.architecture}, but {found.backend} {found.engine_version} runs"
             f" a {found.architecture}. Set model.config to what model.checkpoint holds."
+        )
+    if found.quantization != model.quantization:
+        kernels = f" ({found.quantized_kernels})" if found.quantized_kernels else ""
+        remedy = (
+            f"Set model.quantization={found.quantization or 'null'}, or name a model.checkpoint for"
+            f" {model.quantization or 'no quantisation'}"
+            if found.quantization in (None, "fp8")
+            else "Name a model.checkpoint in bfloat16 or float16; for model.quantization=fp8, on a GPU with FP8 units"
+        )
+        raise EngineError(
+            f"model.quantization: the scenario asks for {model.quantization or 'none'}, but {found.backend}"
+            f" {found.engine_version} runs with {found.quantization or 'none'}{kernels}. {remedy}."
         )
     asked: dict[str, Any] = {
         "model.dtype": model.dtype,
@@ -31,6 +44,8 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
         "engine.async_scheduling": engine.async_scheduling,
         "engine.enforce_eager": engine.enforce_eager,
     }
+    if found.tensor_parallel_size is not None:
+        asked["engine.tensor_parallel_size"] = engine.tensor_parallel_size
     if engine.num_kv_blocks is not None:
         asked["engine.num_kv_blocks"] = engine.num_kv_blocks
     got = {name: getattr(found, name.split(".")[1]) for name in asked}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gst_assets.contracts.documents import EngineSettings
+from gst_assets.engine.hardware import check_fp8_units
 from gst_assets.engine.protocol import EngineDied, EngineRequest, IterationField, RequestTimes, TokenMessage
 from gst_assets.engine.served_model import served_config
 from gst_assets.engine.settings_check import check_settings
@@ -35,6 +36,9 @@ from gst_assets.scenario import CPU, Model, Scenario, resolve_path
 from gst_assets.staging import staged_file
 
 BACKEND = "vllm"
+_QUANTIZATION = {"fp8": "fp8_per_tensor"}
+"""vLLM's name of a scenario's `model.quantization`, the same in 0.22.1 and 0.32.0. Its method `fp8` is another one in
+each: 0.22.1 quantises as it starts too, 0.32.0 only reads checkpoints that are quantised."""
 _WORKER_REPORT = "gst_assets.engine.vllm_worker.WorkerReport"
 _TRACERS = {
     False: "gst_assets.engine.vllm_tracing.TracingScheduler",
@@ -53,7 +57,7 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
     """Environment variables the engine needs, to be set before torch and vLLM are imported.
 
     Raises:
-        EngineError: the scenario wants more CPU threads than this process may use.
+        EngineError: the scenario wants more CPU threads, over all processes of the engine, than this process may use.
     """
     values = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -71,6 +75,12 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         values["HF_HUB_OFFLINE"] = "1"
     if scenario.hardware.hardware_id == CPU:
         cpus, threads = sorted(os.sched_getaffinity(0)), scenario.engine.cpu_threads
+        ranks = scenario.engine.tensor_parallel_size
+        if ranks > 1 and ranks * threads > len(cpus):
+            raise EngineError(
+                f"engine.tensor_parallel_size {ranks} with engine.cpu_threads {threads}: needs {ranks * threads} CPUs,"
+                f" but this process may use {len(cpus)}. Lower engine.tensor_parallel_size or engine.cpu_threads."
+            )
         if threads > len(cpus):
             raise EngineError(
                 f"engine.cpu_threads {threads}: this process may use {len(cpus)} CPUs. Lower engine.cpu_threads to"
@@ -78,9 +88,21 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
             )
         values["VLLM_CPU_KVCACHE_SPACE"] = str(scenario.engine.cpu_kv_cache_gib)
         # vLLM's worker takes its thread count from the CPUs it is bound to, whatever OMP_NUM_THREADS says.
-        values["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(cpu) for cpu in cpus[:threads])
+        bound = [cpus[rank * threads : (rank + 1) * threads] for rank in range(ranks)]
+        values["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(str(cpu) for cpu in own) for own in bound)
         values["OMP_NUM_THREADS"] = str(threads)
+    elif _multicast_is_forbidden():
+        # Its all-reduce would ask for a multicast address before it gives up.
+        values["VLLM_ALLREDUCE_USE_SYMM_MEM"] = "0"
     return values
+
+
+def _multicast_is_forbidden() -> bool:
+    """Whether this host's environment says that GPUs must not use NVLink's multicast, to any of the libraries that
+    would."""
+    return os.environ.get("NCCL_NVLS_ENABLE") == "0" or any(
+        os.environ.get(name) == "1" for name in ("TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
+    )
 
 
 def _needs_hub(model: Model) -> bool:
@@ -101,6 +123,7 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
     """
     _check_extension(worker_extension_cls)
     _import_vllm(scenario)
+    _check_units(scenario.model)
     beside = tempfile.gettempdir()
     with engine_folder() as folder:
         steps = folder / "steps.bin" if scenario.replay.record_iterations else None
@@ -110,7 +133,7 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
         with variables({"VLLM_RPC_BASE_PATH": sockets}):
             llm = _start(scenario, worker_extension_cls or _WORKER_REPORT, steps)
         try:
-            reported = (await llm.collective_rpc("report_settings"))[0]
+            reported = _agreed(await llm.collective_rpc("report_settings"))
             settings = EngineSettings(backend=BACKEND, engine_version=_version(), **reported)
             check_settings(scenario, settings)
             if scenario.hardware.hardware_id == CPU and scenario.engine.sampling.temperature > 0:
@@ -119,6 +142,23 @@ async def open_vllm_engine(scenario: Scenario, worker_extension_cls: str | None 
         finally:
             llm.shutdown()
             llm.shutdown = lambda *_: None  # its finalizer calls this again, noisily when modules are gone already
+
+
+def _agreed(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings that every rank reports, as the first does.
+
+    Raises:
+        EngineError: two ranks differ.
+    """
+    first = reports[0]
+    for rank, report in enumerate(reports):
+        for name, value in report.items():
+            if value != first[name]:
+                raise EngineError(
+                    f"vLLM's worker of rank {rank} runs with {name} {value}, the one of rank 0 with {first[name]}."
+                    " Ranks must be alike: check that their devices are."
+                )
+    return first
 
 
 def _check_extension(name: str | None) -> None:
@@ -145,6 +185,16 @@ def _import_vllm(scenario: Scenario) -> None:
         raise EngineError(
             f"hardware_id {scenario.hardware.hardware_id}: the installed vLLM {vllm.__version__} runs on {device!r}. "
             "Install the build for that hardware, or choose a scenario for this one."
+        )
+
+
+def _check_units(model: Model) -> None:
+    from vllm.platforms import current_platform
+
+    if model.quantization is not None:
+        capability = current_platform.get_device_capability()
+        check_fp8_units(
+            current_platform.get_device_name(), None if capability is None else (capability.major, capability.minor)
         )
 
 
@@ -175,11 +225,17 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
         "enable_chunked_prefill": True,
         "async_scheduling": engine.async_scheduling,
         "enforce_eager": engine.enforce_eager,
+        "tensor_parallel_size": engine.tensor_parallel_size,
         "worker_extension_cls": extension,
         "disable_log_stats": True,
     }
+    if model.quantization is not None:
+        options["quantization"] = _QUANTIZATION[model.quantization]
     if engine.cudagraph_max_capture_size is not None:
         options["max_cudagraph_capture_size"] = engine.cudagraph_max_capture_size
+    if engine.tensor_parallel_size > 1 and scenario.hardware.hardware_id != CPU and _multicast_is_forbidden():
+        # FlashInfer's all-reduce, fused with the norm behind it, makes a workspace that multicasts.
+        options["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
     if model.geometry.num_experts is not None and scenario.hardware.hardware_id != CPU:
         # What later versions choose by themselves on Hopper. 0.22.1 would take FlashInfer's kernels, which are compiled
         # at first use and need a CUDA toolkit.

@@ -7,7 +7,56 @@ extension only. Importing this module imports nothing of vLLM.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+
+_COMMUNICATORS = (
+    ("fi_pcie_ipc_ar_comm", "flashinfer_pcie"),
+    ("fi_ar_comm", "flashinfer"),
+    ("ca_comm", "custom"),
+    ("symm_mem_comm", "symm_mem"),
+    ("pynccl_comm", "nccl"),
+)
+"""Attributes of vLLM's communicator for NVIDIA GPUs (`device_communicators/cuda_communicator.py`), in the order in
+which its `all_reduce` tries them for a tensor; each takes what its size limit allows."""
+
+
+def all_reduce_ways(config: Any) -> str | None:
+    """What may sum a layer's results over the ranks, in the order in which vLLM tries it, with commas; None at one
+    rank."""
+    if config.parallel_config.tensor_parallel_size == 1:
+        return None
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group().device_communicator
+    distributed = getattr(group, "dist_module", None)
+    if distributed is not None:  # the CPU build's
+        return "shared_memory" if type(distributed).__name__ == "_CPUSHMDistributed" else "gloo"
+    ways = ["fused_with_norm"] if config.compilation_config.pass_config.fuse_allreduce_rms else []
+    for attribute, name in _COMMUNICATORS:
+        found = getattr(group, attribute, None)
+        if found is not None and not found.disabled:
+            ways.append(name)
+    return ",".join(ways)
+
+
+_ONLINE_FP8 = "fp8_per_tensor"
+"""vLLM's method that quantises weights in bfloat16 or float16 to FP8 as it starts, one scale for each projection."""
+_E4M3 = "float8_e4m3fn"
+
+
+def quantization_of(method: str | None, weights: Collection[str], kernels: Collection[str]) -> dict[str, str | None]:
+    """`quantization` and `quantized_kernels` of `contracts.documents.EngineSettings`, from vLLM's name of the method,
+    the types of the projections' weights, and the classes of the kernels that compute with them.
+
+    `fp8` is said of weights that are all e4m3: where a GPU has no FP8 units, vLLM packs four of them into an integer
+    for its Marlin kernels, which compute in the activations' type.
+    """
+    if method is None:
+        return {"quantization": None, "quantized_kernels": None}
+    is_fp8 = method == _ONLINE_FP8 and set(weights) == {_E4M3}
+    name = "fp8" if is_fp8 else f"{method}, weights stored as {', '.join(sorted(set(weights)))}"
+    return {"quantization": name, "quantized_kernels": ",".join(sorted(set(kernels)))}
 
 
 class WorkerReport:
@@ -26,6 +75,7 @@ class WorkerReport:
         return {
             "architecture": model.architecture,
             "dtype": str(model.dtype).removeprefix("torch."),
+            **self._quantization(),
             "max_model_len": model.max_model_len,
             "max_num_seqs": scheduler.max_num_seqs,
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
@@ -37,7 +87,20 @@ class WorkerReport:
             "enforce_eager": bool(model.enforce_eager),
             "cudagraph_capture_sizes": sorted(config.compilation_config.cudagraph_capture_sizes or []),
             "attention_backend": ",".join(sorted(backends)),
+            "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+            "all_reduce": all_reduce_ways(config),
         }
+
+    def _quantization(self) -> dict[str, str | None]:
+        from vllm.model_executor.layers.linear import LinearBase
+
+        modules = self.model_runner.get_model().modules()
+        linears = [module for module in modules if isinstance(module, LinearBase)]
+        return quantization_of(
+            self.vllm_config.model_config.quantization,
+            {_type_of_weights(linear) for linear in linears},
+            {type(getattr(linear.quant_method, "fp8_linear", linear.quant_method)).__name__ for linear in linears},
+        )
 
     def make_seeds_rewindable(self) -> None:
         """Let requests with a seed of their own have their prompt cut into chunks on vLLM's CPU build.
@@ -66,3 +129,8 @@ class WorkerReport:
 
         batch = self.model_runner.input_batch
         batch.generators = Generators(batch.generators)
+
+
+def _type_of_weights(linear: Any) -> str:
+    weight = getattr(linear, "weight", None)  # other methods have their own names for what they pack
+    return "unknown" if weight is None else str(weight.dtype).removeprefix("torch.")

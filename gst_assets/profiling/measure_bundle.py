@@ -152,7 +152,7 @@ async def measure(
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are never overwritten; remove it or use another --out.")
-    hardware = check_hardware(scenario.hardware)
+    hardware = check_hardware(scenario.hardware, scenario.engine.tensor_parallel_size)
     git_state()  # what is wrong with the revision, which the bundle records, is to be found out now
     between = InterleavedRuns(plays, scenario, hardware, runs) if plays and runs else None
     begun_with = subject(scenario, hardware, between.described() if between else [])
@@ -205,28 +205,20 @@ async def _measure(
         served = await served_experts(engine, scenario) if has_experts else None
         if has_experts:
             clock.phase_ends("served experts")
-        timed = await measure_operators(engine, scenario, clock.progress, partial)
+        tables, facts = await measure_operators(engine, scenario, clock.progress, partial)
         clock.phase_ends("operators")
     try:
-        tables = driven.tables()
+        tables |= driven.tables()
     except ProfileError:
         partial.drop_rounds()  # else the same rounds would fail again
         raise
-    graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), timed.facts["num_layers"]
-    operators = WholeStepOperators(
-        OperatorTimes(timed.mlp, timed.attention, layers, graphs, timed.experts),
-        timed.attention,
-        timed.unmodelled,
-        layers,
-        graphs,
+    graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), facts["num_layers"]
+    mlp, attention, unmodelled = (tables[name] for name in ("mlp.csv", "attention.csv", "unmodelled.csv"))
+    per_step = OperatorTimes(
+        mlp, attention, layers, graphs, all_reduce=tables.get("all_reduce.csv"), experts=tables.get("experts.csv")
     )
-    tables |= {
-        "mlp.csv": timed.mlp,
-        "attention.csv": timed.attention,
-        "unmodelled.csv": timed.unmodelled,
-        "operator_coverage.csv": operator_coverage(driven.watched(), operators),
-    }
-    tables |= {"experts.csv": timed.experts} if timed.experts is not None else {}
+    operators = WholeStepOperators(per_step, attention, unmodelled, layers, graphs)
+    tables["operator_coverage.csv"] = operator_coverage(driven.watched(), operators)
     tables |= {"served_experts.csv": served} if served is not None else {}
     tables["self_fit.csv"] = self_fit(tables, driven.settings, device_is_host=hardware.hardware_id == CPU)
     clock.phase_ends("tables")
@@ -245,7 +237,7 @@ async def _measure(
             profile_key=profile_key(scenario),
             engine_settings=driven.settings,
             calibration_sha256=driven.digests(),
-            worker=timed.facts,
+            worker=facts,
             seconds=clock.seconds,
             calibration_rounds_taken_over=taken_over,
             machine=seen,

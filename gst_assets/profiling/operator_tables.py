@@ -1,5 +1,5 @@
 """The operator tables of a bundle: which batches are timed, and how their times become `mlp.csv`, `attention.csv`,
-`unmodelled.csv` and, of a mixture of experts, `experts.csv`.
+`unmodelled.csv`, of an engine on several devices `all_reduce.csv` and of a mixture of experts `experts.csv`.
 
 Timing one batch belongs to `worker_ops`, reading between the points to `step_costs`. What the columns contain:
 
@@ -13,14 +13,16 @@ Timing one batch belongs to `worker_ops`, reading between the points to `step_co
   `attn_kv_cache_save`. Vidur 0.0.26 leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in
   `overheads.csv` it is part of the device's time.
 - `unmodelled.csv` has what Vidur has no column for, in milliseconds per step: `embedding` and `final_norm` by tokens,
-  `lm_head` and `sampling` (greedy) by sequences.
+  `lm_head` and `sampling` (greedy) by sequences. On several devices `embedding` and `lm_head` hold their collectives.
+- On several devices every rank times its share at once. Of a repeat an operator takes what it takes on the slowest
+  rank; the all-reduce, in which ranks wait for each other, what it takes on the fastest: that one came last, and what
+  the others waited is in its operators before.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
@@ -29,7 +31,7 @@ import pandas as pd
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.partial import PartialProfile
 from gst_assets.profiling.worker_experts import ROUTER, ROUTINGS
-from gst_assets.profiling.worker_ops import MODEL_OPERATORS, experts_operator, layer_operators
+from gst_assets.profiling.worker_ops import ALL_REDUCE, MODEL_OPERATORS, experts_operator, layer_operators
 from gst_assets.scenario import Scenario
 
 _BLOCK = 16
@@ -66,7 +68,8 @@ def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
     """The operators whose time is needed of each batch."""
     profile = scenario.profile
     attention, per_sequence = ("attn", "attn_kv_cache_save"), ("lm_head", "sampling")
-    all_operators = (*layer_operators(_has_experts(scenario)), *MODEL_OPERATORS)
+    shared = (ALL_REDUCE,) if scenario.engine.tensor_parallel_size > 1 else ()
+    all_operators = (*layer_operators(_has_experts(scenario)), *MODEL_OPERATORS, *shared)
     found: dict[Batch, tuple[str, ...]] = {prefill_batch(0, tokens): all_operators for tokens in profile.num_tokens}
     for context in profile.prefill_context_sizes:
         for chunk in profile.prefill_chunk_sizes:
@@ -82,25 +85,14 @@ def _has_experts(scenario: Scenario) -> bool:
     return scenario.model.geometry.num_experts is not None
 
 
-@dataclass(frozen=True)
-class MeasuredOperators:
-    """The tables as the module describes them; `experts` is None of a dense decoder. `facts` of the worker."""
-
-    mlp: pd.DataFrame
-    attention: pd.DataFrame
-    unmodelled: pd.DataFrame
-    experts: pd.DataFrame | None
-    facts: dict[str, Any]
-
-
 async def measure_operators(
     engine: Worker, scenario: Scenario, progress: OnShare, partial: PartialProfile | None = None
-) -> MeasuredOperators:
-    """Time the scenario's grid on a running engine. Blocks that `partial` has are not timed again, and those that are
-    timed are stored there.
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Time the scenario's grid on a running engine; returns the tables by file name, and facts of the worker. Blocks
+    that `partial` has are not timed again, and those that are timed are stored there.
 
     Raises:
-        ProfileError: the engine runs another model than the scenario describes, or several devices.
+        ProfileError: the engine runs another model than the scenario describes, or on another number of devices.
     """
     facts = await _facts(engine, scenario)
     # On a GPU the repeats of a point are replays of one captured graph, and capturing is what costs.
@@ -116,13 +108,16 @@ async def measure_operators(
         }
         for batch, walks in samples.items()
     }
-    return MeasuredOperators(
-        _mlp_table(scenario, facts, medians),
-        _attention_table(scenario, facts, medians),
-        _unmodelled_table(scenario, medians),
-        await _experts_table(engine, scenario, facts, medians) if _has_experts(scenario) else None,
-        facts,
-    )
+    tables = {
+        "mlp.csv": _mlp_table(scenario, facts, medians),
+        "attention.csv": _attention_table(scenario, facts, medians),
+        "unmodelled.csv": _unmodelled_table(scenario, medians),
+    }
+    if facts["tensor_parallel_size"] > 1:
+        tables["all_reduce.csv"] = _all_reduce_table(scenario, facts, medians)
+    if _has_experts(scenario):
+        tables["experts.csv"] = await _experts_table(engine, scenario, facts, medians)
+    return tables, facts
 
 
 async def time_batches(
@@ -154,9 +149,10 @@ async def time_batches(
             if walks is None:
                 plain = [[list(pair) for pair in batch] for batch in block]
                 # The first pass through a shape prepares kernels and memory for it.
-                (walks,) = await engine.collective_rpc(
+                by_rank = await engine.collective_rpc(
                     "gst_time_batches", plain, 0 if number in warm else 1, at_once, list(names)
                 )
+                walks = over_ranks(by_rank)
                 warm.add(number)
                 if partial is not None:
                     partial.keep_operator_block(key, walks)
@@ -164,6 +160,21 @@ async def time_batches(
             for batch, times in zip(block, walks, strict=True):
                 samples[batch] += times
     return samples
+
+
+def over_ranks(by_rank: Sequence[list[list[dict[str, int]]]]) -> list[list[dict[str, int]]]:
+    """What the ranks took together (see the module's docstring): for each batch and repeat the nanoseconds by operator,
+    as each rank returned them."""
+    return [
+        [
+            {
+                name: (min if name == ALL_REDUCE else max)(times[name] for times in repeat_of_ranks)
+                for name in repeat_of_ranks[0]
+            }
+            for repeat_of_ranks in zip(*batch_of_ranks, strict=True)
+        ]
+        for batch_of_ranks in zip(*by_rank, strict=True)
+    ]
 
 
 def _blocks(wanted: Mapping[Batch, Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Batch]]]:
@@ -176,12 +187,16 @@ def _blocks(wanted: Mapping[Batch, Sequence[str]]) -> Iterator[tuple[Sequence[st
 
 async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
     workers = await engine.collective_rpc("gst_operator_facts")
-    if len(workers) != 1:
-        raise ProfileError(
-            f"the engine runs {len(workers)} workers; the profiler supports one device. Profile with tensor parallel"
-            " size 1."
-        )
     facts: dict[str, Any] = workers[0]
+    differing = [name for worker in workers for name, value in worker.items() if value != facts[name]]
+    if differing:
+        raise ProfileError(f"the engine's workers differ in {differing[0]}. Profile on devices that are alike.")
+    degree = scenario.engine.tensor_parallel_size
+    if len(workers) != degree or facts["tensor_parallel_size"] != degree:
+        raise ProfileError(
+            f"engine.tensor_parallel_size is {degree} in scenario {scenario.name}, but the engine runs {len(workers)}"
+            f" workers at degree {facts['tensor_parallel_size']}. Profile an engine whose workers all share each layer."
+        )
     # What a layer's shape does not show is left to the engine's own reading of the same configuration.
     unseen = ("max_position_embeddings", "tie_word_embeddings", "attention_bias", "mlp_bias")
     for name, wanted in scenario.model.geometry:
@@ -249,6 +264,31 @@ def _attention_table(scenario: Scenario, facts: dict[str, Any], medians: dict[Ba
             }
         )
     return _typed(rows)
+
+
+def _all_reduce_table(
+    scenario: Scenario, facts: dict[str, Any], medians: dict[Batch, dict[str, float]]
+) -> pd.DataFrame:
+    rows = []
+    for tokens in scenario.profile.num_tokens:
+        values = tokens * facts["hidden_size"]
+        rows.append(
+            {
+                _column(ALL_REDUCE): medians[prefill_batch(0, tokens)][ALL_REDUCE],
+                "num_tokens": tokens,
+                "message_bytes": values * facts["bytes_per_value"],
+                "size": values * _BYTES_OF_VIDUR,
+                "num_workers": facts["tensor_parallel_size"],
+                "devices_per_node": facts["tensor_parallel_size"],
+                "collective": ALL_REDUCE,
+            }
+        )
+    return _typed(rows)
+
+
+_BYTES_OF_VIDUR = 2
+"""By which Vidur 0.0.26 divides `size` to get at tokens, whatever the dtype
+(`SklearnExecutionTimePredictor._get_all_reduce_df_with_derived_features`)."""
 
 
 def _unmodelled_table(scenario: Scenario, medians: dict[Batch, dict[str, float]]) -> pd.DataFrame:

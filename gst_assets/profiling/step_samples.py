@@ -19,6 +19,7 @@ are in `calibration`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +48,30 @@ _HELD_UP = 1.5
 _NEAR_NS = 1_000_000_000
 _MOST_DRAIN_NS = 100_000
 """A device that ends a step within this of its launch was not behind."""
+
+
+def of_all_ranks(by_rank: Sequence[Sequence[Sequence[int]]], *, is_gpu: bool) -> Integers:
+    """The moments of steps that several ranks run together, shape (steps, len(StepField)), from the rows of each rank.
+
+    A step begins, and is launched, when it is on the last of them: until then the others wait for it in the first
+    collective. It ends on rank 0, whose tokens are handed out: its collectives have waited for the other ranks. The
+    clocks of the ranks are one: processes of one host.
+
+    Raises:
+        ProfileError: the ranks did not run the same number of steps.
+    """
+    if len({len(rows) for rows in by_rank}) > 1:
+        raise ProfileError(
+            f"calibration: the engine's workers ran {', '.join(str(len(rows)) for rows in by_rank)} steps. Nothing else"
+            " may use the engine meanwhile; profile again."
+        )
+    rows = np.array(by_rank, dtype=np.int64).reshape(len(by_rank), -1, len(StepField))
+    found: Integers = rows[0].copy()
+    moments = [StepField.BEGUN_NS, StepField.FORWARD_NS, StepField.DEVICE_BEGUN_NS]
+    if is_gpu:  # a CPU has computed when it has launched
+        moments.append(StepField.LAUNCHED_NS)
+    found[:, moments] = rows.max(axis=0)[:, moments]
+    return found
 
 
 class WatchedSteps:

@@ -8,6 +8,11 @@ it, each operator is timed in a captured graph that goes through all layers (`wo
 and KV blocks of its own, so that these are as cold as in a real step. Grids, medians over points and tables belong to
 `operator_tables`. Torch and vLLM are imported inside the functions that run in the worker.
 
+On several devices (tensor parallelism) every rank times its share of the same batches at the same moment. The sum of a
+layer's results over the ranks, which vLLM takes inside the last projection of attention and MLP, is timed as an
+operator of its own, `all_reduce`, and left out of those projections. `embedding` and `lm_head` contain their own
+collectives: a sum over the ranks, and the gathering of the logits.
+
 Not timed, because they are no part of the model: building attention metadata, copying inputs, and the scheduler.
 """
 
@@ -34,6 +39,7 @@ from gst_assets.profiling.worker_experts import (
 )
 from gst_assets.profiling.worker_graphs import GraphClock
 from gst_assets.profiling.worker_steps import StepWatch
+from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER
 
 _COMMON_OPERATORS = (
     "input_layernorm",
@@ -46,7 +52,9 @@ _COMMON_OPERATORS = (
 )
 """Operators of any decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it
 where the model has them (Qwen3); biases are part of their projection; the norms include the residual add
-that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes."""
+that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes. With FP8 weights a
+projection includes quantising its input, which an engine with compiled graphs fuses into the norm or activation before
+it, but for `attn_post_proj`."""
 
 _MLP_OPERATORS = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
 _EXPERTS = {ROUTER: "moe_experts", EVEN: "moe_experts_even", SAME: "moe_experts_same"}
@@ -69,6 +77,11 @@ def experts_operator(routing: str) -> str:
 MODEL_OPERATORS = ("embedding", "final_norm", "lm_head", "sampling")
 """Operators that run once a step. Vidur has no column for them. `sampling` is greedy: the logits' conversion to float32
 and their argmax."""
+
+ALL_REDUCE = "all_reduce"
+"""The sum of one tensor of hidden states, (tokens, hidden size), over the ranks; on several devices only."""
+_ALL_REDUCE_EXECUTIONS = 32
+"""Executions of `ALL_REDUCE` in one captured graph."""
 
 _MODEL_OPERATOR_EXECUTIONS = 8
 """Executions of a once-a-step operator in one captured graph."""
@@ -117,10 +130,12 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
             "head_dim": attention.head_dim,
             **(blocks[0].facts() if blocks else {"mlp_hidden_size": layer.mlp.down_proj.input_size}),
             "vocab_size": self.model_runner.model.lm_head.org_vocab_size,
-            "tensor_parallel_size": self.vllm_config.parallel_config.tensor_parallel_size,
+            "tensor_parallel_size": self._gst_num_ranks(),
+            "bytes_per_value": self.vllm_config.model_config.dtype.itemsize,
             "block_size": groups[0][0].kv_cache_spec.block_size,
             "num_kv_blocks": self.model_runner.kv_cache_config.num_blocks,
             "max_model_len": self.vllm_config.model_config.max_model_len,
+            **{name: value for name, value in self._quantization().items() if value is not None},
         }
 
     def gst_time_batches(
@@ -130,16 +145,17 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
         its own).
 
         Returns for each batch and repeat the nanoseconds by operator; those of `layer_operators` are summed over all
-        layers. On a GPU only the operators `wanted` are timed, as capturing the others would cost time; a walk on the
-        CPU goes through all, and those operators whose experts are set for the router are walks of their own.
+        layers, `ALL_REDUCE` is of one. On a GPU only the operators `wanted` are timed, as capturing the others would
+        cost time; a walk on the CPU goes through all, and those operators whose experts are set for the router
+        are walks of their own.
         """
         import torch
         from vllm.forward_context import set_forward_context
 
         on_gpu = self.model_runner.device.type == "cuda"
-        clock = GraphClock() if on_gpu else None
+        clock = self._gst_graph_clock() if on_gpu else None
         timed: list[list[dict[str, int]]] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), self._gst_without_sums():
             for batch in batches:
                 inputs, metadata, slots = self._gst_prepare([(int(context), int(new)) for context, new in batch])
                 with set_forward_context(
@@ -155,7 +171,7 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                     for _ in range(repeats):
                         laps = _HostLaps()
                         self._gst_walk(inputs, laps)
-                        walks.append(laps.totals())
+                        walks.append(self._gst_per_sum(laps.totals()))
                         for routing in others:
                             laps = _HostLaps()
                             self._gst_walk(inputs, laps, routing)
@@ -204,7 +220,15 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
         blocks = dict(zip(map(id, layers), expert_blocks(layers), strict=False))
         per_layer, per_step = self._gst_operators(inputs, blocks)
         times: dict[str, list[int]] = {}
-        with all_apart(list(blocks.values())), self._gst_without_kv_cache_writes() as writes:
+        if ALL_REDUCE in wanted:
+            hidden = self.model_runner.model.model.embed_tokens(inputs["token_ids"])
+            sums = partial(_times, partial(_summed, hidden), _ALL_REDUCE_EXECUTIONS)
+            times[ALL_REDUCE] = clock.nanoseconds(ALL_REDUCE, sums, _ALL_REDUCE_EXECUTIONS, repeats)
+        with (
+            all_apart(list(blocks.values())),
+            self._gst_without_kv_cache_writes() as writes,
+            self._gst_kernels_that_quantise(),
+        ):
             _each(per_layer["attn"], layers)  # so that the arguments of every write are known
             for name, run in per_layer.items():
                 if name in wanted:
@@ -214,8 +238,12 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                 "attn_kv_cache_save", partial(_each, _call, writes), 1, repeats
             )
         for name, once in per_step.items():
-            if name in wanted:
-                run_all = partial(_times, once, _MODEL_OPERATOR_EXECUTIONS)
+            if name not in wanted:
+                continue
+            run_all = partial(_times, once, _MODEL_OPERATOR_EXECUTIONS)
+            if name == "lm_head" and self._gst_num_ranks() > 1:  # its gathering is in no graph of the engine's
+                times[name] = clock.launched_nanoseconds(run_all, _MODEL_OPERATOR_EXECUTIONS, repeats)
+            else:
                 times[name] = clock.nanoseconds(name, run_all, _MODEL_OPERATOR_EXECUTIONS, repeats)
         return [dict(zip(times, walk, strict=True)) for walk in zip(*times.values(), strict=True)]
 
@@ -304,6 +332,67 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
             for implementation in implementations:
                 del implementation.do_kv_cache_update
 
+    def _gst_graph_clock(self) -> GraphClock:
+        if not hasattr(self, "_gst_clock"):
+            self._gst_clock = GraphClock(self._gst_ranks())
+        return self._gst_clock
+
+    def _gst_num_ranks(self) -> int:
+        return int(self.vllm_config.parallel_config.tensor_parallel_size)
+
+    def _gst_ranks(self) -> Any:
+        """The group of ranks that share each layer; None where there is one."""
+        if self._gst_num_ranks() == 1:
+            return None
+        from vllm.distributed.parallel_state import get_tp_group
+
+        return get_tp_group()
+
+    @contextmanager
+    def _gst_without_sums(self) -> Iterator[None]:
+        """Within the block the projections that end attention and MLP leave their results on the rank they are of."""
+        projections = (
+            [module for layer in self._gst_layers() for module in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+            if self._gst_num_ranks() > 1
+            else []
+        )
+        for projection in projections:
+            assert projection.reduce_results
+            projection.reduce_results = False
+        try:
+            yield
+        finally:
+            for projection in projections:
+                projection.reduce_results = True
+
+    def _gst_per_sum(self, totals: dict[str, int]) -> dict[str, int]:
+        """The times of a walk, with `ALL_REDUCE` of one sum instead of all."""
+        if ALL_REDUCE in totals:
+            totals[ALL_REDUCE] = round(totals[ALL_REDUCE] / (ALL_REDUCES_PER_LAYER * len(self._gst_layers())))
+        return totals
+
+    @contextmanager
+    def _gst_kernels_that_quantise(self) -> Iterator[None]:
+        """Within the block the projections quantise their inputs with vLLM's CUDA kernel. Called by themselves they
+        would compile the chain of small operators that the engine's graphs hold fused, once for each of them."""
+        layers = self._gst_layers() if self._quantization()["quantization"] is not None else []
+        projections = [
+            linear
+            for layer in layers
+            for linear in (
+                layer.self_attn.qkv_proj, layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj,
+            )
+        ]  # fmt: skip
+        quantisers = [linear.quant_method.fp8_linear.quant_fp8 for linear in projections]
+        before = [quantiser._forward_method for quantiser in quantisers]
+        for quantiser in quantisers:
+            quantiser._forward_method = quantiser.forward_cuda
+        try:
+            yield
+        finally:
+            for quantiser, method in zip(quantisers, before, strict=True):
+                quantiser._forward_method = method
+
     def _gst_layers(self) -> list[Any]:
         return list(self.model_runner.model.model.layers)
 
@@ -366,14 +455,18 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
     ) -> Any:
         """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral, Qwen3-MoE
         and Mixtral), with a lap after every operator; returns the logits. `routing` says which experts get the tokens;
-        `blocks` are the layers' expert blocks, where they are watched."""
+        `blocks` are the layers' expert blocks, where they are watched. On several ranks within
+        `_gst_without_sums`, and they begin together."""
         import torch
 
         model = self.model_runner.model
         positions, residual = inputs["positions"], None
         normalised = _normalises_heads(self._gst_layers()[0].self_attn)
         blocks = expert_blocks(self._gst_layers()) if blocks is None else blocks
+        is_shared = self._gst_num_ranks() > 1
         with all_apart(blocks), self._gst_stamped_kv_cache_writes(clock):
+            if is_shared:
+                _summed(torch.zeros(1, model.config.hidden_size, dtype=self.vllm_config.model_config.dtype))
             clock.start()
             hidden = model.model.embed_tokens(inputs["token_ids"])
             clock.lap("embedding")
@@ -397,6 +490,9 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                 clock.lap("attn")
                 hidden, _ = attention.o_proj(hidden)
                 clock.lap("attn_post_proj")
+                if is_shared:
+                    hidden = _summed(hidden)
+                    clock.lap(ALL_REDUCE)
                 hidden, residual = layer.post_attention_layernorm(hidden, residual)
                 clock.lap("post_attention_layernorm")
                 if blocks:
@@ -411,6 +507,9 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                 clock.lap("mlp_act")
                 hidden, _ = layer.mlp.down_proj(hidden)
                 clock.lap("mlp_down_proj")
+                if is_shared:
+                    hidden = _summed(hidden)
+                    clock.lap(ALL_REDUCE)
             hidden, _ = model.model.norm(hidden, residual)
             clock.lap("final_norm")
             logits = model.compute_logits(hidden[inputs["last_rows"]])
@@ -478,6 +577,13 @@ def _experts_of(blocks: dict[int, ExpertBlock], hidden: Any) -> dict[str, Callab
 def _normalises_heads(attention: Any) -> bool:
     """Whether queries and keys are normalised by head before the rotary embedding, as Qwen3 does."""
     return hasattr(attention, "q_norm")
+
+
+def _summed(hidden: Any) -> Any:
+    """The sum over the ranks, by whatever means the engine uses."""
+    from vllm.distributed import tensor_model_parallel_all_reduce
+
+    return tensor_model_parallel_all_reduce(hidden)
 
 
 def _each(run: Callable[[Any], object], items: Sequence[Any]) -> None:

@@ -104,7 +104,12 @@ class EngineSection(Settings):
     cpu_threads: int = Field(1, gt=0, description="OpenMP threads of vLLM's CPU build")
     enable_prefix_caching: bool = False
     tensor_parallel_size: int = Field(
-        1, ge=1, exclude_if=lambda value: value == 1, description="devices that share each layer; only 1 is supported"
+        1,
+        ge=1,
+        exclude_if=lambda value: value == 1,
+        description=(
+            "devices of this machine that share each layer; on vLLM's CPU build so many processes, of cpu_threads each"
+        ),
     )
     async_scheduling: bool = False
     enforce_eager: bool = True
@@ -133,15 +138,14 @@ class EngineSection(Settings):
             )
         return self
 
-    @field_validator("tensor_parallel_size")
-    @classmethod
-    def _one_device(cls, value: int) -> int:
-        if value > 1:
+    @model_validator(mode="after")
+    def _transformers_use_one_device(self) -> EngineSection:
+        if self.backend == "transformers" and self.tensor_parallel_size > 1:
             raise ValueError(
-                f"tensor_parallel_size {value} is not supported: engine, profile and simulation are of one device. Set"
-                " it to 1"
+                f"tensor_parallel_size {self.tensor_parallel_size}: backend transformers runs on one device here. Set"
+                " tensor_parallel_size to 1, or choose backend vllm"
             )
-        return value
+        return self
 
     @model_validator(mode="after")
     def _budget_covers_batch(self) -> EngineSection:

@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from gst_assets.model_config import SUPPORTED, geometry_of, read_config
 from gst_assets.scenario.settings import Settings
 
+_VOCABULARY_MULTIPLE = 64
+"""vLLM pads the vocabulary to a multiple of this (`vocab_parallel_embedding.DEFAULT_VOCAB_PADDING_SIZE`)."""
+
 
 class Geometry(Settings):
     """Shapes of a decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
@@ -58,6 +61,23 @@ class Geometry(Settings):
         """Whether the projections to queries, keys and values have biases."""
         return self.attention_bias or SUPPORTED[self.architecture].has_qkv_bias
 
+    def unshareable(self, num_devices: int) -> str | None:
+        """Why a layer cannot be spread over so many devices by vLLM's rules (0.22 and 0.32), in words; None: it can.
+
+        Query heads, the MLP and the vocabulary, padded to a multiple of 64, are cut into equal parts; key and value
+        heads too, unless there are fewer of them than devices: then each is on several devices alike.
+        """
+        if self.num_q_heads % num_devices:
+            return f"{num_devices} devices cannot share num_q_heads {self.num_q_heads} evenly"
+        if max(self.num_kv_heads, num_devices) % min(self.num_kv_heads, num_devices):
+            return f"{num_devices} devices can neither share num_kv_heads {self.num_kv_heads} evenly nor repeat them"
+        if self.mlp_hidden_size % num_devices:
+            return f"{num_devices} devices cannot share mlp_hidden_size {self.mlp_hidden_size} evenly"
+        padded = -(-self.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+        if padded % num_devices:
+            return f"{num_devices} devices cannot share vocab_size {self.vocab_size}, padded to {padded}, evenly"
+        return None
+
     @field_validator("architecture")
     @classmethod
     def _supported(cls, value: str) -> str:
@@ -103,6 +123,15 @@ class Model(Settings):
         None, description="Hugging Face directory or hub id; null: random weights of this geometry"
     )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Literal["fp8"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description=(
+            "fp8: the engine quantises the projections' weights to e4m3 as it starts, one scale each, and their inputs"
+            " at every step; all else, the KV cache included, stays of dtype. For a GPU of compute capability 8.9 or"
+            " higher. null: nothing is quantised"
+        ),
+    )
     max_model_len: int = Field(gt=0, description="longest prompt plus output the engine accepts, in tokens")
     tokenizer: str = Field(description="Hugging Face tokenizer directory (relative to the project root) or hub id")
     fold_token_ids: bool = Field(
@@ -135,9 +164,12 @@ class Model(Settings):
 
     @field_validator("dtype", mode="before")
     @classmethod
-    def _no_fp8(cls, value: Any) -> Any:
+    def _fp8_is_no_dtype(cls, value: Any) -> Any:
         if isinstance(value, str) and re.search("fp8|float8", value):
-            raise ValueError(f"{value} is not supported: FP8 kernels are not profiled. Use bfloat16 or float16")
+            raise ValueError(
+                f"{value} is none of activations. For FP8 weights set model.quantization=fp8, with model.dtype bfloat16"
+                " or float16"
+            )
         return value
 
     @model_validator(mode="after")

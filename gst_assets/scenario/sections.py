@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from gst_assets.scenario.comparison_section import Bands, Regression
 from gst_assets.scenario.engine_section import EngineSection, Replay
 from gst_assets.scenario.files import SCENARIO_DIR, scenario_directories
-from gst_assets.scenario.model_section import HardwareSection, Model
+from gst_assets.scenario.model_section import CPU, HardwareSection, Model
 from gst_assets.scenario.profile_section import Profile
 from gst_assets.scenario.settings import Settings
 from gst_assets.scenario.simulation_section import Capacity, Simulation, Sweep
@@ -49,6 +49,54 @@ class Scenario(Settings):
                     raise ValueError(
                         f"sweep.{name} needs workload.arrivals of kind poisson or gamma, found {arrivals.kind}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_stand_alone(self) -> Scenario:
+        if self.model.geometry.num_experts is None:
+            return self
+        for setting, is_set, reset in (
+            ("engine.tensor_parallel_size", self.engine.tensor_parallel_size > 1, "1"),
+            ("model.quantization", self.model.quantization is not None, "null"),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"{setting} is not supported with a mixture of experts: the expert block is profiled on one device,"
+                    f" as it is stored. Set {setting}={reset}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _devices_share_each_layer(self) -> Scenario:
+        problem = self.model.geometry.unshareable(self.engine.tensor_parallel_size)
+        if problem:
+            raise ValueError(
+                f"engine.tensor_parallel_size {self.engine.tensor_parallel_size} does not fit the model: {problem}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_where_an_engine_does(self) -> Scenario:
+        quantization, backend = self.model.quantization, self.engine.backend
+        if quantization is None:
+            return self
+        if self.hardware.hardware_id == CPU:
+            raise ValueError(
+                f"model.quantization: {quantization} needs a GPU, found hardware_id {CPU}: vLLM's CPU build does not"
+                " start with it, or leaves the activations as they are. Set model.quantization=null, or name a GPU of"
+                " compute capability 8.9 or higher (L4, L40S, H100, H200)"
+            )
+        if backend not in ("vllm", "recorded"):
+            raise ValueError(
+                f"model.quantization: {quantization} needs engine.backend vllm, or runs of it that were recorded; found"
+                f" {backend}, which does not report how weights are quantised. Set model.quantization=null, or change"
+                " the backend"
+            )
+        if self.model.dtype == "float32":
+            raise ValueError(
+                f"model.quantization: {quantization} needs model.dtype bfloat16 or float16, found float32. Set"
+                " model.dtype, or model.quantization=null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -57,11 +57,18 @@ class Bundle:
     host_speed: pd.DataFrame | None
     traffic: pd.DataFrame | None
     self_fit: pd.DataFrame | None
+    all_reduce: pd.DataFrame | None
+    """Of an engine on several devices."""
     meta: ProfileMeta
     sha256: dict[str, str]
     """Digest of every file that the bundle's run_meta.json lists."""
     _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What was made of the tables, which nobody changes: simulations of one bundle share it."""
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Devices that shared each layer while it was measured."""
+        return int(self.mlp["num_tensor_parallel_workers"].iloc[0])
 
     @property
     def graphs(self) -> CapturedGraphs:
@@ -72,7 +79,10 @@ class Bundle:
         """Operator times of this bundle."""
         layers = self.geometry.num_layers
         return self._once(
-            lambda: OperatorTimes(self.mlp, self.attention, layers, self.graphs, self.experts), "operators"
+            lambda: OperatorTimes(
+                self.mlp, self.attention, layers, self.graphs, all_reduce=self.all_reduce, experts=self.experts
+            ),
+            "operators",
         )
 
     def operator_tables(self, max_num_batched_tokens: int) -> CostTables:
@@ -163,11 +173,15 @@ def profile_key(scenario: Scenario) -> str:
     """
     values: dict[str, Any] = scenario.model_dump(mode="json")
     model, engine, profile = values["model"], values["engine"], values["profile"]
+    # Not in the dump where nothing is quantised, nor then in the key.
+    of_model = ("geometry", "dtype", "max_model_len", *(["quantization"] if "quantization" in model else []))
     chosen = {
         "format_version": FORMAT_VERSION,
         "hardware": values["hardware"],
-        "model": {name: model[name] for name in ("geometry", "dtype", "max_model_len")},
-        "engine": {name: engine[name] for name in _ENGINE_SETTINGS} | {"draws": _draws(scenario.engine.sampling)},
+        "model": {name: model[name] for name in of_model},
+        "engine": {name: engine[name] for name in _ENGINE_SETTINGS}
+        | {name: engine[name] for name in _LATER_ENGINE_SETTINGS if name in engine}
+        | {"draws": _draws(scenario.engine.sampling)},
         # Without more traffic a profile measures what it did before there were those settings.
         "profile": {
             name: value for name, value in profile.items() if name != "root" and (value or name not in MORE_TRAFFIC)
@@ -180,6 +194,9 @@ _ENGINE_SETTINGS = (
     "backend", "max_num_seqs", "max_num_batched_tokens", "block_size", "cpu_threads", "enable_prefix_caching",
     "async_scheduling", "enforce_eager", "cudagraph_max_capture_size",
 )  # fmt: skip
+
+_LATER_ENGINE_SETTINGS = ("tensor_parallel_size",)
+"""Left out at their defaults, at which a profile measures what it did before there were those settings."""
 
 
 def _draws(sampling: Sampling) -> bool:
@@ -247,12 +264,38 @@ def load_bundle(directory: Path) -> Bundle:
         host_speed=optional(tables.HostSpeed),
         traffic=optional(tables.CalibrationTraffic),
         self_fit=optional(tables.SelfFit),
+        all_reduce=optional(tables.AllReduceProfile),
         meta=meta,
         sha256=dict(meta.sha256),
     )
+    _check_degree(bundle)
     _check_feed_forward(bundle)
     bundle.operator_times()
     return bundle
+
+
+def _check_degree(bundle: Bundle) -> None:
+    """The bundle's tables are of one number of devices, and say what the devices' sums take where there are several."""
+    degree = bundle.tensor_parallel_size
+    columns = {
+        "mlp.csv": bundle.mlp["num_tensor_parallel_workers"],
+        "attention.csv": bundle.attention["num_tensor_parallel_workers"],
+    }
+    if bundle.all_reduce is not None:
+        columns["all_reduce.csv"] = bundle.all_reduce["num_workers"]
+    elif degree > 1:
+        raise ProfileError(
+            f"{bundle.directory / 'all_reduce.csv'}: missing, but mlp.csv was measured on {degree} devices, whose"
+            f" all-reduce is not in its operators. {_REMEASURE}."
+        )
+    for file, column in columns.items():
+        wrong = (column != degree).to_numpy(dtype=bool)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ProfileError(
+                f"{bundle.directory / file}: {column.name} in row {row} (line {row + 2}) is {column.iloc[row]}, but"
+                f" mlp.csv begins with {degree}; a bundle is of one number of devices. {_REMEASURE}."
+            )
 
 
 def _check_feed_forward(bundle: Bundle) -> None:
@@ -300,6 +343,17 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     for name, value in geometry:
         _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
+    degree = scenario.engine.tensor_parallel_size
+    found_degree = bundle.tensor_parallel_size
+    if found_degree != degree:
+        raise ProfileError(
+            f"{bundle.directory}: measured at tensor parallel degree {found_degree}"
+            f" (num_tensor_parallel_workers in mlp.csv), but engine.tensor_parallel_size is {degree}. {_REMEASURE}, or"
+            f" set engine.tensor_parallel_size={found_degree}."
+        )
+    # None: nothing is quantised, as in every bundle from before there was the setting.
+    quantised = [value or "none" for value in (meta.engine_settings.quantization, model.quantization)]
+    _same(bundle, "run_meta.json", "engine_settings.quantization", *quantised)
     expected: dict[str, dict[str, int | None]] = {
         "mlp.csv": {
             "n_head": geometry.num_q_heads,
@@ -307,7 +361,6 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             "n_embd": geometry.hidden_size,
             "n_expanded_embd": geometry.mlp_hidden_size,
             "vocab_size": geometry.vocab_size,
-            "num_tensor_parallel_workers": 1,
         },
         "attention.csv": {
             "n_embd": geometry.hidden_size,
@@ -315,7 +368,6 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             "n_kv_head": geometry.num_kv_heads,
             "head_dim": geometry.head_dim,
             "block_size": scenario.engine.block_size,
-            "num_tensor_parallel_workers": 1,
         },
     }
     frames = {"mlp.csv": bundle.mlp, "attention.csv": bundle.attention}
@@ -348,6 +400,9 @@ def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | 
     )
     budget = "engine.max_num_batched_tokens"
     _covers(bundle, "mlp.csv", "num_tokens", bundle.mlp["num_tokens"], 1, engine.max_num_batched_tokens, budget)
+    if bundle.all_reduce is not None:
+        tokens = bundle.all_reduce["num_tokens"]
+        _covers(bundle, "all_reduce.csv", "num_tokens", tokens, 1, engine.max_num_batched_tokens, budget)
     if bundle.experts is not None:
         chosen = bundle.experts["num_tokens"][bundle.experts["routing"] == "router"]
         _covers(bundle, "experts.csv (router rows)", "num_tokens", chosen, 1, engine.max_num_batched_tokens, budget)

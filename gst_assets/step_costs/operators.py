@@ -1,8 +1,9 @@
 """Operator time of a step: the one place that adds operators up.
 
-The sum is Vidur's (`vidur.entities.ExecutionTime`, 0.0.26): per layer every operator but the KV-cache write, and
-nothing that runs once a step. `WholeStepOperators` adds what Vidur leaves out, for comparison with the time of a whole
-step. Variant `published` does not come here: there Vidur's own predictor adds up.
+The sum is Vidur's (`vidur.entities.ExecutionTime`, 0.0.26): per layer every operator but the KV-cache write, on several
+devices two all-reduces among them, and nothing that runs once a step. `WholeStepOperators` adds what Vidur leaves out,
+for comparison with the time of a whole step. Variant `published` does not come here: there Vidur's own predictor adds
+up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pandas as pd
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.cost_tables import CostTables, padded_tokens, without_parts
 from gst_assets.step_costs.interpolation import Axis, Curve, Formula, Surface
-from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
+from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER, CapturedGraphs, StepShape
 
 PER_TOKEN_OPERATORS = (
     "input_layernorm",
@@ -57,10 +58,12 @@ class OperatorTimes:
         attention: pd.DataFrame,
         num_layers: int,
         graphs: CapturedGraphs,
+        *,
+        all_reduce: pd.DataFrame | None = None,
         experts: pd.DataFrame | None = None,
     ) -> None:
-        """Tables as in `contracts.tables.MlpProfile`, `AttentionProfile` and, of a mixture of experts,
-        `ExpertsProfile`.
+        """Tables as in `contracts.tables.MlpProfile`, `AttentionProfile` and, of several devices, `AllReduceProfile`,
+        of a mixture of experts `ExpertsProfile`.
 
         Raises:
             ProfileError: the attention rows leave a hole in their grid.
@@ -69,11 +72,16 @@ class OperatorTimes:
         ordered = mlp.sort_values("num_tokens")
         axis = Axis("mlp.csv", "num_tokens", ordered["num_tokens"].tolist())
         in_mlp = [name for name in PER_TOKEN_OPERATORS if experts is None or name not in _MLP]
-        self._per_token = {name: Curve(axis, ordered[f"time_stats.{name}.median"]) for name in in_mlp}
+        self._per_token = [Curve(axis, ordered[f"time_stats.{name}.median"]) for name in in_mlp]
         if experts is not None:
             chosen = experts[experts["routing"] == _ROUTING].sort_values("num_tokens")
             axis = Axis("experts.csv", "num_tokens", chosen["num_tokens"].tolist())
-            self._per_token |= {name: Curve(axis, chosen[f"time_stats.{name}.median"]) for name in _EXPERTS}
+            self._per_token += [Curve(axis, chosen[f"time_stats.{name}.median"]) for name in _EXPERTS]
+        if all_reduce is not None:
+            ordered = all_reduce.sort_values("num_tokens")
+            axis = Axis("all_reduce.csv", "num_tokens", ordered["num_tokens"].tolist())
+            times = ordered["time_stats.all_reduce.median"] * ALL_REDUCES_PER_LAYER
+            self._per_token.append(Curve(axis, times))
         prefill, decode = attention[attention["is_prefill"]], attention[~attention["is_prefill"]]
         self._decode = Surface(decode, "batch_size", "kv_cache_size", "time_stats.attn_decode.median", "decode")
         self._prefill = Surface(
@@ -133,7 +141,7 @@ class OperatorTimes:
         found = self._token_sums_ms.get(num_tokens)
         if found is None:
             padded = self._graphs.padded(num_tokens)
-            found = self._token_sums_ms[num_tokens] = sum(curve.at(padded) for curve in self._per_token.values())
+            found = self._token_sums_ms[num_tokens] = sum(curve.at(padded) for curve in self._per_token)
         return found
 
     def _decode_ms(self, shape: StepShape) -> float:

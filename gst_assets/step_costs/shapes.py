@@ -12,6 +12,9 @@ from typing import NamedTuple
 DECODE, MIXED, MIXED_EAGER = "decode", "mixed", "mixed_eager"
 """Kinds of steps: no prompt token; at least one; more tokens than the largest captured graph, prompts among them."""
 
+ALL_REDUCES_PER_LAYER = 2
+"""On several devices that share each layer: after attention's output projection and after the MLP's."""
+
 
 class Composition(NamedTuple):
     """What a step holds, in sums: `num_context_tokens` is KV tokens present before it, over all its requests."""

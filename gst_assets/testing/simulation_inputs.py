@@ -16,6 +16,7 @@ import pandas as pd
 from gst_assets.contracts.csv_files import INTEGER
 from gst_assets.contracts.documents import EngineSettings, Hardware, Hydra, ProfileMeta
 from gst_assets.contracts.tables import (
+    AllReduceProfile,
     AttentionProfile,
     HostSpeed,
     Iterations,
@@ -60,6 +61,7 @@ def engine_settings(of: Scenario, **changes: Any) -> EngineSettings:
         "backend": "vllm",
         "engine_version": "0.32.0",
         "dtype": of.model.dtype,
+        "quantization": of.model.quantization,
         "max_model_len": of.model.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,
@@ -70,6 +72,7 @@ def engine_settings(of: Scenario, **changes: Any) -> EngineSettings:
         "async_scheduling": False,
         "enforce_eager": True,
         "attention_backend": "CPU_ATTN",
+        "tensor_parallel_size": engine.tensor_parallel_size,
     }
     return EngineSettings(**(values | changes))
 
@@ -104,7 +107,7 @@ def bundle(
         n_expanded_embd=geometry.mlp_hidden_size,
         vocab_size=geometry.vocab_size,
         use_gated_mlp=True,
-        num_tensor_parallel_workers=1,
+        num_tensor_parallel_workers=engine.tensor_parallel_size,
     )
     mlp = _typed(MlpProfile, mlp)
 
@@ -144,7 +147,7 @@ def bundle(
         n_kv_head=geometry.num_kv_heads,
         head_dim=geometry.head_dim,
         block_size=engine.block_size,
-        num_tensor_parallel_workers=1,
+        num_tensor_parallel_workers=engine.tensor_parallel_size,
         max_model_len=limit,
         attention_backend="CPU_ATTN",
     )
@@ -159,9 +162,31 @@ def bundle(
         host_speed=host_speed if host_speed is not None else even_speed(),
         traffic=None,
         self_fit=None,
+        all_reduce=_all_reduce(of, tokens, scale) if engine.tensor_parallel_size > 1 else None,
         meta=_meta(of, hardware_id or of.hardware.hardware_id, engine_settings(of, **engine_changes)),
         sha256={},
     )
+
+
+def _all_reduce(of: Scenario, tokens: Sequence[int], scale: float) -> pd.DataFrame:
+    values = pd.Series(tokens) * of.model.geometry.hidden_size
+    degree = of.engine.tensor_parallel_size
+    frame = pd.DataFrame(
+        {
+            "time_stats.all_reduce.median": scale * (ALL_REDUCE_MS + 1e-4 * pd.Series(tokens)),
+            "num_tokens": tokens,
+            "message_bytes": 4 * values,
+            "size": 2 * values,
+            "num_workers": degree,
+            "devices_per_node": degree,
+            "collective": "all_reduce",
+        }
+    )
+    return _typed(AllReduceProfile, frame)
+
+
+ALL_REDUCE_MS = 0.03
+"""Of a message of no tokens in a bundle of several devices; 0.0001 more for each token."""
 
 
 def _meta(of: Scenario, hardware_id: str, settings: EngineSettings) -> ProfileMeta:

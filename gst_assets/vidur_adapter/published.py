@@ -7,7 +7,8 @@ of processor time), so that a simulation trains those forests only.
 
 Vidur's own: event loop and clock (float seconds), `SarathiReplicaScheduler` with its watermark, `Request`,
 `ReplicaConfig` with its `head_dim`, `RandomForrestExecutionTimePredictor` with every default (batching overhead 0.1,
-contexts rounded up to 256, prompts looked up at the tokens after the chunk, random forests by grid search). What
+contexts rounded up to 256, prompts looked up at the tokens after the chunk, random forests by grid search; on several
+devices a forest of the bundle's all-reduce by tokens, and 0.02 ms for launching each). What
 had to be changed, none of which gives a request another time than Vidur's command does:
 
 - Profiles come from the bundle's files, not from a hub; forests have a `random_state`: one of the outcomes that
@@ -69,7 +70,14 @@ from gst_assets.staging import staged_file
 from gst_assets.step_costs.bundle import load_bundle
 from gst_assets.vidur_adapter.event_loop import RecordedSimulator, Recorder
 from gst_assets.vidur_adapter.predictor import composition_of
-from gst_assets.vidur_adapter.registration import AdapterType, EngineSimulation, kv_bytes_per_token, model_name, quiet
+from gst_assets.vidur_adapter.registration import (
+    AdapterType,
+    EngineNode,
+    EngineSimulation,
+    kv_bytes_per_token,
+    model_name,
+    quiet,
+)
 from gst_assets.vidur_adapter.table_cache import Table, TableCache, code_sha256
 
 FORESTS_FILE = "published_forests.json"
@@ -78,7 +86,9 @@ RANDOM_STATE = 42
 GRID = ("n_estimators", "max_depth", "min_samples_split")
 """The parameters that Vidur's grid search chooses."""
 NUM_FORESTS = 12
+"""On one device; on several there is one more, of the all-reduce."""
 _CSV_FILES = ("mlp.csv", "attention.csv")
+_ALL_REDUCE_FILE = "all_reduce.csv"
 _PROFILE_AGAIN = "Measure the bundle again, or point profile.root to another one"
 
 
@@ -186,7 +196,7 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         assert config.table_cache is not None
         content = {
             "code": code_sha256(),
-            "csv": csv_digests(config.directory),
+            "csv": csv_digests(config.directory, self._replica_config.tensor_parallel_size),
             "chosen": self.chosen,
             "random_state": RANDOM_STATE,
             "versions": _versions(),
@@ -214,7 +224,7 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
 
     def _get_input_files(self) -> tuple[str, str, str, str]:
         mlp, attention = (str(self._config.directory / name) for name in _CSV_FILES)
-        return mlp, attention, "", ""
+        return mlp, attention, str(self._config.directory / _ALL_REDUCE_FILE), ""
 
     def _get_estimator(self) -> BaseEstimator:
         return RandomForestRegressor(random_state=RANDOM_STATE)
@@ -234,7 +244,8 @@ class PublishedPredictor(RandomForrestExecutionTimePredictor):
         found = super()._train_model(model_name, model_type, df, feature_cols, target_col)
         self.chosen[model_name] = {name: found.get_params()[name] for name in GRID}
         print(
-            f"published: forest {len(self.chosen)} of {NUM_FORESTS}, {model_name}: {self.chosen[model_name]} "
+            f"published: forest {len(self.chosen)} of {_num_forests(self._replica_config.tensor_parallel_size)},"
+            f" {model_name}: {self.chosen[model_name]} "
             f"({time.perf_counter() - started:.0f} s; `gst search-forests` stores what is found)",
             file=sys.stderr,
             flush=True,
@@ -266,9 +277,14 @@ ExecutionTimePredictorRegistry.register(PublishedType.PUBLISHED_PREDICTOR, Publi
 # --- forests that were chosen before ----------------------------------------------------------------------------------
 
 
-def csv_digests(directory: Path) -> dict[str, str]:
-    """sha256 of the CSV files that Vidur reads."""
-    return {name: sha256_file(directory / name) for name in _CSV_FILES}
+def csv_digests(directory: Path, tensor_parallel_size: int = 1) -> dict[str, str]:
+    """sha256 of the CSV files that Vidur reads for a model that so many devices share."""
+    names = (*_CSV_FILES, _ALL_REDUCE_FILE) if tensor_parallel_size > 1 else _CSV_FILES
+    return {name: sha256_file(directory / name) for name in names}
+
+
+def _num_forests(tensor_parallel_size: int) -> int:
+    return NUM_FORESTS + (tensor_parallel_size > 1)
 
 
 def read_forests(path: Path, csv_sha256: Mapping[str, str]) -> dict[str, dict[str, int]]:
@@ -289,8 +305,9 @@ def read_forests(path: Path, csv_sha256: Mapping[str, str]) -> dict[str, dict[st
     wanted = PublishedConfig().search()
     if found.search != wanted:
         raise ProfileError(f"{path}: found by the search {found.search}, expected Vidur's, {wanted}. {again}.")
-    if len(found.chosen) != NUM_FORESTS or any(set(one) != set(GRID) for one in found.chosen.values()):
-        raise ProfileError(f"{path}: expected {', '.join(GRID)} of {NUM_FORESTS} operators under `chosen`. {again}.")
+    number = NUM_FORESTS + (_ALL_REDUCE_FILE in csv_sha256)
+    if len(found.chosen) != number or any(set(one) != set(GRID) for one in found.chosen.values()):
+        raise ProfileError(f"{path}: expected {', '.join(GRID)} of {number} operators under `chosen`. {again}.")
     return found.chosen
 
 
@@ -312,8 +329,10 @@ def _kept_path(cache_dir: Path, csv_sha256: Mapping[str, str]) -> Path:
     return cache_dir / f"published_forests_{sha256_bytes(json.dumps(content, sort_keys=True).encode())[:32]}.json"
 
 
-def _known_forests(directory: Path, cache_dir: Path | None) -> dict[str, dict[str, int]] | None:
-    digests = csv_digests(directory)
+def _known_forests(
+    directory: Path, cache_dir: Path | None, tensor_parallel_size: int
+) -> dict[str, dict[str, int]] | None:
+    digests = csv_digests(directory, tensor_parallel_size)
     path = directory / FORESTS_FILE
     if path.is_file():
         again = f"Remove it, or search again: gst search-forests {directory}"
@@ -346,6 +365,7 @@ class PublishedLimits(NamedTuple):
     most_seqs: int
     most_batched_tokens: int
     most_sequence_tokens: int
+    tensor_parallel_size: int = 1
 
 
 def published_config(
@@ -364,7 +384,7 @@ def published_config(
     step = PublishedConfig().kv_cache_prediction_granularity
     predictor = PublishedConfig(
         directory=directory,
-        chosen=_known_forests(directory, cache_dir),
+        chosen=_known_forests(directory, cache_dir, limits.tensor_parallel_size),
         table_cache=cache_dir,
         prediction_max_batch_size=limits.most_seqs,
         prediction_max_prefill_chunk_size=_round_up(limits.most_batched_tokens, 32),
@@ -376,7 +396,7 @@ def published_config(
     return EngineSimulation(
         cluster_config=ClusterConfig(
             num_replicas=1,
-            replica_config=_replica(geometry, limits.max_model_len),
+            replica_config=_replica(geometry, limits.max_model_len, limits.tensor_parallel_size),
             cache_config=CacheConfig(block_size=limits.block_size, num_blocks=limits.num_kv_blocks),
             global_scheduler_config=LORGlobalSchedulerConfig(),
             replica_scheduler_config=SarathiSchedulerConfig(
@@ -388,14 +408,16 @@ def published_config(
     )
 
 
-def _replica(geometry: Geometry, max_model_len: int) -> ReplicaConfig:
-    return ReplicaConfig(
+def _replica(geometry: Geometry, max_model_len: int, tensor_parallel_size: int = 1) -> ReplicaConfig:
+    replica = ReplicaConfig(
         model_name=model_name(geometry, max_model_len),
         num_pipeline_stages=1,
-        tensor_parallel_size=1,
+        tensor_parallel_size=tensor_parallel_size,
         device=str(PublishedType.PUBLISHED_DEVICE),
         network_device=str(AdapterType.NODE),
     )
+    replica.node_config = EngineNode(num_devices_per_node=tensor_parallel_size)
+    return replica
 
 
 class _SecondsRecorder(Recorder):
@@ -449,7 +471,7 @@ class PublishedSimulator(RecordedSimulator):
         predictor: Any = self.predictor
         settings = predictor._config
         if settings.chosen is None and settings.table_cache is not None:
-            digests = csv_digests(settings.directory)
+            digests = csv_digests(settings.directory, config.replica_config.tensor_parallel_size)
             write_forests(_kept_path(settings.table_cache, digests), predictor.chosen, digests, settings.search())
 
     @property
@@ -475,7 +497,11 @@ def published_settings(simulator: PublishedSimulator) -> dict[str, Any]:
             "context": predictor.kv_cache_prediction_granularity,
         },
         "attention_batching_overhead_fraction": predictor.attention_decode_batching_overhead_fraction,
-    }
+    } | (
+        {"all_reduce_launch_overhead_ms": predictor.nccl_cpu_launch_overhead_ms}
+        if cluster.replica_config.tensor_parallel_size > 1
+        else {}
+    )
 
 
 def _ns(seconds: float) -> int:
@@ -506,6 +532,7 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **cand
             " choose. Simulate kernels and calibrated."
         )
     reported = bundle.meta.engine_settings
+    degree = bundle.tensor_parallel_size
     config = PublishedConfig(
         directory=directory,
         num_training_job_threads=jobs,
@@ -518,10 +545,12 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **cand
     started = time.perf_counter()
     with quiet():
         predictor = PublishedPredictor(
-            config, _replica(bundle.geometry, reported.max_model_len), CacheConfig(block_size=reported.block_size)
+            config,
+            _replica(bundle.geometry, reported.max_model_len, degree),
+            CacheConfig(block_size=reported.block_size),
         )
     path = directory / FORESTS_FILE
-    write_forests(path, predictor.chosen, csv_digests(directory), config.search())
+    write_forests(path, predictor.chosen, csv_digests(directory, degree), config.search())
     add_to_listing(directory, [FORESTS_FILE, Kind.PROFILE.meta_name])
     log(f"{path}: {len(predictor.chosen)} forests chosen in {time.perf_counter() - started:.0f} s")
     return path

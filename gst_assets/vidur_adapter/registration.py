@@ -120,7 +120,7 @@ class EngineDevice(BaseDeviceSKUConfig):
 
 @dataclass
 class EngineNode(BaseNodeSKUConfig):
-    """One device, no interconnect."""
+    """Devices of one host. What their links take is measured, as part of the bundle."""
 
     device_sku_type: Any = AdapterType.DEVICE
     num_devices_per_node: int = 1
@@ -132,8 +132,8 @@ class EngineNode(BaseNodeSKUConfig):
 
 @dataclass
 class EngineReplica(ReplicaConfig):
-    """One device with the true `head_dim` (Vidur computes hidden_size / num_q_heads) and memory for the engine's KV
-    blocks.
+    """Devices that share each layer, with the true `head_dim` (Vidur computes hidden_size / num_q_heads) and memory for
+    the engine's KV blocks.
 
     The engine says how many blocks it has, so Vidur's memory planner decides nothing; it still asserts that the device
     holds weights and one token, which a device of just the needed size satisfies.
@@ -154,11 +154,12 @@ class EngineReplica(ReplicaConfig):
         two_byte_weights = 2 * ParamCounter(self).get_num_parameters_per_device()
         needed = two_byte_weights + self.num_kv_tokens * kv_bytes_per_token(self)
         self.device_config = EngineDevice(total_memory_gb=ceil(needed / 1024**3))
+        self.node_config = EngineNode(num_devices_per_node=self.tensor_parallel_size)
 
 
 def kv_bytes_per_token(replica: ReplicaConfig) -> int:
-    """Bytes of one token's keys and values over all layers at two bytes a value, as Vidur's memory planner counts
-    them."""
+    """Bytes of one token's keys and values on one device over all layers at two bytes a value, as Vidur's memory
+    planner counts them."""
     from vidur.utils.memory_planner import MemoryPlanner
 
     return int(MemoryPlanner(replica, CacheConfig())._get_kv_cache_memory_per_device_per_token())

@@ -235,6 +235,17 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_pro
             f"engine.block_size is {engine.block_size}, but {bundle.directory} was profiled with blocks of"
             f" {reported.block_size} tokens. Profile again, or set engine.block_size={reported.block_size}."
         )
+    if bundle.tensor_parallel_size != engine.tensor_parallel_size:
+        raise SimulationError(
+            f"engine.tensor_parallel_size is {engine.tensor_parallel_size}, but {bundle.directory} was profiled at"
+            f" degree {bundle.tensor_parallel_size}. Profile again, or set"
+            f" engine.tensor_parallel_size={bundle.tensor_parallel_size}."
+        )
+    if geometry.hidden_size % engine.tensor_parallel_size:
+        raise SimulationError(
+            "engine.tensor_parallel_size: Vidur 0.0.26 needs hidden_size to be a multiple of it, found"
+            f" {geometry.hidden_size} and {engine.tensor_parallel_size}."
+        )
     if geometry.hidden_size % geometry.num_q_heads:
         raise SimulationError(
             "model.geometry: Vidur 0.0.26 needs hidden_size to be a multiple of num_q_heads, found"
@@ -322,6 +333,7 @@ def _event_loop(scenario: Scenario, requests: RequestColumns, bundle: Bundle, li
                     model_name=registration.model_name(geometry, model.max_model_len),
                     head_dim=geometry.head_dim,
                     num_kv_tokens=limits.num_kv_blocks * limits.block_size,
+                    tensor_parallel_size=scenario.engine.tensor_parallel_size,
                 ),
                 limits,
                 requests=registration.WorkloadRequestsConfig(rows=_rows(requests), max_tokens=model.max_model_len),
@@ -344,6 +356,7 @@ def _published(
         max(engine.max_num_seqs, reported.max_num_seqs),
         max(engine.max_num_batched_tokens, reported.max_num_batched_tokens),
         max(model.max_model_len, reported.max_model_len),
+        engine.tensor_parallel_size,
     )  # fmt: skip
     with registration.quiet():
         simulator = PublishedSimulator(
@@ -359,11 +372,7 @@ def _rows(requests: RequestColumns) -> Sequence[tuple[int, int, int, int]]:
 def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: int) -> dict[str, Any]:
     """Everything simulated, under the names of `EngineSettings` where it has one."""
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
-    if variant == "published" and geometry.num_experts is not None:
-        raise SimulationError(
-            f"variant published: {scenario.model.name} is a mixture of experts, which is not modelled: Vidur 0.0.26 has"
-            " no expert layer. Simulate kernels and calibrated."
-        )
+    kv_heads = max(geometry.num_kv_heads // engine.tensor_parallel_size, 1)
     return {
         "variant": variant,
         "scheduler": "sarathi",
@@ -380,14 +389,15 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "async_scheduling": variant == "calibrated" and reported.async_scheduling,
         # Properties of the profile: the operators and terms were measured in an engine of these settings.
         "dtype": reported.dtype,
+        **({} if reported.quantization is None else {"quantization": reported.quantization}),
         "enforce_eager": reported.enforce_eager,
         "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
         "head_dim": geometry.head_dim,
-        "kv_bytes_per_token": (
-            2 * geometry.num_layers * geometry.num_kv_heads * geometry.head_dim * _BYTES_PER_VALUE[scenario.model.dtype]
+        "kv_bytes_per_token": (  # on each device
+            2 * geometry.num_layers * kv_heads * geometry.head_dim * _BYTES_PER_VALUE[scenario.model.dtype]
         ),
         "num_replicas": 1,
-        "tensor_parallel_size": 1,
+        "tensor_parallel_size": engine.tensor_parallel_size,
         "predictor": "interpolation",
         "forest": None,
         "rounding_tokens": {"step_tokens": "captured graph size, else exact", "prefill_chunk": 1, "context": 1},

@@ -591,6 +591,26 @@ def test_what_else_marks_a_comparison(tmp_path: Path, changes: dict[str, Any], s
     assert found.verdict.outcome == "warn", "identical latencies, yet marked"
 
 
+def test_another_tensor_parallel_degree_marks_a_comparison_where_both_sides_state_one(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    usual = {"backend": "vllm", "engine_version": "1", "max_model_len": 9, "attention_backend": "A"}
+    server = {**usual, "backend": "openai", "scheduling_policy": ENGINE_SETTINGS["scheduling_policy"]}
+
+    def marks(of: str, real: dict[str, Any], degree: int | None) -> tuple[str, ...]:
+        assumed = {**ENGINE_SETTINGS, **({} if degree is None else {"tensor_parallel_size": degree})}
+        measured = recipe.with_meta(engine_settings={**ENGINE_SETTINGS, **real})
+        return tuple(
+            _compare(tmp_path / of, [measured], {"kernels": recipe.with_meta(simulated_settings=assumed)}).marks
+        )
+
+    assert marks("a", {**usual, "tensor_parallel_size": 2}, 1) == (
+        "tensor parallel degree: engine 2, simulated with 1 (kernels)",
+    )
+    assert marks("b", usual, 2) == ("tensor parallel degree: engine 1, simulated with 2 (kernels)",)
+    for name, (real, degree) in enumerate([({**usual, "tensor_parallel_size": 2}, 2), (server, 2), (usual, None)]):
+        assert marks(f"same {name}", real, degree) == ()
+
+
 def test_a_clean_comparison_has_no_note(tmp_path: Path) -> None:
     real = replace(steady(100, 2), columns={"num_preemptions": [0] * 100})
     found = _compare(tmp_path, [real] * 2, {"calibrated": steady(100, 2)})
@@ -633,6 +653,18 @@ def test_repeats_of_two_machines(tmp_path: Path) -> None:
 def test_another_model(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match="run r0 is of model qwen3-tiny, run s-calibrated of model other"):
         _compare(tmp_path, [steady(2, 2)], {"calibrated": steady(2, 2).with_meta(model="other")})
+
+
+def test_other_weights_of_the_model_of_one_name(tmp_path: Path) -> None:
+    """A run says so by the setting, and that it has none by leaving it out."""
+    of = {name: steady(2, 2).with_meta(params={"model": {"dtype": "bfloat16", **more}}) for name, more in
+          (("none", {}), ("fp8", {"quantization": "fp8"}))}  # fmt: skip
+    with pytest.raises(ComparisonError, match=r"run r0 is of model\.quantization fp8, run s-calibrated of none"):
+        _compare(tmp_path / "a", [of["fp8"]], {"calibrated": of["none"]})
+    with pytest.raises(ComparisonError, match=r"run r0 is of model\.quantization none, run r1 of fp8"):
+        _compare(tmp_path / "b", [of["none"], of["fp8"]], {"calibrated": of["none"]})
+    _compare(tmp_path / "c", [of["fp8"]], {"calibrated": of["fp8"]})
+    _compare(tmp_path / "d", [of["fp8"]], {"calibrated": steady(2, 2)})  # does not state its dtype either
 
 
 def test_repeats_of_two_workloads(tmp_path: Path) -> None:

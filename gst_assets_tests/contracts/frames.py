@@ -180,7 +180,7 @@ def _iterations(frame: pd.DataFrame) -> None:
     frame["completion_time_ns"] = frame[["completion_time_ns", "scheduled_time_ns"]].max(axis=1)
 
 
-def _mlp(frame: pd.DataFrame) -> None:
+def _each_token_count_once(frame: pd.DataFrame) -> None:
     frame["num_tokens"] = frame["num_tokens"] % 1000 + 1 + 1000 * np.arange(len(frame))
     columns = [f"time_stats.{name}.median" for name in ("mlp_up_proj", "mlp_act", "mlp_down_proj")]
     # Of one MLP in every row, or of none.
@@ -241,7 +241,8 @@ _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.RequestMetrics: _requests,
     tables.TokenMetrics: _tokens,
     tables.Iterations: _iterations,
-    tables.MlpProfile: _mlp,
+    tables.MlpProfile: _each_token_count_once,
+    tables.AllReduceProfile: _each_token_count_once,
     tables.AttentionProfile: _attention,
     tables.ExpertsProfile: _experts,
     tables.ServedExperts: _served_experts,

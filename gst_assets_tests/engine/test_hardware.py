@@ -35,4 +35,33 @@ def test_another_gpu_than_named_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(EngineError, match="contains 'A100', but this machine has 'NVIDIA H200'"):
         hardware.check_hardware(HardwareSection(hardware_id="a100", device_name="A100"))
     found = hardware.check_hardware(HardwareSection(hardware_id="h200", device_name="H200"))
-    assert (found.device_name, found.device_count) == ("NVIDIA H200", 2)
+    assert (found.device_name, found.device_count) == ("NVIDIA H200", 1)
+
+
+def test_an_engine_on_several_gpus_needs_as_many_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = HardwareSection(hardware_id="h100x2", device_name="H100")
+    names = ["NVIDIA H100", "NVIDIA H100", "NVIDIA H200"]
+    monkeypatch.setattr(hardware, "present_gpus", lambda: names)
+    assert hardware.check_hardware(wanted, 2).device_count == 2
+    names[1] = "NVIDIA H100 PCIe"
+    with pytest.raises(EngineError, match=r"GPUs are not alike \(NVIDIA H100, NVIDIA H100 PCIe\)"):
+        hardware.check_hardware(wanted, 2)
+    with pytest.raises(EngineError, match="contains 'H100', but this machine has 'NVIDIA H200'"):
+        hardware.check_hardware(wanted, 3)
+    del names[1:]
+    with pytest.raises(EngineError, match="tensor_parallel_size 2: needs as many GPUs, but this machine shows 1"):
+        hardware.check_hardware(wanted, 2)
+
+
+def test_fp8_needs_a_gpu_that_multiplies_it() -> None:
+    for capability in ((8, 9), (9, 0), (10, 0)):
+        hardware.check_fp8_units("a GPU", capability)
+    with pytest.raises(EngineError) as raised:
+        hardware.check_fp8_units("NVIDIA A100-SXM4-80GB", (8, 0))
+    message = str(raised.value)
+    assert message.startswith(
+        "model.quantization fp8: NVIDIA A100-SXM4-80GB has compute capability 8.0, but FP8 matrix"
+    )
+    assert "come with 8.9 and higher" in message and "Set model.quantization=null, or measure on such" in message
+    with pytest.raises(EngineError, match="a GPU has an unknown compute capability"):
+        hardware.check_fp8_units("a GPU", None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import EngineError
 from gst_assets.scenario import load_scenario
@@ -42,6 +43,21 @@ def test_every_setting_that_differs_is_named_with_both_values(name: str, found: 
     assert f"set {name}={found}" in str(raised.value)
 
 
+def test_the_degree_is_compared_where_the_engine_tells_it() -> None:
+    scenario = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    for told in (None, 2):
+        check_settings(scenario, SETTINGS.model_copy(update={"tensor_parallel_size": told}))
+    with pytest.raises(EngineError, match=r"engine\.tensor_parallel_size: the scenario asks for 2, .* runs with 1"):
+        check_settings(scenario, SETTINGS.model_copy(update={"tensor_parallel_size": 1}))
+
+
+def test_runs_recorded_before_there_were_degrees_are_of_one_device() -> None:
+    known = SETTINGS.model_dump(exclude={"tensor_parallel_size", "backend"})
+    assert EngineSettings(backend="vllm", **known).tensor_parallel_size == 1
+    assert EngineSettings(backend="transformers", **known).tensor_parallel_size == 1
+    assert EngineSettings(backend="openai", **known).tensor_parallel_size is None
+
+
 def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:
     with pytest.raises(EngineError, match="without chunked prefill"):
         check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"enable_chunked_prefill": False}))
@@ -56,3 +72,31 @@ def test_the_architecture_is_compared_where_the_engine_tells_it() -> None:
     with pytest.raises(EngineError) as raised:
         check_settings(load_scenario("smoke"), SETTINGS.model_copy(update={"architecture": "LlamaForCausalLM"}))
     assert "model: the scenario's is a Qwen3ForCausalLM, but memory 1 runs a LlamaForCausalLM" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "kernels", "message"),
+    [
+        ("fp8", None, None,
+         "asks for fp8, but memory 1 runs with none. Set model.quantization=null, or name a model.checkpoint for fp8."),
+        (None, "fp8", "Cutlass", "asks for none, but memory 1 runs with fp8 (Cutlass). Set model.quantization=fp8, or"),
+        ("fp8", "fp8_per_tensor, weights stored as int32", "MarlinKernel",
+         "asks for fp8, but memory 1 runs with fp8_per_tensor, weights stored as int32 (MarlinKernel). Name a"
+         " model.checkpoint in bfloat16 or float16; for model.quantization=fp8, on a GPU with FP8 units."),
+        (None, "awq, weights stored as unknown", None, "asks for none, but memory 1 runs with awq"),
+    ],
+)  # fmt: skip
+def test_quantisation_is_compared_and_a_fallback_is_named(
+    asked: str | None, found: str | None, kernels: str | None, message: str
+) -> None:
+    gpu = ["hardware.hardware_id=h100", "hardware.device_name=H100", "model.dtype=float16"]
+    scenario = load_scenario("smoke", [*gpu, f"model.quantization={asked or 'null'}"])
+    told = SETTINGS.model_copy(update={"dtype": "float16", "quantization": found, "quantized_kernels": kernels})
+    with pytest.raises(EngineError) as raised:
+        check_settings(scenario, told)
+    assert f"model.quantization: the scenario {message}" in str(raised.value)
+    check_settings(scenario, told.model_copy(update={"quantization": asked}))
+
+
+def test_settings_without_quantisation_are_written_as_before() -> None:
+    assert not {"quantization", "quantized_kernels"} & set(SETTINGS.model_dump())

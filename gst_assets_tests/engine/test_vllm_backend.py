@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gst_assets.engine import vllm_backend
+from gst_assets.engine import vllm_backend, vllm_worker
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario, load_scenario
@@ -54,6 +54,43 @@ def test_environment_of_a_cpu_scenario() -> None:
     assert values["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert values["HF_HUB_OFFLINE"] == "1"
     assert values["VLLM_ENGINE_READY_TIMEOUT_S"] == "600"
+
+
+def test_each_rank_of_a_cpu_engine_is_bound_to_cpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9, 3, 5, 7})
+    two = load_scenario("smoke", ["engine.tensor_parallel_size=2", "engine.cpu_threads=2"])
+    values = engine_environment(two)
+    assert (values["VLLM_CPU_OMP_THREADS_BIND"], values["OMP_NUM_THREADS"]) == ("3,5|7,9", "2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    with pytest.raises(
+        EngineError,
+        match=r"tensor_parallel_size 2 with engine\.cpu_threads 2: needs 4 CPUs, but this process may use 3\. Lower",
+    ):
+        engine_environment(two)
+
+
+@pytest.mark.parametrize(
+    "variable", ["NCCL_NVLS_ENABLE=0", "TORCH_SYMM_MEM_DISABLE_MULTICAST=1", "NVSHMEM_DISABLE_NVLS=1"]
+)
+def test_a_host_without_multicast_gets_no_all_reduce_that_multicasts(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS"):
+        monkeypatch.delenv(name, raising=False)
+    shared = load_scenario("h100x2_32b_half")
+    assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in engine_environment(shared)
+    monkeypatch.setenv(*variable.split("="))
+    assert engine_environment(shared)["VLLM_ALLREDUCE_USE_SYMM_MEM"] == "0"
+    assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in engine_environment(
+        load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    )
+
+
+def test_ranks_that_differ_are_no_engine() -> None:
+    ranks = [{"block_size": 16, "num_kv_blocks": 100}, {"block_size": 16, "num_kv_blocks": 99}]
+    with pytest.raises(EngineError, match=r"rank 1 runs with num_kv_blocks 99, the one of rank 0 with 100"):
+        vllm_backend._agreed(ranks)
+    assert vllm_backend._agreed(ranks[:1]) == ranks[0]
 
 
 def test_the_hub_stays_reachable_for_a_hub_checkpoint_and_a_gpu_gets_no_cpu_settings() -> None:
@@ -129,3 +166,39 @@ def test_vllm_looks_for_no_address_outside_the_machine() -> None:
     environment = os.environ | engine_environment(load_scenario("smoke"))
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "127.0.0.1 []", done.stderr
+
+
+@pytest.mark.engine
+def test_vllm_takes_the_quantisation_and_quantises_where_the_profiler_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be seen without a GPU: vLLM's own configuration, and its method on one projection."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.kernels.linear import init_fp8_linear_kernel
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    gpu = ["hardware.hardware_id=h100", "hardware.device_name=H100", "model.dtype=bfloat16"]
+    seen: list[Any] = []
+
+    def keep(arguments: Any, **_: Any) -> None:
+        seen.append(arguments)
+
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", keep)
+    for quantization in ("null", "fp8"):
+        scenario = load_scenario("smoke", [*gpu, f"model.quantization={quantization}"])
+        vllm_backend._start(scenario, vllm_backend._WORKER_REPORT, None)
+    plain, quantised = (arguments.create_engine_config() for arguments in seen)
+    assert plain.model_config.quantization is None and plain.quant_config is None
+    assert quantised.model_config.quantization == vllm_worker._ONLINE_FP8
+    assert quantised.cache_config.cache_dtype == plain.cache_config.cache_dtype == "auto"
+    with set_current_vllm_config(quantised):
+        kinds = {kind: quantised.quant_config.get_quant_method(object.__new__(kind), "model.layers.0.x") for kind in
+                 (LinearBase, ParallelLMHead, VocabParallelEmbedding)}  # fmt: skip
+        method = kinds.pop(LinearBase)
+        kernel = init_fp8_linear_kernel(
+            method.activation_quant_key, method.weight_quant_key, torch.bfloat16, torch.bfloat16, (96, 64)
+        )
+    assert set(kinds.values()) == {None}, "neither the LM head nor the embedding is quantised"
+    assert callable(kernel.quant_fp8._forward_method) and callable(kernel.quant_fp8.forward_cuda)
+    assert not kernel.quant_fp8.static  # the scale follows the activations

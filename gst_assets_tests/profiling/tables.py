@@ -47,7 +47,7 @@ def mlp_table(scenario: Scenario) -> pd.DataFrame:
         "n_embd": geometry.hidden_size,
         "n_expanded_embd": geometry.mlp_hidden_size,
         "vocab_size": geometry.vocab_size,
-        "num_tensor_parallel_workers": 1,
+        "num_tensor_parallel_workers": scenario.engine.tensor_parallel_size,
     }
     frame = frame.assign(**shapes, use_gated_mlp=True)
     return frame.astype(dict.fromkeys(["num_tokens", *shapes], "Int64"))
@@ -77,7 +77,7 @@ def attention_table(scenario: Scenario) -> pd.DataFrame:
         "n_kv_head": geometry.num_kv_heads,
         "head_dim": geometry.head_dim,
         "block_size": scenario.engine.block_size,
-        "num_tensor_parallel_workers": 1,
+        "num_tensor_parallel_workers": scenario.engine.tensor_parallel_size,
         "max_model_len": scenario.model.max_model_len,
     }
     frame = frame.assign(**shapes, attention_backend="FORMULA")
@@ -113,6 +113,21 @@ def experts_table(scenario: Scenario) -> pd.DataFrame:
         "num_tensor_parallel_workers": 1,
     }
     return pd.DataFrame(rows).assign(**shapes).astype(dict.fromkeys(["num_tokens", *shapes], "Int64"))
+
+
+def all_reduce_ms(num_tokens: float) -> float:
+    """Of one sum over the devices."""
+    return 0.02 + 2e-4 * num_tokens
+
+
+def all_reduce_table(scenario: Scenario) -> pd.DataFrame:
+    """all_reduce.csv of the scenario's grid."""
+    tokens, degree = pd.Series(scenario.profile.num_tokens), scenario.engine.tensor_parallel_size
+    values = tokens * scenario.model.geometry.hidden_size
+    shapes = {"num_tokens": tokens, "message_bytes": 4 * values, "size": 2 * values, "num_workers": degree}
+    frame = pd.DataFrame({"time_stats.all_reduce.median": [all_reduce_ms(n) for n in tokens], **shapes})
+    frame = frame.assign(devices_per_node=degree, collective="all_reduce")
+    return frame.astype(dict.fromkeys([*shapes, "devices_per_node"], "Int64"))
 
 
 def overheads_table() -> pd.DataFrame:
@@ -213,6 +228,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
         backend="vllm",
         engine_version="0.0",
         dtype=scenario.model.dtype,
+        quantization=scenario.model.quantization,
         max_model_len=scenario.model.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_batched_tokens,
@@ -223,6 +239,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
         async_scheduling=engine.async_scheduling,
         enforce_eager=engine.enforce_eager,
         attention_backend="FORMULA",
+        tensor_parallel_size=engine.tensor_parallel_size,
     )
 
 
@@ -242,6 +259,7 @@ def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | N
         "calibration_traffic": traffic_table(),
         "operator_coverage": coverage_table(),
         "experts": experts_table(scenario) if scenario.model.geometry.num_experts is not None else None,
+        "all_reduce": all_reduce_table(scenario) if scenario.engine.tensor_parallel_size > 1 else None,
     }
     settings = engine_settings(scenario)
     made = {f"{name}.csv": frame for name, frame in frames.items() if frame is not None}

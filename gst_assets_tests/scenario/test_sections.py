@@ -83,3 +83,33 @@ def test_numbers_that_would_overflow_or_fill_the_memory_are_refused(overrides: l
     gigabytes."""
     with pytest.raises(ScenarioError, match=rf"scenario smoke: {re.escape(key)}: "):
         load_scenario("smoke", overrides)
+
+
+_GPU = ["hardware.hardware_id=h100", "hardware.device_name=H100"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.dtype=fp8"], "model.dtype: fp8 is none of activations. For FP8 weights set model.quantization=fp8"),
+        (["model.quantization=int8"], "model.quantization: Input should be 'fp8' (found 'int8')"),
+        (["model.quantization=fp8"], "model.quantization: fp8 needs a GPU, found hardware_id cpu: vLLM's CPU build"),
+        (["model.quantization=fp8", *_GPU], "model.quantization: fp8 needs model.dtype bfloat16 or float16, found float32"),
+        (["model.quantization=fp8", "model.dtype=float16", "engine.backend=transformers", *_GPU],
+         "model.quantization: fp8 needs engine.backend vllm, or runs of it that were recorded; found transformers"),
+        (["model.quantization=fp8", "model.dtype=float16", "engine.backend=openai", "engine.server={base_url: 'http://h:1'}", *_GPU],
+         "found openai"),
+    ],
+)  # fmt: skip
+def test_fp8_is_refused_where_no_engine_has_it(overrides: list[str], message: str) -> None:
+    with pytest.raises(ScenarioError) as raised:
+        load_scenario("smoke", overrides)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_fp8_is_a_setting_of_the_model_and_leaves_others_as_they_were() -> None:
+    half, fp8 = load_scenario("h100_8b_half"), load_scenario("h100_8b_fp8_half")
+    assert fp8.model.quantization == "fp8" and fp8.model.model_dump()["quantization"] == "fp8"
+    assert "quantization" not in half.model.model_dump()
+    assert fp8.model.geometry == half.model.geometry and fp8.workload == half.workload
+    assert fp8.model.name != half.model.name  # it names the bundle's folder

@@ -114,6 +114,40 @@ def test_a_dense_bundle_is_not_one_of_a_mixture(bundle: Bundle) -> None:
         check_bundle(bundle, load_scenario("smoke", MIXTURE))
 
 
+def test_a_bundle_of_several_devices_serves_that_degree_and_no_other(bundle: Bundle, tmp_path: Path) -> None:
+    of_two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    shared = load_bundle(tables.write_bundle(tmp_path / "two" / "qwen3-tiny", of_two))
+    assert set(shared.sha256) == {*BUNDLE_FILES, "all_reduce.csv"} and shared.tensor_parallel_size == 2
+    check_bundle(shared, of_two, _lengths((1, 1), (1537, 300)))
+    more_ms = 4 * 2 * tables.all_reduce_ms(7)
+    shape = StepShape(7, 63, ())
+    assert shared.operator_times().ns(shape) == pytest.approx(bundle.operator_times().ns(shape) + more_ms * 1e6)
+    with pytest.raises(
+        ProfileError, match=r"measured at tensor parallel degree 1 .*, but engine\.tensor_parallel_size is 2\. Measure"
+    ):
+        check_bundle(bundle, of_two)
+    with pytest.raises(ProfileError, match=r"degree 2 .* is 1\. .* or set engine\.tensor_parallel_size=2"):
+        check_bundle(shared, SCENARIO)
+    assert profile_key(of_two) != profile_key(SCENARIO)
+
+
+def test_a_bundle_of_several_devices_needs_its_all_reduce_at_that_degree(tmp_path: Path) -> None:
+    of_two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    lost = tables.write_bundle(tmp_path / "a", of_two, all_reduce=None)
+    with pytest.raises(ProfileError, match=r"all_reduce\.csv: missing, but mlp\.csv was measured on 2 devices"):
+        load_bundle(lost)
+    four = tables.all_reduce_table(of_two).assign(num_workers=4)
+    four["num_workers"] = four["num_workers"].astype("Int64")
+    mixed = tables.write_bundle(tmp_path / "b", of_two, all_reduce=four)
+    with pytest.raises(
+        ProfileError, match=r"all_reduce\.csv: num_workers in row 0 \(line 2\) is 4, but mlp\.csv begins with 2"
+    ):
+        load_bundle(mixed)
+    short = load_bundle(tables.write_bundle(tmp_path / "c", of_two, all_reduce=tables.all_reduce_table(of_two)[:-1]))
+    with pytest.raises(ProfileError, match=r"all_reduce\.csv: num_tokens covers 1 to 384, expected 1 to 512"):
+        check_bundle(short, of_two)
+
+
 def test_a_file_that_the_metadata_does_not_list_is_not_read(bundle: Bundle) -> None:
     path = bundle.directory / "run_meta.json"
     meta = json.loads(path.read_text())
@@ -178,6 +212,25 @@ _OTHER_ORIGIN = {
 def test_a_bundle_for_something_else_is_refused(overrides: str, bundle: Bundle) -> None:
     with pytest.raises(ProfileError, match=_OTHER_ORIGIN[overrides]):
         check_bundle(bundle, load_scenario("smoke", overrides.split()))
+
+
+_GPU = ["hardware.hardware_id=h100", "hardware.device_name=Formula", "model.dtype=bfloat16"]
+
+
+@pytest.mark.parametrize(("measured", "asked"), [("fp8", "none"), ("none", "fp8")])
+def test_a_bundle_of_other_weights_is_refused_with_both_named(measured: str, asked: str, tmp_path: Path) -> None:
+    of = {
+        name: load_scenario("smoke", [*_GPU, f"model.quantization={'null' if name == 'none' else name}"])
+        for name in (measured, asked)
+    }
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", of[measured]))
+    check_bundle(bundle, of[measured])
+    message = (
+        rf"run_meta\.json: engine_settings\.quantization is {measured}, but the scenario expects {asked}\. Measure"
+    )
+    with pytest.raises(ProfileError, match=message):
+        check_bundle(bundle, of[asked])
+    assert profile_key(of["fp8"]) != profile_key(of["none"])
 
 
 @pytest.mark.parametrize(

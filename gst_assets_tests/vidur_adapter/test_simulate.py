@@ -195,6 +195,16 @@ def test_settings_say_what_was_simulated() -> None:
     assert {name: result.settings[name] for name in wanted} == wanted
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fp8_weights_are_in_the_tables_and_leave_the_kv_cache_as_it_is(variant: str) -> None:
+    """What they change of the times stands in the bundle's tables, and of the memory in the engine's KV blocks."""
+    gpu = ["hardware.hardware_id=h100", "hardware.device_name=H100", "model.dtype=bfloat16"]
+    plain, fp8 = (run(MIX, *gpu, f"model.quantization={of}", variant=variant) for of in ("null", "fp8"))
+    assert fp8.settings == plain.settings | {"quantization": "fp8"} and "quantization" not in plain.settings
+    assert fp8.settings["kv_bytes_per_token"] == 2 * 4 * 2 * 64 * 2
+    assert fp8.tokens.equals(plain.tokens)
+
+
 def test_qwen3_0_6b_has_114688_kv_bytes_per_token() -> None:
     geometry = [f"model.geometry.{name}={value}" for name, value in support.QWEN3_0_6B if name != "tie_word_embeddings"]
     result = run([(0, 50, 3)], "model.dtype=bfloat16", *geometry)

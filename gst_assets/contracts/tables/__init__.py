@@ -33,6 +33,7 @@ from gst_assets.contracts.tables.history_tables import (
     RegressionVerdicts,
 )
 from gst_assets.contracts.tables.profile_tables import (
+    AllReduceProfile,
     AttentionProfile,
     CalibrationTraffic,
     ExpertsProfile,
@@ -65,6 +66,7 @@ __all__ = [
     "REGRESSION_VERDICTS",
     "TIME_COLUMNS",
     "AlignmentCounts",
+    "AllReduceProfile",
     "AttentionProfile",
     "CalibrationTraffic",
     "CapacityErrors",

@@ -201,6 +201,22 @@ class AttentionProfile(FilledTable):
         return ~df.duplicated(["is_prefill", "batch_size", "prefill_chunk_size", "kv_cache_size"])
 
 
+class AllReduceProfile(FilledTable):
+    """The sum of one tensor of hidden states over the devices that share each layer, in milliseconds, by `num_tokens`,
+    in Vidur's column names (Vidur 0.0.26, `SklearnExecutionTimePredictor._load_all_reduce_df`). A layer has two."""
+
+    class Config(Table.Config):
+        name = "all_reduce.csv"
+
+    all_reduce: Series[float] = pa.Field(gt=0, alias="time_stats.all_reduce.median", description="of one sum")
+    num_tokens: Series[Int] = pa.Field(gt=0, unique=True, description="tokens in the batch")
+    message_bytes: Series[Int] = pa.Field(gt=0, description="tokens times hidden size, in the engine's dtype")
+    size: Series[Int] = pa.Field(gt=0, description="the same at two bytes a value, as Vidur counts whatever the dtype")
+    num_workers: Series[Int] = pa.Field(gt=1, description="devices that take part")
+    devices_per_node: Series[Int] = pa.Field(gt=1, description="of these on one host: all")
+    collective: Series[str] = pa.Field(isin=["all_reduce"])
+
+
 class UnmodelledOperators(FilledTable):
     """Times of what runs once a step and has no column in Vidur's tables: embedding and final_norm by tokens, lm_head
     and sampling by sequences."""

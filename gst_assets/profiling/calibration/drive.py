@@ -16,12 +16,12 @@ from gst_assets.profiling.calibration.collect import Driven
 from gst_assets.profiling.calibration.plan import BURST, FLOWING, HEAD_START, LADDER, ROUNDS, TRAFFIC, ladder_sizes
 from gst_assets.profiling.calibration.stretches import Round, SeenRequest, Stretch
 from gst_assets.profiling.operator_tables import OnShare
-from gst_assets.profiling.worker_steps import StepField
+from gst_assets.profiling.step_samples import of_all_ranks
 from gst_assets.scenario import Scenario
 
-_HEAD_START_NS = 45_000_000
-"""Longer than launching a step eagerly took on any host seen; a step that was not launched within it shows no device
-time."""
+_LEAST_HEAD_START_NS, _HEAD_START_NS_PER_LAYER = 45_000_000, 1_250_000
+"""Longer than launching a step eagerly took on any host seen (36 layers: up to 34 ms; 64 layers: 42 ms); a step that
+was not launched within it shows no device time."""
 
 
 class WatchedEngine(Engine, Protocol):
@@ -40,6 +40,8 @@ class Calibrator:
     def __init__(self, engine: WatchedEngine, scenario: Scenario, *, is_gpu: bool) -> None:
         self._engine, self._scenario, self._is_gpu = engine, scenario, is_gpu
         self._settings = engine.settings()
+        layers = scenario.model.geometry.num_layers
+        self._head_start_ns = max(_LEAST_HEAD_START_NS, _HEAD_START_NS_PER_LAYER * layers)
         self._rounds: list[Round] = []
 
     def take_over(self, done: Round) -> None:
@@ -66,7 +68,7 @@ class Calibrator:
                 await self._play_traffic(warm_up, index)
         for number, (kind, segment) in enumerate(asked):
             progress("calibration", (index + number / len(asked)) / ROUNDS)
-            head_start_ns = _HEAD_START_NS if self._is_gpu and kind not in FLOWING else 0
+            head_start_ns = self._head_start_ns if self._is_gpu and kind not in FLOWING else 0
             await self._engine.collective_rpc("gst_watch_steps", head_start_ns)
             began_ns = time.monotonic_ns()
             if segment is None:
@@ -74,17 +76,13 @@ class Calibrator:
             else:
                 name, requests = segment.name, await self._play_traffic(segment, index)
             steps = await self._engine.iterations(max(request.last_token_ns for request in requests))
-            (watched,) = await self._engine.collective_rpc("gst_take_steps")
+            by_rank = await self._engine.collective_rpc("gst_take_steps")
             if steps is None:
                 raise ProfileError(
                     "the engine does not record its iterations. Set replay.record_iterations=true and profile again."
                 )
             steps = steps[steps[:, IterationField.SCHEDULED_NS] >= began_ns]
-            stretches.append(
-                Stretch(
-                    name, kind, tuple(requests), steps, np.array(watched, dtype=np.int64).reshape(-1, len(StepField))
-                )
-            )
+            stretches.append(Stretch(name, kind, tuple(requests), steps, of_all_ranks(by_rank, is_gpu=self._is_gpu)))
         self._rounds.append(Round(stretches))
         return self._rounds[-1]
 
