@@ -112,6 +112,7 @@ def test_it_is_simulated(variant: str, bundle: Bundle) -> None:
     lengths = pd.DataFrame(
         {"request_id": range(number), "num_prefill_tokens": [20 + 9 * n for n in range(number)], "num_decode_tokens": 8}
     ).astype("Int64")
+    lengths.insert(1, "prompt_id", "p")
     intervals = pd.DataFrame({"request_id": range(number), "inter_arrival_ns": 10**8}).astype("Int64")
     intervals["arrival_time_ns"] = intervals["inter_arrival_ns"].cumsum().copy()
     result = simulate(SCENARIO, lengths, intervals, bundle, variant, cache_dir=None)
