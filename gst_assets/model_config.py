@@ -74,8 +74,8 @@ one is added."""
 _FILE = "config.json"
 _REFUSED_BY_KEY = {
     "kv_lora_rank": "has multi-head latent attention",
-    "shared_expert_intermediate_size": "has shared experts beside those that a router chooses",
-    "n_shared_experts": "has shared experts beside those that a router chooses",
+    "shared_expert_intermediate_size": "has shared experts in addition to those that a router chooses",
+    "n_shared_experts": "has shared experts in addition to those that a router chooses",
     "num_local_experts": "is a mixture of experts of another kind",
     "num_experts": "is a mixture of experts of another kind",
     "n_routed_experts": "is a mixture of experts of another kind",

@@ -129,7 +129,7 @@ _QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
     ("changes", "message"),
     [
         ({"shared_expert_intermediate_size": 768},
-         "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts beside those that a router"),
+         "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts in addition to those that a router"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step: found 2, so some layers have one MLP and others experts"),
         ({"mlp_only_layers": [0, 3]}, r"mlp_only_layers: found \[0, 3\], so some layers have one MLP"),
         ({"num_experts": None}, "num_experts: the field is missing"),
@@ -199,7 +199,7 @@ def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named
         ({"architectures": ["GptOssForCausalLM"], "num_local_experts": 32},
          "architectures: GptOssForCausalLM is a mixture of experts of another kind, which is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
         ({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 60, "shared_expert_intermediate_size": 5632},
-         "architectures: Qwen2MoeForCausalLM has shared experts beside those that a router chooses, which is not supported."),
+         "architectures: Qwen2MoeForCausalLM has shared experts in addition to those that a router chooses, which is not supported."),
         ({"num_experts": 8}, "num_experts: this LlamaForCausalLM is a mixture of experts of another kind"),
         ({"architectures": ["DeepseekV3ForCausalLM"], "kv_lora_rank": 512},
          "architectures: DeepseekV3ForCausalLM has multi-head latent attention, which is not supported"),
