@@ -18,10 +18,22 @@ _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Keys of config.json that describe a mixture of experts."""
+
+    count: str
+    """How many experts a layer has."""
+    size: str
+    """Hidden size of one expert."""
+    renormalised: str | None = None
+    """Whether the weights of a token's experts are scaled to add up to 1; None: they always are."""
+
+
+@dataclass(frozen=True)
 class DecoderKind:
     """What is particular to one architecture whose layer vLLM computes in the order of its Llama: RMS norm with the
-    residual added, one projection to queries, keys and values, rotary embedding, attention, its projection, norm, gated
-    MLP (`profiling.worker_ops` walks it so). The defaults are Llama's layer without biases.
+    residual added, one projection to queries, keys and values, rotary embedding, attention, its projection, norm, and a
+    gated MLP or a mixture of such (`profiling.worker_ops` walks it so). The defaults are Llama's layer without biases.
     """
 
     model_type: str
@@ -36,6 +48,8 @@ class DecoderKind:
     """`sliding_window` counts only where `use_sliding_window` is true."""
     rope_types: tuple[str, ...] = _ROPE_TYPES
     """Types of rotary embedding that are computed as they are named."""
+    experts: Experts | None = None
+    """Every layer has so many MLPs, of which a router chooses some for each token; None: it has one."""
 
 
 SUPPORTED = {
@@ -47,16 +61,23 @@ SUPPORTED = {
     "MistralForCausalLM": DecoderKind("mistral"),
     # transformers' Phi3Config reads yarn as longrope, and knows no other type but default.
     "Phi3ForCausalLM": DecoderKind("phi3", rope_types=("default",)),
-}
+    "Qwen3MoeForCausalLM": DecoderKind(
+        "qwen3_moe", head_dim="stated", bias_keys=("attention_bias",), window_needs_switch=True,
+        experts=Experts("num_experts", "moe_intermediate_size", "norm_topk_prob"),
+    ),
+    "MixtralForCausalLM": DecoderKind("mixtral", experts=Experts("num_local_experts", "intermediate_size")),
+}  # fmt: skip
 """Architectures that can be served, profiled and simulated: the only place that lists them. docs/engines.md says how
 one is added."""
 
 _FILE = "config.json"
 _REFUSED_BY_KEY = {
     "kv_lora_rank": "has multi-head latent attention",
-    "num_local_experts": "is a mixture of experts",
-    "num_experts": "is a mixture of experts",
-    "n_routed_experts": "is a mixture of experts",
+    "shared_expert_intermediate_size": "has shared experts beside those that a router chooses",
+    "n_shared_experts": "has shared experts beside those that a router chooses",
+    "num_local_experts": "is a mixture of experts of another kind",
+    "num_experts": "is a mixture of experts of another kind",
+    "n_routed_experts": "is a mixture of experts of another kind",
     "quantization_config": "is published with quantised weights",
     "compression_config": "is published with quantised weights",
     "auto_map": "names program code of its own",
@@ -120,6 +141,7 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
             f"{source}: num_attention_heads: expected a multiple of num_key_value_heads {num_kv_heads}, found"
             f" {num_q_heads}"
         )
+    experts = _experts(config, source, kind.experts) if kind.experts else {}
     # Where a configuration has no head_dim, Hugging Face defines it so.
     stated = config.get("head_dim") is not None or kind.head_dim == "stated"
     head_dim = _count(config, "head_dim", source) if stated else hidden_size // num_q_heads
@@ -135,12 +157,31 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
         "num_q_heads": num_q_heads,
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
-        "mlp_hidden_size": _count(config, "intermediate_size", source),
+        "mlp_hidden_size": _count(config, kind.experts.size if kind.experts else "intermediate_size", source),
         "vocab_size": _count(config, "vocab_size", source),
         "max_position_embeddings": _count(config, "max_position_embeddings", source),
         "tie_word_embeddings": _flag(config, "tie_word_embeddings", source),
         "attention_bias": _bias(config, "attention_bias", source, architecture),
         "mlp_bias": _bias(config, "mlp_bias", source, architecture),
+        **experts,
+    }
+
+
+def _experts(config: dict[str, Any], source: str, keys: Experts) -> dict[str, Any]:
+    number, chosen = _count(config, keys.count, source), _count(config, "num_experts_per_tok", source)
+    if chosen > number:
+        raise ValueError(f"{source}: num_experts_per_tok: expected at most {keys.count} {number}, found {chosen}")
+    step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
+    if step != 1 or dense:
+        key, found = ("mlp_only_layers", dense) if dense else ("decoder_sparse_step", step)
+        raise ValueError(
+            f"{source}: {key}: found {found!r:.60}, so some layers have one MLP and others experts, which is not"
+            " supported: every layer has to be of the same kind"
+        )
+    return {
+        "num_experts": number,
+        "num_experts_per_token": chosen,
+        "norm_topk_prob": _flag(config, keys.renormalised, source) if keys.renormalised else True,
     }
 
 
@@ -149,7 +190,8 @@ def _architecture(config: dict[str, Any], source: str) -> str:
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f"{source}: architectures: expected a list of one name, found {names!r:.80}")
     name: str = names[0]
-    supported = f"Supported are the dense decoders {', '.join(SUPPORTED)}"
+    dense, sparse = ([one for one, kind in SUPPORTED.items() if bool(kind.experts) is has] for has in (False, True))
+    supported = f"Supported are the dense decoders {', '.join(dense)} and the mixtures of experts {', '.join(sparse)}"
     if name not in SUPPORTED:
         what = next((what for key, what in _REFUSED_BY_KEY.items() if config.get(key)), None)
         what = "is an encoder and a decoder" if config.get("is_encoder_decoder") else what
@@ -162,8 +204,9 @@ def _architecture(config: dict[str, Any], source: str) -> str:
 
 
 def _refuse_other_models(config: dict[str, Any], source: str, architecture: str) -> None:
+    experts = SUPPORTED[architecture].experts
     for key, what in _REFUSED_BY_KEY.items():
-        if config.get(key):
+        if config.get(key) and not (experts and key == experts.count):
             remedy = f". {_REMEDIES[key]}" if key in _REMEDIES else ""
             if isinstance(config[key], dict) and config[key].get("quant_method") == "fp8":
                 remedy += _FP8_INSTEAD

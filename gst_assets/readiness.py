@@ -15,7 +15,7 @@ from pathlib import Path
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
 from gst_assets.engine import recorded
-from gst_assets.engine.hardware import check_hardware
+from gst_assets.engine.backends import engine_environment, engine_hardware
 from gst_assets.errors import GstError
 from gst_assets.scenario import Model, Scenario, resolve_path
 from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
@@ -75,7 +75,14 @@ def _engine(scenario: Scenario) -> Iterator[Need]:
     missing = [name for name in ("torch", engine.backend) if find_spec(name) is None]
     told = f"without {', '.join(missing)}: docs/engines.md" if missing else f"torch and {engine.backend}"
     yield Need("an engine", not missing, told)
-    yield _asked("the device", lambda: check_hardware(scenario.hardware).device_name)
+    yield _asked("the device", lambda: _device(scenario))
+
+
+def _device(scenario: Scenario) -> str:
+    """The device, if this machine has as many of it, or as many CPUs, as the engine takes."""
+    engine_environment(scenario)
+    found = engine_hardware(scenario)
+    return f"{found.device_count} x {found.device_name}" if found.device_count > 1 else found.device_name
 
 
 def _profile(scenario: Scenario) -> Need:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gst_assets.engine.served_model import config_of_geometry
 from gst_assets.errors import ScenarioError
 from gst_assets.locations import locate, work_root
 from gst_assets.model_config import SUPPORTED, geometry_of, read_config
@@ -36,6 +39,8 @@ def llama(directory: Path, **changes: Any) -> list[str]:
         ("Qwen3-32B", ("Qwen3ForCausalLM", 64, 5120, 64, 8, 128, 25_600, 151_936, 40_960, False)),
         ("Llama-3.1-8B", ("LlamaForCausalLM", 32, 4096, 32, 8, 128, 14_336, 128_256, 131_072, False)),
         ("Mistral-7B-v0.3", ("MistralForCausalLM", 32, 4096, 32, 8, 128, 14_336, 32_768, 32_768, False)),
+        ("Qwen3-30B-A3B", ("Qwen3MoeForCausalLM", 48, 2048, 32, 4, 128, 768, 151_936, 40_960, False)),
+        ("Mixtral-8x7B-v0.1", ("MixtralForCausalLM", 32, 4096, 32, 8, 128, 14_336, 32_000, 32_768, False)),
         ("Phi-4", ("Phi3ForCausalLM", 40, 5120, 40, 10, 128, 17_920, 100_352, 16_384, False)),
     ],
 )
@@ -47,6 +52,22 @@ def test_shipped_configs_have_the_published_shapes(name: str, shapes: tuple[Any,
         geometry.tie_word_embeddings,
     ) == shapes  # fmt: skip
     assert not geometry.qkv_bias and not geometry.mlp_bias
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "billions"),
+    [("Qwen3-30B-A3B", (128, 8, True), 30.5), ("Mixtral-8x7B-v0.1", (8, 2, True), 46.7)],
+)
+def test_shipped_mixtures_have_the_published_number_of_parameters(
+    name: str, experts: tuple[int, int, bool], billions: float
+) -> None:
+    shapes = Geometry(**geometry_of(read_config(f"data/models/{name}"), name))
+    assert (shapes.num_experts, shapes.num_experts_per_token, shapes.norm_topk_prob) == experts
+    hidden, number = shapes.hidden_size, experts[0]
+    attention = 2 * (shapes.num_q_heads + shapes.num_kv_heads) * shapes.head_dim * hidden
+    norms = 2 * hidden + (2 * shapes.head_dim if name.startswith("Qwen3") else 0)
+    layer = attention + norms + hidden * number + 3 * number * hidden * shapes.mlp_hidden_size
+    assert round((layer * shapes.num_layers + (2 * shapes.vocab_size + 1) * hidden) / 1e9, 1) == billions
 
 
 def test_the_8b_config_is_the_geometry_of_the_8b_scenarios() -> None:
@@ -93,14 +114,85 @@ def test_biases_are_read_where_the_architecture_has_the_choice() -> None:
         geometry_of(mistral, "here")
 
 
+_QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shared_expert_intermediate_size": 768},
+         "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts beside those that a router"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step: found 2, so some layers have one MLP and others experts"),
+        ({"mlp_only_layers": [0, 3]}, r"mlp_only_layers: found \[0, 3\], so some layers have one MLP"),
+        ({"num_experts": None}, "num_experts: the field is missing"),
+        ({"num_experts_per_tok": None}, "num_experts_per_tok: the field is missing"),
+        ({"num_experts_per_tok": 129}, "num_experts_per_tok: expected at most num_experts 128, found 129"),
+        ({"moe_intermediate_size": 0}, "moe_intermediate_size: expected an integer of at least 1, found 0"),
+        ({"norm_topk_prob": None}, "norm_topk_prob: the field is missing"),
+        ({"norm_topk_prob": 1}, "norm_topk_prob: expected true or false, found 1"),
+    ],
+)  # fmt: skip
+def test_a_mixture_that_is_not_modelled_is_refused_by_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"here: {message}"):
+        geometry_of({**_QWEN3_MOE, **changes}, "here")
+
+
+@given(
+    layers=st.integers(1, 200), experts=st.integers(1, 512), size=st.integers(1, 1 << 16), heads=st.integers(1, 64),
+    normed=st.booleans(), data=st.data(),
+)  # fmt: skip
+def test_a_mixture_is_read_back_from_what_is_served_of_it(
+    layers: int, experts: int, size: int, heads: int, normed: bool, data: st.DataObject
+) -> None:
+    chosen = data.draw(st.integers(1, experts))
+    described = _QWEN3_MOE | {
+        "num_hidden_layers": layers, "num_experts": experts, "num_experts_per_tok": chosen, "norm_topk_prob": normed,
+        "moe_intermediate_size": size, "num_attention_heads": 2 * heads, "num_key_value_heads": heads,
+    }  # fmt: skip
+    shapes = Geometry(**geometry_of(described, "here"))
+    assert (shapes.num_layers, shapes.num_experts, shapes.num_experts_per_token) == (layers, experts, chosen)
+    assert (shapes.mlp_hidden_size, shapes.norm_topk_prob) == (size, normed)
+    assert Geometry(**geometry_of(config_of_geometry(shapes, "bfloat16"), "here")) == shapes
+    assert Geometry(**shapes.model_dump()) == shapes
+
+
+def test_experts_belong_to_the_architectures_that_have_them() -> None:
+    shapes = load_scenario("smoke").model.geometry.model_dump()
+    for changes, message in (
+        ({"num_experts": 8}, "num_experts is 8, but Qwen3ForCausalLM needs none"),
+        ({"architecture": "MixtralForCausalLM", "num_experts": 8},
+         "num_experts_per_token is None, but MixtralForCausalLM needs a number"),
+        ({"architecture": "MixtralForCausalLM", "num_experts": 2, "num_experts_per_token": 3},
+         "num_experts_per_token 3 exceeds num_experts 2"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Geometry(**{**shapes, **changes})
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("simulation.variants=[published,kernels]", "simulation.variants has published"),
+        ("sweep={rates_per_s: [1.0], variant: published}", "sweep.variant has published"),
+    ],
+)
+def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named: str) -> None:
+    load_scenario("h100_30b_a3b_half", ["simulation.variants=[kernels,calibrated]"])
+    with pytest.raises(ScenarioError, match=rf"{named}, but model qwen3-30b-a3b is a mixture .* no expert layer"):
+        load_scenario("h100_30b_a3b_half", [override])
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8},
-         "architectures: MixtralForCausalLM is a mixture of experts, which is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
+        ({"architectures": ["GptOssForCausalLM"], "num_local_experts": 32},
+         "architectures: GptOssForCausalLM is a mixture of experts of another kind, which is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
+        ({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 60, "shared_expert_intermediate_size": 5632},
+         "architectures: Qwen2MoeForCausalLM has shared experts beside those that a router chooses, which is not supported."),
+        ({"num_experts": 8}, "num_experts: this LlamaForCausalLM is a mixture of experts of another kind"),
         ({"architectures": ["DeepseekV3ForCausalLM"], "kv_lora_rank": 512},
          "architectures: DeepseekV3ForCausalLM has multi-head latent attention, which is not supported"),
         ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
@@ -189,6 +281,7 @@ def test_a_geometry_that_contradicts_the_config_is_refused(tmp_path: Path) -> No
 def test_architectures_are_those_of_the_geometry() -> None:
     with pytest.raises(ScenarioError, match=r"model\.geometry\.architecture: expected one of Qwen3For.* 'GemmaFor"):
         load_scenario("smoke", ["model.geometry.architecture=GemmaForCausalLM"])
-    for name in SUPPORTED:
-        loaded = load_scenario("smoke", [f"model.geometry.architecture={name}"])
+    for name, kind in SUPPORTED.items():
+        experts = ["model.geometry.num_experts=4", "model.geometry.num_experts_per_token=2"] if kind.experts else []
+        loaded = load_scenario("smoke", [f"model.geometry.architecture={name}", *experts])
         assert loaded.model.geometry.architecture == name

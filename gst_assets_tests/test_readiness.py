@@ -45,3 +45,9 @@ def test_a_profile_of_another_model_of_that_name_is_not_there() -> None:
     other = need_of("a profile", load_scenario("h100_8b_half", ["model.geometry.num_layers=24"]))
     assert other.met is False
     assert "params.model.geometry.num_layers is 36, but the scenario expects 24" in other.found
+
+
+def test_too_few_cpus_for_the_ranks_are_named() -> None:
+    scenario = load_scenario("smoke", ["engine.tensor_parallel_size=2", "engine.cpu_threads=1000"])
+    (need,) = [need for need in needs(scenario, with_engine=True) if need.what == "the device"]
+    assert need.met is False and "needs 2000 CPUs, but this process may use" in need.found

@@ -297,6 +297,7 @@ def checks(
         *_named_alike(real_repeats, simulations),
         _held_out(calibration_sha256),
         *_settings(parity, every),
+        *_degree(real_repeats, simulations),
     ]
     for run in real_repeats:
         found += [
@@ -520,6 +521,19 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
         )
         text = f"setting {setting}: engine {real}, {what} ({variants})"
         found.append(Check("settings", variants, "mark", str(real), str(simulated), text, tuple(rows["variant"])))
+    return found
+
+
+def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one."""
+    degrees = {run.meta.engine_settings.tensor_parallel_size for run in real_repeats if run.meta.engine_settings}
+    stated, found = sorted(degree for degree in degrees if degree is not None), []
+    for variant, sim in simulations.items():
+        assumed = _assumed(sim).get("tensor_parallel_size")
+        if stated and assumed is not None and stated != [assumed]:
+            engine = " / ".join(str(degree) for degree in stated)
+            text = f"tensor parallel degree: engine {engine}, simulated with {assumed} ({variant})"
+            found.append(Check("tensor parallel degree", variant, "mark", engine, str(assumed), text, (variant,)))
     return found
 
 

@@ -98,6 +98,8 @@ _VARIANTS = (
     " project's corrections. `calibrated`: a measured model of what a step costs."
 )
 
+_NO_EXPERTS = "`published` is not modelled: the model is a mixture of experts, and Vidur 0.0.26 has no expert layer."
+
 
 def content(
     comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
@@ -204,7 +206,16 @@ def _beside_it(comparison: Comparison) -> list[Block]:
         for name, other in comparison.answers.items()
         if name != comparison.headline
     ]
+    if _has_experts(comparison):
+        items.append(_NO_EXPERTS)
     return [Items(tuple(items))] if items else []
+
+
+def _has_experts(comparison: Comparison) -> bool:
+    """Whether the headline simulation says that its model is a mixture of experts."""
+    model = comparison.simulations[comparison.headline].meta.params.get("model", {})
+    geometry = model.get("geometry") if isinstance(model, dict) else None
+    return isinstance(geometry, dict) and bool(geometry.get("num_experts"))
 
 
 # --- folded -----------------------------------------------------------------------------------------------------------

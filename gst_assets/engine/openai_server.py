@@ -31,7 +31,6 @@ _SHORT = 100
 _MODELS_SHOWN = 10
 
 _PARALLEL = (
-    ("tensor_parallel", "tensor_parallel_size"),
     ("pipeline_parallel", "pipeline_parallel_size"),
     ("data_parallel", "data_parallel_size"),
     ("context_parallel", "prefill_context_parallel_size"),
@@ -40,7 +39,6 @@ _PARALLEL = (
 _WHOLE_CACHE = ("auto", "bfloat16", "float16", "half", "float32", "float")
 
 UNSUPPORTED = (
-    "tensor_parallel",
     "pipeline_parallel",
     "data_parallel",
     "context_parallel",
@@ -52,10 +50,14 @@ UNSUPPORTED = (
 )
 """What makes it another engine, or another delivery, than the one that is simulated and compared."""
 
+ASKED_ABOUT = ("tensor_parallel", *UNSUPPORTED)
+"""What `not_told` names where the server does not report it. The degree of tensor parallelism is compared with the
+scenario's where it does."""
+
 
 @dataclass
 class _Features:
-    """What a server reports of `UNSUPPORTED`: `on` with its evidence, `told` are those it reports anything definite
+    """What a server reports of `ASKED_ABOUT`: `on` with its evidence, `told` are those it reports anything definite
     about."""
 
     on: dict[str, str] = field(default_factory=dict)
@@ -90,11 +92,11 @@ async def read_server(http: Http, scenario: Scenario) -> ServerFacts:
     if features.on:
         raise EngineError(
             f"the server at {http.url('')} runs with"
-            f" {', '.join(f'{name} ({why})' for name, why in features.on.items())}. A comparison knows one engine on"
-            " one device that sends every token by itself, so this would be compared with the wrong simulation. Start"
-            " the server without it. Nothing was measured."
+            f" {', '.join(f'{name} ({why})' for name, why in features.on.items())}. A comparison knows one engine"
+            " that sends every token by itself, so this would be compared with the wrong simulation. Start the server"
+            " without it. Nothing was measured."
         )
-    settings = _settings(scenario, told, [name for name in UNSUPPORTED if name not in features.told])
+    settings = _settings(scenario, told, [name for name in ASKED_ABOUT if name not in features.told])
     return ServerFacts(model, settings)
 
 
@@ -197,12 +199,12 @@ async def _metrics(http: Http, features: _Features) -> dict[str, Any]:
 
 async def _server_info(http: Http, features: _Features) -> dict[str, Any]:
     """The configuration of a vLLM server that runs with VLLM_SERVER_DEV_MODE=1, which alone reports it; of SGLang only
-    what is on of `UNSUPPORTED`."""
+    its degree of tensor parallelism and what is on of `UNSUPPORTED`."""
     info = _Told(await _object(http, "/server_info?config_format=json"), "GET /server_info")
-    _sglang(info, features)
+    of_sglang = _sglang(info, features)
     config = info.inner("vllm_config")
     if config is None:
-        return {}
+        return of_sglang
     model, scheduler = config.part("model_config"), config.part("scheduler_config")
     compilation, parallel = config.part("compilation_config"), config.part("parallel_config")
     for name, key in _PARALLEL:
@@ -225,6 +227,7 @@ async def _server_info(http: Http, features: _Features) -> dict[str, Any]:
         features.note("quantization", is_on=True, told=f"cache_dtype {cached}")
     policy = scheduler.text("policy")
     told: dict[str, Any] = {
+        "tensor_parallel_size": _degree(parallel, "tensor_parallel_size", features),
         "dtype": (model.text("dtype") or "").removeprefix("torch.") or None,
         "max_num_seqs": scheduler.whole("max_num_seqs"),
         "max_num_batched_tokens": scheduler.whole("max_num_batched_tokens"),
@@ -237,9 +240,17 @@ async def _server_info(http: Http, features: _Features) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _sglang(info: _Told, features: _Features) -> None:
+def _degree(part: _Told, key: str, features: _Features) -> int | None:
+    """Devices that share each layer."""
+    size = part.whole(key)
+    if size is not None:
+        features.told.add("tensor_parallel")
+    return size
+
+
+def _sglang(info: _Told, features: _Features) -> dict[str, Any]:
     """SGLang's server arguments stand at the top of its answer."""
-    for key, name in (("tp_size", "tensor_parallel"), ("pp_size", "pipeline_parallel"), ("dp_size", "data_parallel")):
+    for key, name in (("pp_size", "pipeline_parallel"), ("dp_size", "data_parallel")):
         size = info.whole(key)
         if size is not None:
             features.note(name, is_on=size > 1, told=f"{key} {size}")
@@ -254,6 +265,8 @@ def _sglang(info: _Told, features: _Features) -> None:
     ):
         if info.has(key):
             features.note(name, is_on=info.holds(key), told=f"{key} is set")
+    degree = _degree(info, "tp_size", features)
+    return {} if degree is None else {"tensor_parallel_size": degree}
 
 
 async def _object(http: Http, path: str) -> dict[str, Any]:

@@ -50,4 +50,13 @@ def config_of_geometry(geometry: Geometry, dtype: str) -> dict[str, Any]:
         "vocab_size": geometry.vocab_size,
     }
     config |= {"mlp_bias": True} if geometry.mlp_bias else {}
+    if (keys := SUPPORTED[geometry.architecture].experts) is not None:
+        config |= {
+            keys.count: geometry.num_experts,
+            keys.size: geometry.mlp_hidden_size,
+            "num_experts_per_tok": geometry.num_experts_per_token,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
+        config |= {keys.renormalised: geometry.norm_topk_prob} if keys.renormalised else {}
     return config | ({"eos_token_id": _QWEN3_EOS} if geometry.vocab_size > _QWEN3_EOS else {})

@@ -92,7 +92,7 @@ def engine_environment(scenario: Scenario) -> dict[str, str]:
         values["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(str(cpu) for cpu in own) for own in bound)
         values["OMP_NUM_THREADS"] = str(threads)
     elif _multicast_is_forbidden():
-        # Its all-reduce is told by one of those variables only to find no multicast; so it is not even tried.
+        # Its all-reduce would ask for a multicast address before it gives up.
         values["VLLM_ALLREDUCE_USE_SYMM_MEM"] = "0"
     return values
 
@@ -236,6 +236,10 @@ def _start(scenario: Scenario, extension: str, steps: Path | None) -> Any:
     if engine.tensor_parallel_size > 1 and scenario.hardware.hardware_id != CPU and _multicast_is_forbidden():
         # FlashInfer's all-reduce, fused with the norm behind it, makes a workspace that multicasts.
         options["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
+    if model.geometry.num_experts is not None and scenario.hardware.hardware_id != CPU:
+        # What later versions choose by themselves on Hopper. 0.22.1 would take FlashInfer's kernels, which are compiled
+        # at first use and need a CUDA toolkit.
+        options["moe_backend"] = "triton"
     if steps is not None:
         options["scheduler_cls"] = _TRACERS[engine.async_scheduling]
     try:

@@ -61,6 +61,7 @@ def read(path: Path, options: Options) -> Results:
         written_by="Vidur (fields as in 0.0.26)",
         model=str(config.get("model_name") or NOT_STATED),
         hardware_id=str(config["device"]) if config.get("device") else None,
+        device_count=_device_count(config),
         mapping={
             "arrival_time_ns": f"running sum of {_GAP}",
             "scheduled_time_ns": "arrival + request_scheduling_delay",
@@ -110,6 +111,14 @@ def _request(row: Item, arrival_s: float) -> Request:
         token_ns=(first,) if produced == 1 else (),
         where=row.where,
     )
+
+
+def _device_count(replica: dict[str, Any]) -> int | None:
+    """Devices of one replica; None where the section does not say."""
+    shared, stages = replica.get("tensor_parallel_size"), replica.get("num_pipeline_stages")
+    if type(shared) is not int or type(stages) is not int or min(shared, stages) < 1:
+        return None
+    return shared * stages
 
 
 def _config(path: Path) -> dict[str, Any]:

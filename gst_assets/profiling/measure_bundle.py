@@ -42,6 +42,7 @@ from gst_assets.profiling.coverage import operator_coverage
 from gst_assets.profiling.interleaved import InterleavedRuns
 from gst_assets.profiling.operator_tables import measure_operators
 from gst_assets.profiling.partial import PartialProfile, subject
+from gst_assets.profiling.served_experts import served_experts
 from gst_assets.progress import Progress
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
@@ -200,6 +201,10 @@ async def _measure(
                 await between.play_after(engine, index)
         driven = calibrator.driven()
         clock.phase_ends("calibration")
+        has_experts = scenario.model.geometry.num_experts is not None
+        served = await served_experts(engine, scenario) if has_experts else None
+        if has_experts:
+            clock.phase_ends("served experts")
         tables, facts = await measure_operators(engine, scenario, clock.progress, partial)
         clock.phase_ends("operators")
     try:
@@ -209,9 +214,12 @@ async def _measure(
         raise
     graphs, layers = CapturedGraphs(driven.settings.cudagraph_capture_sizes), facts["num_layers"]
     mlp, attention, unmodelled = (tables[name] for name in ("mlp.csv", "attention.csv", "unmodelled.csv"))
-    per_step = OperatorTimes(mlp, attention, layers, graphs, tables.get("all_reduce.csv"))
+    per_step = OperatorTimes(
+        mlp, attention, layers, graphs, all_reduce=tables.get("all_reduce.csv"), experts=tables.get("experts.csv")
+    )
     operators = WholeStepOperators(per_step, attention, unmodelled, layers, graphs)
     tables["operator_coverage.csv"] = operator_coverage(driven.watched(), operators)
+    tables |= {"served_experts.csv": served} if served is not None else {}
     tables["self_fit.csv"] = self_fit(tables, driven.settings, device_is_host=hardware.hardware_id == CPU)
     clock.phase_ends("tables")
     for line in misfits(tables["self_fit.csv"]):

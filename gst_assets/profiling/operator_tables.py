@@ -1,5 +1,5 @@
 """The operator tables of a bundle: which batches are timed, and how their times become `mlp.csv`, `attention.csv`,
-`unmodelled.csv` and, of an engine on several devices, `all_reduce.csv`.
+`unmodelled.csv`, of an engine on several devices `all_reduce.csv` and of a mixture of experts `experts.csv`.
 
 Timing one batch belongs to `worker_ops`, reading between the points to `step_costs`. What the columns contain:
 
@@ -7,6 +7,8 @@ Timing one batch belongs to `worker_ops`, reading between the points to `step_co
   by their number.
 - `mlp.csv` rows are one prompt of `num_tokens` without context. `time_stats.add` is 0: vLLM fuses the residual add into
   the norms.
+- A mixture of experts has no MLP: the columns of `mlp_up_proj`, `mlp_act` and `mlp_down_proj` are empty, and
+  `experts.csv` has a row for each number of tokens and way of giving them to experts.
 - `attn_prefill` and `attn_decode` are the attention module's call without its KV-cache write, which is
   `attn_kv_cache_save`. Vidur 0.0.26 leaves `attn_kv_cache_save` out of its sum, so it is counted once at most, and in
   `overheads.csv` it is part of the device's time.
@@ -28,7 +30,8 @@ import pandas as pd
 
 from gst_assets.errors import ProfileError
 from gst_assets.profiling.partial import PartialProfile
-from gst_assets.profiling.worker_ops import ALL_REDUCE, LAYER_OPERATORS, MODEL_OPERATORS
+from gst_assets.profiling.worker_experts import ROUTER, ROUTINGS
+from gst_assets.profiling.worker_ops import ALL_REDUCE, MODEL_OPERATORS, experts_operator, layer_operators
 from gst_assets.scenario import Scenario
 
 _BLOCK = 16
@@ -66,9 +69,8 @@ def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
     profile = scenario.profile
     attention, per_sequence = ("attn", "attn_kv_cache_save"), ("lm_head", "sampling")
     shared = (ALL_REDUCE,) if scenario.engine.tensor_parallel_size > 1 else ()
-    found: dict[Batch, tuple[str, ...]] = {
-        prefill_batch(0, tokens): (*LAYER_OPERATORS, *MODEL_OPERATORS, *shared) for tokens in profile.num_tokens
-    }
+    all_operators = (*layer_operators(_has_experts(scenario)), *MODEL_OPERATORS, *shared)
+    found: dict[Batch, tuple[str, ...]] = {prefill_batch(0, tokens): all_operators for tokens in profile.num_tokens}
     for context in profile.prefill_context_sizes:
         for chunk in profile.prefill_chunk_sizes:
             found.setdefault(prefill_batch(context, chunk), attention)
@@ -77,6 +79,10 @@ def _wanted(scenario: Scenario) -> dict[Batch, tuple[str, ...]]:
             more = per_sequence if context == profile.decode_context_sizes[0] else ()
             found.setdefault(decode_batch(batch, context), (*attention, *more))
     return found
+
+
+def _has_experts(scenario: Scenario) -> bool:
+    return scenario.model.geometry.num_experts is not None
 
 
 async def measure_operators(
@@ -97,7 +103,7 @@ async def measure_operators(
     layers = facts["num_layers"]
     medians = {
         batch: {
-            name: median(walk[name] for walk in walks) / 1e6 / (layers if name in LAYER_OPERATORS else 1)
+            name: median(walk[name] for walk in walks) / 1e6 / (1 if name in MODEL_OPERATORS else layers)
             for name in walks[0]
         }
         for batch, walks in samples.items()
@@ -109,6 +115,8 @@ async def measure_operators(
     }
     if facts["tensor_parallel_size"] > 1:
         tables["all_reduce.csv"] = _all_reduce_table(scenario, facts, medians)
+    if _has_experts(scenario):
+        tables["experts.csv"] = await _experts_table(engine, scenario, facts, medians)
     return tables, facts
 
 
@@ -194,9 +202,11 @@ async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
     for name, wanted in scenario.model.geometry:
         if name in unseen:
             continue
-        if facts[name] != wanted:
+        # A worker tells of experts only where it has them.
+        found = facts.get(name, wanted if name == "norm_topk_prob" else None)
+        if found != wanted:
             raise ProfileError(
-                f"model.geometry.{name} is {wanted} in scenario {scenario.name}, but the engine runs {facts[name]}. "
+                f"model.geometry.{name} is {wanted} in scenario {scenario.name}, but the engine runs {found}. "
                 "Correct the scenario or its checkpoint."
             )
     return facts
@@ -208,7 +218,7 @@ def _mlp_table(scenario: Scenario, facts: dict[str, Any], medians: dict[Batch, d
         times = medians[prefill_batch(0, tokens)]
         rows.append(
             {
-                **{_column(name): times[name] for name in _MLP_OPERATORS},
+                **{_column(name): times.get(name, float("nan")) for name in _MLP_COLUMNS},
                 _column("add"): 0.0,
                 "n_head": facts["num_q_heads"],
                 "n_kv_head": facts["num_kv_heads"],
@@ -297,7 +307,35 @@ def _unmodelled_table(scenario: Scenario, medians: dict[Batch, dict[str, float]]
     return _typed(rows)
 
 
-_MLP_OPERATORS = tuple(name for name in LAYER_OPERATORS if name not in ("attn", "attn_kv_cache_save"))
+async def _experts_table(
+    engine: Worker, scenario: Scenario, facts: dict[str, Any], medians: dict[Batch, dict[str, float]]
+) -> pd.DataFrame:
+    batches = [prefill_batch(0, tokens) for tokens in scenario.profile.num_tokens]
+    plain = [[list(pair) for pair in batch] for batch in batches]
+    distinct = (await engine.collective_rpc("gst_distinct_experts", plain))[0]
+    rows = []
+    for batch, counts in zip(batches, distinct, strict=True):
+        times = medians[batch]
+        for routing in ROUTINGS:
+            rows.append(
+                {
+                    "num_tokens": batch[0][1],
+                    "routing": routing,
+                    # The gate does not depend on what is then chosen.
+                    _column("moe_router"): times["moe_router"] if routing == ROUTER else float("nan"),
+                    _column("moe_experts"): times[experts_operator(routing)],
+                    "distinct_experts": counts[routing],
+                    "n_expert": facts["num_experts"],
+                    "n_expert_per_token": facts["num_experts_per_token"],
+                    "n_embd": facts["hidden_size"],
+                    "n_expanded_embd": facts["mlp_hidden_size"],
+                    "num_tensor_parallel_workers": facts["tensor_parallel_size"],
+                }
+            )
+    return _typed(rows)
+
+
+_MLP_COLUMNS = tuple(name for name in layer_operators(has_experts=False) if name not in ("attn", "attn_kv_cache_save"))
 
 
 def _column(operator: str) -> str:

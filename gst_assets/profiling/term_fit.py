@@ -48,7 +48,8 @@ def fit(
 
     `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features
     that get one; a slope that would be negative is 0, since no request makes a step shorter; a knot whose value would
-    be negative is none, and the curve is straight across it, since few samples between far neighbours bent it there.
+    be negative is none, and the curve is straight across it, since few samples between far neighbours bent it there; a
+    last one is 0 where slopes are left to explain the samples.
     `are_fixed`: the positions are few and known (captured graphs), each a knot of its own. `most_knots=1` makes the
     base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
     """
@@ -64,17 +65,23 @@ def fit(
             for at, weight in zip(slope_knots, _hats(positions, slope_knots).T, strict=True)
         ]
     kept = list(columns)
+    has_base = 1.0
     while True:
-        design = np.column_stack([_hats(positions, knots), *(values for _, _, values in kept)])
+        base = _hats(positions, knots) * has_base
+        design = np.column_stack([base, *(values for _, _, values in kept)])
         solution = _least_absolute(design, durations_ns)
         lowest = int(np.argmin(solution[: len(knots)]))
         if len(knots) > 1 and solution[lowest] < 0:
             knots = np.delete(knots, lowest)
             continue
+        if solution[lowest] < 0 and kept:
+            has_base = 0.0
+            continue
         found = dict(zip([(name, at) for name, at, _ in kept], solution[len(knots) :].tolist(), strict=True))
         if min(found.values(), default=0.0) >= 0:
             break
         kept = [column for column in kept if found[column[0], column[1]] >= 0]
+        has_base = has_base if kept else 1.0
     residuals = durations_ns - design @ solution
     low, high = np.percentile(residuals, [5, 95])
     common = {

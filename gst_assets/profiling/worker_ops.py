@@ -26,11 +26,22 @@ from typing import Any
 
 from gst_assets.engine.vllm_worker import WorkerReport
 from gst_assets.errors import ProfileError
+from gst_assets.profiling.worker_experts import (
+    EVEN,
+    ROUTER,
+    ROUTINGS,
+    SAME,
+    ExpertBlock,
+    RoutingWatch,
+    all_apart,
+    expert_blocks,
+    take_distinct,
+)
 from gst_assets.profiling.worker_graphs import GraphClock
 from gst_assets.profiling.worker_steps import StepWatch
 from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER
 
-LAYER_OPERATORS = (
+_COMMON_OPERATORS = (
     "input_layernorm",
     "attn_pre_proj",
     "attn_rope",
@@ -38,15 +49,30 @@ LAYER_OPERATORS = (
     "attn_kv_cache_save",
     "attn_post_proj",
     "post_attention_layernorm",
-    "mlp_up_proj",
-    "mlp_act",
-    "mlp_down_proj",
 )
-"""Operators of one decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it
+"""Operators of any decoder layer by Vidur's names. `attn_rope` is rotary embedding, with q-norm and k-norm before it
 where the model has them (Qwen3); biases are part of their projection; the norms include the residual add
 that vLLM fuses into them; `attn` is the attention module's call less the KV-cache write it makes. With FP8 weights a
 projection includes quantising its input, which an engine with compiled graphs fuses into the norm or activation before
 it, but for `attn_post_proj`."""
+
+_MLP_OPERATORS = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
+_EXPERTS = {ROUTER: "moe_experts", EVEN: "moe_experts_even", SAME: "moe_experts_same"}
+_EXPERT_OPERATORS = ("moe_router", *_EXPERTS.values())
+"""In place of the MLP where a layer has experts; Vidur has no names for them. `moe_router` is the gate's projection,
+`moe_experts` the routing choice and the chosen experts: the router's own, and on the same tokens spread evenly and all
+sent to the same experts."""
+
+
+def layer_operators(has_experts: bool) -> tuple[str, ...]:
+    """Operators of one decoder layer, with one MLP or with experts."""
+    return (*_COMMON_OPERATORS, *(_EXPERT_OPERATORS if has_experts else _MLP_OPERATORS))
+
+
+def experts_operator(routing: str) -> str:
+    """The operator of the experts under one of `worker_experts.ROUTINGS`."""
+    return _EXPERTS[routing]
+
 
 MODEL_OPERATORS = ("embedding", "final_norm", "lm_head", "sampling")
 """Operators that run once a step. Vidur has no column for them. `sampling` is greedy: the logits' conversion to float32
@@ -64,7 +90,7 @@ Sequences = list[tuple[int, int]]
 """A batch: for each sequence its tokens already cached and its new tokens."""
 
 
-class OperatorTimer(StepWatch, WorkerReport):
+class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
     """vLLM worker extension (`worker_extension_cls`). Every argument and result is plain data: it crosses processes."""
 
     def gst_operator_facts(self) -> dict[str, Any]:
@@ -72,12 +98,12 @@ class OperatorTimer(StepWatch, WorkerReport):
         device).
 
         Raises:
-            ProfileError: the attention backend writes the KV cache inside its attention kernel, or the model has
-                several KV-cache groups.
+            ProfileError: the attention backend writes the KV cache inside its attention kernel, the model has several
+                KV-cache groups, or only some of its layers have experts.
         """
         import torch
 
-        layer = self._gst_layers()[0]
+        layer, blocks = self._gst_layers()[0], expert_blocks(self._gst_layers())
         attention = layer.self_attn
         groups = self.model_runner.attn_groups
         if len(groups) != 1 or len(groups[0]) != 1:
@@ -102,7 +128,7 @@ class OperatorTimer(StepWatch, WorkerReport):
             "num_q_heads": attention.total_num_heads,
             "num_kv_heads": attention.total_num_kv_heads,
             "head_dim": attention.head_dim,
-            "mlp_hidden_size": layer.mlp.down_proj.input_size,
+            **(blocks[0].facts() if blocks else {"mlp_hidden_size": layer.mlp.down_proj.input_size}),
             "vocab_size": self.model_runner.model.lm_head.org_vocab_size,
             "tensor_parallel_size": self._gst_num_ranks(),
             "bytes_per_value": self.vllm_config.model_config.dtype.itemsize,
@@ -118,9 +144,10 @@ class OperatorTimer(StepWatch, WorkerReport):
         """Time each of `batches` (`Sequences`) `repeats` times, after `warmups` untimed passes (a graph has warm-ups of
         its own).
 
-        Returns for each batch and repeat the nanoseconds by operator; those of `LAYER_OPERATORS` are summed over all
+        Returns for each batch and repeat the nanoseconds by operator; those of `layer_operators` are summed over all
         layers, `ALL_REDUCE` is of one. On a GPU only the operators `wanted` are timed, as capturing the others would
-        cost time; a walk on the CPU goes through all.
+        cost time; a walk on the CPU goes through all, and those of them whose experts are told to the router are walks
+        of their own.
         """
         import torch
         from vllm.forward_context import set_forward_context
@@ -137,6 +164,7 @@ class OperatorTimer(StepWatch, WorkerReport):
                     if clock is not None:
                         timed.append(self._gst_replay(inputs, clock, repeats, wanted))
                         continue
+                    told = [routing for routing in (EVEN, SAME) if _EXPERTS[routing] in wanted]
                     for _ in range(warmups):
                         self._gst_walk(inputs, _HostLaps())
                     walks = []
@@ -144,21 +172,63 @@ class OperatorTimer(StepWatch, WorkerReport):
                         laps = _HostLaps()
                         self._gst_walk(inputs, laps)
                         walks.append(self._gst_per_sum(laps.totals()))
+                        for routing in told:
+                            laps = _HostLaps()
+                            self._gst_walk(inputs, laps, routing)
+                            walks[-1][_EXPERTS[routing]] = laps.totals()[_EXPERTS[routing]]
                     timed.append(walks)
         return timed
+
+    def gst_distinct_experts(self, batches: Sequence[Sequence[Sequence[int]]]) -> list[dict[str, float]]:
+        """How many experts of a layer are read for each of `batches`, as the mean over the layers, by routing: what
+        `gst_time_batches` timed.
+
+        Raises:
+            ProfileError: the engine's experts are chosen where that cannot be seen.
+        """
+        import torch
+        from vllm.forward_context import set_forward_context
+
+        blocks = expert_blocks(self._gst_layers())
+        found: list[dict[str, float]] = []
+        with torch.inference_mode():
+            for batch in batches:
+                inputs, metadata, slots = self._gst_prepare([(int(context), int(new)) for context, new in batch])
+                counts: dict[str, float] = {}
+                with set_forward_context(
+                    metadata, self.vllm_config, num_tokens=len(inputs["token_ids"]), slot_mapping=slots
+                ):
+                    for routing in ROUTINGS:
+                        for block in blocks:
+                            block.chosen = []
+                        if self.model_runner.device.type == "cuda":
+                            hidden = self.model_runner.model.model.embed_tokens(inputs["token_ids"])
+                            with all_apart(blocks):
+                                for block in blocks:
+                                    block.run(hidden, block.project(hidden), routing)
+                        else:
+                            self._gst_walk(inputs, _HostLaps(), routing, blocks)
+                        counts[routing] = take_distinct(blocks)
+                found.append(counts)
+        return found
 
     def _gst_replay(
         self, inputs: dict[str, Any], clock: GraphClock, repeats: int, wanted: Sequence[str]
     ) -> list[dict[str, int]]:
         """Times of the operators `wanted`, each in a graph of its own."""
         layers = self._gst_layers()
-        per_layer, per_step = self._gst_operators(inputs)
+        blocks = dict(zip(map(id, layers), expert_blocks(layers), strict=False))
+        per_layer, per_step = self._gst_operators(inputs, blocks)
         times: dict[str, list[int]] = {}
         if ALL_REDUCE in wanted:
             hidden = self.model_runner.model.model.embed_tokens(inputs["token_ids"])
             sums = partial(_times, partial(_summed, hidden), _ALL_REDUCE_EXECUTIONS)
             times[ALL_REDUCE] = clock.nanoseconds(ALL_REDUCE, sums, _ALL_REDUCE_EXECUTIONS, repeats)
-        with self._gst_without_kv_cache_writes() as writes, self._gst_kernels_that_quantise():
+        with (
+            all_apart(list(blocks.values())),
+            self._gst_without_kv_cache_writes() as writes,
+            self._gst_kernels_that_quantise(),
+        ):
             _each(per_layer["attn"], layers)  # so that the arguments of every write are known
             for name, run in per_layer.items():
                 if name in wanted:
@@ -178,16 +248,17 @@ class OperatorTimer(StepWatch, WorkerReport):
         return [dict(zip(times, walk, strict=True)) for walk in zip(*times.values(), strict=True)]
 
     def _gst_operators(
-        self, inputs: dict[str, Any]
+        self, inputs: dict[str, Any], blocks: dict[int, ExpertBlock]
     ) -> tuple[dict[str, Callable[[Any], object]], dict[str, Callable[[], object]]]:
         """Every operator but the KV-cache write as a function of the layer, or of nothing, on inputs of the right
-        shapes."""
+        shapes. `blocks`: the expert blocks by the id of their layer."""
         import torch
         from vllm import _custom_ops as kernels
 
         model = self.model_runner.model
         hidden = model.model.embed_tokens(inputs["token_ids"])
-        attention, mlp = self._gst_layers()[0].self_attn, self._gst_layers()[0].mlp
+        first = self._gst_layers()[0]
+        attention = first.self_attn
         normalised = _normalises_heads(attention)
         residual, normed = hidden.clone(), hidden.clone()
         qkv, _ = attention.qkv_proj(hidden)
@@ -197,8 +268,16 @@ class OperatorTimer(StepWatch, WorkerReport):
         heads = (q.shape[0], -1, attention.head_dim)
         q_heads, k_heads = q.view(heads), k.view(heads)
         q_normed, k_normed = q_heads.clone(), k_heads.clone()
-        gate_up, _ = mlp.gate_up_proj(hidden)
-        activated = mlp.act_fn.forward_cuda(gate_up)
+        if blocks:
+            feed_forward = _experts_of(blocks, hidden)
+        else:
+            gate_up, _ = first.mlp.gate_up_proj(hidden)
+            activated = first.mlp.act_fn.forward_cuda(gate_up)
+            feed_forward = {
+                "mlp_up_proj": lambda layer: layer.mlp.gate_up_proj(hidden),
+                "mlp_act": lambda layer: layer.mlp.act_fn.forward_cuda(gate_up),
+                "mlp_down_proj": lambda layer: layer.mlp.down_proj(activated),
+            }
         last = hidden[inputs["last_rows"]]
         logits = model.compute_logits(last)
 
@@ -222,9 +301,7 @@ class OperatorTimer(StepWatch, WorkerReport):
             "attn": lambda layer: layer.self_attn.attn(q, k, v),
             "attn_post_proj": lambda layer: layer.self_attn.o_proj(q),
             "post_attention_layernorm": lambda layer: add_and_norm(layer.post_attention_layernorm),
-            "mlp_up_proj": lambda layer: layer.mlp.gate_up_proj(hidden),
-            "mlp_act": lambda layer: layer.mlp.act_fn.forward_cuda(gate_up),
-            "mlp_down_proj": lambda layer: layer.mlp.down_proj(activated),
+            **feed_forward,
         }, {
             "embedding": lambda: model.model.embed_tokens(inputs["token_ids"]),
             "final_norm": lambda: add_and_norm(model.model.norm),
@@ -369,24 +446,32 @@ class OperatorTimer(StepWatch, WorkerReport):
         names = group.layer_names
         return inputs, dict.fromkeys(names, metadata), dict.fromkeys(names, common.slot_mapping)
 
-    def _gst_walk(self, inputs: dict[str, Any], clock: _HostLaps) -> Any:
-        """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral), with a lap
-        after every operator; returns the logits. On several ranks within `_gst_without_sums`, and they begin
-        together."""
+    def _gst_walk(
+        self,
+        inputs: dict[str, Any],
+        clock: _HostLaps,
+        routing: str = ROUTER,
+        blocks: Sequence[ExpertBlock] | None = None,
+    ) -> Any:
+        """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral, Qwen3-MoE
+        and Mixtral), with a lap after every operator; returns the logits. `routing` tells which experts get the tokens;
+        `blocks` are the layers' expert blocks, where they are watched. On several ranks within
+        `_gst_without_sums`, and they begin together."""
         import torch
 
         model = self.model_runner.model
         positions, residual = inputs["positions"], None
         normalised = _normalises_heads(self._gst_layers()[0].self_attn)
+        blocks = expert_blocks(self._gst_layers()) if blocks is None else blocks
         is_shared = self._gst_num_ranks() > 1
-        with self._gst_stamped_kv_cache_writes(clock):
+        with all_apart(blocks), self._gst_stamped_kv_cache_writes(clock):
             if is_shared:
                 _summed(torch.zeros(1, model.config.hidden_size, dtype=self.vllm_config.model_config.dtype))
             clock.start()
             hidden = model.model.embed_tokens(inputs["token_ids"])
             clock.lap("embedding")
-            for layer in model.model.layers:
-                attention, mlp = layer.self_attn, layer.mlp
+            for index, layer in enumerate(model.model.layers):
+                attention = layer.self_attn
                 if residual is None:
                     residual, hidden = hidden, layer.input_layernorm(hidden)
                 else:
@@ -410,11 +495,17 @@ class OperatorTimer(StepWatch, WorkerReport):
                     clock.lap(ALL_REDUCE)
                 hidden, residual = layer.post_attention_layernorm(hidden, residual)
                 clock.lap("post_attention_layernorm")
-                gate_up, _ = mlp.gate_up_proj(hidden)
+                if blocks:
+                    choice = blocks[index].project(hidden)
+                    clock.lap("moe_router")
+                    hidden = blocks[index].run(hidden, choice, routing)
+                    clock.lap(_EXPERTS[routing])
+                    continue
+                gate_up, _ = layer.mlp.gate_up_proj(hidden)
                 clock.lap("mlp_up_proj")
-                hidden = mlp.act_fn(gate_up)
+                hidden = layer.mlp.act_fn(gate_up)
                 clock.lap("mlp_act")
-                hidden, _ = mlp.down_proj(hidden)
+                hidden, _ = layer.mlp.down_proj(hidden)
                 clock.lap("mlp_down_proj")
                 if is_shared:
                     hidden = _summed(hidden)
@@ -467,6 +558,20 @@ class _HostLaps:
     def totals(self) -> dict[str, int]:
         """Nanoseconds by name."""
         return self._totals
+
+
+def _experts_of(blocks: dict[int, ExpertBlock], hidden: Any) -> dict[str, Callable[[Any], object]]:
+    """Operators of expert blocks as functions of the layer. Logits are made here, once: the graph of the experts has no
+    gate in it."""
+    logits = {key: block.project(hidden) for key, block in blocks.items()}
+
+    def run(routing: str) -> Callable[[Any], object]:
+        return lambda layer: blocks[id(layer)].run(hidden, logits[id(layer)], routing)
+
+    return {
+        "moe_router": lambda layer: blocks[id(layer)].project(hidden),
+        **{name: run(routing) for routing, name in _EXPERTS.items()},
+    }
 
 
 def _normalises_heads(attention: Any) -> bool:

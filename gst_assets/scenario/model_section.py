@@ -15,7 +15,7 @@ _VOCABULARY_MULTIPLE = 64
 
 
 class Geometry(Settings):
-    """Shapes of a dense decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
+    """Shapes of a decoder. `head_dim` is independent of `hidden_size / num_q_heads`.
 
     Settings that are excluded where they hold their default were added later: what was written about earlier models,
     and the digests over it, stay the same.
@@ -26,7 +26,7 @@ class Geometry(Settings):
     num_q_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
-    mlp_hidden_size: int = Field(gt=0)
+    mlp_hidden_size: int = Field(gt=0, description="of a layer's MLP, or of one of its experts")
     vocab_size: int = Field(gt=0)
     max_position_embeddings: int = Field(gt=0)
     tie_word_embeddings: bool = True
@@ -44,6 +44,17 @@ class Geometry(Settings):
         ),
     )
     mlp_bias: bool = Field(False, exclude_if=lambda value: not value, description="biases of the MLP (Llama)")
+    num_experts: int | None = Field(
+        None, gt=0, exclude_if=lambda value: value is None, description="MLPs of each layer of a mixture of experts"
+    )
+    num_experts_per_token: int | None = Field(
+        None, gt=0, exclude_if=lambda value: value is None, description="experts that the router chooses for a token"
+    )
+    norm_topk_prob: bool = Field(
+        True,
+        exclude_if=lambda value: bool(value),
+        description="scale the weights of a token's experts so that they add up to 1 (Qwen3-MoE leaves the choice)",
+    )
 
     @property
     def qkv_bias(self) -> bool:
@@ -78,6 +89,19 @@ class Geometry(Settings):
     def _heads_divide(self) -> Geometry:
         if self.num_q_heads % self.num_kv_heads:
             raise ValueError(f"num_q_heads {self.num_q_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _experts_belong_to_the_architecture(self) -> Geometry:
+        has = SUPPORTED[self.architecture].experts is not None
+        for name in ("num_experts", "num_experts_per_token"):
+            if (getattr(self, name) is not None) != has:
+                found, wanted = getattr(self, name), "a number" if has else "none"
+                raise ValueError(f"{name} is {found}, but {self.architecture} needs {wanted}")
+        if self.num_experts and self.num_experts_per_token and self.num_experts_per_token > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_token {self.num_experts_per_token} exceeds num_experts {self.num_experts}"
+            )
         return self
 
 

@@ -52,6 +52,21 @@ class Scenario(Settings):
         return self
 
     @model_validator(mode="after")
+    def _experts_stand_alone(self) -> Scenario:
+        if self.model.geometry.num_experts is None:
+            return self
+        for setting, is_set, reset in (
+            ("engine.tensor_parallel_size", self.engine.tensor_parallel_size > 1, "1"),
+            ("model.quantization", self.model.quantization is not None, "null"),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"{setting} is not supported with a mixture of experts: the expert block is profiled on one device,"
+                    f" as it is stored. Set {setting}={reset}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _devices_share_each_layer(self) -> Scenario:
         problem = self.model.geometry.unshareable(self.engine.tensor_parallel_size)
         if problem:
@@ -82,6 +97,18 @@ class Scenario(Settings):
                 f"model.quantization: {quantization} needs model.dtype bfloat16 or float16, found float32. Set"
                 " model.dtype, or model.quantization=null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _vidur_has_no_experts(self) -> Scenario:
+        asked = {"simulation.variants": self.simulation.variants}
+        asked |= {"sweep.variant": (self.sweep.variant,)} if self.sweep is not None else {}
+        for name, variants in asked.items():
+            if self.model.geometry.num_experts is not None and "published" in variants:
+                raise ValueError(
+                    f"{name} has published, but model {self.model.name} is a mixture of experts, which is not modelled:"
+                    " Vidur 0.0.26 has no expert layer. Ask for kernels or calibrated"
+                )
         return self
 
     @property

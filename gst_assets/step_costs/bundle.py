@@ -56,6 +56,7 @@ class Bundle:
     directory: Path
     mlp: pd.DataFrame
     attention: pd.DataFrame
+    experts: pd.DataFrame | None
     overheads: pd.DataFrame | None
     host_speed: pd.DataFrame | None
     traffic: pd.DataFrame | None
@@ -80,8 +81,11 @@ class Bundle:
 
     def operator_times(self) -> OperatorTimes:
         """Operator times of this bundle."""
+        layers = self.geometry.num_layers
         return self._once(
-            lambda: OperatorTimes(self.mlp, self.attention, self.geometry.num_layers, self.graphs, self.all_reduce),
+            lambda: OperatorTimes(
+                self.mlp, self.attention, layers, self.graphs, all_reduce=self.all_reduce, experts=self.experts
+            ),
             "operators",
         )
 
@@ -261,6 +265,7 @@ def load_bundle(directory: Path) -> Bundle:
         directory=directory,
         mlp=listed(tables.MlpProfile),
         attention=listed(tables.AttentionProfile),
+        experts=optional(tables.ExpertsProfile),
         overheads=optional(tables.Overheads),
         host_speed=optional(tables.HostSpeed),
         traffic=optional(tables.CalibrationTraffic),
@@ -270,6 +275,7 @@ def load_bundle(directory: Path) -> Bundle:
         sha256=dict(meta.sha256),
     )
     _check_degree(bundle)
+    _check_feed_forward(bundle)
     bundle.operator_times()
     return bundle
 
@@ -296,6 +302,21 @@ def _check_degree(bundle: Bundle) -> None:
                 f"{bundle.directory / file}: {column.name} in row {row} (line {row + 2}) is {column.iloc[row]}, but"
                 f" mlp.csv begins with {degree}; a bundle is of one number of devices. {_REMEASURE}."
             )
+
+
+def _check_feed_forward(bundle: Bundle) -> None:
+    """Every layer has one MLP, timed in mlp.csv, or experts, timed in experts.csv."""
+    has_mlp, has_experts = bool(bundle.mlp[_MLP_COLUMN].notna().any()), bundle.experts is not None
+    if has_mlp != has_experts:
+        return
+    found = "filled, but the bundle lists experts.csv" if has_mlp else "empty, and the bundle lists no experts.csv"
+    raise ProfileError(
+        f"{bundle.directory / 'mlp.csv'}: {_MLP_COLUMN} is {found}; expected the times of one MLP or those of experts."
+        f" {_REMEASURE}."
+    )
+
+
+_MLP_COLUMN = "time_stats.mlp_up_proj.median"
 
 
 def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None = None) -> None:
@@ -339,7 +360,7 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     # None: nothing is quantised, as in every bundle from before there was the setting.
     quantised = [value or "none" for value in (meta.engine_settings.quantization, model.quantization)]
     _same(bundle, "run_meta.json", "engine_settings.quantization", *quantised)
-    expected = {
+    expected: dict[str, dict[str, int | None]] = {
         "mlp.csv": {
             "n_head": geometry.num_q_heads,
             "n_kv_head": geometry.num_kv_heads,
@@ -355,8 +376,21 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             "block_size": scenario.engine.block_size,
         },
     }
+    frames = {"mlp.csv": bundle.mlp, "attention.csv": bundle.attention}
+    if (bundle.experts is not None) != (geometry.num_experts is not None):
+        found, wanted = ("has", "has none") if bundle.experts is not None else ("has no", "has experts")
+        raise ProfileError(f"{bundle.directory}: {found} experts.csv, but the scenario's model {wanted}. {_REMEASURE}.")
+    if bundle.experts is not None:
+        frames["experts.csv"] = bundle.experts
+        expected["experts.csv"] = {
+            "n_expert": geometry.num_experts,
+            "n_expert_per_token": geometry.num_experts_per_token,
+            "n_embd": geometry.hidden_size,
+            "n_expanded_embd": geometry.mlp_hidden_size,
+            "num_tensor_parallel_workers": 1,
+        }
     for file, columns in expected.items():
-        frame = bundle.mlp if file == "mlp.csv" else bundle.attention
+        frame = frames[file]
         for column, value in columns.items():
             wrong = (frame[column] != value).to_numpy(dtype=bool)
             if wrong.any():
@@ -375,6 +409,9 @@ def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | 
     if bundle.all_reduce is not None:
         tokens = bundle.all_reduce["num_tokens"]
         _covers(bundle, "all_reduce.csv", "num_tokens", tokens, 1, engine.max_num_batched_tokens, budget)
+    if bundle.experts is not None:
+        chosen = bundle.experts["num_tokens"][bundle.experts["routing"] == "router"]
+        _covers(bundle, "experts.csv (router rows)", "num_tokens", chosen, 1, engine.max_num_batched_tokens, budget)
     _covers(bundle, _DECODE, "batch_size", decode["batch_size"], 1, engine.max_num_seqs, "engine.max_num_seqs")
     if lengths is None:
         return

@@ -33,6 +33,13 @@ PER_TOKEN_OPERATORS = (
 )
 """Columns `time_stats.<name>.median` of mlp.csv, in ms per layer."""
 
+_MLP = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
+_EXPERTS = ("moe_router", "moe_experts")
+"""Columns `time_stats.<name>.median` of experts.csv, in ms per layer, which a mixture of experts has in place of
+`_MLP`."""
+_ROUTING = "router"
+"""Of the rows that are added up: the router's own choice. The other rows bound what another spread would take."""
+
 _SHORT_RUN = 16
 """Up to so many points are faster one by one than as an array."""
 
@@ -51,10 +58,12 @@ class OperatorTimes:
         attention: pd.DataFrame,
         num_layers: int,
         graphs: CapturedGraphs,
+        *,
         all_reduce: pd.DataFrame | None = None,
+        experts: pd.DataFrame | None = None,
     ) -> None:
-        """Tables as in `contracts.tables.MlpProfile`, `AttentionProfile` and `AllReduceProfile`; the last of several
-        devices only.
+        """Tables as in `contracts.tables.MlpProfile`, `AttentionProfile` and, of several devices, `AllReduceProfile`,
+        of a mixture of experts `ExpertsProfile`.
 
         Raises:
             ProfileError: the attention rows leave a hole in their grid.
@@ -62,7 +71,12 @@ class OperatorTimes:
         self._num_layers, self._graphs = num_layers, graphs
         ordered = mlp.sort_values("num_tokens")
         axis = Axis("mlp.csv", "num_tokens", ordered["num_tokens"].tolist())
-        self._per_token = [Curve(axis, ordered[f"time_stats.{name}.median"]) for name in PER_TOKEN_OPERATORS]
+        in_mlp = [name for name in PER_TOKEN_OPERATORS if experts is None or name not in _MLP]
+        self._per_token = [Curve(axis, ordered[f"time_stats.{name}.median"]) for name in in_mlp]
+        if experts is not None:
+            chosen = experts[experts["routing"] == _ROUTING].sort_values("num_tokens")
+            axis = Axis("experts.csv", "num_tokens", chosen["num_tokens"].tolist())
+            self._per_token += [Curve(axis, chosen[f"time_stats.{name}.median"]) for name in _EXPERTS]
         if all_reduce is not None:
             ordered = all_reduce.sort_values("num_tokens")
             axis = Axis("all_reduce.csv", "num_tokens", ordered["num_tokens"].tolist())

@@ -157,6 +157,7 @@ def bundle(
         directory=Path("bundle"),
         mlp=mlp,
         attention=attention,
+        experts=None,
         overheads=table,
         host_speed=host_speed if host_speed is not None else even_speed(),
         traffic=None,

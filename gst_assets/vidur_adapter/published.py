@@ -522,9 +522,15 @@ def search_bundle(directory: Path, jobs: int, log: Callable[[str], None], **cand
     `candidates` replace Vidur's own; simulations refuse what was found among others.
 
     Raises:
-        ArtifactError, ContractError, ProfileError: as `load_bundle`, or Vidur finds no rows in the files.
+        ArtifactError, ContractError, ProfileError: as `load_bundle`, a mixture of experts, or Vidur finds no rows in
+            the files.
     """
     bundle = load_bundle(directory)
+    if bundle.experts is not None:
+        raise ProfileError(
+            f"{directory}: of a mixture of experts, for which Vidur 0.0.26 has no layer, so there is no forest to"
+            " choose. Simulate kernels and calibrated."
+        )
     reported = bundle.meta.engine_settings
     degree = bundle.tensor_parallel_size
     config = PublishedConfig(

@@ -203,6 +203,11 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_pro
             f"unknown variant {variant!r}; simulation.variants allows {', '.join(get_args(Variant))}."
         )
     reported, engine, geometry = bundle.meta.engine_settings, scenario.engine, scenario.model.geometry
+    if variant == "published" and geometry.num_experts is not None:
+        raise SimulationError(
+            f"variant published: {scenario.model.name} is a mixture of experts, which is not modelled: Vidur 0.0.26 has"
+            " no expert layer. Simulate kernels and calibrated."
+        )
     if engine.enable_prefix_caching:
         if variant == "published" or (variant == "kernels" and scenario.simulation.loop == "event"):
             raise SimulationError(

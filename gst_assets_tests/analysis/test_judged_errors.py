@@ -593,6 +593,26 @@ def test_what_else_marks_a_comparison(tmp_path: Path, changes: dict[str, Any], s
     assert found.verdict.outcome == "warn", "identical latencies, yet marked"
 
 
+def test_another_tensor_parallel_degree_marks_a_comparison_where_both_sides_state_one(tmp_path: Path) -> None:
+    recipe = steady(100, 3)
+    usual = {"backend": "vllm", "engine_version": "1", "max_model_len": 9, "attention_backend": "A"}
+    server = {**usual, "backend": "openai", "scheduling_policy": ENGINE_SETTINGS["scheduling_policy"]}
+
+    def marks(of: str, real: dict[str, Any], degree: int | None) -> tuple[str, ...]:
+        assumed = {**ENGINE_SETTINGS, **({} if degree is None else {"tensor_parallel_size": degree})}
+        measured = recipe.with_meta(engine_settings={**ENGINE_SETTINGS, **real})
+        return tuple(
+            _compare(tmp_path / of, [measured], {"kernels": recipe.with_meta(simulated_settings=assumed)}).marks
+        )
+
+    assert marks("a", {**usual, "tensor_parallel_size": 2}, 1) == (
+        "tensor parallel degree: engine 2, simulated with 1 (kernels)",
+    )
+    assert marks("b", usual, 2) == ("tensor parallel degree: engine 1, simulated with 2 (kernels)",)
+    for name, (real, degree) in enumerate([({**usual, "tensor_parallel_size": 2}, 2), (server, 2), (usual, None)]):
+        assert marks(f"same {name}", real, degree) == ()
+
+
 def test_a_clean_comparison_has_no_note(tmp_path: Path) -> None:
     real = replace(steady(100, 2), columns={"num_preemptions": [0] * 100})
     found = _compare(tmp_path, [real] * 2, {"calibrated": steady(100, 2)})

@@ -356,6 +356,18 @@ def test_what_caps_the_verdict_and_what_would_settle_it_stand_beside_the_cells(u
     assert "- Not a pass because: run r0 is degraded.\n- To settle it: five more repeats would do.\n" in head
 
 
+def test_of_a_mixture_of_experts_the_report_says_why_published_is_not_there(usual: Comparison) -> None:
+    sentence = (
+        "- `published` is not modelled: the model is a mixture of experts, and Vidur 0.0.26 has no expert layer.\n"
+    )
+    assert sentence not in _text(usual)
+    sim = usual.simulations["calibrated"]
+    params = {**sim.meta.params, "model": {"geometry": {"num_experts": 8}}}
+    mixture = replace(sim, meta=sim.meta.model_copy(update={"params": params}))
+    text = _text(replace(usual, simulations={**usual.simulations, "calibrated": mixture}))
+    assert sentence in text[: text.index("![")]
+
+
 def test_settings_that_differ_are_told(tmp_path: Path) -> None:
     sim = steady(30, 2).with_meta(simulated_settings={**ENGINE_SETTINGS, "block_size": 16})
     text = _text(_comparison(tmp_path, [steady(30, 2)], {"calibrated": sim}))

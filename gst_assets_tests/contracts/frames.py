@@ -182,6 +182,22 @@ def _iterations(frame: pd.DataFrame) -> None:
 
 def _each_token_count_once(frame: pd.DataFrame) -> None:
     frame["num_tokens"] = frame["num_tokens"] % 1000 + 1 + 1000 * np.arange(len(frame))
+    columns = [f"time_stats.{name}.median" for name in ("mlp_up_proj", "mlp_act", "mlp_down_proj")]
+    # Of one MLP in every row, or of none.
+    frame[columns] = np.nan if frame.loc[0, columns].isna().any() else frame[columns].fillna(0.1)
+
+
+def _experts(frame: pd.DataFrame) -> None:
+    frame["num_tokens"] = frame["num_tokens"] % 1000 + 1 + 1000 * np.arange(len(frame))
+    gate = "time_stats.moe_router.median"
+    frame[gate] = frame[gate].fillna(0.1).where(frame["routing"] == "router")
+    frame["n_expert_per_token"] = frame[["n_expert", "n_expert_per_token"]].min(axis=1)
+    low, high = (frame[name].to_numpy(dtype="float64") for name in ("n_expert_per_token", "n_expert"))
+    frame["distinct_experts"] = frame["distinct_experts"].clip(low, high)
+
+
+def _served_experts(frame: pd.DataFrame) -> None:
+    frame["num_tokens"] = frame["num_tokens"] % 1000 + 1 + 1000 * np.arange(len(frame))
 
 
 def _attention(frame: pd.DataFrame) -> None:
@@ -228,6 +244,8 @@ _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.MlpProfile: _each_token_count_once,
     tables.AllReduceProfile: _each_token_count_once,
     tables.AttentionProfile: _attention,
+    tables.ExpertsProfile: _experts,
+    tables.ServedExperts: _served_experts,
     tables.Overheads: _overheads,
     tables.HostSpeed: _host_speed,
     tables.ComparisonHistory: _comparisons,

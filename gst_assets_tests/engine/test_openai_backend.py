@@ -177,9 +177,11 @@ def test_a_plain_server_tells_little_and_the_rest_is_marked_as_stated() -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    others = {"backend", "transport", "not_read_back", "not_told", "architecture"}
+    unknown = {"architecture", "tensor_parallel_size", "all_reduce"}
+    assert all(getattr(settings, name) is None for name in unknown)
+    others = {"backend", "transport", "not_read_back", "not_told", *unknown}
     assert set(settings.not_read_back) == set(type(settings).model_fields) - others
-    assert settings.not_told == list(openai_server.UNSUPPORTED)
+    assert settings.not_told == list(openai_server.ASKED_ABOUT)
     assert (settings.engine_version, settings.max_num_seqs, settings.transport) == ("unknown", 32, "http")
 
 

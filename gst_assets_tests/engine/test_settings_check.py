@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gst_assets.contracts.documents import EngineSettings
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import EngineError
 from gst_assets.scenario import load_scenario
@@ -40,6 +41,21 @@ def test_every_setting_that_differs_is_named_with_both_values(name: str, found: 
         check_settings(scenario, SETTINGS.model_copy(update={key: found}))
     assert f"{name}: the scenario asks for {asked}, but memory 1 runs with {found}" in str(raised.value)
     assert f"set {name}={found}" in str(raised.value)
+
+
+def test_the_degree_is_compared_where_the_engine_tells_it() -> None:
+    scenario = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    for told in (None, 2):
+        check_settings(scenario, SETTINGS.model_copy(update={"tensor_parallel_size": told}))
+    with pytest.raises(EngineError, match=r"engine\.tensor_parallel_size: the scenario asks for 2, .* runs with 1"):
+        check_settings(scenario, SETTINGS.model_copy(update={"tensor_parallel_size": 1}))
+
+
+def test_runs_recorded_before_there_were_degrees_are_of_one_device() -> None:
+    known = SETTINGS.model_dump(exclude={"tensor_parallel_size", "backend"})
+    assert EngineSettings(backend="vllm", **known).tensor_parallel_size == 1
+    assert EngineSettings(backend="transformers", **known).tensor_parallel_size == 1
+    assert EngineSettings(backend="openai", **known).tensor_parallel_size is None
 
 
 def test_chunked_prefill_and_the_captured_graphs_are_compared_too() -> None:

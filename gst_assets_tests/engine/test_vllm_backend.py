@@ -56,6 +56,43 @@ def test_environment_of_a_cpu_scenario() -> None:
     assert values["VLLM_ENGINE_READY_TIMEOUT_S"] == "600"
 
 
+def test_each_rank_of_a_cpu_engine_is_bound_to_cpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9, 3, 5, 7})
+    two = load_scenario("smoke", ["engine.tensor_parallel_size=2", "engine.cpu_threads=2"])
+    values = engine_environment(two)
+    assert (values["VLLM_CPU_OMP_THREADS_BIND"], values["OMP_NUM_THREADS"]) == ("3,5|7,9", "2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    with pytest.raises(
+        EngineError,
+        match=r"tensor_parallel_size 2 with engine\.cpu_threads 2: needs 4 CPUs, but this process may use 3\. Lower",
+    ):
+        engine_environment(two)
+
+
+@pytest.mark.parametrize(
+    "variable", ["NCCL_NVLS_ENABLE=0", "TORCH_SYMM_MEM_DISABLE_MULTICAST=1", "NVSHMEM_DISABLE_NVLS=1"]
+)
+def test_a_host_without_multicast_gets_no_all_reduce_that_multicasts(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS"):
+        monkeypatch.delenv(name, raising=False)
+    shared = load_scenario("h100x2_32b_half")
+    assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in engine_environment(shared)
+    monkeypatch.setenv(*variable.split("="))
+    assert engine_environment(shared)["VLLM_ALLREDUCE_USE_SYMM_MEM"] == "0"
+    assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in engine_environment(
+        load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    )
+
+
+def test_ranks_that_differ_are_no_engine() -> None:
+    ranks = [{"block_size": 16, "num_kv_blocks": 100}, {"block_size": 16, "num_kv_blocks": 99}]
+    with pytest.raises(EngineError, match=r"rank 1 runs with num_kv_blocks 99, the one of rank 0 with 100"):
+        vllm_backend._agreed(ranks)
+    assert vllm_backend._agreed(ranks[:1]) == ranks[0]
+
+
 def test_the_hub_stays_reachable_for_a_hub_checkpoint_and_a_gpu_gets_no_cpu_settings() -> None:
     overrides = ["model.checkpoint=Qwen/Qwen3-0.6B", "hardware.hardware_id=a100", "hardware.device_name=A100"]
     values = engine_environment(load_scenario("smoke", overrides))

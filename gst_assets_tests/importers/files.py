@@ -248,8 +248,9 @@ def llmservingsim_simulated(
     return path
 
 
-def vidur(folder: Path, requests: Sequence[Played], *, model: str = "tiny") -> Path:
-    """Vidur's output folder: request_metrics.csv, config.json and an (unread) plots folder."""
+def vidur(folder: Path, requests: Sequence[Played], *, model: str = "tiny", **replica: Any) -> Path:
+    """Vidur's output folder: request_metrics.csv, config.json (with more of the replica) and an (unread) plots
+    folder."""
     (folder / "plots").mkdir(parents=True)
     (folder / "plots" / "request_e2e_time.csv").write_text("cdf,request_e2e_time\n0.0,0.1\n")
     columns = [
@@ -280,7 +281,7 @@ def vidur(folder: Path, requests: Sequence[Played], *, model: str = "tiny") -> P
         )
     (folder / "request_metrics.csv").write_text("\n".join(lines) + "\n")
     (folder / "config.json").write_text(
-        json.dumps({"cluster_config": {"replica_config": {"model_name": model, "device": "a100"}}})
+        json.dumps({"cluster_config": {"replica_config": {"model_name": model, "device": "a100", **replica}}})
     )
     return folder
 

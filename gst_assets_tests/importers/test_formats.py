@@ -439,6 +439,23 @@ def test_prompt_lengths_that_nobody_knows(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("replica", "count"),
+    [
+        ({"tensor_parallel_size": 2, "num_pipeline_stages": 1}, 2),
+        ({"tensor_parallel_size": 4, "num_pipeline_stages": 2}, 8),
+        ({"tensor_parallel_size": 2}, None),
+        ({"tensor_parallel_size": "2", "num_pipeline_stages": 1}, None),
+    ],
+)
+def test_devices_of_a_vidur_replica_are_counted_where_it_says(
+    replica: dict[str, Any], count: int | None, tmp_path: Path
+) -> None:
+    import_results("vidur", files.vidur(tmp_path / "vidur", played(3), **replica), tmp_path / "run")
+    hardware = load_run(tmp_path / "run", "vidur").meta.hardware
+    assert hardware is not None and hardware.device_count == count
+
+
 def test_a_restarted_request_of_vidur(tmp_path: Path) -> None:
     path = files.vidur(tmp_path / "vidur", played(3)) / "request_metrics.csv"
     path.write_text(path.read_text().rstrip("\n")[:-1] + "1\n")

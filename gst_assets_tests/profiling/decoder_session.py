@@ -18,7 +18,7 @@ from gst_assets.engine.launch import die_with_parent
 from gst_assets.engine.replay import replay
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.profiling.operator_tables import _facts
-from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
+from gst_assets.profiling.worker_ops import MODEL_OPERATORS, layer_operators
 from gst_assets.scenario import read_resolved
 from gst_assets_tests.engine.engine_session import plan
 
@@ -27,7 +27,7 @@ async def session(scenario_file: Path) -> dict[str, Any]:
     scenario = read_resolved(scenario_file)
     async with open_vllm_engine(scenario, "gst_assets_tests.profiling.checked_run.CheckedTimer") as engine:
         played = await replay(engine, plan("a", [(40, 6), (9, 3)]), request_timeout_s=60, may_stop_early=False)
-        wanted = [*LAYER_OPERATORS, *MODEL_OPERATORS]
+        wanted = [*layer_operators(scenario.model.geometry.num_experts is not None), *MODEL_OPERATORS]
         ((times,),) = await engine.collective_rpc("gst_time_batches", [[[0, 16]]], 1, 2, wanted)
         return {
             "reported": engine.settings().architecture,

@@ -38,14 +38,16 @@ def mlp_table(scenario: Scenario) -> pd.DataFrame:
     geometry = scenario.model.geometry
     frame = pd.DataFrame({"num_tokens": scenario.profile.num_tokens})
     for operator in PER_TOKEN_OPERATORS:
-        frame[f"time_stats.{operator}.median"] = [per_token_ms(operator, n) for n in frame["num_tokens"]]
+        times = [per_token_ms(operator, n) for n in frame["num_tokens"]]
+        has_none = geometry.num_experts is not None and operator.startswith("mlp_")
+        frame[f"time_stats.{operator}.median"] = [float("nan")] * len(times) if has_none else times
     shapes = {
         "n_head": geometry.num_q_heads,
         "n_kv_head": geometry.num_kv_heads,
         "n_embd": geometry.hidden_size,
         "n_expanded_embd": geometry.mlp_hidden_size,
         "vocab_size": geometry.vocab_size,
-        "num_tensor_parallel_workers": 1,
+        "num_tensor_parallel_workers": scenario.engine.tensor_parallel_size,
     }
     frame = frame.assign(**shapes, use_gated_mlp=True)
     return frame.astype(dict.fromkeys(["num_tokens", *shapes], "Int64"))
@@ -75,11 +77,57 @@ def attention_table(scenario: Scenario) -> pd.DataFrame:
         "n_kv_head": geometry.num_kv_heads,
         "head_dim": geometry.head_dim,
         "block_size": scenario.engine.block_size,
-        "num_tensor_parallel_workers": 1,
+        "num_tensor_parallel_workers": scenario.engine.tensor_parallel_size,
         "max_model_len": scenario.model.max_model_len,
     }
     frame = frame.assign(**shapes, attention_backend="FORMULA")
     return frame.astype(dict.fromkeys(["batch_size", "prefill_chunk_size", "kv_cache_size", *shapes], "Int64"))
+
+
+def expert_ms(operator: str, num_tokens: float) -> float:
+    """Linear in tokens: `moe_router`, and `moe_experts` of the router's own choice."""
+    return {"moe_router": 0.01 + 1e-4 * num_tokens, "moe_experts": 0.5 + 0.003 * num_tokens}[operator]
+
+
+def experts_table(scenario: Scenario) -> pd.DataFrame:
+    """experts.csv of the scenario's grid; other spreads of the tokens take a multiple of the router's."""
+    geometry = scenario.model.geometry
+    number, chosen = geometry.num_experts, geometry.num_experts_per_token
+    assert number and chosen
+    rows = [
+        {
+            "num_tokens": tokens,
+            "routing": routing,
+            "time_stats.moe_router.median": expert_ms("moe_router", tokens) if routing == "router" else float("nan"),
+            "time_stats.moe_experts.median": expert_ms("moe_experts", tokens) * factor,
+            "distinct_experts": float(chosen if routing == "same" else min(number, chosen * tokens)),
+        }
+        for tokens in scenario.profile.num_tokens
+        for routing, factor in (("router", 1.0), ("even", 1.5), ("same", 0.5))
+    ]
+    shapes = {
+        "n_expert": number,
+        "n_expert_per_token": chosen,
+        "n_embd": geometry.hidden_size,
+        "n_expanded_embd": geometry.mlp_hidden_size,
+        "num_tensor_parallel_workers": 1,
+    }
+    return pd.DataFrame(rows).assign(**shapes).astype(dict.fromkeys(["num_tokens", *shapes], "Int64"))
+
+
+def all_reduce_ms(num_tokens: float) -> float:
+    """Of one sum over the devices."""
+    return 0.02 + 2e-4 * num_tokens
+
+
+def all_reduce_table(scenario: Scenario) -> pd.DataFrame:
+    """all_reduce.csv of the scenario's grid."""
+    tokens, degree = pd.Series(scenario.profile.num_tokens), scenario.engine.tensor_parallel_size
+    values = tokens * scenario.model.geometry.hidden_size
+    shapes = {"num_tokens": tokens, "message_bytes": 4 * values, "size": 2 * values, "num_workers": degree}
+    frame = pd.DataFrame({"time_stats.all_reduce.median": [all_reduce_ms(n) for n in tokens], **shapes})
+    frame = frame.assign(devices_per_node=degree, collective="all_reduce")
+    return frame.astype(dict.fromkeys([*shapes, "devices_per_node"], "Int64"))
 
 
 def overheads_table() -> pd.DataFrame:
@@ -191,6 +239,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
         async_scheduling=engine.async_scheduling,
         enforce_eager=engine.enforce_eager,
         attention_backend="FORMULA",
+        tensor_parallel_size=engine.tensor_parallel_size,
     )
 
 
@@ -209,6 +258,8 @@ def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | N
         "host_speed": host_speed_table(),
         "calibration_traffic": traffic_table(),
         "operator_coverage": coverage_table(),
+        "experts": experts_table(scenario) if scenario.model.geometry.num_experts is not None else None,
+        "all_reduce": all_reduce_table(scenario) if scenario.engine.tensor_parallel_size > 1 else None,
     }
     settings = engine_settings(scenario)
     made = {f"{name}.csv": frame for name, frame in frames.items() if frame is not None}

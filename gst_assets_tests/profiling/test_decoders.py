@@ -10,7 +10,7 @@ import pytest
 
 from gst_assets.engine.launch import run_module
 from gst_assets.model_config import SUPPORTED
-from gst_assets.profiling.worker_ops import LAYER_OPERATORS, MODEL_OPERATORS
+from gst_assets.profiling.worker_ops import MODEL_OPERATORS, layer_operators
 from gst_assets.scenario import load_scenario
 
 pytestmark = pytest.mark.engine
@@ -30,7 +30,11 @@ _PARTICULARS: dict[str, dict[str, Any]] = {
     "Qwen3ForCausalLM": {"head_dim": 32, "attention_bias": True},
     "MistralForCausalLM": {"head_dim": 32, "sliding_window": None},
     "Phi3ForCausalLM": {"pad_token_id": 0, "partial_rotary_factor": 0.75},
-}
+    "Qwen3MoeForCausalLM": {
+        "head_dim": 32, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 96, "norm_topk_prob": False,
+    },
+    "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+}  # fmt: skip
 """What an architecture may have that others have not."""
 
 
@@ -67,4 +71,5 @@ def test_the_engine_serves_the_config_and_the_profiler_walks_the_whole_model(
     # Of the whole model: norms, biases and rotary embeddings that the walk left out would show in the logits, if only
     # in the 13th digit, since vLLM's random weights are small.
     assert found["facts"]["walk_difference"] == 0
-    assert found["timed"] == sorted({*LAYER_OPERATORS, *MODEL_OPERATORS})
+    has_experts = SUPPORTED[architecture].experts is not None
+    assert found["timed"] == sorted({*layer_operators(has_experts), *MODEL_OPERATORS})

@@ -13,7 +13,7 @@ import pytest
 from gst_assets.contracts import tables as contract
 from gst_assets.engine.protocol import IterationField
 from gst_assets.errors import ProfileError
-from gst_assets.profiling.step_samples import WatchedSteps, host_speed, step_rows
+from gst_assets.profiling.step_samples import WatchedSteps, host_speed, of_all_ranks, step_rows
 from gst_assets.profiling.term_fit import MIN_SAMPLES
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.step_costs.shapes import CapturedGraphs, StepShape
@@ -405,3 +405,15 @@ def test_the_trace_holds_each_busy_steps_slowness_in_order(name: str) -> None:
     assert table.loc[table["part"] == "delivery", "ratio"].tolist() == [1.5, 0.9, 0.001]
     gaps = table["time_ns"].diff().dropna().astype(int)
     assert table["time_ns"].iloc[0] == 0 and gaps.max() == 500_000
+
+
+def test_steps_of_several_ranks_begin_with_the_last_and_end_with_rank_0() -> None:
+    #        begun, forward, launched, device begun, device ended, head start, watching
+    first = [[100, 110, 150, 120, 200, 7, 3]]
+    second = [[101, 105, 160, 125, 190, 7, 9]]
+    assert of_all_ranks([first], is_gpu=True).tolist() == first
+    assert of_all_ranks([first, second], is_gpu=True).tolist() == [[101, 110, 160, 125, 200, 7, 3]]
+    assert of_all_ranks([first, second], is_gpu=False).tolist() == [[101, 110, 150, 125, 200, 7, 3]]
+    assert of_all_ranks([[], []], is_gpu=True).shape == (0, len(first[0]))
+    with pytest.raises(ProfileError, match="workers ran 1, 0 steps"):
+        of_all_ranks([first, []], is_gpu=True)

@@ -159,3 +159,15 @@ def test_a_knot_that_would_be_negative_is_none() -> None:
     ns = np.concatenate([5e5 - 4.9e4 * (low - 100), np.full(20, 2e6)])
     rows = fit("handover", "any", positions, np.zeros((len(positions), 5)), np.maximum(ns, 1e3))
     assert min(base_of(rows).values()) >= 0 and len(base_of(rows)) >= 1
+
+
+def test_a_last_knot_that_would_be_negative_is_0_where_slopes_explain_the_samples() -> None:
+    """Few steps on a machine that does much else: those with requests long, those without short."""
+    requests = np.array([1, 1, 1, 1, 2, 2, 2, 2], dtype=float)
+    held = np.zeros((8, len(Features._fields)))
+    held[:, 0] = requests
+    rows = fit("device", "mixed", np.full(8, 128.0), held, 25e6 * requests - 15e6, ("prefill_request",))
+    assert base_of(rows) == {128.0: 0.0}
+    assert 10e6 <= slope_of(rows, "prefill_request")[0.0] <= 17.5e6
+    without = fit("device", "mixed", np.full(8, 128.0), held, 1e6 / requests, ("prefill_request",))
+    assert base_of(without)[128.0] > 0 and slope_of(without, "prefill_request")[0.0] == 0

@@ -54,6 +54,100 @@ def test_a_good_bundle_is_found_read_and_accepted(bundle: Bundle, tmp_path: Path
     check_bundle(bundle, SCENARIO, _lengths((1, 1), (1537, 300)))
 
 
+MIXTURE = [
+    "model.geometry.architecture=MixtralForCausalLM", "model.geometry.num_experts=8",
+    "model.geometry.num_experts_per_token=2",
+]  # fmt: skip
+
+
+def test_a_mixture_of_experts_adds_up_its_router_and_the_routers_own_choice(tmp_path: Path) -> None:
+    scenario = load_scenario("smoke", MIXTURE)
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", scenario))
+    check_bundle(bundle, scenario, _lengths((1, 1), (1537, 300)))
+    per_token_ms = sum(tables.per_token_ms(name, 7) for name in PER_TOKEN_OPERATORS if not name.startswith("mlp_"))
+    per_token_ms += tables.expert_ms("moe_router", 7) + tables.expert_ms("moe_experts", 7)
+    expected_ms = 4 * (per_token_ms + tables.attn_decode_ms(7, 9))
+    assert bundle.operator_times().ns(StepShape(7, 63, ())) == pytest.approx(expected_ms * 1e6)
+
+
+def test_a_bundle_has_the_times_of_one_mlp_or_of_experts(tmp_path: Path) -> None:
+    mixture = load_scenario("smoke", MIXTURE)
+    for number, (scenario, changes, found) in enumerate(
+        (
+            (mixture, {"experts": None}, "is empty, and the bundle lists no experts.csv"),
+            (mixture, {"mlp": tables.mlp_table(SCENARIO)}, "is filled, but the bundle lists experts.csv"),
+            (SCENARIO, {"mlp": tables.mlp_table(mixture)}, "is empty, and the bundle lists no experts.csv"),
+        )
+    ):
+        with pytest.raises(ProfileError, match=rf"mlp\.csv: time_stats\.mlp_up_proj\.median {found}; expected"):
+            load_bundle(tables.write_bundle(tmp_path / str(number), scenario, **changes))
+    of_mlp = tables.write_bundle(tmp_path / "b", mixture, mlp=tables.mlp_table(SCENARIO), experts=None)
+    with pytest.raises(ProfileError, match=r"b: has no experts\.csv, but the scenario's model has experts"):
+        check_bundle(load_bundle(of_mlp), mixture)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("n_expert", 9), ("n_expert_per_token", 1), ("n_embd", 512), ("n_expanded_embd", 64)]
+)
+def test_experts_of_another_shape_are_refused(column: str, value: int, tmp_path: Path) -> None:
+    scenario = load_scenario("smoke", MIXTURE)
+    experts = tables.experts_table(scenario)
+    experts.loc[2, column] = value
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", scenario, experts=experts))
+    with pytest.raises(ProfileError, match=rf"experts\.csv: {column} in row 2 \(line 4\) is {value}, but the scenario"):
+        check_bundle(bundle, scenario)
+
+
+def test_experts_that_were_timed_for_too_few_tokens_are_refused(tmp_path: Path) -> None:
+    scenario = load_scenario("smoke", MIXTURE)
+    experts = tables.experts_table(scenario)
+    few = experts[(experts["num_tokens"] < 512) | (experts["routing"] != "router")]
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", scenario, experts=few))
+    with pytest.raises(
+        ProfileError, match=r"experts\.csv \(router rows\): num_tokens covers 1 to 384, expected 1 to 512"
+    ):
+        check_bundle(bundle, scenario)
+
+
+def test_a_dense_bundle_is_not_one_of_a_mixture(bundle: Bundle) -> None:
+    with pytest.raises(ProfileError, match="architecture is Qwen3ForCausalLM, but the scenario expects Mixtral"):
+        check_bundle(bundle, load_scenario("smoke", MIXTURE))
+
+
+def test_a_bundle_of_several_devices_serves_that_degree_and_no_other(bundle: Bundle, tmp_path: Path) -> None:
+    of_two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    shared = load_bundle(tables.write_bundle(tmp_path / "two" / "qwen3-tiny", of_two))
+    assert set(shared.sha256) == {*BUNDLE_FILES, "all_reduce.csv"} and shared.tensor_parallel_size == 2
+    check_bundle(shared, of_two, _lengths((1, 1), (1537, 300)))
+    more_ms = 4 * 2 * tables.all_reduce_ms(7)
+    shape = StepShape(7, 63, ())
+    assert shared.operator_times().ns(shape) == pytest.approx(bundle.operator_times().ns(shape) + more_ms * 1e6)
+    with pytest.raises(
+        ProfileError, match=r"measured at tensor parallel degree 1 .*, but engine\.tensor_parallel_size is 2\. Measure"
+    ):
+        check_bundle(bundle, of_two)
+    with pytest.raises(ProfileError, match=r"degree 2 .* is 1\. .* or set engine\.tensor_parallel_size=2"):
+        check_bundle(shared, SCENARIO)
+    assert profile_key(of_two) != profile_key(SCENARIO)
+
+
+def test_a_bundle_of_several_devices_needs_its_all_reduce_at_that_degree(tmp_path: Path) -> None:
+    of_two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    lost = tables.write_bundle(tmp_path / "a", of_two, all_reduce=None)
+    with pytest.raises(ProfileError, match=r"all_reduce\.csv: missing, but mlp\.csv was measured on 2 devices"):
+        load_bundle(lost)
+    four = tables.all_reduce_table(of_two).assign(num_workers=4)
+    four["num_workers"] = four["num_workers"].astype("Int64")
+    mixed = tables.write_bundle(tmp_path / "b", of_two, all_reduce=four)
+    with pytest.raises(
+        ProfileError, match=r"all_reduce\.csv: num_workers in row 0 \(line 2\) is 4, but mlp\.csv begins with 2"
+    ):
+        load_bundle(mixed)
+    short = load_bundle(tables.write_bundle(tmp_path / "c", of_two, all_reduce=tables.all_reduce_table(of_two)[:-1]))
+    with pytest.raises(ProfileError, match=r"all_reduce\.csv: num_tokens covers 1 to 384, expected 1 to 512"):
+        check_bundle(short, of_two)
+
+
 def test_a_file_that_the_metadata_does_not_list_is_not_read(bundle: Bundle) -> None:
     path = bundle.directory / "run_meta.json"
     meta = json.loads(path.read_text())
@@ -90,7 +184,7 @@ def test_an_incomplete_or_altered_bundle_is_not_read(bundle: Bundle) -> None:
 def test_a_missing_or_zero_time_is_refused_with_its_row(value: float, tmp_path: Path) -> None:
     mlp = tables.mlp_table(SCENARIO)
     mlp.loc[3, "time_stats.mlp_act.median"] = value
-    with pytest.raises(ContractError, match=r"mlp\.csv: line 5, column time_stats\.mlp_act\.median"):
+    with pytest.raises(ContractError, match=r"mlp\.csv: line 5, .*time_stats\.mlp_act\.median"):
         load_bundle(tables.write_bundle(tmp_path / "b", SCENARIO, mlp=mlp))
 
 

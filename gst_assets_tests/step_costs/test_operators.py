@@ -178,3 +178,16 @@ def test_a_whole_step_adds_what_vidur_leaves_out() -> None:
     once_ms = (0.1 + 0.01) * 64 + (1.0 + 10.0) * 4
     kv_write_ms = LAYERS * (0.001 + 1e-5 * 64)
     assert whole.ns(shape) == pytest.approx(operators.ns(shape) + (once_ms + kv_write_ms) * 1e6)
+
+
+# --- several devices --------------------------------------------------------------------------------------------------
+
+
+@given(shapes)
+def test_devices_that_share_each_layer_sum_twice_a_layer_at_the_padded_tokens(shape: StepShape) -> None:
+    graphs = CapturedGraphs((8, 64, 200))
+    all_reduce = pd.DataFrame({"num_tokens": [1, 512], "time_stats.all_reduce.median": [0.1, 0.1 + 511 * 1e-3]})
+    alone = OperatorTimes(mlp_table(), attention_table(), LAYERS, graphs)
+    shared = OperatorTimes(mlp_table(), attention_table(), LAYERS, graphs, all_reduce)
+    sums_ms = 2 * LAYERS * (0.1 + (graphs.padded(shape.num_tokens) - 1) * 1e-3)
+    assert shared.ns(shape) == pytest.approx(alone.ns(shape) + sums_ms * 1e6)

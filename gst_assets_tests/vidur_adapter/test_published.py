@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from gst_assets.contracts.listing import read_listing
 from gst_assets.errors import ContractError, ProfileError, SimulationError
 from gst_assets.provenance import PROJECT_ROOT
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import Scenario, load_scenario
 from gst_assets.step_costs.bundle import Bundle, load_bundle
 from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter import event_loop, published, registration
@@ -38,20 +38,33 @@ OPERATORS = (
 )  # fmt: skip
 WIDE_HEADS = "model.geometry.head_dim=128"
 """Twice what Vidur computes of this geometry, as it does of Qwen3-0.6B."""
+TWO_DEVICES = "engine.tensor_parallel_size=2"
 SCENARIO = support.scenario(WIDE_HEADS)
 
 
-def write_small(directory: Path) -> None:
+def write_small(directory: Path, num_devices: int = 1) -> None:
     """Record small forests as what the search chose."""
-    path, found = directory / published.FORESTS_FILE, dict.fromkeys(OPERATORS, SMALL)
-    published.write_forests(path, found, published.csv_digests(directory), published.PublishedConfig().search())
+    operators = (*OPERATORS, "all_reduce") if num_devices > 1 else OPERATORS
+    path, found = directory / published.FORESTS_FILE, dict.fromkeys(operators, SMALL)
+    digests = published.csv_digests(directory, num_devices)
+    published.write_forests(path, found, digests, published.PublishedConfig().search())
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle on disk, with the file of chosen forests in it."""
-    directory = tables.write_bundle(tmp_path_factory.mktemp("root") / "cpu" / "tiny", SCENARIO)
-    write_small(directory)
+    return _bundle(tmp_path_factory.mktemp("root"), SCENARIO)
+
+
+@pytest.fixture(scope="module")
+def bundle_of_two(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same of an engine on two devices."""
+    return _bundle(tmp_path_factory.mktemp("root"), support.scenario(WIDE_HEADS, TWO_DEVICES))
+
+
+def _bundle(root: Path, scenario: Scenario) -> Bundle:
+    directory = tables.write_bundle(root / "cpu" / "tiny", scenario)
+    write_small(directory, scenario.engine.tensor_parallel_size)
     return load_bundle(directory)
 
 
@@ -98,18 +111,25 @@ def vidur_main(case: dict[str, Any], area: Path) -> list[list[int]]:
     return [[round(seconds * 1e9) for seconds in times] for times in json.loads((area / "times.json").read_text())]
 
 
-def test_request_times_equal_those_of_vidurs_command(bundle: Bundle, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_request_times_equal_those_of_vidurs_command(
+    num_devices: int, bundle: Bundle, bundle_of_two: Bundle, cache: Path, tmp_path: Path
+) -> None:
+    bundle = bundle_of_two if num_devices == 2 else bundle
     # Ties, prompts of several chunks, a last chunk of one token, a single token asked for, more requests than a step
     # takes.
     draw = random.Random(5)
     rows = [(0, 513, 4), (0, 700, 30), (0, 1, 1), (3 * MS, 1025, 2)]
     rows += [(draw.choice([0, draw.randrange(30 * MS)]), draw.randint(1, 900), draw.randint(1, 60)) for _ in range(60)]
-    overrides = ("engine.max_num_seqs=16", "engine.max_num_batched_tokens=512", "engine.num_kv_blocks=1500")
+    overrides = [f"engine.tensor_parallel_size={num_devices}", "engine.max_num_seqs=16"]
+    overrides += ["engine.max_num_batched_tokens=512", "engine.num_kv_blocks=1500"]
     result = run(rows, bundle, cache, *overrides)
     geometry, arrivals = SCENARIO.model.geometry, result.requests["arrival_time_ns"]
     case = {
         "mlp": str(bundle.directory / "mlp.csv"),
         "attention": str(bundle.directory / "attention.csv"),
+        "all_reduce": str(bundle.directory / "all_reduce.csv"),
+        "num_devices": num_devices,
         "random_state": published.RANDOM_STATE,
         "model": {
             "num_layers": geometry.num_layers,
@@ -132,6 +152,19 @@ def test_request_times_equal_those_of_vidurs_command(bundle: Bundle, cache: Path
     assert result.requests[names].to_numpy().tolist() == vidur_main(case, tmp_path)
     assert result.iterations["num_waiting"].max() > 0
     assert result.num_preemptions == 0
+
+
+def test_two_devices_pay_vidurs_all_reduce_twice_a_layer(bundle: Bundle, bundle_of_two: Bundle, cache: Path) -> None:
+    rows = [(0, 1, 1)]
+    alone, shared = run(rows, bundle, cache), run(rows, bundle_of_two, cache, TWO_DEVICES)
+    more_ns = (shared.requests["ttft_ns"] - alone.requests["ttft_ns"]).iloc[0]
+    # One token counts as eight, between two points of which a forest knows only the lower.
+    launched_ms = shared.settings["all_reduce_launch_overhead_ms"]
+    assert launched_ms == 0.02 and "all_reduce_launch_overhead_ms" not in alone.settings
+    per_sum_ms = more_ns / 1e6 / (2 * SCENARIO.model.geometry.num_layers)
+    assert tables.all_reduce_ms(1) <= per_sum_ms - launched_ms <= tables.all_reduce_ms(16)
+    assert shared.settings["tensor_parallel_size"] == 2
+    assert shared.settings["kv_bytes_per_token"] * 2 == alone.settings["kv_bytes_per_token"]
 
 
 @given(
@@ -239,6 +272,16 @@ def test_the_command_writes_what_it_chose_and_a_bundle_with_it_still_is_what_it_
         run([(0, 10, 2)], load_bundle(directory), None)
     done = run_gst("search-forests", tmp_path / "absent")
     assert done.exit_code == 1 and done.stderr.startswith(f"error: {tmp_path / 'absent'}: ")
+
+
+def test_there_are_no_forests_of_a_mixture_of_experts(tmp_path: Path) -> None:
+    mixture = load_scenario(
+        "smoke", ["model.geometry.architecture=MixtralForCausalLM", "model.geometry.num_experts=8",
+                  "model.geometry.num_experts_per_token=2"],
+    )  # fmt: skip
+    directory = tables.write_bundle(tmp_path / "b", mixture)
+    with pytest.raises(ProfileError, match=r"of a mixture of experts, for which Vidur .* has no layer"):
+        published.search_bundle(directory, 1, print)
 
 
 def test_tables_are_kept_by_content(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gst_assets.scenario import load_scenario
 from gst_assets.testing.simulation_inputs import QWEN3_0_6B, scenario
 from gst_assets.vidur_adapter import registration
 
@@ -16,6 +17,15 @@ def test_qwen3_0_6b_has_its_true_head_dim_and_kv_size() -> None:
     replica = _replica()
     assert replica.attention_head_dim == 128
     assert registration.kv_bytes_per_token(replica) == 114_688
+
+
+def test_a_mixture_of_experts_has_the_kv_size_of_its_attention() -> None:
+    model = load_scenario("h100_30b_a3b_half").model
+    replica = registration.EngineReplica(
+        model_name=registration.model_name(model.geometry, 2048), head_dim=model.geometry.head_dim
+    )
+    # 48 layers, keys and values of 4 heads of 128 in two bytes; hidden_size / num_q_heads would be 64.
+    assert registration.kv_bytes_per_token(replica) == 48 * 2 * 4 * 128 * 2
 
 
 def test_the_device_holds_the_kv_blocks_of_the_engine() -> None:

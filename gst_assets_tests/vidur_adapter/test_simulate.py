@@ -501,6 +501,17 @@ def test_an_unknown_variant_is_refused() -> None:
         run(MIX, variant="fast")
 
 
+def test_vidur_as_it_ships_has_no_experts() -> None:
+    mixture = support.scenario(
+        "model.geometry.architecture=MixtralForCausalLM", "model.geometry.num_experts=8",
+        "model.geometry.num_experts_per_token=2",
+    )  # fmt: skip
+    lengths, intervals = support.workload(MIX)
+    message = "published: qwen3-tiny is a mixture of experts, which is not modelled: Vidur 0.0.26 has no expert layer"
+    with pytest.raises(SimulationError, match=message):
+        simulate(mixture, lengths, intervals, support.bundle(mixture), "published", cache_dir=None)
+
+
 def test_traces_of_different_requests_are_refused() -> None:
     scenario = support.scenario()
     lengths, _ = support.workload(MIX)

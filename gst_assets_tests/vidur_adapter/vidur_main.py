@@ -3,12 +3,12 @@ with.
 
     python -m gst_assets_tests.vidur_adapter.vidur_main CASE.json RESULT.json [VIDUR_OPTION ...]
 
-Shares no code with the adapter. Added to Vidur 0.0.26: a model and a device (it ships no Qwen3 and no H200), the two
-CSV files in place of its hub's, and a `random_state` for its forests. Everything else is Vidur's command line, its
-defaults included. `CASE.json` has the paths `mlp` and `attention`, `random_state`, the fields of the `model`, the
-engine's limits, how far tables reach (`max_chunk`, `max_tokens`), and `requests` as (arrival in ns, prompt tokens,
-output tokens). `RESULT.json` holds, per request in order of the trace, Vidur's times in seconds: arrived, scheduled,
-prefill completed, completed.
+Shares no code with the adapter. Added to Vidur 0.0.26: a model and a device (it ships no Qwen3 and no H200), the CSV
+files in place of its hub's, and a `random_state` for its forests. Everything else is Vidur's command line, its defaults
+included. `CASE.json` has the paths `mlp`, `attention` and `all_reduce`, `num_devices`, `random_state`, the fields of the
+`model`, the engine's limits, how far tables reach (`max_chunk`, `max_tokens`), and `requests` as (arrival in ns, prompt
+tokens, output tokens). `RESULT.json` holds, per request in order of the trace, Vidur's times in seconds: arrived,
+scheduled, prefill completed, completed.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Measured(BaseIntEnum):
 def register(case: dict[str, Any], random_state: int) -> list[type]:
     """Give Vidur the model, the device, and the place of the CSV files. Returns classes that must live on: Vidur
     finds them among subclasses."""
-    mlp, attention = case["mlp"], case["attention"]
+    mlp, attention, all_reduce = case["mlp"], case["attention"], case["all_reduce"]
 
     class LocalForests(RandomForrestExecutionTimePredictor):
         def _get_input_files(self) -> tuple[str, str, str, str]:
-            return mlp, attention, "", ""
+            return mlp, attention, all_reduce, ""
 
         def _get_estimator(self) -> RandomForestRegressor:
             return RandomForestRegressor(random_state=random_state)
@@ -70,7 +70,9 @@ def register(case: dict[str, Any], random_state: int) -> list[type]:
             {"fp16_tflops": 1000, "total_memory_gb": 1024},
             get_type=lambda: Measured.MEASURED_DEVICE,
         ),
-        _config(BaseNodeSKUConfig, {"num_devices_per_node": 1}, get_type=lambda: Measured.MEASURED_NODE),
+        _config(
+            BaseNodeSKUConfig, {"num_devices_per_node": case["num_devices"]}, get_type=lambda: Measured.MEASURED_NODE
+        ),
     ]
 
 
@@ -87,7 +89,7 @@ def options(case: dict[str, Any], trace: Path, scratch: Path) -> list[str]:
         "replica_config_device": "measured_device",
         "replica_config_network_device": "measured_node",
         "replica_config_num_pipeline_stages": 1,
-        "replica_config_tensor_parallel_size": 1,
+        "replica_config_tensor_parallel_size": case["num_devices"],
         "cache_config_block_size": case["block_size"],
         "cache_config_num_blocks": case["num_kv_blocks"],
         "replica_scheduler_config_type": "sarathi",

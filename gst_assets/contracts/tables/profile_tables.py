@@ -9,7 +9,8 @@ from gst_assets.contracts.tables.base import FilledTable, Int, Table
 
 class MlpProfile(FilledTable):
     """Per-layer operator times in milliseconds by `num_tokens`, in Vidur's column names (Vidur 0.0.26,
-    `SklearnExecutionTimePredictor._train_general_models`)."""
+    `SklearnExecutionTimePredictor._train_general_models`). A mixture of experts has no MLP: its three columns are empty
+    throughout, and the times of its experts are in experts.csv."""
 
     class Config(Table.Config):
         name = "mlp.csv"
@@ -30,13 +31,22 @@ class MlpProfile(FilledTable):
         gt=0, alias="time_stats.post_attention_layernorm.median", description="norm before the feed-forward part"
     )
     mlp_up_proj: Series[float] = pa.Field(
-        gt=0, alias="time_stats.mlp_up_proj.median", description="gate and up projection"
+        gt=0,
+        nullable=True,
+        alias="time_stats.mlp_up_proj.median",
+        description="gate and up projection; empty with experts",
     )
     mlp_act: Series[float] = pa.Field(
-        gt=0, alias="time_stats.mlp_act.median", description="activation of the feed-forward part"
+        gt=0,
+        nullable=True,
+        alias="time_stats.mlp_act.median",
+        description="activation of the feed-forward part; empty with experts",
     )
     mlp_down_proj: Series[float] = pa.Field(
-        gt=0, alias="time_stats.mlp_down_proj.median", description="down projection"
+        gt=0,
+        nullable=True,
+        alias="time_stats.mlp_down_proj.median",
+        description="down projection; empty with experts",
     )
     add: Series[float] = pa.Field(
         ge=0, alias="time_stats.add.median", description="0 where the engine fuses the residual add into a norm"
@@ -49,6 +59,89 @@ class MlpProfile(FilledTable):
     use_gated_mlp: Series[bool] = pa.Field(description="whether the feed-forward part has a gate")
     num_tokens: Series[Int] = pa.Field(gt=0, unique=True, description="tokens in the batch")
     num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0, description="devices one layer is spread over")
+
+    @pa.dataframe_check(error="the columns mlp_up_proj, mlp_act and mlp_down_proj are filled in every row or in none")
+    def mlp_is_there_or_not(cls, df: pd.DataFrame) -> pd.Series:
+        known = df[[f"time_stats.{name}.median" for name in ("mlp_up_proj", "mlp_act", "mlp_down_proj")]].notna()
+        return known.all(axis=1) if known.to_numpy().any() else ~known.any(axis=1)
+
+
+class ExpertsProfile(FilledTable):
+    """Per-layer times in milliseconds of a mixture of experts, by tokens and by how these are given to the experts. A
+    bundle of a dense decoder has no such file."""
+
+    class Config(Table.Config):
+        name = "experts.csv"
+
+    num_tokens: Series[Int] = pa.Field(gt=0, description="tokens in the batch")
+    routing: Series[str] = pa.Field(
+        isin=["router", "even", "same"],
+        description=(
+            "router: its own choice on hidden states of random tokens; even: tokens spread as evenly as possible; same:"
+            " all to the same experts"
+        ),
+    )
+    moe_router: Series[float] = pa.Field(
+        gt=0,
+        nullable=True,
+        alias="time_stats.moe_router.median",
+        description="the gate's projection; filled in rows of routing router",
+    )
+    moe_experts: Series[float] = pa.Field(
+        gt=0, alias="time_stats.moe_experts.median", description="the routing choice and the experts that it chose"
+    )
+    distinct_experts: Series[float] = pa.Field(
+        gt=0, description="experts of a layer that got at least one token, as the mean over the layers"
+    )
+    n_expert: Series[Int] = pa.Field(gt=0, description="experts of a layer")
+    n_expert_per_token: Series[Int] = pa.Field(gt=0, description="experts of a token")
+    n_embd: Series[Int] = pa.Field(gt=0, description="hidden size")
+    n_expanded_embd: Series[Int] = pa.Field(gt=0, description="hidden size of one expert")
+    num_tensor_parallel_workers: Series[Int] = pa.Field(gt=0, description="devices one layer is spread over")
+
+    @pa.dataframe_check(error="moe_router is filled where routing is router, and there only")
+    def gate_is_timed_once(cls, df: pd.DataFrame) -> pd.Series:
+        return df["time_stats.moe_router.median"].notna() == (df["routing"] == "router")
+
+    @pa.dataframe_check(error="num_tokens and routing stand in one row only")
+    def stands_once(cls, df: pd.DataFrame) -> pd.Series:
+        return ~df.duplicated(["num_tokens", "routing"])
+
+    @pa.dataframe_check(error="distinct_experts must be from n_expert_per_token to n_expert")
+    def distinct_is_possible(cls, df: pd.DataFrame) -> pd.Series:
+        found = df["distinct_experts"].replace(float("inf"), float("nan"))  # which another check names
+        return ~((found < df["n_expert_per_token"]) | (found > df["n_expert"]))
+
+
+class ServedExperts(Table):
+    """Which experts the router chose while the engine of a bundle served calibration traffic: steps by kind and tokens.
+
+    With random weights (`load_format: dummy`) this is what the calibrated step times hold; a checkpoint may spread its
+    tokens otherwise. On a GPU these steps ran without captured graphs, so without the rows by which a graph pads them.
+    """
+
+    class Config(Table.Config):
+        name = "served_experts.csv"
+
+    step_kind: Series[str] = pa.Field(
+        isin=["decode", "mixed"], description="decode: one token of each request; mixed: at least one prompt"
+    )
+    num_tokens: Series[Int] = pa.Field(gt=0, description="new tokens of the step")
+    num_steps: Series[Int] = pa.Field(gt=0, description="steps seen")
+    distinct_experts: Series[float] = pa.Field(
+        gt=0, description="experts of a layer that got at least one token, as the mean over layers and steps"
+    )
+    even_distinct_experts: Series[float] = pa.Field(
+        gt=0,
+        description=(
+            "expected of a router that chooses for each token by itself, any experts alike: n_expert * (1 - (1 -"
+            " n_expert_per_token / n_expert) ^ num_tokens)"
+        ),
+    )
+
+    @pa.dataframe_check(error="step_kind and num_tokens stand in one row only")
+    def stands_once(cls, df: pd.DataFrame) -> pd.Series:
+        return ~df.duplicated(["step_kind", "num_tokens"])
 
 
 class AttentionProfile(FilledTable):

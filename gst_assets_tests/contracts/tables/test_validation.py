@@ -291,6 +291,48 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
         "two rows describe the same point",
     ),
     (
+        "mlp_is_there_or_not",
+        tables.MlpProfile,
+        {"time_stats.mlp_act.median": np.nan},
+        "time_stats.mlp_act.median no value, time_stats.mlp_down_proj.median 5.5, but",
+    ),
+    (
+        "gate_is_timed_once",
+        tables.ExpertsProfile,
+        {"time_stats.moe_router.median": np.nan},
+        "found time_stats.moe_router.median no value, routing 'router', but",
+    ),
+    (
+        "gate_is_timed_once",
+        tables.ExpertsProfile,
+        {"routing": "even"},
+        "found time_stats.moe_router.median 5.5, routing 'even', but",
+    ),
+    (
+        "stands_once",
+        tables.ExpertsProfile,
+        {"num_tokens": 3097},
+        "found num_tokens 3097, routing 'router', but",
+    ),
+    (
+        "distinct_is_possible",
+        tables.ExpertsProfile,
+        {"distinct_experts": 1000.0},
+        "found distinct_experts 1000.0, n_expert_per_token 120, n_expert 120, but",
+    ),
+    (
+        "distinct_is_possible",
+        tables.ExpertsProfile,
+        {"distinct_experts": 1.0},
+        "found distinct_experts 1.0, n_expert_per_token 120, n_expert 120, but",
+    ),
+    (
+        "stands_once",
+        tables.ServedExperts,
+        {"num_tokens": 3097},
+        "found step_kind 'decode', num_tokens 3097, but",
+    ),
+    (
         "takes_time",
         tables.Overheads,
         {"ns": -0.5},

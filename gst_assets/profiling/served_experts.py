@@ -1,0 +1,54 @@
+"""Which experts a mixture of experts reads while it serves: the table `contracts.tables.ServedExperts`.
+
+Calibration traffic of a round of its own, the highest rate and the burst, is played once more, watched in the worker
+(`worker_experts.RoutingWatch`). Nothing is timed here, since watching takes time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pandas as pd
+
+from gst_assets.profiling import traffic
+from gst_assets.profiling.calibration import ROUNDS, WatchedEngine
+from gst_assets.scenario import Geometry, Scenario
+
+
+async def served_experts(engine: WatchedEngine, scenario: Scenario) -> pd.DataFrame | None:
+    """Play the traffic on an idle engine and count; None where its steps run where they cannot be watched (compiled
+    whole, as vLLM's CPU build does with `engine.enforce_eager: false`)."""
+    seen: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for segment in traffic.segments(scenario, ROUNDS)[-2:]:
+        await engine.collective_rpc("gst_watch_experts")
+        try:
+            await traffic.play(engine, scenario, segment, ROUNDS)
+        finally:
+            rows = (await engine.collective_rpc("gst_take_experts"))[0]
+        for num_tokens, num_requests, distinct, num_layers in rows:
+            if num_layers:
+                kind = "decode" if num_tokens == num_requests else "mixed"
+                seen[kind, num_tokens].append(distinct / num_layers)
+    if not seen:
+        return None
+    table = pd.DataFrame(
+        [
+            {
+                "step_kind": kind,
+                "num_tokens": num_tokens,
+                "num_steps": len(counts),
+                "distinct_experts": round(sum(counts) / len(counts), 3),
+                "even_distinct_experts": round(even_distinct_experts(scenario.model.geometry, num_tokens), 3),
+            }
+            for (kind, num_tokens), counts in sorted(seen.items())
+        ]
+    )
+    return table.astype({"num_tokens": "Int64", "num_steps": "Int64"})
+
+
+def even_distinct_experts(geometry: Geometry, num_tokens: int) -> float:
+    """Experts of a layer that so many tokens reach on average, if the router takes any of them alike for each token by
+    itself: E * (1 - (1 - k / E) ** n)."""
+    assert geometry.num_experts and geometry.num_experts_per_token
+    share = geometry.num_experts_per_token / geometry.num_experts
+    return geometry.num_experts * (1.0 - (1.0 - share) ** num_tokens)
