@@ -27,8 +27,8 @@ def packed(data: bytes) -> bytes:
 
 
 def stored_path(path: Path) -> Path:
-    """Where the table that belongs at `path` is: there or, where nothing is there, packed beside it. `path` where it is
-    in neither place."""
+    """Where the table that belongs at `path` is: there or, where nothing is there, packed next to it; `path` where it
+    is in neither place."""
     beside = path.with_name(path.name + PACKED)
     return beside if beside.is_file() and not path.exists() else path
 
