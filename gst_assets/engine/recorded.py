@@ -187,7 +187,7 @@ _BEFORE_LATENCY = [b"request_id", b"token_index", b"token_time_ns"]
 
 def _without_latencies(table: bytes, path: Path) -> bytes:
     """A table of tokens, read from `path`, without the column `token_latency_ns`, which follows from the two before it.
-    No compressor finds that out: packed, the column would take more than all others together.
+    No compressor finds that out: packed, the column would be two fifths of the table.
 
     Raises:
         ArtifactError: `_with_latencies` would not make the same bytes of it.
