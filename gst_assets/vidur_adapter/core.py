@@ -61,9 +61,9 @@ SPEED_BLOCK_NS = 250_000_000
     STEP_DECODES, STEP_CONTEXT, DEVICE_DONE_NS, NUM_OUT, FIRST_OUT_NS, FIRST_OUT_PROCESS_NS, SECOND_OUT_NS,
     SECOND_OUT_PROCESS_NS, NUM_OUTSIDE, NUM_GROUPS, NUM_SPANS, NUM_FORMED_TIMES, NUM_HANDED_OUT_TIMES,
     GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING, NUM_UNKEYED, NUM_REREAD_BLOCKS, STEP_REREAD,
-    NUM_QUEUED, LAST_SEEN_NS, LAST_DELIVERED_NS,
-) = range(39)  # fmt: skip
-NUM_INTEGERS = 39
+    NUM_QUEUED, LAST_DELIVERED_NS,
+) = range(38)  # fmt: skip
+NUM_INTEGERS = 38
 WARM_SHARE, WARM_AT_NS = range(2)
 NUM_FLOATS = 2
 
@@ -310,10 +310,9 @@ def first_waiting(state: State) -> int:
 
 
 def see_those_due(state: State) -> None:
-    """The scheduler sees whom it can see by now."""
+    """The scheduler sees whom it can see by now, and nobody before those who were due earlier."""
     integers = state.integers
     while integers[NUM_QUEUED] and next_seen_ns(state) <= integers[NOW_NS]:
-        integers[LAST_SEEN_NS] = next_seen_ns(state)
         state.turns.seen[integers[NUM_ARRIVED]] = leave_queue(state)
         integers[NUM_ARRIVED] += 1
 
@@ -322,7 +321,7 @@ def next_seen_ns(state: State) -> int:
     """When the scheduler can see the first one of the queue."""
     turns = state.turns
     row = turns.queue[0]
-    return max(state.integers[LAST_SEEN_NS], turns.due_ns[row] + turns.handover_ns[row])
+    return turns.due_ns[row] + turns.handover_ns[row]
 
 
 def deliver(state: State, handed_out_ns: int) -> None:

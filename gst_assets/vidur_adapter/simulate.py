@@ -153,9 +153,9 @@ def simulate(
     _check_settings(scenario, bundle, variant, has_prompts=prompts is not None)
     if _PREVIOUS in intervals and (variant == "published" or _is_event_loop(scenario, variant)):
         raise SimulationError(
-            f"{scenario.workload.closed_loop_setting}: turns that wait for answers arrive when the simulation has come"
-            f" to it, but Vidur 0.0.26, which variant {variant} runs here, takes arrivals known beforehand. Set it to"
-            " false, or simulate kernels and calibrated with simulation.loop=direct."
+            "closed_loop: turns that wait for answers arrive when the simulation has come to it, but Vidur 0.0.26,"
+            f" which variant {variant} runs here, takes arrivals known beforehand. Set it to false, or simulate kernels"
+            " and calibrated with simulation.loop=direct."
         )
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
     _check_requests(scenario, lengths, intervals, num_kv_blocks)

@@ -201,3 +201,21 @@ def test_turns_that_wait_for_another_request_break_the_contract(
     broken = {name: values for name, values in (columns | changes).items() if values is not None}
     with pytest.raises(ContractError, match=message):
         validate(TraceIntervals, pd.DataFrame(broken).astype("Int64"), "here")
+
+
+CAPACITY = "{max_p99_delay_ms: 5, low_rate_per_s: 1, high_rate_per_s: 9, seed: 1}"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("simulation.variants=[published, calibrated]", "simulation.variants with published"),
+        ("simulation.loop=event", "simulation.loop event"),
+        (f"capacity={CAPACITY}", "capacity"),
+        ("sweep={max_num_seqs: [4, 8]}", "sweep"),
+    ],
+)
+def test_what_needs_arrivals_known_beforehand_is_refused(override: str, named: str) -> None:
+    conversations(override)
+    with pytest.raises(ScenarioError, match=rf"{named} and workload\.sessions\.closed_loop: "):
+        conversations(CLOSED, override)
