@@ -24,7 +24,7 @@ While KV blocks last each decode gets its token whatever else a step holds. So w
 how much context all of them have follow from the number of the step in which it got its first token, and a step costs
 the same time here however many decodes it holds. One by one they are looked at only where somebody is to be preempted.
 
-With turns that wait for answers (`Turns`) a request is due a think time after the client has the last token of the one
+With turns that wait for answers (`WaitingTurns`) a request is due a think time after the client has the last token of the one
 before it, so it is not known before that step is handed out. That is early enough: it is due no earlier than then, and
 the clock has not passed it. Requests are sent in the order in which they are due, and none is seen before one that was
 due earlier.
@@ -112,7 +112,7 @@ class PrefixCache(NamedTuple):
     """(blocks,): a stack of blocks that requests hold and that are not full: they are interchangeable."""
 
 
-class Turns(NamedTuple):
+class WaitingTurns(NamedTuple):
     """Requests that wait for another one's answer. All arrays are empty where none does; of shape (requests,) where
     nothing else is said."""
 
@@ -177,7 +177,7 @@ class State(NamedTuple):
     num_cached_tokens: Any
     """Prompt tokens that were there when the request was first admitted."""
     prefix: PrefixCache
-    turns: Turns
+    turns: WaitingTurns
 
 
 class Buffers(NamedTuple):
@@ -345,7 +345,7 @@ def let_follow(state: State, row: int) -> None:
         join_queue(state, following)
 
 
-def is_due_before(turns: Turns, one: int, other: int) -> bool:
+def is_due_before(turns: WaitingTurns, one: int, other: int) -> bool:
     """Of two rows."""
     first, second = turns.due_ns[one], turns.due_ns[other]
     return first < second or (first == second and one < other)

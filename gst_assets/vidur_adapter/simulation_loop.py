@@ -242,11 +242,11 @@ def _state(
     )
 
 
-def _turns(requests: RequestColumns, waits: TurnColumns | None) -> core.Turns:
+def _turns(requests: RequestColumns, waits: TurnColumns | None) -> core.WaitingTurns:
     none = np.zeros(0, dtype=np.int64)
     if waits is None:
         floats = none.astype(np.float64)
-        return core.Turns(False, none, none, none, none, none, none, none, floats, none, none, floats)
+        return core.WaitingTurns(False, none, none, none, none, none, none, none, floats, none, none, floats)
     count = len(requests.request_id)
     previous, think_ns, handover_ns = (np.array(one, dtype=np.int64) for one in waits[:3])
     later, rows = previous >= 0, np.arange(count)
@@ -255,7 +255,7 @@ def _turns(requests: RequestColumns, waits: TurnColumns | None) -> core.Turns:
     following[previous[later]] = rows[later]
     # In order of arrival, so a heap as they stand.
     queue[: count - int(later.sum())] = rows[~later]
-    return core.Turns(
+    return core.WaitingTurns(
         is_on=True,
         following=following,
         think_ns=think_ns,
