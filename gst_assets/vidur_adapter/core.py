@@ -24,10 +24,10 @@ While KV blocks last each decode gets its token whatever else a step holds. So w
 how much context all of them have follow from the number of the step in which it got its first token, and a step costs
 the same time here however many decodes it holds. One by one they are looked at only where somebody is to be preempted.
 
-With turns that wait for answers (`WaitingTurns`) a request is due a think time after the client has the last token of the one
-before it, so it is not known before that step is handed out. That is early enough: it is due no earlier than then, and
-the clock has not passed it. Requests are sent in the order in which they are due, and none is seen before one that was
-due earlier.
+With turns that wait for answers (`WaitingTurns`) a request is due a think time after the client has the last token of
+the one before it, so it is not known before that step is handed out. That is early enough: it is due no earlier than
+then, and the clock has not passed it. Requests are sent in the order in which they are due, and none is seen before one
+that was due earlier.
 """
 
 from __future__ import annotations
