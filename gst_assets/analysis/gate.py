@@ -401,11 +401,11 @@ def _closed_loop(first: RealRun, simulations: Mapping[str, SimulatedRun]) -> lis
         told = "no later turn was compared"
         if len(apart):
             ends = [milliseconds(float(np.percentile(apart, at)), "+.1f") for at in (0, 50, 100)]
-            told = f"{len(apart)} later turns arrived {ends[1]} ms later at P50 ({ends[0]} to {ends[2]} ms)"
+            told = f"{len(apart)} later turns arrived {ends[1]} ms apart at P50 ({ends[0]} to {ends[2]} ms, + is later)"
         text = (
             f"{variant}: turns wait for the answers before them, so later turns arrive later where a side is slower."
-            f" In the simulation {told}. Each latency counts from its own side's arrival; a slower side also meets"
-            " less load, so a difference in speed is partly in throughput"
+            f" Simulated, against {first.meta.run_id}: {told}. Each latency counts from its own side's arrival; a"
+            " slower side also meets less load, so a difference in speed is partly in throughput"
         )
         found.append(Check(CLOSED_LOOP, variant, "note", "", told, text, (variant,)))
     return found

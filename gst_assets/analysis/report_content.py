@@ -167,7 +167,7 @@ def _facts(comparison: Comparison) -> Facts:
             ("Model", meta.model),
             ("Hardware", device + (" (stated, not detected)" if hardware is not None and hardware.stated else "")),
             ("Engine", f"{settings.backend if settings else meta.backend} {version}"),
-            ("Workload", f"{requests:,} requests"),
+            ("Workload", f"{requests:,} requests{_loop_told(comparison.num_sessions)}"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
             ("Measured", meta.started_at.strftime("%Y-%m-%d") if meta.started_at else NOT_STATED),
             ("Overrides", _overrides(comparison)),
@@ -303,6 +303,10 @@ def _side_by_side(comparison: Comparison) -> list[Section]:
         " error, its 95 % interval, verdict. A rank says nothing where intervals overlap."
     )
     return [Section("Simulations side by side", (ranking_grid(comparison), text), "a column each, ranked by error")]
+
+
+def _loop_told(num_sessions: int | None) -> str:
+    return "" if num_sessions is None else f" in {num_sessions:,} sessions whose turns wait for answers (closed loop)"
 
 
 def _alignment_told(comparison: Comparison) -> str:

@@ -165,7 +165,7 @@ def simulate(
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
     turns = _turns(scenario, lengths, intervals, ways) if _PREVIOUS in intervals else None
     # Whoever waits for answers is seen when the simulation comes to it.
-    seen = arrivals if ways is None or turns else seen_ns(arrivals, _prompts_of(lengths), ways)
+    seen = arrivals if ways is None or turns is not None else seen_ns(arrivals, _prompts_of(lengths), ways)
     columns = (lengths["request_id"], seen, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
     requests = RequestColumns(*(np.asarray(column, dtype=np.int64) for column in columns))
     settings = _settings(scenario, bundle, variant, num_kv_blocks)

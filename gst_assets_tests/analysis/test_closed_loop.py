@@ -65,7 +65,7 @@ def test_a_simulation_taken_for_the_real_run_has_no_error(tmp_path: Path) -> Non
     assert {rate.relative_error for rate in found.rates} == {0.0}
     assert found.num_sessions == 45 and found.block_length is not None and found.block_length <= 45 // 4
     (check,) = (one for one in found.checks if one.check == CLOSED_LOOP)
-    assert check.severity == "note" and "+0.0 ms later at P50 (+0.0 to +0.0 ms)" in check.finding
+    assert check.severity == "note" and "+0.0 ms apart at P50 (+0.0 to +0.0 ms, + is later)" in check.finding
 
 
 def test_sides_of_different_speed_are_compared_from_their_own_arrivals(tmp_path: Path) -> None:

@@ -76,4 +76,5 @@ def test_a_real_engine_and_a_simulation_with_turns_that_wait(tmp_path: Path) -> 
     write_comparison(found, tmp_path / "report", None)
     text = (tmp_path / "report" / "summary.md").read_text()
     assert "Closed loop inside 8 sessions, open loop between them" in text
+    assert "in 8 sessions whose turns wait for answers (closed loop)" in text.partition("## ")[0]
     assert "later turns arrived" in text
