@@ -32,7 +32,7 @@ from gst_assets.errors import ProfileError
 from gst_assets.profiling.term_fit import MIN_SAMPLES, fit
 from gst_assets.profiling.worker_steps import StepField
 from gst_assets.step_costs.shapes import DECODE, MIXED, MIXED_EAGER, CapturedGraphs
-from gst_assets.step_costs.terms import ANY_KIND, BASE, REREAD, Features, Terms, position_of, slopes_of
+from gst_assets.step_costs.terms import ANY_KIND, BASE, FORM, REREAD, Features, Terms, position_of, slopes_of
 from gst_assets.step_costs.warmth import Warmth
 
 _LEAST_RATIO = 1e-3
@@ -77,8 +77,17 @@ def of_all_ranks(by_rank: Sequence[Sequence[Sequence[int]]], *, is_gpu: bool) ->
 class WatchedSteps:
     """Steps in order of forming, one row each in both records."""
 
-    def __init__(self, steps: np.ndarray, watched: np.ndarray, graphs: CapturedGraphs, *, is_gpu: bool) -> None:
-        """`steps` has shape (steps, len(IterationField)), `watched` (steps, len(StepField)).
+    def __init__(
+        self,
+        steps: np.ndarray,
+        watched: np.ndarray,
+        graphs: CapturedGraphs,
+        *,
+        is_gpu: bool,
+        has_own_workers: bool = False,
+    ) -> None:
+        """`steps` has shape (steps, len(IterationField)), `watched` (steps, len(StepField)). `has_own_workers`: steps
+        are prepared and launched by other processes than the one that forms them.
 
         Raises:
             ProfileError: the records do not hold the same steps.
@@ -91,13 +100,18 @@ class WatchedSteps:
                 f"calibration: the engine recorded {len(steps)} steps and its worker {len(watched)}, or not the same"
                 " ones. Nothing else may use the engine meanwhile; profile again."
             )
-        self.is_gpu, self.graphs = is_gpu, graphs
+        self.is_gpu, self.graphs, self.has_own_workers = is_gpu, graphs, has_own_workers
         self.formed_ns, self.output_ns = formed, output
         self.forward_ns, self.launched_ns = watched[:, StepField.FORWARD_NS], watched[:, StepField.LAUNCHED_NS]
         self.device_begun_ns = watched[:, StepField.DEVICE_BEGUN_NS]
         self.device_ended_ns = watched[:, StepField.DEVICE_ENDED_NS]
         self.has_head_start = watched[:, StepField.HEAD_START_NS] > 0
         self.launch_ns = self.launched_ns - self.forward_ns - watched[:, StepField.WATCHING_NS]
+        # Workers take a step when they have launched the one before.
+        launched_before_ns = np.concatenate([[0], self.launched_ns[:-1]])
+        taken_ns = np.maximum(formed, launched_before_ns) if has_own_workers else formed
+        self.prepare_ns = self.forward_ns - taken_ns
+        self.form_ns = steps[:, IterationField.LAUNCHED_NS] - formed
         self.num_waiting = steps[:, IterationField.WAITING]
         prefill_context = steps[:, IterationField.PREFILL_CONTEXT_TOKENS]
         num_tokens = steps[:, IterationField.PREFILL_TOKENS] + steps[:, IterationField.DECODE_REQUESTS]
@@ -175,7 +189,7 @@ class WatchedSteps:
     def samples(self) -> dict[tuple[str, str], tuple[NDArray[np.int64], Floats]]:
         """For each (term, step kind): which steps show it, and for how many ns."""
         busy = self.is_busy
-        host = {"prepare": self.forward_ns - self.formed_ns, "launch": self.launch_ns}
+        host = {"prepare": self.prepare_ns, "launch": self.launch_ns}
         if not self.is_gpu:
             host["launch"] = np.zeros_like(host["launch"])
         found: dict[tuple[str, str], tuple[NDArray[np.int64], Floats]] = {}
@@ -198,6 +212,8 @@ class WatchedSteps:
             found["drain", kind] = _chosen(mine & ~self.has_head_start & (lag_ns < _MOST_DRAIN_NS), lag_ns)
         found["copy_out", ANY_KIND] = _chosen(self._host_waited(), self.output_ns - self.device_ended_ns)
         found["process", ANY_KIND] = self._process()
+        if self.has_own_workers:
+            found[FORM, ANY_KIND] = _chosen(busy, self.form_ns)
         return found
 
     def _host_waited(self) -> NDArray[np.bool_]:
@@ -272,7 +288,7 @@ def _after_idle_rows(
 ) -> list[dict[str, Any]]:
     first = np.flatnonzero(steps.is_after_idle)
     terms = Terms(pd.DataFrame(rows), steps.graphs, "overheads.csv")
-    taken = {"prepare": steps.forward_ns - steps.formed_ns, "launch": steps.launch_ns}
+    taken = {"prepare": steps.prepare_ns, "launch": steps.launch_ns}
     if not steps.is_gpu:
         taken["launch"] = np.zeros_like(taken["launch"])
     slowness = _slowness_around(steps, rows, first)
@@ -341,9 +357,7 @@ def host_ns(steps: WatchedSteps, rows: list[dict[str, Any]]) -> tuple[Floats, Fl
             for kind, held in zip(steps.kinds.tolist(), steps.features, strict=True)
         ]
     )
-    taken = (
-        steps.forward_ns - steps.formed_ns + steps.launch_ns if steps.is_gpu else steps.launched_ns - steps.formed_ns
-    )
+    taken = steps.prepare_ns + (steps.launch_ns if steps.is_gpu else steps.launched_ns - steps.forward_ns)
     return by_model, taken.astype(float)
 
 

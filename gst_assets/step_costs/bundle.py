@@ -34,7 +34,7 @@ from gst_assets.step_costs.engine_costs import (
 )
 from gst_assets.step_costs.operators import OperatorTimes
 from gst_assets.step_costs.shapes import CapturedGraphs
-from gst_assets.step_costs.terms import ANY_KIND
+from gst_assets.step_costs.terms import ANY_KIND, FORM
 
 M = TypeVar("M", bound=BaseModel)
 Made = TypeVar("Made")
@@ -450,7 +450,9 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     kinds = bundle.graphs.reachable_kinds(settings.max_num_batched_tokens)
     found = set(zip(bundle.overheads["term"], bundle.overheads["step_kind"], strict=True))
     wanted = [(term, kind) for kind in kinds for term in STEP_TERMS]
-    wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, *IDLE_TERMS)]
+    # Several devices are run by processes of their own, which launch while the engine's process goes on.
+    of_workers = (FORM,) if bundle.tensor_parallel_size > 1 else ()
+    wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, *IDLE_TERMS, *of_workers)]
     missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
     if missing:
         raise ProfileError(

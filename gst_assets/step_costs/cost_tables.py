@@ -49,6 +49,10 @@ class CostTables(NamedTuple):
     prefill_ms: Any
     """(contexts, chunks)"""
     # Parts, each first by kind of step.
+    has_own_workers: bool
+    """Preparing and launching is done by other processes than forming, so that the next step is formed meanwhile."""
+    form_ns: Any
+    """(kinds, requests + 1); 0 without workers of their own."""
     prepare_ns: Any
     """(kinds, decodes + 1)"""
     prepare_slopes_ns: Any
@@ -99,12 +103,18 @@ def without_parts(**known: Any) -> CostTables:
     """Tables of operator sums: `known` fields, and none of the parts."""
     none, kinds = np.zeros(0), len(KINDS)
     parts: dict[str, Any] = {
-        name: np.zeros((kinds, 1)) for name in ("prepare_ns", "launch_ns", "device_ns", "copy_out_ns", "process_ns")
+        name: np.zeros((kinds, 1))
+        for name in ("form_ns", "prepare_ns", "launch_ns", "device_ns", "copy_out_ns", "process_ns")
     }
     parts |= {name: np.zeros((kinds, len(HOST_SLOPES))) for name in ("prepare_slopes_ns", "launch_slopes_ns")}
     parts |= {"device_slopes_ns": np.zeros((kinds, len(DEVICE_SLOPES), 1)), "after_idle_ns": np.zeros((kinds, 2))}
     parts |= {name: np.zeros(kinds) for name in ("lead_in_ns", "drain_ns")}
-    parts |= {"largest_batch": np.inf, "device_is_host": False, "speed_order": np.zeros(0, dtype=np.int64)}
+    parts |= {
+        "largest_batch": np.inf,
+        "device_is_host": False,
+        "has_own_workers": False,
+        "speed_order": np.zeros(0, dtype=np.int64),
+    }
     parts |= {name: np.zeros(0, dtype=np.int64) for name in ("decode_when_ns", "prefill_when_ns")}
     parts |= dict.fromkeys(("decode_ratio", "prefill_ratio"), none)
     return CostTables(**(parts | known))

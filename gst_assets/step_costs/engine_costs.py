@@ -26,7 +26,7 @@ from gst_assets.step_costs.cost_tables import (
     without_sums,
 )
 from gst_assets.step_costs.shapes import DECODE, CapturedGraphs, StepShape
-from gst_assets.step_costs.terms import ANY_KIND, Features, Term, Terms, features
+from gst_assets.step_costs.terms import ANY_KIND, FORM, Features, Term, Terms, features
 
 STEP_TERMS = ("prepare", "launch", "lead_in", "device", "drain")
 """Terms that every kind of step needs rows of."""
@@ -47,8 +47,12 @@ _BEYOND = 1.15
 class StepCost(NamedTuple):
     """Of one step, in ns, on a host at its median speed."""
 
+    form: float
+    """Of the engine's process, where workers prepare and launch that are processes of their own; else 0, and part of
+    `prepare`."""
     prepare: float
-    """From forming the step to launching its forward pass: scheduling, inputs."""
+    """From forming the step to launching its forward pass: scheduling, inputs. Of a worker that launches the step
+    before, from the end of that."""
     launch: float
     """For which launching occupies the host: forward pass and sampling."""
     lead_in: float
@@ -154,6 +158,7 @@ class EngineCosts:
         self._after_idle = {
             kind: [terms.step_ns(term, kind, _NOTHING) for term in IDLE_TERMS] for kind in required_kinds
         }
+        self.has_own_workers = terms.has(FORM)
         self._host: dict[tuple[str, int, int, int], tuple[float, ...]] = {}
         self._largest_batch = terms.of("device", DECODE).largest_position * _BEYOND
 
@@ -166,7 +171,8 @@ class EngineCosts:
         kind = self._graphs.kind(held.prefill_token, held.decode_request)
         prepare, launch, lead_in, drain, copy_out, process = self._host_parts(kind, held)
         device = self._terms.step_ns("device", kind, held)
-        return StepCost(prepare, launch, lead_in, device, drain, copy_out, process)
+        form = self._terms.step_ns(FORM, ANY_KIND, held) if self.has_own_workers else 0.0
+        return StepCost(form, prepare, launch, lead_in, device, drain, copy_out, process)
 
     def tables(self, max_num_batched_tokens: int, queue_size: int) -> CostTables:
         """The same for steps of at most so many tokens, as arrays, on an engine with a queue of so many steps."""
@@ -202,6 +208,8 @@ class EngineCosts:
             queue_size=queue_size,
             padded_tokens=padded,
             largest_graph=max(self._graphs.sizes, default=0),
+            has_own_workers=self.has_own_workers,
+            form_ns=curve(FORM) if self.has_own_workers else np.zeros((len(KINDS), size)),
             prepare_ns=prepare_ns,
             prepare_slopes_ns=prepare_slopes_ns,
             launch_ns=launch_ns,

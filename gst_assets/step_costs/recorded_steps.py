@@ -54,17 +54,19 @@ def service_times(
         Features(*row)._replace(reread_context_token=shared) for row, shared in zip(rows, reread.tolist(), strict=True)
     ]
     kinds = [graphs.kind(step.prefill_token, step.decode_request) for step in held]
-    warmth, done_before = Warmth(), float(formed[0])
+    warmth, done_before, launched_before = Warmth(), float(formed[0]), 0.0
     is_late = _taken_late(iterations, held, costs, queue_size)
     found: list[ServiceTime] = []
     for n, (step, kind) in enumerate(zip(held, kinds, strict=True)):
         cost = costs.of(step)
         is_idle = n == 0 or output[n - 1] < formed[n]
         host = costs.after_idle(cost, kind) if is_idle and step.decode_request == 0 else cost
-        forward = formed[n] + host.prepare
+        begun = max(formed[n], launched_before) if costs.has_own_workers else formed[n]
+        forward = begun + host.prepare
+        launched_before = forward + host.launch
         start = max(forward, done_before)
         cost = costs.of(step.at_warmth(warmth.at(start)))
-        done = max(start + cost.lead_in + cost.device, forward + host.launch + cost.drain)
+        done = max(start + cost.lead_in + cost.device, launched_before + cost.drain)
         real_done = output[n] - cost.copy_out
         if not is_late[n] and real_done > start:
             found.append(ServiceTime(kind, real_done - start, done - start))
@@ -82,7 +84,8 @@ def _taken_late(
 
     From a launched forward pass to taking tokens that are there the host samples, which takes it no longer than
     launching a decode step of as many requests, sampling included; twice that is allowed, and as much more as
-    its launch shows the host to be slow.
+    its launch shows the host to be slow. With workers that are processes of their own the host has less to do: it forms
+    the step.
     """
     late = np.zeros(len(iterations), dtype=bool)
     if queue_size == 1 or len(iterations) < 2:
@@ -91,8 +94,11 @@ def _taken_late(
         iterations[name].to_numpy(dtype=float, na_value=np.nan)
         for name in ("scheduled_time_ns", "launched_time_ns", "output_time_ns")
     )
-    sampling = [costs.of(Features(0, 0, step.prefill_request + step.decode_request, 0, 0)).launch for step in held]
-    expected = [cost.prepare + cost.launch for cost in map(costs.of, held)]
+    if costs.has_own_workers:
+        sampling = expected = [cost.form for cost in map(costs.of, held)]
+    else:
+        sampling = [costs.of(Features(0, 0, step.prefill_request + step.decode_request, 0, 0)).launch for step in held]
+        expected = [cost.prepare + cost.launch for cost in map(costs.of, held)]
     slowness = np.maximum((launched - formed) / np.array(expected), 1.0)
     limits = _LATE * np.array(sampling) * slowness
     late[:-1] = (formed[1:] < output[:-1]) & ~(output[:-1] - launched[1:] > limits[1:])

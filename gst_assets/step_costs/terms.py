@@ -21,6 +21,8 @@ from gst_assets.step_costs.shapes import DECODE, CapturedGraphs, StepShape
 ANY_KIND = "any"
 BASE = "base"
 REREAD = "reread_context_token"
+FORM = "form"
+"""Term of engines whose workers are processes of their own."""
 
 
 class Features(NamedTuple):
@@ -44,7 +46,7 @@ class Features(NamedTuple):
         return self._replace(warm_token=(self.prefill_token + self.decode_request) * warmth, warmth=warmth)
 
 
-_POSITION_BY_REQUESTS = ("process", "copy_out")
+_POSITION_BY_REQUESTS = ("process", "copy_out", "form")
 _HOST_SLOPES = ("prefill_request", "prefill_token", "decode_request")
 
 
@@ -140,6 +142,10 @@ class Terms:
             raise ProfileError(
                 f"{self._where}: no {', no '.join(missing)}, which variant calibrated needs. Profile again."
             )
+
+    def has(self, term: str) -> bool:
+        """Whether there are rows of the term for any kind of step."""
+        return (term, ANY_KIND) in self._terms
 
     def of(self, term: str, kind: str = ANY_KIND) -> Term:
         """A term that `require` found."""

@@ -61,9 +61,9 @@ SPEED_BLOCK_NS = 250_000_000
     STEP_DECODES, STEP_CONTEXT, DEVICE_DONE_NS, NUM_OUT, FIRST_OUT_NS, FIRST_OUT_PROCESS_NS, SECOND_OUT_NS,
     SECOND_OUT_PROCESS_NS, NUM_OUTSIDE, NUM_GROUPS, NUM_SPANS, NUM_FORMED_TIMES, NUM_HANDED_OUT_TIMES,
     GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING, NUM_UNKEYED, NUM_REREAD_BLOCKS, STEP_REREAD,
-    NUM_QUEUED, LAST_DELIVERED_NS,
-) = range(38)  # fmt: skip
-NUM_INTEGERS = 38
+    NUM_QUEUED, LAST_DELIVERED_NS, WORKERS_FREE_NS,
+) = range(39)  # fmt: skip
+NUM_INTEGERS = 39
 WARM_SHARE, WARM_AT_NS = range(2)
 NUM_FLOATS = 2
 
@@ -819,7 +819,8 @@ def take_oldest(integers: Any) -> int:
 
 def launch_on_device(state: State, costs: CostTables) -> None:
     """A host and a device with a queue between: the host prepares and launches, the device is reached once it has ended
-    the step before, and ends when both it and the launch are done."""
+    the step before, and ends when both it and the launch are done. Workers that are processes of their own prepare and
+    launch while the host goes on forming."""
     integers, floats = state.integers, state.floats
     decodes, chunks, reread = integers[STEP_DECODES], integers[NUM_CHUNKS], integers[STEP_REREAD]
     context = integers[STEP_CONTEXT] - reread
@@ -860,7 +861,8 @@ def launch_on_device(state: State, costs: CostTables) -> None:
     process_ns = costs.process_ns[kind][min(requests, len(costs.process_ns[kind]) - 1)]
 
     ratio = speed_ratio(costs, new_tokens > 0, now_ns)
-    forward_ns = now_ns + prepare_ns * ratio
+    begun_by_host_ns = max(now_ns, integers[WORKERS_FREE_NS]) if costs.has_own_workers else now_ns
+    forward_ns = begun_by_host_ns + prepare_ns * ratio
     launched_ns = forward_ns + launch_ns * ratio
     if costs.device_is_host:
         device_ns *= ratio
@@ -868,7 +870,12 @@ def launch_on_device(state: State, costs: CostTables) -> None:
     ended_ns = round(max(begun_ns + device_ns, launched_ns + costs.drain_ns[kind]))
     integers[DEVICE_DONE_NS] = ended_ns
     run_warm(floats, begun_ns, float(ended_ns), tokens)
-    integers[NOW_NS] = round(launched_ns)
+    if costs.has_own_workers:
+        integers[WORKERS_FREE_NS] = round(launched_ns)
+        form_ns = costs.form_ns[kind][min(requests, len(costs.form_ns[kind]) - 1)]
+        integers[NOW_NS] = round(now_ns + form_ns * ratio)
+    else:
+        integers[NOW_NS] = round(launched_ns)
     put_out(integers, round(ended_ns + copy_out_ns), round(process_ns * ratio))
     if decodes > costs.largest_batch:
         integers[NUM_OUTSIDE] += 1

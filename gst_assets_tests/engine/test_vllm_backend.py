@@ -95,7 +95,7 @@ def test_a_host_without_multicast_gets_no_all_reduce_that_multicasts(
 ) -> None:
     for name in ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS"):
         monkeypatch.delenv(name, raising=False)
-    shared = load_scenario("h100x2_32b_half")
+    shared = load_scenario("h200x2_32b_half")
     assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in engine_environment(shared)
     monkeypatch.setenv(*variable.split("="))
     assert engine_environment(shared)["VLLM_ALLREDUCE_USE_SYMM_MEM"] == "0"

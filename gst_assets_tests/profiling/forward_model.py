@@ -45,17 +45,18 @@ def play(
     is_gpu: bool,
     begin_ns: int = 10**9,
     watching_ns: int = 0,
+    has_own_workers: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Records of the steps: shape (steps, len(IterationField)) and (steps, len(StepField)).
 
     A host forms and launches steps, a device runs them behind it, and the host waits for the oldest when `queue_size`
     are out. Without `is_gpu` the host runs them itself. On a GPU every step takes the host `watching_ns` more, for
-    being watched.
+    being watched. `has_own_workers`: the host only forms steps, another process prepares and launches them one by one.
     """
     warmth = Warmth()
     steps = np.zeros((len(made), len(F)), dtype=np.int64)
     watched = np.zeros((len(made), len(W)), dtype=np.int64)
-    now, device_done, out = begin_ns, 0, []
+    now, device_done, workers_free, out = begin_ns, 0, 0, []
 
     def hand_out() -> None:
         nonlocal now
@@ -78,7 +79,8 @@ def play(
             now += _IDLE_NS
         formed = now
         after_idle = ns("prepare_after_idle", step.slowness) if step.is_after_idle else 0
-        forward = formed + ns("prepare", step.slowness) + after_idle
+        taken = max(formed, workers_free) if has_own_workers else formed
+        forward = taken + ns("prepare", step.slowness) + after_idle
         if is_gpu:
             now = launched = forward + ns("launch", step.slowness) + watching_ns
             begun = max(forward, device_done) + ns("lead_in") + step.head_start_ns
@@ -86,16 +88,19 @@ def play(
         else:
             begun, ended = forward, forward + ns("device", step.slowness, warmth.at(forward))
             now = launched = ended
+        workers_free = launched
+        if has_own_workers:
+            now = formed + ns("form", step.slowness)
         device_done = ended
         warmth.ran(begun, ended, held.prefill_token + held.decode_request)
         composition = step.shape.composition
         steps[index, F.SCHEDULED_NS] = formed
         steps[index, [F.PREFILL_REQUESTS, F.PREFILL_TOKENS, F.DECODE_REQUESTS, F.CONTEXT_TOKENS]] = composition
-        steps[index, F.LAUNCHED_NS] = launched
+        steps[index, F.LAUNCHED_NS] = now
         steps[index, F.PREFILL_CONTEXT_TOKENS] = composition.num_context_tokens - step.shape.decode_context_tokens
         steps[index, F.ATTENTION_PAIRS] = step.shape.num_attention_pairs
         steps[index, F.REREAD_CONTEXT_TOKENS] = step.shape.reread_context_tokens
-        watched[index, W.BEGUN_NS] = (formed + forward) // 2
+        watched[index, W.BEGUN_NS] = (taken + forward) // 2
         watched[index, [W.FORWARD_NS, W.LAUNCHED_NS]] = forward, launched
         watched[index, [W.DEVICE_BEGUN_NS, W.DEVICE_ENDED_NS, W.HEAD_START_NS]] = begun, ended, step.head_start_ns
         watched[index, W.WATCHING_NS] = watching_ns

@@ -130,7 +130,7 @@ def all_reduce_table(scenario: Scenario) -> pd.DataFrame:
     return frame.astype(dict.fromkeys([*shapes, "devices_per_node"], "Int64"))
 
 
-def overheads_table() -> pd.DataFrame:
+def overheads_table(*, has_own_workers: bool = False) -> pd.DataFrame:
     """overheads.csv of an engine without captured graphs: steps of 1 ms and more, another slope for each feature."""
     rows = [_row(term, kind, "base", 0.0, ns) for kind in ("decode", "mixed") for term, ns in _STEP_TERMS_NS.items()]
     for kind in ("decode", "mixed"):
@@ -142,6 +142,7 @@ def overheads_table() -> pd.DataFrame:
     ]
     rows += [_row("prepare_after_idle", "any", "base", 0.0, 4e4), _row("launch_after_idle", "any", "base", 0.0, 1e4)]
     rows += [_row("copy_out", "any", "base", 1.0, 3e4)]
+    rows += [_row("form", "any", "base", 1.0, 2e5)] if has_own_workers else []
     rows += [_row("process", "any", "base", requests, 1e5 + 1e3 * requests) for requests in (1.0, 32.0)]
     rows += [_row("handover", "any", "base", tokens, 5e5 + 1e2 * tokens) for tokens in (16.0, 512.0)]
     rows += [_row("delivery", "any", "base", decodes, 4e5 + 1e3 * decodes) for decodes in (0.0, 32.0)]
@@ -254,7 +255,7 @@ def write_bundle(directory: Path, scenario: Scenario, **tables: pd.DataFrame | N
         "mlp": mlp_table(scenario),
         "attention": attention_table(scenario),
         "unmodelled": unmodelled_table(),
-        "overheads": overheads_table(),
+        "overheads": overheads_table(has_own_workers=scenario.engine.tensor_parallel_size > 1),
         "host_speed": host_speed_table(),
         "calibration_traffic": traffic_table(),
         "operator_coverage": coverage_table(),

@@ -34,6 +34,7 @@ class Engine(NamedTuple):
     launch: float
     queue_size: int
     is_gpu: bool = True
+    has_own_workers: bool = False
 
     def graphs(self) -> CapturedGraphs:
         return GRAPHS if self.is_gpu else CapturedGraphs(())
@@ -66,6 +67,8 @@ class Engine(NamedTuple):
                 return 1.2e5 + 5e2 * requests
             case "process":
                 return 1.5e5 + 5e2 * requests
+            case "form":
+                return 2e5 + 1e3 * requests
             case "launch_after_idle":
                 return 0.0
         assert term == "prepare_after_idle"
@@ -77,6 +80,7 @@ ENGINES = {
     "host_bound": Engine(device=0.2, launch=2.0, queue_size=2),
     "mixed": Engine(device=1.0, launch=0.5, queue_size=2),
     "synchronous": Engine(device=1.0, launch=0.5, queue_size=1),
+    "workers": Engine(device=1.0, launch=2.0, queue_size=2, has_own_workers=True),
     "cpu": Engine(device=4.0, launch=0.0, queue_size=1, is_gpu=False),
 }
 by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
@@ -119,6 +123,24 @@ def sharing(number: int, *, slow: bool = True) -> list[Made]:
     return [one._replace(shape=shared(one.shape)) for one in traffic(rng, number, slow=slow)]
 
 
+def recorded(engine: Engine, made: list[Made], begin_ns: int = 10**9) -> tuple[np.ndarray, np.ndarray]:
+    """What both records hold of an engine that plays these steps."""
+    return play(
+        made,
+        engine.costs,
+        engine.graphs(),
+        queue_size=engine.queue_size,
+        is_gpu=engine.is_gpu,
+        begin_ns=begin_ns,
+        has_own_workers=engine.has_own_workers,
+    )
+
+
+def watched_steps(engine: Engine, steps: np.ndarray, rows: np.ndarray) -> WatchedSteps:
+    """These records of the engine."""
+    return WatchedSteps(steps, rows, engine.graphs(), is_gpu=engine.is_gpu, has_own_workers=engine.has_own_workers)
+
+
 @cache
 def watched(engine: Engine, number: int = 2500) -> WatchedSteps:
     """Traffic, and on a GPU as much with a head start, as a calibration plays them."""
@@ -128,13 +150,11 @@ def watched(engine: Engine, number: int = 2500) -> WatchedSteps:
         stretches.append(traffic(rng, number, head_start=True))
     records, begin_ns = [], 10**9
     for made in stretches:
-        steps, rows = play(
-            made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu, begin_ns=begin_ns
-        )
+        steps, rows = recorded(engine, made, begin_ns)
         begin_ns = int(steps[-1, IterationField.COMPLETION_NS]) + 10**8
         records.append((steps, rows))
     steps, rows = (np.concatenate(parts) for parts in zip(*records, strict=True))
-    return WatchedSteps(steps, rows, engine.graphs(), is_gpu=engine.is_gpu)
+    return watched_steps(engine, steps, rows)
 
 
 def rows_of(steps: WatchedSteps) -> list[dict[str, Any]]:
@@ -163,6 +183,8 @@ def test_every_term_is_recovered(engine: Engine) -> None:
         ("lead_in", "mixed"),
     ]
     wanted += [("launch", kind) for kind in kinds]
+    wanted += [("form", "any")] if engine.has_own_workers else []
+    assert engine.has_own_workers == (("form", "any") in shown)
     assert set(wanted) <= shown
     for term, kind in wanted:
         if term == "launch" and not engine.is_gpu:
@@ -256,13 +278,11 @@ def test_head_starts_tell_the_device_and_nothing_else(engine: Engine) -> None:
 def test_the_parts_of_single_steps_are_exact(engine: Engine) -> None:
     """With a host that is never slow, each sample is the truth itself."""
     made = traffic(np.random.default_rng(5), 600, slow=False)
-    steps = WatchedSteps(
-        *play(made, engine.costs, engine.graphs(), queue_size=engine.queue_size, is_gpu=engine.is_gpu),
-        engine.graphs(),
-        is_gpu=engine.is_gpu,
-    )
+    steps = watched_steps(engine, *recorded(engine, made))
     seen = steps.samples()
-    for term in ("prepare", "launch", "copy_out", "process", "lead_in"):
+    own = ("form",) if engine.has_own_workers else ()
+    assert ("form", "any") in seen or not own
+    for term in ("prepare", "launch", "copy_out", "process", "lead_in", *own):
         parts = [(places, ns) for (name, _), (places, ns) in seen.items() if name == term]
         assert sum(len(places) for places, _ in parts) > 20, term
         for places, ns in parts:

@@ -38,6 +38,7 @@ def test_a_decode_steps_parts() -> None:
     share = 4 / 31  # of the way from 1 to 32 requests
     assert found == pytest.approx(
         StepCost(
+            form=0,
             prepare=310_000,
             launch=405_000,
             lead_in=20_000,

@@ -75,6 +75,9 @@ class HostDeviceClock:
     host by G + copy_out. With a queue of two (asynchronous scheduling) the host forms the next step at L, and waits for
     the oldest one only when two are out; with a queue of one it waits for each. It takes the tokens as soon as it waits
     for them and they are there, and needs `process` before it goes on. Its slow moments lengthen its own parts alone.
+
+    With workers that are processes of their own, the host needs `form` for a step and goes on. They take the step when
+    they have launched the one before: F = max(S, L of the step before) + prepare.
     """
 
     def __init__(self, costs: EngineCosts, queue_size: int) -> None:
@@ -83,7 +86,7 @@ class HostDeviceClock:
         self.now_ns = 0
         self.num_outside = 0
         self._costs = costs
-        self._device_done_ns = 0
+        self._device_done_ns = self._workers_free_ns = 0
         self._warmth = Warmth()
         self._launched: deque[tuple[int, int]] = deque()
         """Of each step out: when its tokens are at the host, and how long processing them takes."""
@@ -101,13 +104,15 @@ class HostDeviceClock:
 
     def _launch(self, cost: StepCost, num_tokens: int, *, has_prefill: bool) -> None:
         ratio = self._costs.ratio(has_prefill, self.now_ns)
-        forward_ns = self.now_ns + cost.prepare * ratio
+        taken_ns = max(self.now_ns, self._workers_free_ns) if self._costs.has_own_workers else self.now_ns
+        forward_ns = taken_ns + cost.prepare * ratio
         launched_ns = forward_ns + cost.launch * ratio
         device_ns = cost.device * ratio if self._costs.device_is_host else cost.device
         begun_ns = max(forward_ns, self._device_done_ns) + cost.lead_in
         self._device_done_ns = round(max(begun_ns + device_ns, launched_ns + cost.drain))
         self._warmth.ran(begun_ns, self._device_done_ns, num_tokens)
-        self.now_ns = round(launched_ns)
+        self._workers_free_ns = round(launched_ns)
+        self.now_ns = round(self.now_ns + cost.form * ratio) if self._costs.has_own_workers else round(launched_ns)
         self._launched.append((round(self._device_done_ns + cost.copy_out), round(cost.process * ratio)))
 
     def hand_out(self) -> int:

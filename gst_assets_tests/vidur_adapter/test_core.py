@@ -281,6 +281,10 @@ parts_ms = {
 any_costs = st.builds(
     constant_ms, device=st.integers(1, 9), device_mixed=st.integers(1, 30), drain=st.integers(0, 3), **parts_ms
 )
+# With and without workers that are processes of their own.
+any_costs |= st.tuples(any_costs, st.integers(0, 3)).map(
+    lambda drawn: [*drawn[0], support.cost_row("form", drawn[1] * MS)]
+)
 
 
 @settings(max_examples=15, deadline=None)
@@ -433,12 +437,16 @@ def test_compiled_and_plain_python_are_one_simulation(
     assert plain.num_cached_tokens == compiled.num_cached_tokens
 
 
-def test_the_core_is_the_reference_clock_on_a_host_of_changing_speed() -> None:
+@pytest.mark.parametrize("form_ns", [None, 90_000], ids=["one_process", "own_workers"])
+def test_the_core_is_the_reference_clock_on_a_host_of_changing_speed(form_ns: float | None) -> None:
     """With every feature of a real bundle's terms. They are added up in the same order, so equal to the nanosecond."""
     speed = support.speed_table(
         [(at * 40 * MS, part, 1 + (at % 7) / 5) for at in range(50) for part in support.SPEED_PARTS]
     )
-    costs = support.bundle(SCENARIO, host_speed=speed).engine_costs(512, seed=3)
+    rows = support.default_overheads()
+    rows += [] if form_ns is None else [support.cost_row("form", form_ns + 1_000 * n, position=n) for n in (1, 32)]
+    costs = support.bundle(SCENARIO, overheads=rows, host_speed=speed).engine_costs(512, seed=3)
+    assert costs.has_own_workers == (form_ns is not None)
     requests = columns([(i % 40, 1 + 37 * i % 300, 1 + 53 * i % 90) for i in range(200)], MS)
     limits = Limits(16, 400, 1, 16, 256)
     for queue_size in (1, 2):

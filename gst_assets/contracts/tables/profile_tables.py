@@ -234,7 +234,9 @@ class Overheads(FilledTable):
 
     A term of a kind of step is a curve through its `base` rows (linear between positions, held beyond) plus `ns` of
     each other feature (a curve like it where it has several rows) times that feature of the step. The terms: `prepare`
-    (forming a step to launching its forward pass), `launch` (from there until all is launched), `prepare_after_idle`
+    (forming a step to launching its forward pass), `launch` (from there until all is launched), `form` (forming a step
+    and passing it to workers that are processes of their own, which prepare and launch it when they have launched the
+    one before; not there where the engine's process launches), `prepare_after_idle`
     and `launch_after_idle` (what a step takes more that is formed when none is out), `lead_in` (device time between two
     steps), `device` (busy time of a device that never waits), `drain` (end of the launch to the end on a device that
     was not behind), `copy_out` (to the tokens at a host that waits), `process` (to the forming of a next step),
@@ -247,6 +249,7 @@ class Overheads(FilledTable):
 
     term: Series[str] = pa.Field(
         isin=[
+            "form",
             "prepare",
             "launch",
             "prepare_after_idle",
@@ -285,7 +288,7 @@ class Overheads(FilledTable):
         ge=0,
         description=(
             "tokens the device processes (device), decodes (prepare and launch of decode steps, delivery), requests"
-            " (process, copy_out), prompt tokens (handover), else 0; meaningless for a slope in one row only"
+            " (process, copy_out, form), prompt tokens (handover), else 0; meaningless for a slope in one row only"
         ),
     )
     ns: Series[float] = pa.Field(description="nanoseconds; only drain and the terms after idle may be negative")

@@ -50,14 +50,21 @@ class Driven:
             np.concatenate([one.watched for one in self.stretches]),
             self._graphs,
             is_gpu=self.is_gpu,
+            has_own_workers=self._has_own_workers,
         )
+
+    @property
+    def _has_own_workers(self) -> bool:
+        return (self.settings.tensor_parallel_size or 1) > 1
 
     @property
     def _graphs(self) -> CapturedGraphs:
         return CapturedGraphs(self.settings.cudagraph_capture_sizes)
 
     def _watched(self, one: Stretch) -> WatchedSteps:
-        return WatchedSteps(one.steps, one.watched, self._graphs, is_gpu=self.is_gpu)
+        return WatchedSteps(
+            one.steps, one.watched, self._graphs, is_gpu=self.is_gpu, has_own_workers=self._has_own_workers
+        )
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """overheads.csv, host_speed.csv and calibration_traffic.csv (`contracts.tables`), by file name.
