@@ -11,6 +11,8 @@ Systems (latencies in ns; the simulation's are the real ones times a planted fac
 - `engine` continuous batching: Poisson arrivals, at most 32 running and 4 prefills a step, 17 tokens a request, a step
   takes 5 ms + 0.3 ms a running request + 8 ms a prefill, with 5 % noise; about 70 % of capacity. The simulation's steps
   are off by the factor, so its errors grow with load;
+- `sessions` the same batching of sessions of three turns, of which each arrives a think time (exponential, 300 ms on
+  average) after the answer before it, on either side after its own; whole sessions are drawn;
 - `queue` one server, arrivals in bursts (a two-state modulated Poisson process), latencies by Lindley's recursion at 60
   % load; the simulation serves the same arrivals with service times that are off by the factor;
 - `busy queue` the same at 82 % load, where busy periods are long and few;
@@ -20,6 +22,7 @@ Systems (latencies in ns; the simulation's are the real ones times a planted fac
 from __future__ import annotations
 
 import argparse
+import heapq
 import os
 import sys
 import time
@@ -46,6 +49,7 @@ from gst_assets.analysis.verdict import OUTCOMES, judge
 from gst_assets.scenario import Bands
 
 TOKENS = 16
+TURNS = 3
 TRUTH_REQUESTS = 400_000
 MEASURES = ("ttft", "itl")
 COVERAGE_FACTOR = 1.04
@@ -61,10 +65,12 @@ beyond."""
 
 @dataclass(frozen=True)
 class Pair:
-    """Real repeats and their simulation: samples of each request, [requests, samples a request]."""
+    """Real repeats and their simulation: samples of each request, [requests, samples a request]. `sessions`: which one
+    each request is of, where they are drawn as a whole."""
 
     real: list[np.ndarray]
     sim: np.ndarray
+    sessions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -156,10 +162,52 @@ def _batching(rng: np.random.Generator, arrivals: np.ndarray, scale: float, meas
     return times[:, :1] - arrivals[:, None] * 1e6 if measure == "ttft" else np.diff(times, axis=1)
 
 
+def _sessions(rng: np.random.Generator, n: int, factor: float, measure: str) -> Pair:
+    # Without the beginning and the end, where fewer sessions are under way.
+    number = -(-n // TURNS) + 140
+    begins = np.cumsum(rng.exponential(22.0 * TURNS, number)).tolist()
+    thinks = rng.exponential(300.0, (number, TURNS)).tolist()
+    real, sim = (_closed_batching(rng, begins, thinks, scale, measure)[70:-70] for scale in (1.0, factor))
+    sessions = np.repeat(np.arange(number - 140), TURNS)[:n]
+    real, sim = (one.reshape(-1, one.shape[-1])[:n] for one in (real, sim))
+    return Pair([real], sim, sessions)
+
+
+def _closed_batching(
+    rng: np.random.Generator, begins: list[float], thinks: list[list[float]], scale: float, measure: str
+) -> np.ndarray:
+    """As `_batching`, with turns that wait for answers: [sessions, TURNS, samples]."""
+    due = [(at, session, 0) for session, at in enumerate(begins)]
+    noise = rng.lognormal(0, 0.05, len(begins) * TURNS * (TOKENS + 2)).tolist()
+    arrived, joined_in = (np.empty((len(begins), TURNS), dtype=kind) for kind in (np.float64, np.int64))
+    ends: list[float] = []
+    joined: list[list[tuple[int, int]]] = []
+    now, running = 0.0, 0
+    while due or running:
+        if not running:
+            now = max(now, due[0][0])
+        new: list[tuple[int, int]] = []
+        while due and due[0][0] <= now and len(new) < 4 and running < 32:
+            at, session, turn = heapq.heappop(due)
+            arrived[session, turn], joined_in[session, turn] = at, len(ends)
+            new.append((session, turn))
+            running += 1
+        joined.append(new)
+        now += (5 + 0.3 * running + 8 * len(new)) * scale * noise[len(ends)]
+        ends.append(now)
+        for session, turn in joined[-TOKENS - 1] if len(joined) > TOKENS else []:
+            running -= 1
+            if turn + 1 < TURNS:
+                heapq.heappush(due, (now + thinks[session][turn], session, turn + 1))
+    times = np.array(ends)[joined_in[..., None] + np.arange(TOKENS + 1)] * 1e6
+    return times[..., :1] - arrived[..., None] * 1e6 if measure == "ttft" else np.diff(times, axis=-1)
+
+
 SYSTEMS: dict[str, Callable[[np.random.Generator, int, float, str], Pair]] = {
     "independent": lambda rng, n, factor, measure: _lognormal(rng, n, factor, measure, 0.0),
     "ar": lambda rng, n, factor, measure: _lognormal(rng, n, factor, measure, 0.8),
     "engine": _engine,
+    "sessions": _sessions,
     "queue": _queue,
     "busy queue": lambda rng, n, factor, measure: _queue(rng, n, factor, measure, 16.0),
     "repeats": lambda rng, n, factor, measure: _lognormal(rng, n, factor, measure, 0.8, repeats=3, spread=0.03),
@@ -185,13 +233,23 @@ def trial(system: str, n: int, factor: float, measure: str, seed: int, replicate
     samples = [
         Samples(side.ravel().round().astype(np.int64), np.full(n, side.shape[1])) for side in (*pair.real, pair.sim)
     ]
-    return judged(samples[:-1], samples[-1], replicates)
+    return judged(samples[:-1], samples[-1], replicates, pair.sessions)
 
 
-def judged(real: Sequence[Samples], sim: Samples, num_replicates: int = NUM_REPLICATES) -> Judged:
+def judged(
+    real: Sequence[Samples],
+    sim: Samples,
+    num_replicates: int = NUM_REPLICATES,
+    sessions: np.ndarray | None = None,
+) -> Judged:
     """Relative errors, intervals and what they are worth, as a comparison forms them."""
     n = len(sim.counts)
-    blocks = _blocks(n, block_length([dependence(side, sim, np.arange(n)) for side in real]), num_replicates)
+    length = block_length([dependence(side, sim, np.arange(n), sessions) for side in real])
+    blocks = (
+        _blocks(n, length, num_replicates)
+        if sessions is None
+        else Blocks(np.arange(n), length, num_replicates, sessions=sessions)
+    )
     replicates = [replicate(side, side.ordered(), blocks) for side in (*real, sim)]
     exact = [statistics_ns(side.ordered()) for side in (*real, sim)]
     real_ns, sim_ns = np.array(exact[:-1]), np.array([exact[-1]] * len(real))

@@ -598,7 +598,9 @@ def _cells_of(
         of_repeats = repeat_interval(real_ns[judging.order, column], seeds_ns[judging.order, :, column])
         carry = carried[column] if is_sufficient(statistic, samples, requests) else bootstrap.UNKNOWN
         independent = blocks is not None and blocks.long_enough and bool(worth[column] >= MIN_SAMPLES_BEYOND)
-        interval, basis = _interval_of(of_repeats, carry, sufficient=sufficient, repeated=repeated)
+        # Intervals from resampled sessions cover too little to decide (docs/comparison.md, `sessions`).
+        repeats_decide = repeated or judging.num_sessions is not None
+        interval, basis = _interval_of(of_repeats, carry, sufficient=sufficient, repeated=repeats_decide)
         outcome = judge(
             error,
             interval,
@@ -663,10 +665,10 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
         return f"{requests} request{'' if requests == 1 else 's'}; {needed} would do"
     if cell.verdict == "insufficient":
         if cell.interval_basis == "none":
-            few = judging.num_sessions is not None and judging.blocks is None
+            in_sessions = judging.num_sessions is not None and len(judging.order) == 1
             return (
-                f"one repeat of {judging.num_sessions} sessions; {MIN_REQUESTS} would do"
-                if few
+                "one repeat; where turns wait for answers only repeats decide"
+                if in_sessions
                 else "a repeat has no positive value"
             )
         return (

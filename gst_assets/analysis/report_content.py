@@ -578,8 +578,8 @@ def _definitions(comparison: Comparison) -> list[Block]:
         (
             f"Closed loop inside {comparison.num_sessions} sessions, open loop between them: a turn arrives a think"
             " time after the last token of the answer before it, on each side by its own answers. TTFT and E2E count"
-            " from that arrival. What two sides of different speed make of one workload differs in throughput too. The"
-            " coverage of intervals from resampled sessions is not measured.",
+            " from that arrival. What two sides of different speed make of one workload differs in throughput too."
+            " Intervals from resampled sessions decide nothing: they cover less than they claim (docs/comparison.md).",
         )
         if in_sessions
         else ()
