@@ -27,8 +27,6 @@ The truth is the median of the statistic over 1,000 repeats of the same workload
 from __future__ import annotations
 
 import argparse
-import gzip
-import shutil
 import sys
 import tempfile
 import time
@@ -49,6 +47,7 @@ from gst_assets.analysis.repeats import RepeatInterval, repeat_interval
 from gst_assets.analysis.run_reading import RealRun, Run, SimulatedRun, load_run
 from gst_assets.analysis.verdict import Outcome, judge
 from gst_assets.contracts.documents import VidurRunMeta
+from gst_assets.engine.recorded import expand
 from gst_assets.scenario import Bands
 
 NUM_REQUESTS = 168
@@ -277,18 +276,12 @@ def scaled(requests: pd.DataFrame, tokens: pd.DataFrame, factor: float) -> tuple
 
 
 def recorded_runs(directory: Path) -> list[RealRun]:
-    """The runs under a directory, whose tables may be gzip-compressed."""
+    """The runs under a directory, recorded ones or run directories."""
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
         for folder in sorted(one for one in directory.iterdir() if (one / "run_meta.json").is_file()):
-            out = Path(scratch) / folder.name
-            out.mkdir()
-            for path in folder.iterdir():
-                if path.suffix == ".gz":
-                    (out / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-                else:
-                    shutil.copy(path, out)
-            runs.append(load_run(out, "real"))
+            is_packed = not (folder / "token_metrics.csv").is_file()
+            runs.append(load_run(expand(folder, Path(scratch)) if is_packed else folder, "real"))
     if len(runs) < 3:
         sys.exit(f"error: {directory}: {len(runs)} runs, expected at least three. Name the directory that holds them.")
     return runs

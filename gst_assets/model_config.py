@@ -61,6 +61,7 @@ SUPPORTED = {
     "MistralForCausalLM": DecoderKind("mistral"),
     # transformers' Phi3Config reads yarn as longrope, and knows no other type but default.
     "Phi3ForCausalLM": DecoderKind("phi3", rope_types=("default",)),
+    "Ernie4_5ForCausalLM": DecoderKind("ernie4_5", head_dim="stated"),
     "Qwen3MoeForCausalLM": DecoderKind(
         "qwen3_moe", head_dim="stated", bias_keys=("attention_bias",), window_needs_switch=True,
         experts=Experts("num_experts", "moe_intermediate_size", "norm_topk_prob"),
@@ -73,8 +74,8 @@ one is added."""
 _FILE = "config.json"
 _REFUSED_BY_KEY = {
     "kv_lora_rank": "has multi-head latent attention",
-    "shared_expert_intermediate_size": "has shared experts beside those that a router chooses",
-    "n_shared_experts": "has shared experts beside those that a router chooses",
+    "shared_expert_intermediate_size": "has shared experts in addition to those that a router chooses",
+    "n_shared_experts": "has shared experts in addition to those that a router chooses",
     "num_local_experts": "is a mixture of experts of another kind",
     "num_experts": "is a mixture of experts of another kind",
     "n_routed_experts": "is a mixture of experts of another kind",
@@ -83,6 +84,9 @@ _REFUSED_BY_KEY = {
     "auto_map": "names program code of its own",
     "dual_chunk_attention_config": "has dual chunk attention",
     "qk_norm": "has q- and k-norm that its architecture has not",
+    "use_bias": "has biases by a key that vLLM does not read",
+    "bias": "has biases by a key that is not read here",
+    "qkv_bias": "has biases by a key that is not read here",
     "llama_4_scaling": "scales its attention",
 }
 """Keys that say of a supported architecture that it is another model all the same, where they hold more than null,

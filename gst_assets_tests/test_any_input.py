@@ -12,6 +12,7 @@ import asyncio
 import gzip
 import io
 import json
+import lzma
 import os
 import re
 import resource
@@ -380,7 +381,10 @@ def recorded(folder: Path, data: bytes) -> object:
     kept = folder / "kept" / "run"
     if not kept.exists():
         pack(write_real(folder / "run", steady(3, 4)), folder / "kept")
-    (kept / "token_metrics.csv.gz").write_bytes(data)
+    for path in kept.glob("token_metrics.*"):
+        path.unlink()
+    suffix = "gz" if data.startswith(b"\x1f\x8b") else "xz"
+    (kept / f"token_metrics.csv.{suffix}").write_bytes(data)
     try:
         return expand(kept, folder / "out")
     finally:
@@ -496,6 +500,9 @@ STREAM = "".join(
     )
 ).encode() + b"data: [DONE]\n\n"  # fmt: skip
 RUN = written(lambda directory: write_real(directory, steady(3, 4)))
+STORED_TOKENS = b"".join(
+    b",".join(line.split(b",")[:3]) + b"\n" for line in RUN["token_metrics.csv"].splitlines()
+)  # as packing leaves them
 WORKLOAD = written(write_workload)
 PROFILE_META = json.dumps(
     json.loads(RUN["run_meta.json"])
@@ -631,6 +638,10 @@ LOADERS = {
     ),
     "subject.json": of_json(partial_file("subject.json"), 35, "subject.json", SUBJECT),
     "recorded": of_bytes(recorded, 30, "token_metrics.csv", gzip.compress(RUN["token_metrics.csv"])),
+    "recorded, packed now": of_bytes(recorded, 30, "token_metrics.csv", lzma.compress(STORED_TOKENS)),
+    "recorded tokens": of_bytes(
+        lambda folder, data: recorded(folder, lzma.compress(data)), 30, "token_metrics.csv", STORED_TOKENS
+    ),
 }
 
 
@@ -725,6 +736,8 @@ FOUND: list[tuple[str, bytes]] = [
     ("subject.json", b'{"plays": [1]}'),
     ("subject.json", b"[" * 100_000),
     ("recorded", gzip.compress(b"a") + gzip.compress(b"b")),
+    ("recorded", lzma.compress(b"a") + lzma.compress(b"b")),
+    ("recorded tokens", STORED_TOKENS + b"1,1," + b"9" * 5000),
 ]
 """Loader and bytes."""
 AS_IT_IS = {data for _, data in (*FOUND, *PUBLISHED.values())}

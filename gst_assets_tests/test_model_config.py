@@ -107,6 +107,14 @@ def test_qwen2_has_biases_of_its_own_and_no_head_dim_of_its_own() -> None:
         geometry_of({**config, "head_dim": 64}, "here")
 
 
+def test_ernie_states_its_head_dim_and_has_no_biases() -> None:
+    config = {**LLAMA, "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "use_bias": False}
+    assert Geometry(**geometry_of({**config, "head_dim": 64}, "here")).head_dim == 64
+    without = {key: value for key, value in config.items() if key != "head_dim"}
+    with pytest.raises(ValueError, match="here: head_dim: the field is missing"):
+        geometry_of(without, "here")
+
+
 def test_biases_are_read_where_the_architecture_has_the_choice() -> None:
     assert Geometry(**geometry_of({**LLAMA, "attention_bias": True, "mlp_bias": True}, "here")).mlp_bias
     mistral = read_config("data/models/Mistral-7B-v0.3") | {"attention_bias": True}
@@ -121,7 +129,7 @@ _QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
     ("changes", "message"),
     [
         ({"shared_expert_intermediate_size": 768},
-         "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts beside those that a router"),
+         "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts in addition to those that a router"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step: found 2, so some layers have one MLP and others experts"),
         ({"mlp_only_layers": [0, 3]}, r"mlp_only_layers: found \[0, 3\], so some layers have one MLP"),
         ({"num_experts": None}, "num_experts: the field is missing"),
@@ -191,7 +199,7 @@ def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named
         ({"architectures": ["GptOssForCausalLM"], "num_local_experts": 32},
          "architectures: GptOssForCausalLM is a mixture of experts of another kind, which is not supported. Supported are the dense decoders Qwen3ForCausalLM"),
         ({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 60, "shared_expert_intermediate_size": 5632},
-         "architectures: Qwen2MoeForCausalLM has shared experts beside those that a router chooses, which is not supported."),
+         "architectures: Qwen2MoeForCausalLM has shared experts in addition to those that a router chooses, which is not supported."),
         ({"num_experts": 8}, "num_experts: this LlamaForCausalLM is a mixture of experts of another kind"),
         ({"architectures": ["DeepseekV3ForCausalLM"], "kv_lora_rank": 512},
          "architectures: DeepseekV3ForCausalLM has multi-head latent attention, which is not supported"),
@@ -205,6 +213,8 @@ def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named
         ({"model_type": "qwen2"}, "model_type: expected 'llama' with LlamaForCausalLM, found 'qwen2'"),
         ({"quantization_config": {"quant_method": "fp8"}},
          "quantization_config: this LlamaForCausalLM is published with quantised weights, which is not supported. Name the config.json of the same model in bfloat16 or float16. With it, model.quantization=fp8 serves weights that vLLM quantises"),
+        ({"use_bias": True}, "use_bias: this LlamaForCausalLM has biases by a key that vLLM does not read"),
+        ({"qkv_bias": True}, "qkv_bias: this LlamaForCausalLM has biases by a key that is not read here"),
         ({"quantization_config": {"quant_method": "awq"}},
          "quantization_config: this LlamaForCausalLM is published with quantised weights, which is not supported. Name the config.json of the same model in bfloat16 or float16."),
         ({"auto_map": {"AutoConfig": "own.Config"}},

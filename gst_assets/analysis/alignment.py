@@ -7,6 +7,9 @@ no token times there is no ITL, and a simulation that knows none must have produ
 Requests are joined by `source_request_id` where both runs have it, else by `request_id`. Runs that state the same
 workload have the same arrivals and lengths, to the nanosecond; others at least the same requests and prompt lengths
 (`gate` says how far their arrivals are apart).
+
+Where turns wait for the answers before them (a closed loop inside sessions) it is the workload's own times and the
+turns' order that are the same. Arrivals of later turns are each side's own, and its latencies count from them.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ KEY = "source_request_id"
 _SHOWN = 10
 """At most so many of the requests that differ are named."""
 R = TypeVar("R", RealRun, SimulatedRun)
-_SAME_ON_BOTH_SIDES = ("arrival_time_ns", "num_prefill_tokens", "num_decode_tokens")
+WORKLOAD_ARRIVAL, PREVIOUS = "workload_arrival_time_ns", "previous_request_id"
+_SAME_LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,24 @@ def is_joined_by_name(one: RealRun | SimulatedRun, two: RealRun | SimulatedRun) 
     return KEY in one.requests and KEY in two.requests
 
 
+def is_closed_loop(run: RealRun | SimulatedRun) -> bool:
+    """Whether turns of its sessions wait for the answers before them."""
+    return PREVIOUS in run.requests and WORKLOAD_ARRIVAL in run.requests
+
+
+def sessions_of(run: RealRun | SimulatedRun) -> np.ndarray | None:
+    """Which session each request is of, int64 by request id, numbered in the order in which they begin; None where no
+    turn waits for an answer."""
+    if not is_closed_loop(run):
+        return None
+    first = np.arange(len(run.requests))
+    for turn, previous in enumerate(run.requests[PREVIOUS].to_numpy(dtype="int64", na_value=-1).tolist()):
+        if previous >= 0:
+            first[turn] = first[previous]
+    numbers: np.ndarray = np.unique(first, return_inverse=True)[1]
+    return numbers
+
+
 def states_workload(*runs: RealRun | SimulatedRun) -> bool:
     """Whether every one of the runs says which workload it is of, so that all of it can be held to be the same."""
     return all(run.meta.workload_id is not None for run in runs)
@@ -202,8 +224,16 @@ def _check_same_requests(real: RealRun, sim: SimulatedRun, compared: np.ndarray)
             f" {listed}). Simulate the workload that was measured."
         )
     stated = states_workload(real, sim)
-    for name in _SAME_ON_BOTH_SIDES if stated else ("num_prefill_tokens",):
-        differs = (real.requests[name] != sim.requests[name]).to_numpy(dtype=bool) & (compared | stated)
+    if stated and is_closed_loop(real) != is_closed_loop(sim):
+        waits, free = (real, sim) if is_closed_loop(real) else (sim, real)
+        raise ComparisonError(
+            f"in {waits.directory} turns wait for the answers before them ({PREVIOUS}), in {free.directory} they do"
+            " not. Measure and simulate with the same closed_loop."
+        )
+    arrivals = (WORKLOAD_ARRIVAL, PREVIOUS) if is_closed_loop(real) else ("arrival_time_ns",)
+    for name in (*arrivals, *_SAME_LENGTHS) if stated else ("num_prefill_tokens",):
+        ours, theirs = (run.requests[name].to_numpy(dtype="int64", na_value=-1) for run in (real, sim))
+        differs = (ours != theirs) & (compared | stated)
         if differs.any():
             rows = np.flatnonzero(differs)
             shown = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")

@@ -10,6 +10,8 @@ and Romano 1992, so that the ends count as much as the middle).
   (2009), for the circular bootstrap, as the largest over the series that the errors are made of and the latencies
   themselves; at least 2 n^(1/3), at most n / 4. Twice, because their choice minimises the error of a variance and not
   of a coverage, and covered less in the study.
+- Sessions: where turns wait for the answers before them, the turns of a session depend on each other whatever lies
+  between them. Then whole sessions are drawn, in order of their beginning, and a block's length counts them.
 - Interval: the accelerated percentiles (Efron 1987, "Better Bootstrap Confidence Intervals": acceleration = skewness /
   6, without the bias term) of log(sim / real) over the replicates, about the estimate, widened by the fixed-b critical
   value of Kiefer and Vogelsang (2005), table 1 (Bartlett kernel, whose variance estimator the block bootstrap's is):
@@ -67,9 +69,10 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Blocks:
-    """How requests are resampled: `order` are request ids by arrival, `length` the requests of a block.
+    """How requests are resampled: `order` are request ids by arrival, `length` the items of a block. Items are
+    requests, or with `sessions` (by request id, numbered in the order in which they begin) whole sessions.
 
-    Of very many requests `unit` neighbours are drawn together, so that blocks begin at every `unit`-th request only: a
+    Of very many items `unit` neighbours are drawn together, so that blocks begin at every `unit`-th item only: a
     block is several units long, and which of the neighbours it begins at makes no difference.
     """
 
@@ -77,34 +80,41 @@ class Blocks:
     length: int
     num_replicates: int = NUM_REPLICATES
     seed: int = SEED
+    sessions: np.ndarray | None = None
 
     @property
-    def num_requests(self) -> int:
-        """Requests of the workload."""
-        return len(self.order)
+    def num_items(self) -> int:
+        """Requests of the workload, or sessions."""
+        return len(self.order) if self.sessions is None else int(self.sessions.max()) + 1
+
+    @property
+    def items(self) -> str:
+        """What they are, in words."""
+        return "requests" if self.sessions is None else "sessions"
 
     @property
     def long_enough(self) -> bool:
-        """Whether the run is long against the time over which requests depend on each other. Blocks of the least
-        length, which only the number of requests decides, always are: what few requests are worth is
-        `Replicates.independent`."""
-        return self.length <= least_length(self.num_requests) or self.num_requests >= MIN_STRETCHES * self.length
+        """Whether the run is long against the time over which items depend on each other. Blocks of the least length,
+        which only the number of items decides, always are: what few items are worth is `Replicates.independent`."""
+        return self.length <= least_length(self.num_items) or self.num_items >= MIN_STRETCHES * self.length
 
     @property
     def unit(self) -> int:
-        """Requests that are drawn together."""
-        return -(-self.num_requests // _MAX_UNITS)
+        """Items that are drawn together."""
+        return -(-self.num_items // _MAX_UNITS)
 
     @property
     def num_units(self) -> int:
         """Units of the workload; the last may be smaller."""
-        return -(-self.num_requests // self.unit)
+        return -(-self.num_items // self.unit)
 
     @cached_property
     def unit_of(self) -> np.ndarray:
         """The unit of each request, by id."""
-        units = np.empty(self.num_requests, dtype=np.int64)
-        units[self.order] = np.arange(self.num_requests) // self.unit
+        if self.sessions is not None:
+            return self.sessions // self.unit
+        units = np.empty(self.num_items, dtype=np.int64)
+        units[self.order] = np.arange(self.num_items) // self.unit
         return units
 
     @cached_property
@@ -137,9 +147,9 @@ def block_length(repeats: Sequence[Sequence[np.ndarray]]) -> int:
     return max(1, min(max(math.ceil(_LENGTHEN * chosen), least_length(n)), n // 4))
 
 
-def least_length(num_requests: int) -> int:
-    """Requests a block where nothing depends on anything."""
-    return max(1, min(math.ceil(_LENGTHEN * num_requests ** (1 / 3)), num_requests // 4))
+def least_length(num_items: int) -> int:
+    """Items a block where nothing depends on anything."""
+    return max(1, min(math.ceil(_LENGTHEN * num_items ** (1 / 3)), num_items // 4))
 
 
 def _politis_white(series: np.ndarray) -> float:
@@ -177,13 +187,13 @@ def _autocovariances(centred: np.ndarray, count: int) -> np.ndarray:
     return found
 
 
-def fixed_b_factor(length: int, num_requests: int) -> float:
-    """By how much an interval is widened for blocks of `length` of `num_requests`: critical value over the normal one.
+def fixed_b_factor(length: int, num_items: int) -> float:
+    """By how much an interval is widened for blocks of `length` of `num_items`: critical value over the normal one.
 
     Kiefer and Vogelsang (2005), "A New Asymptotic Theory for Heteroskedasticity-Autocorrelation Robust Tests", table 1,
     97.5 %.
     """
-    b = length / num_requests
+    b = length / num_items
     return (1.9600 + 2.9694 * b + 0.4160 * b**2 - 0.5324 * b**3) / 1.9600
 
 
@@ -269,7 +279,7 @@ def _independent(drawn: np.ndarray, whole: np.ndarray, blocks: Blocks) -> np.nda
     """Of n independent samples the share s above a level has variance s (1 - s) / n. That n, from the variance over
     replicates (widened as the interval is), times the share beyond the percentile."""
     above, expected = (1 - one[:, 2:].astype(np.float64) / np.maximum(one[:, :1], 1) for one in (drawn, whole))
-    factor = fixed_b_factor(blocks.length, blocks.num_requests)
+    factor = fixed_b_factor(blocks.length, blocks.num_items)
     found = []
     for percentile in (95, *PERCENTILES):
         at = min(int((expected[0] > 1 - percentile / 100).sum()), expected.shape[1] - 1)
@@ -300,7 +310,7 @@ def intervals(
     centre = _log_ratio(np.median([one.whole for one in sim], axis=0), np.median([one.whole for one in real], axis=0))
     estimate = _log_ratio(np.median(sim_ns, axis=0), np.median(real_ns, axis=0))
     between = [_between_repeats(one) for one in _log_ratio(sim_ns, real_ns).T]
-    factor = fixed_b_factor(blocks.length, blocks.num_requests)
+    factor = fixed_b_factor(blocks.length, blocks.num_items)
     found = []
     for column in range(len(STATISTICS)):
         if not math.isfinite(estimate[column]) or not math.isfinite(centre[column]) or np.isnan(drawn[:, column]).any():
@@ -350,16 +360,19 @@ def _between_repeats(ratios: np.ndarray) -> float:
     return t_quantile(repeats - 1) * error
 
 
-def dependence(real: Samples, sim: Samples, order: np.ndarray) -> list[np.ndarray]:
+def dependence(real: Samples, sim: Samples, order: np.ndarray, sessions: np.ndarray | None = None) -> list[np.ndarray]:
     """What the errors of one measure are made of, by request in order of arrival: the linear part of log(mean sim /
     mean real), and at P50 and P90 the difference of the two sides' counts above their percentile; and the rank of each
-    side's latency, since errors depend on load. `block_length` looks at how these depend on their neighbours."""
+    side's latency, since errors depend on load. `block_length` looks at how these depend on their neighbours.
+    With `sessions` (`Blocks.sessions`) the sums over each, in the order in which they begin."""
     means = [float(side.values.mean(dtype=np.float64)) for side in (sim, real)]
     parts = [side.sums / (mean or 1.0) - side.counts for side, mean in zip((sim, real), means, strict=True)]
     series = [parts[0] - parts[1]]
     above = [side.num_above((50, 90)) for side in (sim, real)]
     series += [ours - theirs for ours, theirs in zip(*above, strict=True)]
     series += [_ranks(side) for side in (sim, real)]
+    if sessions is not None:
+        return [np.bincount(sessions, one - one.mean()) for one in series]
     return [one[order] for one in series]
 
 

@@ -29,8 +29,10 @@ import pandas as pd
 
 from gst_assets.analysis.alignment import (
     KEY,
+    PREVIOUS,
     Counts,
     check_same_workload,
+    is_closed_loop,
     is_joined_by_name,
     states_workload,
     tells_requested_lengths,
@@ -294,6 +296,7 @@ def checks(
     every = ", ".join(simulations)
     found = [
         *_same_workload(real_repeats, simulations, bands),
+        *_closed_loop(real_repeats[0], simulations),
         *_named_alike(real_repeats, simulations),
         _held_out(calibration_sha256),
         *_settings(parity, every),
@@ -387,6 +390,34 @@ def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Ban
         " arrival"
     )
     return Check("arrivals", name, severity, "", told, text, about)
+
+
+CLOSED_LOOP = "closed loop in sessions"
+"""The check that says that turns wait for answers, and how far the two sides' arrivals come apart."""
+
+
+def _closed_loop(first: RealRun, simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """What it means that turns wait for answers, and by how much it moved their arrivals."""
+    if not is_closed_loop(first):
+        return []
+    found = []
+    later = first.requests[PREVIOUS].notna()
+    for variant, sim in simulations.items():
+        if not is_closed_loop(sim):
+            continue  # of another workload, as far as it is stated: `_arrivals` says how far apart they are
+        both = later & (first.requests["status"] == "ok") & (sim.requests["status"] == "ok")
+        apart = (sim.requests["arrival_time_ns"] - first.requests["arrival_time_ns"])[both].to_numpy(dtype="float64")
+        told = "no later turn was compared"
+        if len(apart):
+            ends = [milliseconds(float(np.percentile(apart, at)), "+.1f") for at in (0, 50, 100)]
+            told = f"{len(apart)} later turns arrived {ends[1]} ms apart at P50 ({ends[0]} to {ends[2]} ms, + is later)"
+        text = (
+            f"{variant}: turns wait for the answers before them, so later turns arrive later where a side is slower."
+            f" Simulated, against {first.meta.run_id}: {told}. Each latency counts from its own side's arrival; a"
+            " slower side also meets less load, so a difference in speed is partly in throughput"
+        )
+        found.append(Check(CLOSED_LOOP, variant, "note", "", told, text, (variant,)))
+    return found
 
 
 def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
@@ -741,15 +772,15 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, simulated: int) 
 def few_stretches(blocks: Blocks) -> Check:
     """Whether the requests hold enough stretches that do not depend on each other to resample. Not a mark: cells that
     rest on it are judged accordingly."""
-    number = blocks.num_requests / blocks.length
-    told = f"{number:.0f} blocks of {blocks.length} requests"
+    number, items = blocks.num_items / blocks.length, blocks.items
+    told = f"{number:.0f} blocks of {blocks.length} {items}"
     if blocks.long_enough:
         return Check("independent stretches", "", "ok", told, "")
     # Blocks are never longer than a quarter of the run, whatever the dependence.
-    over = "at least" if blocks.length >= blocks.num_requests // 4 else "about"
+    over = "at least" if blocks.length >= blocks.num_items // 4 else "about"
     text = (
-        f"latencies depend on each other over {over} {blocks.length} requests, so {blocks.num_requests} requests are"
-        f" only {number:.0f} independent stretches: intervals from resampled requests cover less than they claim, and"
+        f"latencies depend on each other over {over} {blocks.length} {items}, so {blocks.num_items} {items} are"
+        f" only {number:.0f} independent stretches: intervals from resampled {items} cover less than they claim, and"
         " nothing but a fail is concluded from them"
     )
     return Check("independent stretches", "", "note", told, "", text)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.analysis import bootstrap, gate
-from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align, joined
+from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align, joined, sessions_of
 from gst_assets.analysis.answer import Answer, NamedCause, Situation, build_answer
 from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
 from gst_assets.analysis.capacity_errors import CapacityError, capacity_errors
@@ -111,7 +111,8 @@ class Comparison:
     `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps
     (metric, real run id or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first
     repeat; a metric without samples has none. `block_length` is None where too few requests were compared to resample
-    them. `further_seeds` are the runs of each variant under other seeds than that of `simulations`. `checks` are as the
+    them; where turns wait for answers it counts sessions, of which there are `num_sessions` (None elsewhere).
+    `further_seeds` are the runs of each variant under other seeds than that of `simulations`. `checks` are as the
     headline's reader takes them. `capacities` are empty where the engine's capacity was not searched;
     `capacity_criterion` says in words what was searched for.
     """
@@ -139,6 +140,7 @@ class Comparison:
     real_bands: Mapping[Measure, Band]
     timelines: Mapping[str, Timeline]
     block_length: int | None
+    num_sessions: int | None
     rates: tuple[Rate, ...]
     answers: Mapping[str, Answer]
     further_seeds: Mapping[str, tuple[SimulatedRun, ...]]
@@ -248,7 +250,9 @@ def compare(
     per_run = {run.meta.run_id: pairs[run.meta.run_id, headline].counts for run in real_repeats}
     checks = gate.checks(real_repeats, simulations, per_run, parity, bands, calibration_sha256)
     sides = _Sides.of(real_repeats, simulations, pairs)
-    blocks = _blocks(real_repeats[0], sides, headline)
+    sessions = sessions_of(real_repeats[0])
+    num_sessions = None if sessions is None else int(sessions.max()) + 1
+    blocks = _blocks(real_repeats[0], sides, headline, sessions)
     if blocks:
         checks.append(gate.few_stretches(blocks))
     by_seed = _by_seed(real_repeats, further, pairs, bands, told=sides.told)
@@ -256,7 +260,8 @@ def compare(
     tokens_told = {
         name: sim.has_tokens and all(run.has_tokens for run in real_repeats) for name, sim in simulations.items()
     }
-    judging = _Judging(blocks, bands, headline, _by_time(real_repeats), by_seed, frozenset(unjudged), tokens_told)
+    order = _by_time(real_repeats)
+    judging = _Judging(blocks, bands, headline, order, by_seed, frozenset(unjudged), tokens_told, num_sessions)
     found = _statistics(sides, judging)
     rates = _rates(real_repeats, pairs, list(simulations), judging)
     request_errors = _request_errors(pairs)
@@ -317,6 +322,7 @@ def compare(
         real_bands=found.bands,
         timelines=timelines,
         block_length=blocks.length if blocks else None,
+        num_sessions=num_sessions,
         rates=tuple(rates),
         answers=answers,
         further_seeds=further,
@@ -404,9 +410,12 @@ def _samples(side: AlignedSide, num_requests: int, is_scheduling_told: bool) -> 
     return {measure: clustered(side, measure, num_requests) for measure in MEASURES}
 
 
-def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
-    """How requests are resampled, from the headline's errors; None where too few requests were compared."""
+def _blocks(run: RealRun, sides: _Sides, headline: str, sessions: np.ndarray | None) -> Blocks | None:
+    """How requests, or whole `sessions` of them, are resampled, from the headline's errors; None where too few were
+    compared."""
     if min(one["ttft"].num_requests for one in sides.real.values()) < MIN_REQUESTS:
+        return None
+    if sessions is not None and sessions.max() + 1 < MIN_REQUESTS:
         return None
     order = np.argsort(run.requests["arrival_time_ns"].to_numpy(dtype="int64"), kind="stable")
     measured: list[Measure] = [
@@ -418,11 +427,11 @@ def _blocks(run: RealRun, sides: _Sides, headline: str) -> Blocks | None:
         [
             one
             for measure in measured
-            for one in bootstrap.dependence(real[measure], sides.sim[run_id, headline][measure], order)
+            for one in bootstrap.dependence(real[measure], sides.sim[run_id, headline][measure], order, sessions)
         ]
         for run_id, real in sides.real.items()
     ]
-    return Blocks(order, bootstrap.block_length(repeats))
+    return Blocks(order, bootstrap.block_length(repeats), sessions=sessions)
 
 
 @dataclass(frozen=True)
@@ -465,7 +474,8 @@ def _by_seed(
 @dataclass(frozen=True)
 class _Judging:
     """What judging a cell needs in addition to its values: `order` are the repeats by time, `unjudged` the measures
-    that say more about the delivery, `tokens_told` by variant whether both sides know their token times."""
+    that say more about the delivery, `tokens_told` by variant whether both sides know their token times,
+    `num_sessions` those whose turns wait for answers, None where none do."""
 
     blocks: Blocks | None
     bands: Bands
@@ -474,6 +484,7 @@ class _Judging:
     by_seed: Mapping[str, list[list[_SeedValues]]]
     unjudged: frozenset[str]
     tokens_told: Mapping[str, bool]
+    num_sessions: int | None
 
 
 @dataclass(frozen=True)
@@ -652,7 +663,12 @@ def _reason(cell: Cell, judging: _Judging, requests: int, needed: int | None) ->
         return f"{requests} request{'' if requests == 1 else 's'}; {needed} would do"
     if cell.verdict == "insufficient":
         if cell.interval_basis == "none":
-            return "a repeat has no positive value"
+            few = judging.num_sessions is not None and judging.blocks is None
+            return (
+                f"one repeat of {judging.num_sessions} sessions; {MIN_REQUESTS} would do"
+                if few
+                else "a repeat has no positive value"
+            )
         return (
             f"one repeat, whose requests depend on each other and are worth {cell.num_independent:.0f} independent"
             " samples beyond it"

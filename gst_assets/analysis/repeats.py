@@ -1,5 +1,5 @@
 """How sure an error on this workload is: from repeats of the engine and seeds of the simulation, the only two things
-that vary. Both sides play the same requests at the same times, so nothing is resampled.
+that vary. Both sides play the same requests at the same times, or with the same think times, so nothing is resampled.
 
 The estimate is the median over repeats of log(simulated / real), the error of a typical repeat. Its 95 % interval is
 the wider of two:

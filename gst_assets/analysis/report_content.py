@@ -169,7 +169,7 @@ def _facts(comparison: Comparison) -> Facts:
             ("Model", meta.model),
             ("Hardware", device + (" (stated, not detected)" if hardware is not None and hardware.stated else "")),
             ("Engine", f"{settings.backend if settings else meta.backend} {version}"),
-            ("Workload", f"{requests:,} requests"),
+            ("Workload", f"{requests:,} requests{_loop_told(comparison.num_sessions)}"),
             ("Repeats", f"{repeats}, simulated with {seeds} {'seed' if seeds == 1 else 'seeds'}"),
             ("Measured", meta.started_at.strftime("%Y-%m-%d") if meta.started_at else NOT_STATED),
             ("Overrides", _overrides(comparison)),
@@ -316,11 +316,20 @@ def _side_by_side(comparison: Comparison) -> list[Section]:
     return [Section("Simulations side by side", (ranking_grid(comparison), text), "a column each, ranked by error")]
 
 
+def _loop_told(num_sessions: int | None) -> str:
+    return "" if num_sessions is None else f" in {num_sessions:,} sessions whose turns wait for answers (closed loop)"
+
+
 def _alignment_told(comparison: Comparison) -> str:
     runs: list[RealRun | SimulatedRun] = [*comparison.real_repeats, *comparison.simulations.values()]
+    arrivals = (
+        "intended arrivals"
+        if comparison.num_sessions is None
+        else "sessions and think times, a turn arriving on each side when its own answers had come"
+    )
     same = (
-        "Both sides played the same workload: same requests, intended arrivals, prompt lengths and requested output"
-        " lengths (checked). "
+        f"Both sides played the same workload: same requests, {arrivals}, prompt lengths and requested output lengths"
+        " (checked). "
         if states_workload(*runs)
         else (
             "Not every run states its workload: requests are joined as Checks says, prompt lengths are the same"
@@ -560,9 +569,20 @@ def _definitions(comparison: Comparison) -> list[Block]:
         ),
         ("variant", "Variant", _VARIANTS),
     ]
-    length = comparison.block_length
+    length, in_sessions = comparison.block_length, comparison.num_sessions is not None
+    items, by = ("sessions", "whole sessions in order of their beginning") if in_sessions else ("requests", "")
     blocks = (
-        f"blocks of {length} requests, {NUM_REPLICATES:,} replicates" if length else "not formed here: too few requests"
+        f"blocks of {length} {items}, {NUM_REPLICATES:,} replicates" if length else f"not formed here: too few {items}"
+    )
+    loop = (
+        (
+            f"Closed loop inside {comparison.num_sessions} sessions, open loop between them: a turn arrives a think"
+            " time after the last token of the answer before it, on each side by its own answers. TTFT and E2E count"
+            " from that arrival. What two sides of different speed make of one workload differs in throughput too. The"
+            " coverage of intervals from resampled sessions is not measured.",
+        )
+        if in_sessions
+        else ()
     )
     method = (
         (
@@ -575,9 +595,10 @@ def _definitions(comparison: Comparison) -> list[Block]:
             " each repeat."
         ),
         (
-            "Other workloads of the kind: circular block bootstrap over requests in order of arrival, tokens with"
-            f" their request, the same blocks on both sides ({blocks}), seeded."
+            f"Other workloads of the kind: circular block bootstrap over {by or 'requests in order of arrival'}, tokens"
+            f" with their request, the same blocks on both sides ({blocks}), seeded."
         ),
+        *loop,
         "Lateness of the driver stays inside the real TTFT (no coordinated omission); the simulation knows none.",
         (
             "No correction is made for judging several cells at once. Coverage of the intervals is measured in"

@@ -1,5 +1,5 @@
 """Commands for the host that measures, without Dagster, and for what is measured: workload, measure, profile, probe,
-self-fit, search-forests, recorded."""
+self-fit, search-forests, pack-profile, recorded."""
 
 from __future__ import annotations
 
@@ -98,6 +98,23 @@ def search_forests(bundle: Path, jobs: int) -> None:
     search_bundle(bundle, jobs, click.echo)
 
 
+@click.command(
+    name="pack-profile", epilog=examples("gst pack-profile profile/a100/qwen3-0.6b --out data/profiles/a100/qwen3-0.6b")
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar=DIRECTORY, help="Must be absent or empty."
+)
+def pack_profile(bundle: Path, out: Path) -> None:
+    """Make a profile small, and seal it.
+
+    Stores BUNDLE with its large tables compressed, as the project ships profiles. Simulations read it as it is.
+    """
+    from gst_assets.step_costs.bundle_packing import pack_bundle
+
+    click.echo(pack_bundle(bundle, out))
+
+
 @click.group(cls=Commands, epilog=examples("gst recorded pack runs/a100_light-* --out data/recorded/a100_light"))
 def recorded() -> None:
     """Pack real runs, and unpack them."""
@@ -137,4 +154,4 @@ def expand(directories: tuple[Path, ...], out: Path) -> None:
         click.echo(unpack(directory, out))
 
 
-COMMANDS = (measure, profile, probe, self_fit, search_forests, recorded)
+COMMANDS = (measure, profile, probe, self_fit, search_forests, pack_profile, recorded)

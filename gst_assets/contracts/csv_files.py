@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import pandas as pd
 
+from gst_assets.contracts.packed_files import PACKED, unpacked
 from gst_assets.errors import ContractError
 from gst_assets.input_files import LONGEST_LINE_BYTES, InputKind, decoded, read_bytes, refuse_foreign
 
@@ -126,7 +127,7 @@ def _write_columns(table: Any, handle: BinaryIO, *, has_header: bool) -> None:
 
 
 def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Read a contract CSV with exact types.
+    """Read a contract CSV with exact types; packed, if its name ends with `.xz`.
 
     `columns` and `optional` map a column to `INTEGER`, `FLOAT`, `STRING` or `BOOLEAN`. Columns may stand in any order
     in the file; the frame has the required ones first, then the optional ones present, then any the contract does not
@@ -137,6 +138,7 @@ def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, s
         ContractError: file missing, empty, cut off, not UTF-8, with other line ends; a required column missing or a
             column twice; a line with too few or too many fields; a field of the wrong type (names file, line and
             column).
+        ArtifactError: packed, and not whole.
     """
     optional = optional or {}
     data = _read_bytes(path)
@@ -155,14 +157,19 @@ def read_csv(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, s
 
 def line_of_row(path: Path, row: int) -> int:
     """Line (from 1) on which row `row` (from 0, below the header) begins; a quoted field may span several lines."""
-    for number, (line, _) in enumerate(_rows(read_bytes(path, _KIND))):
+    for number, (line, _) in enumerate(_rows(_content(path))):
         if number == row + 1:
             return line
     raise IndexError(f"{path} has no row {row}")
 
 
-def _read_bytes(path: Path) -> bytes:
+def _content(path: Path) -> bytes:
     data = read_bytes(path, _KIND)
+    return unpacked(data, path, "Restore it from version control.") if path.suffix == PACKED else data
+
+
+def _read_bytes(path: Path) -> bytes:
+    data = _content(path)
     if not data:
         raise ContractError(f"{path}: empty file, expected a header row. Materialize the asset that writes it again.")
     refuse_foreign(data, path, _KIND)

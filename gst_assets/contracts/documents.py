@@ -125,7 +125,7 @@ class WorkloadSource(Stored):
 
 class WorkloadSchedule(Stored):
     """The rate over the whole schedule and the one asked for (null: none was asked, or the schedule has no length);
-    `time_scale` is what a trace's gaps were multiplied by."""
+    `time_scale` is what a trace's gaps were multiplied by. Where turns wait for answers: if these took no time."""
 
     span_ns: int = Field(ge=0)
     asked_rate_per_s: float | None = None

@@ -22,9 +22,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gst_assets.contracts.packed_files import MOST_BYTES, stored_path, unpacked
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
-from gst_assets.input_files import JsonProblem, parse_json
+from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_bytes
 from gst_assets.provenance import sha256_bytes, sha256_file
 
 _STAGING = ".staging"
@@ -357,7 +358,8 @@ def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) 
 
 
 def open_directory(path: Path, kind: Kind, *, verify: bool = True, seal: str | None = None) -> Path:
-    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`.
+    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`. Tables of a profile may be
+    packed (`packed_files`); their digests are those of what was packed.
 
     Raises:
         ArtifactError: missing, without its metadata file, or with a file whose digest differs from the recorded one.
@@ -415,9 +417,9 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
     if not verify:
         return
     for name, digest in recorded_digests(_read_bytes(meta), meta).items():
-        file = path / name
+        file = stored_path(path / name) if kind is Kind.PROFILE else path / name
         with _disk_errors(file, "cannot be read", _CHECK_READABLE):
-            found = sha256_file(file) if file.is_file() else None
+            found = _digest(file, file.name != Path(name).name) if file.is_file() else None
         if found is None:
             raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
         if found != digest:
@@ -425,6 +427,17 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
                 f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written."
                 f" Remove {path} and materialize again."
             )
+
+
+def _digest(file: Path, is_packed: bool) -> str:
+    if not is_packed:
+        return sha256_file(file)
+    remedy = f"Restore it, or remove {file.parent} and materialize again."
+    kind = InputKind(
+        ArtifactError, missing=f"gone meanwhile. {remedy}", expected="a packed table", remedy=remedy,
+        most_bytes=MOST_BYTES,
+    )  # fmt: skip
+    return sha256_bytes(unpacked(read_bytes(file, kind), file, remedy))
 
 
 def recorded_digests(data: bytes, where: Path | str) -> dict[str, str]:

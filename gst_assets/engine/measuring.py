@@ -83,9 +83,13 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
 
 def _allow_connections(play: Play, requests: Sequence[WorkloadRequest]) -> None:
     """Every request of a server is a connection until it has ended, which is at most its time limit after its
-    arrival."""
+    arrival. When turns that wait for answers arrive is not known; of each session one is open at most."""
     settings = play.scenario.replay
-    together = most_at_once([request.arrival_time_ns for request in requests], int(settings.request_timeout_s * 1e9))
+    if play.scenario.workload.closed_loop_setting is not None:
+        together = sum(request.previous is None for request in requests)
+    else:
+        arrivals = [request.arrival_time_ns for request in requests]
+        together = most_at_once(arrivals, int(settings.request_timeout_s * 1e9))
     why = f"{play.scenario.name} (requests of {settings.request_timeout_s:g} s at most, replay.request_timeout_s)"
     allow_connections(max(together, settings.warmup_requests), why)
 

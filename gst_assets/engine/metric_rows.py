@@ -35,6 +35,8 @@ _REQUEST_COLUMNS = (
 )
 _CACHED = "num_cached_tokens"
 """One column more, where the engine has a prefix cache and reports what it took from it."""
+_TURN_COLUMNS = ("previous_request_id", "workload_arrival_time_ns")
+"""Two columns more, where turns wait for the answers before them."""
 _REQUEST_INTEGERS = (
     "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",
     "num_decode_tokens_actual", "completion_time_ns", "scheduled_time_ns", "send_time_ns", "num_preemptions",
@@ -65,13 +67,19 @@ def request_metrics(played: ReplayResult, backend: str) -> pd.DataFrame:
     """The request_metrics table with every optional column, one row per planned request; times from run start, integers
     nullable.
 
-    `num_cached_tokens` is there if the engine reported it for any request."""
+    `num_cached_tokens` is there if the engine reported it for any request, `previous_request_id` and
+    `workload_arrival_time_ns` if any request waits for an answer."""
     rows = [_request_row(index, played, backend) for index in range(len(played.planned))]
     frame = pd.DataFrame(rows, columns=list(_REQUEST_COLUMNS))
     frame = frame.astype({name: "Int64" if name in _REQUEST_INTEGERS else "str" for name in _REQUEST_COLUMNS})
     cached = [result.times.num_cached_tokens if result.times else None for result in played.results]
     if any(count is not None for count in cached):
         frame[_CACHED] = pd.array(cached, dtype="Int64")
+    if any(item.previous is not None for item in played.planned):
+        previous = [item.previous for item in played.planned]
+        arrivals = [item.arrival_time_ns for item in played.planned]
+        for name, values in zip(_TURN_COLUMNS, (previous, arrivals), strict=True):
+            frame[name] = pd.Series(values, dtype="Int64")
     return frame
 
 
@@ -79,11 +87,12 @@ def _request_row(index: int, played: ReplayResult, backend: str) -> dict[str, in
     item, result = played.planned[index], played.results[index]
     times = result.times or RequestTimes()
     first = _since(played, result.token_times_ns[0]) if result.token_times_ns else None
+    arrival_ns = played.arrival_time_ns(index)
     return {
         "request_id": index,
-        "arrival_time_ns": item.arrival_time_ns,
+        "arrival_time_ns": arrival_ns,
         "first_token_time_ns": first,
-        "ttft_ns": None if first is None else first - item.arrival_time_ns,
+        "ttft_ns": None if first is None else first - arrival_ns,
         "num_prefill_tokens": len(item.request.prompt_token_ids),
         "num_decode_tokens": item.request.num_decode_tokens,
         "num_decode_tokens_actual": len(result.token_ids),
@@ -165,8 +174,8 @@ def steps_are_missing(steps: np.ndarray, played: ReplayResult) -> bool:
 def lateness_ns(played: ReplayResult) -> dict[str, int]:
     """p50, p99 and max of send time minus intended arrival, over the requests that were sent; empty if none was."""
     late = [
-        result.send_ns - played.start_ns - item.arrival_time_ns
-        for item, result in zip(played.planned, played.results, strict=True)
+        result.send_ns - played.start_ns - played.arrival_time_ns(index)
+        for index, result in enumerate(played.results)
         if result.send_ns is not None
     ]
     return percentiles(late, {"p50": 50, "p99": 99, "max": 100})

@@ -95,6 +95,13 @@ def read_play(play: Play) -> tuple[WorkloadMeta, list[WorkloadRequest]]:
     """
     workload = load(play.workload, contract=False)
     check_scenario_of(workload.meta, play)
+    asked = play.scenario.workload.closed_loop_setting is not None
+    if workload.is_closed_loop != asked:
+        waits = "wait" if workload.is_closed_loop else "do not wait"
+        raise WorkloadError(
+            f"{play.workload}: its turns {waits} for the answers before them, but scenario {play.scenario.name} has"
+            f" closed_loop={str(asked).lower()}. Pair each --workload with its own --scenario."
+        )
     return workload.meta, requests_of(workload, play.scenario)
 
 
@@ -105,6 +112,8 @@ def planned_requests(requests: Sequence[WorkloadRequest], scenario: Scenario, re
             EngineRequest(f"r{repeat}-{index}", item.prompt_token_ids, item.num_decode_tokens, seed + index),
             item.arrival_time_ns,
             item.prompt_id,
+            item.previous,
+            item.think_time_ns,
         )
         for index, item in enumerate(requests)
     ]

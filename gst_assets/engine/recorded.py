@@ -3,18 +3,16 @@ hardware.
 
 `gst recorded pack RUN_DIR... --out DIR` packs runs; a scenario with `engine.backend: recorded` and
 `engine.recorded: DIR` plays them back. `DIR/sha256sums.txt` lists the digest of each run's metadata. A recorded run
-`DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.gz`. Its run_meta.json lists the
-digests of the uncompressed files, so expanding verifies every byte. Nothing is measured here, and no figure is
-computed.
+`DIR/<run_id>/` holds the files of the run directory, each CSV table as `<table>.csv.xz`, the table of tokens without
+the column that follows from its others. Its run_meta.json lists the digests of the files as they were, so expanding
+verifies every byte. Nothing is measured here, and no figure is computed.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +23,11 @@ from pydantic import BaseModel
 from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document, stored_settings
 from gst_assets.contracts.listing import NAME as LISTING
 from gst_assets.contracts.listing import add_to_listing, check_listed, read_listing
+from gst_assets.contracts.packed_files import MOST_BYTES, PACKED, PACKED_BEFORE, packed, unpacked
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine.settings_check import check_settings
 from gst_assets.errors import ArtifactError, EngineError, WorkloadError
+from gst_assets.foreign_text import label
 from gst_assets.input_files import InputKind, read_bytes
 from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Model, Sampling, Scenario
@@ -36,10 +36,8 @@ from gst_assets.staging import staged_directory
 BACKEND = "recorded"
 _META = Kind.REAL_RUN.meta_name
 _TABLE = ".csv"
-_PACKED = ".gz"
+_TOKENS = "token_metrics.csv"
 _PACK = "gst recorded pack RUN_DIR... --out DIR"
-_MOST_BYTES = 1 << 30
-"""Of one file of a recorded run, unpacked."""
 _RESTORE = "Restore it from version control, or pack the run again."
 
 
@@ -59,7 +57,8 @@ def pack(run_directory: Path, out: Path) -> Path:
     `workloads/<workload_id>`, the workload's place under any artifact root.
 
     Raises:
-        ArtifactError: incomplete or altered, not a real run, or `out` already has another run of that id.
+        ArtifactError: incomplete or altered, not a real run, `out` already has another run of that id, or a table of
+            tokens from which expanding would not make the same bytes.
         ContractError: its metadata breaks the contract.
     """
     open_directory(run_directory, Kind.REAL_RUN)
@@ -67,7 +66,11 @@ def pack(run_directory: Path, out: Path) -> Path:
     with _staged(out, run.meta.run_id) as folder:
         for name in run.meta.sha256:
             data = (run_directory / name).read_bytes()
-            (folder / _packed_name(name)).write_bytes(_compress(data) if name.endswith(_TABLE) else data)
+            if name == _TOKENS:
+                data = _without_latencies(data, run_directory / name)
+            if name.endswith(_TABLE):
+                name, data = name + PACKED, packed(data)
+            (folder / name).write_bytes(data)
         (folder / _META).write_bytes(_portable_meta(run))
     add_to_listing(out, [f"{run.meta.run_id}/{_META}"])
     return out / run.meta.run_id
@@ -77,13 +80,13 @@ def expand(recorded_directory: Path, out: Path) -> Path:
     """Write a recorded run as the complete run directory `out/<run_id>/`, every digest verified; returns that path.
 
     Raises:
-        ArtifactError: a file missing, altered, or not gzip (names it); or `out/<run_id>` exists.
+        ArtifactError: a file missing, altered, or not packed (names it); or `out/<run_id>` exists.
         ContractError: its metadata breaks the contract.
     """
     run = _read(recorded_directory)
     with _staged(out, run.meta.run_id) as folder:
         for name, digest in run.meta.sha256.items():
-            (folder / name).write_bytes(_verified(recorded_directory / _packed_name(name), name, digest))
+            (folder / name).write_bytes(_verified(_stored_path(recorded_directory, name), name, digest))
         shutil.copyfile(recorded_directory / _META, folder / _META)
         open_directory(folder, Kind.REAL_RUN)
     return out / run.meta.run_id
@@ -176,6 +179,72 @@ def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
         raise EngineError(f"{meta}: {error}") from None
 
 
+# --- the table of tokens ----------------------------------------------------------------------------------------------
+
+_LATENCY = b"token_latency_ns"
+_BEFORE_LATENCY = [b"request_id", b"token_index", b"token_time_ns"]
+
+
+def _without_latencies(table: bytes, path: Path) -> bytes:
+    """A table of tokens, read from `path`, without the column `token_latency_ns`, which follows from the two before it.
+    No compressor finds that out: packed, the column would be two fifths of the table.
+
+    Raises:
+        ArtifactError: `_with_latencies` would not make the same bytes of it.
+    """
+    header = table.partition(b"\n")[0].split(b",")
+    if header[:4] != [*_BEFORE_LATENCY, _LATENCY]:
+        raise ArtifactError(
+            f"{path}: cannot be packed: its columns are {_told(header)}, expected those of the contract in their order"
+            f" ({_told([*_BEFORE_LATENCY, _LATENCY])}, ...). Write the table in that order."
+        )
+    short = io.BytesIO()
+    for line in io.BytesIO(table):
+        body = line.removesuffix(b"\n")
+        fields = body.split(b",", 4)
+        short.write(b",".join(fields[:3] + fields[4:]) + line[len(body) :])
+    again = "Correct the table, or record the run again."
+    restored = _with_latencies(short.getvalue(), path, again)
+    if restored != table:
+        lines = zip(io.BytesIO(table), io.BytesIO(restored), strict=True)
+        number, (found, expected) = next((number, two) for number, two in enumerate(lines, 1) if two[0] != two[1])
+        raise ArtifactError(
+            f"{path}: cannot be packed: line {number} is {_told([found])}, expected {_told([expected])}: a latency is 0"
+            f" at token_index 0, else the time since the token of the line before. {again}"
+        )
+    return short.getvalue()
+
+
+def _with_latencies(short: bytes, path: Path, remedy: str) -> bytes:
+    """The table of which `_without_latencies` made `short`.
+
+    Raises:
+        ArtifactError: none can be; names the line of `path` and ends with `remedy`.
+    """
+    whole, previous_ns = io.BytesIO(), 0
+    for number, line in enumerate(io.BytesIO(short), start=1):
+        body = line.removesuffix(b"\n")
+        fields = body.split(b",", 3)
+        try:
+            latency, previous_ns = (_LATENCY, 0) if number == 1 else _latency(fields, previous_ns)
+        except (IndexError, ValueError):  # too few fields, or no numbers
+            raise ArtifactError(
+                f"{path}: line {number} is {_told([line])}, expected a request, an index and a time in ns. {remedy}"
+            ) from None
+        whole.write(b",".join([*fields[:3], latency, *fields[3:]]) + line[len(body) :])
+    return whole.getvalue()
+
+
+def _latency(fields: Sequence[bytes], previous_ns: int) -> tuple[bytes, int]:
+    """The latency of a token's line, and the token's time."""
+    index, time_ns = int(fields[1]), int(fields[2])
+    return b"%d" % (time_ns - previous_ns if index else 0), time_ns
+
+
+def _told(fields: Sequence[bytes]) -> str:
+    return label(b",".join(fields)[:200].decode("utf-8", "replace"))
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -203,47 +272,29 @@ def _read(directory: Path) -> RecordedRun:
     return RecordedRun(directory, meta)
 
 
-def _packed_name(name: str) -> str:
-    return name + _PACKED if name.endswith(_TABLE) else name
-
-
-def _compress(data: bytes) -> bytes:
-    """gzip without time or file name, so that packing again gives the same bytes."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as packed:
-        packed.write(data)
-    return buffer.getvalue()
+def _stored_path(directory: Path, name: str) -> Path:
+    if not name.endswith(_TABLE):
+        return directory / name
+    path, before = directory / (name + PACKED), directory / (name + PACKED_BEFORE)
+    return before if before.is_file() and not path.exists() else path
 
 
 def _verified(path: Path, name: str, digest: str) -> bytes:
-    """Uncompressed content of one recorded file, which has the recorded digest."""
+    """What one recorded file was in the run directory, which has the recorded digest."""
     kind = InputKind(
         ArtifactError,
         missing=f"missing, but {_META} lists {name}. {_RESTORE}",
         expected=f"{name} of a recorded run",
         remedy=_RESTORE,
-        most_bytes=_MOST_BYTES,
+        most_bytes=MOST_BYTES,
     )
-    data = read_bytes(path, kind)
-    content = _decompressed(data, path) if path.name != name else data
+    content = read_bytes(path, kind)
+    if path.name != name:
+        content = unpacked(content, path, _RESTORE)
+    if path.name == _TOKENS + PACKED:
+        content = _with_latencies(content, path, _RESTORE)
     if sha256_bytes(content) != digest:
         raise ArtifactError(f"{path}: its content differs from the digest of {name} in {_META}: altered. {_RESTORE}")
-    return content
-
-
-def _decompressed(data: bytes, path: Path) -> bytes:
-    """The one gzip member that `data` is, of at most `_MOST_BYTES`: a thousand times as much can hide in it."""
-    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        content = unpacker.decompress(data, _MOST_BYTES)
-    except zlib.error as error:
-        raise ArtifactError(f"{path}: not a whole gzip file ({error}). {_RESTORE}") from None
-    if unpacker.unconsumed_tail:
-        raise ArtifactError(f"{path}: more than {_MOST_BYTES} bytes when unpacked. {_RESTORE}")
-    if not unpacker.eof or unpacker.unused_data:
-        raise ArtifactError(
-            f"{path}: not a whole gzip file ({'cut off' if not unpacker.eof else 'bytes behind its end'}). {_RESTORE}"
-        )
     return content
 
 

@@ -1,4 +1,5 @@
-"""Open-loop replay: every request is sent at its intended time, however far the earlier ones have come.
+"""Open-loop replay: every request is sent at its intended time, however far the earlier ones have come. A turn that
+waits for an answer is due a think time after that answer's last token; then it is sent like any other.
 
 Only measuring belongs here: what is sent comes from `plays`, tables are made by `metric_rows`, and the engine is any
 `protocol.Engine`.
@@ -7,9 +8,9 @@ Only measuring belongs here: what is sent comes from `plays`, tables are made by
 from __future__ import annotations
 
 import asyncio
-import bisect
 import ctypes
 import gc
+import heapq
 import itertools
 import os
 import select
@@ -24,6 +25,9 @@ from gst_assets.engine.protocol import Engine, EngineDied, EngineRequest, Reques
 from gst_assets.errors import EngineError
 from gst_assets.foreign_text import visible
 from gst_assets.progress import Progress
+
+PREVIOUS_TURN_FAILED = "PreviousTurnFailed"
+"""The error type of a request that was not sent, because the one whose answer it waits for failed."""
 
 LEAD_TIME_NS = 50_000_000
 """Between the call and intended arrival 0, so that the first request can be on time."""
@@ -42,17 +46,20 @@ _CANCEL_WAIT_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """A request of the workload and when it is to arrive, in nanoseconds from run start."""
+    """A request of the workload and when it is to arrive, in nanoseconds from run start; with `previous`, the place of
+    the request whose last token it waits for, `think_time_ns` after that token instead."""
 
     request: EngineRequest
     arrival_time_ns: int
     prompt_id: str
+    previous: int | None = None
+    think_time_ns: int = 0
 
 
 @dataclass(slots=True)
 class RequestResult:
     """What became of one planned request. Times are on the monotonic clock; a failed request has `error_type` and no
-    tokens."""
+    tokens. `due_ns`: its intended arrival; None where it waited for an answer that never came whole."""
 
     send_ns: int | None = None
     token_times_ns: list[int] = field(default_factory=list)
@@ -62,6 +69,7 @@ class RequestResult:
     error_type: str = ""
     error_msg: str = ""
     ended: bool = False
+    due_ns: int | None = None
 
     def fail(self, error_type: str, message: str) -> None:
         """Turn this into an error row; the first failure stands."""
@@ -104,6 +112,11 @@ class ReplayResult:
     pacing: Pacing | None = None
     """None where another driver played."""
 
+    def arrival_time_ns(self, index: int) -> int:
+        """When a request was due, in nanoseconds from run start; of one that never was, the workload's time."""
+        due_ns = self.results[index].due_ns
+        return self.planned[index].arrival_time_ns if due_ns is None else due_ns - self.start_ns
+
 
 async def replay(
     engine: Engine,
@@ -118,13 +131,15 @@ async def replay(
 
     A request that fails, or has not ended `request_timeout_s` after its intended arrival, becomes an error result and
     leaves the others alone. When the engine dies, every unfinished request becomes one and the replay returns at once.
-    A request that yields more tokens than asked, none, or (without `may_stop_early`) fewer, is an error too.
+    A request that yields more tokens than asked, none, or (without `may_stop_early`) fewer, is an error too. A request
+    whose `previous` failed is not sent and is one as well, and so is who waits for it in turn.
     `realtime`: see `quiet_interpreter`. `progress` is called with the seconds since the first intended arrival, up to
     `schedule_s`, from the loop that measures, so seldom and in some microseconds.
     """
     arrivals = [item.arrival_time_ns for item in planned]
     if any(later < earlier for earlier, later in itertools.pairwise(arrivals)):
         raise ValueError("planned requests must be in order of arrival")
+    followers = _followers(planned)
     loop = asyncio.get_running_loop()
     results = [RequestResult() for _ in planned]
     tasks: set[asyncio.Task[None]] = set()
@@ -137,9 +152,8 @@ async def replay(
         if not over.done():
             over.set_result(reason)
 
-    async def play(item: PlannedRequest, result: RequestResult, start_ns: int) -> None:
-        nonlocal unfinished
-        due_ns = start_ns + item.arrival_time_ns
+    async def play(index: int, due_ns: int) -> None:
+        item, result = planned[index], results[index]
         # Released a moment early: a sleep this short would end late, and the first turn of a task after a pause is
         # slow.
         while (now_ns := time.monotonic_ns()) < due_ns:
@@ -169,22 +183,40 @@ async def replay(
                 await _give_up(engine, item.request.request_id, settle)
             else:
                 result.fail(type(error).__name__, str(error))
+        end(index)
+
+    def end(index: int) -> None:
+        """A request has ended: whoever waits for it is due a think time after its last token, or never."""
+        nonlocal unfinished
+        result, follower = results[index], followers.get(index)
         result.ended = True
         unfinished -= 1
+        if follower is not None and not result.error_type:
+            due_ns = result.token_times_ns[-1] + planned[follower].think_time_ns
+            results[follower].due_ns = due_ns
+            if not over.done():
+                pacer.add(due_ns, follower)
+        while result.error_type and follower is not None and not over.done():
+            reason = f"not sent: request {index}, whose answer it waits for, failed ({result.error_type})"
+            results[follower].fail(PREVIOUS_TURN_FAILED, reason)
+            results[follower].ended = True
+            unfinished -= 1
+            follower = followers.get(follower)
         if not unfinished:
             settle(None)
 
-    def release(first: int, last: int) -> None:
-        for index in range(first, last):
-            task = _start_now(loop, play(planned[index], results[index], start_ns))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+    def release(due_ns: int, index: int) -> None:
+        results[index].due_ns = due_ns
+        task = _start_now(loop, play(index, due_ns))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     with quiet_interpreter(realtime) as priority:
         spin_ns = min(max(_wake_up_lateness_ns(), _SPIN_NS[0]), _SPIN_NS[1])
         pacing = Pacing("timerfd" if _HAS_TIMERFD else "event_loop", spin_ns, priority)
         start_ns = time.monotonic_ns() + LEAD_TIME_NS
-        pacer = _Pacer(loop, [start_ns + arrival for arrival in arrivals], release, spin_ns)
+        known = [(start_ns + item.arrival_time_ns, at) for at, item in enumerate(planned) if item.previous is None]
+        pacer = _Pacer(loop, known, release, spin_ns)
         pacer.start()
         try:
             with _ticking(loop, progress, start_ns, schedule_s(planned)):
@@ -194,13 +226,28 @@ async def replay(
             await _cancel(tasks)
     for index, result in enumerate(results):
         if not result.ended:  # not sent yet, or ignoring its cancellation: a copy, so that a late token cannot reach it
-            results[index] = RequestResult(result.send_ns, list(result.token_times_ns))
+            results[index] = RequestResult(result.send_ns, list(result.token_times_ns), due_ns=result.due_ns)
             results[index].fail(EngineDied.__name__, death or "the replay ended first")
     return ReplayResult(planned, results, start_ns, time.monotonic_ns(), death, pacing)
 
 
+def _followers(planned: Sequence[PlannedRequest]) -> dict[int, int]:
+    """Who waits for whom: the place of the one request that waits for each.
+
+    Raises:
+        ValueError: a request waits for a later one, or for one that another waits for.
+    """
+    found: dict[int, int] = {}
+    for index, item in enumerate(planned):
+        if item.previous is not None:
+            if not 0 <= item.previous < index or item.previous in found:
+                raise ValueError(f"request {index} waits for {item.previous}: expected an earlier one of its own")
+            found[item.previous] = index
+    return found
+
+
 def schedule_s(planned: Sequence[PlannedRequest]) -> float:
-    """Seconds from the start to the last intended arrival."""
+    """Seconds from the start to the last intended arrival, if every answer took no time."""
     return planned[-1].arrival_time_ns / 1e9 if planned else 0.0
 
 
@@ -333,8 +380,8 @@ def _priority(realtime: bool) -> Iterator[Priority]:
 
 
 class _Pacer:
-    """Calls `release(first, last)` in the event loop `early_ns` before the requests `first` to `last - 1` are due, all
-    of that window together.
+    """Calls `release(due_ns, place)` in the event loop `early_ns` before the request at that place is due; for all of
+    that window together, in order of their times.
 
     The wake-up is a kernel timer that the loop watches (Linux, timerfd). Sending must happen in the loop, where
     the engine's client lives, so a thread of its own for the timing would add a second wake-up and a change of the
@@ -343,15 +390,25 @@ class _Pacer:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, due_ns: Sequence[int], release: Callable[[int, int], None], early_ns: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        due: Sequence[tuple[int, int]],
+        release: Callable[[int, int], None],
+        early_ns: int,
     ) -> None:
+        """`due`: moments and places, in order."""
         self._loop = loop
-        self._due_ns = due_ns
+        self._due = list(due)  # ascending, so a heap as it stands
         self._release = release
         self._early_ns = early_ns
-        self._index = 0
         self._timer = _Timer() if _HAS_TIMERFD else None
         self._handle: asyncio.TimerHandle | None = None
+
+    def add(self, due_ns: int, place: int) -> None:
+        """One more, whose moment was not known before; one that is past is released in the loop's next turn."""
+        heapq.heappush(self._due, (due_ns, place))
+        if self._due[0] == (due_ns, place):
+            self._arm()
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -361,7 +418,7 @@ class _Pacer:
 
     def stop(self) -> None:
         """Release nothing more."""
-        self._index = len(self._due_ns)
+        self._due.clear()
         if self._handle is not None:
             self._handle.cancel()
         if self._timer is not None:
@@ -370,22 +427,23 @@ class _Pacer:
             self._timer = None
 
     def _arm(self) -> None:
-        if self._index == len(self._due_ns):
+        if not self._due:
             return
-        wake_ns = self._due_ns[self._index] - self._early_ns
+        wake_ns = self._due[0][0] - self._early_ns
         if self._timer is not None:
             self._timer.arm(wake_ns)
-        else:
-            self._handle = self._loop.call_later(max(wake_ns - time.monotonic_ns(), 0) / 1e9, self._fire)
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self._loop.call_later(max(wake_ns - time.monotonic_ns(), 0) / 1e9, self._fire)
 
     def _fire(self) -> None:
         if self._timer is not None:
             self._timer.clear()
-        first = self._index
-        self._index = bisect.bisect_right(self._due_ns, time.monotonic_ns() + self._early_ns, lo=first)
+        until_ns = time.monotonic_ns() + self._early_ns
+        while self._due and self._due[0][0] <= until_ns:
+            self._release(*heapq.heappop(self._due))
         self._arm()
-        if self._index > first:
-            self._release(first, self._index)
 
 
 class _TimerSpec(ctypes.Structure):

@@ -202,7 +202,7 @@ async def _facts(engine: Worker, scenario: Scenario) -> dict[str, Any]:
     for name, wanted in scenario.model.geometry:
         if name in unseen:
             continue
-        # A worker tells of experts only where it has them.
+        # A worker reports experts only where it has them.
         found = facts.get(name, wanted if name == "norm_topk_prob" else None)
         if found != wanted:
             raise ProfileError(

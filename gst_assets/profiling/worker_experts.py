@@ -1,5 +1,5 @@
-"""Expert blocks of a mixture of experts, inside the engine's worker process: taken apart into router and experts, told
-which experts to choose, and watched while requests are served.
+"""Expert blocks of a mixture of experts, inside the engine's worker process: taken apart into router and experts, made
+to choose given experts, and watched while requests are served.
 
 `ExpertBlock` knows vLLM's modules (`Qwen3MoeSparseMoeBlock`, `MixtralMoE`; 0.22.1 and 0.32.0); what is timed belongs to
 `worker_ops`, what is made of the rows to `operator_tables`. Torch is imported inside the functions.
@@ -148,7 +148,7 @@ def take_distinct(blocks: Sequence[ExpertBlock]) -> float:
     counts = [ids.unique().numel() for block in blocks for ids in block.chosen or ()]
     if len(counts) < len(blocks):
         raise ProfileError(
-            "the engine's experts are chosen inside their kernel, so the profiler cannot tell or set the choice."
+            "the engine's experts are chosen inside their kernel, so the profiler can neither see nor set the choice."
         )
     for block in blocks:
         block.chosen = []

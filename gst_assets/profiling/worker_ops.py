@@ -146,8 +146,8 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
 
         Returns for each batch and repeat the nanoseconds by operator; those of `layer_operators` are summed over all
         layers, `ALL_REDUCE` is of one. On a GPU only the operators `wanted` are timed, as capturing the others would
-        cost time; a walk on the CPU goes through all, and those of them whose experts are told to the router are walks
-        of their own.
+        cost time; a walk on the CPU goes through all, and those operators whose experts are set for the router
+        are walks of their own.
         """
         import torch
         from vllm.forward_context import set_forward_context
@@ -164,7 +164,7 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                     if clock is not None:
                         timed.append(self._gst_replay(inputs, clock, repeats, wanted))
                         continue
-                    told = [routing for routing in (EVEN, SAME) if _EXPERTS[routing] in wanted]
+                    others = [routing for routing in (EVEN, SAME) if _EXPERTS[routing] in wanted]
                     for _ in range(warmups):
                         self._gst_walk(inputs, _HostLaps())
                     walks = []
@@ -172,7 +172,7 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                         laps = _HostLaps()
                         self._gst_walk(inputs, laps)
                         walks.append(self._gst_per_sum(laps.totals()))
-                        for routing in told:
+                        for routing in others:
                             laps = _HostLaps()
                             self._gst_walk(inputs, laps, routing)
                             walks[-1][_EXPERTS[routing]] = laps.totals()[_EXPERTS[routing]]
@@ -454,7 +454,7 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
         blocks: Sequence[ExpertBlock] | None = None,
     ) -> Any:
         """One pass through the model as its own `forward` does it (vLLM's Qwen3, Qwen2, Llama and Mistral, Qwen3-MoE
-        and Mixtral), with a lap after every operator; returns the logits. `routing` tells which experts get the tokens;
+        and Mixtral), with a lap after every operator; returns the logits. `routing` says which experts get the tokens;
         `blocks` are the layers' expert blocks, where they are watched. On several ranks within
         `_gst_without_sums`, and they begin together."""
         import torch

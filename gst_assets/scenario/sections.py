@@ -111,6 +111,25 @@ class Scenario(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _closed_loop_can_be_simulated(self) -> Scenario:
+        setting, simulation = self.workload.closed_loop_setting, self.simulation
+        if setting is None:
+            return self
+        for name, value in (("capacity", self.capacity), ("sweep", self.sweep)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} and {setting}: its arrivals are drawn or stretched beforehand, but turns that wait for"
+                    f" answers have none. Set {name} to null, or {setting} to false"
+                )
+        if "published" in simulation.variants or simulation.loop == "event":
+            named = "variants with published" if "published" in simulation.variants else "loop event"
+            raise ValueError(
+                f"simulation.{named} and {setting}: Vidur's own loop takes arrivals known beforehand. Simulate kernels"
+                f" and calibrated with loop direct, or set {setting} to false"
+            )
+        return self
+
     @property
     def measured_together(self) -> bool:
         """Whether runs and profile come from one engine start: asked for, and possible, since calibration switches

@@ -169,14 +169,23 @@ class EmpiricalLength(Settings):
         return self
 
 
+_CLOSED_LOOP = Field(
+    False,
+    exclude_if=lambda value: not value,
+    description=(
+        "true: a turn arrives that time after the last token of the answer before it, which is then a think time;"
+        " false: after the turn before it, whether that is answered or not"
+    ),
+)
+
 Lengths = Annotated[
     FixedLength | UniformLength | LognormalLength | ZipfLength | EmpiricalLength, Field(discriminator="kind")
 ]
 
 
 class TurnTimes(Settings):
-    """When the turns of a trace's conversations arrive, open-loop: whether the answer before was complete does not
-    matter. Times that publishers of conversations do not give, so they are drawn from the seed."""
+    """When the turns of a trace's conversations arrive. Times that publishers of conversations do not give, so they are
+    drawn from the seed."""
 
     session_rate_per_s: Rate = Field(
         description="mean conversations that begin per second, exponentially distributed gaps"
@@ -185,6 +194,7 @@ class TurnTimes(Settings):
     mean_turn_gap_s: Duration = Field(
         description="mean of that time; what exceeds the least is exponentially distributed"
     )
+    closed_loop: bool = _CLOSED_LOOP
 
     @model_validator(mode="after")
     def _gaps_are_ordered(self) -> TurnTimes:
@@ -258,9 +268,8 @@ class SyntheticSource(Settings):
 
 class SessionSource(Settings):
     """Seeded conversations of several turns, which share system prompts. A turn's prompt is the system prompt, all
-    earlier turns with their answers, and what the user says now. Turns arrive open-loop: whether the answer before was
-    complete does not matter, and the answer that stands in a prompt is a text of the asked length, not what the engine
-    gave."""
+    earlier turns with their answers, and what the user says now. The answer that stands in a prompt is a text of the
+    asked length, not what the engine gave, also where turns wait for answers (`closed_loop`)."""
 
     num_sessions: int = Field(gt=0, le=MOST_REQUESTS)
     session_rate_per_s: Rate = Field(description="mean sessions that begin per second, exponentially distributed gaps")
@@ -270,6 +279,7 @@ class SessionSource(Settings):
     mean_turn_gap_s: Duration = Field(
         description="mean of that time; what exceeds the least is exponentially distributed"
     )
+    closed_loop: bool = _CLOSED_LOOP
     num_system_prompts: int = Field(
         gt=0, le=MOST_REQUESTS, description="each session has one of so many, equally often"
     )
@@ -339,3 +349,12 @@ class Workload(Settings):
         if self.synthetic is not None and self.num_decode_tokens is not None:
             raise ValueError("synthetic.decode_tokens and num_decode_tokens contradict. Set num_decode_tokens to null")
         return self
+
+    @property
+    def closed_loop_setting(self) -> str | None:
+        """The setting that makes turns wait for answers, as an error names it; None where none does."""
+        if self.sessions is not None and self.sessions.closed_loop:
+            return "workload.sessions.closed_loop"
+        if self.trace is not None and self.trace.sessions is not None and self.trace.sessions.closed_loop:
+            return "workload.trace.sessions.closed_loop"
+        return None

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
 from gst_assets.contracts.listing import check_listed
+from gst_assets.contracts.packed_files import stored_path
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.errors import ArtifactError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
@@ -40,6 +41,9 @@ Made = TypeVar("Made")
 FORMAT_VERSION = 2
 """Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as
 terms, waits within them."""
+
+MAY_BE_PACKED = ("host_speed.csv", "calibration_traffic.csv")
+"""The large tables, which nobody but `load_bundle` reads. Vidur opens others itself."""
 
 _REMEASURE = "Measure again with `gst profile`, or point profile.root to another bundle"
 
@@ -243,8 +247,10 @@ def load_bundle(directory: Path) -> Bundle:
 
     def optional(model: type[tables.Table]) -> pd.DataFrame | None:
         # A file that the metadata does not list is none of this bundle's.
-        is_listed = model.file_name() in meta.sha256
-        return tables.read_table(model, directory / model.file_name()) if is_listed else None
+        if model.file_name() not in meta.sha256:
+            return None
+        path = directory / model.file_name()
+        return tables.read_table(model, stored_path(path) if path.name in MAY_BE_PACKED else path)
 
     def listed(model: type[tables.Table]) -> pd.DataFrame:
         table = optional(model)

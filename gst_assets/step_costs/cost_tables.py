@@ -79,6 +79,17 @@ class CostTables(NamedTuple):
     prefill_ratio: Any
 
 
+class DeliveryTables(NamedTuple):
+    """What the way from the engine's host to the client costs, as `engine_costs.RequestWays` says."""
+
+    medians_ns: Any
+    """(decodes + 1,): of the tokens of a step with so many decodes, at the host's median speed."""
+    speed_order: Any
+    """As `CostTables.speed_order`."""
+    when_ns: Any
+    ratios: Any
+
+
 def padded_tokens(graphs: CapturedGraphs, most: int) -> NDArray[np.int64]:
     """What kernels process of 0, 1, ... `most` tokens, shape (most + 1,)."""
     return np.array([graphs.padded(tokens) for tokens in range(most + 1)], dtype=np.int64)

@@ -20,6 +20,7 @@ from gst_assets.step_costs.cost_tables import (
     HOST_SLOPES,
     KINDS,
     CostTables,
+    DeliveryTables,
     Floats,
     padded_tokens,
     without_sums,
@@ -282,3 +283,16 @@ class RequestWays:
         medians = np.array([self._delivery.at(float(count)) for count in batches.tolist()])[places]
         ratios = self._speed.ratios("delivery", at_ns) if self._speed else 1.0
         return np.rint(medians * ratios).astype(np.int64)
+
+    def delivery_tables(self, max_num_seqs: int) -> DeliveryTables:
+        """`deliveries_ns` for steps of up to so many decodes, as arrays."""
+        medians_ns = self._delivery.over(max_num_seqs + 1)
+        if self._speed is None:
+            return no_delivery(max_num_seqs)._replace(medians_ns=medians_ns)
+        return DeliveryTables(medians_ns, self._speed.order, *self._speed.trace("delivery"))
+
+
+def no_delivery(max_num_seqs: int) -> DeliveryTables:
+    """Of an engine whose client has its tokens when its host has them."""
+    none = np.zeros(0, dtype=np.int64)
+    return DeliveryTables(np.zeros(max_num_seqs + 1), none, none, none.astype(np.float64))

@@ -23,6 +23,11 @@ that the least recently used is evicted first, those that are not full to its fr
 While KV blocks last each decode gets its token whatever else a step holds. So when it ends, when it fills a block and
 how much context all of them have follow from the number of the step in which it got its first token, and a step costs
 the same time here however many decodes it holds. One by one they are looked at only where somebody is to be preempted.
+
+With turns that wait for answers (`WaitingTurns`) a request is due a think time after the client has the last token of
+the one before it, so it is not known before that step is handed out. That is early enough: it is due no earlier than
+then, and the clock has not passed it. Requests are sent in the order in which they are due, and none is seen before one
+that was due earlier.
 """
 
 from __future__ import annotations
@@ -56,8 +61,9 @@ SPEED_BLOCK_NS = 250_000_000
     STEP_DECODES, STEP_CONTEXT, DEVICE_DONE_NS, NUM_OUT, FIRST_OUT_NS, FIRST_OUT_PROCESS_NS, SECOND_OUT_NS,
     SECOND_OUT_PROCESS_NS, NUM_OUTSIDE, NUM_GROUPS, NUM_SPANS, NUM_FORMED_TIMES, NUM_HANDED_OUT_TIMES,
     GROUP_DECODES, GROUP_CONTEXT, GROUP_RUNNING, GROUP_WAITING, NUM_UNKEYED, NUM_REREAD_BLOCKS, STEP_REREAD,
-) = range(36)  # fmt: skip
-NUM_INTEGERS = 36
+    NUM_QUEUED, LAST_DELIVERED_NS,
+) = range(38)  # fmt: skip
+NUM_INTEGERS = 38
 WARM_SHARE, WARM_AT_NS = range(2)
 NUM_FLOATS = 2
 
@@ -106,6 +112,33 @@ class PrefixCache(NamedTuple):
     """(blocks,): a stack of blocks that requests hold and that are not full: they are interchangeable."""
 
 
+class WaitingTurns(NamedTuple):
+    """Requests that wait for another one's answer. All arrays are empty where none does; of shape (requests,) where
+    nothing else is said."""
+
+    is_on: bool
+    following: Any
+    """The row that waits for this one's answer, -1 for none."""
+    think_ns: Any
+    """From the last token of the answer it waits for to its arrival."""
+    handover_ns: Any
+    """From its arrival to the earliest moment the scheduler can see it."""
+    due_ns: Any
+    """When it arrives; -1 while that is not known."""
+    queue: Any
+    """A heap of the rows that are due and not yet seen, by the time at which they are due, then by row."""
+    seen: Any
+    """Rows in the order in which the scheduler sees them."""
+    out_decodes: Any
+    """(2,): decodes of the steps that are out, by step modulo 2; -1 of one that gives nobody a token."""
+    delivery_ns: Any
+    """(decodes + 1,): from a step's tokens at the engine's host to the client, at the host's median speed."""
+    delivery_order: Any
+    """As `step_costs.cost_tables.CostTables.speed_order`; empty where the host is always at its median."""
+    delivery_when_ns: Any
+    delivery_ratio: Any
+
+
 class State(NamedTuple):
     """What a simulation knows, as arrays that it changes; of shape (requests,) where nothing else is said."""
 
@@ -144,6 +177,7 @@ class State(NamedTuple):
     num_cached_tokens: Any
     """Prompt tokens that were there when the request was first admitted."""
     prefix: PrefixCache
+    turns: WaitingTurns
 
 
 class Buffers(NamedTuple):
@@ -179,9 +213,16 @@ def advance(state: State, buffers: Buffers, costs: CostTables, limits: Limits) -
             if integers[NUM_FORMED] - integers[NUM_HANDED_OUT] < costs.queue_size:
                 continue
         if integers[NUM_HANDED_OUT] < integers[NUM_FORMED]:
-            buffers.handed_out_ns[integers[NUM_HANDED_OUT_TIMES]] = take_oldest(integers)
+            handed_out_ns = take_oldest(integers)
+            buffers.handed_out_ns[integers[NUM_HANDED_OUT_TIMES]] = handed_out_ns
             integers[NUM_HANDED_OUT_TIMES] += 1
+            if state.turns.is_on:
+                deliver(state, handed_out_ns)
             hand_out(state, limits)
+        elif state.turns.is_on:
+            if not integers[NUM_QUEUED]:
+                return STUCK if num_waiting(integers) else DONE
+            integers[NOW_NS] = max(integers[NOW_NS], next_seen_ns(state))
         elif integers[NUM_ARRIVED] < len(state.arrived_at_ns):
             integers[NOW_NS] = max(integers[NOW_NS], state.arrived_at_ns[integers[NUM_ARRIVED]])
         else:
@@ -240,6 +281,9 @@ def record_step(state: State, buffers: Buffers) -> None:
 def arrive(state: State) -> None:
     """Whoever has arrived by now waits."""
     integers, arrived_at_ns = state.integers, state.arrived_at_ns
+    if state.turns.is_on:
+        see_those_due(state)
+        return
     now_ns, count = integers[NOW_NS], integers[NUM_ARRIVED]
     while count < len(arrived_at_ns) and arrived_at_ns[count] <= now_ns:
         count += 1
@@ -258,8 +302,86 @@ def first_waiting(state: State) -> int:
     if integers[NUM_PREEMPTED]:
         return state.preempted[integers[NUM_PREEMPTED] - 1]
     if integers[NUM_ADMITTED] < integers[NUM_ARRIVED]:
-        return integers[NUM_ADMITTED]
+        return state.turns.seen[integers[NUM_ADMITTED]] if state.turns.is_on else integers[NUM_ADMITTED]
     return NOBODY
+
+
+# --- turns that wait for answers --------------------------------------------------------------------------------------
+
+
+def see_those_due(state: State) -> None:
+    """The scheduler sees whom it can see by now, and nobody before those who were due earlier."""
+    integers = state.integers
+    while integers[NUM_QUEUED] and next_seen_ns(state) <= integers[NOW_NS]:
+        state.turns.seen[integers[NUM_ARRIVED]] = leave_queue(state)
+        integers[NUM_ARRIVED] += 1
+
+
+def next_seen_ns(state: State) -> int:
+    """When the scheduler can see the first one of the queue."""
+    turns = state.turns
+    row = turns.queue[0]
+    return turns.due_ns[row] + turns.handover_ns[row]
+
+
+def deliver(state: State, handed_out_ns: int) -> None:
+    """The client gets what the next step to be handed out gave. As `request_times.delivered_ns`."""
+    integers, turns = state.integers, state.turns
+    decodes = turns.out_decodes[integers[NUM_HANDED_OUT] % 2]
+    delivered_ns = handed_out_ns
+    if decodes != NOBODY:
+        ratio = ratio_at(turns.delivery_order, turns.delivery_when_ns, turns.delivery_ratio, handed_out_ns)
+        delivered_ns += round(turns.delivery_ns[decodes] * ratio)
+    integers[LAST_DELIVERED_NS] = max(integers[LAST_DELIVERED_NS], delivered_ns)
+
+
+def let_follow(state: State, row: int) -> None:
+    """A request has its last token, delivered with the step handed out last: who waits for it is due a think time
+    later."""
+    turns = state.turns
+    following = turns.following[row]
+    if following != NOBODY:
+        turns.due_ns[following] = state.integers[LAST_DELIVERED_NS] + turns.think_ns[following]
+        join_queue(state, following)
+
+
+def is_due_before(turns: WaitingTurns, one: int, other: int) -> bool:
+    """Of two rows."""
+    first, second = turns.due_ns[one], turns.due_ns[other]
+    return first < second or (first == second and one < other)
+
+
+def join_queue(state: State, row: int) -> None:
+    """One more row in the heap."""
+    integers, turns = state.integers, state.turns
+    place = integers[NUM_QUEUED]
+    integers[NUM_QUEUED] += 1
+    while place:
+        above = (place - 1) // 2
+        if not is_due_before(turns, row, turns.queue[above]):
+            break
+        turns.queue[place] = turns.queue[above]
+        place = above
+    turns.queue[place] = row
+
+
+def leave_queue(state: State) -> int:
+    """Take the row that is due first out of the heap."""
+    integers, turns = state.integers, state.turns
+    first = turns.queue[0]
+    integers[NUM_QUEUED] -= 1
+    count = integers[NUM_QUEUED]
+    row, place = turns.queue[count], 0
+    while 2 * place + 1 < count:
+        below = 2 * place + 1
+        if below + 1 < count and is_due_before(turns, turns.queue[below + 1], turns.queue[below]):
+            below += 1
+        if not is_due_before(turns, turns.queue[below], row):
+            break
+        turns.queue[place] = turns.queue[below]
+        place = below
+    turns.queue[place] = row
+    return first
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
@@ -284,6 +406,10 @@ def form(state: State, buffers: Buffers, limits: Limits) -> bool:
     if not decodes and not integers[NUM_CHUNKS]:
         return False
     complete_decodes(state, buffers, limits, step)
+    if state.turns.is_on:
+        # The last prompt of the step may go on after it, and gives no token then.
+        unfinished = 1 if integers[PREFILLING] != NOBODY else 0
+        state.turns.out_decodes[step % 2] = decodes if decodes or integers[NUM_CHUNKS] > unfinished else NOBODY
     integers[NUM_FORMED] += 1
     return True
 
@@ -633,6 +759,8 @@ def hand_out(state: State, limits: Limits) -> None:
         if state.last_step[row] >= integers[NUM_HANDED_OUT]:
             break
         integers[NUM_RELEASED] += 1
+        if state.turns.is_on:
+            let_follow(state, row)
         if not left_the_preempted(state, row):
             integers[NUM_RUNNING] -= 1
             computed = state.prompt_tokens[row] + state.decode_tokens[row] - 1
@@ -772,12 +900,16 @@ def run_warm(floats: Any, begun_ns: float, ended_ns: float, tokens: int) -> None
 
 def speed_ratio(costs: CostTables, has_prefill: bool, at_ns: int) -> float:
     """Of the host's time to its median, see `step_costs.engine_costs.HostSpeedTrace.ratio`."""
-    if len(costs.speed_order) == 0:
-        return 1.0
     when = costs.prefill_when_ns if has_prefill else costs.decode_when_ns
-    ratios = costs.prefill_ratio if has_prefill else costs.decode_ratio
+    return ratio_at(costs.speed_order, when, costs.prefill_ratio if has_prefill else costs.decode_ratio, at_ns)
+
+
+def ratio_at(order: Any, when: Any, ratios: Any, at_ns: int) -> float:
+    """Of one part of the host's work, in a trace whose blocks are met in this order."""
+    if len(order) == 0:
+        return 1.0
     block, within = at_ns // SPEED_BLOCK_NS, at_ns % SPEED_BLOCK_NS
-    place = lower_bound(when, costs.speed_order[block % len(costs.speed_order)] * SPEED_BLOCK_NS + within)
+    place = lower_bound(when, order[block % len(order)] * SPEED_BLOCK_NS + within)
     return ratios[place % len(ratios)]
 
 

@@ -11,9 +11,14 @@ from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Spans, give
 def seen_ns(arrivals_ns: Integers, num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
     """When the scheduler can see each request. The driver sends requests in order, so none is seen before one that
     arrived earlier."""
+    return np.maximum.accumulate(arrivals_ns + handovers_ns(num_prefill_tokens, ways))
+
+
+def handovers_ns(num_prefill_tokens: Integers, ways: RequestWays) -> Integers:
+    """From each request's arrival to the earliest moment the scheduler can see it."""
     prompts, places = np.unique(num_prefill_tokens, return_inverse=True)
-    handover = np.array([ways.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]
-    return np.maximum.accumulate(arrivals_ns + handover)
+    found: Integers = np.array([ways.handover_ns(n) for n in prompts.tolist()], dtype="int64")[places]
+    return found
 
 
 def delivered_ns(spans: Spans, steps: LoggedSteps, ways: RequestWays | None) -> Integers:

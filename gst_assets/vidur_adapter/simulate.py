@@ -21,11 +21,12 @@ from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
+from gst_assets.step_costs.engine_costs import RequestWays, no_delivery
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.prefix_keys import prompt_block_keys
-from gst_assets.vidur_adapter.request_times import delivered_ns, seen_ns
+from gst_assets.vidur_adapter.request_times import delivered_ns, handovers_ns, seen_ns
 from gst_assets.vidur_adapter.self_fit import misfits
-from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop
+from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop, TurnColumns
 from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Spans, StepLog, tokens_after, tokens_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ BACKEND = "vidur"
 NUM_NULL_BLOCKS = 1
 """KV blocks that vLLM counts among its blocks and gives to no request
 (`vllm.v1.core.block_pool.BlockPool.null_block`)."""
+_TURN_COLUMNS = ("previous_request_id", "think_time_ns")
+_PREVIOUS = _TURN_COLUMNS[0]
 _BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -133,7 +136,8 @@ def simulate(
 ) -> SimulationResult:
     """Simulate a workload under the engine's settings.
 
-    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`. `variant` is `published`
+    `lengths` and `intervals` follow `contracts.tables.TraceLengths` and `TraceIntervals`; a request with a
+    `previous_request_id` arrives `think_time_ns` after the client has that one's last token. `variant` is `published`
     (Vidur as it ships, see `published`), `kernels` (the same operator sums with the adapter's corrections) or
     `calibrated` (with measured costs of whole steps). `cache_dir` stores the forest tables of
     `published` between runs; None stores none. `prompts`: the token ids of each request, which an engine with prefix
@@ -147,20 +151,28 @@ def simulate(
             `published_forests.json` was made from other CSV files.
     """
     _check_settings(scenario, bundle, variant, has_prompts=prompts is not None)
+    if _PREVIOUS in intervals and (variant == "published" or _is_event_loop(scenario, variant)):
+        raise SimulationError(
+            "closed_loop: turns that wait for answers arrive when the simulation has come to it, but Vidur 0.0.26,"
+            f" which variant {variant} runs here, takes arrivals known beforehand. Set it to false, or simulate kernels"
+            " and calibrated with simulation.loop=direct."
+        )
     num_kv_blocks = scenario.engine.num_kv_blocks or bundle.meta.engine_settings.num_kv_blocks
     _check_requests(scenario, lengths, intervals, num_kv_blocks)
     ways = bundle.request_ways(_host_seed(scenario)) if variant == "calibrated" else None
 
     started = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
-    seen = arrivals if ways is None else seen_ns(arrivals, lengths["num_prefill_tokens"].to_numpy(dtype="int64"), ways)
+    turns = _turns(scenario, lengths, intervals, ways) if _PREVIOUS in intervals else None
+    # Whoever waits for answers is seen when the simulation comes to it.
+    seen = arrivals if ways is None or turns is not None else seen_ns(arrivals, _prompts_of(lengths), ways)
     columns = (lengths["request_id"], seen, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
     requests = RequestColumns(*(np.asarray(column, dtype=np.int64) for column in columns))
     settings = _settings(scenario, bundle, variant, num_kv_blocks)
     if variant == "published":
         simulator, table_seconds = _published(scenario, requests, bundle, num_kv_blocks, cache_dir)
     else:
-        simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks, prompts), 0.0
+        simulator, table_seconds = _simulator(scenario, requests, bundle, variant, num_kv_blocks, prompts, turns), 0.0
     prepared, processor = time.perf_counter(), time.process_time()
     simulator.run(on_share)
     ran, processor = time.perf_counter(), time.process_time() - processor
@@ -173,10 +185,18 @@ def simulate(
         settings["steps_outside_calibration"] = simulator.num_outside
     steps, spans = simulator.history.steps(), simulator.history.spans()
     times = delivered_ns(spans, steps, ways)
-    table = _request_table(lengths, arrivals, spans, times, simulator.scheduled_at_ns, simulator.num_preemptions)
+    due = arrivals
+    if turns is not None:
+        assert isinstance(simulator, SimulationLoop)  # `_check_settings` refuses the others
+        due = np.array(simulator.due_ns, dtype=np.int64)
+    table = _request_table(lengths, due, spans, times, simulator.scheduled_at_ns, simulator.num_preemptions)
     if scenario.engine.enable_prefix_caching:
         assert isinstance(simulator, SimulationLoop)  # `_check_settings` refuses the others
         table["num_cached_tokens"] = _integer(simulator.num_cached_tokens)
+    if turns is not None:
+        table = table.assign(
+            previous_request_id=intervals[_PREVIOUS].array, workload_arrival_time_ns=_integer(arrivals)
+        )
     return SimulationResult(
         requests=table,
         steps=steps,
@@ -209,7 +229,7 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_pro
             " no expert layer. Simulate kernels and calibrated."
         )
     if engine.enable_prefix_caching:
-        if variant == "published" or (variant == "kernels" and scenario.simulation.loop == "event"):
+        if variant == "published" or _is_event_loop(scenario, variant):
             raise SimulationError(
                 f"engine.enable_prefix_caching: Vidur 0.0.26, which variant {variant} runs here, has no prefix cache,"
                 " so prompts would be simulated in full. Set it to false, or simulate kernels and calibrated with"
@@ -298,21 +318,43 @@ def _simulator(
     variant: str,
     num_kv_blocks: int,
     prompts: Sequence[Sequence[int]] | None = None,
+    turns: TurnColumns | None = None,
 ) -> _Simulator:
-    engine, settings = scenario.engine, scenario.simulation
+    engine = scenario.engine
     limits = Limits(
         engine.block_size, num_kv_blocks, NUM_NULL_BLOCKS, engine.max_num_seqs, engine.max_num_batched_tokens
     )
     keys = prompt_block_keys(prompts, engine.block_size) if engine.enable_prefix_caching and prompts else None
-    if variant == "kernels" and settings.loop == "event":
+    if _is_event_loop(scenario, variant):
         return _event_loop(scenario, requests, bundle, limits)
     most = engine.max_num_batched_tokens
     if variant == "kernels":
         ns_of = bundle.operator_times().ns
-        return SimulationLoop(requests, limits, bundle.operator_tables(most), ns_of=ns_of, prompt_keys=keys)
+        return SimulationLoop(
+            requests, limits, bundle.operator_tables(most), ns_of=ns_of, prompt_keys=keys, turns=turns
+        )
     queue_size = 2 if bundle.meta.engine_settings.async_scheduling else 1
     tables = bundle.engine_tables(most, _host_seed(scenario), queue_size)
-    return SimulationLoop(requests, limits, tables, prompt_keys=keys)
+    return SimulationLoop(requests, limits, tables, prompt_keys=keys, turns=turns)
+
+
+def _turns(scenario: Scenario, lengths: pd.DataFrame, intervals: pd.DataFrame, ways: RequestWays | None) -> TurnColumns:
+    previous, think_ns = (intervals[name].to_numpy(dtype="int64", na_value=-1) for name in _TURN_COLUMNS)
+    most = scenario.engine.max_num_seqs
+    return TurnColumns(
+        previous,
+        np.where(previous < 0, 0, think_ns),
+        np.zeros(len(lengths), dtype=np.int64) if ways is None else handovers_ns(_prompts_of(lengths), ways),
+        no_delivery(most) if ways is None else ways.delivery_tables(most),
+    )
+
+
+def _prompts_of(lengths: pd.DataFrame) -> Integers:
+    return lengths["num_prefill_tokens"].to_numpy(dtype="int64")
+
+
+def _is_event_loop(scenario: Scenario, variant: str) -> bool:
+    return variant == "kernels" and scenario.simulation.loop == "event"
 
 
 def _host_seed(scenario: Scenario) -> int | None:

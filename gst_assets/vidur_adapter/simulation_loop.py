@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gst_assets.errors import ProfileError, SimulationError
-from gst_assets.step_costs.cost_tables import CostTables, as_lists
+from gst_assets.step_costs.cost_tables import CostTables, DeliveryTables, as_lists
 from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import core
 from gst_assets.vidur_adapter.core import Buffers, Limits, State
@@ -48,9 +48,22 @@ class RequestColumns(NamedTuple):
     """At least 1 each."""
 
 
+class TurnColumns(NamedTuple):
+    """One entry per request, where requests wait for the answers of others; `arrived_at_ns` of those who wait for none
+    is then when they are due, and of the others not used."""
+
+    previous: Column
+    """The place of the request whose last token it waits for, -1 for none: an earlier one, for which no other waits."""
+    think_ns: Column
+    """From that token at the client to this request's arrival, at least 0."""
+    handover_ns: Column
+    """From a request's arrival to the earliest moment the scheduler can see it."""
+    delivery: DeliveryTables
+
+
 class SimulationLoop:
-    """One simulation. Once `run` has returned, `history` holds what happened, and by request `scheduled_at_ns` and
-    `num_preemptions`, in the order of the columns."""
+    """One simulation. Once `run` has returned, `history` holds what happened, and by request `scheduled_at_ns`,
+    `num_preemptions` and, where requests wait for answers, `due_ns`, in the order of the columns."""
 
     def __init__(
         self,
@@ -60,16 +73,21 @@ class SimulationLoop:
         *,
         ns_of: Callable[[StepShape], float] | None = None,
         prompt_keys: Sequence[Sequence[int]] | None = None,
+        turns: TurnColumns | None = None,
         mode: Mode | None = None,
     ) -> None:
         """`ns_of` is what `costs` were made from; it raises for a step outside the profiled range, saying what is.
         `prompt_keys`: with a prefix cache, `prefix_keys.prompt_block_keys` of the prompts; None: without.
+        `turns`: which requests wait for the answers of others; None: none does.
         `mode` None: compiled from where this process has had enough to do. Both give the same results.
 
         Raises:
-            SimulationError: requests out of order, or one without a token to compute or to give.
+            SimulationError: requests out of order, one without a token to compute or to give, or one that waits for a
+                later one or for one that another waits for.
         """
         _check(requests)
+        if turns is not None:
+            _check_turns(requests, turns)
         if costs.queue_size > 2:
             raise ValueError(f"a queue of {costs.queue_size} steps, expected 1 or 2.")
         self.history = StepLog()
@@ -82,7 +100,8 @@ class SimulationLoop:
         self.num_cached_tokens: list[int] = []
         """Prompt tokens of each request that were there when it was first admitted."""
         self._ns_of, self._prompt_keys = ns_of, prompt_keys
-        self._mode = mode
+        self._turns, self._mode = turns, mode
+        self.due_ns: list[int] = []
         # Where each step's tokens end up is known by request id.
         self._request_id = np.array(requests.request_id, dtype=np.int64)
 
@@ -94,7 +113,7 @@ class SimulationLoop:
             SimulationError: a request can never be scheduled.
             ProfileError: a step lies outside the profiled range of the operators.
         """
-        state = _state(self._requests, self._limits, self._prompt_keys)
+        state = _state(self._requests, self._limits, self._prompt_keys, self._turns)
         outcome = core.FULL
         if self._is_plain():
             outcome = self._run_plain(state, on_share)
@@ -107,6 +126,7 @@ class SimulationLoop:
         self.scheduled_at_ns, self.num_preemptions, self.num_cached_tokens = (
             column.tolist() for column in (state.scheduled_at_ns, state.num_preemptions, state.num_cached_tokens)
         )
+        self.due_ns = state.turns.due_ns.tolist()
         self.num_free_blocks = int(state.integers[core.NUM_FREE_BLOCKS])
         self.num_outside = int(state.integers[core.NUM_OUTSIDE])
 
@@ -179,7 +199,12 @@ class SimulationLoop:
         raise ProfileError(f"a step of {shape} is outside the profiled range. Measure the profile again.")
 
 
-def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Sequence[int]] | None) -> State:
+def _state(
+    requests: RequestColumns,
+    limits: Limits,
+    prompt_keys: Sequence[Sequence[int]] | None,
+    waits: TurnColumns | None,
+) -> State:
     count = len(requests.request_id)
 
     def column(values: Any) -> NDArray[np.int64]:
@@ -188,6 +213,8 @@ def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Seque
     integers = np.zeros(core.NUM_INTEGERS, dtype=np.int64)
     integers[core.NUM_FREE_BLOCKS] = limits.num_kv_blocks - limits.num_null_blocks
     integers[core.PREFILLING] = integers[core.GROUP_DECODES] = core.NOBODY
+    turns = _turns(requests, waits)
+    integers[core.NUM_QUEUED] = 0 if waits is None else np.sum(np.asarray(waits.previous) < 0)
     longest = int(np.max(requests.num_decode_tokens, initial=1))
     nobody = np.full(count, core.NOBODY, dtype=np.int64)
     return State(
@@ -211,6 +238,36 @@ def _state(requests: RequestColumns, limits: Limits, prompt_keys: Sequence[Seque
         chunk_new=np.zeros(limits.max_num_seqs + 1, dtype=np.int64),
         num_cached_tokens=np.zeros(count, dtype=np.int64),
         prefix=_prefix_cache(requests, limits, prompt_keys),
+        turns=turns,
+    )
+
+
+def _turns(requests: RequestColumns, waits: TurnColumns | None) -> core.WaitingTurns:
+    none = np.zeros(0, dtype=np.int64)
+    if waits is None:
+        floats = none.astype(np.float64)
+        return core.WaitingTurns(False, none, none, none, none, none, none, none, floats, none, none, floats)
+    count = len(requests.request_id)
+    previous, think_ns, handover_ns = (np.array(one, dtype=np.int64) for one in waits[:3])
+    later, rows = previous >= 0, np.arange(count)
+    nobody = np.full(count, core.NOBODY, dtype=np.int64)
+    following, queue = nobody.copy(), nobody.copy()
+    following[previous[later]] = rows[later]
+    # In order of arrival, so a heap as they stand.
+    queue[: count - int(later.sum())] = rows[~later]
+    return core.WaitingTurns(
+        is_on=True,
+        following=following,
+        think_ns=think_ns,
+        handover_ns=handover_ns,
+        due_ns=np.where(later, core.NO_TIME, np.array(requests.arrived_at_ns, dtype=np.int64)),
+        queue=queue,
+        seen=nobody,
+        out_decodes=np.zeros(2, dtype=np.int64),
+        delivery_ns=waits.delivery.medians_ns,
+        delivery_order=waits.delivery.speed_order,
+        delivery_when_ns=waits.delivery.when_ns,
+        delivery_ratio=waits.delivery.ratios,
     )
 
 
@@ -295,4 +352,18 @@ def _check(requests: RequestColumns) -> None:
             f"request {requests.request_id[row]} arrives at {requests.arrived_at_ns[row]} ns ({before}) with"
             f" {requests.num_prefill_tokens[row]} prompt tokens and {requests.num_decode_tokens[row]} to give; expected"
             " requests in order of arrival with at least one of each. Sort them, or leave the request out."
+        )
+
+
+def _check_turns(requests: RequestColumns, turns: TurnColumns) -> None:
+    previous, think_ns = (np.asarray(one, dtype=np.int64) for one in (turns.previous, turns.think_ns))
+    rows, later = np.arange(len(previous)), previous >= 0
+    _, first = np.unique(previous, return_index=True)
+    wrong = later & ((previous >= rows) | ~np.isin(rows, first) | (think_ns < 0))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise SimulationError(
+            f"request {requests.request_id[row]} waits {think_ns[row]} ns after the answer of the request at place"
+            f" {previous[row]}; expected an earlier one than its own place {row}, for which no other waits, and a time"
+            " of at least 0. Correct previous_request_id and think_time_ns of trace_intervals.csv."
         )

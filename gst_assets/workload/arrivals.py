@@ -107,16 +107,27 @@ def inter_arrival_ns(arrivals: Arrivals, num_requests: int, seed: int, trace: Tr
 
 
 def build_trace_intervals(
-    arrivals: Arrivals, num_requests: int, seed: int, trace: TraceTimes | None = None
+    arrivals: Arrivals,
+    num_requests: int,
+    seed: int,
+    trace: TraceTimes | None = None,
+    previous: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """The trace_intervals table (`contracts.tables.TraceIntervals`) of a schedule.
+    """The trace_intervals table (`contracts.tables.TraceIntervals`) of a schedule. `previous`: with a closed loop the
+    request that each one waits for, -1 for none, int64 of shape (num_requests,).
 
     Raises:
         WorkloadError: as `inter_arrival_ns`.
     """
     gaps = inter_arrival_ns(arrivals, num_requests, seed, trace)
     columns = {"request_id": np.arange(num_requests), "inter_arrival_ns": gaps, "arrival_time_ns": np.cumsum(gaps)}
-    return pd.DataFrame(columns).astype("Int64")
+    table = pd.DataFrame(columns).astype("Int64")
+    if previous is not None:
+        waits, arrival = previous >= 0, columns["arrival_time_ns"]
+        table["previous_request_id"] = pd.array(previous, dtype="Int64")
+        table["think_time_ns"] = pd.array(arrival - arrival[previous], dtype="Int64")
+        table.loc[~waits, ["previous_request_id", "think_time_ns"]] = pd.NA
+    return table
 
 
 def time_scale(arrivals: TraceArrivals, trace: TraceTimes) -> float:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import WorkloadSource, write_document
 from gst_assets.contracts.store import Kind, directory_digests
@@ -46,6 +48,7 @@ def build(
     tokenizer = tokenizer or load_tokenizer(scenario.model.tokenizer)
     path = directory / PATHS.prompts
     times: TraceTimes | None = None
+    previous: np.ndarray | None = None
     token_ids: dict[str, list[int]] | None = None
     if asked.prompts is not None:
         file = resolve_path(asked.prompts)
@@ -61,8 +64,8 @@ def build(
         plan = plan_requests(scenario, tokenizer)
         planned, source = plan.write_prompts(path, tokenizer, asked.seed, workers=workers), plan.source
         prompt_ids = [prompt.prompt_id for prompt in iterate_prompts(path)]
-        lengths, times = planned[list(LENGTHS_TYPES)], trace_times(planned, source)
-    intervals = build_trace_intervals(asked.arrivals, len(lengths), asked.seed, times)
+        lengths, times, previous = planned[list(LENGTHS_TYPES)], trace_times(planned, source), plan.previous
+    intervals = build_trace_intervals(asked.arrivals, len(lengths), asked.seed, times, previous)
     if contract:
         from gst_assets.contracts.tables import TraceIntervals, TraceLengths, write_table
 

@@ -36,7 +36,7 @@ from gst_assets.workload.generated_prompts import (
     write_generated_prompts,
 )
 from gst_assets.workload.prompts import Prompt, write_prompts
-from gst_assets.workload.sessions import draw_turn_times, draw_turns
+from gst_assets.workload.sessions import draw_turn_times, draw_turns, previous_turns
 from gst_assets.workload.synthetic import DECODE_STREAM, PREFILL_STREAM, SAMPLE_STREAM, draw_lengths, stream
 from gst_assets.workload.tokenizer import Tokenizer
 from gst_assets.workload.traces import BLOCK_BYTES, HASH_BLOCK_TOKENS, HashIds, Trace, TraceRows, open_trace
@@ -48,7 +48,8 @@ class RequestPlan:
 
     `texts`: the prompt of each request, where the trace has texts, and `prompt_ids`, where they have names of their
     own; else they are generated, as `words` says where there are any. `time_ns`: the source's times from the first
-    request on, where the arrivals are the source's.
+    request on, where the arrivals are the source's. `previous`: with a closed loop inside sessions which request each
+    one waits for, -1 for none.
     """
 
     prefill: np.ndarray
@@ -59,6 +60,7 @@ class RequestPlan:
     source: WorkloadSource
     words: PromptLengths | None = None
     prompt_ids: list[str] | None = None
+    previous: np.ndarray | None = None
 
     def write_prompts(self, path: Path, tokenizer: Tokenizer, seed: int, *, workers: int = 1) -> pd.DataFrame:
         """Write prompts.jsonl; returns the requests as a `contracts.tables.TraceLengths` table, with the column
@@ -176,6 +178,7 @@ def _sessions(scenario: Scenario, settings: SessionSource) -> RequestPlan:
         False,
         source,
         turns.prompts.first(count),
+        previous=previous_turns(turns.session[:count]) if settings.closed_loop else None,
     )
 
 
@@ -277,9 +280,11 @@ class _Selection:
                 f" asked for ({', '.join(f'{name} {number}' for name, number in self.counts.items())}). Select more, or"
                 " lower workload.num_requests."
             )
-        time_ns, span_ns, num_sessions, prompt_ids = None, None, None, None
+        time_ns, span_ns, num_sessions, prompt_ids, previous = None, None, None, None, None
         if settings.sessions is not None:
-            order, time_ns, num_sessions, prompt_ids = self._in_order_of_arrival(settings.sessions, kept)
+            order, time_ns, session, prompt_ids = self._in_order_of_arrival(settings.sessions, kept)
+            num_sessions = len(np.unique(session))
+            previous = previous_turns(session[:count]) if settings.sessions.closed_loop else None
             prefill, decode, texts = prefill[order], decode[order], [texts[at] for at in order.tolist()]
         elif self.with_times:
             time_ns = np.concatenate([one.time_ns for one in kept if one.time_ns is not None])
@@ -314,20 +319,21 @@ class _Selection:
             source,
             words,
             None if prompt_ids is None else prompt_ids[:count],
+            previous,
         )
 
     def _in_order_of_arrival(
         self, settings: TurnTimes, kept: Sequence[_Kept]
-    ) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
-        """Of the turns kept, conversation after conversation: their order of arrival, and in that order their times and
-        ids; and how many conversations they are of. Prompt `s<i>t<k>` is turn k of the file's conversation i, both from
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """Of the turns kept, conversation after conversation: their order of arrival, and in that order their times,
+        the conversations they are of and their ids. Prompt `s<i>t<k>` is turn k of the file's conversation i, both from
         0."""
         row = np.concatenate([one.row for one in kept])
         turn = np.concatenate([one.turn for one in kept if one.turn is not None])
         _, counts = np.unique(row, return_counts=True)
         time_ns = draw_turn_times(settings, counts, self.scenario.workload.seed)
         order = np.lexsort((turn, row, time_ns))
-        return order, time_ns[order], len(counts), [f"s{row[at]}t{turn[at]}" for at in order.tolist()]
+        return order, time_ns[order], row[order], [f"s{row[at]}t{turn[at]}" for at in order.tolist()]
 
     def _keep(
         self, rows: TraceRows, first_row: int, chosen: np.ndarray, drawn: np.ndarray | None, texts: list[str]

@@ -21,13 +21,14 @@ _STREAMS = dict(zip(("begin", "turns", "gaps", "group", "system", "user", "decod
 
 @dataclass(frozen=True)
 class Turns:
-    """All turns in order of arrival. Arrays are int64 of shape (turns,); `time_ns` is since the first turn. Prompt
-    `s<i>t<k>` is turn k of session i."""
+    """All turns in order of arrival. Arrays are int64 of shape (turns,); `time_ns` is since the first turn, `session`
+    which one each is of. Prompt `s<i>t<k>` is turn k of session i."""
 
     prefill: np.ndarray
     decode: np.ndarray
     time_ns: np.ndarray
     prompts: PromptLengths
+    session: np.ndarray
 
 
 def draw_turns(settings: SessionSource, seed: int) -> Turns:
@@ -70,7 +71,7 @@ def draw_turns(settings: SessionSource, seed: int) -> Turns:
         np.stack([opening, prefill - opening], axis=1)[order].ravel(),
     )
     arrived = time_ns[order]
-    return Turns(prefill[order], decode[order], arrived - arrived[0], prompts)
+    return Turns(prefill[order], decode[order], arrived - arrived[0], prompts, session[order])
 
 
 def draw_turn_times(settings: SessionSource | TurnTimes, turns: np.ndarray, seed: int) -> np.ndarray:
@@ -88,6 +89,16 @@ def draw_turn_times(settings: SessionSource | TurnTimes, turns: np.ndarray, seed
     session, first = np.repeat(np.arange(number), turns), np.cumsum(turns) - turns
     times_ns: np.ndarray = begin_ns[session] + _sums_within(gaps_ns, first, session)
     return times_ns
+
+
+def previous_turns(session: np.ndarray) -> np.ndarray:
+    """The position of the turn before each one in its session, -1 for a first turn: int64 of shape (turns,). `session`:
+    which one each turn is of, in order of arrival."""
+    order = np.argsort(session, kind="stable")
+    follows = session[order][1:] == session[order][:-1]
+    previous: np.ndarray = np.full(len(session), -1, dtype=np.int64)
+    previous[order[1:][follows]] = order[:-1][follows]
+    return previous
 
 
 def _rounded(gaps: np.ndarray, rate_per_s: float) -> np.ndarray:

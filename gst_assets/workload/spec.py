@@ -36,7 +36,9 @@ from gst_assets.workload.tokenizer import Tokenizer
 PATHS = WorkloadPaths()
 LENGTHS_TYPES = {"request_id": "Int64", "prompt_id": "str", "num_prefill_tokens": "Int64", "num_decode_tokens": "Int64"}
 INTERVALS_TYPES = {"request_id": "Int64", "inter_arrival_ns": "Int64", "arrival_time_ns": "Int64"}
-"""Columns of `contracts.tables.TraceLengths` and `TraceIntervals`, for a host without pandera."""
+TURN_TYPES = {"previous_request_id": "Int64", "think_time_ns": "Int64"}
+"""Columns of `contracts.tables.TraceLengths` and `TraceIntervals`, the optional ones last, for a host without
+pandera."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class LoadedWorkload:
     lengths: pd.DataFrame
     intervals: pd.DataFrame
     token_ids: Mapping[str, list[int]] | None = None
+
+    @property
+    def is_closed_loop(self) -> bool:
+        """Whether turns wait for the answers before them."""
+        return "previous_request_id" in self.intervals.columns
 
 
 def workload_id(sha256: dict[str, str]) -> str:
@@ -127,7 +134,7 @@ def load(directory: Path, *, contract: bool = True) -> LoadedWorkload:
         lengths, intervals = read_table(TraceLengths, lengths_path), read_table(TraceIntervals, intervals_path)
     else:
         lengths = csv_files.read_csv(lengths_path, LENGTHS_TYPES)
-        intervals = csv_files.read_csv(intervals_path, INTERVALS_TYPES)
+        intervals = csv_files.read_csv(intervals_path, INTERVALS_TYPES, optional=TURN_TYPES)
     check_joined(lengths, intervals, prompt_ids, directory)
     return LoadedWorkload(directory, meta, prompt_ids, lengths, intervals)
 

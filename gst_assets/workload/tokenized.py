@@ -9,21 +9,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from gst_assets.errors import WorkloadError
 from gst_assets.scenario import Scenario
 from gst_assets.workload.prompts import iterate_prompts
-from gst_assets.workload.spec import LoadedWorkload, check_tokenizer
+from gst_assets.workload.spec import TURN_TYPES, LoadedWorkload, check_tokenizer
 from gst_assets.workload.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
 class WorkloadRequest:
-    """One request of a workload directory, tokenized. `arrival_time_ns` is since the workload's start."""
+    """One request of a workload directory, tokenized. `arrival_time_ns` is since the workload's start; with `previous`,
+    the number of the request whose last token it waits for, it arrives `think_time_ns` after that."""
 
     prompt_id: str
     prompt_token_ids: list[int]
     num_decode_tokens: int
     arrival_time_ns: int
+    previous: int | None = None
+    think_time_ns: int = 0
 
 
 def requests_of(
@@ -49,8 +54,8 @@ def requests_of(
         lengths[name].tolist() for name in ("request_id", "prompt_id", "num_prefill_tokens", "num_decode_tokens")
     ]
     requests = []
-    for request_id, prompt_id, num_prefill, num_decode, arrival_ns in zip(
-        *columns, workload.intervals["arrival_time_ns"].tolist(), strict=True
+    for request_id, prompt_id, num_prefill, num_decode, arrival_ns, (previous, think_ns) in zip(
+        *columns, workload.intervals["arrival_time_ns"].tolist(), _turns(workload), strict=True
     ):
         at = f"{where}: request {request_id} (prompt {prompt_id!r})"
         tokens = ids[prompt_id]
@@ -68,8 +73,20 @@ def requests_of(
                 f"{at}: {num_prefill} prompt and {num_decode} output tokens exceed model.max_model_len {limit}. "
                 "Shorten the prompt, ask for fewer tokens, or raise the limit."
             )
-        requests.append(WorkloadRequest(prompt_id, _fit_vocabulary(tokens, scenario, at), num_decode, arrival_ns))
+        known = _fit_vocabulary(tokens, scenario, at)
+        requests.append(WorkloadRequest(prompt_id, known, num_decode, arrival_ns, previous, think_ns))
     return requests
+
+
+def _turns(workload: LoadedWorkload) -> list[tuple[int | None, int]]:
+    """Which request each one waits for, and its think time after that."""
+    if not workload.is_closed_loop:
+        return [(None, 0)] * len(workload.intervals)
+    previous, think_ns = (workload.intervals[name] for name in TURN_TYPES)
+    return [
+        (None if one is pd.NA else one, 0 if one is pd.NA else ns)
+        for one, ns in zip(previous.tolist(), think_ns.tolist(), strict=True)
+    ]
 
 
 def prompts_of(workload: LoadedWorkload, scenario: Scenario) -> list[list[int]] | None:

@@ -28,6 +28,7 @@ from gst_assets.contracts.tables import (
     SettingsParity,
     validate,
 )
+from gst_assets.engine.recorded import expand
 from gst_assets.errors import ComparisonError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Bands, ServiceLevel
@@ -330,10 +331,11 @@ def _jittered(recipe: Recipe, seed: int, sigma: float = 0.003) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def recorded() -> Recipe:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Chat requests as an H100 served them, one of the recorded runs that ship with the project."""
-    folder = min((PROJECT_ROOT / "data" / "recorded" / "h100_8b_quarter").iterdir())
-    requests, tokens = (pd.read_csv(folder / f"{name}_metrics.csv.gz") for name in ("request", "token"))
+    kept = min((PROJECT_ROOT / "data" / "recorded" / "h100_8b_quarter").iterdir())
+    folder = expand(kept, tmp_path_factory.mktemp("runs"))
+    requests, tokens = (pd.read_csv(folder / f"{name}_metrics.csv") for name in ("request", "token"))
     times = tokens.groupby("request_id")["token_time_ns"].apply(tuple)
     return Recipe(
         [

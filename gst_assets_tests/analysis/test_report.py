@@ -98,6 +98,15 @@ def report(usual: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_quantised_weights_are_told_beside_the_type_of_the_rest(usual: Comparison) -> None:
+    first, *others = usual.real_repeats
+    settings = first.meta.engine_settings
+    assert settings is not None and f"({settings.dtype}), scenario" in _text(usual)
+    meta = first.meta.model_copy(update={"engine_settings": settings.model_copy(update={"quantization": "fp8"})})
+    told = _text(replace(usual, real_repeats=(replace(first, meta=meta), *others)))
+    assert f"({settings.dtype}, weights fp8), scenario" in told
+
+
 def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(usual: Comparison) -> None:
     def with_overrides(comparison: Comparison, real: list[str], simulated: list[str]) -> Comparison:
         def given(run: Any, overrides: list[str]) -> Any:

@@ -23,7 +23,7 @@ from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.assets.workloads import workload
 from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
-from gst_assets.engine.recorded import list_recorded
+from gst_assets.engine.recorded import expand, list_recorded
 from gst_assets.errors import ArtifactError, GstError, ProfileError, WorkloadError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.resources import ArtifactRoot, EngineResource, ScenarioResource, TokenizerResource, VidurProfilingRoot
@@ -240,13 +240,13 @@ def _as_simulation(run: RealRun) -> SimulatedRun:
     return Run(run.directory, meta, run.requests, run.tokens, run.iterations)
 
 
-def test_the_page_shows_the_figures_of_the_data() -> None:
+def test_the_page_shows_the_figures_of_the_data(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "scripts/recorded_figures.py", "--check"], cwd=PROJECT_ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, f"run scripts/recorded_figures.py: {done.stderr}"
     page = (PROJECT_ROOT / "docs" / "recorded.md").read_text()
     run = list_recorded(PROJECT_ROOT / "data" / "recorded" / "h100_8b_half")[2].directory
-    tokens = pd.read_csv(run / "token_metrics.csv.gz")
+    tokens = pd.read_csv(expand(run, tmp_path) / "token_metrics.csv")
     median_ms = tokens.loc[tokens["token_index"] > 0, "token_latency_ns"].median() / 1e6
     assert f"| {median_ms:.3f} |" in page

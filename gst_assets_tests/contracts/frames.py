@@ -136,10 +136,11 @@ def _made_valid(model: type[Table], columns: dict[str, list[Any]], types: dict[s
     frame = pd.DataFrame({name: pd.Series(values, dtype=types[name]) for name, values in columns.items()})
     if model in _INVARIANTS:
         _INVARIANTS[model](frame)
-    return frame.astype(types)
+    return frame.astype({name: kind for name, kind in types.items() if name in frame})
 
 
-# Each puts the relations between columns in order that a column's own strategy cannot know.
+# Each puts the relations between columns in order that a column's own strategy cannot know, and leaves out a column
+# that does not stand alone.
 
 
 def _numbered(frame: pd.DataFrame) -> None:
@@ -151,6 +152,19 @@ def _intervals(frame: pd.DataFrame) -> None:
     frame["inter_arrival_ns"] = frame["inter_arrival_ns"] // len(frame)
     # A copy: in pandas 3.1 a cumulative sum shares its mask of missing values with what it sums.
     frame["arrival_time_ns"] = frame["inter_arrival_ns"].cumsum().copy()
+    turns = {"previous_request_id", "think_time_ns"} & set(frame.columns)
+    if len(turns) < 2:
+        frame.drop(columns=list(turns), inplace=True)
+        return
+    waits = _second_of_two(frame)
+    frame["previous_request_id"] = (frame["request_id"] - 1).where(waits, pd.NA)
+    frame["think_time_ns"] = (frame["arrival_time_ns"] - frame["arrival_time_ns"].shift()).where(waits, pd.NA)
+
+
+def _second_of_two(frame: pd.DataFrame) -> pd.Series:
+    """Rows that wait for the one before them. The last two never do, so that what is broken there breaks no other."""
+    rows = np.arange(len(frame))
+    return frame["previous_request_id"].notna() & (rows % 2 == 1) & (rows < 4)
 
 
 def _requests(frame: pd.DataFrame) -> None:
@@ -166,6 +180,21 @@ def _requests(frame: pd.DataFrame) -> None:
     if "completion_time_ns" in frame:
         after = frame["completion_time_ns"].fillna(0) // 4
         frame["completion_time_ns"] = (frame["first_token_time_ns"] + after).where(has_token)
+    if "workload_arrival_time_ns" in frame:
+        frame["workload_arrival_time_ns"] = frame["arrival_time_ns"]
+    if "previous_request_id" in frame:
+        if not {"workload_arrival_time_ns", "completion_time_ns"} <= set(frame.columns):
+            frame.drop(columns="previous_request_id", inplace=True)
+            return
+        answered = frame["completion_time_ns"].shift().fillna(INT64_MAX) < 2**61
+        waits = _second_of_two(frame) & answered
+        frame["previous_request_id"] = (frame["request_id"] - 1).where(waits, pd.NA)
+        due = (frame["completion_time_ns"].shift().where(waits, 0) + 7).where(waits, frame["arrival_time_ns"])
+        late = due - frame["arrival_time_ns"]
+        before = frame["workload_arrival_time_ns"].shift().where(waits, 0) + 7
+        frame["workload_arrival_time_ns"] = before.where(waits, frame["arrival_time_ns"])
+        for name in ("arrival_time_ns", "first_token_time_ns", "completion_time_ns"):
+            frame[name] += late
 
 
 def _tokens(frame: pd.DataFrame) -> None:

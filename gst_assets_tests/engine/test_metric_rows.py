@@ -52,8 +52,9 @@ def test_every_replay_gives_tables_the_contract_accepts(played: ReplayResult) ->
     tables.check_run_tables(requests, tokens, "run")
     required, optional = tables.RequestMetrics.column_types()
     told = any(result.times and result.times.num_cached_tokens is not None for result in played.results)
-    # The first two are of imported runs.
-    absent = {"source_request_id", "queued_time_ns", *(() if told else ("num_cached_tokens",))}
+    # The first two are of imported runs, the others of closed loops.
+    turns = {"previous_request_id", "workload_arrival_time_ns"}
+    absent = {"source_request_id", "queued_time_ns", *turns, *(() if told else ("num_cached_tokens",))}
     assert list(requests.columns) == [name for name in (*required, *optional) if name not in absent]
     assert len(tokens) == sum(len(result.token_ids) for result in played.results)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from gst_assets.contracts import tables
-from gst_assets.engine.plays import warm_up_requests
+from gst_assets.engine.plays import Play, planned_requests, read_play, warm_up_requests
 from gst_assets.errors import ContractError, WorkloadError
 from gst_assets.scenario import load_scenario
+from gst_assets.workload.building import build
 from gst_assets_tests.engine.small_workload import SCENARIO, edit, read
 
 
@@ -68,3 +69,20 @@ def test_warm_up_prompts_are_as_long_as_the_workloads_but_not_the_same(workload:
     assert [list(item.prompt_token_ids) for item in warm_up_requests(SCENARIO, requests)] == [
         list(item.prompt_token_ids) for item in warm
     ]
+
+
+def test_turns_that_wait_are_planned_so_and_only_for_a_scenario_that_asks_for_them(tmp_path: Path) -> None:
+    closed = load_scenario("cpu_sessions_closed", ["workload.sessions.num_sessions=4"])
+    free = load_scenario("cpu_sessions_closed", ["workload.sessions.closed_loop=false"])
+    build(closed, tmp_path)
+    _, requests = read_play(Play(closed, tmp_path, "g"))
+    planned = planned_requests(requests, closed, 0)
+    waits = [item for item in planned if item.previous is not None]
+    assert len(planned) - len(waits) == 4
+    for item in waits:
+        assert item.previous is not None and item.think_time_ns >= 500_000_000
+        assert item.think_time_ns == item.arrival_time_ns - planned[item.previous].arrival_time_ns
+    with pytest.raises(
+        WorkloadError, match=r"its turns wait for the answers before them, but scenario .* has closed_loop=false"
+    ):
+        read_play(Play(free, tmp_path, "g"))

@@ -5,30 +5,36 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import shutil
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gst_assets.contracts import packed_files
 from gst_assets.contracts.documents import Hydra, WorkloadMeta
 from gst_assets.contracts.store import Kind, open_directory
 from gst_assets.engine import recorded
 from gst_assets.engine.recorded import RecordedRun, chosen_runs, expand, list_recorded, pack
 from gst_assets.errors import ArtifactError, ContractError, EngineError, GstError, ScenarioError, WorkloadError
-from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.provenance import PROJECT_ROOT, sha256_bytes
 from gst_assets.scenario import load_scenario, resolve_path
 
 KEPT = PROJECT_ROOT / "data" / "recorded"
 SINGLE = KEPT / "h100_8b_single"
-RECORDED = tuple(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document"))
-LIMIT_BYTES = 3 * 2**20
+RECORDED = tuple(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document", "prefix"))
+LIMIT_BYTES = 5 * 2**18
 """Of one scenario's recorded runs: the repository travels whole to GPU hosts."""
 
 
@@ -86,6 +92,8 @@ def test_every_kept_run_expands_to_a_complete_run_directory(tmp_path: Path) -> N
             assert directory == tmp_path / run.meta.run_id
             open_directory(directory, Kind.REAL_RUN)
             assert set(contents(directory)) == {*run.meta.sha256, "run_meta.json"}
+            assert all(sha256_bytes(contents(directory)[name]) == run.meta.sha256[name] for name in run.meta.sha256)
+            assert contents(pack(directory, tmp_path / "packed")) == contents(run.directory)
             assert not Path(run.meta.workload_dir).is_absolute()
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < LIMIT_BYTES
 
@@ -97,10 +105,80 @@ def test_a_round_trip_keeps_every_byte_and_packing_again_gives_the_same_bytes(ke
     assert contents(expand(packed, tmp_path / "again")) == contents(run)
     assert contents(pack(run, tmp_path / "twice")) == contents(packed)
     assert {name for name in contents(packed) if name.endswith(".csv")} == set()
-    for name, data in contents(packed).items():
-        if name.endswith(".gz"):
-            # RFC 1952: no flags (so no file name), and a time of 0, "no time stamp".
-            assert data[3] == 0 and data[4:8] == bytes(4)
+
+
+HEADER = b"request_id,token_index,token_time_ns,token_latency_ns"
+TIMES = st.lists(st.lists(st.integers(0, 10**15), max_size=6), max_size=5)
+
+
+@given(TIMES, st.booleans(), st.booleans())
+@settings(max_examples=200)
+def test_a_token_table_comes_back_as_it_was(requests: list[list[int]], has_ids: bool, has_line_end: bool) -> None:
+    """Times in no order too: what the contract says of them is not for packing to judge."""
+    lines = [HEADER + b",token_id" * has_ids]
+    for number, times in enumerate(requests):
+        gaps = [0, *(time - before for before, time in pairwise(times))]
+        for index, (time, gap) in enumerate(zip(times, gaps, strict=False)):
+            lines.append(b"%d,%d,%d,%d" % (number, index, time, gap) + b",%d" % (index * 7) * has_ids)
+    table = b"\n".join(lines) + b"\n" * has_line_end
+    short = recorded._without_latencies(table, Path("t.csv"))
+    assert b"token_latency_ns" not in short
+    assert short.count(b",") == table.count(b",") - len(lines)
+    assert recorded._with_latencies(short, Path("t.csv"), "") == table
+
+
+@given(TIMES.filter(any), st.data())
+@settings(max_examples=200)
+def test_a_token_table_with_one_other_latency_is_refused(requests: list[list[int]], data: st.DataObject) -> None:
+    rows = [[number, index, time, 0] for number, times in enumerate(requests) for index, time in enumerate(times)]
+    for before, row in pairwise(rows):
+        row[3] = row[2] - before[2] if row[1] else 0
+    wrong = data.draw(st.integers(0, len(rows) - 1))
+    rows[wrong][3] += data.draw(st.integers(-3, 3).filter(bool))
+    table = b"\n".join([HEADER, *(b"%d,%d,%d,%d" % tuple(row) for row in rows), b""])
+    with pytest.raises(ArtifactError, match=rf"t\.csv: cannot be packed: line {wrong + 2} is "):
+        recorded._without_latencies(table, Path("t.csv"))
+
+
+def put_tokens(run: Path, table: bytes) -> None:
+    """Another table of tokens, with its digest, as a program that writes such a run would have it."""
+    (run / "token_metrics.csv").write_bytes(table)
+    change_meta(run, lambda values: values["sha256"].update({"token_metrics.csv": sha256_bytes(table)}))
+
+
+REFUSED = {
+    "a latency that does not follow": (
+        HEADER + b"\n0,0,50,0\n0,1,90,41\n",
+        "line 3 is 0,1,90,41, expected 0,1,90,40: a latency is 0 at token_index 0, else the time since the token of the"
+        " line before. Correct the table",
+    ),
+    "a first latency": (HEADER + b"\n0,0,50,50\n", "line 2 is 0,0,50,50, expected 0,0,50,0: "),
+    "other digits": (HEADER + b"\n0,0,50,0\n0,1,90,040\n", "line 3 is 0,1,90,040, expected 0,1,90,40: "),
+    "requests in turns": (
+        HEADER + b"\n0,0,50,0\n1,0,60,0\n0,1,90,40\n",
+        "line 4 is 0,1,90,40, expected 0,1,90,30: ",
+    ),
+    "carriage returns": (HEADER + b"\r\n0,0,50,0\r\n", "its columns are request_id,token_index,token_time_ns,"),
+    "an empty line": (HEADER + b"\n\n0,0,50,0\n", "line 2 is , expected a request, an index and a time in ns. Correct"),
+    "columns in another order": (
+        b"token_index,request_id,token_time_ns,token_latency_ns\n0,0,50,0\n",
+        "its columns are token_index,request_id,token_time_ns,token_latency_ns, expected those of the contract",
+    ),
+    "no latencies": (b"request_id,token_index,token_time_ns\n0,0,50\n", "its columns are "),
+    "nothing": (b"", "its columns are "),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_token_table_that_would_not_come_back_is_not_packed(kept: Path, tmp_path: Path, name: str) -> None:
+    table, says = REFUSED[name]
+    run = expand(kept, tmp_path / "runs")
+    put_tokens(run, table)
+    with pytest.raises(ArtifactError) as raised:
+        pack(run, tmp_path / "packed")
+    print(raised.value)
+    assert f"{run / 'token_metrics.csv'}: " in str(raised.value) and says in str(raised.value)
+    assert list((tmp_path / "packed").iterdir()) == []
 
 
 def test_an_absolute_workload_dir_becomes_the_contracts_place_and_nothing_else_changes(
@@ -115,19 +193,42 @@ def test_an_absolute_workload_dir_becomes_the_contracts_place_and_nothing_else_c
 
 
 def other_content(directory: Path) -> None:
-    table = directory / "token_metrics.csv.gz"
-    table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes()).replace(b"7", b"8", 1)))
+    table = directory / "token_metrics.csv.xz"
+    table.write_bytes(lzma.compress(lzma.decompress(table.read_bytes()).replace(b"7", b"8", 1)))
 
 
-def test_what_a_gzip_hides_is_not_unpacked_beyond_a_bound(
-    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def as_packed_before(directory: Path) -> Path:
+    """The recorded run as earlier versions stored it: whole tables as gzip files."""
+    run = expand(directory, directory.parent.parent / "before")
+    for name in [name for name in contents(run) if name.endswith(".csv")]:
+        (directory / f"{name}.xz").unlink()
+        (directory / f"{name}.gz").write_bytes(gzip.compress((run / name).read_bytes()))
+    return run
+
+
+def test_runs_that_earlier_versions_packed_are_read(kept: Path, tmp_path: Path) -> None:
+    run = as_packed_before(kept)
+    assert {name for name in contents(kept) if name.endswith(".xz")} == set()
+    assert contents(expand(kept, tmp_path / "runs")) == contents(run)
+    (kept / "token_metrics.csv.gz").write_bytes((kept / "token_metrics.csv.gz").read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=r"token_metrics\.csv\.gz: not a whole gzip file \(cut off\)"):
+        expand(kept, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("suffix", ["xz", "gz"])
+def test_what_a_packed_file_hides_is_not_unpacked_beyond_a_bound(
+    suffix: str, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 MiB of zeros in 64 KiB, with a bound of 1 MiB in place of the true one."""
-    monkeypatch.setattr(recorded, "_MOST_BYTES", 1 << 20)
-    (kept / "token_metrics.csv.gz").write_bytes(gzip.compress(bytes(64 << 20)))
+    """64 MiB of zeros in 64 KiB or less, with a bound of 1 MiB in place of the true one."""
+    if suffix == "gz":
+        as_packed_before(kept)
+    monkeypatch.setattr(packed_files, "MOST_BYTES", 1 << 20)
+    zeros = gzip.compress(bytes(64 << 20)) if suffix == "gz" else lzma.compress(bytes(64 << 20), preset=0)
+    first = next(name for name in list_recorded(kept.parent)[0].meta.sha256 if name.endswith(".csv"))
+    (kept / f"{first}.{suffix}").write_bytes(zeros)
     tracemalloc.start()  # after the zeros are gone
     try:
-        with pytest.raises(ArtifactError, match=r"token_metrics\.csv\.gz: more than 1048576 bytes when unpacked"):
+        with pytest.raises(ArtifactError, match=rf"{first}\.{suffix}: more than 1048576 bytes when unpacked"):
             expand(kept, tmp_path / "runs")
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
@@ -135,12 +236,12 @@ def test_what_a_gzip_hides_is_not_unpacked_beyond_a_bound(
 
 
 def cut(directory: Path) -> None:
-    table = directory / "token_metrics.csv.gz"
+    table = directory / "token_metrics.csv.xz"
     table.write_bytes(table.read_bytes()[:-500])
 
 
 def flip(directory: Path) -> None:
-    table = directory / "token_metrics.csv.gz"
+    table = directory / "token_metrics.csv.xz"
     data = bytearray(table.read_bytes())
     data[len(data) // 2] ^= 0xFF
     table.write_bytes(data)
@@ -150,26 +251,77 @@ def listed_as(name: str) -> Callable[[Path], object]:
     return lambda directory: change_meta(directory, lambda values: values["sha256"].update({name: "0" * 64}))
 
 
+def stored_tokens(table: bytes) -> Callable[[Path], object]:
+    return lambda directory: (directory / "token_metrics.csv.xz").write_bytes(lzma.compress(table))
+
+
+def asks_for_memory() -> bytes:
+    """An xz file of one byte, whose decoder would need 3 GiB: the size of its dictionary in the block's header, and
+    that header's checksum, are changed."""
+    data = bytearray(lzma.compress(b"a", preset=0))
+    size = (data[12] + 1) * 4
+    header = data[12 : 12 + size]
+    header[header.index(b"\x21\x01") + 2] = 39  # of 40: 3 GiB
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    data[12 : 12 + size] = header
+    return bytes(data)
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], type[GstError], str]] = {
     "altered": (
         other_content,
         ArtifactError,
-        "token_metrics.csv.gz: its content differs from the digest of token_metrics.csv",
+        "token_metrics.csv.xz: its content differs from the digest of token_metrics.csv",
     ),
     "altered text": (lambda d: (d / "summary.md").write_text("x"), ArtifactError, "summary.md: its content differs"),
     "missing": (
-        lambda d: (d / "iterations.csv.gz").unlink(),
+        lambda d: (d / "iterations.csv.xz").unlink(),
         ArtifactError,
-        "iterations.csv.gz: missing, but run_meta.json lists iterations.csv",
+        "iterations.csv.xz: missing, but run_meta.json lists iterations.csv",
     ),
-    "not gzip": (
-        lambda d: (d / "request_metrics.csv.gz").write_text("request_id\n"),
+    "not xz": (
+        lambda d: (d / "request_metrics.csv.xz").write_text("request_id\n"),
         ArtifactError,
-        "request_metrics.csv.gz: not a whole gzip file (",
+        "request_metrics.csv.xz: not a whole xz file (",
     ),
-    "empty": (lambda d: (d / "request_metrics.csv.gz").write_bytes(b""), ArtifactError, "request_metrics.csv.gz: "),
-    "cut off": (cut, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
-    "flipped bits": (flip, ArtifactError, "token_metrics.csv.gz: not a whole gzip file ("),
+    "empty": (lambda d: (d / "request_metrics.csv.xz").write_bytes(b""), ArtifactError, "request_metrics.csv.xz: "),
+    "two streams": (
+        lambda d: (d / "request_metrics.csv.xz").write_bytes((d / "request_metrics.csv.xz").read_bytes() * 2),
+        ArtifactError,
+        "request_metrics.csv.xz: not a whole xz file (bytes behind its end)",
+    ),
+    "another format of lzma": (
+        lambda d: (d / "request_metrics.csv.xz").write_bytes(lzma.compress(b"a", lzma.FORMAT_ALONE)),
+        ArtifactError,
+        "request_metrics.csv.xz: not a whole xz file (",
+    ),
+    "3 GiB of memory": (
+        lambda d: (d / "request_metrics.csv.xz").write_bytes(asks_for_memory()),
+        ArtifactError,
+        "request_metrics.csv.xz: not a whole xz file (Memory usage limit exceeded",
+    ),
+    "with latencies": (
+        stored_tokens(b"request_id,token_index,token_time_ns,token_latency_ns\n0,0,5,0\n"),
+        ArtifactError,
+        "token_metrics.csv.xz: its content differs from the digest of token_metrics.csv",
+    ),
+    "no numbers": (
+        stored_tokens(b"request_id,token_index,token_time_ns\n0,0,5\n0,x,\x1b[31m\n"),
+        ArtifactError,
+        "token_metrics.csv.xz: line 3 is 0,x,\ufffd[31m, expected a request, an index and a time in ns. Restore it",
+    ),
+    "too few fields": (
+        stored_tokens(b"request_id,token_index,token_time_ns\n0,0\n"),
+        ArtifactError,
+        "token_metrics.csv.xz: line 2 is 0,0, expected a request, an index and a time in ns. Restore it",
+    ),
+    "numbers too long to tell apart": (
+        stored_tokens(b"request_id,token_index,token_time_ns\n0,0,-%s\n0,1,%s\n" % (b"9" * 4300, b"9" * 4300)),
+        ArtifactError,
+        "token_metrics.csv.xz: line 3 is 0,1,999",
+    ),
+    "cut off": (cut, ArtifactError, "token_metrics.csv.xz: not a whole xz file ("),
+    "flipped bits": (flip, ArtifactError, "token_metrics.csv.xz: not a whole xz file ("),
     "no metadata": (lambda d: (d / "run_meta.json").unlink(), ArtifactError, "run_meta.json missing"),
     "metadata cut off": (
         lambda d: (d / "run_meta.json").write_text("{"),

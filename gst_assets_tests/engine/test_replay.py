@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, validate
+from gst_assets.engine import metric_rows
 from gst_assets.engine import replay as replay_module
 from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, quiet_interpreter, replay, schedule_s, warm_up
-from gst_assets.errors import EngineError
+from gst_assets.errors import ContractError, EngineError
 from gst_assets.progress import Progress
 from gst_assets_tests.engine.memory_engine import MemoryEngine
 
@@ -85,20 +90,140 @@ def test_requests_due_together_are_released_together() -> None:
     async def pace() -> None:
         done = asyncio.Event()
 
-        def release(first: int, last: int) -> None:
-            released.append((first, last))
-            if last == 50:
-                done.set()
+        def release(due_ns: int, place: int) -> None:
+            released.append((due_ns - due[0][0], place))
+            if not place:  # the loop's next turn, before which all of that window are released
+                asyncio.get_running_loop().call_soon(done.set)
 
         now = time.monotonic_ns()
-        due = [now + 5 * MS] * 50 + [now + 3_600_000 * MS] * 10
+        due = [(now + 5 * MS, at) for at in range(50)] + [(now + 3_600_000 * MS, at) for at in range(50, 60)]
         pacer = replay_module._Pacer(asyncio.get_running_loop(), due, release, early_ns=0)
         pacer.start()
         await done.wait()
         pacer.stop()
 
     asyncio.run(pace())
-    assert released == [(0, 50)]
+    assert released == [(0, at) for at in range(50)]
+
+
+def turns(
+    chains: Sequence[Sequence[float]], begins_ms: Sequence[float], num_decode_tokens: int = 3
+) -> list[PlannedRequest]:
+    """Sessions that begin at these times, of first turns and of later ones with these think times in ms; in order of
+    arrival if every answer took no time. Request `s<i>t<k>` is turn k of session i."""
+    rows = []
+    for session, (begin, thinks) in enumerate(zip(begins_ms, chains, strict=True)):
+        at = begin
+        for turn, think in enumerate([0.0, *thinks]):
+            at += think
+            rows.append((at, session, turn, think))
+    rows.sort()
+    place = {(session, turn): at for at, (_, session, turn, _) in enumerate(rows)}
+    return [
+        PlannedRequest(
+            EngineRequest(f"s{session}t{turn}", [1, 2, 3], num_decode_tokens, 0),
+            int(at * MS),
+            "p",
+            place[session, turn - 1] if turn else None,
+            int(think * MS),
+        )
+        for at, session, turn, think in rows
+    ]
+
+
+CHAINS, BEGINS = ([[5, 0, 20], [], [1, 1]], [0, 4, 6])
+
+
+@pytest.mark.parametrize("kernel_timer", [True, False])
+def test_a_turn_is_due_a_think_time_after_the_answer_before_it(
+    kernel_timer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel_timer:
+        monkeypatch.setattr(replay_module, "_HAS_TIMERFD", False)
+    planned = turns(CHAINS, BEGINS)
+    played = play(MemoryEngine(step_s=0.005), planned)  # an answer takes longer than most of the think times
+    waited = 0
+    for index, (item, result) in enumerate(zip(planned, played.results, strict=True)):
+        assert not result.error_type and result.send_ns is not None and result.due_ns is not None
+        due_ns = played.start_ns + item.arrival_time_ns
+        if item.previous is not None:
+            due_ns = played.results[item.previous].token_times_ns[-1] + item.think_time_ns
+            waited += 1
+        assert result.due_ns == due_ns and result.send_ns >= due_ns
+        assert played.arrival_time_ns(index) == due_ns - played.start_ns
+    assert waited == 5
+
+
+def test_a_slow_answer_holds_up_its_own_session_alone() -> None:
+    engine = MemoryEngine()
+    engine.holds["s0t0"] = lambda: ("end", "s2t2") in engine.log
+    planned = turns(CHAINS, BEGINS)
+    played = play(engine, planned)
+    begun = [name for what, name in engine.log if what == "begin"]
+    assert begun == ["s0t0", "s1t0", "s2t0", "s2t1", "s2t2", "s0t1", "s0t2", "s0t3"]
+    assert engine.log.index(("end", "s0t0")) < engine.log.index(("begin", "s0t1"))
+    assert not any(result.error_type for result in played.results)
+
+
+@pytest.mark.parametrize("how", ["fail", "hang"])
+def test_turns_behind_a_failed_one_are_not_sent_and_are_errors(how: str) -> None:
+    engine = MemoryEngine(**{how: {"s0t1"}})
+    planned = turns(CHAINS, BEGINS)
+    played = play(engine, planned, timeout_s=0.5)
+    found = {item.request.request_id: one for item, one in zip(planned, played.results, strict=True)}
+    failed = "EngineError" if how == "fail" else "RequestTimeout"
+    assert {name: one.error_type for name, one in found.items() if one.error_type} == {
+        "s0t1": failed, "s0t2": "PreviousTurnFailed", "s0t3": "PreviousTurnFailed",
+    }  # fmt: skip
+    never = found["s0t3"]
+    assert never.send_ns is None and never.due_ns is None and failed in never.error_msg
+    assert not {"s0t2", "s0t3"} & {name for _, name in engine.log}
+    assert played.arrival_time_ns(planned.index(planned[-1])) == planned[-1].arrival_time_ns
+    assert played.death is None
+
+
+def test_an_early_stop_is_an_answer_too() -> None:
+    planned = turns([[2]], [0])
+    played = play(MemoryEngine(stop_after={"s0t0": 1}), planned, may_stop_early=True)
+    first, second = played.results
+    assert [len(one.token_times_ns) for one in played.results] == [1, 3]
+    assert second.due_ns == first.token_times_ns[0] + 2 * MS
+
+
+def test_turns_that_a_dead_engine_never_answered_died_with_it() -> None:
+    planned = turns(CHAINS, BEGINS)
+    played = play(MemoryEngine(die_at_token=4), planned)
+    assert played.death is not None
+    assert {one.error_type for one in played.results if one.error_type} == {"EngineDied"}
+
+
+@pytest.mark.parametrize(
+    "engine", [{}, {"fail": {"s0t1"}}, {"die_at_token": 4}, {"die_at_token": 7}, {"hang": {"s2t0"}}], ids=str
+)
+def test_whatever_becomes_of_turns_the_tables_hold_to_the_contract(engine: dict[str, Any]) -> None:
+    planned = turns(CHAINS, BEGINS)
+    played = play(MemoryEngine(**engine), planned, timeout_s=0.5)
+    requests = validate(RequestMetrics, metric_rows.request_metrics(played, "memory"), "here")
+    assert requests["previous_request_id"].tolist() == [
+        pd.NA if one.previous is None else one.previous for one in planned
+    ]
+    assert requests["workload_arrival_time_ns"].tolist() == [one.arrival_time_ns for one in planned]
+    validate(TokenMetrics, metric_rows.token_metrics(played), "here")
+    for name in ("arrival_time_ns", "workload_arrival_time_ns"):
+        broken = requests.copy()
+        broken[name] += [0] * (len(broken) - 1) + [1]
+        broken["ttft_ns"] = broken["first_token_time_ns"] - broken["arrival_time_ns"]
+        with pytest.raises(ContractError, match="of a turn with previous_request_id must be"):
+            validate(RequestMetrics, broken, "here")
+
+
+def test_a_request_waits_for_one_earlier_request_of_its_own() -> None:
+    later, shared = turns([[1]], [0]), turns([[1, 1]], [0])
+    later[0] = replace(later[0], previous=1)
+    shared[2] = replace(shared[2], previous=0)
+    for planned in (later, shared):
+        with pytest.raises(ValueError, match="expected an earlier one of its own"):
+            play(MemoryEngine(), planned)
 
 
 def test_without_a_kernel_timer_the_loops_own_serves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from gst_assets.engine import vllm_backend, vllm_worker
 from gst_assets.engine.vllm_backend import engine_environment, open_vllm_engine
 from gst_assets.errors import EngineError
+from gst_assets.profiling.worker_ops import OperatorTimer
 from gst_assets.scenario import Scenario, load_scenario
 
 
@@ -45,6 +47,22 @@ def test_a_cpu_build_does_not_measure_for_a_gpu_scenario() -> None:
 def test_a_worker_extension_must_derive_from_the_report() -> None:
     with pytest.raises(EngineError, match=r"collections\.OrderedDict: must derive from .*WorkerReport"):
         _open(load_scenario("smoke"), "collections.OrderedDict")
+
+
+@pytest.mark.engine
+def test_fp8_is_refused_before_the_start_where_the_device_has_no_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor stands for a card: vLLM knows no compute capability of it."""
+    gpu = ["hardware.hardware_id=h100", "hardware.device_name=H100", "model.dtype=bfloat16"]
+    monkeypatch.setattr(vllm_backend, "_import_vllm", lambda _: None)  # which would refuse this build first
+
+    def start(*_: Any) -> None:
+        raise EngineError("started")
+
+    monkeypatch.setattr(vllm_backend, "_start", start)
+    with pytest.raises(EngineError, match=r"model\.quantization fp8: .* has an unknown compute capability, but FP8"):
+        _open(load_scenario("smoke", [*gpu, "model.quantization=fp8"]))
+    with pytest.raises(EngineError, match="started"):
+        _open(load_scenario("smoke", gpu))
 
 
 def test_environment_of_a_cpu_scenario() -> None:
@@ -200,5 +218,20 @@ def test_vllm_takes_the_quantisation_and_quantises_where_the_profiler_looks(monk
             method.activation_quant_key, method.weight_quant_key, torch.bfloat16, torch.bfloat16, (96, 64)
         )
     assert set(kinds.values()) == {None}, "neither the LM head nor the embedding is quantised"
-    assert callable(kernel.quant_fp8._forward_method) and callable(kernel.quant_fp8.forward_cuda)
-    assert not kernel.quant_fp8.static  # the scale follows the activations
+    quantiser = kernel.quant_fp8
+    assert not quantiser.static  # the scale follows the activations
+
+    linear = SimpleNamespace(quant_method=SimpleNamespace(fp8_linear=kernel))
+    attention, mlp = {"qkv_proj": linear, "o_proj": linear}, {"gate_up_proj": linear, "down_proj": linear}
+
+    class Timer(OperatorTimer):
+        def _gst_layers(self) -> list[Any]:
+            return [SimpleNamespace(self_attn=SimpleNamespace(**attention), mlp=SimpleNamespace(**mlp))]
+
+        def _quantization(self) -> dict[str, str | None]:
+            return {"quantization": "fp8"}
+
+    before = quantiser._forward_method
+    with Timer()._gst_kernels_that_quantise():
+        assert quantiser._forward_method == quantiser.forward_cuda != before
+    assert quantiser._forward_method == before

@@ -30,6 +30,7 @@ _PARTICULARS: dict[str, dict[str, Any]] = {
     "Qwen3ForCausalLM": {"head_dim": 32, "attention_bias": True},
     "MistralForCausalLM": {"head_dim": 32, "sliding_window": None},
     "Phi3ForCausalLM": {"pad_token_id": 0, "partial_rotary_factor": 0.75},
+    "Ernie4_5ForCausalLM": {"head_dim": 32, "use_bias": False},
     "Qwen3MoeForCausalLM": {
         "head_dim": 32, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 96, "norm_topk_prob": False,
     },
@@ -46,10 +47,11 @@ def config_of(architecture: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the session says of each decoder."""
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the session says of each decoder that is tested (`-k` chooses)."""
+    asked = [name for name in SUPPORTED if any(f"[{name}]" in item.name for item in request.session.items)]
     folder, resolved = tmp_path_factory.mktemp("decoders"), []
-    for architecture in SUPPORTED:
+    for architecture in asked:
         (folder / "config.json").write_text(json.dumps(config_of(architecture)))
         scenario = load_scenario("smoke", ["model.name=small", "model.geometry=null", f"model.config={folder}"])
         resolved.append(folder / f"{architecture}.json")
@@ -57,7 +59,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     (folder / "config.json").unlink()  # a resolved scenario holds it
     lines = run_module("gst_assets_tests.profiling.decoder_session", [str(path) for path in resolved])
     found = [json.loads(line.removeprefix("facts ")) for line in lines if line.startswith("facts ")]
-    return dict(zip(SUPPORTED, found, strict=True))
+    return dict(zip(asked, found, strict=True))
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +13,7 @@ from gst_assets.contracts import tables
 from gst_assets.contracts.tables import read_table
 from gst_assets.engine.launch import run_module
 from gst_assets.errors import ProfileError
+from gst_assets.profiling import operator_tables
 from gst_assets.profiling.served_experts import even_distinct_experts
 from gst_assets.profiling.worker_experts import expert_blocks
 from gst_assets.scenario import load_scenario
@@ -71,7 +75,7 @@ def test_experts_are_timed_under_the_routers_choice_and_under_both_extremes(bund
     counts = bundle.experts.pivot(index="num_tokens", columns="routing", values="distinct_experts")
     tokens = counts.index.to_numpy(dtype="int64")
     assert tokens.tolist() == [1, 8, 32, 128]
-    # The engine's own router was watched while it did as it was told.
+    # The engine's own router was watched while the choice was set.
     assert counts["even"].tolist() == np.minimum(EXPERTS, CHOSEN * tokens).tolist()
     assert counts["same"].tolist() == [CHOSEN] * 4
     assert counts["router"].iloc[0] == CHOSEN and counts["router"].iloc[-1] == EXPERTS
@@ -112,6 +116,7 @@ def test_it_is_simulated(variant: str, bundle: Bundle) -> None:
     lengths = pd.DataFrame(
         {"request_id": range(number), "num_prefill_tokens": [20 + 9 * n for n in range(number)], "num_decode_tokens": 8}
     ).astype("Int64")
+    lengths.insert(1, "prompt_id", "p")
     intervals = pd.DataFrame({"request_id": range(number), "inter_arrival_ns": 10**8}).astype("Int64")
     intervals["arrival_time_ns"] = intervals["inter_arrival_ns"].cumsum().copy()
     result = simulate(SCENARIO, lengths, intervals, bundle, variant, cache_dir=None)
@@ -126,6 +131,30 @@ def test_an_even_router_reaches_what_the_formula_says() -> None:
             for _ in range(4000)
         ]
         assert even_distinct_experts(geometry, tokens) == pytest.approx(float(np.mean(drawn)), abs=0.1)
+
+
+class Reporting:
+    """A worker that says of its model what it was made with."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+
+    async def collective_rpc(self, method: str, *arguments: Any) -> list[Any]:
+        assert method == "gst_operator_facts" and not arguments
+        return [self.facts]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("num_experts", 16), ("num_experts", None), ("num_experts_per_token", 1), ("norm_topk_prob", False),
+     ("mlp_hidden_size", 768)],
+)  # fmt: skip
+def test_experts_that_the_engine_runs_otherwise_are_refused(name: str, other: Any) -> None:
+    served = {**dict(SCENARIO.model.geometry), "tensor_parallel_size": 1, "quantization": None}
+    assert asyncio.run(operator_tables._facts(Reporting(served), SCENARIO)) == served
+    found = {**served, name: other} if other is not None else {key: served[key] for key in served if key != name}
+    with pytest.raises(ProfileError, match=rf"model\.geometry\.{name} is .* smoke, but the engine runs {other}\."):
+        asyncio.run(operator_tables._facts(Reporting(found), SCENARIO))
 
 
 def test_layers_of_two_kinds_are_refused() -> None:

@@ -26,7 +26,7 @@ def test_the_schedule_takes_as_long(name: str, seconds: float) -> None:
 
 
 def test_sessions_send_their_turns_at_the_rate_they_are_scaled_to() -> None:
-    assert traffic_s(load_scenario("h100_8b_prefix")) == pytest.approx(60 * 3.5 / 11.5 * 5)
+    assert traffic_s(load_scenario("h100_8b_prefix_half")) == pytest.approx(160 * 3.5 / 23 * 5)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,6 @@ def test_devices_that_share_each_layer_sum_twice_a_layer_at_the_padded_tokens(sh
     graphs = CapturedGraphs((8, 64, 200))
     all_reduce = pd.DataFrame({"num_tokens": [1, 512], "time_stats.all_reduce.median": [0.1, 0.1 + 511 * 1e-3]})
     alone = OperatorTimes(mlp_table(), attention_table(), LAYERS, graphs)
-    shared = OperatorTimes(mlp_table(), attention_table(), LAYERS, graphs, all_reduce)
+    shared = OperatorTimes(mlp_table(), attention_table(), LAYERS, graphs, all_reduce=all_reduce)
     sums_ms = 2 * LAYERS * (0.1 + (graphs.padded(shape.num_tokens) - 1) * 1e-3)
     assert shared.ns(shape) == pytest.approx(alone.ns(shape) + sums_ms * 1e6)

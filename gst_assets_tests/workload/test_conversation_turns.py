@@ -179,3 +179,15 @@ def test_what_cannot_be_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None
     ):
         plan_requests(untimed, tokenizer)
     assert "sessions" not in untimed.workload.trace.model_dump_json()  # type: ignore[union-attr]
+
+
+def test_with_a_closed_loop_turns_wait_for_those_that_are_kept(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    closed = "workload.trace.sessions.closed_loop=true"
+    of = scenario(tmp_path / "t", talks_json(TALKS), DROP, closed)
+    (tmp_path / "out").mkdir()
+    built = build(of, tmp_path / "out", tokenizer=tokenizer)
+    requests = requests_of(built, of, tokenizer=tokenizer)
+    waits = {one.prompt_id: one.previous for one in requests}
+    names = {one.prompt_id: at for at, one in enumerate(requests)}
+    assert waits == dict.fromkeys(EXPECTED) | {"s0t1": names["s0t0"], "s0t2": names["s0t1"]}
+    assert of.workload.closed_loop_setting == closed.partition("=")[0]

@@ -6,10 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from gst_assets.errors import ScenarioError, WorkloadError
+from gst_assets.contracts.tables import TraceIntervals, validate
+from gst_assets.errors import ContractError, ScenarioError, WorkloadError
 from gst_assets.scenario import Scenario, SessionSource, load_scenario
+from gst_assets.workload import load
 from gst_assets.workload.building import build
 from gst_assets.workload.sessions import draw_turns
 from gst_assets.workload.tokenized import requests_of
@@ -128,3 +131,91 @@ def test_what_cannot_be_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None
         WorkloadError, match=r"prompt 's\d+t\d' and its answer have \d+ tokens, beyond model\.max_model_len 100"
     ):
         build(conversations("model.max_model_len=100"), tmp_path, tokenizer=tokenizer)
+
+
+CLOSED = "workload.sessions.closed_loop=true"
+
+
+def test_with_a_closed_loop_each_turn_names_the_one_before_it_and_its_think_time(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "closed").mkdir()
+    free = build(conversations(), tmp_path / "open", tokenizer=tokenizer)
+    built = build(conversations(CLOSED), tmp_path / "closed", tokenizer=tokenizer)
+    pd.testing.assert_frame_equal(built.lengths, free.lengths)
+    pd.testing.assert_frame_equal(built.intervals[free.intervals.columns], free.intervals)
+    assert built.meta.workload_id != free.meta.workload_id
+    assert not free.is_closed_loop and built.is_closed_loop
+
+    requests = requests_of(load(built.directory, contract=False), conversations(CLOSED), tokenizer=tokenizer)
+    before = {request.prompt_id: request for request in requests}
+    later = 0
+    for request in requests:
+        session, turn = request.prompt_id[1:].split("t")
+        if turn == "0":
+            assert (request.previous, request.think_time_ns) == (None, 0)
+            continue
+        later += 1
+        assert request.previous is not None
+        previous = requests[request.previous]
+        assert previous is before[f"s{session}t{int(turn) - 1}"]
+        assert request.think_time_ns == request.arrival_time_ns - previous.arrival_time_ns >= 500_000_000
+    assert later > 5
+
+
+def test_a_scenario_without_a_closed_loop_is_stored_as_before() -> None:
+    stored = conversations("workload.sessions.closed_loop=false").model_dump(mode="json")["workload"]
+    assert "closed_loop" not in stored["sessions"]
+    assert conversations(CLOSED).workload.closed_loop_setting == CLOSED.partition("=")[0]
+    assert conversations().workload.closed_loop_setting is None
+
+
+def test_fewer_requests_leave_out_the_last_turns(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "all").mkdir()
+    every = build(conversations(CLOSED), tmp_path / "all", tokenizer=tokenizer).intervals
+    some = build(conversations(CLOSED, "workload.num_requests=15"), tmp_path / "some", tokenizer=tokenizer).intervals
+    pd.testing.assert_frame_equal(some, every.head(15))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"previous_request_id": [None, 1, 0]}, "previous_request_id must be an earlier request"),
+        ({"previous_request_id": [None, 0, 0], "think_time_ns": [None, 5, 12]}, "no other request's previous one"),
+        ({"think_time_ns": [None, 4, 7]}, "think_time_ns must be the time since previous_request_id arrived"),
+        ({"think_time_ns": [3, 5, 7]}, "and empty without one"),
+        ({"think_time_ns": None}, "neither of the two columns stands alone"),
+    ],
+)
+def test_turns_that_wait_for_another_request_break_the_contract(
+    changes: dict[str, list[int | None]], message: str
+) -> None:
+    columns = {
+        "request_id": [0, 1, 2], "inter_arrival_ns": [0, 5, 7], "arrival_time_ns": [0, 5, 12],
+        "previous_request_id": [None, 0, 1], "think_time_ns": [None, 5, 7],
+    }  # fmt: skip
+    table = pd.DataFrame(columns).astype("Int64")
+    validate(TraceIntervals, table, "here")
+    broken = {name: values for name, values in (columns | changes).items() if values is not None}
+    with pytest.raises(ContractError, match=message):
+        validate(TraceIntervals, pd.DataFrame(broken).astype("Int64"), "here")
+
+
+CAPACITY = "{max_p99_delay_ms: 5, low_rate_per_s: 1, high_rate_per_s: 9, seed: 1}"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("simulation.variants=[published, calibrated]", "simulation.variants with published"),
+        ("simulation.loop=event", "simulation.loop event"),
+        (f"capacity={CAPACITY}", "capacity"),
+        ("sweep={max_num_seqs: [4, 8]}", "sweep"),
+    ],
+)
+def test_what_needs_arrivals_known_beforehand_is_refused(override: str, named: str) -> None:
+    conversations(override)
+    with pytest.raises(ScenarioError, match=rf"{named} and workload\.sessions\.closed_loop: "):
+        conversations(CLOSED, override)

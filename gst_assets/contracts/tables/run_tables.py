@@ -11,6 +11,7 @@ from gst_assets.contracts import token_invariants
 from gst_assets.contracts.tables.base import FilledTable, Int, Table, gap_free
 from gst_assets.errors import ContractError
 
+PREVIOUS, WORKLOAD_ARRIVAL = "previous_request_id", "workload_arrival_time_ns"
 TIME_COLUMNS = ("first_token_time_ns", "ttft_ns", "completion_time_ns")
 
 
@@ -25,7 +26,13 @@ class RequestMetrics(FilledTable):
         name = "request_metrics.csv"
 
     request_id: Series[Int] = pa.Field(description="primary key, 0..N-1")
-    arrival_time_ns: Series[Int] = pa.Field(ge=0, description="intended arrival, from the workload")
+    arrival_time_ns: Series[Int] = pa.Field(
+        ge=0,
+        description=(
+            "intended arrival, from the workload; of a turn that waits for an answer, the answer's last token and the"
+            " think time after it"
+        ),
+    )
     first_token_time_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="first token seen")
     ttft_ns: Series[Int] = pa.Field(ge=0, nullable=True, description="first_token_time_ns - arrival_time_ns")
     num_prefill_tokens: Series[Int] = pa.Field(ge=0, description="prompt length in tokens")
@@ -50,6 +57,13 @@ class RequestMetrics(FilledTable):
         description="the request's name in the results it was imported from; two runs that have it are joined by it",
     )
     queued_time_ns: Series[Int] | None = pa.Field(nullable=True, description="when the engine queued the request")
+    previous_request_id: Series[Int] | None = pa.Field(
+        ge=0, nullable=True, description="the turn whose answer this one waits for; only with a closed loop in sessions"
+    )
+    workload_arrival_time_ns: Series[Int] | None = pa.Field(
+        ge=0,
+        description="the workload's own time: the arrival if every answer took no time; only with a closed loop",
+    )
 
     @pa.dataframe_check(error="request_id must be 0..N-1 in ascending order without gaps")
     def ids_are_gap_free(cls, df: pd.DataFrame) -> pd.Series:
@@ -74,6 +88,28 @@ class RequestMetrics(FilledTable):
             if name in df.columns:
                 good &= df[name].notna() == has_token
         return good
+
+    @pa.dataframe_check(
+        error=(
+            "arrival_time_ns of a turn with previous_request_id must be that one's completion_time_ns and the think"
+            " time between their workload_arrival_time_ns; where that one has no completion, the turn must be an error"
+            " at its workload_arrival_time_ns"
+        )
+    )
+    def turns_wait_for_answers(cls, df: pd.DataFrame) -> pd.Series:
+        good = pd.Series(True, index=df.index)
+        if PREVIOUS not in df.columns:
+            return good
+        if not {WORKLOAD_ARRIVAL, "completion_time_ns"} <= set(df.columns):
+            return ~good
+        waits = df[PREVIOUS].notna()
+        known = (df[PREVIOUS] < df["request_id"]).fillna(False) & gap_free(df)
+        before = df.iloc[df[PREVIOUS].where(known, 0).to_numpy(dtype="int64")].set_axis(df.index)
+        think = df[WORKLOAD_ARRIVAL] - before[WORKLOAD_ARRIVAL]
+        waited = df["arrival_time_ns"] == before["completion_time_ns"] + think
+        never_due = (df["status"] == "error") & (df["arrival_time_ns"] == df[WORKLOAD_ARRIVAL])
+        due = waited.fillna(False).where(before["completion_time_ns"].notna(), never_due)
+        return (known & due).where(waits, df["arrival_time_ns"] == df[WORKLOAD_ARRIVAL])
 
     @pa.dataframe_check(error="num_decode_tokens_actual must not exceed num_decode_tokens")
     def not_more_tokens_than_asked(cls, df: pd.DataFrame) -> pd.Series:

@@ -199,6 +199,24 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
         {"inter_arrival_ns": 1},
         "but arrival_time_ns must equal cumsum",
     ),
+    (
+        "turns_are_chains",
+        tables.TraceIntervals,
+        {"previous_request_id": 5},
+        "found previous_request_id 5, but",
+    ),
+    (
+        "think_times_are_the_schedules",
+        tables.TraceIntervals,
+        {"think_time_ns": 5},
+        "found think_time_ns 5, previous_request_id no value, but",
+    ),
+    (
+        "turns_wait_for_answers",
+        tables.RequestMetrics,
+        {"workload_arrival_time_ns": 5},
+        "found arrival_time_ns 30, previous_request_id no value, completion_time_ns",
+    ),
     ("ids_are_gap_free", tables.RequestMetrics, {"request_id": 3}, "found request_id 3, but request_id must be 0..N-1"),
     (
         "ttft_is_consistent",

@@ -1,0 +1,143 @@
+"""Comparing runs whose turns wait for answers: each latency from its own side's arrival, sessions drawn as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gst_assets.analysis.alignment import sessions_of
+from gst_assets.analysis.bootstrap import Blocks, dependence, replicate
+from gst_assets.analysis.gate import CLOSED_LOOP
+from gst_assets.analysis.judged_errors import Comparison, compare
+from gst_assets.analysis.measures import Samples
+from gst_assets.analysis.run_reading import load_run
+from gst_assets.errors import ComparisonError
+from gst_assets.scenario import Bands
+from gst_assets.testing import simulation_inputs as support
+from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
+from gst_assets_tests.analysis.run_directories import Recipe, Request, write_real, write_simulation
+from gst_assets_tests.vidur_adapter.test_turns import Sessions, workload
+
+MS = 1_000_000
+PLAIN = support.scenario("simulation.host_variability=false")
+LENGTHS = np.random.default_rng(7).integers(5, 60, size=(45, 3)).tolist()
+SESSIONS: Sessions = [
+    [(10, one, 3 + two % 9), (40, one + two, 4), (5, one + two + three, 8)][: 2 + number % 2]
+    for number, (one, two, three) in enumerate(LENGTHS)
+]
+
+
+def simulated(device_ms: float) -> SimulationResult:
+    lengths, intervals = workload(SESSIONS)
+    bundle = support.bundle(PLAIN, overheads=support.constant_overheads(device=round(device_ms * MS)))
+    return simulate(PLAIN, lengths, intervals, bundle, "calibrated", cache_dir=None)
+
+
+def recipe(result: SimulationResult) -> Recipe:
+    tokens = result.tokens.groupby("request_id")["token_time_ns"].agg(tuple)
+    requests = [
+        Request(int(row.arrival_time_ns), tuple(map(int, tokens[row.request_id])), int(row.num_prefill_tokens))
+        for row in result.requests.itertuples()
+    ]
+    names = ("completion_time_ns", "scheduled_time_ns", "previous_request_id", "workload_arrival_time_ns")
+    return Recipe(requests, columns={name: result.requests[name].tolist() for name in names})
+
+
+FAST, SLOW = recipe(simulated(4)), recipe(simulated(6))
+
+
+def compared(folder: Path, real: Recipe, sim: Recipe) -> Comparison:
+    return compare(
+        [load_run(write_real(folder / "real", real), "real")],
+        {"calibrated": load_run(write_simulation(folder / "sim", sim), "vidur")},
+        bands=Bands(),
+        calibration_sha256=set(),
+    )
+
+
+def test_a_simulation_taken_for_the_real_run_has_no_error(tmp_path: Path) -> None:
+    found = compared(tmp_path, FAST, FAST)
+    assert {cell.relative_error for cell in found.cells} == {0.0}
+    assert {rate.relative_error for rate in found.rates} == {0.0}
+    assert found.num_sessions == 45 and found.block_length is not None and found.block_length <= 45 // 4
+    (check,) = (one for one in found.checks if one.check == CLOSED_LOOP)
+    assert check.severity == "note" and "+0.0 ms apart at P50 (+0.0 to +0.0 ms, + is later)" in check.finding
+
+
+def test_sides_of_different_speed_are_compared_from_their_own_arrivals(tmp_path: Path) -> None:
+    found = compared(tmp_path, FAST, SLOW)
+    pair = next(iter(found.pairs.values()))
+    first = pd.isna(pd.Series(FAST.columns["previous_request_id"])).to_numpy()
+    apart = (pair.sim.requests["arrival_time_ns"] - pair.real.requests["arrival_time_ns"]).to_numpy()
+    assert not apart[first].any() and (apart[~first] > 0).all()
+    for side, given in ((pair.real, FAST), (pair.sim, SLOW)):
+        own = [one.token_ns[-1] - one.arrival_ns for one in given.requests]
+        assert side.requests["e2e_ns"].tolist() == own
+    errors = {(cell.metric, cell.statistic): cell.relative_error for cell in found.cells}
+    assert errors["itl", "p50"] > 0.2 and errors["e2e", "p50"] > 0.2
+    (check,) = (one for one in found.checks if one.check == CLOSED_LOOP)
+    assert f"{int((~first).sum())} later turns arrived +" in check.finding
+
+
+def test_sessions_are_told_by_their_first_turns(tmp_path: Path) -> None:
+    run = load_run(write_real(tmp_path / "real", FAST), "real")
+    sessions = sessions_of(run)
+    assert sessions is not None
+    assert np.bincount(sessions).tolist() == [len(turns) for turns in SESSIONS]
+    begins = [run.requests["arrival_time_ns"][sessions == one].min() for one in range(45)]
+    assert begins == sorted(begins)
+    free = replace(FAST, columns={"completion_time_ns": FAST.columns["completion_time_ns"]})
+    assert sessions_of(load_run(write_real(tmp_path / "free", free), "real")) is None
+
+
+def test_an_open_loop_is_not_compared_with_a_closed_one(tmp_path: Path) -> None:
+    free = replace(FAST, columns={"completion_time_ns": FAST.columns["completion_time_ns"]})
+    with pytest.raises(ComparisonError, match=r"in .*real turns wait for the answers before them .* in .*sim they do"):
+        compared(tmp_path, FAST, free)
+
+
+def test_other_times_of_the_workload_are_another_workload(tmp_path: Path) -> None:
+    moved = Recipe(
+        [
+            replace(one, arrival_ns=one.arrival_ns + 5, token_ns=tuple(t + 5 for t in one.token_ns))
+            for one in FAST.requests
+        ],
+        columns={
+            name: [one if name == "previous_request_id" else one + 5 for one in values]
+            for name, values in FAST.columns.items()
+        },
+    )
+    with pytest.raises(ComparisonError, match=r"workload_arrival_time_ns is 10000000 in .* but 10000005 in"):
+        compared(tmp_path, FAST, moved)
+
+
+def test_few_sessions_are_not_resampled(tmp_path: Path) -> None:
+    few = [number for number in range(len(FAST.requests)) if number < 40]
+    some = Recipe(
+        [FAST.requests[one] for one in few], columns={name: values[:40] for name, values in FAST.columns.items()}
+    )
+    found = compared(tmp_path, some, some)
+    assert found.num_sessions is not None and found.num_sessions < 20 and found.block_length is None
+    reasons = {cell.reason for cell in found.cells if cell.metric == "ttft" and cell.statistic == "p50"}
+    assert reasons == {f"one repeat of {found.num_sessions} sessions; 20 would do"}
+
+
+def test_whole_sessions_are_drawn() -> None:
+    sessions = np.array([0, 1, 0, 2, 1, 0, 3, 4, 5, 6, 7, 7])
+    blocks = Blocks(np.arange(12), 2, num_replicates=50, sessions=sessions)
+    assert (blocks.num_items, blocks.items, blocks.num_units) == (8, "sessions", 8)
+    assert blocks.unit_of.tolist() == sessions.tolist()
+    assert (blocks.weights.sum(axis=1) == 8).all()
+    # Values that are alike within each session: a replicate's mean is that of the sessions drawn, weighted by turns.
+    values = sessions.astype(np.float64)
+    samples = Samples(values, np.ones(12, dtype=np.int64))
+    turns = np.bincount(sessions)
+    expected = (blocks.weights * turns * np.arange(8)).sum(axis=1) / (blocks.weights * turns).sum(axis=1)
+    assert replicate(samples, np.sort(values), blocks).values[:, 0] == pytest.approx(expected)
+    series = dependence(samples, samples, np.arange(12), sessions)
+    assert {len(one) for one in series} == {8}
+    assert np.argsort(series[-1] / turns).tolist() == list(range(8)), "latencies by session, in order"
