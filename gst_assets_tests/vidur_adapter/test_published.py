@@ -254,9 +254,9 @@ def test_what_was_searched_is_kept_beside_the_tables(tmp_path: Path) -> None:
     published.write_forests(
         kept, dict.fromkeys(OPERATORS, SMALL), published.csv_digests(directory), settings_of.search()
     )
-    assert published._known_forests(directory, cache) == dict.fromkeys(OPERATORS, SMALL)
+    assert published._known_forests(directory, cache, 1) == dict.fromkeys(OPERATORS, SMALL)
     kept.write_text("{")
-    assert published._known_forests(directory, cache) is None
+    assert published._known_forests(directory, cache, 1) is None
 
 
 def test_the_command_writes_what_it_chose_and_a_bundle_with_it_still_is_what_it_was(
