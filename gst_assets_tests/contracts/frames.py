@@ -211,6 +211,10 @@ def _iterations(frame: pd.DataFrame) -> None:
 
 def _each_token_count_once(frame: pd.DataFrame) -> None:
     frame["num_tokens"] = frame["num_tokens"] % 1000 + 1 + 1000 * np.arange(len(frame))
+
+
+def _mlp(frame: pd.DataFrame) -> None:
+    _each_token_count_once(frame)
     columns = [f"time_stats.{name}.median" for name in ("mlp_up_proj", "mlp_act", "mlp_down_proj")]
     # Of one MLP in every row, or of none.
     frame[columns] = np.nan if frame.loc[0, columns].isna().any() else frame[columns].fillna(0.1)
@@ -270,7 +274,7 @@ _INVARIANTS: dict[type[Table], Callable[[pd.DataFrame], None]] = {
     tables.RequestMetrics: _requests,
     tables.TokenMetrics: _tokens,
     tables.Iterations: _iterations,
-    tables.MlpProfile: _each_token_count_once,
+    tables.MlpProfile: _mlp,
     tables.AllReduceProfile: _each_token_count_once,
     tables.AttentionProfile: _attention,
     tables.ExpertsProfile: _experts,

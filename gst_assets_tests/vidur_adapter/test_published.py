@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -254,9 +255,9 @@ def test_what_was_searched_is_kept_beside_the_tables(tmp_path: Path) -> None:
     published.write_forests(
         kept, dict.fromkeys(OPERATORS, SMALL), published.csv_digests(directory), settings_of.search()
     )
-    assert published._known_forests(directory, cache) == dict.fromkeys(OPERATORS, SMALL)
+    assert published._known_forests(directory, cache, 1) == dict.fromkeys(OPERATORS, SMALL)
     kept.write_text("{")
-    assert published._known_forests(directory, cache) is None
+    assert published._known_forests(directory, cache, 1) is None
 
 
 def test_the_command_writes_what_it_chose_and_a_bundle_with_it_still_is_what_it_was(
@@ -282,6 +283,22 @@ def test_there_are_no_forests_of_a_mixture_of_experts(tmp_path: Path) -> None:
     directory = tables.write_bundle(tmp_path / "b", mixture)
     with pytest.raises(ProfileError, match=r"of a mixture of experts, for which Vidur .* has no layer"):
         published.search_bundle(directory, 1, print)
+
+
+def test_a_search_of_two_devices_has_one_forest_more_and_is_bound_to_its_table(
+    bundle_of_two: Bundle, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(bundle_of_two.directory, tmp_path / "two"))
+    (directory / published.FORESTS_FILE).unlink()
+    few = {"num_estimators": [2], "max_depth": [2], "min_samples_split": [2, 5]}
+    found = json.loads(published.search_bundle(directory, 1, print, **few).read_text())
+    assert set(found["chosen"]) == {*OPERATORS, "all_reduce"}
+    assert set(found["csv_sha256"]) == {"mlp.csv", "attention.csv", "all_reduce.csv"}
+    write_small(directory, 2)
+    with (directory / "all_reduce.csv").open("a") as table:
+        table.write("\n")
+    with pytest.raises(ProfileError, match=r"chosen on a all_reduce\.csv with sha256 \w+, but the one next to it"):
+        published.read_forests(directory / published.FORESTS_FILE, published.csv_digests(directory, 2))
 
 
 def test_tables_are_kept_by_content(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
