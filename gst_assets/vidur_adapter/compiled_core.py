@@ -1,19 +1,22 @@
 """`core` compiled by numba: the same functions, once per machine.
 
 Apart from `core`, so that numba is neither imported nor compiles where plain Python is fast enough. The
-compiled code is cached next to `core.py`, or where $NUMBA_CACHE_DIR says, and made again when that file changes; the
-options below are no part of what it is found by.
+compiled code is cached next to `core.py`, or where $NUMBA_CACHE_DIR says, under a name that holds a digest of the
+sources: numba reads a whole index before it looks whether that is of this source, and fails on one that names a class
+which another version of this package had. The options below are no part of what it is found by.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache
-from inspect import getsourcefile, isfunction
+from inspect import getsource, getsourcefile, isfunction
 from types import FunctionType
 from typing import Any
 
 from gst_assets.progress import Ticking
+from gst_assets.step_costs import cost_tables
 from gst_assets.vidur_adapter import core
 
 COMPILING = "compiling the simulator's core, once per machine"
@@ -38,7 +41,8 @@ def compiled_advance() -> Callable[..., int]:
     for name, plain in vars(core).items():
         if isfunction(plain) and getsourcefile(plain) == core.__file__:
             options = _OPTIONS | (_ENTRY if name == entry else _INNER)
-            namespace[name] = numba.njit(**options)(_copy(plain, namespace))
+            qualname = f"{name}_{_digest()}" if name == entry else name
+            namespace[name] = numba.njit(**options)(_copy(plain, namespace, qualname))
     return _telling(namespace[entry])
 
 
@@ -66,7 +70,13 @@ def _telling(compiled: Any) -> Callable[..., int]:
     return advance
 
 
-def _copy(plain: Any, namespace: dict[str, Any]) -> FunctionType:
+def _digest() -> str:
+    """Of the sources that say what the arguments' types are."""
+    sources = "".join(map(getsource, (core, cost_tables)))
+    return hashlib.sha256(sources.encode()).hexdigest()[:12]
+
+
+def _copy(plain: Any, namespace: dict[str, Any], qualname: str) -> FunctionType:
     copied = FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__, plain.__closure__)
-    copied.__module__, copied.__qualname__ = plain.__module__, plain.__qualname__
+    copied.__module__, copied.__qualname__ = plain.__module__, qualname
     return copied

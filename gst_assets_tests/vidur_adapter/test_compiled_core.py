@@ -39,3 +39,14 @@ def test_compiling_is_shown_and_running_is_not(monkeypatch: pytest.MonkeyPatch) 
     assert shown.startswith(f"{progress.ERASE}{compiled_core.COMPILING}: ") and shown.endswith(progress.ERASE)
     assert advance(1) == 4
     assert stream.getvalue() == shown
+
+
+def test_compiled_code_of_other_sources_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba unpickles the whole index that has a function's name, so the name says which sources it is of."""
+    digest = compiled_core._digest()
+    entry = compiled_core.compiled_advance.__wrapped__().__closure__
+    names = [cell.cell_contents.py_func.__qualname__ for cell in entry or () if hasattr(cell.cell_contents, "py_func")]
+    assert names == [f"advance_{digest}"]
+    getsource = compiled_core.getsource
+    monkeypatch.setattr(compiled_core, "getsource", lambda module: getsource(module) + "# another version")
+    assert compiled_core._digest() != digest
