@@ -103,7 +103,7 @@ async def measure_operators(
     layers = facts["num_layers"]
     medians = {
         batch: {
-            name: median(walk[name] for walk in walks) / 1e6 / (1 if name in MODEL_OPERATORS else layers)
+            name: median(walk[name] for walk in walks) / 1e6 / (1 if name in (*MODEL_OPERATORS, ALL_REDUCE) else layers)
             for name in walks[0]
         }
         for batch, walks in samples.items()
