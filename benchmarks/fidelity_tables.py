@@ -119,7 +119,7 @@ def main() -> None:
                 if not folders:
                     sys.exit(f"error: --runs {name}: {elsewhere[name]} has no directory {name}-*")
             elif recorded.is_dir():
-                folders = [expand(run, Path(scratch)) for run in sorted(recorded.iterdir())]
+                folders = [expand(run, Path(scratch)) for run in sorted(recorded.iterdir()) if run.is_dir()]
             else:
                 sys.exit(
                     f"error: {name}: its runs are not shipped with the repository. Give their directory with --runs"

@@ -33,7 +33,10 @@ from gst_assets.scenario import load_scenario, resolve_path
 
 KEPT = PROJECT_ROOT / "data" / "recorded"
 SINGLE = KEPT / "h100_8b_single"
-RECORDED = tuple(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document", "prefix"))
+RECORDED = (
+    *(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document", "prefix")),
+    *(f"h200x2_32b_{load}" for load in ("quarter", "half", "high")),
+)
 LIMIT_BYTES = 5 * 2**18
 """Of one scenario's recorded runs: the repository travels whole to GPU hosts."""
 
