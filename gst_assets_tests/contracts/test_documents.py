@@ -304,7 +304,9 @@ def test_devices_that_were_used_and_those_of_other_programs_are_counted_as_state
 @pytest.mark.parametrize("count", [0, -8, "8", 8.0])
 def test_a_count_that_breaks_the_contract_is_not_mended(count: object, tmp_path: Path) -> None:
     broken = _VALID[ProfileMeta] | {"params": _OF_ONE_DEVICE, "hardware": _EIGHT | {"device_count": count}}
-    assert _error(ProfileMeta, _write(tmp_path / "in.json", broken)).startswith("key hardware.device_count: Input should")
+    assert _error(ProfileMeta, _write(tmp_path / "in.json", broken)).startswith(
+        "key hardware.device_count: Input should"
+    )
 
 
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
