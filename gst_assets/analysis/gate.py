@@ -5,11 +5,12 @@ By severity:
   on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
   workload: other programs name them in their own way.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that were not read back
-  from the engine; hardware that was only stated; a server that does not report whether it uses features that no
-  simulation models; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the
-  pass band; many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware
-  of other names, arrivals further apart than the pass band; and any of these that a run does not state, since to state
-  the worse must not be worse than to state nothing. A marked variant is never a `pass`.
+  from the engine; another tensor parallel degree, or several replicas simulated; hardware that was only stated; a
+  server that does not report whether it uses features that no simulation models; tokens that came over HTTP; a degraded
+  real run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that
+  mostly came several at a time; no warm-up; models or hardware of other names, arrivals further apart than the pass
+  band; and any of these that a run does not state, since to state the worse must not be worse than to state nothing. A
+  marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
   token times, a tensor parallel degree above 1 beside a run that states none, what else a run of another program does
   not state, what could not be checked.
@@ -302,6 +303,7 @@ def checks(
         _held_out(calibration_sha256),
         *_settings(parity, every),
         *_degree(real_repeats, simulations),
+        *_replicas(simulations),
     ]
     for run in real_repeats:
         found += [
@@ -576,6 +578,17 @@ def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simulated
         else:
             continue
         found.append(Check("tensor parallel degree", variant, severity, engine, simulated, text, (variant,)))
+    return found
+
+
+def _replicas(simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """One mark per simulation of several replicas: a real run is of one engine, or does not say of how many."""
+    found = []
+    for variant, sim in simulations.items():
+        number = _assumed(sim).get("num_replicas")
+        if number not in (None, 1):
+            text = f"simulated with {number} replicas ({variant}); not known that as many engines served the real run"
+            found.append(Check("replicas", variant, "mark", NOT_STATED, str(number), text, (variant,)))
     return found
 
 
