@@ -12,8 +12,8 @@ By severity:
   band; and any of these that a run does not state, since to state the worse must not be worse than to state nothing. A
   marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
-  token times, a tensor parallel degree above 1 beside a run that states none, what else a run of another program does
-  not state, what could not be checked.
+  token times, a tensor parallel degree above 1 where the other side states none, what else a run of another program
+  does not state, what could not be checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
 for a reader of another it is a note.
@@ -560,7 +560,7 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
 
 def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
     """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one; one
-    note per simulation where a run does not state its own beside one above 1."""
+    note per simulation where only some do and one is above 1."""
     degrees = {run.meta.run_id: _degree_of(run) for run in real_repeats}
     stated, found = sorted({degree for degree in degrees.values() if degree is not None}), []
     engine = " / ".join(str(degree) for degree in stated) or NOT_STATED
