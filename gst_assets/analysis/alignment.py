@@ -23,6 +23,7 @@ import pandas as pd
 
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import RealRunFacts, SimulationFacts
+from gst_assets.contracts.turns import PREVIOUS, WORKLOAD_ARRIVAL, turns_wait
 from gst_assets.errors import ComparisonError
 
 SCHEDULED = "scheduled_time_ns"
@@ -31,7 +32,6 @@ KEY = "source_request_id"
 _SHOWN = 10
 """At most so many of the requests that differ are named."""
 R = TypeVar("R", RealRun, SimulatedRun)
-WORKLOAD_ARRIVAL, PREVIOUS = "workload_arrival_time_ns", "previous_request_id"
 _SAME_LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 
@@ -141,7 +141,7 @@ def is_joined_by_name(one: RealRun | SimulatedRun, two: RealRun | SimulatedRun) 
 
 def is_closed_loop(run: RealRun | SimulatedRun) -> bool:
     """Whether turns of its sessions wait for the answers before them."""
-    return PREVIOUS in run.requests and WORKLOAD_ARRIVAL in run.requests
+    return turns_wait(run.requests) and WORKLOAD_ARRIVAL in run.requests
 
 
 def sessions_of(run: RealRun | SimulatedRun) -> np.ndarray | None:

@@ -15,11 +15,16 @@ from gst_assets.analysis.gate import CLOSED_LOOP
 from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.measures import Samples
 from gst_assets.analysis.run_reading import load_run
+from gst_assets.engine import metric_rows
+from gst_assets.engine.protocol import EngineRequest
+from gst_assets.engine.replay import PlannedRequest
 from gst_assets.errors import ComparisonError
 from gst_assets.scenario import Bands
 from gst_assets.testing import simulation_inputs as support
 from gst_assets.vidur_adapter.simulate import SimulationResult, simulate
 from gst_assets_tests.analysis.run_directories import Recipe, Request, write_real, write_simulation
+from gst_assets_tests.engine.memory_engine import MemoryEngine
+from gst_assets_tests.engine.test_replay import play
 from gst_assets_tests.vidur_adapter.test_turns import Sessions, workload
 
 MS = 1_000_000
@@ -38,13 +43,18 @@ def simulated(device_ms: float) -> SimulationResult:
 
 
 def recipe(result: SimulationResult) -> Recipe:
-    tokens = result.tokens.groupby("request_id")["token_time_ns"].agg(tuple)
+    return of_tables(result.requests, result.tokens)
+
+
+def of_tables(table: pd.DataFrame, tokens: pd.DataFrame) -> Recipe:
+    """The recipe of a run without failures, from its two tables."""
+    times = tokens.groupby("request_id")["token_time_ns"].agg(tuple)
     requests = [
-        Request(int(row.arrival_time_ns), tuple(map(int, tokens[row.request_id])), int(row.num_prefill_tokens))
-        for row in result.requests.itertuples()
+        Request(int(row.arrival_time_ns), tuple(map(int, times[row.request_id])), int(row.num_prefill_tokens))
+        for row in table.itertuples()
     ]
     names = ("completion_time_ns", "scheduled_time_ns", "previous_request_id", "workload_arrival_time_ns")
-    return Recipe(requests, columns={name: result.requests[name].tolist() for name in names})
+    return Recipe(requests, columns={name: table[name].tolist() for name in names if name in table})
 
 
 FAST, SLOW = recipe(simulated(4)), recipe(simulated(6))
@@ -113,6 +123,29 @@ def test_an_open_loop_is_not_compared_with_a_closed_one(tmp_path: Path) -> None:
     free = replace(FAST, columns={"completion_time_ns": FAST.columns["completion_time_ns"]})
     with pytest.raises(ComparisonError, match=r"in .*real turns wait for the answers before them .* in .*sim they do"):
         compared(tmp_path, FAST, free)
+
+
+def test_a_closed_loop_in_which_no_turn_waits_is_an_open_loop_on_both_sides(tmp_path: Path) -> None:
+    """Sessions of one turn, measured and simulated from one workload that has the columns of a closed loop."""
+    lengths, intervals = workload([[(5, 10 + number, 3)] for number in range(25)])
+    assert intervals["previous_request_id"].isna().all()
+    planned = [
+        PlannedRequest(EngineRequest(str(row.request_id), [1] * int(row.num_prefill_tokens), 3, 0), int(arrival), "p")
+        for row, arrival in zip(lengths.itertuples(), intervals["arrival_time_ns"], strict=True)
+    ]
+    played = play(MemoryEngine(), planned)
+    real = of_tables(metric_rows.request_metrics(played, "memory"), metric_rows.token_metrics(played))
+    real = replace(real, columns={name: one for name, one in real.columns.items() if name != "scheduled_time_ns"})
+    result = simulate(PLAIN, lengths, intervals, support.bundle(PLAIN), "calibrated", cache_dir=None)
+    found = compared(tmp_path, real, recipe(result))
+    assert found.num_sessions is None and not [one for one in found.checks if one.check == CLOSED_LOOP]
+    # Tables written by other programs may have the columns all the same.
+    turns = {
+        "previous_request_id": [None] * len(planned),
+        "workload_arrival_time_ns": intervals["arrival_time_ns"].tolist(),
+    }
+    told = replace(real, columns=real.columns | turns)
+    assert compared(tmp_path / "told", told, recipe(result)).num_sessions is None
 
 
 def test_other_times_of_the_workload_are_another_workload(tmp_path: Path) -> None:
