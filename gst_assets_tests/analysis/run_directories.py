@@ -40,7 +40,7 @@ class Recipe:
 
     requests: Sequence[Request]
     meta: dict[str, Any] = field(default_factory=dict)
-    columns: dict[str, Sequence[int]] = field(default_factory=dict)
+    columns: dict[str, Sequence[Any]] = field(default_factory=dict)
     iterations: pd.DataFrame | None = None
 
     def with_meta(self, **changes: Any) -> Recipe:
