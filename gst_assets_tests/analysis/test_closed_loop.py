@@ -12,10 +12,13 @@ import pytest
 
 from gst_assets.analysis.alignment import sessions_of
 from gst_assets.analysis.bootstrap import Blocks, dependence, replicate
+from gst_assets.analysis.compare import compare_directories
 from gst_assets.analysis.gate import CLOSED_LOOP, Check
+from gst_assets.analysis.history import read_history
 from gst_assets.analysis.judged_errors import Comparison, compare
 from gst_assets.analysis.measures import Samples
 from gst_assets.analysis.run_reading import load_run
+from gst_assets.contracts.store import ArtifactStore
 from gst_assets.engine import metric_rows
 from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest
@@ -309,3 +312,23 @@ def test_turns_that_were_not_sent_are_counted(tmp_path: Path) -> None:
         "because the one before failed (PreviousTurnFailed): 1 in real1; the simulation carries them" in check.finding
     )
     assert "PreviousTurnFailed" not in said_of_repeats(tmp_path / "none", [FAST, FAST], FAST).finding
+
+
+def test_two_nights_are_of_one_subject_whatever_their_arrivals(tmp_path: Path) -> None:
+    """Measured, compared and written on two nights; the engine of the second one is slower, so that its later turns
+    arrive later."""
+    sim = write_simulation(tmp_path / "sim", FAST)
+    for night, device_ms in enumerate((4, 5)):
+        measured = {"group_id": f"g{night}", "started_at": f"2026-01-0{night + 2}T02:00:00+00:00"}
+        real = [
+            write_real(tmp_path / f"night{night}-r{repeat}", recipe(simulated(device_ms)).with_meta(**measured))
+            for repeat in range(2)
+        ]
+        (tmp_path / "comparisons").mkdir(exist_ok=True)
+        compare_directories(real, [sim], tmp_path / "comparisons" / f"smoke-{night}", with_figures=False)
+    history = read_history(ArtifactStore(tmp_path), "smoke")
+    rows = history.comparisons
+    assert rows["comparison_id"].tolist() == ["smoke-0", "smoke-1"] and rows["night"].tolist() == [0, 1]
+    assert rows["subject"].nunique() == 1 and rows["num_marks"].tolist() == [0, 0]
+    gaps = history.latencies.query("metric == 'itl' and statistic == 'p50'")
+    assert gaps["relative_error"].tolist() == pytest.approx([0, 4 / 5 - 1])
