@@ -377,8 +377,8 @@ def _same_workload(
 
 def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Bands, about: tuple[str, ...]) -> Check:
     """Runs of one workload by their requests only: how far are their arrivals apart? Later turns of a closed loop
-    arrive when their own side has answered, so of two closed loops the workload's times are compared, and of one
-    beside an open loop only the requests that wait on neither side."""
+    arrive when their own side has answered, so of two closed loops the workload's times are compared, and of a
+    closed and an open one only the requests that wait on neither side."""
     if len(first.requests) != len(run.requests):
         return Check(
             "arrivals", name, "note", "", "", f"{name}: another number of requests, so arrivals are not compared", about

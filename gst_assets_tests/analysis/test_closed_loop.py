@@ -251,7 +251,7 @@ def test_sessions_of_another_structure_are_a_mark_where_the_workload_is_not_stat
 
 
 @pytest.mark.parametrize("closed_side", ["real", "calibrated"])
-def test_a_closed_loop_beside_an_open_one_is_a_mark_where_the_workload_is_not_stated(
+def test_a_closed_loop_and_an_open_one_are_a_mark_where_the_workload_is_not_stated(
     closed_side: str, tmp_path: Path
 ) -> None:
     sides = (FAST, free_of_turns(SLOW)) if closed_side == "real" else (free_of_turns(FAST), SLOW)
