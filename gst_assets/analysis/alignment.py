@@ -165,7 +165,8 @@ def same_turns_wait(one: RealRun | SimulatedRun, two: RealRun | SimulatedRun) ->
     """Whether in both turns wait for answers, and the same ones for the same."""
     if not (is_closed_loop(one) and is_closed_loop(two)):
         return False
-    return np.array_equal(*(run.requests[PREVIOUS].to_numpy(dtype="int64", na_value=-1) for run in (one, two)))
+    ours, theirs = (run.requests[PREVIOUS].to_numpy(dtype="int64", na_value=-1) for run in (one, two))
+    return np.array_equal(ours, theirs)
 
 
 def states_workload(*runs: RealRun | SimulatedRun) -> bool:

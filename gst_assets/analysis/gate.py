@@ -415,7 +415,7 @@ def _sessions(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simulat
         closed = [is_closed_loop(one) for one in (first, run)]
         if states_workload(first, run) or not any(closed) or same_turns_wait(first, run):
             continue
-        told = ["turns wait" if waits else "no turn is stated to wait" for waits in closed]
+        real, told = ("turns wait" if waits else "no turn is stated to wait" for waits in closed)
         if all(closed):
             text = f"{name}: its turns wait for other answers ({PREVIOUS}) than those of {first.meta.run_id}"
         else:
@@ -424,7 +424,7 @@ def _sessions(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simulat
                 f"{name}: turns of {waits} wait for the answers before them ({PREVIOUS}), none of {free} is stated to"
             )
         text += ", so the two may have carried different loads"
-        found.append(Check("same sessions", name, "mark", *told, text, _about(name, simulations)))
+        found.append(Check("same sessions", name, "mark", real, told, text, _about(name, simulations)))
     return found
 
 
