@@ -21,20 +21,27 @@ from gst_assets.scenario import load_scenario, resolve_path
 from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import simulate
 
-SCENARIOS = ("h100_8b_single", "h100_8b_quarter", "h100_8b_half", "h100_8b_high", "h100_8b_document")
+SCENARIOS = (
+    *(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document")),
+    *(f"h200x2_32b_{load}" for load in ("quarter", "half", "high")),
+)
 SEEDS = 5
 PERCENTILES = (50, 90)
 BANDS = {"TTFT": 5.0, "ITL": 2.0, "E2E": 2.0}
 """In per cent; where equal repeats of the engine differ by more, that is the bound."""
-MISSES: dict[tuple[str, str], float] = {}
+MISSES: dict[tuple[str, str], float] = {
+    ("h200x2_32b_high", "TTFT P50"): 8.6,
+    ("h200x2_32b_high", "E2E P90"): 6.1,
+}
 """Cells known to miss, with their error in per cent. A cell that is mended leaves the list."""
 WORSE = 1.0
 """In points: by how much a known miss may grow."""
 
 
 @cache
-def shipped() -> Bundle:
-    scenario = load_scenario(SCENARIOS[0])
+def shipped(name: str) -> Bundle:
+    """The bundle that the scenario is simulated with."""
+    scenario = load_scenario(name)
     assert scenario.profile.root is not None
     return load_bundle(find_bundle(resolve_path(scenario.profile.root), scenario))
 
@@ -102,15 +109,15 @@ def problems(name: str, bundle: Bundle, area: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_each_cell_is_within_its_band_or_within_what_equal_repeats_differ_by(name: str, tmp_path: Path) -> None:
-    wrong = problems(name, shipped(), tmp_path)
+    wrong = problems(name, shipped(name), tmp_path)
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_device_that_is_a_tenth_slower_is_told(name: str, tmp_path: Path) -> None:
     """The bounds are no wider than that on any of the workloads: the gap between tokens repeats within 2 %."""
-    overheads = shipped().overheads
+    overheads = shipped(name).overheads
     assert overheads is not None
     slower = overheads.assign(ns=overheads["ns"].where(overheads["term"] != "device", overheads["ns"] * 1.1))
-    wrong = problems(name, replace(shipped(), overheads=slower), tmp_path)
+    wrong = problems(name, replace(shipped(name), overheads=slower), tmp_path)
     assert any(" ITL P50: " in told for told in wrong), wrong
