@@ -218,7 +218,8 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
         """Times of the operators `wanted`, each in a graph of its own."""
         layers = self._gst_layers()
         blocks = dict(zip(map(id, layers), expert_blocks(layers), strict=False))
-        per_layer, per_step = self._gst_operators(inputs, blocks)
+        with self._gst_kernels_that_quantise():
+            per_layer, per_step = self._gst_operators(inputs, blocks)
         times: dict[str, list[int]] = {}
         if ALL_REDUCE in wanted:
             hidden = self.model_runner.model.model.embed_tokens(inputs["token_ids"])
@@ -333,6 +334,10 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                 del implementation.do_kv_cache_update
 
     def _gst_graph_clock(self) -> GraphClock:
+        """A new one on one device: the memory of its graphs is free with it. Of several ranks the worker's one, as
+        they know the memory of each other's graphs until the engine ends."""
+        if self._gst_num_ranks() == 1:
+            return GraphClock()
         if not hasattr(self, "_gst_clock"):
             self._gst_clock = GraphClock(self._gst_ranks())
         return self._gst_clock
@@ -350,14 +355,23 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
 
     @contextmanager
     def _gst_without_sums(self) -> Iterator[None]:
-        """Within the block the projections that end attention and MLP leave their results on the rank they are of."""
+        """Within the block the projections that end attention and MLP leave their results on the rank they are of.
+
+        Raises:
+            ProfileError: one of them does not sum its results; names it.
+        """
         projections = (
             [module for layer in self._gst_layers() for module in (layer.self_attn.o_proj, layer.mlp.down_proj)]
             if self._gst_num_ranks() > 1
             else []
         )
         for projection in projections:
-            assert projection.reduce_results
+            if not projection.reduce_results:
+                raise ProfileError(
+                    f"{projection.prefix} leaves the sum over the ranks to another layer (reduce_results is false), so"
+                    f" {ALL_REDUCE} cannot be timed apart. Set engine.tensor_parallel_size=1, or profile another model."
+                )
+        for projection in projections:
             projection.reduce_results = False
         try:
             yield
