@@ -15,6 +15,10 @@ DECODE, MIXED, MIXED_EAGER = "decode", "mixed", "mixed_eager"
 ALL_REDUCES_PER_LAYER = 2
 """On several devices that share each layer: after attention's output projection and after the MLP's."""
 
+VIDUR_BYTES_PER_VALUE = 2
+"""By which Vidur 0.0.26 divides `size` of all_reduce.csv to get at tokens, whatever the dtype
+(`SklearnExecutionTimePredictor._get_all_reduce_df_with_derived_features`)."""
+
 
 class Composition(NamedTuple):
     """What a step holds, in sums: `num_context_tokens` is KV tokens present before it, over all its requests."""
