@@ -71,6 +71,9 @@ def of_all_ranks(by_rank: Sequence[Sequence[Sequence[int]]], *, is_gpu: bool) ->
     if is_gpu:  # a CPU has computed when it has launched
         moments.append(StepField.LAUNCHED_NS)
     found[:, moments] = rows.max(axis=0)[:, moments]
+    # Of the rank that launched last, so that the launch less watching is one rank's.
+    last = rows[:, :, StepField.LAUNCHED_NS].argmax(axis=0)
+    found[:, StepField.WATCHING_NS] = rows[last, np.arange(rows.shape[1]), StepField.WATCHING_NS]
     return found
 
 
@@ -217,8 +220,10 @@ class WatchedSteps:
         return found
 
     def _host_waited(self) -> NDArray[np.bool_]:
-        """Whether the host had launched all it had to before the step ended on the device."""
-        last = np.maximum.accumulate(self.launched_ns)
+        """Whether the host had launched all it had to, or passed it to its workers, before the step ended on the
+        device."""
+        done_ns = self.formed_ns + self.form_ns if self.has_own_workers else self.launched_ns
+        last = np.maximum.accumulate(done_ns)
         # Steps formed before these tokens came: one more at most.
         following = np.searchsorted(self.formed_ns, self.output_ns) - 1
         return last[following] < self.device_ended_ns if self.is_gpu else np.ones(len(self), dtype=bool)

@@ -81,7 +81,7 @@ def fit(
         if min(found.values(), default=0.0) >= 0:
             break
         kept = [column for column in kept if found[column[0], column[1]] >= 0]
-        has_base = has_base if kept else 1.0
+        has_base = 1.0  # a base may have been negative only because of a slope that is gone now
     residuals = durations_ns - design @ solution
     low, high = np.percentile(residuals, [5, 95])
     common = {

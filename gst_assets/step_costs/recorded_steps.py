@@ -67,6 +67,8 @@ def service_times(
         start = max(forward, done_before)
         cost = costs.of(step.at_warmth(warmth.at(start)))
         done = max(start + cost.lead_in + cost.device, launched_before + cost.drain)
+        if costs.device_is_host:  # its workers compute the step
+            launched_before = done
         real_done = output[n] - cost.copy_out
         if not is_late[n] and real_done > start:
             found.append(ServiceTime(kind, real_done - start, done - start))

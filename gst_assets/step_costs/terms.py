@@ -144,7 +144,7 @@ class Terms:
             )
 
     def has(self, term: str) -> bool:
-        """Whether there are rows of the term for any kind of step."""
+        """Whether there are rows of the term under step_kind `any`."""
         return (term, ANY_KIND) in self._terms
 
     def of(self, term: str, kind: str = ANY_KIND) -> Term:

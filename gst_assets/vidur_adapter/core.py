@@ -871,7 +871,7 @@ def launch_on_device(state: State, costs: CostTables) -> None:
     integers[DEVICE_DONE_NS] = ended_ns
     run_warm(floats, begun_ns, float(ended_ns), tokens)
     if costs.has_own_workers:
-        integers[WORKERS_FREE_NS] = round(launched_ns)
+        integers[WORKERS_FREE_NS] = ended_ns if costs.device_is_host else round(launched_ns)
         form_ns = costs.form_ns[kind][min(requests, len(costs.form_ns[kind]) - 1)]
         integers[NOW_NS] = round(now_ns + form_ns * ratio)
     else:

@@ -171,3 +171,21 @@ def test_a_last_knot_that_would_be_negative_is_0_where_slopes_explain_the_sample
     assert 10e6 <= slope_of(rows, "prefill_request")[0.0] <= 17.5e6
     without = fit("device", "mixed", np.full(8, 128.0), held, 1e6 / requests, ("prefill_request",))
     assert base_of(without)[128.0] > 0 and slope_of(without, "prefill_request")[0.0] == 0
+
+
+def test_a_base_that_a_dropped_slope_had_made_negative_comes_back() -> None:
+    """Requests and tokens that go together: what is left when a slope is dropped is fitted as if it had never been
+    asked for."""
+    dropped = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        held = np.zeros((12, len(Features._fields)))
+        held[:, 0] = rng.integers(1, 4, 12)
+        held[:, 1] = held[:, 0] * 150 + rng.normal(0, 8, 12)
+        ns = 3.5e4 * held[:, 0] + rng.normal(0, 1e4, 12)
+        asked = ("prefill_request", "prefill_token")
+        rows = fit("prepare", "mixed", np.zeros(12), held, ns, asked, most_knots=1)
+        left = tuple(name for name in asked if slope_of(rows, name)[0.0] > 0)
+        dropped += 0 < len(left) < len(asked)
+        assert base_of(rows) == base_of(fit("prepare", "mixed", np.zeros(12), held, ns, left, most_knots=1))
+    assert dropped > 10

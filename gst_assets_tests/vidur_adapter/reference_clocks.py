@@ -111,7 +111,7 @@ class HostDeviceClock:
         begun_ns = max(forward_ns, self._device_done_ns) + cost.lead_in
         self._device_done_ns = round(max(begun_ns + device_ns, launched_ns + cost.drain))
         self._warmth.ran(begun_ns, self._device_done_ns, num_tokens)
-        self._workers_free_ns = round(launched_ns)
+        self._workers_free_ns = self._device_done_ns if self._costs.device_is_host else round(launched_ns)
         self.now_ns = round(self.now_ns + cost.form * ratio) if self._costs.has_own_workers else round(launched_ns)
         self._launched.append((round(self._device_done_ns + cost.copy_out), round(cost.process * ratio)))
 

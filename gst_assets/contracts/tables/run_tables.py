@@ -185,7 +185,10 @@ class Iterations(Table):
     num_waiting: Series[Int] = pa.Field(ge=0, description="requests waiting after scheduling")
     launched_time_ns: Series[Int] | None = pa.Field(
         nullable=True,
-        description="when the call that launches the model returned; on a GPU its work is queued by then, not done",
+        description=(
+            "when the call that launches the model returned; on a GPU its work is queued by then, not done; of an"
+            " engine on several devices the step is passed to its workers by then, not launched"
+        ),
     )
     output_time_ns: Series[Int] | None = pa.Field(
         nullable=True, description="when the step's tokens had reached the scheduler's process"
