@@ -33,7 +33,7 @@ from gst_assets.step_costs.engine_costs import (
     RequestWays,
 )
 from gst_assets.step_costs.operators import OperatorTimes
-from gst_assets.step_costs.shapes import VIDUR_BYTES_PER_VALUE, CapturedGraphs
+from gst_assets.step_costs.shapes import MLP_OPERATORS, VIDUR_BYTES_PER_VALUE, CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND, FORM
 
 M = TypeVar("M", bound=BaseModel)
@@ -312,7 +312,7 @@ def _check_feed_forward(bundle: Bundle) -> None:
     )
 
 
-_MLP_COLUMN = "time_stats.mlp_up_proj.median"
+_MLP_COLUMN = f"time_stats.{MLP_OPERATORS[0]}.median"
 
 
 def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None = None) -> None:
@@ -333,8 +333,8 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
 
 
 def check_alike(bundle: Bundle, scenario: Scenario) -> None:
-    """What the bundle's tables can not be told from, but every time in them depends on: they are of as many devices,
-    of weights that are quantised alike, and of one MLP or of experts as the scenario's model.
+    """The bundle's times are of as many devices as the scenario's engine has, of weights that are quantised alike, and
+    of one MLP or of experts as its model has.
 
     Raises:
         ProfileError: names both, and the remedy.
