@@ -358,8 +358,8 @@ def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) 
 
 
 def open_directory(path: Path, kind: Kind, *, verify: bool = True, seal: str | None = None) -> Path:
-    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`. Tables of a profile may be
-    packed (`packed_files`); their digests are those of what was packed.
+    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`. Some tables of a
+    profile may be packed (`packed_files.MAY_BE_PACKED`); their digests are those of what was packed.
 
     Raises:
         ArtifactError: missing, without its metadata file, or with a file whose digest differs from the recorded one.
