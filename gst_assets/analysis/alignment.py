@@ -23,6 +23,7 @@ import pandas as pd
 
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import RealRunFacts, SimulationFacts
+from gst_assets.contracts.turns import PREVIOUS, WORKLOAD_ARRIVAL, turns_wait
 from gst_assets.errors import ComparisonError
 
 SCHEDULED = "scheduled_time_ns"
@@ -31,7 +32,6 @@ KEY = "source_request_id"
 _SHOWN = 10
 """At most so many of the requests that differ are named."""
 R = TypeVar("R", RealRun, SimulatedRun)
-WORKLOAD_ARRIVAL, PREVIOUS = "workload_arrival_time_ns", "previous_request_id"
 _SAME_LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 
@@ -128,6 +128,10 @@ def joined(first: RealRun | SimulatedRun, other: R) -> R:
     number = np.array([place[name] for name in theirs], dtype=np.int64)
     requests = other.requests.iloc[np.argsort(number)].reset_index(drop=True)
     requests["request_id"] = pd.array(np.arange(len(number)), dtype="Int64")
+    if PREVIOUS in requests:
+        # It names a request by the number that it had.
+        waits = requests[PREVIOUS].notna()
+        requests.loc[waits, PREVIOUS] = number[requests.loc[waits, PREVIOUS].to_numpy(dtype="int64")]
     tokens = other.tokens.assign(request_id=number[other.tokens["request_id"].to_numpy()])
     return replace(
         other, requests=requests, tokens=tokens.sort_values("request_id", kind="stable").reset_index(drop=True)
@@ -141,20 +145,28 @@ def is_joined_by_name(one: RealRun | SimulatedRun, two: RealRun | SimulatedRun) 
 
 def is_closed_loop(run: RealRun | SimulatedRun) -> bool:
     """Whether turns of its sessions wait for the answers before them."""
-    return PREVIOUS in run.requests and WORKLOAD_ARRIVAL in run.requests
+    return turns_wait(run.requests) and WORKLOAD_ARRIVAL in run.requests
 
 
 def sessions_of(run: RealRun | SimulatedRun) -> np.ndarray | None:
-    """Which session each request is of, int64 by request id, numbered in the order in which they begin; None where no
-    turn waits for an answer."""
+    """Which session each request is of, int64 by request id, numbered by the places of their first turns; None where no
+    turn waits for an answer. A turn may stand before the one that it waits for (`joined`)."""
     if not is_closed_loop(run):
         return None
-    first = np.arange(len(run.requests))
-    for turn, previous in enumerate(run.requests[PREVIOUS].to_numpy(dtype="int64", na_value=-1).tolist()):
-        if previous >= 0:
-            first[turn] = first[previous]
+    previous = run.requests[PREVIOUS].to_numpy(dtype="int64", na_value=-1)
+    first = np.where(previous < 0, np.arange(len(previous)), previous)
+    while (further := first[first]).tolist() != first.tolist():  # twice as many turns back each time
+        first = further
     numbers: np.ndarray = np.unique(first, return_inverse=True)[1]
     return numbers
+
+
+def same_turns_wait(one: RealRun | SimulatedRun, two: RealRun | SimulatedRun) -> bool:
+    """Whether in both turns wait for answers, and the same ones for the same."""
+    if not (is_closed_loop(one) and is_closed_loop(two)):
+        return False
+    ours, theirs = (run.requests[PREVIOUS].to_numpy(dtype="int64", na_value=-1) for run in (one, two))
+    return np.array_equal(ours, theirs)
 
 
 def states_workload(*runs: RealRun | SimulatedRun) -> bool:

@@ -5,13 +5,15 @@ By severity:
   on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
   workload: other programs name them in their own way.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that were not read back
-  from the engine; hardware that was only stated; a server that does not report whether it uses features that no
-  simulation models; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the
-  pass band; many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware
-  of other names, arrivals further apart than the pass band; and any of these that a run does not state, since to state
-  the worse must not be worse than to state nothing. A marked variant is never a `pass`.
+  from the engine; another tensor parallel degree, or several replicas simulated; hardware that was only stated; a
+  server that does not report whether it uses features that no simulation models; tokens that came over HTTP; a degraded
+  real run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that
+  mostly came several at a time; no warm-up; models or hardware of other names, arrivals further apart than the pass
+  band, turns that wait for other answers, or for none; and any of these that a run does not state, since to state the
+  worse must not be worse than to state nothing. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
-  token times, what else a run of another program does not state, what could not be checked.
+  token times, a tensor parallel degree above 1 where the other side states none, what else a run of another program
+  does not state, what could not be checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
 for a reader of another it is a note.
@@ -29,17 +31,18 @@ import pandas as pd
 
 from gst_assets.analysis.alignment import (
     KEY,
-    PREVIOUS,
     Counts,
     check_same_workload,
     is_closed_loop,
     is_joined_by_name,
+    same_turns_wait,
     states_workload,
     tells_requested_lengths,
 )
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
 from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
+from gst_assets.contracts.turns import PREVIOUS, PREVIOUS_TURN_FAILED, WORKLOAD_ARRIVAL
 from gst_assets.errors import ComparisonError
 from gst_assets.formats import milliseconds, signed_percent, unsigned_percent
 from gst_assets.scenario import Bands
@@ -296,11 +299,13 @@ def checks(
     every = ", ".join(simulations)
     found = [
         *_same_workload(real_repeats, simulations, bands),
-        *_closed_loop(real_repeats[0], simulations),
+        *_sessions(real_repeats, simulations),
+        *_closed_loop(real_repeats, simulations),
         *_named_alike(real_repeats, simulations),
         _held_out(calibration_sha256),
         *_settings(parity, every),
         *_degree(real_repeats, simulations),
+        *_replicas(simulations),
     ]
     for run in real_repeats:
         found += [
@@ -373,12 +378,20 @@ def _same_workload(
 
 
 def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Bands, about: tuple[str, ...]) -> Check:
-    """Runs of one workload by their requests only: how far are their arrivals apart?"""
+    """Runs of one workload by their requests only: how far are their arrivals apart? Later turns of a closed loop
+    arrive when their own side has answered, so of two closed loops the workload's times are compared, and of a
+    closed and an open one only the requests that wait on neither side."""
     if len(first.requests) != len(run.requests):
         return Check(
             "arrivals", name, "note", "", "", f"{name}: another number of requests, so arrivals are not compared", about
         )
-    apart = np.abs((first.requests["arrival_time_ns"] - run.requests["arrival_time_ns"]).to_numpy(dtype="float64"))
+    closed = [one for one in (first, run) if is_closed_loop(one)]
+    column, what = (
+        (WORKLOAD_ARRIVAL, "the workload's arrivals") if len(closed) == 2 else ("arrival_time_ns", "arrivals")
+    )
+    apart = np.abs((first.requests[column] - run.requests[column]).to_numpy(dtype="float64"))
+    if len(closed) == 1:
+        apart, what = apart[closed[0].requests[PREVIOUS].isna().to_numpy()], "arrivals of first turns"
     if not apart.any():
         return Check("arrivals", name, "ok", "the same", "the same", variants=about)
     median, worst = float(np.median(apart)), float(apart.max())
@@ -386,8 +399,7 @@ def _arrivals(first: RealRun, name: str, run: RealRun | SimulatedRun, bands: Ban
     ttft = float(first.requests["ttft_ns"].dropna().astype("float64").median())
     severity: Severity = "mark" if median > bands.pass_band * ttft else "note"
     text = (
-        f"{name}: arrivals are {told} from those of {first.meta.run_id}; each latency counts from its own side's"
-        " arrival"
+        f"{name}: {what} are {told} from those of {first.meta.run_id}; each latency counts from its own side's arrival"
     )
     return Check("arrivals", name, severity, "", told, text, about)
 
@@ -396,28 +408,79 @@ CLOSED_LOOP = "closed loop in sessions"
 """The check that says that turns wait for answers, and how far the two sides' arrivals come apart."""
 
 
-def _closed_loop(first: RealRun, simulations: Mapping[str, SimulatedRun]) -> list[Check]:
-    """What it means that turns wait for answers, and by how much it moved their arrivals."""
+def _sessions(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """One mark for each run in which other turns wait for answers than in the first real one. Runs that state their
+    workload are refused for it (`alignment`)."""
+    first, found = real_repeats[0], []
+    others: dict[str, RealRun | SimulatedRun] = {run.meta.run_id: run for run in real_repeats[1:]} | dict(simulations)
+    for name, run in others.items():
+        closed = [is_closed_loop(one) for one in (first, run)]
+        if states_workload(first, run) or not any(closed) or same_turns_wait(first, run):
+            continue
+        real, told = ("turns wait" if waits else "no turn is stated to wait" for waits in closed)
+        if all(closed):
+            text = f"{name}: its turns wait for other answers ({PREVIOUS}) than those of {first.meta.run_id}"
+        else:
+            waits, free = (first.meta.run_id, name) if closed[0] else (name, first.meta.run_id)
+            text = (
+                f"{name}: turns of {waits} wait for the answers before them ({PREVIOUS}), none of {free} is stated to"
+            )
+        text += ", so the two may have carried different loads"
+        found.append(Check("same sessions", name, "mark", real, told, text, _about(name, simulations)))
+    return found
+
+
+def _closed_loop(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """What it means that turns wait for answers, and by how much it moved their arrivals: simulated ones against the
+    median repeat, and repeats against each other."""
+    first = real_repeats[0]
     if not is_closed_loop(first):
         return []
+    alike = [run for run in real_repeats if same_turns_wait(first, run)]  # `_sessions` marks the others
+    arrivals = np.array([run.requests["arrival_time_ns"].to_numpy(dtype="float64") for run in alike])
+    answered = np.all([run.requests["status"] == "ok" for run in alike], axis=0)
+    compared = answered & first.requests[PREVIOUS].notna().to_numpy()
+    against = first.meta.run_id if len(alike) == 1 else f"the median of {len(alike)} repeats"
     found = []
-    later = first.requests[PREVIOUS].notna()
     for variant, sim in simulations.items():
-        if not is_closed_loop(sim):
-            continue  # of another workload, as far as it is stated: `_arrivals` says how far apart they are
-        both = later & (first.requests["status"] == "ok") & (sim.requests["status"] == "ok")
-        apart = (sim.requests["arrival_time_ns"] - first.requests["arrival_time_ns"])[both].to_numpy(dtype="float64")
-        told = "no later turn was compared"
-        if len(apart):
+        if not same_turns_wait(first, sim):
+            continue
+        both = compared & (sim.requests["status"] == "ok").to_numpy()
+        told, own = "no later turn was compared", ""
+        if both.any():
+            apart = sim.requests["arrival_time_ns"].to_numpy(dtype="float64")[both] - np.median(
+                arrivals[:, both], axis=0
+            )
             ends = [milliseconds(float(np.percentile(apart, at)), "+.1f") for at in (0, 50, 100)]
             told = f"{len(apart)} later turns arrived {ends[1]} ms apart at P50 ({ends[0]} to {ends[2]} ms, + is later)"
+            if len(alike) > 1:
+                spread = np.ptp(arrivals[:, both], axis=0)
+                middle, most = (milliseconds(float(one), ".1f") for one in (np.median(spread), spread.max()))
+                own = f"repeats {middle} ms apart at P50, up to {most} ms"
         text = (
             f"{variant}: turns wait for the answers before them, so later turns arrive later where a side is slower."
-            f" Simulated, against {first.meta.run_id}: {told}. Each latency counts from its own side's arrival; a"
-            " slower side also meets less load, so a difference in speed is partly in throughput"
+            f" Simulated, against {against}: {told}{own and f'; the {own}'}. Each latency counts from its own side's"
+            " arrival; a slower side also meets less load, so a difference in speed is partly in throughput"
+            f"{_unsent(real_repeats)}"
         )
-        found.append(Check(CLOSED_LOOP, variant, "note", "", told, text, (variant,)))
+        found.append(Check(CLOSED_LOOP, variant, "note", own, told, text, (variant,)))
     return found
+
+
+def _unsent(real_repeats: Sequence[RealRun]) -> str:
+    """How many turns an engine was not asked, because the one before failed; the simulation is asked them."""
+    numbers = {
+        run.meta.run_id: int((run.requests["error_type"] == PREVIOUS_TURN_FAILED).sum())
+        for run in real_repeats
+        if "error_type" in run.requests
+    }
+    told = ", ".join(f"{number} in {run_id}" for run_id, number in numbers.items() if number)
+    if not told:
+        return ""
+    return (
+        f". Turns that were not sent, because the one before failed ({PREVIOUS_TURN_FAILED}): {told}; the simulation"
+        " carries them, the engine did not"
+    )
 
 
 def _named_alike(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
@@ -556,16 +619,42 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
 
 
 def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
-    """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one."""
-    degrees = {run.meta.engine_settings.tensor_parallel_size for run in real_repeats if run.meta.engine_settings}
-    stated, found = sorted(degree for degree in degrees if degree is not None), []
+    """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one; one
+    note per simulation where only some do and one is above 1."""
+    degrees = {run.meta.run_id: _degree_of(run) for run in real_repeats}
+    stated, found = sorted({degree for degree in degrees.values() if degree is not None}), []
+    engine = " / ".join(str(degree) for degree in stated) or NOT_STATED
+    silent = [f"real run {run_id}" for run_id, degree in degrees.items() if degree is None]
     for variant, sim in simulations.items():
         assumed = _assumed(sim).get("tensor_parallel_size")
+        simulated = NOT_STATED if assumed is None else str(assumed)
         if stated and assumed is not None and stated != [assumed]:
-            engine = " / ".join(str(degree) for degree in stated)
-            text = f"tensor parallel degree: engine {engine}, simulated with {assumed} ({variant})"
-            found.append(Check("tensor parallel degree", variant, "mark", engine, str(assumed), text, (variant,)))
+            severity: Severity = "mark"
+            text = f"tensor parallel degree: engine {engine}, simulated with {simulated} ({variant})"
+        elif (silent or assumed is None) and any(degree not in (None, 1) for degree in (*stated, assumed)):
+            severity = "note"
+            by = ", ".join([*silent, *([f"simulation {variant}"] if assumed is None else [])])
+            text = f"tensor parallel degree not stated by {by}; engine {engine}, simulated {simulated} ({variant})"
+        else:
+            continue
+        found.append(Check("tensor parallel degree", variant, severity, engine, simulated, text, (variant,)))
     return found
+
+
+def _replicas(simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """One mark per simulation of several replicas: a real run is of one engine, or does not say of how many."""
+    found = []
+    for variant, sim in simulations.items():
+        number = _assumed(sim).get("num_replicas")
+        if number not in (None, 1):
+            text = f"simulated with {number} replicas ({variant}); not known that as many engines served the real run"
+            found.append(Check("replicas", variant, "mark", NOT_STATED, str(number), text, (variant,)))
+    return found
+
+
+def _degree_of(run: RealRun) -> int | None:
+    settings = run.meta.engine_settings
+    return None if settings is None else settings.tensor_parallel_size
 
 
 def _stated(run: RealRun) -> list[Check]:

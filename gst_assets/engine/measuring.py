@@ -83,15 +83,25 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
 
 def _allow_connections(play: Play, requests: Sequence[WorkloadRequest]) -> None:
     """Every request of a server is a connection until it has ended, which is at most its time limit after its
-    arrival. When turns that wait for answers arrive is not known; of each session one is open at most."""
+    arrival; of a session whose turns wait for answers one is open at most."""
     settings = play.scenario.replay
-    if play.scenario.workload.closed_loop_setting is not None:
-        together = sum(request.previous is None for request in requests)
-    else:
-        arrivals = [request.arrival_time_ns for request in requests]
-        together = most_at_once(arrivals, int(settings.request_timeout_s * 1e9))
+    together = most_at_once(session_spans_ns(requests, int(settings.request_timeout_s * 1e9)))
     why = f"{play.scenario.name} (requests of {settings.request_timeout_s:g} s at most, replay.request_timeout_s)"
     allow_connections(max(together, settings.warmup_requests), why)
+
+
+def session_spans_ns(requests: Sequence[WorkloadRequest], timeout_ns: int) -> list[tuple[int, int]]:
+    """When each session can be under way: from its first turn's arrival until every turn has taken its time limit and
+    every think time is over. A request that waits for none, and for which none waits, is a session of its own."""
+    spans: dict[int, tuple[int, int]] = {}
+    for place, request in enumerate(requests):
+        if request.previous is None:
+            begin_ns = due_ns = request.arrival_time_ns
+        else:
+            begin_ns, before_ns = spans.pop(request.previous)
+            due_ns = before_ns + request.think_time_ns
+        spans[place] = begin_ns, due_ns + timeout_ns
+    return list(spans.values())
 
 
 async def play_repeat(

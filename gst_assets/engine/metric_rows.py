@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
+from gst_assets.contracts.turns import PREVIOUS, WORKLOAD_ARRIVAL
 from gst_assets.engine.protocol import UNKNOWN_TOKEN_ID, IterationField, RequestTimes
 from gst_assets.engine.replay import ReplayResult
 
@@ -35,7 +36,7 @@ _REQUEST_COLUMNS = (
 )
 _CACHED = "num_cached_tokens"
 """One column more, where the engine has a prefix cache and reports what it took from it."""
-_TURN_COLUMNS = ("previous_request_id", "workload_arrival_time_ns")
+_TURN_COLUMNS = (PREVIOUS, WORKLOAD_ARRIVAL)
 """Two columns more, where turns wait for the answers before them."""
 _REQUEST_INTEGERS = (
     "request_id", "arrival_time_ns", "first_token_time_ns", "ttft_ns", "num_prefill_tokens", "num_decode_tokens",

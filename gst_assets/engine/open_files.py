@@ -7,9 +7,9 @@ is measured. POSIX only.
 
 from __future__ import annotations
 
+import itertools
 import resource
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from gst_assets.errors import EngineError
@@ -19,12 +19,11 @@ _SPARE = 64
 is still there."""
 
 
-def most_at_once(arrivals_ns: Sequence[int], longest_ns: int) -> int:
-    """The most requests that can be under way together when they arrive at `arrivals_ns` (ascending) and each takes at
-    most `longest_ns`."""
-    return max(
-        (bisect_right(arrivals_ns, first + longest_ns) - index for index, first in enumerate(arrivals_ns)), default=0
-    )
+def most_at_once(spans_ns: Iterable[tuple[int, int]]) -> int:
+    """The most of the spans (first moment, last moment) that hold one moment together."""
+    # At one moment those that begin are counted before those that end.
+    changes = sorted(change for begin, end in spans_ns for change in ((begin, 0, 1), (end, 1, -1)))
+    return max(itertools.accumulate(step for _, _, step in changes), default=0)
 
 
 def allow_connections(number: int, why: str) -> None:

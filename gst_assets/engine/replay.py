@@ -21,13 +21,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gst_assets.contracts.turns import PREVIOUS_TURN_FAILED
 from gst_assets.engine.protocol import Engine, EngineDied, EngineRequest, RequestTimes
 from gst_assets.errors import EngineError
 from gst_assets.foreign_text import visible
 from gst_assets.progress import Progress
-
-PREVIOUS_TURN_FAILED = "PreviousTurnFailed"
-"""The error type of a request that was not sent, because the one whose answer it waits for failed."""
 
 LEAD_TIME_NS = 50_000_000
 """Between the call and intended arrival 0, so that the first request can be on time."""

@@ -19,6 +19,7 @@ import pandas as pd
 
 from gst_assets.contracts.documents import VLLM_POLICY
 from gst_assets.contracts.token_invariants import begins_request, indexes, latencies_ns
+from gst_assets.contracts.turns import PREVIOUS, WORKLOAD_ARRIVAL, turns_wait
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
 from gst_assets.step_costs.engine_costs import RequestWays, no_delivery
@@ -36,8 +37,7 @@ BACKEND = "vidur"
 NUM_NULL_BLOCKS = 1
 """KV blocks that vLLM counts among its blocks and gives to no request
 (`vllm.v1.core.block_pool.BlockPool.null_block`)."""
-_TURN_COLUMNS = ("previous_request_id", "think_time_ns")
-_PREVIOUS = _TURN_COLUMNS[0]
+_TURN_COLUMNS = (PREVIOUS, "think_time_ns")
 _BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -151,7 +151,8 @@ def simulate(
             `published_forests.json` was made from other CSV files.
     """
     _check_settings(scenario, bundle, variant, has_prompts=prompts is not None)
-    if _PREVIOUS in intervals and (variant == "published" or _is_event_loop(scenario, variant)):
+    waits = turns_wait(intervals)
+    if waits and (variant == "published" or _is_event_loop(scenario, variant)):
         raise SimulationError(
             "closed_loop: turns that wait for answers arrive when the simulation has come to it, but Vidur 0.0.26,"
             f" which variant {variant} runs here, takes arrivals known beforehand. Set it to false, or simulate kernels"
@@ -163,7 +164,7 @@ def simulate(
 
     started = time.perf_counter()
     arrivals = intervals["arrival_time_ns"].to_numpy(dtype="int64")
-    turns = _turns(scenario, lengths, intervals, ways) if _PREVIOUS in intervals else None
+    turns = _turns(scenario, lengths, intervals, ways) if waits else None
     # Whoever waits for answers is seen when the simulation comes to it.
     seen = arrivals if ways is None or turns is not None else seen_ns(arrivals, _prompts_of(lengths), ways)
     columns = (lengths["request_id"], seen, lengths["num_prefill_tokens"], lengths["num_decode_tokens"])
@@ -194,9 +195,7 @@ def simulate(
         assert isinstance(simulator, SimulationLoop)  # `_check_settings` refuses the others
         table["num_cached_tokens"] = _integer(simulator.num_cached_tokens)
     if turns is not None:
-        table = table.assign(
-            previous_request_id=intervals[_PREVIOUS].array, workload_arrival_time_ns=_integer(arrivals)
-        )
+        table = table.assign(**{PREVIOUS: intervals[PREVIOUS].array, WORKLOAD_ARRIVAL: _integer(arrivals)})
     return SimulationResult(
         requests=table,
         steps=steps,

@@ -5,7 +5,7 @@ Not a test module. Everything derived (ttft, counts, latencies) is computed here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Recipe:
 
     requests: Sequence[Request]
     meta: dict[str, Any] = field(default_factory=dict)
-    columns: dict[str, Sequence[int]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     iterations: pd.DataFrame | None = None
 
     def with_meta(self, **changes: Any) -> Recipe:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis.alignment import AlignedPair, Counts, align
-from gst_assets.analysis.run_reading import load_run
+from gst_assets.analysis.alignment import AlignedPair, Counts, align, joined, same_turns_wait, sessions_of
+from gst_assets.analysis.run_reading import RealRun, load_run
 from gst_assets.errors import ComparisonError
 from gst_assets_tests.analysis.run_directories import (
     MS,
@@ -174,3 +176,32 @@ def test_alignment_keeps_exactly_what_was_measured(recipes: tuple[Recipe, Recipe
     assert counts.num_tokens_cut == sum(
         len(sim.requests[i].token_ns) - len(real.requests[i].token_ns) for i in expected
     )
+
+
+def test_turns_wait_for_the_same_requests_after_joining_by_name(tmp_path: Path) -> None:
+    """Three sessions, the one of b0, b1, b2 in another order among the rest, and in the first run's order backwards."""
+    names = ["a0", "b0", "b1", "c0", "b2", "a1"]
+    waits = {"b1": "b0", "b2": "b1", "a1": "a0"}
+    run = load_run(write_real(tmp_path / "r", steady(6, 2)), "real")
+
+    def of(order: list[str]) -> RealRun:
+        previous = [order.index(waits[name]) if name in waits else pd.NA for name in order]
+        requests = run.requests.assign(
+            source_request_id=order,
+            previous_request_id=pd.array(previous, dtype="Int64"),
+            workload_arrival_time_ns=run.requests["arrival_time_ns"],
+        )
+        return replace(run, requests=requests)
+
+    other = of(names)
+    for order in (["c0", "a0", "a1", "b0", "b1", "b2"], ["b2", "a1", "b1", "c0", "b0", "a0"]):
+        first = of(order)
+        again = joined(first, other)
+        assert again.requests["source_request_id"].tolist() == order
+        assert same_turns_wait(first, again)
+        sessions = sessions_of(again)
+        assert sessions is not None
+        assert {name[0] for name in order} == {"a", "b", "c"} and len(set(sessions.tolist())) == 3
+        assert all((sessions[i] == sessions[k]) == (order[i][0] == order[k][0]) for i in range(6) for k in range(6)), (
+            order
+        )

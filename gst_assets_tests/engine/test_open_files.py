@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from gst_assets.contracts import tables
+from gst_assets.engine.measuring import session_spans_ns
 from gst_assets.engine.open_files import most_at_once
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.workload.tokenized import WorkloadRequest
 from gst_assets_tests.engine.peer_process import peer_process
 from gst_assets_tests.engine.workloads import build_workload
 
@@ -68,10 +70,26 @@ def test_five_hundred_streams_with_a_limit_of_three_hundred_files(which: str, tm
 
 
 def test_the_most_requests_under_way_are_counted_in_a_window() -> None:
-    assert most_at_once([], 5) == 0
-    assert most_at_once([0, 1, 2, 10, 11], 5) == 3
-    assert most_at_once([0, 5, 10], 5) == 2
-    assert most_at_once([7] * 9, 1) == 9
+    def of(arrivals: list[int], longest: int) -> int:
+        return most_at_once((arrival, arrival + longest) for arrival in arrivals)
+
+    assert of([], 5) == 0
+    assert of([0, 1, 2, 10, 11], 5) == 3
+    assert of([0, 5, 10], 5) == 2
+    assert of([7] * 9, 1) == 9
+    assert most_at_once([(0, 100), (1, 2), (3, 4), (50, 60)]) == 2
+
+
+def test_a_session_is_one_connection_from_its_beginning_until_all_its_turns_may_have_ended() -> None:
+    """Sessions of three turns and of one, interleaved, and one that begins after the first can have ended."""
+
+    def asked(arrival: int, previous: int | None = None, think: int = 0) -> WorkloadRequest:
+        return WorkloadRequest("p", [1], 1, arrival, previous, think)
+
+    requests = [asked(0), asked(3), asked(7, 0, 7), asked(12, 2, 5), asked(43), asked(1000)]
+    spans = session_spans_ns(requests, 10)
+    assert sorted(spans) == [(0, 10 + 7 + 10 + 5 + 10), (3, 13), (43, 53), (1000, 1010)]
+    assert most_at_once(spans) == 2
 
 
 def _limited_to(number: int) -> None:

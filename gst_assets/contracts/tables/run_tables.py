@@ -9,9 +9,9 @@ from pandera.typing import Series
 
 from gst_assets.contracts import token_invariants
 from gst_assets.contracts.tables.base import FilledTable, Int, Table, gap_free
+from gst_assets.contracts.turns import PREVIOUS, WORKLOAD_ARRIVAL
 from gst_assets.errors import ContractError
 
-PREVIOUS, WORKLOAD_ARRIVAL = "previous_request_id", "workload_arrival_time_ns"
 TIME_COLUMNS = ("first_token_time_ns", "ttft_ns", "completion_time_ns")
 
 

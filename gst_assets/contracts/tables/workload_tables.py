@@ -5,6 +5,7 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from gst_assets.contracts.tables.base import FilledTable, Int, Table, gap_free
+from gst_assets.contracts.turns import PREVIOUS
 
 
 class TraceLengths(FilledTable):
@@ -23,7 +24,7 @@ class TraceLengths(FilledTable):
         return gap_free(df)
 
 
-PREVIOUS, THINK_TIME = "previous_request_id", "think_time_ns"
+THINK_TIME = "think_time_ns"
 
 
 class TraceIntervals(FilledTable):
