@@ -35,6 +35,14 @@ def stored_path(path: Path) -> Path:
     return beside if path.name in MAY_BE_PACKED and beside.is_file() and not path.exists() else path
 
 
+def packed_beside(path: Path) -> Path | None:
+    """The packed table next to `path`, of this version or an earlier one, where nothing is at `path` itself."""
+    if path.exists():
+        return None
+    beside = (path.with_name(path.name + suffix) for suffix in (PACKED, PACKED_BEFORE))
+    return next((file for file in beside if file.is_file()), None)
+
+
 def unpacked(data: bytes, path: Path, remedy: str) -> bytes:
     """What `data`, read from `path`, was before it was packed: the one xz stream (gzip member where `path` ends with
     `.gz`) that it is, of at most `MOST_BYTES`.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel
 
-from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
+from gst_assets.contracts.documents import RUN_TYPES_IN_WORDS, ProfileMeta, RunMeta, read_document, stored_settings
 from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.packed_files import stored_path
 from gst_assets.contracts.store import Kind, open_directory
@@ -225,15 +225,24 @@ def load_bundle(directory: Path) -> Bundle:
     """Read a bundle whose files have the digests its run_meta.json records.
 
     Raises:
-        ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt`
+        ArtifactError: incomplete, another kind of directory, or a file was changed after it was written; the metadata
+            too where `sha256sums.txt`
             in its folder lists it.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
         ProfileError: a hole in the attention grid.
     """
     from gst_assets.contracts import tables
 
-    open_directory(directory, Kind.PROFILE)
+    open_directory(directory, Kind.PROFILE, verify=False)
     meta_path = directory / Kind.PROFILE.meta_name
+    # Before the digests: a packed run's are of other bytes than a bundle's, and nobody changed it.
+    run_type = read_document(RunMeta, meta_path).run_type
+    if run_type != "vidur_profile":
+        raise ArtifactError(
+            f"{directory}: is {RUN_TYPES_IN_WORDS[run_type]}, not a profiling bundle (run_type is {run_type!r} in"
+            f" {meta_path.name}). Name a directory whose run_type is 'vidur_profile', as `gst profile` writes it."
+        )
+    open_directory(directory, Kind.PROFILE)
     check_listed(directory, meta_path.name, meta_path.read_bytes(), f"Restore it from version control. {_REMEASURE}.")
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     if meta.format_version != FORMAT_VERSION:

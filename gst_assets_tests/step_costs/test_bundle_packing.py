@@ -85,7 +85,8 @@ def test_a_packed_bundle_can_lie_in_a_store(small: Path, tmp_path: Path) -> None
 
 def test_only_tables_of_profiles_may_be_packed(small: Path) -> None:
     """Readers of other artifacts open the names of the contract, and Vidur opens mlp.csv."""
-    with pytest.raises(ArtifactError, match=r"traffic\.csv: missing, but run_meta\.json lists it"):
+    says = r"traffic\.csv: missing, but run_meta\.json lists it, and \S+\.xz lies there: packed\. `gst recorded expand"
+    with pytest.raises(ArtifactError, match=says):
         open_directory(small, Kind.REAL_RUN)
     table = small / "mlp.csv"
     (small / "mlp.csv.xz").write_bytes(packed(table.read_bytes()))
@@ -129,6 +130,19 @@ def test_a_packed_bundle_that_was_spoiled_is_refused(name: str, small: Path, tmp
         with pytest.raises(ArtifactError, match=re.escape(f"{small}/{says}")):
             read(small)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["pack-profile", "--out", "nowhere"], ["self-fit"]], ids=lambda words: words[0])
+def test_a_recorded_run_is_no_profile_and_nothing_is_to_be_removed(words: list[str]) -> None:
+    folder = PROJECT_ROOT / "data" / "recorded" / "h100_8b_single"
+    run = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+    done = run_gst(*words, run)
+    assert done.exit_code == 1 and "emove" not in done.stderr
+    assert f"{run}: is a real run, not a profiling bundle (run_type is 'real' in run_meta.json)" in done.stderr
+    done = run_gst(*words, folder)
+    assert done.exit_code == 1 and "emove" not in done.stderr
+    assert f"{folder}: has no run_meta.json, but 5 directories below it do: a folder of artifacts" in done.stderr
+    assert f"Name one of them, e.g. {run}." in done.stderr
 
 
 def test_what_a_packed_table_hides_is_not_unpacked_beyond_a_bound(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
