@@ -64,7 +64,7 @@ def pack(run_directory: Path, out: Path) -> Path:
     """
     _check_is_one_run(run_directory)
     open_directory(run_directory, Kind.REAL_RUN, verify=False)
-    run = _read(run_directory)  # before the digests: of another kind of directory they tell nothing
+    run = _read(run_directory)  # before the digests: they say nothing of another kind of directory
     for name in run.meta.sha256:
         if beside := packed_beside(run_directory / name):
             raise ArtifactError(
