@@ -5,14 +5,15 @@ By severity:
   on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
   workload: other programs name them in their own way.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that were not read back
-  from the engine; hardware that was only stated; a server that does not report whether it uses features that no
-  simulation models; tokens that came over HTTP; a degraded real run; a driver so late that lateness alone leaves the
-  pass band; many failed or stopped requests; tokens that mostly came several at a time; no warm-up; models or hardware
-  of other names, arrivals further apart than the pass band, turns that wait for other answers, or for none; and any of
-  these that a run does not state, since to state the worse must not be worse than to state nothing. A marked variant is
-  never a `pass`.
+  from the engine; another tensor parallel degree, or several replicas simulated; hardware that was only stated; a
+  server that does not report whether it uses features that no simulation models; tokens that came over HTTP; a degraded
+  real run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that
+  mostly came several at a time; no warm-up; models or hardware of other names, arrivals further apart than the pass
+  band, turns that wait for other answers, or for none; and any of these that a run does not state, since to state the
+  worse must not be worse than to state nothing. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
-  token times, what else a run of another program does not state, what could not be checked.
+  token times, a tensor parallel degree above 1 where the other side states none, what else a run of another program
+  does not state, what could not be checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
 for a reader of another it is a note.
@@ -304,6 +305,7 @@ def checks(
         _held_out(calibration_sha256),
         *_settings(parity, every),
         *_degree(real_repeats, simulations),
+        *_replicas(simulations),
     ]
     for run in real_repeats:
         found += [
@@ -617,16 +619,42 @@ def _settings(parity: pd.DataFrame, every: str) -> list[Check]:
 
 
 def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
-    """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one."""
-    degrees = {run.meta.engine_settings.tensor_parallel_size for run in real_repeats if run.meta.engine_settings}
-    stated, found = sorted(degree for degree in degrees if degree is not None), []
+    """One mark per simulation of another tensor parallel degree than the engine's, where both sides state one; one
+    note per simulation where only some do and one is above 1."""
+    degrees = {run.meta.run_id: _degree_of(run) for run in real_repeats}
+    stated, found = sorted({degree for degree in degrees.values() if degree is not None}), []
+    engine = " / ".join(str(degree) for degree in stated) or NOT_STATED
+    silent = [f"real run {run_id}" for run_id, degree in degrees.items() if degree is None]
     for variant, sim in simulations.items():
         assumed = _assumed(sim).get("tensor_parallel_size")
+        simulated = NOT_STATED if assumed is None else str(assumed)
         if stated and assumed is not None and stated != [assumed]:
-            engine = " / ".join(str(degree) for degree in stated)
-            text = f"tensor parallel degree: engine {engine}, simulated with {assumed} ({variant})"
-            found.append(Check("tensor parallel degree", variant, "mark", engine, str(assumed), text, (variant,)))
+            severity: Severity = "mark"
+            text = f"tensor parallel degree: engine {engine}, simulated with {simulated} ({variant})"
+        elif (silent or assumed is None) and any(degree not in (None, 1) for degree in (*stated, assumed)):
+            severity = "note"
+            by = ", ".join([*silent, *([f"simulation {variant}"] if assumed is None else [])])
+            text = f"tensor parallel degree not stated by {by}; engine {engine}, simulated {simulated} ({variant})"
+        else:
+            continue
+        found.append(Check("tensor parallel degree", variant, severity, engine, simulated, text, (variant,)))
     return found
+
+
+def _replicas(simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """One mark per simulation of several replicas: a real run is of one engine, or does not say of how many."""
+    found = []
+    for variant, sim in simulations.items():
+        number = _assumed(sim).get("num_replicas")
+        if number not in (None, 1):
+            text = f"simulated with {number} replicas ({variant}); not known that as many engines served the real run"
+            found.append(Check("replicas", variant, "mark", NOT_STATED, str(number), text, (variant,)))
+    return found
+
+
+def _degree_of(run: RealRun) -> int | None:
+    settings = run.meta.engine_settings
+    return None if settings is None else settings.tensor_parallel_size
 
 
 def _stated(run: RealRun) -> list[Check]:

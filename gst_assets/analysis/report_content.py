@@ -146,8 +146,22 @@ def _title(comparison: Comparison) -> str:
     )
     return (
         f"{simulators[0].upper()}{simulators[1:]} against {meta.backend}: {meta.model}{where}, scenario"
-        f" {meta.hydra.config_name}"
+        f" {_scenario_name(comparison)}"
     )
+
+
+def _scenario_name(comparison: Comparison) -> str:
+    """The one that was asked for: of the simulation, where that is this project's own. Recorded runs may have been
+    measured under another name."""
+    simulated = comparison.simulations[comparison.headline].meta
+    return (simulated if simulated.imported is None else comparison.real_repeats[0].meta).hydra.config_name
+
+
+def _scenario_fact(comparison: Comparison) -> str:
+    asked, real = _scenario_name(comparison), comparison.real_repeats[0].meta
+    if real.imported is not None or real.hydra.config_name == asked:
+        return f"`{asked}`"
+    return f"`{asked}`, measured as `{real.hydra.config_name}`"
 
 
 def _all_own(comparison: Comparison) -> bool:
@@ -165,7 +179,7 @@ def _facts(comparison: Comparison) -> Facts:
     version = settings.engine_version if settings else "version not stated"
     return Facts(
         (
-            ("Scenario", f"`{meta.hydra.config_name}`"),
+            ("Scenario", _scenario_fact(comparison)),
             ("Model", meta.model),
             ("Hardware", device + (" (stated, not detected)" if hardware is not None and hardware.stated else "")),
             ("Engine", f"{settings.backend if settings else meta.backend} {version}"),

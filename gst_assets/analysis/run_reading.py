@@ -93,8 +93,10 @@ class Run(Generic[M]):
             if meta.degraded is None:
                 found.append("not stated whether the driver kept up")
         else:
-            if not meta.simulated_settings:
-                found.append("simulated settings not stated")
+            # An import may know the number of devices and nothing else.
+            if not meta.simulated_settings.keys() - {"num_replicas", "tensor_parallel_size"}:
+                but = ", but for replicas and tensor parallel degree" if meta.simulated_settings else ""
+                found.append(f"simulated settings not stated{but}")
             if meta.num_preemptions is None:
                 found.append("preemptions not stated")
         return tuple(dict.fromkeys(found))

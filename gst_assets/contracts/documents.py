@@ -161,6 +161,7 @@ class StatedHardware(Stored):
     hardware_id: str | None = None
     device_name: str | None = None
     device_count: int | None = Field(None, ge=1)
+    """Devices that the engine used, or that were simulated; not those that the host has. 1 for a CPU."""
     driver: str | None = None
     stated: bool = False
     """As the scenario states it; not detected (the engine runs on another machine)."""
@@ -624,7 +625,8 @@ D = TypeVar("D", bound=BaseModel)
 
 
 def read_document(model: type[D], path: Path) -> D:
-    """Read and validate one JSON document. Types are exact: `"7"` is no number.
+    """Read and validate one JSON document. Types are exact: `"7"` is no number. Earlier versions counted in
+    `hardware.device_count` the GPUs of the host: their documents are read with those that were used.
 
     Raises:
         ContractError: missing or unreadable, not UTF-8 or JSON (with its line), or a key that is missing or breaks the
@@ -632,12 +634,14 @@ def read_document(model: type[D], path: Path) -> D:
     """
     raw = read_text(path, _kind(path))
     try:
-        parse_json(raw)
+        found = parse_json(raw)
     except JsonProblem as problem:
         line = f" line {problem.line}:" if problem.line else ""
         raise ContractError(
             f"{path}:{line} not valid JSON ({problem.reason}). The file may be cut off; materialize it again."
         ) from None
+    if issubclass(model, RunMeta) and (upgraded := _with_devices_used(found)) is not found:
+        raw = json.dumps(upgraded)  # strict validation takes JSON, not Python, for times
     try:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
@@ -652,6 +656,29 @@ def read_document(model: type[D], path: Path) -> D:
         if first["type"] == "missing":
             raise ContractError(f"{path}: key {key} missing. Write the file with the keys of the contract.") from None
         raise ContractError(f"{path}: key {key}: {first['msg']} (found {first['input']!r:.80}).") from None
+
+
+def _with_devices_used(values: Any) -> Any:
+    """The content of a document of this program, not validated yet: where its scenario asks for one device, with a
+    `hardware.device_count` of 1. Before scenarios could ask for several it was the number of GPUs of the host.
+
+    Anything else as it is; the counts of other programs (whose `params` are no scenario of this one) are theirs.
+    """
+    hardware, engine = _section(values, "hardware"), _section(values, "params", "engine")
+    count, key = hardware.get("device_count"), "tensor_parallel_size"
+    # A scenario of one device leaves the key out.
+    if type(count) is not int or count < 2 or "backend" not in engine or key in engine:
+        return values
+    if any(_section(values, name).get(key, 1) != 1 for name in ("engine_settings", "simulated_settings")):
+        return values
+    return {**values, "hardware": {**hardware, "device_count": 1}}
+
+
+def _section(values: Any, *keys: str) -> dict[str, Any]:
+    """Empty where there is no such section."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
 
 
 def stored_settings(params: Mapping[str, Any], model: type[D], *keys: str, path: Path, remedy: str) -> D:

@@ -55,7 +55,8 @@ class Request:
 @dataclass(frozen=True)
 class Results:
     """One run as its file states it. `maker` is the engine that was measured, or the simulator; `written_by` names
-    program and version of the file's source. The other texts are as in `contracts.documents.Imported`. `is_named`:
+    program and version of the file's source. `simulated_settings` are those that a simulation's file states, under the
+    keys of `EngineSettings` where it has one. The other texts are as in `contracts.documents.Imported`. `is_named`:
     requests have names that other results of the workload share.
     """
 
@@ -74,6 +75,7 @@ class Results:
     device_name: str | None = None
     hardware_id: str | None = None
     device_count: int | None = None
+    simulated_settings: dict[str, int] = field(default_factory=dict)
     started_at: datetime | None = None
     ended_at: datetime | None = None
     definitions: dict[str, str] = field(default_factory=dict)

@@ -9,6 +9,7 @@ prefill's end, so `prefill_e2e_time` is TTFT. The file has no arrival time, but 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,19 @@ def read(path: Path, options: Options) -> Results:
         # The first request follows none, so its field is empty.
         arrival += row.number(_GAP, least=0) if row.has(_GAP) or requests else 0.0
         requests.append(_request(row, arrival))
-    config = _config(path)
+    replica, num_replicas = _config(path)
+    degree = _positive(replica.get("tensor_parallel_size"))
+    devices = {"num_replicas": num_replicas, "tensor_parallel_size": degree}
     return Results(
         run_type="vidur",
         files=(path,),
         requests=requests,
         maker="vidur",
         written_by="Vidur (fields as in 0.0.26)",
-        model=str(config.get("model_name") or NOT_STATED),
-        hardware_id=str(config["device"]) if config.get("device") else None,
-        device_count=_device_count(config),
+        model=str(replica.get("model_name") or NOT_STATED),
+        hardware_id=str(replica["device"]) if replica.get("device") else None,
+        device_count=_device_count(degree, _positive(replica.get("num_pipeline_stages")), num_replicas),
+        simulated_settings={name: number for name, number in devices.items() if number is not None},
         mapping={
             "arrival_time_ns": f"running sum of {_GAP}",
             "scheduled_time_ns": "arrival + request_scheduling_delay",
@@ -81,7 +85,7 @@ def read(path: Path, options: Options) -> Results:
         },
         unstated=(
             "token times are in no file of Vidur's output",
-            *(() if config else ("config.json is not there: device not stated", MODEL_NOT_STATED)),
+            *(() if replica else ("config.json is not there: device not stated", MODEL_NOT_STATED)),
         ),
     )
 
@@ -113,19 +117,21 @@ def _request(row: Item, arrival_s: float) -> Request:
     )
 
 
-def _device_count(replica: dict[str, Any]) -> int | None:
-    """Devices of one replica; None where the section does not say."""
-    shared, stages = replica.get("tensor_parallel_size"), replica.get("num_pipeline_stages")
-    if type(shared) is not int or type(stages) is not int or min(shared, stages) < 1:
-        return None
-    return shared * stages
+def _device_count(*factors: int | None) -> int | None:
+    """Devices of all replicas, the product of the factors; None where one of these is not stated."""
+    stated = [factor for factor in factors if factor is not None]
+    return math.prod(stated) if len(stated) == len(factors) else None
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """The replica's section of config.json next to the file."""
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _config(path: Path) -> tuple[dict[str, Any], int | None]:
+    """The section of a replica in config.json next to the file, empty where there is none, and the number of replicas;
+    None: not stated."""
     beside = path.with_name("config.json")
-    if not beside.is_file():
-        return {}
-    cluster = read_object(beside).values.get("cluster_config")
-    replica = cluster.get("replica_config") if isinstance(cluster, dict) else None
-    return dict(replica) if isinstance(replica, dict) else {}
+    cluster = read_object(beside).values.get("cluster_config") if beside.is_file() else None
+    cluster = cluster if isinstance(cluster, dict) else {}
+    replica = cluster.get("replica_config")
+    return dict(replica) if isinstance(replica, dict) else {}, _positive(cluster.get("num_replicas"))

@@ -144,6 +144,7 @@ def _document(results: Results, format_name: str, run_id: str, stated: dict[str,
         return {
             **common,
             "variant": stated.get("engine") or results.maker,
+            "simulated_settings": results.simulated_settings,
             "num_preemptions": sum(known_preemptions) if len(known_preemptions) == len(preemptions) else None,
         }
     late = sorted(one.send_ns - one.arrival_ns for one in results.requests if one.send_ns is not None)

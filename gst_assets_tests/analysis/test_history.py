@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gst_assets.analysis.history import History, load_history, read_history, write_history
+from gst_assets.analysis.history import History, condense, load_history, read_history, write_history
 from gst_assets.contracts.store import ArtifactStore, Kind, directory_digests
 from gst_assets.errors import ArtifactError, ContractError
 from gst_assets.provenance import sha256_file
@@ -92,6 +92,22 @@ def test_the_subject_is_hardware_model_settings_and_workload(tmp_path: Path, cha
     write_nights(tmp_path, [Night(values(), values()), change])
     subjects = read_history(ArtifactStore(tmp_path), "smoke").comparisons["subject"]
     assert (subjects.iloc[0] == subjects.iloc[1]) is same
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_nights_that_counted_the_gpus_of_the_host_are_of_the_same_subject(tmp_path: Path, is_pruned: bool) -> None:
+    """Eight were there, one was used, and is what is counted now."""
+    ids = write_nights(tmp_path, noisy(3, seed=7))
+    before = read_history(ArtifactStore(tmp_path), "smoke").comparisons
+    for earlier in ids[:2]:
+        meta = tmp_path / "comparisons" / earlier / "run_meta.json"
+        meta.write_text(meta.read_text().replace('"device_count": 1', '"device_count": 8'))
+    if is_pruned:
+        condense(ArtifactStore(tmp_path), ids[0], None)
+        shutil.rmtree(tmp_path / "comparisons" / ids[0])
+    rows = read_history(ArtifactStore(tmp_path), "smoke").comparisons
+    assert list(rows["subject"]) == list(before["subject"]) and list(rows["night"]) == [0, 1, 2]
+    assert set(rows["device_count"]) == {1}
 
 
 def test_an_altered_comparison_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from dataclasses import replace
@@ -611,6 +612,66 @@ def test_another_tensor_parallel_degree_marks_a_comparison_where_both_sides_stat
     assert marks("b", usual, 2) == ("tensor parallel degree: engine 1, simulated with 2 (kernels)",)
     for name, (real, degree) in enumerate([({**usual, "tensor_parallel_size": 2}, 2), (server, 2), (usual, None)]):
         assert marks(f"same {name}", real, degree) == ()
+
+
+@pytest.mark.parametrize(
+    ("engine", "simulated", "says"),
+    [
+        (None, 2, "not stated by real run r0; engine not stated, simulated 2 (kernels)"),
+        (2, None, "not stated by simulation kernels; engine 2, simulated not stated (kernels)"),
+        (None, 1, None),
+        (1, None, None),
+        (2, 2, None),
+        (None, None, None),
+    ],
+)
+def test_a_degree_that_one_side_does_not_state_is_a_note_beside_several_devices(
+    tmp_path: Path, engine: int | None, simulated: int | None, says: str | None
+) -> None:
+    recipe = steady(100, 3)
+    server = {
+        **ENGINE_SETTINGS, "backend": "openai", "engine_version": "1", "max_model_len": 9, "attention_backend": "A",
+        **({} if engine is None else {"tensor_parallel_size": engine}),
+    }  # fmt: skip
+    assumed = {**ENGINE_SETTINGS, **({} if simulated is None else {"tensor_parallel_size": simulated})}
+    real, sim = recipe.with_meta(engine_settings=server), recipe.with_meta(simulated_settings=assumed)
+    found = _compare(tmp_path, [real], {"kernels": sim})
+    assert found.marks == ()
+    told = [note for note in found.notes if note.startswith("tensor parallel degree")]
+    assert told == ([] if says is None else [f"tensor parallel degree {says}"])
+
+
+def test_engines_that_state_no_settings_state_no_degree(tmp_path: Path) -> None:
+    """As of imported results: those of two repeats are named."""
+    recipe, folder = steady(100, 3), tmp_path / "silent"
+    sim = recipe.with_meta(simulated_settings={**ENGINE_SETTINGS, "tensor_parallel_size": 2})
+    reals = []
+    for name in ("r0", "r1"):
+        path = write_real(folder / name, recipe) / "run_meta.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"engine_settings": None}))
+        reals.append(load_run(path.parent, "real"))
+    simulations = {"kernels": load_run(write_simulation(folder / "sim", sim, "kernels"), "vidur")}
+    found = compare(reals, simulations, bands=BANDS, calibration_sha256=set())
+    assert (
+        "tensor parallel degree not stated by real run r0, real run r1; engine not stated, simulated 2 (kernels)"
+        in found.notes
+    )
+
+
+def test_a_simulation_from_a_bundle_that_counted_the_gpus_of_its_host_compares(tmp_path: Path) -> None:
+    """Eight were there, one was used. The runs of today say one."""
+    gpu = {"hardware_id": "h100", "device_name": "NVIDIA H100", "device_count": 1}
+    recipe = steady(100, 3).with_meta(hardware=gpu, params={"engine": {"backend": "vllm"}})
+    real, sim = write_real(tmp_path / "r0", recipe), write_simulation(tmp_path / "s", recipe, "kernels")
+    old_real = write_real(tmp_path / "r1", recipe)
+    for directory in (sim, old_real):
+        path = directory / "run_meta.json"
+        path.write_text(path.read_text().replace('"device_count": 1', '"device_count": 8'))
+    reals, simulations = [load_run(one, "real") for one in (real, old_real)], {"kernels": load_run(sim, "vidur")}
+    found = compare(reals, simulations, bands=BANDS, calibration_sha256=set())
+    assert found.marks == ()
+    devices = found.gate_checks.set_index("check").loc["hardware"]
+    assert (devices["real"], devices["simulated"]) == ("1 x NVIDIA H100 (h100)",) * 2
 
 
 def test_a_clean_comparison_has_no_note(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from gst_assets.analysis.report import (
     write_comparison,
 )
 from gst_assets.analysis.report_blocks import Block
-from gst_assets.analysis.report_content import FIGURES, content
+from gst_assets.analysis.report_content import FIGURES, _scenario_fact, content
 from gst_assets.analysis.report_formats import markdown, page
 from gst_assets.analysis.report_style import STYLE
 from gst_assets.analysis.run_reading import RealRun, load_run, read_calibration_machine
@@ -105,6 +105,16 @@ def test_quantised_weights_are_told_beside_the_type_of_the_rest(usual: Compariso
     meta = first.meta.model_copy(update={"engine_settings": settings.model_copy(update={"quantization": "fp8"})})
     told = _text(replace(usual, real_repeats=(replace(first, meta=meta), *others)))
     assert f"({settings.dtype}, weights fp8), scenario" in told
+
+
+def test_the_scenario_is_the_one_asked_for_and_recorded_runs_may_have_another_name(usual: Comparison) -> None:
+    asked = usual.real_repeats[0].meta.hydra.config_name
+    assert _scenario_fact(usual) == f"`{asked}`"
+    hydra = usual.real_repeats[0].meta.hydra.model_copy(update={"config_name": "p25"})
+    repeats = tuple(replace(run, meta=run.meta.model_copy(update={"hydra": hydra})) for run in usual.real_repeats)
+    renamed = replace(usual, real_repeats=repeats)
+    assert _scenario_fact(renamed) == f"`{asked}`, measured as `p25`"
+    assert _text(renamed).splitlines()[0].endswith(f", scenario {asked}")
 
 
 def test_overrides_are_told_of_real_runs_and_simulation_apart_where_they_differ(usual: Comparison) -> None:

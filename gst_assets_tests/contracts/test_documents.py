@@ -267,6 +267,48 @@ def test_times_without_utc_and_integers_beyond_64_bits_are_refused(change: dict,
     )
 
 
+_OF_ONE_DEVICE = {"engine": {"backend": "vllm"}}
+_EIGHT = {"hardware_id": "h100", "device_name": "NVIDIA H100", "device_count": 8, "driver": "580"}
+
+
+@pytest.mark.parametrize(
+    "model", [RealRunMeta, RealRunFacts, ProfileMeta, VidurRunMeta, SimulationFacts, ComparisonMeta, CapacityMeta, SweepMeta]
+)  # fmt: skip
+def test_the_gpus_of_a_host_are_read_as_the_one_that_was_used(model: type[RunMeta], tmp_path: Path) -> None:
+    """Written before engines could have several devices, on a host with eight."""
+    path = _write(tmp_path / "in.json", _VALID[model] | {"params": _OF_ONE_DEVICE, "hardware": _EIGHT})
+    before, document = path.read_bytes(), read_document(model, path)
+    assert document.hardware is not None
+    assert document.hardware.model_dump() == _EIGHT | {"device_count": 1, "stated": False}
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        (RealRunMeta, {"params": {"engine": {"backend": "vllm", "tensor_parallel_size": 8}}}),
+        (ProfileMeta, {"params": {"engine": {"backend": "vllm", "tensor_parallel_size": 8}}}),
+        (RealRunMeta, {"params": _OF_ONE_DEVICE, "engine_settings": _ENGINE | {"tensor_parallel_size": 8}}),
+        (VidurRunMeta, {"params": _OF_ONE_DEVICE, "simulated_settings": {"tensor_parallel_size": 8}}),
+        (RealRunFacts, {"engine_settings": _ENGINE}),
+        (RealRunFacts, {"params": {"engine": {"devices": 8}}}),
+    ],
+)
+def test_devices_that_were_used_and_those_of_other_programs_are_counted_as_stated(
+    model: type[RunMeta], change: dict[str, Any], tmp_path: Path
+) -> None:
+    document = read_document(model, _write(tmp_path / "in.json", _VALID[model] | {"hardware": _EIGHT} | change))
+    assert document.hardware is not None and document.hardware.device_count == 8
+
+
+@pytest.mark.parametrize("count", [0, -8, "8", 8.0])
+def test_a_count_that_breaks_the_contract_is_not_mended(count: object, tmp_path: Path) -> None:
+    broken = _VALID[ProfileMeta] | {"params": _OF_ONE_DEVICE, "hardware": _EIGHT | {"device_count": count}}
+    assert _error(ProfileMeta, _write(tmp_path / "in.json", broken)).startswith(
+        "key hardware.device_count: Input should"
+    )
+
+
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     assert "is not a complete artifact" in _error(RunMeta, tmp_path / "run_meta.json")
     assert _error(RunMeta, tmp_path).startswith("is a directory, expected a readable JSON file")

@@ -248,9 +248,11 @@ def llmservingsim_simulated(
     return path
 
 
-def vidur(folder: Path, requests: Sequence[Played], *, model: str = "tiny", **replica: Any) -> Path:
+def vidur(
+    folder: Path, requests: Sequence[Played], *, model: str = "tiny", num_replicas: object = 1, **replica: Any
+) -> Path:
     """Vidur's output folder: request_metrics.csv, config.json (with more of the replica) and an (unread) plots
-    folder."""
+    folder. `num_replicas` None: left out."""
     (folder / "plots").mkdir(parents=True)
     (folder / "plots" / "request_e2e_time.csv").write_text("cdf,request_e2e_time\n0.0,0.1\n")
     columns = [
@@ -280,8 +282,11 @@ def vidur(folder: Path, requests: Sequence[Played], *, model: str = "tiny", **re
             f"{number},{e2e!r},{e2e / tokens!r},{e2e!r},0.0,0.0,{ttft!r},{gap},{one.prompt + tokens}.0,{one.prompt}.0,{tokens}.0,1.0,0"
         )
     (folder / "request_metrics.csv").write_text("\n".join(lines) + "\n")
+    cluster = {} if num_replicas is None else {"num_replicas": num_replicas}
     (folder / "config.json").write_text(
-        json.dumps({"cluster_config": {"replica_config": {"model_name": model, "device": "a100", **replica}}})
+        json.dumps(
+            {"cluster_config": {**cluster, "replica_config": {"model_name": model, "device": "a100", **replica}}}
+        )
     )
     return folder
 

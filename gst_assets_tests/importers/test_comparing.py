@@ -98,6 +98,23 @@ def test_names_that_nobody_shares_are_joined_by_order(tmp_path: Path) -> None:
     assert "| E2E P50 | -20.0 % |" in text and "| ITL P50 † | not available |" in text
 
 
+@pytest.mark.parametrize(("replicas", "devices"), [(1, 2), (2, 4)])
+def test_several_simulated_engines_are_not_taken_for_one(replicas: int, devices: int, tmp_path: Path) -> None:
+    """One measured engine, of two devices as its folder states; its degree is in no file."""
+    real = files.llmservingsim_real(tmp_path / "requests.jsonl", played(30), waits_ms=[1.0] * 30)
+    (tmp_path / "meta.json").write_text(json.dumps({"hardware": {"device_count": 2}}))
+    shared = {"num_replicas": replicas, "tensor_parallel_size": 2, "num_pipeline_stages": 1}
+    text = _report(
+        tmp_path / "out",
+        _import("llmservingsim", real, tmp_path / "real", "--hardware", "a100"),
+        _import("vidur", files.vidur(tmp_path / "v", played(30), **shared), tmp_path / "vidur"),
+    )
+    differs = f"vidur: hardware is {devices} x a100, that of the real run 2 x a100; not checked that they are one"
+    several = f"simulated with {replicas} replicas (vidur); not known that as many engines served the real run"
+    assert (differs in text, several in text) == (replicas > 1,) * 2
+    assert "degree not stated by real run real; engine not stated, simulated 2 (vidur)" in text
+
+
 # --- what is not known ------------------------------------------------------------------------------------------------
 
 

@@ -440,20 +440,34 @@ def test_prompt_lengths_that_nobody_knows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("replica", "count"),
+    ("stated", "count", "degree"),
     [
-        ({"tensor_parallel_size": 2, "num_pipeline_stages": 1}, 2),
-        ({"tensor_parallel_size": 4, "num_pipeline_stages": 2}, 8),
-        ({"tensor_parallel_size": 2}, None),
-        ({"tensor_parallel_size": "2", "num_pipeline_stages": 1}, None),
+        ({"tensor_parallel_size": 2, "num_pipeline_stages": 1}, 2, 2),
+        ({"tensor_parallel_size": 4, "num_pipeline_stages": 2}, 8, 4),
+        ({"tensor_parallel_size": 2, "num_pipeline_stages": 2, "num_replicas": 3}, 12, 2),
+        ({"tensor_parallel_size": 2, "num_pipeline_stages": 1, "num_replicas": None}, None, 2),
+        ({"tensor_parallel_size": 2, "num_pipeline_stages": 1, "num_replicas": 0}, None, 2),
+        ({"tensor_parallel_size": 2}, None, 2),
+        ({"tensor_parallel_size": "2", "num_pipeline_stages": 1}, None, None),
     ],
 )
-def test_devices_of_a_vidur_replica_are_counted_where_it_says(
-    replica: dict[str, Any], count: int | None, tmp_path: Path
+def test_devices_of_a_vidur_simulation_are_counted_where_it_says(
+    stated: dict[str, Any], count: int | None, degree: int | None, tmp_path: Path
 ) -> None:
-    import_results("vidur", files.vidur(tmp_path / "vidur", played(3), **replica), tmp_path / "run")
-    hardware = load_run(tmp_path / "run", "vidur").meta.hardware
-    assert hardware is not None and hardware.device_count == count
+    import_results("vidur", files.vidur(tmp_path / "vidur", played(3), **stated), tmp_path / "run")
+    run = load_run(tmp_path / "run", "vidur")
+    assert run.meta.hardware is not None and run.meta.hardware.device_count == count
+    assert run.meta.simulated_settings.get("tensor_parallel_size") == degree
+    replicas = stated.get("num_replicas", 1)
+    assert run.meta.simulated_settings.get("num_replicas") == (replicas or None)
+
+
+@pytest.mark.parametrize("stated", [{}, {"num_replicas": None}, {"tensor_parallel_size": 2}])
+def test_an_imported_number_of_devices_is_not_all_that_was_simulated(stated: dict[str, Any], tmp_path: Path) -> None:
+    import_results("vidur", files.vidur(tmp_path / "vidur", played(3), **stated), tmp_path / "run")
+    told = "simulated settings not stated"
+    but = "" if "num_replicas" in stated else ", but for replicas and tensor parallel degree"
+    assert [text for text in load_run(tmp_path / "run", "vidur").unstated if "settings" in text] == [told + but]
 
 
 def test_a_restarted_request_of_vidur(tmp_path: Path) -> None:

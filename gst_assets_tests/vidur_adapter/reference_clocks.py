@@ -77,7 +77,8 @@ class HostDeviceClock:
     for them and they are there, and needs `process` before it goes on. Its slow moments lengthen its own parts alone.
 
     With workers that are processes of their own, the host needs `form` for a step and goes on. They take the step when
-    they have launched the one before: F = max(S, L of the step before) + prepare.
+    they have launched the one before, or have run it where they are the device, on a CPU: F = max(S, L or G of the step
+    before) + prepare.
     """
 
     def __init__(self, costs: EngineCosts, queue_size: int) -> None:
@@ -86,7 +87,9 @@ class HostDeviceClock:
         self.now_ns = 0
         self.num_outside = 0
         self._costs = costs
-        self._device_done_ns = self._workers_free_ns = 0
+        self.workers_free_ns = 0
+        """When workers of its own may take the next step."""
+        self._device_done_ns = 0
         self._warmth = Warmth()
         self._launched: deque[tuple[int, int]] = deque()
         """Of each step out: when its tokens are at the host, and how long processing them takes."""
@@ -104,14 +107,14 @@ class HostDeviceClock:
 
     def _launch(self, cost: StepCost, num_tokens: int, *, has_prefill: bool) -> None:
         ratio = self._costs.ratio(has_prefill, self.now_ns)
-        taken_ns = max(self.now_ns, self._workers_free_ns) if self._costs.has_own_workers else self.now_ns
+        taken_ns = max(self.now_ns, self.workers_free_ns) if self._costs.has_own_workers else self.now_ns
         forward_ns = taken_ns + cost.prepare * ratio
         launched_ns = forward_ns + cost.launch * ratio
         device_ns = cost.device * ratio if self._costs.device_is_host else cost.device
         begun_ns = max(forward_ns, self._device_done_ns) + cost.lead_in
         self._device_done_ns = round(max(begun_ns + device_ns, launched_ns + cost.drain))
         self._warmth.ran(begun_ns, self._device_done_ns, num_tokens)
-        self._workers_free_ns = self._device_done_ns if self._costs.device_is_host else round(launched_ns)
+        self.workers_free_ns = self._device_done_ns if self._costs.device_is_host else round(launched_ns)
         self.now_ns = round(self.now_ns + cost.form * ratio) if self._costs.has_own_workers else round(launched_ns)
         self._launched.append((round(self._device_done_ns + cost.copy_out), round(cost.process * ratio)))
 

@@ -30,7 +30,7 @@ PERCENTILES = (50, 90)
 BANDS = {"TTFT": 5.0, "ITL": 2.0, "E2E": 2.0}
 """In per cent; where equal repeats of the engine differ by more, that is the bound."""
 MISSES: dict[tuple[str, str], float] = {
-    ("h200x2_32b_high", "TTFT P50"): 8.6,
+    ("h200x2_32b_high", "TTFT P50"): 7.6,
     ("h200x2_32b_high", "E2E P90"): 6.1,
 }
 """Cells known to miss, with their error in per cent. A cell that is mended leaves the list."""
