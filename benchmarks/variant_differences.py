@@ -157,7 +157,7 @@ def switched_ms(
     num_kv_blocks = engine.num_kv_blocks or reported.num_kv_blocks
     limits = published.PublishedLimits(
         engine.block_size, num_kv_blocks, engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len,
-        engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len,
+        engine.max_num_seqs, engine.max_num_batched_tokens, model.max_model_len, engine.tensor_parallel_size,
     )  # fmt: skip
     with registration.quiet():
         config = published.published_config(model.geometry, limits, rows, bundle.directory, cache)

@@ -174,13 +174,17 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
 def _experts(config: dict[str, Any], source: str, keys: Experts) -> dict[str, Any]:
     number, chosen = _count(config, keys.count, source), _count(config, "num_experts_per_tok", source)
     if chosen > number:
-        raise ValueError(f"{source}: num_experts_per_tok: expected at most {keys.count} {number}, found {chosen}")
+        raise ValueError(
+            f"{source}: num_experts_per_tok: expected at most {keys.count} {number}, found {chosen}. Set it to"
+            f" {number} or less, as in the file that was published"
+        )
     step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     if step != 1 or dense:
         key, found = ("mlp_only_layers", dense) if dense else ("decoder_sparse_step", step)
         raise ValueError(
             f"{source}: {key}: found {found!r:.60}, so some layers have one MLP and others experts, which is not"
-            " supported: every layer has to be of the same kind"
+            " supported: every layer has to be of the same kind. Name a model whose layers all have experts, or"
+            " one that has none"
         )
     return {
         "num_experts": number,

@@ -51,6 +51,21 @@ def can_run(asked: Sequence[Need]) -> bool | None:
     return False if False in answers else None if None in answers else True
 
 
+def router_warning(scenario: Scenario) -> str | None:
+    """Why the router of a mixture of experts would not spread the workload's tokens as it does the calibration's, in
+    words; None where no reason is known. Of a running server's weights nothing is known."""
+    has_random_weights = scenario.model.checkpoint is None and scenario.engine.backend != "openai"
+    if scenario.model.geometry.num_experts is None or not has_random_weights:
+        return None
+    if scenario.engine.sampling.temperature > 0:
+        return None
+    return (
+        "engine.sampling.temperature is 0 with random weights: greedy sampling sends all requests to the same experts,"
+        " so steps read fewer weights than in the calibration. Set engine.sampling.temperature=1.0"
+        " (docs/engines.md#mixtures-of-experts)"
+    )
+
+
 def _packages() -> Iterator[Need]:
     missing = [name for name in _PLATFORM if find_spec(name) is None]
     told = f"without {', '.join(missing)}: {_EXTRA}" if missing else ", ".join(_PLATFORM)

@@ -19,6 +19,8 @@ import pytest
 
 from gst_assets.model_config import SUPPORTED
 from gst_assets.provenance import PROJECT_ROOT
+from gst_assets.scenario import Scenario, load_file
+from gst_assets.scenario.workload_section import SessionSource
 from gst_assets_tests.gst_command import run_gst
 
 
@@ -205,6 +207,40 @@ def test_wrapping_changes_lines_only() -> None:
 
 def test_the_page_on_models_names_every_architecture() -> None:
     text = (PROJECT_ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
-    section = text.partition("## Add a dense decoder")[2].partition("\n## ")[0]
+    section = text.partition("## Add a dense model or a mixture of experts")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+ForCausalLM)`", section))
     assert named == set(SUPPORTED)
+
+
+def test_the_table_of_sessions_names_every_key() -> None:
+    text = PAGES["docs/workloads.md"].read_text(encoding="utf-8")
+    table = text.partition("| key of `workload.sessions` |")[2].partition("\n\n")[0]
+    keys = [key for line in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", line.split(" | ")[0])]
+    assert keys == list(SessionSource.model_fields)
+    optional = {name for name, field in SessionSource.model_fields.items() if not field.is_required()}
+    assert {line.split("`")[1] for line in table.splitlines()[2:] if "| required |" not in line} == optional
+
+
+def _scenario_to_copy(description: str, folder: Path) -> Scenario:
+    """The scenario of that description in how-to.md, with `/path/to` in `folder`."""
+    text = PAGES["docs/how-to.md"].read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:^    .*\n)+", text, re.M)
+    (block,) = [one for one in blocks if f"description: {description}" in one]
+    (folder / "copied.yaml").write_text(re.sub("^    ", "", block.replace("/path/to", str(folder)), flags=re.M))
+    return load_file(folder / "copied.yaml")
+
+
+def test_scenarios_to_copy_are_valid(tmp_path: Path) -> None:
+    talks = _scenario_to_copy("A few conversations", tmp_path)
+    assert talks.workload.closed_loop_setting and talks.replay.repeats == 3
+    ranks = _scenario_to_copy("The small model, shared", tmp_path)
+    assert (ranks.engine.tensor_parallel_size, ranks.hardware.hardware_id) == (2, "cpu")
+    gpus = _scenario_to_copy("Qwen3-32B on two H100", tmp_path)
+    assert (gpus.engine.tensor_parallel_size, gpus.engine.backend, gpus.profile.root) == (2, "vllm", None)
+    config = re.search(r'^    \{"architectures".*?\}$', PAGES["docs/how-to.md"].read_text("utf-8"), re.M | re.S)
+    assert config is not None
+    (tmp_path / "tiny-moe").mkdir()
+    (tmp_path / "tiny-moe" / "config.json").write_text(config[0])
+    experts = _scenario_to_copy("A tiny mixture of experts", tmp_path)
+    shapes = experts.model.geometry
+    assert (shapes.num_experts, shapes.num_experts_per_token, experts.engine.sampling.temperature) == (8, 2, 1.0)

@@ -131,10 +131,10 @@ _QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
         ({"shared_expert_intermediate_size": 768},
          "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts in addition to those that a router"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step: found 2, so some layers have one MLP and others experts"),
-        ({"mlp_only_layers": [0, 3]}, r"mlp_only_layers: found \[0, 3\], so some layers have one MLP"),
+        ({"mlp_only_layers": [0, 3]}, r"mlp_only_layers: found \[0, 3\], so some layers have .*\. Name a model whose layers all have experts"),
         ({"num_experts": None}, "num_experts: the field is missing"),
         ({"num_experts_per_tok": None}, "num_experts_per_tok: the field is missing"),
-        ({"num_experts_per_tok": 129}, "num_experts_per_tok: expected at most num_experts 128, found 129"),
+        ({"num_experts_per_tok": 129}, "num_experts_per_tok: expected at most num_experts 128, found 129. Set it to 128 or less"),
         ({"moe_intermediate_size": 0}, "moe_intermediate_size: expected an integer of at least 1, found 0"),
         ({"norm_topk_prob": None}, "norm_topk_prob: the field is missing"),
         ({"norm_topk_prob": 1}, "norm_topk_prob: expected true or false, found 1"),
@@ -167,11 +167,11 @@ def test_a_mixture_is_read_back_from_what_is_served_of_it(
 def test_experts_belong_to_the_architectures_that_have_them() -> None:
     shapes = load_scenario("smoke").model.geometry.model_dump()
     for changes, message in (
-        ({"num_experts": 8}, "num_experts is 8, but Qwen3ForCausalLM needs none"),
+        ({"num_experts": 8}, "num_experts is 8, but Qwen3ForCausalLM needs none. Set num_experts to null, or architecture to one of Qwen3Moe"),
         ({"architecture": "MixtralForCausalLM", "num_experts": 8},
-         "num_experts_per_token is None, but MixtralForCausalLM needs a number"),
+         "num_experts_per_token is None, but MixtralForCausalLM needs a number. Set num_experts_per_token to one, or "),
         ({"architecture": "MixtralForCausalLM", "num_experts": 2, "num_experts_per_token": 3},
-         "num_experts_per_token 3 exceeds num_experts 2"),
+         "num_experts_per_token 3 exceeds num_experts 2. Set num_experts_per_token to 2 or less"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Geometry(**{**shapes, **changes})

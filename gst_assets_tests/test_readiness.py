@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gst_assets.locations import locate
-from gst_assets.readiness import Need, needs
+from gst_assets.readiness import Need, needs, router_warning
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets_tests.gst_command import run_gst
 
 
 def need_of(what: str, scenario: Scenario) -> Need:
@@ -51,3 +52,23 @@ def test_too_few_cpus_for_the_ranks_are_named() -> None:
     scenario = load_scenario("smoke", ["engine.tensor_parallel_size=2", "engine.cpu_threads=1000"])
     (need,) = [need for need in needs(scenario, with_engine=True) if need.what == "the device"]
     assert need.met is False and "needs 2000 CPUs, but this process may use" in need.found
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "warned"),
+    [
+        ("h100_30b_a3b_half", [], False),
+        ("h100_30b_a3b_half", ["engine.sampling.temperature=0"], True),
+        ("h100_30b_a3b_half", ["engine.sampling.temperature=0", "model.checkpoint=/weights"], False),
+        ("smoke", [], False),
+    ],
+)
+def test_greedy_random_experts_are_warned_of(name: str, overrides: list[str], warned: bool) -> None:
+    warning = router_warning(load_scenario(name, overrides))
+    assert (warning is not None and "engine.sampling.temperature is 0 with random weights" in warning) == warned
+
+
+def test_the_warning_of_a_router_is_shown() -> None:
+    greedy = ("-o", "engine.sampling.temperature=0")
+    assert "\nwarning: engine.sampling.temperature is 0" in run_gst("show", "h100_30b_a3b_half", *greedy).stdout
+    assert "warning" not in run_gst("show", "h100_30b_a3b_half").stdout

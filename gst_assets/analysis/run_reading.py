@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from gst_assets.analysis.token_columns import COLUMNS, read_tokens
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
+    RUN_TYPES_IN_WORDS,
     MachineRecord,
     ProfileMeta,
     RealRunFacts,
@@ -28,6 +29,7 @@ from gst_assets.contracts.documents import (
     VidurRunMeta,
     read_document,
 )
+from gst_assets.contracts.packed_files import packed_beside
 from gst_assets.contracts.store import Kind, recorded_digests
 from gst_assets.contracts.tables import (
     Iterations,
@@ -107,15 +109,6 @@ SimulatedRun = Run[SimulationFacts]
 OwnRealRun = Run[RealRunMeta]
 OwnSimulatedRun = Run[VidurRunMeta]
 
-_IN_WORDS = {
-    "real": "a real run",
-    "vidur": "a simulation",
-    "compare": "a comparison",
-    "vidur_profile": "a profiling bundle",
-    "capacity": "a search for capacity",
-    "sweep": "a sweep",
-}
-
 
 @overload
 def load_run(directory: Path, kind: Literal["real"]) -> RealRun: ...
@@ -160,8 +153,8 @@ def run_kind(directory: Path) -> RunKind:
     if found == "real" or found == "vidur":
         return found
     raise ArtifactError(
-        f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected a real run ('real') or a simulation"
-        " ('vidur')."
+        f"{meta_path}: run_type is {found!r} ({RUN_TYPES_IN_WORDS[found]}), expected a real run ('real') or a"
+        " simulation ('vidur')."
     )
 
 
@@ -182,8 +175,8 @@ def _load(directory: Path, kind: RunKind, model: type[M]) -> Run[M]:
     found = read_document(RunMeta, meta_path).run_type
     if found != kind:
         raise ArtifactError(
-            f"{meta_path}: run_type is {found!r} ({_IN_WORDS[found]}), expected {_IN_WORDS[kind]} ({kind!r}). Point to"
-            " the other directory."
+            f"{meta_path}: run_type is {found!r} ({RUN_TYPES_IN_WORDS[found]}), expected {RUN_TYPES_IN_WORDS[kind]}"
+            f" ({kind!r}). Point to the other directory."
         )
     meta = _fit_to_show(read_document(model, meta_path))
     token_path = directory / TokenMetrics.file_name()
@@ -236,6 +229,11 @@ def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], 
         return
     for name, digest in recorded_digests(meta_path.read_bytes(), meta_path).items():
         file = directory / name
+        if beside := packed_beside(file):
+            raise ArtifactError(
+                f"{file}: missing, but {beside.name} lies there: a packed run. Unpack it first with `gst recorded"
+                f" expand {directory} --out DIR`, and point to DIR/{directory.name}."
+            )
         if not file.is_file():
             raise ArtifactError(f"{file}: missing, but {meta_path.name} lists it. Point to a complete copy of the run.")
         if sha256_file(file) != digest:

@@ -182,7 +182,7 @@ def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
         return
     import yaml
 
-    from gst_assets.readiness import can_run, needs
+    from gst_assets.readiness import can_run, needs, router_warning
 
     command = _command(scenario)
     asked = needs(scenario, with_engine=_needs_engine(scenario))
@@ -192,6 +192,8 @@ def show(name: str, overrides: tuple[str, ...], wants_json: bool) -> None:
     click.echo(f"\ngst {command} {name} can run on this machine: {answer}")
     if (seconds := _traffic_s(scenario)) is not None:
         click.echo(f"seconds of requests to an engine, over all repeats: {seconds}")
+    if warning := router_warning(scenario):
+        click.echo(f"warning: {warning}")
     settings = scenario.model_dump(mode="json", exclude={"name", "description"})
     click.echo(f"\n{yaml.safe_dump(settings, sort_keys=False, width=110)}".rstrip())
 

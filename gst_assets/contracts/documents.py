@@ -200,6 +200,17 @@ class Imported(Stored):
     unstated: list[str] = Field(default_factory=list)
 
 
+RUN_TYPES_IN_WORDS = {
+    "real": "a real run",
+    "vidur": "a simulation",
+    "compare": "a comparison",
+    "vidur_profile": "a profiling bundle",
+    "capacity": "a search for capacity",
+    "sweep": "a sweep",
+}
+"""What `RunMeta.run_type` is called in messages."""
+
+
 class RunMeta(Document):
     """run_meta.json of a real run, a simulation, a profile, a comparison, a search for capacity or a sweep.
 

@@ -1,7 +1,7 @@
-"""Tables stored compressed: packing them, finding them, and unpacking within bounds.
+"""Tables stored compressed: packing them, finding those of profiles, and unpacking within bounds.
 
-Recorded runs and the profiles that ship have such tables. What a table means, and which ones are packed, belongs to
-those who store them. Standard library only; a GPU host needs it too.
+Recorded runs and the profiles that ship have such tables. What a table means, and which ones of a recorded run are
+packed, belongs to those who store them. Standard library only; a GPU host needs it too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from gst_assets.errors import ArtifactError
 PACKED = ".xz"
 PACKED_BEFORE = ".gz"
 """Of recorded runs that earlier versions packed."""
+MAY_BE_PACKED = ("host_speed.csv", "calibration_traffic.csv")
+"""The large tables of a profile, which nobody but `step_costs.bundle.load_bundle` reads. Vidur opens others itself."""
 MOST_BYTES = 1 << 30
 """Of one table, unpacked: a thousand times as much can hide in a file."""
 _MOST_MEMORY_BYTES = 128 << 20
@@ -27,10 +29,18 @@ def packed(data: bytes) -> bytes:
 
 
 def stored_path(path: Path) -> Path:
-    """Where the table that belongs at `path` is: there or, where nothing is there, packed next to it; `path` where it
-    is in neither place."""
+    """Where the table of a profile that belongs at `path` is: there or, where nothing is there, packed next to it if it
+    is one of `MAY_BE_PACKED`; `path` where it is in neither place."""
     beside = path.with_name(path.name + PACKED)
-    return beside if beside.is_file() and not path.exists() else path
+    return beside if path.name in MAY_BE_PACKED and beside.is_file() and not path.exists() else path
+
+
+def packed_beside(path: Path) -> Path | None:
+    """The packed table next to `path`, of this version or an earlier one, where nothing is at `path` itself."""
+    if path.exists():
+        return None
+    beside = (path.with_name(path.name + suffix) for suffix in (PACKED, PACKED_BEFORE))
+    return next((file for file in beside if file.is_file()), None)
 
 
 def unpacked(data: bytes, path: Path, remedy: str) -> bytes:

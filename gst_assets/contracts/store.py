@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gst_assets.contracts.packed_files import MOST_BYTES, stored_path, unpacked
+from gst_assets.contracts.packed_files import MOST_BYTES, packed_beside, stored_path, unpacked
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_bytes
@@ -358,8 +358,8 @@ def _settle(path: Path, final: Path, kind: Kind, *, replace: bool, share: bool) 
 
 
 def open_directory(path: Path, kind: Kind, *, verify: bool = True, seal: str | None = None) -> Path:
-    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`. Tables of a profile may be
-    packed (`packed_files`); their digests are those of what was packed.
+    """`path` if it is a complete artifact of `kind`; `seal` as of `ArtifactStore.open`. Some tables of a
+    profile may be packed (`packed_files.MAY_BE_PACKED`); their digests are those of what was packed.
 
     Raises:
         ArtifactError: missing, without its metadata file, or with a file whose digest differs from the recorded one.
@@ -410,9 +410,14 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
                 f"{path}: no such directory. Materialize the asset that writes it, or correct the path."
             )
         if not meta.is_file():
+            if below := complete_below(path, kind):
+                raise ArtifactError(
+                    f"{path}: has no {kind.meta_name}, but {len(below)} directories below it do: a folder of artifacts,"
+                    f" not one itself. Name one of them, e.g. {below[0]}."
+                )
             raise ArtifactError(
-                f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Remove it and"
-                " materialize again."
+                f"{path}: {kind.meta_name} missing, so this is not a complete artifact and is not read. Correct the"
+                " path or, if an asset wrote this directory, remove it and materialize again."
             )
     if not verify:
         return
@@ -420,6 +425,11 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
         file = stored_path(path / name) if kind is Kind.PROFILE else path / name
         with _disk_errors(file, "cannot be read", _CHECK_READABLE):
             found = _digest(file, file.name != Path(name).name) if file.is_file() else None
+        if found is None and (beside := packed_beside(path / name)):
+            raise ArtifactError(
+                f"{file}: missing, but {kind.meta_name} lists it, and {beside.name} lies there: packed."
+                f" `gst recorded expand {path} --out DIR` unpacks a recorded run."
+            )
         if found is None:
             raise ArtifactError(f"{file}: missing, but {kind.meta_name} lists it. Remove {path} and materialize again.")
         if found != digest:
@@ -427,6 +437,12 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
                 f"{file}: content differs from the digest in {kind.meta_name}; it was changed after it was written."
                 f" Remove {path} and materialize again."
             )
+
+
+def complete_below(path: Path, kind: Kind) -> list[Path]:
+    """Directories one or two levels below `path` that have the metadata file of `kind`, sorted."""
+    metas = (*path.glob(f"*/{kind.meta_name}"), *path.glob(f"*/*/{kind.meta_name}"))
+    return sorted(meta.parent for meta in metas)
 
 
 def _digest(file: Path, is_packed: bool) -> str:

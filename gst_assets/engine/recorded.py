@@ -17,15 +17,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document, stored_settings
 from gst_assets.contracts.listing import NAME as LISTING
 from gst_assets.contracts.listing import add_to_listing, check_listed, read_listing
-from gst_assets.contracts.packed_files import MOST_BYTES, PACKED, PACKED_BEFORE, packed, unpacked
-from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.engine.settings_check import check_settings
+from gst_assets.contracts.packed_files import MOST_BYTES, PACKED, PACKED_BEFORE, packed, packed_beside, unpacked
+from gst_assets.contracts.store import Kind, complete_below, open_directory
+from gst_assets.engine.settings_check import check_settings, in_yaml
 from gst_assets.errors import ArtifactError, EngineError, WorkloadError
 from gst_assets.foreign_text import label
 from gst_assets.input_files import InputKind, read_bytes
@@ -57,12 +58,20 @@ def pack(run_directory: Path, out: Path) -> Path:
     `workloads/<workload_id>`, the workload's place under any artifact root.
 
     Raises:
-        ArtifactError: incomplete or altered, not a real run, `out` already has another run of that id, or a table of
-            tokens from which expanding would not make the same bytes.
+        ArtifactError: incomplete or altered, not a real run, packed already, a folder of runs, `out` already has
+            another run of that id, or a table of tokens from which expanding would not make the same bytes.
         ContractError: its metadata breaks the contract.
     """
+    _check_is_one_run(run_directory)
+    open_directory(run_directory, Kind.REAL_RUN, verify=False)
+    run = _read(run_directory)  # before the digests: of another kind of directory they tell nothing
+    for name in run.meta.sha256:
+        if beside := packed_beside(run_directory / name):
+            raise ArtifactError(
+                f"{run_directory}: already packed: it has {beside.name}. `gst recorded expand {run_directory} --out"
+                " DIR` unpacks it."
+            )
     open_directory(run_directory, Kind.REAL_RUN)
-    run = _read(run_directory)
     with _staged(out, run.meta.run_id) as folder:
         for name in run.meta.sha256:
             data = (run_directory / name).read_bytes()
@@ -80,10 +89,20 @@ def expand(recorded_directory: Path, out: Path) -> Path:
     """Write a recorded run as the complete run directory `out/<run_id>/`, every digest verified; returns that path.
 
     Raises:
-        ArtifactError: a file missing, altered, or not packed (names it); or `out/<run_id>` exists.
+        ArtifactError: a file missing, altered, or not packed (names it); a plain run, a folder of runs; or
+            `out/<run_id>` exists.
         ContractError: its metadata breaks the contract.
     """
+    _check_is_one_run(recorded_directory)
     run = _read(recorded_directory)
+    tables = [recorded_directory / name for name in run.meta.sha256 if name.endswith(_TABLE)]
+    if tables and all(
+        table.is_file() and not _stored_path(recorded_directory, table.name).is_file() for table in tables
+    ):
+        raise ArtifactError(
+            f"{recorded_directory}: this run is plain already: its tables are not packed. Use it as it is, or pack it"
+            f" with `gst recorded pack {recorded_directory} --out DIR`."
+        )
     with _staged(out, run.meta.run_id) as folder:
         for name, digest in run.meta.sha256.items():
             (folder / name).write_bytes(_verified(_stored_path(recorded_directory, name), name, digest))
@@ -167,16 +186,28 @@ def _check_origin(run: RecordedRun, scenario: Scenario) -> None:
         ),
     ]
     for section, asked, measured in sections:
-        for key, value in asked:
-            if key != "tokenizer" and getattr(measured, key) != value:
-                raise EngineError(
-                    f"{meta}: params.{section}.{key} is {getattr(measured, key)}, but the scenario asks for {value}."
-                    f" {remedy}"
-                )
+        if differ := [
+            f"params.{section}.{name} is {in_yaml(ours)}, but the scenario asks for {in_yaml(theirs)}"
+            for name, ours, theirs in _differing(measured, asked)
+        ]:
+            raise EngineError(f"{meta}: {'; '.join(differ)}. {remedy}")
     try:
-        check_settings(scenario, run.meta.engine_settings)
+        check_settings(scenario, run.meta.engine_settings, is_recorded=True)
     except EngineError as error:
         raise EngineError(f"{meta}: {error}") from None
+
+
+def _differing(measured: BaseModel, asked: BaseModel) -> list[tuple[str, Any, Any]]:
+    """The first setting that differs, with both values; of one with fields of its own, such as a model's geometry, each
+    field that differs. Empty if none does."""
+    for key, value in asked:
+        found = getattr(measured, key)
+        if key == "tokenizer" or found == value:
+            continue
+        if not isinstance(value, BaseModel):
+            return [(key, found, value)]
+        return [(f"{key}.{name}", getattr(found, name), part) for name, part in value if getattr(found, name) != part]
+    return []
 
 
 # --- the table of tokens ----------------------------------------------------------------------------------------------
@@ -246,6 +277,16 @@ def _told(fields: Sequence[bytes]) -> str:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _check_is_one_run(directory: Path) -> None:
+    if (directory / _META).exists() or not (below := complete_below(directory, Kind.REAL_RUN)):
+        return
+    levels = "/*" * len(below[0].relative_to(directory).parts)  # the slash at the end leaves out the listing
+    raise ArtifactError(
+        f"{directory}: has no {_META}, but {len(below)} directories below it do: a folder of runs, not a run. Name the"
+        f" runs in it, e.g. {directory}{levels}/."
+    )
 
 
 def _read(directory: Path) -> RecordedRun:

@@ -9,9 +9,9 @@ from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario
 
 
-def check_settings(scenario: Scenario, found: EngineSettings) -> None:
+def check_settings(scenario: Scenario, found: EngineSettings, *, is_recorded: bool = False) -> None:
     """The running engine has the scenario's settings; those the scenario leaves open (null), or the engine
-    does not report, are not compared.
+    does not report, are not compared. `is_recorded`: `found` is what a recorded run was measured with.
 
     Raises:
         EngineError: names the first setting that differs, what was asked, what the engine runs with, and the remedy.
@@ -54,13 +54,22 @@ def check_settings(scenario: Scenario, found: EngineSettings) -> None:
         got["engine.cudagraph_max_capture_size"] = max(found.cudagraph_capture_sizes, default=0)
     for name, value in asked.items():
         if got[name] != value:
+            wanted, runs_with = in_yaml(value), in_yaml(got[name])
+            other = "point engine.recorded to runs of its own" if is_recorded else f"use a build that supports {wanted}"
             raise EngineError(
-                f"{name}: the scenario asks for {value}, but {found.backend} {found.engine_version} runs with"
-                f" {got[name]}. The simulation would assume other settings than were measured: set {name}={got[name]}"
-                f" in the scenario, or use a build that supports {value}."
+                f"{name}: the scenario asks for {wanted}, but {found.backend} {found.engine_version} runs with"
+                f" {runs_with}. The simulation would assume other settings than were measured: set {name}={runs_with}"
+                f" in the scenario, or {other}."
             )
     if not found.enable_chunked_prefill:
         raise EngineError(
             f"{found.backend} {found.engine_version} runs without chunked prefill, which the simulation assumes. Use a"
             " model and build that support it."
         )
+
+
+def in_yaml(value: object) -> str:
+    """A setting's value as a scenario's file and an override spell it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

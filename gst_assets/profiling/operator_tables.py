@@ -22,6 +22,7 @@ Timing one batch belongs to `worker_ops`, reading between the points to `step_co
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, Protocol
@@ -32,7 +33,9 @@ from gst_assets.errors import ProfileError
 from gst_assets.profiling.partial import PartialProfile
 from gst_assets.profiling.worker_experts import ROUTER, ROUTINGS
 from gst_assets.profiling.worker_ops import ALL_REDUCE, MODEL_OPERATORS, experts_operator, layer_operators
+from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Scenario
+from gst_assets.step_costs.shapes import VIDUR_BYTES_PER_VALUE
 
 _BLOCK = 16
 """Batches of one call into the worker, which answers nothing else meanwhile."""
@@ -140,11 +143,14 @@ async def time_batches(
     blocks = list(_blocks(wanted))
     sweeps = repeats // at_once
     kept = partial.operator_blocks() if partial is not None else {}
-    progress("operators", len(kept) / (sweeps * len(blocks)))
+    # Names and batches too, so that what another version of this program timed is not taken over.
+    keys = [f"block {number} {sha256_bytes(json.dumps(block).encode())[:16]}" for number, block in enumerate(blocks)]
+    num_kept = sum(f"sweep {sweep} {key}" in kept for sweep in range(sweeps) for key in keys)
+    progress("operators", num_kept / (sweeps * len(blocks)))
     warm: set[int] = set()
     for sweep in range(sweeps):
         for number, (names, block) in enumerate(blocks):
-            key = f"sweep {sweep} block {number}"
+            key = f"sweep {sweep} {keys[number]}"
             walks = kept.get(key)
             if walks is None:
                 plain = [[list(pair) for pair in batch] for batch in block]
@@ -277,18 +283,13 @@ def _all_reduce_table(
                 _column(ALL_REDUCE): medians[prefill_batch(0, tokens)][ALL_REDUCE],
                 "num_tokens": tokens,
                 "message_bytes": values * facts["bytes_per_value"],
-                "size": values * _BYTES_OF_VIDUR,
+                "size": values * VIDUR_BYTES_PER_VALUE,
                 "num_workers": facts["tensor_parallel_size"],
                 "devices_per_node": facts["tensor_parallel_size"],
                 "collective": ALL_REDUCE,
             }
         )
     return _typed(rows)
-
-
-_BYTES_OF_VIDUR = 2
-"""By which Vidur 0.0.26 divides `size` to get at tokens, whatever the dtype
-(`SklearnExecutionTimePredictor._get_all_reduce_df_with_derived_features`)."""
 
 
 def _unmodelled_table(scenario: Scenario, medians: dict[Batch, dict[str, float]]) -> pd.DataFrame:

@@ -31,8 +31,8 @@ _CYCLES_PER_MS = 1.98e6
 
 
 class GraphClock:
-    """Times callables by capturing them. One clock for all graphs of a worker: they share a memory pool, which other
-    ranks may know, and never run at once."""
+    """Times callables by capturing them. The graphs of a clock share a memory pool, which lasts as long as the clock,
+    and never run at once. Other ranks may know the pool: then a worker needs one clock for all its graphs."""
 
     def __init__(self, ranks: Any = None) -> None:
         """`ranks`: vLLM's group of ranks that share each layer (`parallel_state.GroupCoordinator`); None: one

@@ -39,7 +39,7 @@ from gst_assets.profiling.worker_experts import (
 )
 from gst_assets.profiling.worker_graphs import GraphClock
 from gst_assets.profiling.worker_steps import StepWatch
-from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER
+from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER, EXPERT_OPERATORS, MLP_OPERATORS
 
 _COMMON_OPERATORS = (
     "input_layernorm",
@@ -56,17 +56,15 @@ that vLLM fuses into them; `attn` is the attention module's call less the KV-cac
 projection includes quantising its input, which an engine with compiled graphs fuses into the norm or activation before
 it, but for `attn_post_proj`."""
 
-_MLP_OPERATORS = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
-_EXPERTS = {ROUTER: "moe_experts", EVEN: "moe_experts_even", SAME: "moe_experts_same"}
-_EXPERT_OPERATORS = ("moe_router", *_EXPERTS.values())
-"""In place of the MLP where a layer has experts; Vidur has no names for them. `moe_router` is the gate's projection,
-`moe_experts` the routing choice and the chosen experts: the router's own, and on the same tokens spread evenly and all
-sent to the same experts."""
+_GATE, _CHOSEN = EXPERT_OPERATORS
+_EXPERTS = {ROUTER: _CHOSEN, EVEN: f"{_CHOSEN}_even", SAME: f"{_CHOSEN}_same"}
+"""The routing choice and the chosen experts: the router's own, and on the same tokens spread evenly and all sent to the
+same experts."""
 
 
 def layer_operators(has_experts: bool) -> tuple[str, ...]:
     """Operators of one decoder layer, with one MLP or with experts."""
-    return (*_COMMON_OPERATORS, *(_EXPERT_OPERATORS if has_experts else _MLP_OPERATORS))
+    return (*_COMMON_OPERATORS, *((_GATE, *_EXPERTS.values()) if has_experts else MLP_OPERATORS))
 
 
 def experts_operator(routing: str) -> str:
@@ -218,7 +216,8 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
         """Times of the operators `wanted`, each in a graph of its own."""
         layers = self._gst_layers()
         blocks = dict(zip(map(id, layers), expert_blocks(layers), strict=False))
-        per_layer, per_step = self._gst_operators(inputs, blocks)
+        with self._gst_kernels_that_quantise():
+            per_layer, per_step = self._gst_operators(inputs, blocks)
         times: dict[str, list[int]] = {}
         if ALL_REDUCE in wanted:
             hidden = self.model_runner.model.model.embed_tokens(inputs["token_ids"])
@@ -333,6 +332,10 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                 del implementation.do_kv_cache_update
 
     def _gst_graph_clock(self) -> GraphClock:
+        """A new one on one device: the memory of its graphs is free with it. Of several ranks the worker's one, as
+        they know the memory of each other's graphs until the engine ends."""
+        if self._gst_num_ranks() == 1:
+            return GraphClock()
         if not hasattr(self, "_gst_clock"):
             self._gst_clock = GraphClock(self._gst_ranks())
         return self._gst_clock
@@ -350,14 +353,23 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
 
     @contextmanager
     def _gst_without_sums(self) -> Iterator[None]:
-        """Within the block the projections that end attention and MLP leave their results on the rank they are of."""
+        """Within the block the projections that end attention and MLP leave their results on the rank they are of.
+
+        Raises:
+            ProfileError: one of them does not sum its results; names it.
+        """
         projections = (
             [module for layer in self._gst_layers() for module in (layer.self_attn.o_proj, layer.mlp.down_proj)]
             if self._gst_num_ranks() > 1
             else []
         )
         for projection in projections:
-            assert projection.reduce_results
+            if not projection.reduce_results:
+                raise ProfileError(
+                    f"{projection.prefix} leaves the sum over the ranks to another layer (reduce_results is false), so"
+                    f" {ALL_REDUCE} cannot be timed apart. Set engine.tensor_parallel_size=1, or profile another model."
+                )
+        for projection in projections:
             projection.reduce_results = False
         try:
             yield
@@ -497,7 +509,7 @@ class OperatorTimer(StepWatch, RoutingWatch, WorkerReport):
                 clock.lap("post_attention_layernorm")
                 if blocks:
                     choice = blocks[index].project(hidden)
-                    clock.lap("moe_router")
+                    clock.lap(_GATE)
                     hidden = blocks[index].run(hidden, choice, routing)
                     clock.lap(_EXPERTS[routing])
                     continue
@@ -569,7 +581,7 @@ def _experts_of(blocks: dict[int, ExpertBlock], hidden: Any) -> dict[str, Callab
         return lambda layer: blocks[id(layer)].run(hidden, logits[id(layer)], routing)
 
     return {
-        "moe_router": lambda layer: blocks[id(layer)].project(hidden),
+        _GATE: lambda layer: blocks[id(layer)].project(hidden),
         **{name: run(routing) for routing, name in _EXPERTS.items()},
     }
 

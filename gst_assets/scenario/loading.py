@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gst_assets.environment import SCENARIOS_VARIABLE
 from gst_assets.errors import ScenarioError
 from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_text
 from gst_assets.locations import locate
@@ -64,7 +65,10 @@ def _loaded(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Sce
     known = sorted(one for one in files if not one.startswith("_"))
     if name not in known:
         places = " and ".join(map(str, folders))
-        raise ScenarioError(f"unknown scenario {name!r:.80}; {places} has {', '.join(known) or 'none'}.")
+        raise ScenarioError(
+            f"unknown scenario {name!r:.80}; {places} has {', '.join(known) or 'none'}. One of your own is given by its"
+            f" file, ./FILE.yaml, or by its name where {SCENARIOS_VARIABLE} is set to its folder."
+        )
     if not _NAME.fullmatch(name):
         raise ScenarioError(
             f"scenario {name!r}: names are lower-case letters, digits and underscores (they become partition and run"

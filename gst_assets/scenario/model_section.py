@@ -78,6 +78,10 @@ class Geometry(Settings):
             return f"{num_devices} devices cannot share vocab_size {self.vocab_size}, padded to {padded}, evenly"
         return None
 
+    def shareable_among(self) -> list[int]:
+        """All numbers of devices over which a layer can be spread, ascending; 1 is one of them."""
+        return [number for number in range(1, self.num_q_heads + 1) if self.unshareable(number) is None]
+
     @field_validator("architecture")
     @classmethod
     def _supported(cls, value: str) -> str:
@@ -96,11 +100,16 @@ class Geometry(Settings):
         has = SUPPORTED[self.architecture].experts is not None
         for name in ("num_experts", "num_experts_per_token"):
             if (getattr(self, name) is not None) != has:
-                found, wanted = getattr(self, name), "a number" if has else "none"
-                raise ValueError(f"{name} is {found}, but {self.architecture} needs {wanted}")
+                found, wanted, value = getattr(self, name), *(("a number", "one") if has else ("none", "null"))
+                others = [one for one, kind in SUPPORTED.items() if (kind.experts is None) == has]
+                raise ValueError(
+                    f"{name} is {found}, but {self.architecture} needs {wanted}. Set {name} to {value}, or architecture"
+                    f" to one of {', '.join(others)}"
+                )
         if self.num_experts and self.num_experts_per_token and self.num_experts_per_token > self.num_experts:
             raise ValueError(
-                f"num_experts_per_token {self.num_experts_per_token} exceeds num_experts {self.num_experts}"
+                f"num_experts_per_token {self.num_experts_per_token} exceeds num_experts {self.num_experts}. Set"
+                f" num_experts_per_token to {self.num_experts} or less"
             )
         return self
 
@@ -161,6 +170,11 @@ class Model(Settings):
                 f"geometry.{differing[0]} is set, and differs from what {source} says. Set geometry to null, or config"
             )
         return {**values, "config": config, "geometry": derived}
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Of an activation, and of a value in the KV cache."""
+        return {"bfloat16": 2, "float16": 2, "float32": 4}[self.dtype]
 
     @field_validator("dtype", mode="before")
     @classmethod

@@ -70,8 +70,11 @@ class Scenario(Settings):
     def _devices_share_each_layer(self) -> Scenario:
         problem = self.model.geometry.unshareable(self.engine.tensor_parallel_size)
         if problem:
+            *others, last = map(str, self.model.geometry.shareable_among())
+            possible = f"one of {', '.join(others)} and {last}" if others else last
             raise ValueError(
-                f"engine.tensor_parallel_size {self.engine.tensor_parallel_size} does not fit the model: {problem}"
+                f"engine.tensor_parallel_size {self.engine.tensor_parallel_size} does not fit the model: {problem}."
+                f" Set engine.tensor_parallel_size to {possible}"
             )
         return self
 

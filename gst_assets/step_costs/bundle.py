@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel
 
-from gst_assets.contracts.documents import ProfileMeta, read_document, stored_settings
+from gst_assets.contracts.documents import RUN_TYPES_IN_WORDS, ProfileMeta, RunMeta, read_document, stored_settings
 from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.packed_files import stored_path
 from gst_assets.contracts.store import Kind, open_directory
@@ -33,7 +33,7 @@ from gst_assets.step_costs.engine_costs import (
     RequestWays,
 )
 from gst_assets.step_costs.operators import OperatorTimes
-from gst_assets.step_costs.shapes import CapturedGraphs
+from gst_assets.step_costs.shapes import MLP_OPERATORS, VIDUR_BYTES_PER_VALUE, CapturedGraphs
 from gst_assets.step_costs.terms import ANY_KIND, FORM
 
 M = TypeVar("M", bound=BaseModel)
@@ -41,9 +41,6 @@ Made = TypeVar("Made")
 FORMAT_VERSION = 2
 """Of the bundles this version writes and reads. Raise when the meaning of a measured figure changes. 1: whole calls as
 terms, waits within them."""
-
-MAY_BE_PACKED = ("host_speed.csv", "calibration_traffic.csv")
-"""The large tables, which nobody but `load_bundle` reads. Vidur opens others itself."""
 
 _REMEASURE = "Measure again with `gst profile`, or point profile.root to another bundle"
 
@@ -228,15 +225,24 @@ def load_bundle(directory: Path) -> Bundle:
     """Read a bundle whose files have the digests its run_meta.json records.
 
     Raises:
-        ArtifactError: incomplete, or a file was changed after it was written; the metadata too where `sha256sums.txt`
+        ArtifactError: incomplete, another kind of directory, or a file was changed after it was written; the metadata
+            too where `sha256sums.txt`
             in its folder lists it.
         ContractError: a table or the metadata breaks the contract (names file, row and column).
         ProfileError: a hole in the attention grid.
     """
     from gst_assets.contracts import tables
 
-    open_directory(directory, Kind.PROFILE)
+    open_directory(directory, Kind.PROFILE, verify=False)
     meta_path = directory / Kind.PROFILE.meta_name
+    # Before the digests: a packed run's are of other bytes than a bundle's, and nobody changed it.
+    run_type = read_document(RunMeta, meta_path).run_type
+    if run_type != "vidur_profile":
+        raise ArtifactError(
+            f"{directory}: is {RUN_TYPES_IN_WORDS[run_type]}, not a profiling bundle (run_type is {run_type!r} in"
+            f" {meta_path.name}). Name a directory whose run_type is 'vidur_profile', as `gst profile` writes it."
+        )
+    open_directory(directory, Kind.PROFILE)
     check_listed(directory, meta_path.name, meta_path.read_bytes(), f"Restore it from version control. {_REMEASURE}.")
     meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
     if meta.format_version != FORMAT_VERSION:
@@ -249,8 +255,7 @@ def load_bundle(directory: Path) -> Bundle:
         # A file that the metadata does not list is none of this bundle's.
         if model.file_name() not in meta.sha256:
             return None
-        path = directory / model.file_name()
-        return tables.read_table(model, stored_path(path) if path.name in MAY_BE_PACKED else path)
+        return tables.read_table(model, stored_path(directory / model.file_name()))
 
     def listed(model: type[tables.Table]) -> pd.DataFrame:
         table = optional(model)
@@ -316,7 +321,7 @@ def _check_feed_forward(bundle: Bundle) -> None:
     )
 
 
-_MLP_COLUMN = "time_stats.mlp_up_proj.median"
+_MLP_COLUMN = f"time_stats.{MLP_OPERATORS[0]}.median"
 
 
 def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None = None) -> None:
@@ -336,6 +341,28 @@ def check_bundle(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | Non
         _check_overheads(bundle, scenario)
 
 
+def check_alike(bundle: Bundle, scenario: Scenario) -> None:
+    """The bundle's times are of as many devices as the scenario's engine has, of weights that are quantised alike, and
+    of one MLP or of experts as its model has.
+
+    Raises:
+        ProfileError: names both, and the remedy.
+    """
+    found_degree, degree = bundle.tensor_parallel_size, scenario.engine.tensor_parallel_size
+    if found_degree != degree:
+        raise ProfileError(
+            f"{bundle.directory}: measured at tensor parallel degree {found_degree}"
+            f" (num_tensor_parallel_workers in mlp.csv), but engine.tensor_parallel_size is {degree}. {_REMEASURE}, or"
+            f" set engine.tensor_parallel_size={found_degree}."
+        )
+    # None: nothing is quantised, as in every bundle from before there was the setting.
+    quantised = [value or "none" for value in (bundle.meta.engine_settings.quantization, scenario.model.quantization)]
+    _same(bundle, "run_meta.json", "engine_settings.quantization", *quantised)
+    if (bundle.experts is not None) != (scenario.model.geometry.num_experts is not None):
+        found, wanted = ("has", "has none") if bundle.experts is not None else ("has no", "has experts")
+        raise ProfileError(f"{bundle.directory}: {found} experts.csv, but the scenario's model {wanted}. {_REMEASURE}.")
+
+
 def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     model, geometry, meta = scenario.model, scenario.model.geometry, bundle.meta
     found_hardware, wanted_hardware = meta.hardware, scenario.hardware
@@ -349,18 +376,8 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
     for name, value in geometry:
         _same(bundle, "run_meta.json", f"params.model.geometry.{name}", getattr(measured, name), value)
     _same(bundle, "run_meta.json", "engine_settings.dtype", meta.engine_settings.dtype, model.dtype)
-    degree = scenario.engine.tensor_parallel_size
-    found_degree = bundle.tensor_parallel_size
-    if found_degree != degree:
-        raise ProfileError(
-            f"{bundle.directory}: measured at tensor parallel degree {found_degree}"
-            f" (num_tensor_parallel_workers in mlp.csv), but engine.tensor_parallel_size is {degree}. {_REMEASURE}, or"
-            f" set engine.tensor_parallel_size={found_degree}."
-        )
-    # None: nothing is quantised, as in every bundle from before there was the setting.
-    quantised = [value or "none" for value in (meta.engine_settings.quantization, model.quantization)]
-    _same(bundle, "run_meta.json", "engine_settings.quantization", *quantised)
-    expected: dict[str, dict[str, int | None]] = {
+    check_alike(bundle, scenario)
+    expected: dict[str, dict[str, int | pd.Series | None]] = {
         "mlp.csv": {
             "n_head": geometry.num_q_heads,
             "n_kv_head": geometry.num_kv_heads,
@@ -377,9 +394,6 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
         },
     }
     frames = {"mlp.csv": bundle.mlp, "attention.csv": bundle.attention}
-    if (bundle.experts is not None) != (geometry.num_experts is not None):
-        found, wanted = ("has", "has none") if bundle.experts is not None else ("has no", "has experts")
-        raise ProfileError(f"{bundle.directory}: {found} experts.csv, but the scenario's model {wanted}. {_REMEASURE}.")
     if bundle.experts is not None:
         frames["experts.csv"] = bundle.experts
         expected["experts.csv"] = {
@@ -389,13 +403,22 @@ def _check_origin(bundle: Bundle, scenario: Scenario) -> None:
             "n_expanded_embd": geometry.mlp_hidden_size,
             "num_tensor_parallel_workers": 1,
         }
+    if bundle.all_reduce is not None:
+        frames["all_reduce.csv"] = bundle.all_reduce
+        values = bundle.all_reduce["num_tokens"] * geometry.hidden_size
+        expected["all_reduce.csv"] = {
+            "message_bytes": values * model.bytes_per_value,
+            "size": values * VIDUR_BYTES_PER_VALUE,
+            "devices_per_node": bundle.all_reduce["num_workers"],
+        }
     for file, columns in expected.items():
         frame = frames[file]
         for column, value in columns.items():
             wrong = (frame[column] != value).to_numpy(dtype=bool)
             if wrong.any():
                 row = int(wrong.argmax())
-                _same(bundle, file, f"{column} in row {row} (line {row + 2})", int(frame[column].iloc[row]), value)
+                wanted = int(value.iloc[row]) if isinstance(value, pd.Series) else value
+                _same(bundle, file, f"{column} in row {row} (line {row + 2})", int(frame[column].iloc[row]), wanted)
 
 
 def _check_coverage(bundle: Bundle, scenario: Scenario, lengths: pd.DataFrame | None) -> None:
@@ -450,8 +473,17 @@ def _check_overheads(bundle: Bundle, scenario: Scenario) -> None:
     kinds = bundle.graphs.reachable_kinds(settings.max_num_batched_tokens)
     found = set(zip(bundle.overheads["term"], bundle.overheads["step_kind"], strict=True))
     wanted = [(term, kind) for kind in kinds for term in STEP_TERMS]
-    # Several devices are run by processes of their own, which launch while the engine's process goes on.
+    # Several devices are run by processes of their own, which launch while the engine's process goes on; with one
+    # device it is the engine's process that launches.
     of_workers = (FORM,) if bundle.tensor_parallel_size > 1 else ()
+    is_form = (bundle.overheads["term"] == FORM).to_numpy(dtype=bool)
+    if is_form.any() and not of_workers:
+        row = int(is_form.argmax())
+        raise ProfileError(
+            f"{bundle.directory / 'overheads.csv'}: term in row {row} (line {row + 2}) is {FORM}, which engines have"
+            " whose workers are processes of their own, but mlp.csv was measured on one device; expected no such row."
+            f" {_REMEASURE}."
+        )
     wanted += [(term, ANY_KIND) for term in (*OTHER_TERMS, *IDLE_TERMS, *of_workers)]
     missing = [f"{name} rows of step_kind {kind}" for name, kind in wanted if (name, kind) not in found]
     if missing:

@@ -18,7 +18,13 @@ import pandas as pd
 from gst_assets.errors import ProfileError
 from gst_assets.step_costs.cost_tables import CostTables, padded_tokens, without_parts
 from gst_assets.step_costs.interpolation import Axis, Curve, Formula, Surface
-from gst_assets.step_costs.shapes import ALL_REDUCES_PER_LAYER, CapturedGraphs, StepShape
+from gst_assets.step_costs.shapes import (
+    ALL_REDUCES_PER_LAYER,
+    EXPERT_OPERATORS,
+    MLP_OPERATORS,
+    CapturedGraphs,
+    StepShape,
+)
 
 PER_TOKEN_OPERATORS = (
     "input_layernorm",
@@ -26,17 +32,11 @@ PER_TOKEN_OPERATORS = (
     "attn_rope",
     "attn_post_proj",
     "post_attention_layernorm",
-    "mlp_up_proj",
-    "mlp_act",
-    "mlp_down_proj",
+    *MLP_OPERATORS,
     "add",
 )
 """Columns `time_stats.<name>.median` of mlp.csv, in ms per layer."""
 
-_MLP = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
-_EXPERTS = ("moe_router", "moe_experts")
-"""Columns `time_stats.<name>.median` of experts.csv, in ms per layer, which a mixture of experts has in place of
-`_MLP`."""
 _ROUTING = "router"
 """Of the rows that are added up: the router's own choice. The other rows bound what another spread would take."""
 
@@ -71,12 +71,12 @@ class OperatorTimes:
         self._num_layers, self._graphs = num_layers, graphs
         ordered = mlp.sort_values("num_tokens")
         axis = Axis("mlp.csv", "num_tokens", ordered["num_tokens"].tolist())
-        in_mlp = [name for name in PER_TOKEN_OPERATORS if experts is None or name not in _MLP]
+        in_mlp = [name for name in PER_TOKEN_OPERATORS if experts is None or name not in MLP_OPERATORS]
         self._per_token = [Curve(axis, ordered[f"time_stats.{name}.median"]) for name in in_mlp]
         if experts is not None:
             chosen = experts[experts["routing"] == _ROUTING].sort_values("num_tokens")
             axis = Axis("experts.csv", "num_tokens", chosen["num_tokens"].tolist())
-            self._per_token += [Curve(axis, chosen[f"time_stats.{name}.median"]) for name in _EXPERTS]
+            self._per_token += [Curve(axis, chosen[f"time_stats.{name}.median"]) for name in EXPERT_OPERATORS]
         if all_reduce is not None:
             ordered = all_reduce.sort_values("num_tokens")
             axis = Axis("all_reduce.csv", "num_tokens", ordered["num_tokens"].tolist())

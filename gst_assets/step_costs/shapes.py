@@ -12,8 +12,18 @@ from typing import NamedTuple
 DECODE, MIXED, MIXED_EAGER = "decode", "mixed", "mixed_eager"
 """Kinds of steps: no prompt token; at least one; more tokens than the largest captured graph, prompts among them."""
 
+MLP_OPERATORS = ("mlp_up_proj", "mlp_act", "mlp_down_proj")
+"""Of a layer with one MLP, by Vidur's names."""
+EXPERT_OPERATORS = ("moe_router", "moe_experts")
+"""In place of `MLP_OPERATORS` where a layer has experts: the gate's projection, and the routing choice with the chosen
+experts. Vidur has no names for them."""
+
 ALL_REDUCES_PER_LAYER = 2
 """On several devices that share each layer: after attention's output projection and after the MLP's."""
+
+VIDUR_BYTES_PER_VALUE = 2
+"""By which Vidur 0.0.26 divides `size` of all_reduce.csv to get at tokens, whatever the dtype
+(`SklearnExecutionTimePredictor._get_all_reduce_df_with_derived_features`)."""
 
 
 class Composition(NamedTuple):

@@ -175,7 +175,7 @@ def _all_reduce(of: Scenario, tokens: Sequence[int], scale: float) -> pd.DataFra
         {
             "time_stats.all_reduce.median": scale * (ALL_REDUCE_MS + 1e-4 * pd.Series(tokens)),
             "num_tokens": tokens,
-            "message_bytes": 4 * values,
+            "message_bytes": of.model.bytes_per_value * values,
             "size": 2 * values,
             "num_workers": degree,
             "devices_per_node": degree,

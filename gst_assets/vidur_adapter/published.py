@@ -277,7 +277,7 @@ ExecutionTimePredictorRegistry.register(PublishedType.PUBLISHED_PREDICTOR, Publi
 # --- forests that were chosen before ----------------------------------------------------------------------------------
 
 
-def csv_digests(directory: Path, tensor_parallel_size: int = 1) -> dict[str, str]:
+def csv_digests(directory: Path, tensor_parallel_size: int) -> dict[str, str]:
     """sha256 of the CSV files that Vidur reads for a model that so many devices share."""
     names = (*_CSV_FILES, _ALL_REDUCE_FILE) if tensor_parallel_size > 1 else _CSV_FILES
     return {name: sha256_file(directory / name) for name in names}
@@ -365,7 +365,7 @@ class PublishedLimits(NamedTuple):
     most_seqs: int
     most_batched_tokens: int
     most_sequence_tokens: int
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int
 
 
 def published_config(
@@ -408,7 +408,7 @@ def published_config(
     )
 
 
-def _replica(geometry: Geometry, max_model_len: int, tensor_parallel_size: int = 1) -> ReplicaConfig:
+def _replica(geometry: Geometry, max_model_len: int, tensor_parallel_size: int) -> ReplicaConfig:
     replica = ReplicaConfig(
         model_name=model_name(geometry, max_model_len),
         num_pipeline_stages=1,

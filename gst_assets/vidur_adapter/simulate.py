@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from gst_assets.contracts.token_invariants import begins_request, indexes, laten
 from gst_assets.contracts.turns import PREVIOUS, WORKLOAD_ARRIVAL, turns_wait
 from gst_assets.errors import SimulationError
 from gst_assets.scenario import Scenario, Variant
+from gst_assets.step_costs.bundle import Bundle, check_alike
 from gst_assets.step_costs.engine_costs import RequestWays, no_delivery
 from gst_assets.vidur_adapter.core import Limits
 from gst_assets.vidur_adapter.prefix_keys import prompt_block_keys
@@ -30,15 +31,11 @@ from gst_assets.vidur_adapter.self_fit import misfits
 from gst_assets.vidur_adapter.simulation_loop import RequestColumns, SimulationLoop, TurnColumns
 from gst_assets.vidur_adapter.step_log import Integers, LoggedSteps, Spans, StepLog, tokens_after, tokens_of
 
-if TYPE_CHECKING:
-    from gst_assets.step_costs.bundle import Bundle
-
 BACKEND = "vidur"
 NUM_NULL_BLOCKS = 1
 """KV blocks that vLLM counts among its blocks and gives to no request
 (`vllm.v1.core.block_pool.BlockPool.null_block`)."""
 _TURN_COLUMNS = (PREVIOUS, "think_time_ns")
-_BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -147,8 +144,9 @@ def simulate(
     Raises:
         SimulationError: an unknown variant, engine settings that cannot be simulated, or a request that can never
             complete; of `published` also a request that is preempted.
-        ProfileError: the workload leaves the profiled range, a table needed by `calibrated` is missing, or
-            `published_forests.json` was made from other CSV files.
+        ProfileError: the bundle is of another number of devices, of weights quantised in another way, or of an MLP
+            where the model has experts or the reverse; the workload leaves the profiled range, a table needed by
+            `calibrated` is missing, or `published_forests.json` was made from other CSV files.
     """
     _check_settings(scenario, bundle, variant, has_prompts=prompts is not None)
     waits = turns_wait(intervals)
@@ -254,12 +252,7 @@ def _check_settings(scenario: Scenario, bundle: Bundle, variant: str, *, has_pro
             f"engine.block_size is {engine.block_size}, but {bundle.directory} was profiled with blocks of"
             f" {reported.block_size} tokens. Profile again, or set engine.block_size={reported.block_size}."
         )
-    if bundle.tensor_parallel_size != engine.tensor_parallel_size:
-        raise SimulationError(
-            f"engine.tensor_parallel_size is {engine.tensor_parallel_size}, but {bundle.directory} was profiled at"
-            f" degree {bundle.tensor_parallel_size}. Profile again, or set"
-            f" engine.tensor_parallel_size={bundle.tensor_parallel_size}."
-        )
+    check_alike(bundle, scenario)
     if geometry.hidden_size % engine.tensor_parallel_size:
         raise SimulationError(
             "engine.tensor_parallel_size: Vidur 0.0.26 needs hidden_size to be a multiple of it, found"
@@ -435,7 +428,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
         "head_dim": geometry.head_dim,
         "kv_bytes_per_token": (  # on each device
-            2 * geometry.num_layers * kv_heads * geometry.head_dim * _BYTES_PER_VALUE[scenario.model.dtype]
+            2 * geometry.num_layers * kv_heads * geometry.head_dim * scenario.model.bytes_per_value
         ),
         "num_replicas": 1,
         "tensor_parallel_size": engine.tensor_parallel_size,

@@ -88,6 +88,19 @@ def test_a_table_is_missing(tmp_path: Path, name: str) -> None:
         load_run(directory, "real")
 
 
+@pytest.mark.parametrize("suffix", ["xz", "gz"])
+def test_a_packed_run_is_to_be_unpacked_first(tmp_path: Path, suffix: str) -> None:
+    directory = write_real(tmp_path / "r", steady(3, 4))
+    table = directory / "request_metrics.csv"
+    table.rename(f"{table}.{suffix}")
+    with pytest.raises(ArtifactError) as raised:
+        load_run(directory, "real")
+    assert str(raised.value) == (
+        f"{table}: missing, but {table.name}.{suffix} lies there: a packed run. Unpack it first with `gst recorded"
+        f" expand {directory} --out DIR`, and point to DIR/r."
+    )
+
+
 def test_a_required_column_is_missing(tmp_path: Path) -> None:
     directory = write_real(tmp_path / "r", steady(3, 4))
     pd.read_csv(directory / "request_metrics.csv").drop(columns="ttft_ns").to_csv(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 import shutil
 import subprocess
 import sys
@@ -382,6 +383,36 @@ def test_nothing_is_overwritten(kept: Path, tmp_path: Path) -> None:
         expand(kept, run / "summary.md")
 
 
+@pytest.mark.parametrize("suffix", ["xz", "gz"])
+def test_a_packed_run_is_not_packed_again(suffix: str, kept: Path, tmp_path: Path) -> None:
+    if suffix == "gz":
+        as_packed_before(kept)
+    with pytest.raises(ArtifactError) as raised:
+        pack(kept, tmp_path / "packed")
+    says = str(raised.value)
+    assert re.match(
+        rf"{kept}: already packed: it has \w+\.csv\.{suffix}\. `gst recorded expand {kept} --out DIR`", says
+    )
+    assert "emove" not in says
+
+
+def test_a_plain_run_is_not_unpacked(kept: Path, tmp_path: Path) -> None:
+    run = expand(kept, tmp_path / "runs")
+    with pytest.raises(ArtifactError) as raised:
+        expand(run, tmp_path / "again")
+    assert str(raised.value).startswith(f"{run}: this run is plain already: ") and "Restore" not in str(raised.value)
+    assert f"Use it as it is, or pack it with `gst recorded pack {run} --out DIR`" in str(raised.value)
+
+
+@pytest.mark.parametrize("act", [pack, expand])
+def test_of_a_folder_of_runs_the_runs_are_to_be_named(act: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+    for folder, names in ((SINGLE, "/*/"), (KEPT, "/*/*/")):
+        with pytest.raises(ArtifactError) as raised:
+            act(folder, tmp_path / "out")
+        assert f"Name the runs in it, e.g. {folder}{names}." in str(raised.value)
+        assert str(raised.value).startswith(f"{folder}: has no run_meta.json, but ")
+
+
 # --- listing and choosing ---------------------------------------------------------------------------------------------
 
 
@@ -461,13 +492,14 @@ def test_one_run_of_another_workload_among_the_repeats() -> None:
         (["hardware.hardware_id=a100", "hardware.device_name=A100"], "measured on 'NVIDIA H100 80GB HBM3' (hardware_id h100), but the scenario asks for hardware_id a100 named like 'A100'"),
         (["hardware.device_name=H100 NVL"], "measured on 'NVIDIA H100 80GB HBM3' (hardware_id h100), but the scenario asks for hardware_id h100 named like 'H100 NVL'"),
         (["hardware.hardware_id=cpu"], "asks for hardware_id cpu"),
-        (["model.geometry.num_layers=24"], "params.model.geometry is num_layers=36"),
-        (["model.checkpoint=Qwen/Qwen3-8B"], "params.model.checkpoint is None, but the scenario asks for Qwen/Qwen3-8B"),
+        (["model.geometry.num_layers=24"], "run_meta.json: params.model.geometry.num_layers is 36, but the scenario asks for 24. Correct"),
+        (["model.geometry.num_layers=24", "model.geometry.tie_word_embeddings=true"], "num_layers is 36, but the scenario asks for 24; params.model.geometry.tie_word_embeddings is false, but the scenario asks for true. Correct"),
+        (["model.checkpoint=Qwen/Qwen3-8B"], "params.model.checkpoint is null, but the scenario asks for Qwen/Qwen3-8B"),
         (["model.dtype=float16"], "params.model.dtype is bfloat16, but the scenario asks for float16"),
         (["engine.sampling.temperature=1.0"], "params.engine.sampling.temperature is 0.0, but the scenario asks for 1.0"),
         (["engine.max_num_seqs=128"], "engine.max_num_seqs: the scenario asks for 128, but vllm 0.22.1"),
-        (["engine.num_kv_blocks=1000"], "engine.num_kv_blocks: the scenario asks for 1000"),
-        (["engine.async_scheduling=false"], "engine.async_scheduling: the scenario asks for False"),
+        (["engine.num_kv_blocks=1000"], "in the scenario, or point engine.recorded to runs of its own."),
+        (["engine.async_scheduling=false"], "engine.async_scheduling: the scenario asks for false, but vllm 0.22.1 runs with true"),
     ],
 )  # fmt: skip
 def test_other_hardware_model_or_settings(override: list[str], says: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gst_assets.contracts.documents import EngineSettings
-from gst_assets.engine.settings_check import check_settings
+from gst_assets.engine.settings_check import check_settings, in_yaml
 from gst_assets.errors import EngineError
 from gst_assets.scenario import load_scenario
 from gst_assets_tests.engine.memory_engine import SETTINGS
@@ -39,8 +39,15 @@ def test_every_setting_that_differs_is_named_with_both_values(name: str, found: 
     asked = getattr(getattr(scenario, section), key)
     with pytest.raises(EngineError) as raised:
         check_settings(scenario, SETTINGS.model_copy(update={key: found}))
+    asked, found = in_yaml(asked), in_yaml(found)
     assert f"{name}: the scenario asks for {asked}, but memory 1 runs with {found}" in str(raised.value)
-    assert f"set {name}={found}" in str(raised.value)
+    assert f"set {name}={found} in the scenario, or use a build that supports {asked}." in str(raised.value)
+
+
+def test_values_are_spelled_as_in_a_scenario() -> None:
+    assert [in_yaml(value) for value in (True, False, None, 1, 0, "float16")] == [
+        "true", "false", "null", "1", "0", "float16",
+    ]  # fmt: skip
 
 
 def test_the_degree_is_compared_where_the_engine_tells_it() -> None:

@@ -124,7 +124,12 @@ def all_reduce_table(scenario: Scenario) -> pd.DataFrame:
     """all_reduce.csv of the scenario's grid."""
     tokens, degree = pd.Series(scenario.profile.num_tokens), scenario.engine.tensor_parallel_size
     values = tokens * scenario.model.geometry.hidden_size
-    shapes = {"num_tokens": tokens, "message_bytes": 4 * values, "size": 2 * values, "num_workers": degree}
+    shapes = {
+        "num_tokens": tokens,
+        "message_bytes": scenario.model.bytes_per_value * values,
+        "size": 2 * values,
+        "num_workers": degree,
+    }
     frame = pd.DataFrame({"time_stats.all_reduce.median": [all_reduce_ms(n) for n in tokens], **shapes})
     frame = frame.assign(devices_per_node=degree, collective="all_reduce")
     return frame.astype(dict.fromkeys([*shapes, "devices_per_node"], "Int64"))

@@ -79,6 +79,20 @@ class Worker:
 WANTED = {((index, 1),): ("attn",) for index in range(40)}  # three blocks
 
 
+def test_what_was_timed_of_other_operators_is_not_taken_over(tmp_path: Path) -> None:
+    """As a version of this program would that has other operators, or other batches in a block."""
+    others = dict.fromkeys(WANTED, ("attn", "attn_kv_cache_save"))
+    shifted = {((index + 1, 1),): ("attn",) for index in range(40)}
+    shares: list[float] = []
+    with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+        for wanted, num_calls in ((WANTED, 3), (others, 3), (shifted, 3), (WANTED, 0)):
+            shares.clear()
+            worker = Worker()
+            found = asyncio.run(time_batches(worker, wanted, 1, lambda _, share: shares.append(share), partial=partial))
+            assert (len(worker.calls), shares[0]) == (num_calls, 0 if num_calls else 1)
+            assert {batch: tuple(times[0]) for batch, times in found.items()} == wanted
+
+
 def test_operators_go_on_where_they_were_and_shapes_are_warmed_again(tmp_path: Path) -> None:
     shares: list[float] = []
 
@@ -100,7 +114,9 @@ def test_operators_go_on_where_they_were_and_shapes_are_warmed_again(tmp_path: P
     ] == [1, 1]
     assert samples[((0, 1),)] == [{"attn": 1}, {"attn": 4}] and samples[((39, 1),)] == [{"attn": 3}, {"attn": 2}]
     lines = (tmp_path / ".b.partial" / "operators.jsonl").read_text().splitlines()
-    assert [json.loads(line)["key"] for line in lines][-2:] == ["sweep 1 block 1", "sweep 1 block 2"]
+    keys = [json.loads(line)["key"] for line in lines]
+    assert [key.rpartition(" ")[0] for key in keys][-2:] == ["sweep 1 block 1", "sweep 1 block 2"]
+    assert keys[-1].rpartition(" ")[2] == keys[2].rpartition(" ")[2] != keys[-2].rpartition(" ")[2]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_nightly_is_the_one_setting_that_is_not_inherited(directory: Path) -> No
 def test_unknown_scenarios_are_answered_with_the_known_ones(directory: Path) -> None:
     assert (
         error_of(SCENARIO_DIR, name="smokey")
-        == f"unknown scenario 'smokey'; {SCENARIO_DIR} has {', '.join(scenario_names())}."
+        == f"unknown scenario 'smokey'; {SCENARIO_DIR} has {', '.join(scenario_names())}. One of your own is given by its"
+        " file, ./FILE.yaml, or by its name where GST_SCENARIO_DIR is set to its folder."
     )
     assert "unknown scenario '../smoke'" in error_of(directory, name="../smoke")
     assert "unknown scenario '_parent'" in error_of(directory, name="_parent")

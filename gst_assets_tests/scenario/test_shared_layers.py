@@ -27,26 +27,36 @@ def test_degrees_that_share_the_layers_evenly(degree: int, overrides: list[str])
 
 
 @pytest.mark.parametrize(
-    ("degree", "overrides", "problem"),
+    ("degree", "overrides", "problem", "possible"),
     [
-        (3, EIGHT_HEADS, "3 devices cannot share num_q_heads 8 evenly"),
+        (3, EIGHT_HEADS, "3 devices cannot share num_q_heads 8 evenly", "one of 1, 2, 4 and 8"),
         (
             6,
             ["model.geometry.num_q_heads=12", "model.geometry.num_kv_heads=4"],
             "6 devices can neither share num_kv_heads 4 evenly nor repeat them",
+            "one of 1, 2 and 4",
         ),
-        (4, ["model.geometry.mlp_hidden_size=770"], "4 devices cannot share mlp_hidden_size 770 evenly"),
+        (
+            4,
+            ["model.geometry.mlp_hidden_size=770"],
+            "4 devices cannot share mlp_hidden_size 770 evenly",
+            "one of 1 and 2",
+        ),
         (
             3,
             ["model.geometry.num_q_heads=6", "model.geometry.num_kv_heads=3"],
             "3 devices cannot share vocab_size 8192, padded to 8192, evenly",
+            "1",
         ),
     ],
 )
-def test_others_are_refused_by_name(degree: int, overrides: list[str], problem: str) -> None:
+def test_others_are_refused_by_name_with_those_that_are_not(
+    degree: int, overrides: list[str], problem: str, possible: str
+) -> None:
     with pytest.raises(ScenarioError) as raised:
         load_scenario("smoke", [f"engine.tensor_parallel_size={degree}", *overrides])
-    assert f"engine.tensor_parallel_size {degree} does not fit the model: {problem}" in str(raised.value)
+    remedy = f"Set engine.tensor_parallel_size to {possible}"
+    assert f"engine.tensor_parallel_size {degree} does not fit the model: {problem}. {remedy}" in str(raised.value)
 
 
 def test_no_device_at_all_and_transformers_on_two_are_refused() -> None:

@@ -148,6 +148,20 @@ def test_a_bundle_of_several_devices_needs_its_all_reduce_at_that_degree(tmp_pat
         check_bundle(short, of_two)
 
 
+@pytest.mark.parametrize(("column", "expected"), [("message_bytes", 2048), ("size", 1024), ("devices_per_node", 2)])
+def test_an_all_reduce_of_other_messages_than_the_models_is_refused(column: str, expected: int, tmp_path: Path) -> None:
+    of_two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    sums = tables.all_reduce_table(of_two)
+    assert sums.loc[1, "num_tokens"] == 2
+    sums.loc[1, column] = 2 * expected
+    bundle = load_bundle(tables.write_bundle(tmp_path / "b", of_two, all_reduce=sums))
+    with pytest.raises(
+        ProfileError,
+        match=rf"all_reduce\.csv: {column} in row 1 \(line 3\) is {2 * expected}, but the scenario expects {expected}\.",
+    ):
+        check_bundle(bundle, of_two)
+
+
 def test_a_file_that_the_metadata_does_not_list_is_not_read(bundle: Bundle) -> None:
     path = bundle.directory / "run_meta.json"
     meta = json.loads(path.read_text())
@@ -297,6 +311,17 @@ def test_each_term_is_needed_for_each_reachable_kind_of_step(term: str, kind: st
         check_bundle(left, SCENARIO)
 
 
+def test_workers_of_their_own_have_a_term_that_others_have_not(bundle: Bundle, tmp_path: Path) -> None:
+    of_two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    lost = tables.write_bundle(tmp_path / "two", of_two, overheads=tables.overheads_table())
+    with pytest.raises(ProfileError, match=r"overheads\.csv: no form rows of step_kind any; expected each"):
+        check_bundle(load_bundle(lost), of_two)
+    frame = tables.overheads_table(has_own_workers=True)
+    row = int((frame["term"] == "form").to_numpy(dtype=bool).argmax())
+    with pytest.raises(ProfileError, match=rf"term in row {row} \(line {row + 2}\) is form, .* measured on one device"):
+        check_bundle(replace(bundle, overheads=frame), SCENARIO)
+
+
 def test_captured_graphs_make_a_third_kind_of_step_reachable(bundle: Bundle) -> None:
     captured = bundle.meta.engine_settings.model_copy(update={"cudagraph_capture_sizes": [1, 256]})
     graphs = replace(bundle, meta=bundle.meta.model_copy(update={"engine_settings": captured}))
@@ -321,8 +346,11 @@ def test_the_hosts_speed_matters_where_it_is_simulated(bundle: Bundle) -> None:
         absent.engine_costs(512, 0)
 
 
-def test_the_shipped_bundle_serves_its_scenario() -> None:
-    check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / "h100" / "qwen3-8b"), load_scenario("h100_8b_half"))
+@pytest.mark.parametrize(
+    ("directory", "scenario"), [("h100/qwen3-8b", "h100_8b_half"), ("h200x2/qwen3-32b", "h200x2_32b_half")]
+)
+def test_the_shipped_bundle_serves_its_scenario(directory: str, scenario: str) -> None:
+    check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / directory), load_scenario(scenario))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ import pytest
 
 from gst_assets.contracts import packed_files
 from gst_assets.contracts.listing import add_to_listing, read_listing
-from gst_assets.contracts.packed_files import packed
+from gst_assets.contracts.packed_files import MAY_BE_PACKED, packed
 from gst_assets.contracts.store import ArtifactStore, Kind, open_directory
 from gst_assets.errors import ArtifactError, ContractError, ProfileError
 from gst_assets.provenance import PROJECT_ROOT, sha256_bytes
 from gst_assets.scenario import load_scenario
-from gst_assets.step_costs.bundle import MAY_BE_PACKED, load_bundle
+from gst_assets.step_costs.bundle import load_bundle
 from gst_assets.step_costs.bundle_packing import pack_bundle
 from gst_assets.vidur_adapter.self_fit import bundle_fit
 from gst_assets_tests.gst_command import run_gst
@@ -85,13 +85,15 @@ def test_a_packed_bundle_can_lie_in_a_store(small: Path, tmp_path: Path) -> None
 
 def test_only_tables_of_profiles_may_be_packed(small: Path) -> None:
     """Readers of other artifacts open the names of the contract, and Vidur opens mlp.csv."""
-    with pytest.raises(ArtifactError, match=r"traffic\.csv: missing, but run_meta\.json lists it"):
+    says = r"traffic\.csv: missing, but run_meta\.json lists it, and \S+\.xz lies there: packed\. `gst recorded expand"
+    with pytest.raises(ArtifactError, match=says):
         open_directory(small, Kind.REAL_RUN)
     table = small / "mlp.csv"
     (small / "mlp.csv.xz").write_bytes(packed(table.read_bytes()))
     table.unlink()
-    with pytest.raises(ContractError, match=r"mlp\.csv: file missing"):
-        load_bundle(small)
+    for read in (load_bundle, lambda directory: open_directory(directory, Kind.PROFILE)):
+        with pytest.raises(ArtifactError, match=r"mlp\.csv: missing, but run_meta\.json lists it"):
+            read(small)
 
 
 def test_what_lies_beside_a_table_that_is_there_is_not_read(written: Path, tmp_path: Path) -> None:
@@ -128,6 +130,19 @@ def test_a_packed_bundle_that_was_spoiled_is_refused(name: str, small: Path, tmp
         with pytest.raises(ArtifactError, match=re.escape(f"{small}/{says}")):
             read(small)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["pack-profile", "--out", "nowhere"], ["self-fit"]], ids=lambda words: words[0])
+def test_a_recorded_run_is_no_profile_and_nothing_is_to_be_removed(words: list[str]) -> None:
+    folder = PROJECT_ROOT / "data" / "recorded" / "h100_8b_single"
+    run = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+    done = run_gst(*words, run)
+    assert done.exit_code == 1 and "emove" not in done.stderr
+    assert f"{run}: is a real run, not a profiling bundle (run_type is 'real' in run_meta.json)" in done.stderr
+    done = run_gst(*words, folder)
+    assert done.exit_code == 1 and "emove" not in done.stderr
+    assert f"{folder}: has no run_meta.json, but 5 directories below it do: a folder of artifacts" in done.stderr
+    assert f"Name one of them, e.g. {run}." in done.stderr
 
 
 def test_what_a_packed_table_hides_is_not_unpacked_beyond_a_bound(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +193,16 @@ def test_the_command_keeps_what_is_sealed_and_overwrites_nothing(written: Path, 
     (source / "published_forests.json").unlink()
     with pytest.raises(ArtifactError, match=r"published_forests\.json: listed in .*, but not there\. Restore it"):
         pack_bundle(source, tmp_path / "other")
+
+
+def test_a_listing_names_the_tables_as_they_lie_there(written: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(written, tmp_path / "measured"))
+    add_to_listing(source, ["run_meta.json", "host_speed.csv", "mlp.csv"])
+    small = pack_bundle(source, tmp_path / "small")
+    listing = read_listing(small) or {}
+    assert listing == {name: sha256_bytes((small / name).read_bytes()) for name in listing}
+    assert set(listing) == {"run_meta.json", "host_speed.csv.xz", "mlp.csv"}
+    assert contents(pack_bundle(small, tmp_path / "again")) == contents(small)
 
 
 def test_a_bundle_of_another_format_is_not_packed(written: Path, tmp_path: Path) -> None:

@@ -143,9 +143,7 @@ def test_the_loops_agree_on_several_devices_and_pay_two_sums_a_layer(degree: int
     assert alone.settings["kv_bytes_per_token"] == 2 * found.settings["kv_bytes_per_token"]
     more_ms = (found.requests["ttft_ns"] - alone.requests["ttft_ns"]).iloc[0] / 1e6
     assert more_ms == pytest.approx(2 * 4 * (support.ALL_REDUCE_MS + 1e-4 * rows[0][1]))
-    with pytest.raises(
-        SimulationError, match=rf"tensor_parallel_size is 1, but bundle was profiled at degree {degree}"
-    ):
+    with pytest.raises(ProfileError, match=rf"bundle: measured at tensor parallel degree {degree} .* is 1\. Measure"):
         simulate(SCENARIO, *support.workload(rows), bundle, "calibrated", cache_dir=None)
 
 

@@ -218,7 +218,7 @@ def predictor(bundle: Bundle, **changes: Any) -> published.PublishedPredictor:
         directory=bundle.directory, prediction_max_batch_size=8, prediction_max_prefill_chunk_size=64,
         prediction_max_tokens_per_request=512, **changes,
     )  # fmt: skip
-    replica = published._replica(SCENARIO.model.geometry, SCENARIO.model.max_model_len)
+    replica = published._replica(SCENARIO.model.geometry, SCENARIO.model.max_model_len, 1)
     with registration.quiet():
         return published.PublishedPredictor(config, replica, published.CacheConfig(block_size=32))
 
@@ -244,16 +244,16 @@ def test_what_was_searched_is_kept_beside_the_tables(tmp_path: Path) -> None:
     directory, cache = tables.write_bundle(tmp_path / "b", SCENARIO), tmp_path / "cache"
     config = published.published_config(
         SCENARIO.model.geometry,
-        published.PublishedLimits(16, 100, 4, 64, 256, 4, 64, 256),
+        published.PublishedLimits(16, 100, 4, 64, 256, 4, 64, 256, 1),
         [(0, 0, 8, 2)],
         directory,
         cache,
     )
     settings_of: Any = config.execution_time_predictor_config
     assert settings_of.chosen is None
-    kept = published._kept_path(cache, published.csv_digests(directory))
+    kept = published._kept_path(cache, published.csv_digests(directory, 1))
     published.write_forests(
-        kept, dict.fromkeys(OPERATORS, SMALL), published.csv_digests(directory), settings_of.search()
+        kept, dict.fromkeys(OPERATORS, SMALL), published.csv_digests(directory, 1), settings_of.search()
     )
     assert published._known_forests(directory, cache, 1) == dict.fromkeys(OPERATORS, SMALL)
     kept.write_text("{")
@@ -363,7 +363,7 @@ def test_a_bundle_of_another_block_size_is_refused(bundle: Bundle) -> None:
     with pytest.raises(ProfileError, match=r"no row for operator attn_kv_cache_save.*blocks of 16 tokens"):
         published.PublishedPredictor(
             published.PublishedConfig(directory=bundle.directory, chosen=dict.fromkeys(OPERATORS, SMALL)),
-            published._replica(SCENARIO.model.geometry, SCENARIO.model.max_model_len),
+            published._replica(SCENARIO.model.geometry, SCENARIO.model.max_model_len, 1),
             published.CacheConfig(block_size=16),
         )
 

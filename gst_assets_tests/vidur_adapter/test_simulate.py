@@ -500,6 +500,28 @@ def test_settings_vidur_cannot_simulate_are_refused(overrides: list[str], engine
         run(MIX, *overrides, **engine)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["engine.tensor_parallel_size=2"], "bundle: measured at tensor parallel degree 1"),
+        (
+            ["hardware.hardware_id=h100", "hardware.device_name=H100", "model.dtype=bfloat16", "model.quantization=fp8"],
+            r"engine_settings\.quantization is none, but the scenario expects fp8",
+        ),
+        (
+            [
+                "model.geometry.architecture=MixtralForCausalLM", "model.geometry.num_experts=8",
+                "model.geometry.num_experts_per_token=2",
+            ],
+            r"bundle: has no experts\.csv, but the scenario's model has experts",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bundle_of_other_devices_weights_or_layers_is_refused_unchecked(overrides: list[str], message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        run(MIX, *overrides, made=BUNDLE)
+
+
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(SimulationError, match=r"unknown variant 'fast'; .* published, kernels, calibrated"):
         run(MIX, variant="fast")
