@@ -361,7 +361,7 @@ _RELATIONS: list[tuple[str, type[Table], dict[str, Any], str]] = [
         "stands_once",
         tables.Overheads,
         {"position": 3_000_004.0},
-        "found term 'prepare', step_kind 'decode', feature 'base', position 3000004.0, but",
+        "found term 'form', step_kind 'decode', feature 'base', position 3000004.0, but",
     ),
     ("in_order", tables.HostSpeed, {"time_ns": 3}, "found time_ns 3, but time_ns must not decrease"),
     (
