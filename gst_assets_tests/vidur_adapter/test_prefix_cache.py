@@ -34,7 +34,7 @@ class Cache:
         self.limits = Limits(BLOCK, num_blocks, 0, 8, 512)
         lengths = [len(prompt) for prompt in prompts]
         columns = RequestColumns(range(len(prompts)), [0] * len(prompts), lengths, [100] * len(prompts))
-        self.state = simulation_loop._state(columns, self.limits, prompt_block_keys(prompts, BLOCK))
+        self.state = simulation_loop._state(columns, self.limits, prompt_block_keys(prompts, BLOCK), None)
 
     @property
     def num_free_blocks(self) -> int:
