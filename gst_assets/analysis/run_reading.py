@@ -29,7 +29,7 @@ from gst_assets.contracts.documents import (
     VidurRunMeta,
     read_document,
 )
-from gst_assets.contracts.packed_files import packed_beside
+from gst_assets.contracts.packed_files import packed_copy
 from gst_assets.contracts.store import Kind, recorded_digests
 from gst_assets.contracts.tables import (
     Iterations,
@@ -229,9 +229,9 @@ def _check_digests(directory: Path, meta_path: Path, sha256: Mapping[str, str], 
         return
     for name, digest in recorded_digests(meta_path.read_bytes(), meta_path).items():
         file = directory / name
-        if beside := packed_beside(file):
+        if copy := packed_copy(file):
             raise ArtifactError(
-                f"{file}: missing, but {beside.name} lies there: a packed run. Unpack it first with `gst recorded"
+                f"{file}: missing, but {copy.name} lies there: a packed run. Unpack it first with `gst recorded"
                 f" expand {directory} --out DIR`, and point to DIR/{directory.name}."
             )
         if not file.is_file():

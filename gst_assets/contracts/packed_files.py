@@ -31,16 +31,16 @@ def packed(data: bytes) -> bytes:
 def stored_path(path: Path) -> Path:
     """Where the table of a profile that belongs at `path` is: there or, where nothing is there, packed next to it if it
     is one of `MAY_BE_PACKED`; `path` where it is in neither place."""
-    beside = path.with_name(path.name + PACKED)
-    return beside if path.name in MAY_BE_PACKED and beside.is_file() and not path.exists() else path
+    copy = path.with_name(path.name + PACKED)
+    return copy if path.name in MAY_BE_PACKED and copy.is_file() and not path.exists() else path
 
 
-def packed_beside(path: Path) -> Path | None:
+def packed_copy(path: Path) -> Path | None:
     """The packed table next to `path`, of this version or an earlier one, where nothing is at `path` itself."""
     if path.exists():
         return None
-    beside = (path.with_name(path.name + suffix) for suffix in (PACKED, PACKED_BEFORE))
-    return next((file for file in beside if file.is_file()), None)
+    copies = (path.with_name(path.name + suffix) for suffix in (PACKED, PACKED_BEFORE))
+    return next((file for file in copies if file.is_file()), None)
 
 
 def unpacked(data: bytes, path: Path, remedy: str) -> bytes:

@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gst_assets.contracts.packed_files import MOST_BYTES, packed_beside, stored_path, unpacked
+from gst_assets.contracts.packed_files import MOST_BYTES, packed_copy, stored_path, unpacked
 from gst_assets.environment import ROOT_VARIABLE
 from gst_assets.errors import ArtifactError
 from gst_assets.input_files import InputKind, JsonProblem, parse_json, read_bytes
@@ -425,9 +425,9 @@ def _check(path: Path, kind: Kind, verify: bool) -> None:
         file = stored_path(path / name) if kind is Kind.PROFILE else path / name
         with _disk_errors(file, "cannot be read", _CHECK_READABLE):
             found = _digest(file, file.name != Path(name).name) if file.is_file() else None
-        if found is None and (beside := packed_beside(path / name)):
+        if found is None and (copy := packed_copy(path / name)):
             raise ArtifactError(
-                f"{file}: missing, but {kind.meta_name} lists it, and {beside.name} lies there: packed."
+                f"{file}: missing, but {kind.meta_name} lists it, and {copy.name} lies there: packed."
                 f" `gst recorded expand {path} --out DIR` unpacks a recorded run."
             )
         if found is None:

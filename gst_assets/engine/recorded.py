@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from gst_assets.contracts.documents import RealRunMeta, RunMeta, WorkloadMeta, read_document, stored_settings
 from gst_assets.contracts.listing import NAME as LISTING
 from gst_assets.contracts.listing import add_to_listing, check_listed, read_listing
-from gst_assets.contracts.packed_files import MOST_BYTES, PACKED, PACKED_BEFORE, packed, packed_beside, unpacked
+from gst_assets.contracts.packed_files import MOST_BYTES, PACKED, PACKED_BEFORE, packed, packed_copy, unpacked
 from gst_assets.contracts.store import Kind, complete_below, open_directory
 from gst_assets.engine.settings_check import check_settings, in_yaml
 from gst_assets.errors import ArtifactError, EngineError, WorkloadError
@@ -66,9 +66,9 @@ def pack(run_directory: Path, out: Path) -> Path:
     open_directory(run_directory, Kind.REAL_RUN, verify=False)
     run = _read(run_directory)  # before the digests: they say nothing of another kind of directory
     for name in run.meta.sha256:
-        if beside := packed_beside(run_directory / name):
+        if copy := packed_copy(run_directory / name):
             raise ArtifactError(
-                f"{run_directory}: already packed: it has {beside.name}. `gst recorded expand {run_directory} --out"
+                f"{run_directory}: already packed: it has {copy.name}. `gst recorded expand {run_directory} --out"
                 " DIR` unpacks it."
             )
     open_directory(run_directory, Kind.REAL_RUN)

@@ -55,15 +55,13 @@ class Scenario(Settings):
     def _experts_stand_alone(self) -> Scenario:
         if self.model.geometry.num_experts is None:
             return self
+        why = "the expert block is profiled on one device, with weights of model.dtype"
         for setting, is_set, reset in (
             ("engine.tensor_parallel_size", self.engine.tensor_parallel_size > 1, "1"),
             ("model.quantization", self.model.quantization is not None, "null"),
         ):
             if is_set:
-                raise ValueError(
-                    f"{setting} is not supported with a mixture of experts: the expert block is profiled on one device,"
-                    f" as it is stored. Set {setting}={reset}"
-                )
+                raise ValueError(f"{setting} is not supported with a mixture of experts: {why}. Set {setting}={reset}")
         return self
 
     @model_validator(mode="after")
