@@ -202,7 +202,7 @@ async def _measure(
         driven = calibrator.driven()
         clock.phase_ends("calibration")
         has_experts = scenario.model.geometry.num_experts is not None
-        served = await served_experts(engine, scenario) if has_experts else None
+        served = await served_experts(engine, scenario, partial) if has_experts else None
         if has_experts:
             clock.phase_ends("served experts")
         tables, facts = await measure_operators(engine, scenario, clock.progress, partial)

@@ -12,23 +12,28 @@ import pandas as pd
 
 from gst_assets.profiling import traffic
 from gst_assets.profiling.calibration import ROUNDS, WatchedEngine
+from gst_assets.profiling.partial import PartialProfile
 from gst_assets.scenario import Geometry, Scenario
 
+_BLOCK = "served experts"
 
-async def served_experts(engine: WatchedEngine, scenario: Scenario) -> pd.DataFrame | None:
+
+async def served_experts(
+    engine: WatchedEngine, scenario: Scenario, partial: PartialProfile | None = None
+) -> pd.DataFrame | None:
     """Play the traffic on an idle engine and count; None where its steps run where they cannot be watched (compiled
-    whole, as vLLM's CPU build does with `engine.enforce_eager: false`)."""
+    whole, as vLLM's CPU build does with `engine.enforce_eager: false`). What `partial` has is not played again, and
+    what is played is stored there."""
+    rows = None if partial is None else partial.operator_blocks().get(_BLOCK)
+    if rows is None:
+        rows = await _watched(engine, scenario)
+        if partial is not None:
+            partial.keep_operator_block(_BLOCK, rows)
     seen: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for segment in traffic.segments(scenario, ROUNDS)[-2:]:
-        await engine.collective_rpc("gst_watch_experts")
-        try:
-            await traffic.play(engine, scenario, segment, ROUNDS)
-        finally:
-            rows = (await engine.collective_rpc("gst_take_experts"))[0]
-        for num_tokens, num_requests, distinct, num_layers in rows:
-            if num_layers:
-                kind = "decode" if num_tokens == num_requests else "mixed"
-                seen[kind, num_tokens].append(distinct / num_layers)
+    for num_tokens, num_requests, distinct, num_layers in rows:
+        if num_layers:
+            kind = "decode" if num_tokens == num_requests else "mixed"
+            seen[kind, num_tokens].append(distinct / num_layers)
     if not seen:
         return None
     table = pd.DataFrame(
@@ -44,6 +49,18 @@ async def served_experts(engine: WatchedEngine, scenario: Scenario) -> pd.DataFr
         ]
     )
     return table.astype({"num_tokens": "Int64", "num_steps": "Int64"})
+
+
+async def _watched(engine: WatchedEngine, scenario: Scenario) -> list[list[int]]:
+    """A row for each step (see `gst_take_experts`)."""
+    rows: list[list[int]] = []
+    for segment in traffic.segments(scenario, ROUNDS)[-2:]:
+        await engine.collective_rpc("gst_watch_experts")
+        try:
+            await traffic.play(engine, scenario, segment, ROUNDS)
+        finally:
+            rows += (await engine.collective_rpc("gst_take_experts"))[0]
+    return rows
 
 
 def even_distinct_experts(geometry: Geometry, num_tokens: int) -> float:

@@ -30,6 +30,9 @@ _SHORTEST_PERCENTILE = 1.0
 """What is fitted below this percentile of the samples (of their sizes) counts as if it were there: nothing is divided
 by almost nothing."""
 _RIDGE = 1e-9
+_LEAST_FELT = {REREAD: 0.0, "warm_token": 1.0, "warmth": 0.01}
+"""What a sample must exceed in a feature that most samples have next to nothing of, to say anything of its slope: the
+warmth that a rest leaves is 1e-20, and noise divided by it is a price of years."""
 
 
 def fit(
@@ -47,7 +50,7 @@ def fit(
     """Rows of `contracts.tables.Overheads` for one term and kind of step.
 
     `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features
-    that get one; a slope that would be negative is 0, since no request makes a step shorter; a knot whose value would
+    that get one, 0 where no sample has enough of the feature to tell; a slope that would be negative is 0, since no request makes a step shorter; a knot whose value would
     be negative is none, and the curve is straight across it, since few samples between far neighbours bent it there; a
     last one is 0 where slopes are left to explain the samples.
     `are_fixed`: the positions are few and known (captured graphs), each a knot of its own. `most_knots=1` makes the
@@ -57,14 +60,17 @@ def fit(
     columns = []
     for name in slopes:
         feature = held[:, Features._fields.index(name)]
-        # Beyond the batches that shared something its slope is that of the nearest ones that did.
-        seen = positions[feature > 0] if name == REREAD else positions
+        # Beyond the batches that felt it its slope is that of the nearest ones that did.
+        seen = positions[feature > _LEAST_FELT[name]] if name in _LEAST_FELT else positions
+        if not len(seen):
+            columns.append((name, 0.0, np.zeros(len(positions))))
+            continue
         slope_knots = _doublings(seen) if has_slope_curves else np.array([0.0])
         columns += [
             (name, float(at), weight * feature)
             for at, weight in zip(slope_knots, _hats(positions, slope_knots).T, strict=True)
         ]
-    kept = list(columns)
+    kept = [column for column in columns if column[2].any()]
     has_base = 1.0
     while True:
         base = _hats(positions, knots) * has_base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ from gst_assets.contracts.tables import read_table
 from gst_assets.engine.launch import run_module
 from gst_assets.errors import ProfileError
 from gst_assets.profiling import operator_tables
-from gst_assets.profiling.served_experts import even_distinct_experts
+from gst_assets.profiling.partial import PartialProfile
+from gst_assets.profiling.served_experts import even_distinct_experts, served_experts
 from gst_assets.profiling.worker_experts import expert_blocks
 from gst_assets.scenario import load_scenario
 from gst_assets.step_costs.bundle import Bundle, check_bundle, load_bundle
 from gst_assets.vidur_adapter.simulate import simulate
+from gst_assets_tests.engine.memory_engine import MemoryEngine
+from gst_assets_tests.profiling.test_partial import begun_with
 from gst_assets_tests.step_costs.test_bundle import BUNDLE_FILES
 
 EXPERTS, CHOSEN = 8, 2
@@ -95,6 +99,28 @@ def test_served_steps_say_how_many_experts_they_read(bundle: Bundle) -> None:
     assert (served["distinct_experts"] >= CHOSEN).all()
     assert set(served["step_kind"]) == {"decode", "mixed"}
     assert int(served["num_steps"].sum()) > 100
+
+
+def test_steps_that_were_watched_before_are_not_played_again(tmp_path: Path) -> None:
+    """What failed after it, as a table that could not be made, did not lose it."""
+    played: list[str] = []
+
+    class Engine(MemoryEngine):
+        async def collective_rpc(self, method: str, *_: Any) -> list[Any]:
+            played.append(method)
+            return [[[1, 1, 8, 4], [1, 1, 8, 4], [20, 2, 28, 4], [5, 5, 9, 0]]]
+
+    found = []
+    for _ in range(2):
+        with PartialProfile.opened(tmp_path / "b", begun_with()) as partial:
+            found.append(asyncio.run(served_experts(Engine(), SCENARIO, partial)))
+    assert played == ["gst_watch_experts", "gst_take_experts"] * 2
+    assert found[0] is not None
+    pd.testing.assert_frame_equal(*found)
+    assert found[0][["step_kind", "num_tokens", "num_steps", "distinct_experts"]].to_numpy().tolist() == [
+        ["decode", 1, 4, 2.0],
+        ["mixed", 20, 2, 7.0],
+    ]
 
 
 @pytest.mark.engine

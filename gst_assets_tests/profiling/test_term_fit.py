@@ -135,6 +135,26 @@ def test_slope_curves_have_a_knot_for_each_doubling_seen_often_enough() -> None:
     assert found == pytest.approx({1.0: 30.0, 2.0: 32.0, 4.0: 34.0, 8.0: 36.0, 16.0: 38.0}, rel=0.01)
 
 
+WARMTH = Features._fields.index("warmth")
+
+
+def test_a_slope_has_no_knot_where_its_feature_is_next_to_nothing() -> None:
+    """As on a GPU whose batches of 32 never came within seconds of a prompt: their warmth is 1e-20, and what lies on
+    their times by chance is no price of it."""
+    rng = np.random.default_rng(7)
+    positions = np.repeat([8.0, 16.0, 32.0, 64.0], 200)
+    held = np.zeros((800, len(Features._fields)))
+    held[:, WARMTH] = np.where(positions == 32.0, 1e-20 * rng.random(800), rng.random(800))
+    ns = 1e6 + 1e4 * positions + 2e5 * held[:, WARMTH] + rng.normal(0.0, 2e3, 800)
+    # What would be blamed on warmth.
+    ns[(positions == 32.0) & (held[:, WARMTH] > 0.5e-20)] += 5e4
+    rows = fit("device", "decode", positions, held, ns, ("warmth",), are_fixed=True, has_slope_curves=True)
+    assert slope_of(rows, "warmth") == pytest.approx({8.0: 2e5, 16.0: 2e5, 64.0: 2e5}, rel=0.05)
+    held[:, WARMTH] *= 1e-20
+    rows = fit("device", "decode", positions, held, ns, ("warmth",), are_fixed=True, has_slope_curves=True)
+    assert slope_of(rows, "warmth") == {0.0: 0.0}
+
+
 def test_residuals_are_percentiles_of_sample_less_fit() -> None:
     ns = 1e6 + np.arange(-50, 51) * 1e3
     (row,) = fit("copy_out", "any", np.zeros(101), np.zeros((101, 5)), ns, most_knots=1)
