@@ -185,9 +185,9 @@ def test_experts_belong_to_the_architectures_that_have_them() -> None:
     ],
 )
 def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named: str) -> None:
-    load_scenario("h100_30b_a3b_half", ["simulation.variants=[kernels,calibrated]"])
+    load_scenario("h200_30b_a3b_half", ["simulation.variants=[kernels,calibrated]"])
     with pytest.raises(ScenarioError, match=rf"{named}, but model qwen3-30b-a3b is a mixture .* no expert layer"):
-        load_scenario("h100_30b_a3b_half", [override])
+        load_scenario("h200_30b_a3b_half", [override])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

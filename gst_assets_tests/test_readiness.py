@@ -57,9 +57,9 @@ def test_too_few_cpus_for_the_ranks_are_named() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "warned"),
     [
-        ("h100_30b_a3b_half", [], False),
-        ("h100_30b_a3b_half", ["engine.sampling.temperature=0"], True),
-        ("h100_30b_a3b_half", ["engine.sampling.temperature=0", "model.checkpoint=/weights"], False),
+        ("h200_30b_a3b_half", [], False),
+        ("h200_30b_a3b_half", ["engine.sampling.temperature=0"], True),
+        ("h200_30b_a3b_half", ["engine.sampling.temperature=0", "model.checkpoint=/weights"], False),
         ("smoke", [], False),
     ],
 )
@@ -70,5 +70,5 @@ def test_greedy_random_experts_are_warned_of(name: str, overrides: list[str], wa
 
 def test_the_warning_of_a_router_is_shown() -> None:
     greedy = ("-o", "engine.sampling.temperature=0")
-    assert "\nwarning: engine.sampling.temperature is 0" in run_gst("show", "h100_30b_a3b_half", *greedy).stdout
-    assert "warning" not in run_gst("show", "h100_30b_a3b_half").stdout
+    assert "\nwarning: engine.sampling.temperature is 0" in run_gst("show", "h200_30b_a3b_half", *greedy).stdout
+    assert "warning" not in run_gst("show", "h200_30b_a3b_half").stdout

@@ -37,7 +37,7 @@ from gst_assets.contracts.store import Kind, directory_digests
 from gst_assets.engine import metric_rows
 from gst_assets.engine.backends import engine_environment, engine_hardware, open_engine
 from gst_assets.engine.launch import die_with_parent, exit_status
-from gst_assets.engine.plays import check_one_engine, check_output, warm_up_requests
+from gst_assets.engine.plays import check_one_engine, check_output, lone_warm_up_requests, warm_up_requests
 from gst_assets.engine.protocol import Engine, EngineRequest
 from gst_assets.engine.replay import PlannedRequest, replay, schedule_s, warm_up
 from gst_assets.engine.run import add_scenario_options
@@ -117,6 +117,7 @@ async def measure(scenarios: Sequence[Scenario], out: Path, group_id: str | None
             await warm_up(
                 engine,
                 _renamed(warm_up_requests(scenario, pool), name),
+                _renamed(lone_warm_up_requests(scenario), name),
                 request_timeout_s=scenario.replay.request_timeout_s,
             )
             search = CapacitySearch(settings, ENGINE_SIDE)

@@ -10,7 +10,14 @@ from pathlib import Path
 from gst_assets.engine import machine
 from gst_assets.engine.backends import engine_hardware, open_engine
 from gst_assets.engine.open_files import allow_connections, most_at_once
-from gst_assets.engine.plays import Play, check_output, planned_requests, read_play, warm_up_requests
+from gst_assets.engine.plays import (
+    Play,
+    check_output,
+    lone_warm_up_requests,
+    planned_requests,
+    read_play,
+    warm_up_requests,
+)
 from gst_assets.engine.protocol import Engine
 from gst_assets.engine.replay import replay, schedule_s, warm_up
 from gst_assets.engine.run_directory import Measurement, device_text, write_run
@@ -56,6 +63,7 @@ async def measure(plays: Sequence[Play], out: Path) -> list[Path]:
             warmed = await warm_up(
                 engine,
                 warm_up_requests(play.scenario, requests),
+                lone_warm_up_requests(play.scenario),
                 request_timeout_s=play.scenario.replay.request_timeout_s,
             )
             _say(f"{play.scenario.name}: warm-up of {warmed.num_requests} requests took {warmed.seconds:.1f} s")

@@ -312,25 +312,34 @@ class WarmUp:
     seconds: float
 
 
-async def warm_up(engine: Engine, requests: Sequence[EngineRequest], *, request_timeout_s: float) -> WarmUp:
-    """Send `requests` together and wait for all of them.
+async def warm_up(
+    engine: Engine,
+    requests: Sequence[EngineRequest],
+    alone: Sequence[EngineRequest] = (),
+    *,
+    request_timeout_s: float,
+) -> WarmUp:
+    """Send `requests` together and wait for all of them; then each of `alone` by itself.
 
     Raises:
         EngineError: one of them failed; an engine that cannot be warmed up is not measured.
     """
     began = time.monotonic()
-    planned = [PlannedRequest(request, 0, "") for request in requests]
-    played = await replay(engine, planned, request_timeout_s=request_timeout_s, may_stop_early=True)
-    for item, result in zip(planned, played.results, strict=True):
-        if result.error_type:
-            raise EngineError(
-                f"warm-up request {item.request.request_id}: {result.error_type}: {result.error_msg}. Nothing was"
-                " measured."
-            )
+    num_decode_tokens = 0
+    for group in (requests, *([one] for one in alone)):
+        planned = [PlannedRequest(request, 0, "") for request in group]
+        played = await replay(engine, planned, request_timeout_s=request_timeout_s, may_stop_early=True)
+        for item, result in zip(planned, played.results, strict=True):
+            if result.error_type:
+                raise EngineError(
+                    f"warm-up request {item.request.request_id}: {result.error_type}: {result.error_msg}. Nothing was"
+                    " measured."
+                )
+            num_decode_tokens += len(result.token_ids)
     return WarmUp(
-        num_requests=len(requests),
-        num_prefill_tokens=sum(len(request.prompt_token_ids) for request in requests),
-        num_decode_tokens=sum(len(result.token_ids) for result in played.results),
+        num_requests=len(requests) + len(alone),
+        num_prefill_tokens=sum(len(request.prompt_token_ids) for request in (*requests, *alone)),
+        num_decode_tokens=num_decode_tokens,
         seconds=round(time.monotonic() - began, 3),
     )
 

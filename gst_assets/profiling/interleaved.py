@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gst_assets.contracts.documents import Hardware, WorkloadMeta
 from gst_assets.engine.measuring import play_repeat
-from gst_assets.engine.plays import Play, check_output, read_play, warm_up_requests
+from gst_assets.engine.plays import Play, check_output, lone_warm_up_requests, read_play, warm_up_requests
 from gst_assets.engine.replay import warm_up
 from gst_assets.engine.run_directory import Measurement
 from gst_assets.engine.vllm_backend import VllmEngine
@@ -94,10 +94,10 @@ class InterleavedRuns:
         for play, meta, requests in self._asked:
             warmed = await warm_up(
                 engine,
-                [
-                    replace(request, request_id=f"{play.scenario.name}-{request.request_id}")
-                    for request in warm_up_requests(play.scenario, requests)
-                ],
+                *(
+                    [replace(one, request_id=f"{play.scenario.name}-{one.request_id}") for one in group]
+                    for group in (warm_up_requests(play.scenario, requests), lone_warm_up_requests(play.scenario))
+                ),
                 request_timeout_s=play.scenario.replay.request_timeout_s,
             )
             self._measurements.append(

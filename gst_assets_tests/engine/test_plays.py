@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gst_assets.contracts import tables
-from gst_assets.engine.plays import Play, planned_requests, read_play, warm_up_requests
+from gst_assets.engine.plays import Play, lone_warm_up_requests, planned_requests, read_play, warm_up_requests
 from gst_assets.errors import ContractError, WorkloadError
 from gst_assets.scenario import load_scenario
 from gst_assets.workload.building import build
@@ -69,6 +69,16 @@ def test_warm_up_prompts_are_as_long_as_the_workloads_but_not_the_same(workload:
     assert [list(item.prompt_token_ids) for item in warm_up_requests(SCENARIO, requests)] == [
         list(item.prompt_token_ids) for item in warm
     ]
+
+
+def test_only_a_mixture_is_warmed_by_prompts_that_are_steps_of_their_own() -> None:
+    assert lone_warm_up_requests(SCENARIO) == []
+    mixture = load_scenario("h200_30b_a3b_half")
+    sizes = [len(item.prompt_token_ids) for item in lone_warm_up_requests(mixture)]
+    assert sizes == [256, 512, 768, 1024, 1280, 1536, 1792, 2048]
+    assert sizes[-1] == mixture.engine.max_num_batched_tokens
+    short = mixture.model_copy(update={"model": mixture.model.model_copy(update={"max_model_len": 600})})
+    assert [len(item.prompt_token_ids) for item in lone_warm_up_requests(short)] == [256, 512]
 
 
 def test_turns_that_wait_are_planned_so_and_only_for_a_scenario_that_asks_for_them(tmp_path: Path) -> None:

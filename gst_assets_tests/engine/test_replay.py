@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from gst_assets.contracts.tables import RequestMetrics, TokenMetrics, validate
 from gst_assets.engine import metric_rows
 from gst_assets.engine import replay as replay_module
-from gst_assets.engine.protocol import EngineRequest
+from gst_assets.engine.protocol import EngineRequest, TokenMessage
 from gst_assets.engine.replay import PlannedRequest, ReplayResult, quiet_interpreter, replay, schedule_s, warm_up
 from gst_assets.errors import ContractError, EngineError
 from gst_assets.progress import Progress
@@ -367,5 +367,26 @@ def test_warm_up_reports_what_it_played_and_refuses_a_failing_engine() -> None:
     requests = [item.request for item in plan([0, 0])]
     report = asyncio.run(warm_up(MemoryEngine(), requests, request_timeout_s=30))
     assert (report.num_requests, report.num_prefill_tokens, report.num_decode_tokens) == (2, 6, 8)
-    with pytest.raises(EngineError, match="warm-up request q1: EngineError: out of luck"):
-        asyncio.run(warm_up(MemoryEngine(fail={"q1"}), requests, request_timeout_s=30))
+    for asked in ((requests,), ([], requests)):
+        with pytest.raises(EngineError, match="warm-up request q1: EngineError: out of luck"):
+            asyncio.run(warm_up(MemoryEngine(fail={"q1"}), *asked, request_timeout_s=30))
+
+
+def test_what_is_warmed_up_alone_is_sent_when_all_before_it_has_ended() -> None:
+    together, alone = [item.request for item in plan([0, 0])], [item.request for item in plan([0, 0])]
+    alone = [replace(one, request_id=f"alone-{one.request_id}") for one in alone]
+    at_once: list[int] = []
+
+    class Watched(MemoryEngine):
+        open_now = 0
+
+        async def generate(self, request: EngineRequest) -> AsyncIterator[TokenMessage]:
+            self.open_now += 1
+            at_once.append(self.open_now)
+            async for message in super().generate(request):
+                yield message
+            self.open_now -= 1
+
+    report = asyncio.run(warm_up(Watched(), together, alone, request_timeout_s=30))
+    assert at_once == [1, 2, 1, 1]
+    assert (report.num_requests, report.num_prefill_tokens, report.num_decode_tokens) == (4, 12, 16)

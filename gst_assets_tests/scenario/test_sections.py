@@ -108,7 +108,7 @@ def test_fp8_is_refused_where_no_engine_has_it(overrides: list[str], message: st
 
 
 def test_fp8_is_a_setting_of_the_model_and_leaves_others_as_they_were() -> None:
-    half, fp8 = load_scenario("h100_8b_half"), load_scenario("h100_8b_fp8_half")
+    half, fp8 = load_scenario("h100_8b_half"), load_scenario("h200_8b_fp8_half")
     assert fp8.model.quantization == "fp8" and fp8.model.model_dump()["quantization"] == "fp8"
     assert "quantization" not in half.model.model_dump()
     assert fp8.model.geometry == half.model.geometry and fp8.workload == half.workload

@@ -20,7 +20,7 @@ def test_qwen3_0_6b_has_its_true_head_dim_and_kv_size() -> None:
 
 
 def test_a_mixture_of_experts_has_the_kv_size_of_its_attention() -> None:
-    model = load_scenario("h100_30b_a3b_half").model
+    model = load_scenario("h200_30b_a3b_half").model
     replica = registration.EngineReplica(
         model_name=registration.model_name(model.geometry, 2048), head_dim=model.geometry.head_dim
     )
