@@ -5,15 +5,17 @@ By severity:
   on which the profile was calibrated. Nothing is written. Names of models and hardware stop only runs that state their
   workload: other programs name them in their own way.
 - mark: engine settings that differ from what a simulation assumed, that it did not record, or that were not read back
-  from the engine; another tensor parallel degree, or several replicas simulated; hardware that was only stated; a
-  server that does not report whether it uses features that no simulation models; tokens that came over HTTP; a degraded
-  real run; a driver so late that lateness alone leaves the pass band; many failed or stopped requests; tokens that
-  mostly came several at a time; no warm-up; models or hardware of other names, arrivals further apart than the pass
-  band, turns that wait for other answers, or for none; and any of these that a run does not state, since to state the
-  worse must not be worse than to state nothing. A marked variant is never a `pass`.
+  from the engine; other kernels, or other ways of the all-reduce, than the profile was measured with; another tensor
+  parallel degree, or several replicas simulated; hardware that was only stated; a server that does not report whether
+  it uses features that no simulation models; tokens that came over HTTP; a degraded real run; a driver so late that
+  lateness alone leaves the pass band; many failed or stopped requests; tokens that mostly came several at a time; no
+  warm-up; models or hardware of other names, arrivals further apart than the pass band, turns that wait for other
+  answers, or for none; and any of these that a run does not state, since to state the worse must not be worse than to
+  state nothing. A marked variant is never a `pass`.
 - note: some failed requests or early stops, a few bunched tokens, preemptions, one repeat only, latencies derived from
-  token times, a tensor parallel degree above 1 where the other side states none, what else a run of another program
-  does not state, what could not be checked.
+  token times, a tensor parallel degree above 1 where the other side states none, kernels that one side did not
+  record, as earlier versions of this program, what else a run of another program does not state, what could not be
+  checked.
 
 A check belongs to the variants it is about (settings, preemptions), or to all. A mark counts for those variants only;
 for a reader of another it is a note.
@@ -41,7 +43,15 @@ from gst_assets.analysis.alignment import (
 )
 from gst_assets.analysis.bootstrap import Blocks
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
-from gst_assets.contracts.documents import NOT_STATED, RunMeta, SimulationFacts, StatedHardware
+from gst_assets.contracts.documents import (
+    KERNEL_SETTINGS,
+    NOT_STATED,
+    UNKNOWN_KERNELS,
+    EngineSettings,
+    RunMeta,
+    SimulationFacts,
+    StatedHardware,
+)
 from gst_assets.contracts.turns import PREVIOUS, PREVIOUS_TURN_FAILED, WORKLOAD_ARRIVAL
 from gst_assets.errors import ComparisonError
 from gst_assets.formats import milliseconds, signed_percent, unsigned_percent
@@ -54,6 +64,15 @@ COMPARED_SETTINGS = (
     "enable_prefix_caching", "dtype", "async_scheduling", "enforce_eager", "scheduling_policy",
 )  # fmt: skip
 """Keys of `engine_settings` that a simulation must assume with the same value, and record in `simulated_settings`."""
+
+_KERNELS_IN_WORDS = dict(
+    zip(
+        KERNEL_SETTINGS,
+        ("attention kernels", "kernels of quantised weights", "kernel of the experts", "ways of the all-reduce"),
+        strict=True,
+    )
+)
+_NOT_RECORDED = "not recorded"
 
 QUEUED = "queued_time_ns"
 TTFT_TWICE = "TTFT from arrival / from queueing"
@@ -305,6 +324,7 @@ def checks(
         _held_out(calibration_sha256),
         *_settings(parity, every),
         *_degree(real_repeats, simulations),
+        *_kernels(real_repeats, simulations),
         *_replicas(simulations),
     ]
     for run in real_repeats:
@@ -639,6 +659,56 @@ def _degree(real_repeats: Sequence[RealRun], simulations: Mapping[str, Simulated
             continue
         found.append(Check("tensor parallel degree", variant, severity, engine, simulated, text, (variant,)))
     return found
+
+
+def _kernels(real_repeats: Sequence[RealRun], simulations: Mapping[str, SimulatedRun]) -> list[Check]:
+    """What computed in the engine, and in the one that the profile was measured on: a mark where both are recorded and
+    differ, a note where one is not. Engines or simulations that state no settings at all are marked elsewhere."""
+    reported = [run.meta.engine_settings for run in real_repeats if run.meta.engine_settings is not None]
+    found = []
+    for setting, what in _KERNELS_IN_WORDS.items() if reported else ():
+        values = [getattr(settings, setting) for settings in reported]
+        known = list(dict.fromkeys(value for value in values if value not in (None, UNKNOWN_KERNELS)))
+        is_known = len(reported) == len(real_repeats) and not {None, UNKNOWN_KERNELS} & {*values}
+        real = " / ".join([*known, *([] if is_known else [_NOT_RECORDED])])
+        by_value: dict[str | None, list[str]] = {}
+        for variant, sim in simulations.items():
+            value = _assumed(sim).get(setting)
+            if known or _computes_with(setting, value, reported, [*real_repeats, sim]):
+                by_value.setdefault(None if value is None else str(value), []).append(variant)
+        for value, variants in by_value.items():
+            if value is None and all(simulations[variant].meta.profiling_root is None for variant in variants):
+                continue  # of another program, which has no profile
+            differs = value is not None and any(one != value for one in known)
+            severity: Severity = "mark" if differs else "ok" if is_known and value is not None else "note"
+            simulated, names = value or _NOT_RECORDED, ", ".join(variants)
+            text = f"{what}: engine {real}, profile measured with {simulated} ({names})"
+            finding = "" if severity == "ok" else text
+            found.append(Check(what, names, severity, real, simulated, finding, tuple(variants)))
+    return found
+
+
+def _computes_with(
+    setting: str,
+    value: object | None,
+    reported: Sequence[EngineSettings],
+    runs: Sequence[RealRun | SimulatedRun],
+) -> bool:
+    """Whether the real engine has such kernels at all, as far as it is known; `value` is what the simulation states."""
+    if setting == "all_reduce":
+        degree = 1 if value is None else 2
+        return any((settings.tensor_parallel_size or degree) > 1 for settings in reported)
+    models = [model for run in runs if isinstance(model := run.meta.params.get("model"), dict)]
+    if setting == "quantized_kernels":
+        quantised = [
+            *(settings.quantization for settings in reported),
+            *(model.get("quantization") for model in models),
+        ]
+        return value is not None or any(quantised)
+    if setting == "expert_kernel":
+        shapes = [shape for model in models if isinstance(shape := model.get("geometry"), dict)]
+        return value is not None or any(shape.get("num_experts") for shape in shapes)
+    return True
 
 
 def _replicas(simulations: Mapping[str, SimulatedRun]) -> list[Check]:

@@ -520,9 +520,10 @@ def _engine(meta: RealRunFacts) -> str:
         if settings.tensor_parallel_size and settings.tensor_parallel_size > 1
         else ""
     )
+    experts = f", experts by {settings.expert_kernel}" if settings.expert_kernel else ""
     return (
         f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend},"
-        f" {captured}{shared}"
+        f" {captured}{shared}{experts}"
     )
 
 

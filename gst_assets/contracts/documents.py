@@ -265,6 +265,11 @@ VLLM_POLICY = "vllm_v1"
 """Chunked prefill under one token budget, running requests before waiting ones, first come first served, preemption of
 the youngest."""
 UNKNOWN_POLICY = "unknown"
+UNKNOWN_KERNELS = "unknown"
+"""`EngineSettings.attention_backend` of an engine that does not report it."""
+KERNEL_SETTINGS = ("attention_backend", "quantized_kernels", "expert_kernel", "all_reduce")
+"""Keys of `EngineSettings` that say what computes a step, on which its times depend. A simulation does not choose
+them: it has those of its profile's engine."""
 
 
 class EngineSettings(Stored):
@@ -312,6 +317,11 @@ class EngineSettings(Stored):
         None,
         exclude_if=lambda value: value is None,
         description="what may sum a layer's results over the devices, in order of trial; None: one device, or unknown",
+    )
+    expert_kernel: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="what computes the experts of a mixture, where the engine reports it",
     )
     transport: Literal["in_process", "http"] = "in_process"
     not_read_back: list[str] = Field(default_factory=list)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gst_assets.contracts.documents import UNKNOWN_POLICY, VLLM_POLICY, EngineSettings
+from gst_assets.contracts.documents import UNKNOWN_KERNELS, UNKNOWN_POLICY, VLLM_POLICY, EngineSettings
 from gst_assets.engine.openai_http import Http, ServerRefused, StreamBroken, shown
 from gst_assets.errors import EngineError
 from gst_assets.scenario import Scenario
@@ -115,7 +115,7 @@ def _settings(scenario: Scenario, told: Mapping[str, Any], not_told: list[str]) 
         "async_scheduling": engine.async_scheduling,
         "enforce_eager": engine.enforce_eager,
         "cudagraph_capture_sizes": [],
-        "attention_backend": _UNKNOWN,
+        "attention_backend": UNKNOWN_KERNELS,
         "scheduling_policy": UNKNOWN_POLICY,
     }
     if told.get("num_kv_blocks", engine.num_kv_blocks) is None:

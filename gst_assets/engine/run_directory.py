@@ -210,7 +210,7 @@ def _summary(
         ),
         (
             f"{settings.backend} {settings.engine_version}, {settings.dtype}{_quantised(settings)}, attention"
-            f" {settings.attention_backend}:"
+            f" {settings.attention_backend}{_experts(settings)}:"
             f" max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens {settings.max_num_batched_tokens},"
             f" {settings.num_kv_blocks} KV blocks of {settings.block_size} tokens, prefix caching"
             f" {settings.enable_prefix_caching}, async scheduling {settings.async_scheduling}, eager"
@@ -234,6 +234,10 @@ def _summary(
         "",
     ]
     return "\n".join(inert(line) for line in lines)
+
+
+def _experts(settings: EngineSettings) -> str:
+    return f", experts by {settings.expert_kernel}" if settings.expert_kernel else ""
 
 
 def _shared(settings: EngineSettings) -> str:

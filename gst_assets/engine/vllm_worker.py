@@ -40,6 +40,13 @@ def all_reduce_ways(config: Any) -> str | None:
     return ",".join(ways)
 
 
+def expert_kernel_of(method: Any) -> str:
+    """The class of what computes the experts of one layer, from its vLLM method (`FusedMoEMethodBase`): that of its
+    kernel, of the function of 0.22.1's CPU build, or else of the method itself."""
+    kernel = getattr(method, "moe_kernel", None)
+    return type(getattr(method, "cpu_fused_moe", method) if kernel is None else kernel.fused_experts).__name__
+
+
 _ONLINE_FP8 = "fp8_per_tensor"
 """vLLM's method that quantises weights in bfloat16 or float16 to FP8 as it starts, one scale for each projection."""
 _E4M3 = "float8_e4m3fn"
@@ -89,7 +96,16 @@ class WorkerReport:
             "attention_backend": ",".join(sorted(backends)),
             "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
             "all_reduce": all_reduce_ways(config),
+            "expert_kernel": self._expert_kernel(),
         }
+
+    def _expert_kernel(self) -> str | None:
+        """What computes the experts, with commas where layers differ; None where there are none."""
+        from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
+
+        methods = [getattr(module, "quant_method", None) for module in self.model_runner.get_model().modules()]
+        kernels = {expert_kernel_of(method) for method in methods if isinstance(method, FusedMoEMethodBase)}
+        return ",".join(sorted(kernels)) or None
 
     def _quantization(self) -> dict[str, str | None]:
         from vllm.model_executor.layers.linear import LinearBase

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from gst_assets.engine.vllm_worker import expert_kernel_of
 from gst_assets.errors import ProfileError
 
 ROUTER, EVEN, SAME = "router", "even", "same"
@@ -39,13 +40,12 @@ class ExpertBlock:
     def facts(self) -> dict[str, Any]:
         """Its shapes, by the names of `scenario.Geometry`, and the kernel that computes it."""
         config = self._block.experts.moe_config
-        kernel = _kernel(self._block.experts)
         return {
             "num_experts": self._router.global_num_experts,
             "num_experts_per_token": self._router.top_k,
             "norm_topk_prob": bool(self._router.renormalize),
             "mlp_hidden_size": config.intermediate_size_per_partition * config.tp_size,
-            "expert_kernel": type(kernel.fused_experts).__name__ if kernel is not None else None,
+            "expert_kernel": expert_kernel_of(_method(self._block.experts)),
         }
 
     def project(self, hidden: Any) -> Any:
@@ -203,8 +203,11 @@ def _feed_forward(layer: Any) -> Any:
     return layer.mlp if hasattr(layer, "mlp") else layer.block_sparse_moe
 
 
+def _method(experts: Any) -> Any:
+    """vLLM's method of the fused layer (`FusedMoEMethodBase`): its own in 0.22.1, of one further down in 0.32.0."""
+    return getattr(experts, "routed_experts", experts).quant_method
+
+
 def _kernel(experts: Any) -> Any:
-    """What computes the experts (vLLM's `FusedMoEKernel.impl`): the fused layer's own in 0.22.1, one further down in
-    0.32.0."""
-    owner = getattr(experts, "routed_experts", experts)
-    return getattr(getattr(owner.quant_method, "moe_kernel", None), "impl", None)
+    """What computes the experts (vLLM's `FusedMoEKernel.impl`)."""
+    return getattr(getattr(_method(experts), "moe_kernel", None), "impl", None)

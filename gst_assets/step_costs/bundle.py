@@ -16,7 +16,15 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel
 
-from gst_assets.contracts.documents import RUN_TYPES_IN_WORDS, ProfileMeta, RunMeta, read_document, stored_settings
+from gst_assets.contracts.documents import (
+    KERNEL_SETTINGS,
+    RUN_TYPES_IN_WORDS,
+    UNKNOWN_KERNELS,
+    ProfileMeta,
+    RunMeta,
+    read_document,
+    stored_settings,
+)
 from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.packed_files import stored_path
 from gst_assets.contracts.store import Kind, open_directory
@@ -75,6 +83,16 @@ class Bundle:
     def graphs(self) -> CapturedGraphs:
         """The captured graphs of the engine that was measured."""
         return CapturedGraphs(self.meta.engine_settings.cudagraph_capture_sizes)
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What computed in the engine that was measured, by the names of `KERNEL_SETTINGS`, as far as it is known."""
+        # Bundles from before engines reported it have what the profiler saw.
+        worker = (self.meta.model_extra or {}).get("worker")
+        seen = worker.get("expert_kernel") if isinstance(worker, dict) else None
+        found = {name: getattr(self.meta.engine_settings, name) for name in KERNEL_SETTINGS}
+        found["expert_kernel"] = found["expert_kernel"] or seen
+        return {name: value for name, value in found.items() if isinstance(value, str) and value != UNKNOWN_KERNELS}
 
     def operator_times(self) -> OperatorTimes:
         """Operator times of this bundle."""

@@ -424,6 +424,7 @@ def _settings(scenario: Scenario, bundle: Bundle, variant: str, num_kv_blocks: i
         # Properties of the profile: the operators and terms were measured in an engine of these settings.
         "dtype": reported.dtype,
         **({} if reported.quantization is None else {"quantization": reported.quantization}),
+        **bundle.kernels,
         "enforce_eager": reported.enforce_eager,
         "cudagraph_capture_sizes": list(reported.cudagraph_capture_sizes),
         "head_dim": geometry.head_dim,

@@ -136,7 +136,7 @@ def write_simulation(directory: Path, recipe: Recipe, variant: str = "calibrated
         "profile_sha256": {"mlp.csv": "4" * 64},
         "variant": variant,
         "predictor": "interpolation",
-        "simulated_settings": dict(ENGINE_SETTINGS),
+        "simulated_settings": {**ENGINE_SETTINGS, "attention_backend": "CPU_ATTN"},
         "num_preemptions": 0,
         **recipe.meta,
     }

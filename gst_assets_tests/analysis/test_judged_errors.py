@@ -507,7 +507,7 @@ def test_an_engine_with_another_scheduler_than_the_simulated_one_marks_the_compa
         "backend": "transformers",
         "engine_version": "5",
         "max_model_len": 2048,
-        "attention_backend": "A",
+        "attention_backend": "CPU_ATTN",
     }
     found = _compare(tmp_path, [recipe.with_meta(engine_settings=reported)], {"calibrated": recipe})
     assert found.marks == ("setting scheduling_policy: engine transformers_fifo, simulated with vllm_v1 (calibrated)",)
@@ -522,7 +522,7 @@ def test_settings_that_differ_between_repeats(tmp_path: Path) -> None:
         "backend": "vllm",
         "engine_version": "0.32.0",
         "max_model_len": 2048,
-        "attention_backend": "A",
+        "attention_backend": "CPU_ATTN",
     }
     found = _compare(tmp_path, [recipe, recipe.with_meta(engine_settings=reported)], {"calibrated": recipe})
     assert found.marks == ("setting num_kv_blocks: engine 1024 / 999, simulated with 1024 (calibrated)",)
@@ -587,7 +587,7 @@ def test_many_failures_and_early_stops_mark_the_comparison(tmp_path: Path) -> No
 def test_what_else_marks_a_comparison(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     recipe = steady(100, 3)
     if "engine_settings" in changes:
-        usual = {"backend": "vllm", "engine_version": "1", "max_model_len": 9, "attention_backend": "A"}
+        usual = {"backend": "vllm", "engine_version": "1", "max_model_len": 9, "attention_backend": "CPU_ATTN"}
         changes = {"engine_settings": {**ENGINE_SETTINGS, **usual, **changes["engine_settings"]}}
     found = _compare(tmp_path, [recipe.with_meta(**changes)], {"calibrated": recipe})
     assert len(found.marks) == 1 and says in found.marks[0]
@@ -596,7 +596,7 @@ def test_what_else_marks_a_comparison(tmp_path: Path, changes: dict[str, Any], s
 
 def test_another_tensor_parallel_degree_marks_a_comparison_where_both_sides_state_one(tmp_path: Path) -> None:
     recipe = steady(100, 3)
-    usual = {"backend": "vllm", "engine_version": "1", "max_model_len": 9, "attention_backend": "A"}
+    usual = {"backend": "vllm", "engine_version": "1", "max_model_len": 9, "attention_backend": "CPU_ATTN"}
     server = {**usual, "backend": "openai", "scheduling_policy": ENGINE_SETTINGS["scheduling_policy"]}
 
     def marks(of: str, real: dict[str, Any], degree: int | None) -> tuple[str, ...]:
@@ -630,7 +630,7 @@ def test_a_degree_that_one_side_does_not_state_is_a_note_beside_several_devices(
 ) -> None:
     recipe = steady(100, 3)
     server = {
-        **ENGINE_SETTINGS, "backend": "openai", "engine_version": "1", "max_model_len": 9, "attention_backend": "A",
+        **ENGINE_SETTINGS, "backend": "openai", "engine_version": "1", "max_model_len": 9, "attention_backend": "CPU_ATTN",
         **({} if engine is None else {"tensor_parallel_size": engine}),
     }  # fmt: skip
     assumed = {**ENGINE_SETTINGS, **({} if simulated is None else {"tensor_parallel_size": simulated})}
@@ -639,6 +639,59 @@ def test_a_degree_that_one_side_does_not_state_is_a_note_beside_several_devices(
     assert found.marks == ()
     told = [note for note in found.notes if note.startswith("tensor parallel degree")]
     assert told == ([] if says is None else [f"tensor parallel degree {says}"])
+
+
+_MIXTURE = {"simulation": {}, "model": {"geometry": {"num_experts": 8}}}
+_TWO = {"tensor_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("engine", "simulated", "mark", "note"),
+    [
+        ({}, {}, None, None),
+        ({}, {"attention_backend": "B"}, "attention kernels: engine CPU_ATTN, profile measured with B (kernels)", None),
+        ({"attention_backend": "unknown"}, {}, None, "attention kernels: engine not recorded, profile measured with CPU_ATTN (kernels)"),
+        ({}, {"attention_backend": None}, None, "attention kernels: engine CPU_ATTN, profile measured with not recorded (kernels)"),
+        ({"expert_kernel": "A"}, {"expert_kernel": "A"}, None, None),
+        ({"expert_kernel": "A"}, {"expert_kernel": "B"}, "kernel of the experts: engine A, profile measured with B (kernels)", None),
+        ({}, {"expert_kernel": "B"}, None, "kernel of the experts: engine not recorded, profile measured with B (kernels)"),
+        ({"expert_kernel": "A"}, {}, None, "kernel of the experts: engine A, profile measured with not recorded (kernels)"),
+        ({"params": _MIXTURE}, {}, None, "kernel of the experts: engine not recorded, profile measured with not recorded (kernels)"),
+        ({**_TWO, "all_reduce": "custom,nccl"}, {**_TWO, "all_reduce": "custom,nccl"}, None, None),
+        ({**_TWO, "all_reduce": "custom,nccl"}, {**_TWO, "all_reduce": "nccl"}, "ways of the all-reduce: engine custom,nccl, profile measured with nccl (kernels)", None),
+        (_TWO, _TWO, None, "ways of the all-reduce: engine not recorded, profile measured with not recorded (kernels)"),
+        ({"quantization": "fp8"}, {"quantized_kernels": "A"}, None, "kernels of quantised weights: engine not recorded, profile measured with A (kernels)"),
+        ({"quantized_kernels": "A"}, {"quantized_kernels": "B"}, "kernels of quantised weights: engine A, profile measured with B (kernels)", None),
+    ],
+)  # fmt: skip
+def test_other_kernels_than_the_profiles_mark_a_comparison_and_unknown_ones_are_noted(
+    tmp_path: Path, engine: dict[str, Any], simulated: dict[str, Any], mark: str | None, note: str | None
+) -> None:
+    recipe, usual = steady(100, 3), {"backend": "vllm", "engine_version": "1", "max_model_len": 9}
+    reported = {**ENGINE_SETTINGS, **usual, "attention_backend": "CPU_ATTN", **engine}
+    real = recipe.with_meta(**({"params": reported.pop("params")} if "params" in engine else {}))
+    assumed = {**ENGINE_SETTINGS, "attention_backend": "CPU_ATTN", **simulated}
+    sim = recipe.with_meta(simulated_settings=assumed)
+    found = _compare(tmp_path, [real.with_meta(engine_settings=reported)], {"kernels": sim})
+    assert found.marks == ((mark,) if mark else ())
+    assert [one for one in found.notes if "profile measured with" in one] == ([note] if note else [])
+    rows = found.gate_checks.set_index("check")
+    assert rows.loc["attention kernels", "severity"] in ("ok", "mark", "note"), "what was looked at stands in its table"
+
+
+def test_a_repeat_that_does_not_record_its_kernels_leaves_them_unknown(tmp_path: Path) -> None:
+    recipe, usual = steady(100, 3), {"backend": "vllm", "engine_version": "1", "max_model_len": 9}
+    reported = {**ENGINE_SETTINGS, **usual, "attention_backend": "CPU_ATTN"}
+    reals = [recipe.with_meta(engine_settings=reported | more) for more in ({"expert_kernel": "A"}, {})]
+    sims = {
+        name: recipe.with_meta(
+            simulated_settings={**ENGINE_SETTINGS, "attention_backend": "CPU_ATTN", "expert_kernel": kernel}
+        )
+        for name, kernel in (("kernels", "A"), ("calibrated", "B"))
+    }
+    found = _compare(tmp_path, reals, sims)
+    assert found.marks == ("kernel of the experts: engine A / not recorded, profile measured with B (calibrated)",)
+    assert "kernel of the experts: engine A / not recorded, profile measured with A (kernels)" in found.notes
 
 
 def test_engines_that_state_no_settings_state_no_degree(tmp_path: Path) -> None:

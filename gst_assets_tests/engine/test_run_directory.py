@@ -163,9 +163,14 @@ def test_how_the_driver_was_paced_is_recorded(workload: Path, tmp_path: Path) ->
     assert f"its thread at {meta.pacing.priority} priority" in (directory / "summary.md").read_text()
 
 
-def test_the_summary_says_how_weights_are_quantised(workload: Path, tmp_path: Path) -> None:
-    told = SETTINGS.model_copy(update={"quantization": "fp8", "quantized_kernels": "Cutlass"})
-    for number, settings, words in ((0, SETTINGS, "float32, attention"), (1, told, "float32, weights fp8 (Cutlass), ")):
+def test_the_summary_says_how_weights_are_quantised_and_what_computes_experts(workload: Path, tmp_path: Path) -> None:
+    told = SETTINGS.model_copy(
+        update={"quantization": "fp8", "quantized_kernels": "Cutlass", "expert_kernel": "TritonExperts"}
+    )
+    for number, settings, words in (
+        (0, SETTINGS, "float32, attention NONE: "),
+        (1, told, "float32, weights fp8 (Cutlass), attention NONE, experts by TritonExperts: "),
+    ):
         common = replace(_common(workload), settings=settings)
         played = play_repeat(MemoryEngine(), common, read(workload), number, tmp_path / "out")
         directory, _ = asyncio.run(played)

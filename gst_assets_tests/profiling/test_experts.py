@@ -65,6 +65,8 @@ def test_the_bundle_says_what_the_engine_ran_and_has_no_mlp(bundle: Bundle) -> N
     worker = bundle.meta.model_dump()["worker"]
     assert (worker["architecture"], worker["mlp_hidden_size"]) == ("Qwen3MoeForCausalLM", 128)
     assert (worker["num_experts"], worker["num_experts_per_token"], worker["norm_topk_prob"]) == (8, 2, True)
+    assert worker["expert_kernel"] == bundle.meta.engine_settings.expert_kernel == bundle.kernels["expert_kernel"]
+    assert "expert" in worker["expert_kernel"].lower() and set(bundle.kernels) == {"attention_backend", "expert_kernel"}
     assert bundle.mlp[[f"time_stats.mlp_{name}.median" for name in ("up_proj", "act", "down_proj")]].isna().all(None)
     check_bundle(bundle, SCENARIO)
     other = SCENARIO.model.geometry.model_copy(update={"num_experts_per_token": 3})

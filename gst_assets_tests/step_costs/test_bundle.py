@@ -162,6 +162,21 @@ def test_an_all_reduce_of_other_messages_than_the_models_is_refused(column: str,
         check_bundle(bundle, of_two)
 
 
+def test_what_computed_is_taken_from_the_engine_or_else_from_the_profiler(bundle: Bundle) -> None:
+    def kernels(worker: object, **settings: str) -> dict[str, str]:
+        reported = bundle.meta.engine_settings.model_copy(update={"attention_backend": "unknown"} | settings)
+        meta = bundle.meta.model_copy(update={"engine_settings": reported, "worker": worker})
+        return replace(bundle, meta=meta).kernels
+
+    assert kernels(None) == {} and bundle.kernels == {"attention_backend": "FORMULA"}
+    assert kernels({"expert_kernel": "Seen"}) == {"expert_kernel": "Seen"}, "as bundles of earlier versions have it"
+    assert kernels({"expert_kernel": "Seen"}, expert_kernel="Told", all_reduce="nccl") == {
+        "expert_kernel": "Told", "all_reduce": "nccl",
+    }  # fmt: skip
+    shipped = load_bundle(PROJECT_ROOT / "data/profiles/h200/qwen3-30b-a3b")
+    assert shipped.kernels == {"attention_backend": "FLASH_ATTN", "expert_kernel": "TritonExperts"}
+
+
 def test_a_file_that_the_metadata_does_not_list_is_not_read(bundle: Bundle) -> None:
     path = bundle.directory / "run_meta.json"
     meta = json.loads(path.read_text())

@@ -191,6 +191,7 @@ def test_settings_say_what_was_simulated() -> None:
         "kv_bytes_per_token": 4096, "enable_prefix_caching": False, "async_scheduling": False, "dtype": "float32",
         "scheduler": "sarathi", "predictor": "interpolation", "step_overheads": False, "self_fit_misfits": [],
         "rounding_tokens": {"step_tokens": "captured graph size, else exact", "prefill_chunk": 1, "context": 1},
+        "attention_backend": "CPU_ATTN",
     }  # fmt: skip
     assert {name: result.settings[name] for name in wanted} == wanted
 
