@@ -18,7 +18,7 @@ from gst_assets.engine import recorded
 from gst_assets.engine.backends import engine_environment, engine_hardware
 from gst_assets.errors import GstError
 from gst_assets.scenario import Model, Scenario, resolve_path
-from gst_assets.step_costs.bundle import check_bundle, find_bundle, load_bundle
+from gst_assets.step_costs.bundle import check_bundle, check_place, find_bundle, load_bundle
 from gst_assets.workload.tokenizer import load_tokenizer
 
 _EXTRA = "pip install 'gst-assets[platform]'"
@@ -103,7 +103,7 @@ def _device(scenario: Scenario) -> str:
 def _profile(scenario: Scenario) -> Need:
     what = "a profile"
     if scenario.profile.root is None and scenario.engine.backend != recorded.BACKEND:
-        return Need(what, True, "measured by the run, or taken from the artifact root where it fits")
+        return _asked(what, lambda: _measured(scenario))
     root = scenario.profile.root
 
     def fitting() -> str:
@@ -113,6 +113,12 @@ def _profile(scenario: Scenario) -> Need:
         return str(directory)
 
     return _asked(what, fitting)
+
+
+def _measured(scenario: Scenario) -> str:
+    """Where a profile comes from that the run measures, if its place is free for it."""
+    check_place(open_store().folder(Kind.PROFILE) / scenario.hardware.hardware_id / scenario.model.name, scenario)
+    return "measured by the run, or taken from the artifact root where it fits"
 
 
 def _files(scenario: Scenario) -> Iterator[Need]:

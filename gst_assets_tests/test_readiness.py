@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gst_assets.locations import locate
 from gst_assets.readiness import Need, needs, router_warning
 from gst_assets.scenario import Scenario, load_scenario
 from gst_assets_tests.gst_command import run_gst
+from gst_assets_tests.profiling.tables import write_bundle
 
 
 def need_of(what: str, scenario: Scenario) -> Need:
@@ -46,6 +49,20 @@ def test_a_profile_of_another_model_of_that_name_is_not_there() -> None:
     other = need_of("a profile", load_scenario("h100_8b_half", ["model.geometry.num_layers=24"]))
     assert other.met is False
     assert "params.model.geometry.num_layers is 36, but the scenario expects 24" in other.found
+
+
+def test_a_place_that_a_profile_of_another_degree_holds_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GST_ARTIFACT_ROOT", str(tmp_path))
+    free = Need("a profile", True, "measured by the run, or taken from the artifact root where it fits")
+    two = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    assert need_of("a profile", two) == free
+    folder = write_bundle(tmp_path / "vidur_profiling" / "cpu" / "qwen3-tiny", load_scenario("smoke"))
+    assert need_of("a profile", load_scenario("smoke")) == free
+    need = need_of("a profile", two)
+    assert need.met is False
+    assert need.found.startswith(f"{folder}: holds a profile with engine.tensor_parallel_size 1, but the scenario's is")
 
 
 def test_too_few_cpus_for_the_ranks_are_named() -> None:

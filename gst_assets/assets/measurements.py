@@ -49,10 +49,18 @@ def measurements(
     together = bool(names) and profiles.NAME in asked and chosen.measured_together and fixed is None
     runs: list[OwnRealRun] = []
     bundle: Bundle | None = None
+    measured_now = False
+    try:
+        if profiles.NAME in asked:
+            bundle = profiles.bundle_in_place(store, chosen, fixed)
+    except ContractError as error:
+        yield contract_failed(profiles.NAME, error)
+        raise
     try:
         if together:
             workload = current_workload(store, chosen, context)
             runs, bundle = _measure_together(store, chosen, workload.directory, engine, log)
+            measured_now = True
         elif names:
             workload = current_workload(store, chosen, context)
             if chosen.engine.backend == recorded.BACKEND:
@@ -67,9 +75,9 @@ def measurements(
     if profiles.NAME not in asked:
         return
     try:
-        reused = bundle is None
+        reused = not measured_now
         if bundle is None:
-            bundle, reused = profiles.bundle_of(store, chosen, engine, fixed, log)
+            bundle, reused = profiles.bundle_of(store, chosen, engine, log)
     except ContractError as error:
         yield contract_failed(profiles.NAME, error)
         raise

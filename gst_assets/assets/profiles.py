@@ -36,23 +36,35 @@ SPEC = dg.AssetSpec(
 )
 
 
+def bundle_in_place(store: ArtifactStore, scenario: Scenario, fixed: Path | None) -> "Bundle | None":
+    """The bundle that the scenario must find; None where it is measured if need be, and its place in the artifact root
+    is not that of a bundle of other steps. To be asked before an engine starts. `fixed`: the root that the scenario
+    names, if it does.
+
+    Raises:
+        ProfileError, ContractError, ArtifactError
+    """
+    from gst_assets.step_costs.bundle import check_place
+
+    # Recorded runs were measured elsewhere: a bundle measured on this machine would not belong to them, so theirs must
+    # be there.
+    if fixed is not None or scenario.engine.backend == recorded.BACKEND:
+        return current_bundle(store, scenario, fixed)
+    check_place(store.folder(Kind.PROFILE) / artifact_id(scenario), scenario)
+    return None
+
+
 def bundle_of(
     store: ArtifactStore,
     scenario: Scenario,
     engine: EngineResource,
-    fixed: Path | None,
     log: Callable[[str], None],
 ) -> "tuple[Bundle, bool]":
-    """The scenario's bundle and whether it was there already; measured now where it was not. `fixed`: the root that the
-    scenario names, if it does.
+    """The scenario's bundle in the artifact root and whether it was there already; measured now where it was not.
 
     Raises:
         EngineError, ProfileError, ContractError, ArtifactError
     """
-    # Recorded runs were measured elsewhere: a bundle measured on this machine would not belong to them, so theirs must
-    # be there.
-    if fixed is not None or scenario.engine.backend == recorded.BACKEND:
-        return current_bundle(store, scenario, fixed), True
     found = _reusable(store, scenario, log)
     if found is not None:
         return found, True

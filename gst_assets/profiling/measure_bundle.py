@@ -47,7 +47,7 @@ from gst_assets.progress import Progress
 from gst_assets.provenance import git_state
 from gst_assets.scenario import CPU, Sampling, Scenario, read_reference
 from gst_assets.staging import staged_directory
-from gst_assets.step_costs.bundle import FORMAT_VERSION, profile_key
+from gst_assets.step_costs.bundle import FORMAT_VERSION, check_place, profile_key
 from gst_assets.step_costs.operators import OperatorTimes, WholeStepOperators
 from gst_assets.step_costs.shapes import CapturedGraphs
 from gst_assets.vidur_adapter.self_fit import misfits, self_fit
@@ -147,9 +147,11 @@ async def measure(
 
     Raises:
         EngineError: hardware or settings differ from the scenario, or the engine failed.
-        ProfileError: `out` exists and is not empty, or a measurement is not what was designed.
+        ProfileError: `out` exists and is not empty (names what differs of a profile of other steps there), or a
+            measurement is not what was designed.
     """
     out = out.resolve()
+    check_place(out, scenario)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ProfileError(f"{out}: already exists. Bundles are never overwritten; remove it or use another --out.")
     hardware = check_hardware(scenario.hardware, scenario.engine.tensor_parallel_size)

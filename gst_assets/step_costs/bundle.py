@@ -239,6 +239,38 @@ def find_bundle(root: Path, scenario: Scenario) -> Path:
     return directory
 
 
+def check_place(directory: Path, scenario: Scenario) -> None:
+    """Measuring the scenario's profile into `directory` would not displace one of other steps: of another tensor
+    parallel degree, dtype or quantisation, or with or without a prefix cache. A place holds one profile. Reads no
+    table, so that it can be asked before an engine starts.
+
+    Raises:
+        ProfileError: names the first setting that differs, and the remedy.
+        ContractError: a profile is there whose run_meta.json breaks the contract.
+    """
+    path = directory / Kind.PROFILE.meta_name
+    if not path.is_file() or read_document(RunMeta, path).run_type != "vidur_profile":
+        return
+    meta = read_document(ProfileMeta, path)
+    if meta.format_version != FORMAT_VERSION:  # serves nobody any more
+        return
+    found, engine, model = meta.engine_settings, scenario.engine, scenario.model
+    settings = {
+        "engine.tensor_parallel_size": (found.tensor_parallel_size or 1, engine.tensor_parallel_size),
+        "model.dtype": (found.dtype, model.dtype),
+        "model.quantization": (found.quantization or "null", model.quantization or "null"),
+        "engine.enable_prefix_caching": (found.enable_prefix_caching, engine.enable_prefix_caching),
+    }
+    for name, (measured, wanted) in settings.items():
+        if measured != wanted:
+            here, there = (str(one).lower() if isinstance(one, bool) else one for one in (measured, wanted))
+            raise ProfileError(
+                f"{directory}: holds a profile with {name} {here}, but the scenario's is {there}. A folder holds one"
+                f" profile. To keep both, give the scenario a model.name of its own (such as {model.name}-2), which"
+                " names the folder, also in --out of `gst profile`. Else remove the folder."
+            )
+
+
 def load_bundle(directory: Path) -> Bundle:
     """Read a bundle whose files have the digests its run_meta.json records.
 

@@ -177,7 +177,9 @@ def test_a_plain_server_tells_little_and_the_rest_is_marked_as_stated() -> None:
             return engine
 
     settings = asyncio.run(read()).settings()
-    unknown = {"architecture", "quantization", "quantized_kernels", "tensor_parallel_size", "all_reduce"}
+    unknown = {
+        "architecture", "quantization", "quantized_kernels", "tensor_parallel_size", "all_reduce", "expert_kernel",
+    }  # fmt: skip
     assert all(getattr(settings, name) is None for name in unknown)
     others = {"backend", "transport", "not_read_back", "not_told", *unknown}
     assert set(settings.not_read_back) == set(type(settings).model_fields) - others

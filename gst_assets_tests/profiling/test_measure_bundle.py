@@ -28,6 +28,7 @@ from gst_assets.step_costs.shapes import StepShape
 from gst_assets.vidur_adapter import self_fit as self_fit_module
 from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.profiling.checked_run import DIES
+from gst_assets_tests.profiling.tables import write_bundle
 from gst_assets_tests.step_costs.test_bundle import BUNDLE_FILES
 
 OVERRIDES = [
@@ -284,6 +285,19 @@ def test_a_bundle_is_never_overwritten(measured: tuple[Bundle, list[str]]) -> No
     with pytest.raises(EngineError, match="already exists"):
         run_module("gst_assets.profiling.measure_bundle", ["--scenario", "smoke", "--out", str(directory)])
     assert load_bundle(directory).sha256 == before
+
+
+def test_a_profile_of_another_dtype_holds_its_folder_before_an_engine_is_started(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "cpu" / "qwen3-tiny", load_scenario("smoke"))
+    said: list[str] = []
+    message = re.escape(f"{folder}: holds a profile with model.dtype float32, but the scenario's is bfloat16.")
+    with pytest.raises(EngineError, match=message):
+        run_module(
+            "gst_assets.profiling.measure_bundle",
+            ["--scenario", "smoke", "--out", str(folder), "--override=model.dtype=bfloat16"],
+            on_line=said.append,
+        )
+    assert not [line for line in said if "starting" in line] and list(folder.parent.iterdir()) == [folder]
 
 
 def test_another_device_than_the_scenarios_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,15 @@ import pytest
 from gst_assets.errors import ArtifactError, ContractError, ProfileError
 from gst_assets.provenance import PROJECT_ROOT
 from gst_assets.scenario import Scenario, load_scenario
-from gst_assets.step_costs.bundle import FORMAT_VERSION, Bundle, check_bundle, find_bundle, load_bundle, profile_key
+from gst_assets.step_costs.bundle import (
+    FORMAT_VERSION,
+    Bundle,
+    check_bundle,
+    check_place,
+    find_bundle,
+    load_bundle,
+    profile_key,
+)
 from gst_assets.step_costs.engine_costs import OTHER_TERMS, STEP_TERMS
 from gst_assets.step_costs.operators import PER_TOKEN_OPERATORS
 from gst_assets.step_costs.shapes import StepShape
@@ -187,6 +195,36 @@ def test_a_file_that_the_metadata_does_not_list_is_not_read(bundle: Bundle) -> N
     path.write_text(json.dumps(meta))
     with pytest.raises(ArtifactError, match=r"run_meta\.json: key sha256 does not list mlp\.csv"):
         load_bundle(bundle.directory)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("engine.tensor_parallel_size=2", "engine.tensor_parallel_size 1, but the scenario's is 2"),
+        ("model.dtype=bfloat16", "model.dtype float32, but the scenario's is bfloat16"),
+        ("engine.enable_prefix_caching=true", "engine.enable_prefix_caching false, but the scenario's is true"),
+        ("engine.max_num_seqs=4", None),
+        ("profile.operator_repeats=3", None),
+    ],
+)
+def test_a_profile_of_other_steps_holds_its_place(bundle: Bundle, override: str, message: str | None) -> None:
+    other = load_scenario("smoke", [override])
+    if message is None:
+        check_place(bundle.directory, other)
+        return
+    with pytest.raises(ProfileError, match=re.escape(f"{bundle.directory}: holds a profile with {message}")):
+        check_place(bundle.directory, other)
+
+
+def test_what_is_no_profile_of_today_holds_no_place(bundle: Bundle, tmp_path: Path) -> None:
+    other = load_scenario("smoke", ["engine.tensor_parallel_size=2"])
+    check_place(tmp_path / "absent", other)
+    path = bundle.directory / "run_meta.json"
+    text = path.read_text()
+    for old, new in ((f'"format_version": {FORMAT_VERSION}', '"format_version": 1'), ('"vidur_profile"', '"sweep"')):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        check_place(bundle.directory, other)
 
 
 @pytest.mark.usefixtures("bundle")
