@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from gst_assets.contracts.open_store import open_store
 from gst_assets.contracts.store import Kind
@@ -19,6 +20,7 @@ from gst_assets.engine.backends import engine_environment, engine_hardware
 from gst_assets.errors import GstError
 from gst_assets.scenario import Model, Scenario, resolve_path
 from gst_assets.step_costs.bundle import check_bundle, check_place, find_bundle, load_bundle
+from gst_assets.workload.building import build
 from gst_assets.workload.tokenizer import load_tokenizer
 
 _EXTRA = "pip install 'gst-assets[platform]'"
@@ -76,8 +78,7 @@ def _engine(scenario: Scenario) -> Iterator[Need]:
     engine = scenario.engine
     if engine.backend == recorded.BACKEND:
         assert engine.recorded is not None  # the scenario's validation
-        folder = resolve_path(engine.recorded)
-        yield _asked("recorded runs", lambda: f"{len(recorded.list_recorded(folder))} in {folder}")
+        yield _recorded(scenario, resolve_path(engine.recorded))
         return
     if engine.backend == "openai":
         assert engine.server is not None  # the scenario's validation
@@ -91,6 +92,24 @@ def _engine(scenario: Scenario) -> Iterator[Need]:
     told = f"without {', '.join(missing)}: docs/engines.md" if missing else f"torch and {engine.backend}"
     yield Need("an engine", not missing, told)
     yield _asked("the device", lambda: _device(scenario))
+
+
+def _recorded(scenario: Scenario, folder: Path) -> Need:
+    """The recorded runs, and whether they are what the scenario asks for, its workload included, which is made for
+    that (a second for those that ship)."""
+    what = "recorded runs"
+    try:
+        runs = recorded.list_recorded(folder)
+        recorded.chosen_runs(runs, scenario, None)
+        found = f"{len(runs)} in {folder}"
+        if not resolve_path(scenario.model.tokenizer).is_dir() or find_spec("tokenizers") is None:
+            return Need(what, None, f"{found}: not compared with the scenario's workload, which needs a tokenizer here")
+        with TemporaryDirectory() as made:
+            workload = build(scenario, Path(made), contract=False).meta
+        recorded.chosen_runs(runs, scenario, workload)
+    except GstError as error:
+        return Need(what, False, " ".join(str(error).split()))
+    return Need(what, True, found)
 
 
 def _device(scenario: Scenario) -> str:

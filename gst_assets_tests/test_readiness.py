@@ -51,6 +51,25 @@ def test_a_profile_of_another_model_of_that_name_is_not_there() -> None:
     assert "params.model.geometry.num_layers is 36, but the scenario expects 24" in other.found
 
 
+@pytest.mark.parametrize(
+    ("override", "met", "says"),
+    [
+        ("simulation.seed=3", True, "5 in "),
+        ("workload.seed=7", True, "5 in "),  # requests at fixed times: the same workload
+        ("engine.num_kv_blocks=5", False, "engine.num_kv_blocks: the scenario asks for 5, but vllm 0.22.1 runs with"),
+        ("workload.num_requests=23", False, "Undo workload.num_requests=23 (recorded with 24)"),
+        ("model.geometry.num_layers=24", False, "params.model.geometry.num_layers is 36, but the scenario asks for 24"),
+        ("replay.repeats=9", False, "5 runs are recorded, but replay.repeats asks for 9"),
+        ("workload.prompts=absent.jsonl", False, "absent.jsonl"),
+        ("model.tokenizer=nobody/nothing", None, "not compared with the scenario's workload"),
+    ],
+)
+def test_recorded_runs_that_do_not_fit_are_not_there(override: str, met: bool | None, says: str) -> None:
+    scenario = load_scenario("h100_8b_single", [override])
+    (found,) = [need for need in needs(scenario) if need.what == "recorded runs"]
+    assert found.met is met and says in found.found
+
+
 def test_a_place_that_a_profile_of_another_degree_holds_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from gst_assets.contracts.listing import add_to_listing, check_listed, read_list
 from gst_assets.contracts.packed_files import MOST_BYTES, PACKED, PACKED_BEFORE, packed, packed_copy, unpacked
 from gst_assets.contracts.store import Kind, complete_below, open_directory
 from gst_assets.engine.settings_check import check_settings, in_yaml
-from gst_assets.errors import ArtifactError, EngineError, WorkloadError
+from gst_assets.errors import ArtifactError, ContractError, EngineError, WorkloadError
 from gst_assets.foreign_text import label
 from gst_assets.input_files import InputKind, read_bytes
 from gst_assets.provenance import sha256_bytes
@@ -38,6 +38,7 @@ BACKEND = "recorded"
 _META = Kind.REAL_RUN.meta_name
 _TABLE = ".csv"
 _TOKENS = "token_metrics.csv"
+_SETTINGS_SHOWN = 4
 _PACK = "gst recorded pack RUN_DIR... --out DIR"
 _RESTORE = "Restore it from version control, or pack the run again."
 
@@ -132,13 +133,13 @@ def list_recorded(root: Path) -> list[RecordedRun]:
     return sorted(runs, key=lambda run: (run.meta.started_at, run.meta.repeat_index))
 
 
-def chosen_runs(runs: Sequence[RecordedRun], scenario: Scenario, workload: WorkloadMeta) -> list[RecordedRun]:
-    """The first `replay.repeats` of the recorded runs, each of which is of this workload and of the scenario's
-    hardware, model and engine.
+def chosen_runs(runs: Sequence[RecordedRun], scenario: Scenario, workload: WorkloadMeta | None) -> list[RecordedRun]:
+    """The first `replay.repeats` of the recorded runs, each of which is of the scenario's hardware, model and engine,
+    and of its workload. `workload` is that of the scenario; None: not made yet, so not compared.
 
     Raises:
-        WorkloadError: another workload (names both). EngineError: other hardware, model or settings, or fewer runs than
-            repeats asked for.
+        WorkloadError: another workload (names both, and the settings that differ).
+        EngineError: other hardware, model or settings, or fewer runs than repeats asked for.
         ContractError: a run whose recorded scenario cannot be read.
     """
     repeats = scenario.replay.repeats
@@ -148,7 +149,8 @@ def chosen_runs(runs: Sequence[RecordedRun], scenario: Scenario, workload: Workl
             f" replay.repeats={len(runs)}, or record more."
         )
     for run in runs[:repeats]:
-        _check_workload(run, workload)
+        if workload is not None:
+            _check_workload(run, workload, scenario)
         _check_origin(run, scenario)
     return list(runs[:repeats])
 
@@ -156,15 +158,46 @@ def chosen_runs(runs: Sequence[RecordedRun], scenario: Scenario, workload: Workl
 # --- what a recorded run must match -----------------------------------------------------------------------------------
 
 
-def _check_workload(run: RecordedRun, workload: WorkloadMeta) -> None:
+def _check_workload(run: RecordedRun, workload: WorkloadMeta, scenario: Scenario) -> None:
     if run.meta.workload_sha256 != workload.sha256:
         names = sorted(run.meta.workload_sha256.keys() | workload.sha256.keys())
         differ = [name for name in names if run.meta.workload_sha256.get(name) != workload.sha256.get(name)]
         raise WorkloadError(
             f"{run.directory}: recorded with workload {run.meta.workload_id}, but the scenario's workload is"
-            f" {workload.workload_id} ({', '.join(differ)} differ). Undo the workload settings that differ from the"
-            " recorded run's, or record this workload."
+            f" {workload.workload_id} ({', '.join(differ)} differ). {_settings_of_workload(run, scenario)}, or record"
+            " this workload."
         )
+
+
+def _settings_of_workload(run: RecordedRun, scenario: Scenario) -> str:
+    """What to undo, in words: the settings from which another workload follows, with both values."""
+    asked = {"workload": scenario.workload, "model": scenario.model}
+    undo = "Undo the workload settings that differ from the recorded run's"
+    try:
+        measured = {
+            name: stored_settings(run.meta.params, type(section), name, path=run.directory / _META, remedy=_RESTORE)
+            for name, section in asked.items()
+        }
+    except ContractError:  # an earlier version had settings that this one has not
+        return undo
+    ours, theirs = (
+        _leaves("workload", sections["workload"].model_dump(mode="json"))
+        | {f"model.{name}": getattr(sections["model"], name) for name in ("tokenizer", "fold_token_ids")}
+        for sections in (measured, asked)
+    )
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if not names:
+        return "None of its settings does, so a file that it is made from has changed: restore that"
+    told = [f"{name}={in_yaml(theirs.get(name))} (recorded with {in_yaml(ours.get(name))})" for name in names]
+    more = f" and {len(told) - _SETTINGS_SHOWN} more" if len(told) > _SETTINGS_SHOWN else ""
+    return f"Undo {', '.join(told[:_SETTINGS_SHOWN])}{more}"
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    """Settings of a section without further ones in them, by their whole name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: leaf for part, inner in value.items() for key, leaf in _leaves(f"{name}.{part}", inner).items()}
 
 
 def _check_origin(run: RecordedRun, scenario: Scenario) -> None:

@@ -478,7 +478,34 @@ def test_another_workload_names_both_and_the_files() -> None:
     assert isinstance(error, WorkloadError)
     recorded_id = runs[0].meta.workload_id
     assert f"recorded with workload {recorded_id}, but the scenario's workload is wl-of-the-scenario" in str(error)
-    assert "(trace_intervals.csv differ)" in str(error)
+    assert "(trace_intervals.csv differ). None of its settings does, so a file that it is made from has" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["workload.seed=7"], "Undo workload.seed=7 (recorded with 2601), or record this workload."),
+        (["model.fold_token_ids=true"], "Undo model.fold_token_ids=true (recorded with false), or record"),
+        (["workload.arrivals={kind: poisson, rate_per_s: 3}", "workload.seed=7"], "workload.arrivals.kind=poisson"),
+    ],
+)
+def test_another_workload_names_the_settings_it_follows_from(overrides: list[str], says: str) -> None:
+    assert says in str(refusal(list_recorded(SINGLE), overrides, **{"trace_intervals.csv": "9" * 64}))
+
+
+def test_another_workload_of_a_scenario_of_settings_that_are_gone_names_none() -> None:
+    runs = list_recorded(SINGLE)
+    params = runs[0].meta.params | {"workload": runs[0].meta.params["workload"] | {"gone": 1}}
+    old = [replace(run, meta=run.meta.model_copy(update={"params": params})) for run in runs]
+    error = refusal(old, ["workload.seed=7"], **{"trace_intervals.csv": "9" * 64})
+    assert "differ). Undo the workload settings that differ from the recorded run's, or record" in str(error)
+
+
+def test_a_workload_that_is_not_made_yet_is_not_compared() -> None:
+    runs = list_recorded(SINGLE)
+    assert chosen_runs(runs, load_scenario("h100_8b_single", ["workload.seed=7"]), None) == runs
+    with pytest.raises(EngineError, match=r"engine\.num_kv_blocks: the scenario asks for 5, but"):
+        chosen_runs(runs, load_scenario("h100_8b_single", ["engine.num_kv_blocks=5"]), None)
 
 
 def test_one_run_of_another_workload_among_the_repeats() -> None:
