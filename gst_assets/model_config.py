@@ -7,7 +7,10 @@ engine has started. Standard library only.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +78,7 @@ _FILE = "config.json"
 _REFUSED_BY_KEY = {
     "kv_lora_rank": "has multi-head latent attention",
     "shared_expert_intermediate_size": "has shared experts in addition to those that a router chooses",
+    "num_shared_experts": "has shared experts in addition to those that a router chooses",
     "n_shared_experts": "has shared experts in addition to those that a router chooses",
     "num_local_experts": "is a mixture of experts of another kind",
     "num_experts": "is a mixture of experts of another kind",
@@ -136,6 +140,7 @@ def geometry_of(config: dict[str, Any], source: str) -> dict[str, Any]:
     """
     architecture = _architecture(config, source)
     kind = SUPPORTED[architecture]
+    _check_kinds(config, source)
     _refuse_other_models(config, source, architecture)
     hidden_size, num_q_heads, num_kv_heads = (
         _count(config, name, source) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
@@ -178,7 +183,10 @@ def _experts(config: dict[str, Any], source: str, keys: Experts) -> dict[str, An
             f"{source}: num_experts_per_tok: expected at most {keys.count} {number}, found {chosen}. Set it to"
             f" {number} or less, as in the file that was published"
         )
-    step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
+    step = _count(config, "decoder_sparse_step", source) if "decoder_sparse_step" in config else 1
+    dense = config.get("mlp_only_layers")
+    if dense is not None and (not isinstance(dense, list) or not all(_is_integer(layer, 0) for layer in dense)):
+        raise ValueError(f"{source}: mlp_only_layers: expected a list of numbers of layers, found {dense!r:.60}")
     if step != 1 or dense:
         key, found = ("mlp_only_layers", dense) if dense else ("decoder_sparse_step", step)
         raise ValueError(
@@ -211,6 +219,24 @@ def _architecture(config: dict[str, Any], source: str) -> str:
     return name
 
 
+def _check_kinds(config: dict[str, Any], source: str) -> None:
+    """Fields that are read in some cases only, or by the engine alone, are of their kind wherever they are stated; null
+    is as if they were left out."""
+    checks: dict[str, Callable[[dict[str, Any], str, str], object]] = {
+        "intermediate_size": _count,
+        "rope_theta": _positive,
+        "use_sliding_window": _flag,
+        "sliding_window": partial(_count, least=0),
+        "layer_types": _names,
+        "eos_token_id": _token_ids,
+        "rope_scaling": _object,
+        "rope_parameters": _object,
+    }
+    for name, check in checks.items():
+        if config.get(name) is not None:
+            check(config, name, source)
+
+
 def _refuse_other_models(config: dict[str, Any], source: str, architecture: str) -> None:
     experts = SUPPORTED[architecture].experts
     for key, what in _REFUSED_BY_KEY.items():
@@ -238,7 +264,7 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
         raise ValueError(f"{source}: hidden_act: expected 'silu', found {config.get('hidden_act')!r:.60}")
     _positive(config, "rms_norm_eps", source)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
+    kind = rope.get("rope_type", rope.get("type", "default"))
     supported = SUPPORTED[architecture].rope_types
     if kind not in supported:
         raise ValueError(
@@ -247,16 +273,38 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
         )
 
 
-def _count(config: dict[str, Any], name: str, source: str) -> int:
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _count(config: dict[str, Any], name: str, source: str, least: int = 1) -> int:
     value = _required(config, name, source)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{source}: {name}: expected an integer of at least 1, found {value!r:.60}")
-    return value
+    if not _is_integer(value, least):
+        raise ValueError(f"{source}: {name}: expected an integer of at least {least}, found {value!r:.60}")
+    return int(value)
+
+
+def _names(config: dict[str, Any], name: str, source: str) -> None:
+    value = config[name]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{source}: {name}: expected a list of names, found {value!r:.60}")
+
+
+def _token_ids(config: dict[str, Any], name: str, source: str) -> None:
+    value = config[name]
+    ids = value if isinstance(value, list) and value else [value]
+    if not all(_is_integer(one, 0) for one in ids):
+        raise ValueError(f"{source}: {name}: expected the id of a token or a list of such, found {value!r:.60}")
+
+
+def _object(config: dict[str, Any], name: str, source: str) -> None:
+    if not isinstance(config[name], dict):
+        raise ValueError(f"{source}: {name}: expected an object of settings or null, found {config[name]!r:.60}")
 
 
 def _positive(config: dict[str, Any], name: str, source: str) -> None:
     value = _required(config, name, source)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{source}: {name}: expected a number above 0, found {value!r:.60}")
 
 
@@ -269,11 +317,11 @@ def _flag(config: dict[str, Any], name: str, source: str) -> bool:
 
 def _bias(config: dict[str, Any], name: str, source: str, architecture: str) -> bool:
     """Whether there is a bias that Hugging Face's format has only for some architectures, and by default not."""
-    if not config.get(name):
+    if config.get(name) is None or not _flag(config, name, source):
         return False
     if name not in SUPPORTED[architecture].bias_keys:
         raise ValueError(f"{source}: {name}: {architecture} has none, found {config[name]!r:.60}. Remove the key")
-    return _flag(config, name, source)
+    return True
 
 
 def _required(config: dict[str, Any], name: str, source: str) -> Any:

@@ -4,11 +4,12 @@ field."""
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gst_assets.engine.served_model import config_of_geometry
@@ -130,6 +131,18 @@ _QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
     [
         ({"shared_expert_intermediate_size": 768},
          "shared_expert_intermediate_size: this Qwen3MoeForCausalLM has shared experts in addition to those that a router"),
+        ({"num_shared_experts": 1}, "num_shared_experts: this Qwen3MoeForCausalLM has shared experts in addition to"),
+        ({"n_shared_experts": 2}, "n_shared_experts: this Qwen3MoeForCausalLM has shared experts in addition to"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step: expected an integer of at least 1, found 0"),
+        ({"decoder_sparse_step": True}, "decoder_sparse_step: expected an integer of at least 1, found True"),
+        ({"decoder_sparse_step": 1.0}, "decoder_sparse_step: expected an integer of at least 1, found 1.0"),
+        ({"mlp_only_layers": 0}, "mlp_only_layers: expected a list of numbers of layers, found 0"),
+        ({"mlp_only_layers": ["3"]}, r"mlp_only_layers: expected a list of numbers of layers, found \['3'\]"),
+        ({"num_experts": "8"}, "num_experts: expected an integer of at least 1, found '8'"),
+        ({"num_experts": 8.0}, "num_experts: expected an integer of at least 1, found 8.0"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok: expected an integer of at least 1, found 0"),
+        ({"num_experts_per_tok": -2}, "num_experts_per_tok: expected an integer of at least 1, found -2"),
+        ({"num_experts_per_tok": True}, "num_experts_per_tok: expected an integer of at least 1, found True"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step: found 2, so some layers have one MLP and others experts"),
         ({"mlp_only_layers": [0, 3]}, r"mlp_only_layers: found \[0, 3\], so some layers have .*\. Name a model whose layers all have experts"),
         ({"num_experts": None}, "num_experts: the field is missing"),
@@ -143,6 +156,64 @@ _QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
 def test_a_mixture_that_is_not_modelled_is_refused_by_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"here: {message}"):
         geometry_of({**_QWEN3_MOE, **changes}, "here")
+
+
+@pytest.mark.parametrize(
+    "name", ["num_shared_experts", "n_shared_experts", "shared_expert_intermediate_size", "n_routed_experts"]
+)
+@pytest.mark.parametrize("model", ["Qwen3-30B-A3B", "Mixtral-8x7B-v0.1"])
+def test_a_mixture_that_says_it_has_no_shared_experts_is_read(name: str, model: str) -> None:
+    published = read_config(f"data/models/{model}")
+    for none in (0, None):
+        assert geometry_of({**published, name: none}, "here") == geometry_of(published, "here")
+    with pytest.raises(ValueError, match=f"here: {name}: this "):
+        geometry_of({**published, name: 1}, "here")
+
+
+_NOT_READ = {
+    "attention_dropout": "of training",
+    "bos_token_id": "prompts are sent as they were tokenized",
+    "initializer_range": "of training",
+    "max_window_layers": "of attention over a window, which is refused",
+    "output_router_logits": "of training",
+    "router_aux_loss_coef": "of training",
+    "torch_dtype": "model.dtype says it to the engine",
+    "use_cache": "the engine always has one",
+}
+"""Fields of a published file from which neither a shape nor a time follows."""
+_KINDS: dict[str, tuple[type, ...]] = {"rope_scaling": (dict,), "sliding_window": (int,), "eos_token_id": (int, list)}
+"""Of the fields whose kind the published value does not show. A number may be written without a fraction."""
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 200_000)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def _is_of_kind(value: object, published: object, field: str) -> bool:
+    kinds = _KINDS.get(field, (int, float) if isinstance(published, float) else (type(published),))
+    return type(value) in kinds
+
+
+@settings(deadline=None, max_examples=400)
+@given(field=st.sampled_from(sorted(_QWEN3_MOE)), value=_VALUES)
+def test_a_field_of_another_kind_is_refused_by_name_or_is_none_that_is_read(field: str, value: Any) -> None:
+    """Never a traceback, never another model than the file's."""
+    assume(not _is_of_kind(value, _QWEN3_MOE[field], field))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps({**_QWEN3_MOE, field: value}), encoding="utf-8")
+        overrides = ["model.geometry=null", f"model.config={folder}", "simulation.variants=[kernels]"]
+        try:
+            found = load_scenario("smoke", overrides).model.geometry
+        except ScenarioError as error:
+            assert f"config {folder}: {field}: " in str(error) and field not in _NOT_READ
+            return
+    assert field in _NOT_READ or value is None, "null is as if it were left out"
+    assert found == Geometry(**geometry_of(_QWEN3_MOE, "here"))
 
 
 @given(
@@ -224,6 +295,16 @@ def test_published_is_not_asked_for_of_a_mixture_of_experts(override: str, named
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window: attention over a window"),
         ({"is_causal": False}, "this LlamaForCausalLM is an encoder"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', found 'gelu'"),
+        ({"rope_scaling": "yarn"}, "rope_scaling: expected an object of settings or null, found 'yarn'"),
+        ({"rope_scaling": 0}, "rope_scaling: expected an object of settings or null, found 0"),
+        ({"rope_parameters": []}, "rope_parameters: expected an object of settings or null, found []"),
+        ({"rope_theta": "1e6"}, "rope_theta: expected a number above 0, found '1e6'"),
+        ({"use_sliding_window": 0}, "use_sliding_window: expected true or false, found 0"),
+        ({"sliding_window": "4096"}, "sliding_window: expected an integer of at least 0, found '4096'"),
+        ({"layer_types": "full_attention"}, "layer_types: expected a list of names, found 'full_attention'"),
+        ({"eos_token_id": "2"}, "eos_token_id: expected the id of a token or a list of such, found '2'"),
+        ({"eos_token_id": [2, True]}, "eos_token_id: expected the id of a token or a list of such, found [2, True]"),
+        ({"attention_bias": 0}, "attention_bias: expected true or false, found 0"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: rotary embeddings of type 'longrope' are not supported"),
         ({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "rope_scaling": {"type": "yarn", "factor": 4.0}},
          "rope_scaling: rotary embeddings of type 'yarn' are not supported. Supported with Phi3ForCausalLM: default"),
