@@ -157,6 +157,8 @@ def test_requests_that_a_side_does_not_state_are_in_no_figure(tmp_path: Path) ->
     one = rows(comparison).loc["r0", "calibrated"]
     assert (one["num_requests"], one["num_equal"]) == (29, 28)
     assert one["other_hit_rate"] == 8 / 232, "of the same requests"
+    other = rows(compared(tmp_path / "a", [real(first(8, 8))], calibrated=sim(first(8, None)))).loc["r0", "calibrated"]
+    assert (other["num_requests"], other["num_equal"], other["real_hit_rate"]) == (29, 29, 8 / 232)
     none = compared(tmp_path / "b", [real([None] * 30)], calibrated=sim(first(8)))
     assert none.cached_tokens["num_equal"].isna().all() and none.cached_tokens["real_hit_rate"].isna().all()
 
