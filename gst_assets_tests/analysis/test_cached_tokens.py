@@ -143,6 +143,16 @@ def test_a_server_whose_setting_is_only_stated_is_not_known(tmp_path: Path) -> N
     assert pd.isna(rows(comparison).loc[("r0", "calibrated"), "real_hit_rate"])
 
 
+def test_a_run_of_another_program_that_states_no_settings_is_not_known(tmp_path: Path) -> None:
+    silent = load_run(write_real(tmp_path / "r0", run(None)), "real")
+    silent = replace(silent, meta=silent.meta.model_copy(update={"engine_settings": None}))
+    other = load_run(write_simulation(tmp_path / "calibrated", sim(first(8))), "vidur")
+    table = compare([silent], {"calibrated": other}, bands=Bands()).cached_tokens
+    assert pd.isna(table["num_equal"][0]) and pd.isna(table["real_hit_rate"][0])
+    plain = load_run(write_simulation(tmp_path / "plain", run(None, simulated_settings={})), "vidur")
+    assert compare([silent], {"calibrated": plain}, bands=Bands()).cached_tokens.empty, "nobody speaks of a cache"
+
+
 def test_a_side_without_a_prefix_cache_has_no_cached_tokens(tmp_path: Path) -> None:
     """That is known, and not equal to the other side's."""
     comparison = compared(tmp_path, [real(first(8, 4))], calibrated=run(None))
