@@ -350,6 +350,7 @@ def test_the_hosts_speed_matters_where_it_is_simulated(bundle: Bundle) -> None:
     ("directory", "scenario"),
     [
         ("h100/qwen3-8b", "h100_8b_half"),
+        ("h100/llama-3.1-8b", "h100_llama_8b_quarter"),
         ("h200x2/qwen3-32b", "h200x2_32b_half"),
         ("h200/qwen3-30b-a3b", "h200_30b_a3b_half"),
     ],

@@ -22,6 +22,7 @@ from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load
 from gst_assets.vidur_adapter.simulate import simulate
 
 SCENARIOS = (
+    "h100_llama_8b_quarter",
     *(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document")),
     *(f"h200x2_32b_{load}" for load in ("quarter", "half", "high")),
     *(f"h200_30b_a3b_{load}" for load in ("quarter", "half", "high")),
