@@ -212,7 +212,9 @@ def test_the_list_is_filtered() -> None:
     def names(*options: str) -> set[str]:
         return {one["name"] for one in json.loads(run_gst("list", "--json", *options).stdout)}
 
-    assert names("--hardware", "h200") == {"h200_32b_half", "h200_32b_single"}
+    on_h200 = names("--hardware", "h200")
+    assert {"h200_32b_half", "h200_30b_a3b_half"} <= on_h200 and not {"h200x2_32b_half", "h100_8b_half"} & on_h200
+    assert names("--hardware", "h200", "--model", "qwen3-32b") == {"h200_32b_half", "h200_32b_single"}
     assert names("--model", "qwen3-4b") == {"h100_4b_bursts"} and names("--model", "qwen3-4b", "--no-gpu") == set()
     assert "h100_8b_half" in names("--no-gpu") and "a100_light" not in names("--no-gpu")
 

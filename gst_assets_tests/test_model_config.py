@@ -37,6 +37,7 @@ def llama(directory: Path, **changes: Any) -> list[str]:
     [
         ("Qwen3-0.6B", ("Qwen3ForCausalLM", 28, 1024, 16, 8, 128, 3072, 151_936, 40_960, True)),
         ("Qwen3-8B", ("Qwen3ForCausalLM", 36, 4096, 32, 8, 128, 12_288, 151_936, 40_960, False)),
+        ("Qwen3-14B", ("Qwen3ForCausalLM", 40, 5120, 40, 8, 128, 17_408, 151_936, 40_960, False)),
         ("Qwen3-32B", ("Qwen3ForCausalLM", 64, 5120, 64, 8, 128, 25_600, 151_936, 40_960, False)),
         ("Llama-3.1-8B", ("LlamaForCausalLM", 32, 4096, 32, 8, 128, 14_336, 128_256, 131_072, False)),
         ("Mistral-7B-v0.3", ("MistralForCausalLM", 32, 4096, 32, 8, 128, 14_336, 32_768, 32_768, False)),

@@ -68,7 +68,6 @@ _LEAST_STEPS = 3
 """Steps that a composition, or a window, needs for a median."""
 _LIMITS = {"max_num_batched_tokens": "chunk size", "max_num_seqs": "sequence limit"}
 _BLOCKS = ("num_kv_blocks", "block_size")
-_CACHED = "num_cached_tokens"
 _POLICIES = ("scheduling_policy", "enable_chunked_prefill", "enable_prefix_caching", "async_scheduling")
 
 
@@ -81,6 +80,7 @@ class Measured:
     simulations: Mapping[str, SimulatedRun]
     settings_parity: pd.DataFrame
     stage_errors: pd.DataFrame
+    cached_tokens: pd.DataFrame
     pass_band: float
     pairs: Mapping[tuple[str, str], AlignedPair]
 
@@ -311,7 +311,7 @@ def _causes(variant: str, sim: SimulatedRun, measured: Measured, *, typical: boo
     yield from _scheduling(variant, measured)
     yield from _step_times(sim, measured, typical=typical)
     yield from _preemptions(sim, measured)
-    yield from _prefix_cache(sim, measured)
+    yield from _prefix_cache(variant, measured)
     yield from _driver(measured)
     yield from _other_programs(measured)
     yield from _host_within(measured)
@@ -520,19 +520,23 @@ def _preemptions(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
     yield Cause("preemptions", text, _with_real_waiting, at_most=True)
 
 
-def _prefix_cache(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
+def _prefix_cache(variant: str, measured: Measured) -> Iterator[Cause]:
     """Where every repeat took other prompt tokens from the cache than the simulation, request by request."""
-    runs: list[RealRun | SimulatedRun] = [sim, *measured.real_repeats]
-    if any(_CACHED not in run.requests for run in runs):
+    table = measured.cached_tokens
+    rows = table[table["beside"] == variant]
+    if rows.empty or rows["num_equal"].isna().any():
         return
-    ours = sim.requests[_CACHED]
-    counts = [int((run.requests[_CACHED] != ours).fillna(False).sum()) for run in measured.real_repeats]
-    if not min(counts):
+    differing = rows["num_requests"] - rows["num_equal"]
+    if not differing.min():
         return
-    totals = " / ".join(str(int(run.requests[_CACHED].sum())) for run in measured.real_repeats)
+
+    def told(values: pd.Series) -> str:
+        return " / ".join(map(str, values))
+
     text = (
-        f"tokens from the cache differ in {' / '.join(map(str, counts))} of {len(ours)} requests: {totals} in the real"
-        f" repeats, {int(ours.sum())} simulated"
+        f"tokens from the cache differ in {told(differing)} of {told(rows['num_requests'].drop_duplicates())} requests:"
+        f" {told(rows['num_real_cached_tokens'])} in the real repeats,"
+        f" {told(rows['num_other_cached_tokens'].drop_duplicates())} simulated"
     )
     yield Cause("prefix cache", text, _with_real_first_token, at_most=True)
 

@@ -75,6 +75,8 @@ _KERNELS_IN_WORDS = dict(
 _NOT_RECORDED = "not recorded"
 
 QUEUED = "queued_time_ns"
+PREEMPTIONS = "preemptions"
+"""The check that counts the preemptions of both sides."""
 TTFT_TWICE = "TTFT from arrival / from queueing"
 """The check that reports TTFT by both definitions."""
 MANY = 0.05
@@ -923,9 +925,9 @@ def _preemptions(real_repeats: Sequence[RealRun], variant: str, simulated: int) 
     numbers = [int(column.sum()) if column is not None and column.notna().all() else None for column in columns]
     real = " / ".join("unknown" if number is None else str(number) for number in numbers)
     if not simulated and all(number == 0 for number in numbers):
-        return Check("preemptions", variant, "ok", real, "0", variants=(variant,))
+        return Check(PREEMPTIONS, variant, "ok", real, "0", variants=(variant,))
     text = f"simulation {variant}: {simulated} preemptions, real {real}"
-    return Check("preemptions", variant, "note", real, str(simulated), text, (variant,))
+    return Check(PREEMPTIONS, variant, "note", real, str(simulated), text, (variant,))
 
 
 def few_stretches(blocks: Blocks) -> Check:

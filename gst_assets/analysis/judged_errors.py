@@ -20,6 +20,7 @@ from gst_assets.analysis import bootstrap, gate
 from gst_assets.analysis.alignment import SCHEDULED, AlignedPair, AlignedSide, align, joined, sessions_of
 from gst_assets.analysis.answer import Answer, NamedCause, Situation, build_answer
 from gst_assets.analysis.bootstrap import Blocks, Interval, Replicates
+from gst_assets.analysis.cached_tokens import cached_token_rows
 from gst_assets.analysis.capacity_errors import CapacityError, capacity_errors
 from gst_assets.analysis.causes import Measured, cause_rows
 from gst_assets.analysis.cells import Basis, Cell, Rate, cell_name
@@ -57,6 +58,7 @@ from gst_assets.analysis.verdict import OUTCOMES, Outcome, judge, worst
 from gst_assets.contracts.documents import CapacityMeta
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CachedTokens,
     CapacityErrors,
     ErrorCauses,
     ErrorGroups,
@@ -110,8 +112,9 @@ class Comparison:
 
     `cells` go by metric, statistic and variant; `pairs` maps (real run id, variant) to the aligned pair. `curves` maps
     (metric, real run id or variant) to the values in nanoseconds at `CURVE_LEVELS`, a variant aligned to the first
-    repeat; a metric without samples has none. `block_length` is None where too few requests were compared to resample
-    them; where turns wait for answers it counts sessions, of which there are `num_sessions` (None elsewhere).
+    repeat; a metric without samples has none. `cached_tokens` is empty where no run has a prefix cache. `block_length`
+    is None where too few requests were compared to resample them; where turns wait for answers it counts sessions, of
+    which there are `num_sessions` (None elsewhere).
     `further_seeds` are the runs of each variant under other seeds than that of `simulations`. `checks` are as the
     headline's reader takes them. `capacities` are empty where the engine's capacity was not searched;
     `capacity_criterion` says in words what was searched for.
@@ -134,6 +137,7 @@ class Comparison:
     stage_errors: pd.DataFrame
     step_errors: pd.DataFrame
     step_costs: pd.DataFrame
+    cached_tokens: pd.DataFrame
     error_causes: pd.DataFrame
     pairs: Mapping[tuple[str, str], AlignedPair]
     curves: Mapping[tuple[Measure, str], np.ndarray]
@@ -268,7 +272,8 @@ def compare(
     timelines, totals = _totals(real_repeats, simulations, pairs)
     stages = _frame(StageErrors, stage_rows(real_repeats, simulations, pairs))
     steps = _frame(StepErrors, step_rows(real_repeats, simulations))
-    measured = Measured(real_repeats, simulations, parity, stages, bands.pass_band, pairs)
+    cached = _frame(CachedTokens, cached_token_rows(real_repeats, simulations))
+    measured = Measured(real_repeats, simulations, parity, stages, cached, bands.pass_band, pairs)
     causes = _frame(ErrorCauses, cause_rows(found.cells, measured))
     verdicts = {
         variant: _verdict(
@@ -316,6 +321,7 @@ def compare(
         stage_errors=stages,
         step_errors=steps,
         step_costs=_frame(StepCosts, step_cost_rows(real_repeats, simulations[headline])),
+        cached_tokens=cached,
         error_causes=causes,
         pairs=pairs,
         curves=found.curves,

@@ -19,11 +19,12 @@ from gst_assets.analysis.report_blocks import Grid
 from gst_assets.analysis.report_content import FIGURES, REPORT, TABLES, content, verdict_sentence
 from gst_assets.analysis.report_formats import grid_markdown, markdown, page
 from gst_assets.analysis.report_tables import deciding_grid, latency_grid, ranking_grid
-from gst_assets.analysis.run_reading import RealRun, SimulatedRun, read_calibration_machine
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, read_profile
 from gst_assets.contracts.documents import ComparisonMeta
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CachedTokens,
     CapacityErrors,
     ErrorCauses,
     ErrorGroups,
@@ -85,11 +86,12 @@ def write_comparison(comparison: Comparison, directory: Path, drawing: DrawingPr
         (StepErrors, comparison.step_errors),
         (StepCosts, comparison.step_costs),
         (ErrorCauses, comparison.error_causes),
+        *([(CachedTokens, comparison.cached_tokens)] if not comparison.cached_tokens.empty else []),
         *([(CapacityErrors, comparison.capacity_errors)] if comparison.capacities else []),
     ):
         write_table(model, frame, tables)
-    calibration = read_calibration_machine(comparison.simulations[comparison.headline])
-    blocks = content(comparison, [figure for figure, _ in planned], calibration)
+    profile = read_profile(comparison.simulations[comparison.headline])
+    blocks = content(comparison, [figure for figure, _ in planned], profile)
     (directory / SUMMARY).write_text(markdown(blocks, FIGURES), encoding="utf-8")
     if drawing is not None:
         drawing.finish()  # the page has the figures inside

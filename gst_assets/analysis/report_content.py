@@ -7,13 +7,15 @@ every number comes from `judged_errors`, whose answers are the first screen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gst_assets.analysis.alignment import states_workload
 from gst_assets.analysis.answer import Answer
 from gst_assets.analysis.bootstrap import NUM_REPLICATES
+from gst_assets.analysis.cached_tokens import NOT_KNOWN, cached_tokens_sentence, hit_rates
 from gst_assets.analysis.capacity_errors import capacity_sentence
 from gst_assets.analysis.figures import Figure
-from gst_assets.analysis.gate import TTFT_TWICE, device_of
+from gst_assets.analysis.gate import PREEMPTIONS, TTFT_TWICE, device_of
 from gst_assets.analysis.judged_errors import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, MIN_REQUESTS
 from gst_assets.analysis.report_blocks import (
@@ -34,6 +36,7 @@ from gst_assets.analysis.report_blocks import (
 )
 from gst_assets.analysis.report_tables import (
     alignment_grid,
+    cached_tokens_grid,
     capacity_grid,
     carry_grid,
     causes_grid,
@@ -53,10 +56,11 @@ from gst_assets.analysis.report_tables import (
     totals_grid,
 )
 from gst_assets.analysis.run_reading import RealRun, SimulatedRun
-from gst_assets.contracts.documents import NOT_STATED, MachineRecord, RealRunFacts
+from gst_assets.contracts.documents import NOT_STATED, MachineRecord, ProfileMeta, RealRunFacts
 from gst_assets.contracts.store import Kind
 from gst_assets.contracts.tables import (
     AlignmentCounts,
+    CachedTokens,
     CapacityErrors,
     ErrorCauses,
     ErrorGroups,
@@ -73,7 +77,7 @@ from gst_assets.contracts.tables import (
     StepErrors,
     Table,
 )
-from gst_assets.foreign_text import inert_line
+from gst_assets.foreign_text import inert_line, label
 from gst_assets.formats import milliseconds, unsigned_percent
 
 REPORT = "report.html"
@@ -98,14 +102,13 @@ _VARIANTS = (
     " project's corrections. `calibrated`: a measured model of what a step costs."
 )
 
+_CACHE_SETTINGS = ("enable_prefix_caching", "num_kv_blocks", "block_size")
 _NO_EXPERTS = "`published` is not modelled: the model is a mixture of experts, and Vidur 0.0.26 has no expert layer."
 
 
-def content(
-    comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None] = ()
-) -> list[Block]:
+def content(comparison: Comparison, figures: Sequence[Figure], profile: ProfileMeta | None = None) -> list[Block]:
     """The report. `figures` are those of `figures.planned_figures`, the one of the deciding cells first, or none;
-    `calibration` is the machine in each round that the headline's profile was calibrated in, where it is known."""
+    `profile` is the document of the headline's profile (`run_reading.read_profile`), None where it is not known."""
     answer = comparison.answer
     return [
         Heading(_title(comparison), 1),
@@ -113,7 +116,7 @@ def content(
         VerdictBlock(answer.verdict, answer.headline, answer.sentence),
         Beside((deciding_grid(answer), *_beside_it(comparison)), tuple(map(Picture, figures[:1]))),
         Contents(),
-        *_sections(comparison, figures[1:], calibration),
+        *_sections(comparison, figures[1:], profile),
     ]
 
 
@@ -227,17 +230,21 @@ def _beside_it(comparison: Comparison) -> list[Block]:
 
 def _has_experts(comparison: Comparison) -> bool:
     """Whether the headline simulation says that its model is a mixture of experts."""
-    model = comparison.simulations[comparison.headline].meta.params.get("model", {})
-    geometry = model.get("geometry") if isinstance(model, dict) else None
-    return isinstance(geometry, dict) and bool(geometry.get("num_experts"))
+    return bool(_param(comparison.simulations[comparison.headline], "model", "geometry", "num_experts"))
+
+
+def _param(run: RealRun | SimulatedRun, *keys: str) -> float | None:
+    """A number of the scenario that the run states it was made with; None where it does not."""
+    value: Any = run.meta.params
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, (int, float)) else None
 
 
 # --- folded -----------------------------------------------------------------------------------------------------------
 
 
-def _sections(
-    comparison: Comparison, figures: Sequence[Figure], calibration: Sequence[MachineRecord | None]
-) -> list[Section]:
+def _sections(comparison: Comparison, figures: Sequence[Figure], profile: ProfileMeta | None) -> list[Section]:
     answer = comparison.answer
     by_name = {figure.file_name: figure for figure in figures}
 
@@ -298,9 +305,10 @@ def _sections(
             ),
             "by prompt length, load, stage and step",
         ),
+        *_prefix_cache(comparison),
         *_side_by_side(comparison),
         _checks(comparison),
-        _machine(comparison, calibration),
+        _machine(comparison, (profile.machine if profile else None) or ()),
         Section("Settings", (settings_grid(comparison),), "what the engine reported, what each simulation assumed"),
         Section(
             "Repeats", (repeats_grid(comparison),), f"each statistic of the {len(comparison.real_repeats)} real runs"
@@ -313,7 +321,7 @@ def _sections(
             ),
             "what was compared, what was left out",
         ),
-        Section("Runs and versions", (_runs(comparison),), "where, when and with what it was measured"),
+        Section("Runs and versions", (_runs(comparison, profile),), "where, when and with what it was measured"),
         Section("Definitions and method", tuple(_definitions(comparison)), "what the words and numbers mean"),
         Section("Files", (_files(comparison, figures),), "the numbers with every digit"),
     ]
@@ -365,6 +373,40 @@ def _capacity(comparison: Comparison) -> list[Section]:
         " best; it decides nothing."
     )
     return [Section("Capacity", (capacity_grid(comparison), text), "the highest rate that is served in time")]
+
+
+def _prefix_cache(comparison: Comparison) -> list[Section]:
+    """Cached tokens, where a run has a prefix cache."""
+    table = comparison.cached_tokens
+    if table.empty:
+        return []
+    mine = table[table["beside"] == comparison.headline]
+    text = (
+        "Hit rate: tokens taken from the prefix cache over prompt tokens; of several repeats median and range. Cached"
+        " tokens of a request count when it is first scheduled, so not again after a preemption. Differences are of"
+        " the requests that are not equal."
+    )
+    bearing = [
+        f"{row['setting']}: engine {row['real']}, {row['variant']} {row['simulated']}"
+        for row in comparison.settings_parity.to_dict("records")
+        if row["setting"] in _CACHE_SETTINGS and row["parity"] == "differs"
+    ]
+    preempted = [*comparison.run_totals["num_preemptions"].dropna()]
+    preempted += [run.meta.num_preemptions or 0 for run in comparison.simulations.values()]
+    if any(preempted):
+        bearing += [one.finding for one in comparison.checks if one.check == PREEMPTIONS and one.finding]
+    return [
+        Section(
+            "Prefix cache",
+            (
+                Text(cached_tokens_sentence(table, comparison.headline)),
+                cached_tokens_grid(comparison),
+                Text(text),
+                *([Text(f"What else is known of the two caches: {'; '.join(bearing)}.")] if bearing else []),
+            ),
+            f"hit rate real {hit_rates(mine['real_hit_rate'])}, simulated {hit_rates(mine['other_hit_rate'])}",
+        )
+    ]
 
 
 def _causes(comparison: Comparison) -> list[Block]:
@@ -460,7 +502,7 @@ def _table_notes(comparison: Comparison) -> str:
     return " ".join(lines)
 
 
-def _runs(comparison: Comparison) -> Items:
+def _runs(comparison: Comparison, profile: ProfileMeta | None) -> Items:
     meta = comparison.real_repeats[0].meta
     settings = meta.engine_settings
     hardware = meta.hardware
@@ -482,6 +524,7 @@ def _runs(comparison: Comparison) -> Items:
             f" {meta.env.get('python', 'not recorded')}"
         ),
         _engine(meta),
+        *_experts(comparison, profile),
     ]
     for run in comparison.real_repeats:
         lateness = ", ".join(f"{name} {milliseconds(value, '.2f')}" for name, value in run.meta.lateness_ns.items())
@@ -525,6 +568,23 @@ def _engine(meta: RealRunFacts) -> str:
         f"Engine: {settings.backend} {settings.engine_version}, attention {settings.attention_backend},"
         f" {captured}{shared}{experts}"
     )
+
+
+def _experts(comparison: Comparison, profile: ProfileMeta | None) -> list[str]:
+    """Of a mixture of experts: what decides which experts a step reads, and the kernel that was profiled. One line, or
+    none."""
+    real, simulation = comparison.real_repeats[0], comparison.simulations[comparison.headline]
+    stated: RealRun | SimulatedRun = simulation if _has_experts(comparison) else real
+    number, chosen = (_param(stated, "model", "geometry", key) for key in ("num_experts", "num_experts_per_token"))
+    if not number:
+        return []
+    temperature = _param(real, "engine", "sampling", "temperature")
+    kernel = ((profile.worker if profile else None) or {}).get("expert_kernel")
+    shown = [NOT_KNOWN if value is None else f"{value:g}" for value in (number, chosen, temperature)]
+    return [
+        f"Mixture of experts: {shown[0]} in each layer, for each token {shown[1]}; sampling temperature {shown[2]};"
+        f" expert kernel in the profile {label(kernel) if isinstance(kernel, str) else NOT_KNOWN}"
+    ]
 
 
 def _imported(run: RealRun | SimulatedRun) -> str:
@@ -640,6 +700,8 @@ def _files(comparison: Comparison, figures: Sequence[Figure]) -> Files:
         StepCosts: "what the profile's terms predict for the steps that really ran",
         ErrorCauses: "likely causes of errors beyond the pass band, with their evidence",
     }
+    if not comparison.cached_tokens.empty:
+        described[CachedTokens] = "tokens from the prefix cache, request by request"
     if comparison.capacities:
         described[CapacityErrors] = "capacity, simulated and real"
     return Files(

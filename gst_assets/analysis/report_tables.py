@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from gst_assets.analysis.answer import JUDGEMENT_WORDS, Answer, DecidingCell, judgement
+from gst_assets.analysis.cached_tokens import NOT_KNOWN, counts, equal_of, hit_rates
 from gst_assets.analysis.gate import COMPARED_SETTINGS, Check
 from gst_assets.analysis.judged_errors import NOT_AVAILABLE, Comparison
 from gst_assets.analysis.measures import MEASURE_NAMES, MEASURES, STATISTICS
@@ -21,6 +22,7 @@ from gst_assets.analysis.report_blocks import (
 )
 from gst_assets.contracts.documents import MachineRecord
 from gst_assets.formats import (
+    MISSING,
     error_percent,
     interval,
     milliseconds,
@@ -33,6 +35,8 @@ from gst_assets.formats import (
 )
 
 _SHOWN_PARITY = {"equal": "{}", "differs": "**{} (differs)**", "not_recorded": "**not recorded**"}
+_OTHER_REPEATS = "the other real repeats"
+_HIT_RATES = ("real_hit_rate", "other_hit_rate")
 _SHOWN_FACTOR = {"num_prefill_tokens": "prompt length [tokens]", "num_in_system": "others in the system"}
 
 
@@ -363,6 +367,41 @@ def step_costs_blocks(comparison: Comparison) -> list[Block]:
     return [Heading("Step costs", 3), Grid(header, tuple(rows), 1), Text(text)]
 
 
+def cached_tokens_grid(comparison: Comparison) -> Grid:
+    """Hit rates of the prefix cache and cached tokens request by request: each variant, and the repeats among each
+    other."""
+    table = comparison.cached_tokens
+    between = table[~table["beside"].isin(comparison.variants)]
+    groups = {name: table[table["beside"] == name] for name in comparison.variants}
+    groups |= {_OTHER_REPEATS: between} if len(between) else {}
+    rows = []
+    for name, mine in groups.items():
+        differing = mine["num_requests"] - mine["num_equal"]
+        middle, largest = mine["median_difference_tokens"].median(), mine["max_difference_tokens"].max()
+        is_known = bool(mine["num_equal"].notna().all())
+        rows.append(
+            (
+                name,
+                # Of repeats among each other these are the same rates as above, on either side.
+                *(MISSING if name == _OTHER_REPEATS else hit_rates(mine[side]) for side in _HIT_RATES),
+                equal_of(mine),
+                counts(differing),
+                (f"{middle:,g}" if largest else MISSING) if is_known else NOT_KNOWN,
+                (f"{largest:,}" if largest else MISSING) if is_known else NOT_KNOWN,
+            )
+        )
+    header = (
+        "compared with the real ones",
+        "hit rate, real",
+        "hit rate, simulated",
+        "requests equal",
+        "not equal",
+        "median difference [tokens]",
+        "largest",
+    )
+    return Grid(header, tuple(rows), 1)
+
+
 def steps_blocks(comparison: Comparison) -> list[Block]:
     """Steps compared with those of the real runs."""
     table = comparison.step_errors
@@ -372,7 +411,7 @@ def steps_blocks(comparison: Comparison) -> list[Block]:
     for name in comparison.variants:
         rows += [_step_row(table[table["beside"] == name], name, kind) for kind in table["step_kind"].unique()]
     between = table[~table["beside"].isin(comparison.variants)]
-    rows += [_step_row(between, "the other real repeats", kind) for kind in between["step_kind"].unique()]
+    rows += [_step_row(between, _OTHER_REPEATS, kind) for kind in between["step_kind"].unique()]
     header = (
         "steps",
         "compared with the real ones",

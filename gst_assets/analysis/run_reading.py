@@ -20,7 +20,6 @@ from gst_assets.analysis.token_columns import COLUMNS, read_tokens
 from gst_assets.contracts import csv_files
 from gst_assets.contracts.documents import (
     RUN_TYPES_IN_WORDS,
-    MachineRecord,
     ProfileMeta,
     RealRunFacts,
     RealRunMeta,
@@ -319,19 +318,19 @@ def read_calibration_sha256(simulations: Sequence[SimulatedRun], profile: Path |
     return found
 
 
-def read_calibration_machine(simulation: SimulatedRun) -> list[MachineRecord | None]:
-    """The machine in each calibration round of the simulation's profile; empty where that bundle is no longer there, or
-    was measured again since, or did not record it.
+def read_profile(simulation: SimulatedRun) -> ProfileMeta | None:
+    """The document of the bundle that was simulated with; None where that bundle is no longer there, or was measured
+    again since.
 
     Raises:
         ContractError: the bundle's metadata document is not readable.
     """
     if simulation.meta.profiling_root is None or not simulation.meta.profile_sha256:
-        return []
+        return None
     path = Path(simulation.meta.profiling_root) / Kind.PROFILE.meta_name
     if not path.is_file():
-        return []
+        return None
     meta = read_document(ProfileMeta, path)
     if any(meta.sha256.get(name) != digest for name, digest in simulation.meta.profile_sha256.items()):
-        return []
-    return meta.machine or []
+        return None
+    return meta

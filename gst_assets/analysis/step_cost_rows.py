@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gst_assets.analysis.run_reading import RealRun, SimulatedRun
-from gst_assets.contracts.documents import ProfileMeta, read_document
-from gst_assets.contracts.store import Kind
+from gst_assets.analysis.run_reading import RealRun, SimulatedRun, read_profile
 from gst_assets.step_costs.recorded_steps import NEEDED, REREAD_TOKENS, service_times
 
 
@@ -27,20 +25,15 @@ def step_cost_rows(real_repeats: Sequence[RealRun], simulation: SimulatedRun) ->
     """
     from gst_assets.step_costs.bundle import load_bundle
 
-    directory = Path(simulation.meta.profiling_root or "")
     recorded = [
         run.iterations for run in real_repeats
         if run.iterations is not None and _needed(run) <= set(run.iterations.columns) and len(run.iterations)
     ]  # fmt: skip
-    is_own = (
-        simulation.meta.variant == "calibrated" and simulation.meta.profiling_root and simulation.meta.profile_sha256
-    )
-    if not is_own or not recorded or not (directory / Kind.PROFILE.meta_name).is_file():
+    root = simulation.meta.profiling_root
+    is_own = simulation.meta.variant == "calibrated" and read_profile(simulation) is not None
+    if not is_own or root is None or not recorded:
         return []
-    meta = read_document(ProfileMeta, directory / Kind.PROFILE.meta_name)
-    if any(meta.sha256.get(name) != digest for name, digest in simulation.meta.profile_sha256.items()):
-        return []
-    bundle = load_bundle(directory)
+    bundle = load_bundle(Path(root))
     settings = bundle.meta.engine_settings
     costs = bundle.engine_costs(settings.max_num_batched_tokens, None)
     found = [

@@ -123,11 +123,22 @@ def comparison_report(
             "latencies": dg.MetadataValue.md(latency_table(comparison)),
             "page": dg.MetadataValue.path(str(final / REPORT)),
             **figures(final / FIGURES, VERDICT_FIGURE),
+            **_prefix_cache(comparison),
             **_trends(comparison, chosen),
             "num_repeats": len(comparison.real_repeats),
             **as_metadata(pointed),
         },
     )
+
+
+def _prefix_cache(comparison: "Comparison") -> dict[str, dg.MetadataValue[str]]:
+    """What is known of cached tokens; nothing where no run has a prefix cache."""
+    from gst_assets.analysis.cached_tokens import cached_tokens_sentence
+
+    table = comparison.cached_tokens
+    if table.empty:
+        return {}
+    return {"prefix_cache": dg.MetadataValue.md(cached_tokens_sentence(table, comparison.headline))}
 
 
 def _trends(comparison: "Comparison", scenario: Scenario) -> dict[str, float]:

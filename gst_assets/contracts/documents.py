@@ -513,6 +513,8 @@ class ProfileMeta(OwnRunMeta):
     machine: list[MachineRecord | None] | None = None
     """The machine in each calibration round; null for a round that was reused, and where an earlier version did not
     record it."""
+    worker: dict[str, Any] | None = None
+    """What the engine's worker says of itself: shapes and kernels. Null where an earlier version did not record it."""
 
 
 class PublishedForests(Document):

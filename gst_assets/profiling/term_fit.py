@@ -50,9 +50,10 @@ def fit(
     """Rows of `contracts.tables.Overheads` for one term and kind of step.
 
     `positions` and `durations_ns` have shape (samples,), `held` (samples, len(Features)). `slopes` names the features
-    that get one, 0 where no sample has enough of the feature to tell; a slope that would be negative is 0, since no request makes a step shorter; a knot whose value would
-    be negative is none, and the curve is straight across it, since few samples between far neighbours bent it there; a
-    last one is 0 where slopes are left to explain the samples.
+    that get one, 0 where no sample has enough of the feature; a slope that would be negative is 0, since no
+    request makes a step shorter; a knot whose value would be negative is none, and the curve is straight across it,
+    since few samples between far neighbours bent it there; a last one is 0 where slopes are left to explain the
+    samples.
     `are_fixed`: the positions are few and known (captured graphs), each a knot of its own. `most_knots=1` makes the
     base one value. `has_slope_curves`: slopes are curves over the position too, with a knot for each doubling.
     """

@@ -88,8 +88,7 @@ class Bundle:
     def kernels(self) -> dict[str, str]:
         """What computed in the engine that was measured, by the names of `KERNEL_SETTINGS`, as far as it is known."""
         # Bundles from before engines reported it have what the profiler saw.
-        worker = (self.meta.model_extra or {}).get("worker")
-        seen = worker.get("expert_kernel") if isinstance(worker, dict) else None
+        seen = (self.meta.worker or {}).get("expert_kernel")
         found = {name: getattr(self.meta.engine_settings, name) for name in KERNEL_SETTINGS}
         found["expert_kernel"] = found["expert_kernel"] or seen
         return {name: value for name, value in found.items() if isinstance(value, str) and value != UNKNOWN_KERNELS}

@@ -180,7 +180,11 @@ def test_tokens_from_the_cache_are_named_where_they_differ_request_by_request(tm
     assert causes(compared(tmp_path / "b", real, with_cached(slow, 16)), "ttft") == ["unexplained"]
     one_agrees = [real[0], *(with_cached(one, 0) for one in REAL[1:])]
     assert causes(compared(tmp_path / "c", one_agrees, with_cached(slow, 0)), "ttft") == ["unexplained"]
-    assert causes(compared(tmp_path / "d", real, slow), "ttft") == ["unexplained"], "the simulation does not report it"
+    silent = assumed(slow, enable_prefix_caching=None)
+    assert causes(compared(tmp_path / "d", real, silent), "ttft") == ["unexplained"], "the simulation does not say"
+    without = compared(tmp_path / "e", real, slow)
+    assert causes(without, "ttft") == ["prefix cache"], "it says that it has none"
+    assert "16 / 16 in the real repeats, 0 simulated" in evidence(without, "ttft")
 
 
 def test_steps_outside_calibration_are_told_with_the_times_of_steps(tmp_path: Path) -> None:

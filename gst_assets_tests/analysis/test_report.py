@@ -28,7 +28,7 @@ from gst_assets.analysis.report_blocks import Block
 from gst_assets.analysis.report_content import FIGURES, _scenario_fact, content
 from gst_assets.analysis.report_formats import markdown, page
 from gst_assets.analysis.report_style import STYLE
-from gst_assets.analysis.run_reading import RealRun, load_run, read_calibration_machine
+from gst_assets.analysis.run_reading import RealRun, load_run, read_profile
 from gst_assets.contracts.documents import CapacityFound, ComparisonMeta, read_document, write_document
 from gst_assets.contracts.store import Kind, directory_digests, open_directory
 from gst_assets.contracts.tables import (
@@ -72,7 +72,7 @@ def _write(comparison: Comparison, folder: Path) -> str:
 def _blocks(comparison: Comparison) -> list[Block]:
     """A report whose figures are not drawn, which is most of its time."""
     figure = Figure("answer.png", "The errors that decide", "")
-    return content(comparison, [figure], read_calibration_machine(comparison.simulations[comparison.headline]))
+    return content(comparison, [figure], read_profile(comparison.simulations[comparison.headline]))
 
 
 def _text(comparison: Comparison) -> str:
@@ -399,6 +399,31 @@ def test_of_a_mixture_of_experts_the_report_says_why_published_is_not_there(usua
     mixture = replace(sim, meta=sim.meta.model_copy(update={"params": params}))
     text = _text(replace(usual, simulations={**usual.simulations, "calibrated": mixture}))
     assert sentence in text[: text.index("![")]
+
+
+def test_what_decides_the_experts_of_a_step_is_told_with_the_runs(tmp_path: Path) -> None:
+    """Experts, sampling temperature, and the kernel of the profile that was simulated with, or that it is not known."""
+    geometry = {"geometry": {"num_experts": 8, "num_experts_per_token": 2}}
+    real = steady(30, 3).with_meta(params={"model": geometry, "engine": {"sampling": {"temperature": 0.7}}})
+    for name, worker, digest, kernel in (
+        ("kernel", {"expert_kernel": "TritonExperts"}, "4" * 64, "TritonExperts"),
+        ("silent", {"expert_kernel": None}, "4" * 64, "not known"),
+        ("earlier", None, "4" * 64, "not known"),
+        ("other", {"expert_kernel": "TritonExperts"}, "5" * 64, "not known"),
+    ):
+        profile = write_profile_meta(tmp_path / name, {}, digest, worker=worker)
+        sim = steady(30, 3).with_meta(profiling_root=str(profile), params={"model": geometry})
+        assert (
+            "- Mixture of experts: 8 in each layer, for each token 2; sampling temperature 0.7; expert kernel in the"
+            f" profile {kernel}\n" in _text(_comparison(tmp_path / f"{name}-runs", [real], {"calibrated": sim}))
+        )
+    bare = steady(30, 3).with_meta(params={"model": {"geometry": {"num_experts": 8}}})
+    text = _text(_comparison(tmp_path / "bare", [steady(30, 3).with_meta(params={})], {"calibrated": bare}))
+    assert "8 in each layer, for each token not known; sampling temperature not known; expert kernel" in text
+    imported = _text(_comparison(tmp_path / "imported", [real], {"another": steady(30, 3).with_meta(params={})}))
+    assert "Mixture of experts: 8 in each layer" in imported, "the real run says it"
+    dense = _text(_comparison(tmp_path / "dense", [steady(30, 3)], {"calibrated": steady(30, 3)}))
+    assert "xperts" not in dense
 
 
 def test_settings_that_differ_are_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from gst_assets.assets.vidur_runs import current_vidur_runs, vidur_metrics
 from gst_assets.assets.workloads import workload
 from gst_assets.contracts.documents import ComparisonMeta, VidurRunMeta, read_document
 from gst_assets.contracts.store import ArtifactStore, Kind
+from gst_assets.contracts.tables import CachedTokens, read_table
 from gst_assets.engine.recorded import expand, list_recorded
 from gst_assets.errors import ArtifactError, GstError, ProfileError, WorkloadError
 from gst_assets.provenance import PROJECT_ROOT
@@ -221,6 +222,29 @@ def test_a_variant_that_depends_on_its_seed_is_simulated_under_each_and_an_exact
     (comparison,) = store.list(Kind.COMPARISON)
     meta = read_document(ComparisonMeta, store.path(Kind.COMPARISON, comparison) / "run_meta.json")
     assert meta.seed_run_dirs == {"kernels": [], "calibrated": [str(run.directory) for run in further["calibrated"]]}
+
+
+def test_the_recorded_prefix_cache_is_simulated_request_by_request(tmp_path: Path) -> None:
+    """Every repeat, both variants; the sentence stands in the UI and in the summary."""
+    simulated = ["vidur_request_metrics", "vidur_token_metrics"]
+    chain = [*WORKLOAD, *NAMES, "vidur_profile", *simulated, "comparison_report"]
+    result = materialize(tmp_path, chain, "h100_8b_prefix", ["simulation.seeds=1"])
+    (event,) = result.asset_materializations_for_node("comparison_report")
+    sentence = str(event.metadata["prefix_cache"].value)
+    assert sentence == (
+        "Hit rate of the prefix cache: real 81.6 %, `calibrated` 81.6 %; cached tokens are equal in 206 of 206 requests"
+        " (real repeats among each other: 206 of 206)."
+    )
+    store = ArtifactStore(tmp_path)
+    (comparison,) = store.list(Kind.COMPARISON)
+    directory = store.path(Kind.COMPARISON, comparison)
+    assert sentence in (directory / "summary.md").read_text()
+    table = read_table(CachedTokens, directory / "tables" / CachedTokens.file_name())
+    assert len(table) == 3 * 2 + 3 and (table["num_equal"] == 206).all()
+    for run in list_recorded(PROJECT_ROOT / "data" / "recorded" / "h100_8b_prefix"):
+        requests = pd.read_csv(expand(run.directory, tmp_path / "plain") / "request_metrics.csv")
+        mine = table[table["run_id"] == run.meta.run_id]
+        assert (mine["num_real_cached_tokens"] == requests["num_cached_tokens"].sum()).all()
 
 
 def _as_simulation(run: RealRun) -> SimulatedRun:

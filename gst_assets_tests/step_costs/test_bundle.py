@@ -400,7 +400,13 @@ def test_the_hosts_speed_matters_where_it_is_simulated(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("directory", "scenario"), [("h100/qwen3-8b", "h100_8b_half"), ("h200x2/qwen3-32b", "h200x2_32b_half")]
+    ("directory", "scenario"),
+    [
+        ("h100/qwen3-8b", "h100_8b_half"),
+        ("h100/llama-3.1-8b", "h100_llama_8b_quarter"),
+        ("h200x2/qwen3-32b", "h200x2_32b_half"),
+        ("h200/qwen3-30b-a3b", "h200_30b_a3b_half"),
+    ],
 )
 def test_the_shipped_bundle_serves_its_scenario(directory: str, scenario: str) -> None:
     check_bundle(load_bundle(PROJECT_ROOT / "data" / "profiles" / directory), load_scenario(scenario))

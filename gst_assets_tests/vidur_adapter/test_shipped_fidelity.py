@@ -22,8 +22,10 @@ from gst_assets.step_costs.bundle import Bundle, check_bundle, find_bundle, load
 from gst_assets.vidur_adapter.simulate import simulate
 
 SCENARIOS = (
+    "h100_llama_8b_quarter",
     *(f"h100_8b_{load}" for load in ("single", "quarter", "half", "high", "document")),
     *(f"h200x2_32b_{load}" for load in ("quarter", "half", "high")),
+    *(f"h200_30b_a3b_{load}" for load in ("quarter", "half", "high")),
 )
 SEEDS = 5
 PERCENTILES = (50, 90)
@@ -32,6 +34,7 @@ BANDS = {"TTFT": 5.0, "ITL": 2.0, "E2E": 2.0}
 MISSES: dict[tuple[str, str], float] = {
     ("h200x2_32b_high", "TTFT P50"): 7.6,
     ("h200x2_32b_high", "E2E P90"): 6.1,
+    ("h200_30b_a3b_quarter", "E2E P50"): 4.1,
 }
 """Cells known to miss, with their error in per cent. A cell that is mended leaves the list."""
 WORSE = 1.0

@@ -9,6 +9,7 @@ from gst_assets.contracts.tables.base import FilledTable, Int, Table
 from gst_assets.contracts.tables.capacity_tables import CapacityProbes
 from gst_assets.contracts.tables.comparison_tables import (
     AlignmentCounts,
+    CachedTokens,
     CapacityErrors,
     ErrorCauses,
     ErrorGroups,
@@ -68,6 +69,7 @@ __all__ = [
     "AlignmentCounts",
     "AllReduceProfile",
     "AttentionProfile",
+    "CachedTokens",
     "CalibrationTraffic",
     "CapacityErrors",
     "CapacityProbes",

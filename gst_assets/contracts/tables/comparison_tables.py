@@ -381,6 +381,39 @@ class StepErrors(Table):
     )
 
 
+class CachedTokens(Table):
+    """Prompt tokens from the prefix cache, request by request: one row per real repeat and simulation, and per two real
+    repeats. Written only where a run has a prefix cache. A run that states neither its cached tokens nor that it has no
+    prefix cache is not known. Where one of the two is not, hit rate and tokens are those of all requests of the
+    other."""
+
+    class Config(Table.Config):
+        name = "cached_tokens.csv"
+
+    run_id: Series[str] = pa.Field(description="real repeat")
+    beside: Series[str] = pa.Field(description="simulation variant, or the run_id of an earlier real repeat")
+    num_requests: Series[Int] = pa.Field(ge=0, description="requests whose cached tokens both runs state")
+    num_equal: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="of these, requests with as many cached tokens in both; empty: not known"
+    )
+    num_real_cached_tokens: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="of the real repeat; empty: not known"
+    )
+    num_other_cached_tokens: Series[Int] = pa.Field(ge=0, nullable=True, description="empty: not known")
+    real_hit_rate: Series[float] = pa.Field(
+        ge=0, nullable=True, description="cached tokens over prompt tokens; empty: not known"
+    )
+    other_hit_rate: Series[float] = pa.Field(
+        ge=0, nullable=True, description="cached tokens over prompt tokens; empty: not known"
+    )
+    median_difference_tokens: Series[float] = pa.Field(
+        ge=0, nullable=True, description="median size of the difference in the requests that are not equal; empty: none"
+    )
+    max_difference_tokens: Series[Int] = pa.Field(
+        ge=0, nullable=True, description="largest difference of a request; empty: not known"
+    )
+
+
 class ErrorCauses(Table):
     """What an error beyond the pass band is likely due to: one row per cell and cause found, or one that says
     `unexplained`. What each needs as evidence: `analysis.causes`."""
