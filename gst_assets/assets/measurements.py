@@ -49,9 +49,10 @@ def measurements(
     together = bool(names) and profiles.NAME in asked and chosen.measured_together and fixed is None
     runs: list[OwnRealRun] = []
     bundle: Bundle | None = None
-    measured_now = False
+    measured_now, is_recorded = False, chosen.engine.backend == recorded.BACKEND
     try:
-        if profiles.NAME in asked:
+        # Before an engine is started. Recorded runs are played back whatever becomes of the profile.
+        if profiles.NAME in asked and not is_recorded:
             bundle = profiles.bundle_in_place(store, chosen, fixed)
     except ContractError as error:
         yield contract_failed(profiles.NAME, error)
@@ -63,7 +64,7 @@ def measurements(
             measured_now = True
         elif names:
             workload = current_workload(store, chosen, context)
-            if chosen.engine.backend == recorded.BACKEND:
+            if is_recorded:
                 runs = real_runs.play_back(store, chosen, workload, log)
             else:
                 runs = real_runs.measure(store, chosen, workload, engine, log)
@@ -76,6 +77,8 @@ def measurements(
         return
     try:
         reused = not measured_now
+        if is_recorded:
+            bundle = profiles.bundle_in_place(store, chosen, fixed)
         if bundle is None:
             bundle, reused = profiles.bundle_of(store, chosen, engine, log)
     except ContractError as error:

@@ -45,7 +45,9 @@ def test_a_profile_of_another_dtype_is_not_displaced_and_no_engine_is_started_fo
     error = refusal(tmp_path, asked, "smoke", overrides)
     assert isinstance(error, ProfileError)
     assert f"{path}: holds a profile with model.dtype float32, but the scenario's is bfloat16" in str(error)
-    assert "give the scenario a model.name of its own (such as qwen3-tiny-2" in str(error)
+    assert "give the scenario a model.name of its own (such as qwen3-tiny-bfloat16), which names the folder" in str(
+        error
+    )
     assert not (tmp_path / Kind.REAL_RUN.value).exists() and load_bundle(path).meta.engine_settings.dtype == "float32"
 
 
