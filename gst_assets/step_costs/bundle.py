@@ -254,15 +254,11 @@ def check_place(directory: Path, scenario: Scenario) -> None:
     if meta.format_version != FORMAT_VERSION:  # serves nobody any more
         return
     found, engine, model = meta.engine_settings, scenario.engine, scenario.model
-    degree, is_cached = engine.tensor_parallel_size, engine.enable_prefix_caching
+    degree, dtype, is_cached = engine.tensor_parallel_size, model.dtype, engine.enable_prefix_caching
     settings = {
         "engine.tensor_parallel_size": (found.tensor_parallel_size or 1, degree, f"x{degree}"),
-        "model.dtype": (found.dtype, model.dtype, model.dtype),
-        "model.quantization": (
-            found.quantization or "null",
-            model.quantization or "null",
-            model.quantization or "plain",
-        ),
+        "model.dtype": (found.dtype, dtype, dtype),
+        "model.quantization": (found.quantization or "null", model.quantization or "null", model.quantization or dtype),
         "engine.enable_prefix_caching": (found.enable_prefix_caching, is_cached, "cached" if is_cached else "uncached"),
     }
     for name, (measured, wanted, suffix) in settings.items():
@@ -270,8 +266,9 @@ def check_place(directory: Path, scenario: Scenario) -> None:
             here, there = (str(one).lower() if isinstance(one, bool) else one for one in (measured, wanted))
             raise ProfileError(
                 f"{directory}: holds a profile with {name} {here}, but the scenario's is {there}. A folder holds one"
-                f" profile. To keep both, give the scenario a model.name of its own (such as {model.name}-{suffix}), which"
-                " names the folder, also in --out of `gst profile`. Else remove the folder."
+                " profile. To keep both, give the scenario a model.name of its own (such as"
+                f" {model.name}-{suffix}), which names the folder, also in --out of `gst profile`. Else remove the"
+                " folder."
             )
 
 
