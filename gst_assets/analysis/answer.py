@@ -283,11 +283,11 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
     rest = ""
     warned = [cell for cell in cells if cell.verdict == "warn"]
-    held = [cell for cell in warned if cell.reason and max(-cell.low, cell.high) <= situation.pass_band]
+    few = [cell for cell in warned if cell.reason and max(-cell.low, cell.high) <= situation.pass_band]
     for known, band in (
         ([cell for cell in cells if cell.verdict == "pass"], close),
-        ([cell for cell in warned if cell not in held], wide),
-        (held, f"{close}, but no pass: {held[0].reason}" if held else close),
+        ([cell for cell in warned if cell not in few], wide),
+        (few, f"{close}, but no pass: {few[0].reason}" if few else close),
     ):
         if known:
             names = [cell.name for cell in known]
