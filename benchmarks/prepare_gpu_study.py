@@ -4,6 +4,7 @@ workloads, in one folder.
     python benchmarks/prepare_gpu_study.py OUT LABEL=SCENARIO[;KEY=VALUE...] ...
 
 Each LABEL is one workload: the scenario, with the overrides, played on a live engine whatever the scenario plays back.
+SCENARIO is a name; one of your own is found where GST_SCENARIO_DIR names its folder.
 On the host OUT/run.sh measures the profile of the first one and, between its calibration rounds, the repeats of all
 (`gst profile`), into OUT/bundle and OUT/runs, with the stamps of every calibration step in OUT/stamps.
 """
@@ -49,6 +50,9 @@ def prepare(out: Path, asked: list[str]) -> None:
     for one in asked:
         label, _, rest = one.partition("=")
         name, *overrides = rest.split(";")
+        if name.endswith(".yaml"):  # a workload is built by its scenario's name, as a partition
+            folder, own = Path(name).parent.resolve(), Path(name).stem
+            raise GstError(f"{name}: give its name, {label}={own}, with GST_SCENARIO_DIR={folder}.")
         overrides = [*overrides, *LIVE]
         scenario = load_scenario(name, overrides)
         directory = _built(out / "artifacts", name, overrides)

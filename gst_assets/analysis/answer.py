@@ -282,10 +282,16 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
         )
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
     rest = ""
-    for judged, band in (("pass", close), ("warn", wide)):
-        known = [cell.name for cell in cells if cell.verdict == judged]
+    warned = [cell for cell in cells if cell.verdict == "warn"]
+    few = [cell for cell in warned if cell.reason and max(-cell.low, cell.high) <= situation.pass_band]
+    for known, band in (
+        ([cell for cell in cells if cell.verdict == "pass"], close),
+        ([cell for cell in warned if cell not in few], wide),
+        (few, f"{close}, but no pass: {few[0].reason}" if few else close),
+    ):
         if known:
-            rest += f"; {_listed(known)} {'is' if len(known) == 1 else 'are'} within {band}"
+            names = [cell.name for cell in known]
+            rest += f"; {_listed(names)} {'is' if len(names) == 1 else 'are'} within {band}"
     reasons = list(dict.fromkeys(cell.reason for cell in unknown if cell.reason))
     why = f" ({reasons[0]})" if reasons else ""
     return f"cannot judge whether it is within the {wide} band at {_listed([cell.name for cell in unknown])}{why}{rest}"

@@ -186,8 +186,10 @@ class _Page:
             case Section(title, inner, told):
                 note = f' <span class="about">{_inline(told)}</span>' if told else ""
                 return (
-                    f'<details id="{block.anchor}"{" class=nested" if block.nested else ""}>\n'
-                    f"<summary><span>{_inline(title)}</span>{note}</summary>\n{self.written(inner)}\n</details>"
+                    # Inside, so that a browser that is sent there opens the section.
+                    f"<details{' class=nested' if block.nested else ''}>\n"
+                    f"<summary><span>{_inline(title)}</span>{note}</summary>\n"
+                    f'<div class="target" id="{block.anchor}"></div>\n{self.written(inner)}\n</details>'
                 )
             case Contents():
                 links = "\n".join(

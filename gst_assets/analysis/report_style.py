@@ -44,6 +44,7 @@ td:first-child, th:first-child { position: sticky; left: 0; background: var(--gr
 .judged { font-size: .88rem; width: 100%; } .judged th, .judged td { padding: .3rem .5rem; white-space: nowrap; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: .5rem 0; margin: .6rem 0; border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); font-size: .9rem; }
 details { border-bottom: 1px solid var(--line); } details > :not(summary) { margin-left: 1.1rem; }
+.target { scroll-margin-top: 4rem; }
 details.nested { border-bottom: none; margin: .6rem 0; }
 summary { cursor: pointer; padding: .5rem 0; font-weight: 600; } summary .about { font-weight: 400; color: var(--soft); margin-left: .4rem; }
 dl.terms dt { font-weight: 600; margin-top: .6rem; scroll-margin-top: 1rem; } dl.terms dd { margin: 0 0 0 1.1rem; max-width: 62rem; }

@@ -18,13 +18,13 @@ from gst_assets.engine.protocol import EngineRequest
 from gst_assets.engine.replay import PlannedRequest
 from gst_assets.errors import EngineError, WorkloadError
 from gst_assets.provenance import git_state
-from gst_assets.scenario import Scenario
+from gst_assets.scenario import CPU, Scenario
 from gst_assets.workload import load
 from gst_assets.workload.tokenized import WorkloadRequest, requests_of
 
 _STEP_TOKENS = 256
-"""vLLM chooses an expert kernel's blocks by the nearest number of tokens in a table: 512, 1024, 1536, 2048 and so on
-above those of captured graphs (vllm/model_executor/layers/fused_moe/configs)."""
+"""vLLM chooses an expert kernel's blocks by the nearest number of tokens in a table: 256, 512, 1024, 1536, 2048 and so
+on from the largest captured graph up (vllm/model_executor/layers/fused_moe/configs)."""
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,20 @@ def warm_up_requests(scenario: Scenario, requests: Sequence[WorkloadRequest]) ->
 
 
 def lone_warm_up_requests(scenario: Scenario) -> list[EngineRequest]:
-    """Of a mixture of experts a prompt for each `_STEP_TOKENS` tokens that a step may have, to be sent one by one; of
-    other models none.
+    """Of a mixture of experts on a GPU an odd and an even prompt above each `_STEP_TOKENS` tokens that a step may have,
+    to be sent one by one; of others none, and none where `replay.warmup_requests` is 0.
 
-    Its expert kernel is compiled for a range of tokens when a step first has so many, and `warm_up_requests`, sent
-    together, fill most steps. Without these a first repeat began with a step of 420 tokens that took 1.8 s instead of
-    0.15 (Qwen3-30B-A3B on an H200).
+    Its expert kernel is compiled when a step first falls into a range of tokens, and, as Triton does, once more for
+    numbers that are less divisible; `warm_up_requests`, sent together, fill most steps. Without these the launch of
+    steps of 275, 711 and 795 tokens took 1.2 to 1.8 s in a first repeat (Qwen3-30B-A3B on an H200).
     """
     model, engine = scenario.model, scenario.engine
-    if model.geometry.num_experts is None:
+    is_gpu = scenario.hardware.hardware_id != CPU
+    if model.geometry.num_experts is None or not is_gpu or not scenario.replay.warmup_requests:
         return []
     rng = np.random.Generator(np.random.PCG64(scenario.workload.seed + 1))
     most = min(engine.max_num_batched_tokens, model.max_model_len - 1)
+    sizes = {more for size in range(_STEP_TOKENS, most, _STEP_TOKENS) for more in (size + 1, size + 2)}
     return [
         EngineRequest(
             f"warm-alone-{size}",
@@ -159,5 +161,5 @@ def lone_warm_up_requests(scenario: Scenario) -> list[EngineRequest]:
             1,
             engine.sampling.seed + size,
         )
-        for size in range(_STEP_TOKENS, most + 1, _STEP_TOKENS)
+        for size in sorted({min(size, most) for size in sizes} | ({most - 1, most} if sizes else set()))
     ]

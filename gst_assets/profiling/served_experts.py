@@ -6,16 +6,17 @@ Calibration traffic of a round of its own, the highest rate and the burst, is pl
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Sequence
 
 import pandas as pd
 
 from gst_assets.profiling import traffic
 from gst_assets.profiling.calibration import ROUNDS, WatchedEngine
 from gst_assets.profiling.partial import PartialProfile
+from gst_assets.provenance import sha256_bytes
 from gst_assets.scenario import Geometry, Scenario
-
-_BLOCK = "served experts"
 
 
 async def served_experts(
@@ -24,11 +25,15 @@ async def served_experts(
     """Play the traffic on an idle engine and count; None where its steps run where they cannot be watched (compiled
     whole, as vLLM's CPU build does with `engine.enforce_eager: false`). What `partial` has is not played again, and
     what is played is stored there."""
-    rows = None if partial is None else partial.operator_blocks().get(_BLOCK)
+    segments = traffic.segments(scenario, ROUNDS)[-2:]
+    # With what is played, so that what another version of this program watched is not taken over.
+    planned = [repr(traffic.requests(segment, scenario, ROUNDS)) for segment in segments]
+    block = f"served experts {sha256_bytes(json.dumps(planned).encode())[:16]}"
+    rows = None if partial is None else partial.operator_blocks().get(block)
     if rows is None:
-        rows = await _watched(engine, scenario)
+        rows = await _watched(engine, scenario, segments)
         if partial is not None:
-            partial.keep_operator_block(_BLOCK, rows)
+            partial.keep_operator_block(block, rows)
     seen: dict[tuple[str, int], list[float]] = defaultdict(list)
     for num_tokens, num_requests, distinct, num_layers in rows:
         if num_layers:
@@ -51,10 +56,10 @@ async def served_experts(
     return table.astype({"num_tokens": "Int64", "num_steps": "Int64"})
 
 
-async def _watched(engine: WatchedEngine, scenario: Scenario) -> list[list[int]]:
+async def _watched(engine: WatchedEngine, scenario: Scenario, segments: Sequence[traffic.Segment]) -> list[list[int]]:
     """A row for each step (see `gst_take_experts`)."""
     rows: list[list[int]] = []
-    for segment in traffic.segments(scenario, ROUNDS)[-2:]:
+    for segment in segments:
         await engine.collective_rpc("gst_watch_experts")
         try:
             await traffic.play(engine, scenario, segment, ROUNDS)

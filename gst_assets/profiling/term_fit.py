@@ -30,7 +30,7 @@ _SHORTEST_PERCENTILE = 1.0
 """What is fitted below this percentile of the samples (of their sizes) counts as if it were there: nothing is divided
 by almost nothing."""
 _RIDGE = 1e-9
-_LEAST_FELT = {REREAD: 0.0, "warm_token": 1.0, "warmth": 0.01}
+_LEAST_FELT = {REREAD: 0.0, "warm_token": 1.0, "warmth": 0.1}
 """What a sample must exceed in a feature that most samples have next to nothing of, to say anything of its slope: the
 warmth that a rest leaves is 1e-20, and noise divided by it is a price of years."""
 

@@ -83,6 +83,14 @@ def test_each_outcome_is_told_in_one_of_four_words() -> None:
             "`calibrated` is too slow in both cells, by 0 to 8.0 %; most at E2E P50: +8.0 % (3.0 to 13). Five real repeats differ by "
             "2.0 %. Cannot judge whether it is within the 10 % band at E2E P50 (the interval crosses the edge); TTFT P50 is within 5 %.",
         ),
+        (
+            "inconclusive",
+            [cell("TTFT P50", 0.08, "inconclusive", half=0.05), cell("ITL P50", -0.01, "warn", reason="fewer than five repeats"),
+             cell("E2E P50", 0.07, "warn", reason="the repeats drift")],
+            "`calibrated` is between 1.0 % too fast and 8.0 % too slow in all three cells; most at TTFT P50: +8.0 % (3.0 to 13). Five real "
+            "repeats differ by 2.0 %. Cannot judge whether it is within the 10 % band at TTFT P50; E2E P50 is within 10 %; ITL P50 is "
+            "within 5 %, but no pass: fewer than five repeats.",
+        ),
     ],
 )  # fmt: skip
 def test_the_sentence(outcome: Outcome, cells: list[Cell], says: str) -> None:
