@@ -136,7 +136,8 @@ def test_the_bundle_is_complete_and_serves_its_scenario(measured: tuple[Bundle, 
 @pytest.mark.engine
 def test_the_timed_walk_computes_what_the_model_computes(measured: tuple[Bundle, list[str]]) -> None:
     """Else the operators timed are not those of a real step."""
-    worker = measured[0].meta.model_extra["worker"]  # type: ignore[index]
+    worker = measured[0].meta.worker
+    assert worker is not None
     assert worker["walk_difference"] == 0
 
 

@@ -83,7 +83,9 @@ def test_the_bundle_of_two_ranks_says_its_degree_and_has_the_sum_apart(measured:
     check_bundle(bundle, SCENARIO, load(measured.workload).lengths)
     assert set(bundle.sha256) == {*BUNDLE_FILES, "all_reduce.csv"}
     assert bundle.meta.engine_settings.tensor_parallel_size == bundle.tensor_parallel_size == 2
-    worker: dict[str, Any] = bundle.meta.model_extra["worker"]  # type: ignore[index]
+    worker = bundle.meta.worker
+    assert worker is not None
+    assert bundle.kernels == {"attention_backend": "CPU_ATTN", "all_reduce": "shared_memory"}
     # Shapes are the model's, whatever share of it a rank has.
     assert (worker["tensor_parallel_size"], worker["num_q_heads"], worker["num_kv_heads"]) == (2, 4, 2)
     assert (worker["mlp_hidden_size"], worker["vocab_size"]) == (768, 8192)
