@@ -49,6 +49,8 @@ class DecoderKind:
     """Those of `attention_bias` and `mlp_bias` that the architecture knows."""
     window_needs_switch: bool = False
     """`sliding_window` counts only where `use_sliding_window` is true."""
+    has_window_unless_stated: bool = False
+    """transformers takes a window of its own where `sliding_window` is left out."""
     rope_types: tuple[str, ...] = _ROPE_TYPES
     """Types of rotary embedding that are computed as they are named."""
     experts: Experts | None = None
@@ -61,7 +63,7 @@ SUPPORTED = {
     ),
     "Qwen2ForCausalLM": DecoderKind("qwen2", head_dim="derived", has_qkv_bias=True, window_needs_switch=True),
     "LlamaForCausalLM": DecoderKind("llama", bias_keys=("attention_bias", "mlp_bias")),
-    "MistralForCausalLM": DecoderKind("mistral"),
+    "MistralForCausalLM": DecoderKind("mistral", has_window_unless_stated=True),
     # transformers' Phi3Config reads yarn as longrope, and knows no other type but default.
     "Phi3ForCausalLM": DecoderKind("phi3", rope_types=("default",)),
     "Ernie4_5ForCausalLM": DecoderKind("ernie4_5", head_dim="stated"),
@@ -253,8 +255,13 @@ def _refuse_other_models(config: dict[str, Any], source: str, architecture: str)
         any(kind != "full_attention" for kind in layers)
         if isinstance(layers, list)
         else config.get("sliding_window") is not None
-        and config.get("use_sliding_window", not SUPPORTED[architecture].window_needs_switch)
+        and (config.get("use_sliding_window") is True or not SUPPORTED[architecture].window_needs_switch)
     )
+    if SUPPORTED[architecture].has_window_unless_stated and "sliding_window" not in config and layers is None:
+        raise ValueError(
+            f"{source}: sliding_window: the field is missing, and transformers then takes a window of 4,096 tokens,"
+            " which is not supported. Write sliding_window null where the model has none"
+        )
     if windowed:
         raise ValueError(
             f"{source}: sliding_window: attention over a window of {config.get('sliding_window')} tokens is not"

@@ -95,13 +95,15 @@ def _engine(scenario: Scenario) -> Iterator[Need]:
 
 
 def _recorded(scenario: Scenario, folder: Path) -> Need:
-    """The recorded runs, and whether they are what the scenario asks for, its workload included, which is made for
-    that (a second for those that ship)."""
+    """The recorded runs, and whether they are what the scenario asks for. Its workload is made only where its settings
+    are not those of the runs: making a large one takes minutes."""
     what = "recorded runs"
     try:
         runs = recorded.list_recorded(folder)
-        recorded.chosen_runs(runs, scenario, None)
+        chosen = recorded.chosen_runs(runs, scenario, None)
         found = f"{len(runs)} in {folder}"
+        if all(recorded.differing_workload_settings(run, scenario) == {} for run in chosen):
+            return Need(what, True, found)
         if not resolve_path(scenario.model.tokenizer).is_dir() or find_spec("tokenizers") is None:
             return Need(what, None, f"{found}: not compared with the scenario's workload, which needs a tokenizer here")
         with TemporaryDirectory() as made:

@@ -124,6 +124,20 @@ def test_biases_are_read_where_the_architecture_has_the_choice() -> None:
         geometry_of(mistral, "here")
 
 
+@pytest.mark.parametrize("switch", [{}, {"use_sliding_window": None}, {"use_sliding_window": False}])
+def test_a_window_needs_its_switch_only_where_the_architecture_has_one(switch: dict[str, Any]) -> None:
+    """Mistral has a window wherever one is stated, whatever else its file says, and where none is."""
+    mistral = read_config("data/models/Mistral-7B-v0.3") | switch
+    assert geometry_of(mistral, "here")["architecture"] == "MistralForCausalLM"
+    with pytest.raises(ValueError, match="here: sliding_window: attention over a window of 4096 tokens"):
+        geometry_of({**mistral, "sliding_window": 4096}, "here")
+    without = {key: value for key, value in mistral.items() if key != "sliding_window"}
+    with pytest.raises(ValueError, match="here: sliding_window: the field is missing, and transformers then takes"):
+        geometry_of(without, "here")
+    qwen = read_config("data/models/Qwen3-8B") | {"sliding_window": 4096} | switch
+    assert geometry_of(qwen, "here")["architecture"] == "Qwen3ForCausalLM"
+
+
 _QWEN3_MOE = read_config("data/models/Qwen3-30B-A3B")
 
 

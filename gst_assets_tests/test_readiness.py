@@ -9,6 +9,8 @@ import pytest
 from gst_assets.locations import locate
 from gst_assets.readiness import Need, needs, router_warning
 from gst_assets.scenario import Scenario, load_scenario
+from gst_assets.workload.building import build
+from gst_assets.workload.spec import LoadedWorkload
 from gst_assets_tests.gst_command import run_gst
 from gst_assets_tests.profiling.tables import write_bundle
 
@@ -68,6 +70,19 @@ def test_recorded_runs_that_do_not_fit_are_not_there(override: str, met: bool | 
     scenario = load_scenario("h100_8b_single", [override])
     (found,) = [need for need in needs(scenario) if need.what == "recorded runs"]
     assert found.met is met and says in found.found
+
+
+def test_a_recorded_workload_is_made_only_where_its_settings_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(scenario: Scenario, directory: Path, *, contract: bool) -> LoadedWorkload:
+        made.append(scenario.name)
+        return build(scenario, directory, contract=contract)
+
+    monkeypatch.setattr("gst_assets.readiness.build", counted)
+    for overrides, number in (([], 0), (["workload.seed=7"], 1)):
+        (found,) = [one for one in needs(load_scenario("h100_8b_single", overrides)) if one.what == "recorded runs"]
+        assert found.met is True and len(made) == number
 
 
 def test_a_place_that_a_profile_of_another_degree_holds_is_named(

@@ -260,6 +260,9 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
         limits = [cell for cell in cells if cell.verdict == "warn" and not cell.reason]
         if limits:
             return f"good enough for sizing within {wide}, not within {close}"
+        wide_cells = [cell for cell in cells if cell.verdict == "warn" and cell not in _held_by_few(cells, situation)]
+        if wide_cells:
+            return f"good enough for sizing within {wide}, not within {close}: {wide_cells[0].reason}"
         held = [*situation.marks[:1], *(cell.reason for cell in cells if cell.verdict == "warn")][:1]
         if not held:
             return f"good enough for sizing within {wide}"
@@ -283,7 +286,7 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
     unknown = [cell for cell in cells if cell.verdict == "cannot_judge"]
     rest = ""
     warned = [cell for cell in cells if cell.verdict == "warn"]
-    few = [cell for cell in warned if cell.reason and max(-cell.low, cell.high) <= situation.pass_band]
+    few = _held_by_few(cells, situation)
     for known, band in (
         ([cell for cell in cells if cell.verdict == "pass"], close),
         ([cell for cell in warned if cell not in few], wide),
@@ -295,6 +298,15 @@ def _use(verdict: Judgement, cells: Sequence[DecidingCell], situation: Situation
     reasons = list(dict.fromkeys(cell.reason for cell in unknown if cell.reason))
     why = f" ({reasons[0]})" if reasons else ""
     return f"cannot judge whether it is within the {wide} band at {_listed([cell.name for cell in unknown])}{why}{rest}"
+
+
+def _held_by_few(cells: Sequence[DecidingCell], situation: Situation) -> list[DecidingCell]:
+    """Those inside the pass band that are not a pass, for a reason of their own."""
+    return [
+        cell
+        for cell in cells
+        if cell.verdict == "warn" and cell.reason and max(-cell.low, cell.high) <= situation.pass_band
+    ]
 
 
 def _signed(cell: DecidingCell) -> str:

@@ -171,26 +171,34 @@ def _check_workload(run: RecordedRun, workload: WorkloadMeta, scenario: Scenario
 
 def _settings_of_workload(run: RecordedRun, scenario: Scenario) -> str:
     """What to undo, in words: the settings from which another workload follows, with both values."""
+    differing = differing_workload_settings(run, scenario)
+    if differing is None:
+        return "Undo the workload settings that differ from the recorded run's"
+    if not differing:
+        return "None of its settings does, so a file that it is made from has changed: restore that"
+    told = [f"{name}={in_yaml(asked)} (recorded with {in_yaml(found)})" for name, (found, asked) in differing.items()]
+    more = f" and {len(told) - _SETTINGS_SHOWN} more" if len(told) > _SETTINGS_SHOWN else ""
+    return f"Undo {', '.join(told[:_SETTINGS_SHOWN])}{more}"
+
+
+def differing_workload_settings(run: RecordedRun, scenario: Scenario) -> dict[str, tuple[Any, Any]] | None:
+    """Settings from which another workload may follow, as the run was recorded with and as the scenario asks; None
+    where an earlier version recorded it, with settings that this one has not."""
     asked = {"workload": scenario.workload, "model": scenario.model}
-    undo = "Undo the workload settings that differ from the recorded run's"
     try:
         measured = {
             name: stored_settings(run.meta.params, type(section), name, path=run.directory / _META, remedy=_RESTORE)
             for name, section in asked.items()
         }
-    except ContractError:  # an earlier version had settings that this one has not
-        return undo
+    except ContractError:
+        return None
     ours, theirs = (
         _leaves("workload", sections["workload"].model_dump(mode="json"))
         | {f"model.{name}": getattr(sections["model"], name) for name in ("tokenizer", "fold_token_ids")}
         for sections in (measured, asked)
     )
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-    if not names:
-        return "None of its settings does, so a file that it is made from has changed: restore that"
-    told = [f"{name}={in_yaml(theirs.get(name))} (recorded with {in_yaml(ours.get(name))})" for name in names]
-    more = f" and {len(told) - _SETTINGS_SHOWN} more" if len(told) > _SETTINGS_SHOWN else ""
-    return f"Undo {', '.join(told[:_SETTINGS_SHOWN])}{more}"
+    return {name: (ours.get(name), theirs.get(name)) for name in names}
 
 
 def _leaves(name: str, value: Any) -> dict[str, Any]:

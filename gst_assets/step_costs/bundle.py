@@ -28,7 +28,7 @@ from gst_assets.contracts.documents import (
 from gst_assets.contracts.listing import check_listed
 from gst_assets.contracts.packed_files import stored_path
 from gst_assets.contracts.store import Kind, open_directory
-from gst_assets.errors import ArtifactError, ProfileError
+from gst_assets.errors import ArtifactError, ContractError, ProfileError
 from gst_assets.scenario import CPU, Geometry, Sampling, Scenario
 from gst_assets.scenario.profile_section import MORE_TRAFFIC
 from gst_assets.step_costs.cost_tables import CostTables
@@ -240,18 +240,20 @@ def find_bundle(root: Path, scenario: Scenario) -> Path:
 
 def check_place(directory: Path, scenario: Scenario) -> None:
     """Measuring the scenario's profile into `directory` would not displace one of other steps: of another tensor
-    parallel degree, dtype or quantisation, or with or without a prefix cache. A place holds one profile. Reads no
-    table, so that it can be asked before an engine starts.
+    parallel degree, dtype or quantisation, or with or without a prefix cache. A place holds one profile; one that
+    cannot be read serves nobody, and may be displaced. Reads no table, so that it can be asked before an engine starts.
 
     Raises:
         ProfileError: names the first setting that differs, and the remedy.
-        ContractError: a profile is there whose run_meta.json breaks the contract.
     """
     path = directory / Kind.PROFILE.meta_name
-    if not path.is_file() or read_document(RunMeta, path).run_type != "vidur_profile":
+    try:
+        if not path.is_file() or read_document(RunMeta, path).run_type != "vidur_profile":
+            return
+        meta = read_document(ProfileMeta, path)
+    except ContractError:  # cut off, or of an earlier version
         return
-    meta = read_document(ProfileMeta, path)
-    if meta.format_version != FORMAT_VERSION:  # serves nobody any more
+    if meta.format_version != FORMAT_VERSION:
         return
     found, engine, model = meta.engine_settings, scenario.engine, scenario.model
     degree, dtype, is_cached = engine.tensor_parallel_size, model.dtype, engine.enable_prefix_caching

@@ -130,6 +130,17 @@ def test_a_mark_is_what_holds_a_pass_back() -> None:
     assert found.sentence.endswith("Within 5 % as far as the data show; not a pass: real run r1 is degraded.")
 
 
+def test_a_wider_error_with_a_reason_is_not_said_to_be_within_the_pass_band() -> None:
+    drifting = cell("TTFT P50", -0.07, "warn", reason="the repeats drift")
+    few = cell("E2E P50", 0.01, "warn", reason="fewer than five repeats")
+    assert answer("warn", drifting, few).sentence.endswith(
+        "Good enough for sizing within 10 %, not within 5 %: the repeats drift."
+    )
+    assert answer("warn", few).sentence.endswith(
+        "Within 5 % as far as the data show; not a pass: fewer than five repeats."
+    )
+
+
 def test_only_an_engine_that_can_run_again_is_told_how_many_repeats_would_do() -> None:
     undecided = cell("E2E P50", 0.06, "inconclusive", half=0.06)
     advised = {"E2E P50": RepeatInterval(0.0, 0.12, 5, drifts=False, real_deviation=0.03, seed_deviation=0.0)}

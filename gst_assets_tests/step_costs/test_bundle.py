@@ -225,6 +225,11 @@ def test_what_is_no_profile_of_today_holds_no_place(bundle: Bundle, tmp_path: Pa
         assert old in text
         path.write_text(text.replace(old, new))
         check_place(bundle.directory, other)
+    path.write_text(text[: len(text) // 2])  # it is measured anew, as one that is cut off always was
+    check_place(bundle.directory, other)
+    path.write_text(text)
+    with pytest.raises(ProfileError, match="holds a profile with"):
+        check_place(bundle.directory, other)
 
 
 @pytest.mark.usefixtures("bundle")
