@@ -147,7 +147,9 @@ def test_a_server_without_token_ids_is_counted_and_the_ids_stay_empty() -> None:
     assert peer.bodies[-1]["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
 
-def test_what_is_asked_is_exact_and_connections_are_used_again() -> None:
+def test_what_is_asked_is_exact_and_connections_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An idle connection is closed after some seconds, which a busy machine may take between two requests.
+    monkeypatch.setattr("gst_assets.engine.openai_http._KEEPALIVE_S", 600.0)
     peer = Peer()
 
     async def one_after_another() -> None:
