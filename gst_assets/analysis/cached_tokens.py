@@ -36,14 +36,14 @@ def cached_token_rows(real_repeats: Sequence[RealRun], simulations: Mapping[str,
     return rows
 
 
-def _row(run: RealRun, beside: str, other: RealRun | SimulatedRun) -> dict[str, Any]:
+def _row(run: RealRun, name: str, other: RealRun | SimulatedRun) -> dict[str, Any]:
     ours, theirs = _cached(run), _cached(other)
     prompts = run.requests["num_prefill_tokens"]
     stated = [one.notna() for one in (ours, theirs) if one is not None]
     # What one side alone states has a hit rate too.
     known = stated[0] & stated[-1] if stated else pd.Series(False, index=prompts.index)
     num_prompt_tokens = int(prompts[known].sum())
-    found: dict[str, Any] = {"run_id": run.meta.run_id, "beside": beside, "num_requests": 0}
+    found: dict[str, Any] = {"run_id": run.meta.run_id, "compared_with": name, "num_requests": 0}
     for side, cached in (("real", ours), ("other", theirs)):
         is_stated = cached is not None and num_prompt_tokens > 0
         total = int(cached[known].sum()) if cached is not None and is_stated else None
@@ -80,9 +80,9 @@ def _is_cache_on(run: RealRun | SimulatedRun) -> bool | None:
 
 def cached_tokens_sentence(table: pd.DataFrame, variant: str) -> str:
     """What a `CachedTokens` table with rows says of one variant."""
-    rows = table[table["beside"] == variant]
+    rows = table[table["compared_with"] == variant]
     repeats = set(table["run_id"])
-    among = table[table["beside"].isin(repeats)]
+    among = table[table["compared_with"].isin(repeats)]
     told = (
         f"Hit rate of the prefix cache: real {hit_rates(rows['real_hit_rate'])},"
         f" `{variant}` {hit_rates(rows['other_hit_rate'])}"

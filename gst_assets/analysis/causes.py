@@ -523,7 +523,7 @@ def _preemptions(sim: SimulatedRun, measured: Measured) -> Iterator[Cause]:
 def _prefix_cache(variant: str, measured: Measured) -> Iterator[Cause]:
     """Where every repeat took other prompt tokens from the cache than the simulation, request by request."""
     table = measured.cached_tokens
-    rows = table[table["beside"] == variant]
+    rows = table[table["compared_with"] == variant]
     if rows.empty or rows["num_equal"].isna().any():
         return
     differing = rows["num_requests"] - rows["num_equal"]

@@ -380,7 +380,7 @@ def _prefix_cache(comparison: Comparison) -> list[Section]:
     table = comparison.cached_tokens
     if table.empty:
         return []
-    mine = table[table["beside"] == comparison.headline]
+    mine = table[table["compared_with"] == comparison.headline]
     text = (
         "Hit rate: tokens taken from the prefix cache over prompt tokens; of several repeats median and range. Cached"
         " tokens of a request count when it is first scheduled, so not again after a preemption. Differences are of"

@@ -371,8 +371,8 @@ def cached_tokens_grid(comparison: Comparison) -> Grid:
     """Hit rates of the prefix cache and cached tokens request by request: each variant, and the repeats among each
     other."""
     table = comparison.cached_tokens
-    between = table[~table["beside"].isin(comparison.variants)]
-    groups = {name: table[table["beside"] == name] for name in comparison.variants}
+    between = table[~table["compared_with"].isin(comparison.variants)]
+    groups = {name: table[table["compared_with"] == name] for name in comparison.variants}
     groups |= {_OTHER_REPEATS: between} if len(between) else {}
     rows = []
     for name, mine in groups.items():
@@ -409,8 +409,8 @@ def steps_blocks(comparison: Comparison) -> list[Block]:
         return [Heading("Steps", 3), Text("No real run recorded its steps (iterations.csv), so none are compared.")]
     rows = []
     for name in comparison.variants:
-        rows += [_step_row(table[table["beside"] == name], name, kind) for kind in table["step_kind"].unique()]
-    between = table[~table["beside"].isin(comparison.variants)]
+        rows += [_step_row(table[table["compared_with"] == name], name, kind) for kind in table["step_kind"].unique()]
+    between = table[~table["compared_with"].isin(comparison.variants)]
     rows += [_step_row(between, _OTHER_REPEATS, kind) for kind in between["step_kind"].unique()]
     header = (
         "steps",

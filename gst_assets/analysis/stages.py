@@ -126,7 +126,7 @@ def _step_rows(real: RealRun, name: str, other: RealRun | SimulatedRun) -> list[
         rows.append(
             {
                 "run_id": real.meta.run_id,
-                "beside": name,
+                "compared_with": name,
                 "step_kind": kind,
                 "num_real_steps": len(times[0]),
                 "num_other_steps": len(times[1]),

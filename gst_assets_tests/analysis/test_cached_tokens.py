@@ -55,7 +55,7 @@ def compared(folder: Path, reals: Sequence[Recipe], **sims: Recipe) -> Compariso
 
 
 def rows(comparison: Comparison) -> pd.DataFrame:
-    return comparison.cached_tokens.set_index(["run_id", "beside"])
+    return comparison.cached_tokens.set_index(["run_id", "compared_with"])
 
 
 def summary(comparison: Comparison, folder: Path) -> str:

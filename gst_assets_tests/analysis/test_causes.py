@@ -321,12 +321,12 @@ def test_stages_add_up_and_steps_stand_beside_each_other(tmp_path: Path) -> None
     assert stages.loc["queueing", "error_ns"] == pytest.approx(1.5 * MS)
     assert stages.loc["prefill", "error_ns"] == pytest.approx(2 * MS, rel=0.05)
     steps = comparison.step_errors
-    whole = steps[(steps["step_kind"] == "all") & (steps["beside"] == "calibrated")]
+    whole = steps[(steps["step_kind"] == "all") & (steps["compared_with"] == "calibrated")]
     assert (
         whole["same_composition"].tolist() == [1, 1]
         and whole["num_real_steps"].tolist() == [NUM_REQUESTS * NUM_TOKENS] * 2
     )
-    assert steps[steps["beside"] == "real0"]["run_id"].unique().tolist() == ["real1"]
+    assert steps[steps["compared_with"] == "real0"]["run_id"].unique().tolist() == ["real1"]
     out = tmp_path / "out"
     out.mkdir()
     write_comparison(comparison, out, None)

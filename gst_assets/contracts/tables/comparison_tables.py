@@ -362,7 +362,7 @@ class StepErrors(Table):
         name = "step_errors.csv"
 
     run_id: Series[str] = pa.Field(description="real repeat")
-    beside: Series[str] = pa.Field(description="simulation variant, or the run_id of the first real repeat")
+    compared_with: Series[str] = pa.Field(description="simulation variant, or the run_id of the first real repeat")
     step_kind: Series[str] = pa.Field(
         isin=["all", "decode", "mixed"], description="decode: no prompt token; mixed: at least one"
     )
@@ -391,7 +391,7 @@ class CachedTokens(Table):
         name = "cached_tokens.csv"
 
     run_id: Series[str] = pa.Field(description="real repeat")
-    beside: Series[str] = pa.Field(description="simulation variant, or the run_id of an earlier real repeat")
+    compared_with: Series[str] = pa.Field(description="simulation variant, or the run_id of an earlier real repeat")
     num_requests: Series[Int] = pa.Field(ge=0, description="requests whose cached tokens both runs state")
     num_equal: Series[Int] = pa.Field(
         ge=0, nullable=True, description="of these, requests with as many cached tokens in both; empty: not known"
